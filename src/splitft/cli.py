@@ -1,0 +1,196 @@
+"""The command line. It parses arguments and maps errors to exit codes; every command's work lives elsewhere.
+
+Nothing heavy is imported here: each command imports what it calls, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from splitft.errors import JobError, OutputError, SplitFTError
+
+EXIT_CODES = {
+    0: "done",
+    1: "an unexpected error (a bug: please report it)",
+    2: "the command line or the job file is wrong",
+    3: "data cannot be read, or not dealt as the job asks",
+    4: "the model is missing, or cannot be split, adapted or loaded",
+    5: "output cannot be written, or would overwrite something",
+    130: "interrupted (Ctrl-C)",
+}
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+
+class _Commands(TyperGroup):
+    """Tells expected errors in one message and exits with the code of their class."""
+
+    def invoke(self, ctx: Any) -> Any:  # click's Context, which newer typer versions carry inside themselves
+        try:
+            return super().invoke(ctx)
+        except SplitFTError as error:
+            _tell(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            _tell("interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Fine-tune one language model together: clients keep their text, a server does the heavy part.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"splitft {version('splitft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def new(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name; none: list the recipes.")] = None,
+    path: Annotated[Path | None, typer.Argument(help="Where to write; default: RECIPE.yaml here.")] = None,
+) -> None:
+    """Copy a commented recipe to start from. Never overwrites a file."""
+    from splitft.recipes import recipe_path, recipes
+
+    if recipe is None:
+        found = recipes()
+        for name, description in found.items():
+            typer.echo(f"{name:{max(map(len, found))}}  {description}")
+        typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
+        return
+    text = recipe_path(recipe).read_text(encoding="utf-8")
+    path = path or Path(f"{recipe}.yaml")
+    path = path / f"{recipe}.yaml" if path.is_dir() else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        if os.path.lexists(path):  # a folder on the way that is a file raises FileExistsError, too
+            raise OutputError(f"{path} is there already; name another: splitft new {recipe} PATH") from None
+        raise OutputError(f"cannot write {path}: {error.strerror}; name another path") from None
+    typer.echo(f"Wrote {path}. Edit it, then run it: splitft run {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a job file, for editors and scripts."""
+    import json
+
+    from splitft.jobfile import job_schema
+
+    typer.echo(json.dumps(job_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def run(
+    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
+        ),
+    ] = None,
+) -> None:
+    """Run a job: train, evaluate, write the adapter and the history into output_dir."""
+    from splitft.jobfile import load_job
+
+    loaded = load_job(job, overrides or ())  # before the heavy imports: a wrong job is told at once
+    from splitft.runner import run
+
+    run(loaded)
+
+
+@app.command()
+def check(
+    model: Annotated[str | None, typer.Argument(help="A model folder, a hub id, or builtin:NAME.")] = None,
+    cuts: Annotated[str | None, typer.Option(help="Cuts to try, e.g. 1,2,8; default: every cut.")] = None,
+    all_architectures: Annotated[
+        bool,
+        typer.Option("--all-architectures", help="Try every causal-LM type of the installed transformers."),
+    ] = False,
+) -> None:
+    """Prove that a model split at the cuts computes what the whole model computes."""
+    if (model is None) != all_architectures:
+        raise JobError("give either a MODEL or --all-architectures")
+    if all_architectures and cuts is not None:
+        raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
+    wanted = None if cuts is None else _parse_cuts(cuts)
+    from splitft.check import check_all_command, check_command
+
+    raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The output_dir of a run.")],
+    out: Annotated[Path | None, typer.Argument(help="Folder to write; default: inside RUN.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write a whole model, the adapter merged into it.")
+    ] = False,
+) -> None:
+    """Write a run's adapter as a stock PEFT folder, or merged into its model."""
+    from splitft.export import export_command
+
+    export_command(run_dir, out, merge)
+
+
+def main() -> None:
+    """Console entry point: expected errors are told in one message, unexpected ones with their traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:  # outside a command
+        _tell("interrupted")
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        _tell(
+            "this is a bug in SplitFT; please report it with the traceback above, the command, the job file "
+            "and the versions of splitft, torch and transformers"
+        )
+        sys.exit(1)
+
+
+def _parse_cuts(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
+        raise JobError(
+            f"--cuts {text}: write numbers of blocks, at least 1, with commas between: --cuts 1,2,8"
+        )
+    return sorted({int(part) for part in parts})
+
+
+def _tell(message: str) -> None:
+    color = False if os.environ.get("NO_COLOR") else None  # None: colour on a terminal only
+    typer.echo(typer.style("error:", fg=typer.colors.RED) + f" {message}", err=True, color=color)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Rules that tie several keys of a job together. A pure function over key values, free of pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for every rule that `job` breaks.
+
+    `job` maps dotted keys (`lora_r`, `partition.method`) to values that are valid each on their own. Keys
+    with a wrong value are left out; a rule is judged where all of its keys are there. Source: ours.
+    """
+
+    def known(*keys: str) -> bool:
+        return all(key in job for key in keys)
+
+    if known("dataset_name", "data_files"):
+        given = [key for key in ("dataset_name", "data_files") if job[key] is not None]
+        if len(given) == 2:
+            yield "dataset_name", "set dataset_name or data_files, not both; null unsets one"
+        elif not given:
+            yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
+
+    if known("partition.method", "partition.column"):
+        method = job["partition.method"]
+        if method in ("by_column", "dirichlet") and job["partition.column"] is None:
+            yield "partition.column", f"method {method} needs the name of a column"
+
+    if known("partition.method", "data_files"):
+        method, files = job["partition.method"], job["data_files"]
+        if method == "files" and files is None:
+            yield "partition.method", "files needs data_files: one file per client"
+        elif method != "files" and isinstance(files, Mapping):
+            yield (
+                "partition.method",
+                f"data_files names a file per client, which is method files, not {method}; "
+                "to deal all rows anew, give data_files as a list",
+            )
+
+    if known("clients", "clients_per_round"):
+        clients, per_round = job["clients"], job["clients_per_round"]
+        if per_round is not None and per_round > clients:
+            yield "clients_per_round", f"{per_round} is more than clients ({clients})"
+
+    # Natural sites (by_column, files) are counted only when the data are read: the run checks their cuts.
+    if known("cuts", "clients", "partition.method") and isinstance(job["cuts"], list):
+        clients, entries = job["clients"], len(job["cuts"])
+        if entries != clients and job["partition.method"] not in ("by_column", "files"):
+            yield "cuts", f"needs one entry per client: clients is {clients}, the list has {entries}"
+
+    if known("labels", "tail_blocks"):
+        labels, tail_blocks = job["labels"], job["tail_blocks"]
+        if labels == "client" and tail_blocks == 0:
+            yield "tail_blocks", "labels: client keeps the last blocks at home; set tail_blocks to 1 or more"
+        elif labels == "server" and tail_blocks > 0:
+            yield (
+                "tail_blocks",
+                f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
+            )
+
+    if known("lora_r", "lora_r_cut"):
+        lora_r, lora_r_cut = job["lora_r"], job["lora_r_cut"]
+        if lora_r_cut is not None and lora_r_cut > lora_r:
+            yield "lora_r_cut", f"{lora_r_cut} is more than lora_r ({lora_r})"
+
+    if known("lr_scheduler_type", "warmup_steps", "warmup_ratio") and job["lr_scheduler_type"] == "constant":
+        for key in ("warmup_steps", "warmup_ratio"):
+            if job[key] > 0:
+                yield key, "lr_scheduler_type constant has no warm-up; use constant_with_warmup"
+
+    if known("warmup_steps", "rounds", "local_steps"):
+        steps = job["rounds"] * job["local_steps"]
+        if job["warmup_steps"] > steps:
+            yield "warmup_steps", f"{job['warmup_steps']} is more than all rounds × local_steps ({steps})"

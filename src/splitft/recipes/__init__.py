@@ -1,0 +1,29 @@
+"""Packaged recipes: complete, commented job files. `splitft new` copies them, `splitft run` runs them."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from splitft.errors import JobError
+
+_FOLDER = Path(__file__).parent
+
+
+def recipes() -> dict[str, str]:
+    """Name and one-line description (the file's first comment line) of every packaged recipe, by name."""
+    found = {}
+    for path in sorted(_FOLDER.glob("*.yaml")):
+        with path.open(encoding="utf-8") as file:
+            found[path.stem] = file.readline().lstrip("# ").strip()
+    return found
+
+
+def recipe_path(name: str) -> Path:
+    """The packaged file of a recipe. Raises JobError for a name that is not one, with the nearest that is."""
+    names = recipes()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."
+        raise JobError(f"no recipe is called {name}; {hint} `splitft new` lists them")
+    return _FOLDER / f"{name}.yaml"

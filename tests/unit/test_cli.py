@@ -1,0 +1,222 @@
+"""Promises of the command line: exit codes, messages, light imports, and files that are never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from splitft import errors
+from splitft.cli import EXIT_CODES
+from splitft.recipes import recipe_path, recipes
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "yaml", "splitft.job")
+# Runs the console entry point with a `splitft.runner` whose run() does as the test says: the mapping of errors
+# to exit codes is the command line's own promise, whatever raises them.
+STAGED = """
+import sys, types
+module = types.ModuleType("splitft.runner")
+sys.modules["splitft.runner"] = module
+exec({body!r}, module.__dict__)
+from splitft.cli import main
+sys.argv = ["splitft", "run", "quickstart"]
+main()
+"""
+
+
+def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"COLUMNS": "200", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=60
+    )
+
+
+def splitft(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The installed command, in a process of its own."""
+    return python(str(Path(sys.executable).with_name("splitft")), *map(str, arguments), cwd=cwd)
+
+
+def staged(body: str) -> subprocess.CompletedProcess[str]:
+    return python("-c", STAGED.format(body=body))
+
+
+# Help
+
+
+def test_help_names_commands_and_every_exit_code() -> None:
+    done = splitft("--help")
+    assert done.returncode == 0
+    told = " ".join(done.stdout.split())
+    assert all(command in told for command in ("new", "schema", "run", "check", "export", "--version"))
+    assert all(f"{code} {meaning}" in told for code, meaning in EXIT_CODES.items())
+    assert "completion" not in told
+    assert "Usage" in splitft().stdout
+
+
+def test_every_error_class_has_a_documented_exit_code() -> None:
+    classes = [errors.JobError, errors.DataError, errors.ModelError, errors.OutputError]
+    assert set(classes) == set(errors.SplitFTError.__subclasses__())
+    codes = [error.exit_code for error in classes]
+    assert len(set(codes)) == len(codes)
+    assert set(codes) | {0, 1, 130} == set(EXIT_CODES)
+
+
+def test_there_are_at_most_ten_flags() -> None:
+    commands = ("new", "schema", "run", "check", "export")
+    pages = [splitft("--help").stdout, *(splitft(command, "--help").stdout for command in commands)]
+    flags = {word.strip(",") for page in pages for word in page.split() if word.startswith("--")}
+    assert {"--help", "--version", "--cuts", "--all-architectures", "--merge"} <= flags
+    assert len(flags) <= 10
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["run", "--help"], ["new"]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from splitft.cli import main\n"
+        f"sys.argv = ['splitft', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        f"finally:\n    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+
+
+def test_version() -> None:
+    assert splitft("--version").stdout == f"splitft {version('splitft')}\n"
+
+
+# new and schema
+
+
+def test_new_lists_the_recipes() -> None:
+    done = splitft("new")
+    assert done.returncode == 0
+    for name, description in recipes().items():
+        assert any(line.startswith(name) and line.endswith(description) for line in done.stdout.splitlines())
+
+
+def test_new_copies_a_recipe_and_never_overwrites(tmp_path: Path) -> None:
+    done = splitft("new", "quickstart", cwd=tmp_path)
+    copy = tmp_path / "quickstart.yaml"
+    assert done.returncode == 0
+    assert "splitft run quickstart.yaml" in done.stdout
+    assert copy.read_text(encoding="utf-8") == recipe_path("quickstart").read_text(encoding="utf-8")
+
+    copy.write_text("mine")
+    for again in (splitft("new", "quickstart", cwd=tmp_path), splitft("new", "files", copy)):
+        assert again.returncode == 5
+        assert "is there already" in again.stderr
+        assert copy.read_text() == "mine"
+
+    link = tmp_path / "link.yaml"
+    link.symlink_to(tmp_path / "target.yaml")
+    assert splitft("new", "files", link).returncode == 5
+    assert not (tmp_path / "target.yaml").exists()
+
+
+def test_new_takes_a_path_a_folder_and_makes_folders(tmp_path: Path) -> None:
+    assert splitft("new", "files", tmp_path / "a" / "b" / "job.yaml").returncode == 0
+    assert (tmp_path / "a" / "b" / "job.yaml").is_file()
+    assert splitft("new", "files", tmp_path).returncode == 0
+    assert (tmp_path / "files.yaml").is_file()
+    done = splitft("new", "files", tmp_path / "files.yaml" / "job.yaml")
+    assert (done.returncode, done.stderr.startswith("error: cannot write")) == (5, True)
+
+
+def test_new_refuses_an_unknown_recipe(tmp_path: Path) -> None:
+    done = splitft("new", "quikstart", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "did you mean quickstart?" in done.stderr
+
+
+def test_schema_is_json() -> None:
+    schema = json.loads(splitft("schema").stdout)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert "model_name_or_path" in schema["properties"]
+
+
+# Usage errors and job errors: exit code 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["chek"], "No such command"),
+        (["run"], "Missing argument"),
+        (["run", "quickstart", "--fast"], "No such option"),
+        (["check"], "give either a MODEL or --all-architectures"),
+        (["check", "m", "--all-architectures"], "give either a MODEL or --all-architectures"),
+        (["check", "--all-architectures", "--cuts", "1"], "--cuts goes with a MODEL"),
+        (["check", "m", "--cuts", "1,x"], "--cuts 1,x: write numbers"),
+        (["check", "m", "--cuts", "0"], "--cuts 0: write numbers"),
+        (["check", "m", "--cuts", ""], "write numbers"),
+        (["run", "none.yaml"], "error: there is no file none.yaml"),
+        (["run", "quickstart", "rounds"], "rounds: an override is written key=value"),
+        (["run", "quickstart", "rouns=3"], "did you mean rounds?"),
+    ],
+)
+def test_a_wrong_command_line_exits_2(arguments: list[str], told: str) -> None:
+    done = splitft(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_all_problems_of_a_job_are_told_in_plain_text(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("model_name_or_path: m\nroundz: 3\nseed: '1'\n")
+    done = splitft("run", job, "lora_r_cut=99")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"error: {job}: 4 problems",
+        "  seed: must be an integer ≥ 0 and ≤ 4294967295, not the string '1'",
+        "  roundz: unknown key; did you mean rounds?",
+        "  dataset_name: no data: set dataset_name (e.g. builtin:sotu) or data_files",
+        "  lora_r_cut: 99 is more than lora_r (16)",
+    ]  # and no colour codes, since it is no terminal
+
+
+# Errors of a run
+
+
+@pytest.mark.parametrize("name", ["JobError", "DataError", "ModelError", "OutputError"])
+def test_an_expected_error_exits_with_its_code_and_message(name: str) -> None:
+    done = staged(f"from splitft import errors\ndef run(job): raise errors.{name}('what [to] do')")
+    assert done.returncode == getattr(errors, name).exit_code
+    assert done.stderr == "error: what [to] do\n"
+
+
+def test_an_unexpected_error_shows_its_traceback_and_how_to_report() -> None:
+    done = staged("def run(job): raise ZeroDivisionError('deep inside')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError: deep inside" in done.stderr
+    assert "please report it" in done.stderr.splitlines()[-1]
+
+
+def test_a_run_that_ends_exits_0_and_got_the_whole_job() -> None:
+    done = staged("def run(job): print(job.output_dir, job.cuts)")
+    assert (done.returncode, done.stdout) == (0, "runs/quickstart [1, 2, 3, 4, 6]\n")
+
+
+def test_ctrl_c_exits_130_with_a_short_message() -> None:
+    body = "import time\ndef run(job):\n    print('started', flush=True)\n    time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAGED.format(body=body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert (process.returncode, told) == (130, "error: interrupted\n")
