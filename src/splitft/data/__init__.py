@@ -1,0 +1,30 @@
+"""From files to batches: reading, tokens, the held-out split, rows per client, and what to show of it."""
+
+from splitft.data.batches import Batch, BatchStream, collate
+from splitft.data.holdout import hold_out
+from splitft.data.listing import partition_table
+from splitft.data.picture import partition_picture
+from splitft.data.prepare import ClientData, Prepared, prepare
+from splitft.data.records import Records, read_records
+from splitft.data.report import ClientReport, DataReport
+from splitft.data.rows import Rows, pack
+from splitft.data.tokenize import tokenize
+
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "ClientData",
+    "ClientReport",
+    "DataReport",
+    "Prepared",
+    "Records",
+    "Rows",
+    "collate",
+    "hold_out",
+    "pack",
+    "partition_picture",
+    "partition_table",
+    "prepare",
+    "read_records",
+    "tokenize",
+]

@@ -1,0 +1,113 @@
+"""Padded batches, and the endless stream of row numbers that a client trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splitft.data.rows import IGNORE, Rows
+from splitft.errors import DataError
+from splitft.partition.report import Indices
+from splitft.seeds import numpy_generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to the longest of them.
+
+    Attributes:
+        input_ids: (batch, seq) int64.
+        attention_mask: (batch, seq) int64; 0 on padding.
+        labels: (batch, seq) int64; -100 on padding and where there is no loss; not shifted.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> Batch:
+    """Pad the rows with these indices on the right to their own longest row.
+
+    Raises:
+        ValueError: No indices.
+    """
+    chosen = [int(i) for i in indices]
+    if not chosen:
+        raise ValueError("a batch needs at least one row")
+    shape = (len(chosen), max(len(rows.input_ids[i]) for i in chosen))
+    input_ids = np.full(shape, pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORE, dtype=np.int64)
+    for row, i in enumerate(chosen):
+        length = len(rows.input_ids[i])
+        input_ids[row, :length] = rows.input_ids[i]
+        attention_mask[row, :length] = 1
+        labels[row, :length] = rows.labels[i]
+    return Batch(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels))
+
+
+class BatchStream:
+    """Endless row numbers: a fresh shuffle each epoch, full batches across epoch borders.
+
+    The order depends on the seed, the client's name and the number of rows only. A batch has `batch_size`
+    rows, or `num_rows` where that is fewer.
+
+    Raises:
+        DataError: No rows.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int, client_name: str) -> None:
+        if num_rows < 1:
+            raise DataError(f"client {client_name!r} has no training rows")
+        self._num_rows = num_rows
+        self._batch_size = min(batch_size, num_rows)
+        self._seed = seed
+        self._client_name = client_name
+        self._position = 0
+        self._start_epoch(0)
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> Indices:
+        """Indices of the next batch's rows, (batch,)."""
+        batch = self._order[self._position : self._position + self._batch_size]
+        self._position += len(batch)
+        if len(batch) < self._batch_size:
+            self._start_epoch(self._epoch + 1)
+            self._position = self._batch_size - len(batch)
+            batch = np.concatenate([batch, self._order[: self._position]])
+        return batch
+
+    def state(self) -> dict[str, int]:
+        """Where the stream stands; plain integers."""
+        return {"epoch": self._epoch, "position": self._position, "num_rows": self._num_rows}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            DataError: The state is of a stream over another number of rows.
+        """
+        epoch, position = int(state["epoch"]), int(state["position"])
+        if int(state["num_rows"]) != self._num_rows or epoch < 0 or not 0 <= position <= self._num_rows:
+            raise DataError(
+                f"client {self._client_name!r} has {self._num_rows} training rows, the saved position is for "
+                f"{state['num_rows']}: resume with the data and settings of the run"
+            )
+        self._start_epoch(epoch)
+        self._position = position
+
+    def _start_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        rng = numpy_generator(self._seed, "batches", self._client_name, epoch)
+        self._order: Indices = rng.permutation(self._num_rows).astype(np.int64)

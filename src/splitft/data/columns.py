@@ -1,0 +1,143 @@
+"""What a row is: text, prompt + completion, or messages, with the column names that TRL uses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from splitft.data.table import Table
+from splitft.errors import DataError
+
+Kind = Literal["text", "prompt_completion", "messages"]
+Message = dict[str, Any]
+SCALARS = (str, int, float, bool)
+
+
+def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
+    """Decide by the columns: prompt + completion, else messages, else the text column (TRL's order).
+
+    Args:
+        table: Any table of the data.
+        text_field: The job's dataset_text_field.
+        explicit: The job sets dataset_text_field itself: then that column comes first.
+
+    Raises:
+        DataError: None of the three; names the columns there are and the nearest.
+    """
+    names = table.columns
+    if explicit and text_field in names:
+        return "text"
+    if "prompt" in names and "completion" in names:
+        return "prompt_completion"
+    if "messages" in names:
+        return "messages"
+    if text_field in names:
+        return "text"
+    raise DataError(
+        f"{table.name}: no column {text_field!r}, and neither prompt + completion nor messages; "
+        f"{describe_columns(text_field, table)}; set dataset_text_field to the column that holds the text"
+    )
+
+
+def columns_of(kind: Kind, text_field: str) -> tuple[str, ...]:
+    """The columns that a kind of row is read from."""
+    return {
+        "text": (text_field,),
+        "prompt_completion": ("prompt", "completion"),
+        "messages": ("messages",),
+    }[kind]
+
+
+def require_column(table: Table, column: str, key: str) -> list[Any]:
+    """Values of a column that the job's `key` names.
+
+    Raises:
+        DataError: No such column; names the columns there are and the nearest.
+    """
+    if column not in table.columns:
+        known = describe_columns(column, table)
+        raise DataError(f"{table.name}: no column {column!r} ({key}); {known}")
+    return table.columns[column]
+
+
+def describe_columns(wanted: str, table: Table) -> str:
+    """The columns there are, and the one nearest to what was wanted."""
+    names = [*table.columns, *table.other_columns]
+    if not names:
+        return "it has no columns"
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    return f"columns: {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+
+def check_text(table: Table, column: str, row: int) -> str:
+    """The text of a row; a missing value is an empty text.
+
+    Raises:
+        DataError: The value is no text.
+    """
+    value = table.columns[column][row]
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{table.place(row)}: column {column!r} holds {_kind_of(value)}, not text")
+    return _sound(value or "", table, row)
+
+
+def check_messages(table: Table, column: str, row: int) -> list[Message]:
+    """The messages of a row, without keys that have no value.
+
+    Raises:
+        DataError: Not a list of objects with role and content.
+    """
+    value = table.columns[column][row]
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        # A sequence of structures comes out of some parquet files as a structure of sequences.
+        value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=False)]
+    if not isinstance(value, list):
+        raise DataError(
+            f"{table.place(row)}: column {column!r} holds {_kind_of(value)}, not a list of messages"
+        )
+    messages = []
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise DataError(
+                f"{table.place(row)}: a message in {column!r} is not an object with role and content"
+            )
+        messages.append({key: part for key, part in message.items() if part is not None})
+        if "content" not in messages[-1] and "tool_calls" not in messages[-1]:
+            raise DataError(f"{table.place(row)}: a message in {column!r} has no content")
+        if isinstance(message.get("content"), str):
+            _sound(message["content"], table, row)
+    return messages
+
+
+def check_labels(table: Table, column: str, key: str) -> list[str]:
+    """Values of a label column as texts.
+
+    Raises:
+        DataError: No such column, or a row without a single value.
+    """
+    values = require_column(table, column, key)
+    for row, value in enumerate(values):
+        if not isinstance(value, SCALARS):
+            raise DataError(
+                f"{table.place(row)}: column {column!r} ({key}) holds {_kind_of(value)}, not a label"
+            )
+    return [str(value) for value in values]
+
+
+def is_blank(sample: Sequence[Any]) -> bool:
+    """Whether nothing can be learned from a sample: all of its parts are empty or white space."""
+    return not any(part.strip() if isinstance(part, str) else part for part in sample)
+
+
+def _sound(text: str, table: Table, row: int) -> str:
+    """Refuse half a surrogate pair, which JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{table.place(row)}: broken Unicode at character {error.start + 1}") from error
+    return text
+
+
+def _kind_of(value: Any) -> str:
+    return "no value" if value is None else f"a value of type {type(value).__name__}"

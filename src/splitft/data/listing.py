@@ -1,0 +1,84 @@
+"""Who holds what: a table for the terminal, and what it shares with the picture."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from splitft.data.report import DataReport
+from splitft.partition import length_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MAX_CLASSES = 6  # columns of shares that a terminal has room for
+OTHER = "other"
+
+
+def partition_table(report: DataReport) -> Table:
+    """One line per client: rows, held-out rows, tokens, length quantiles, and its share of each class."""
+    from rich.table import Table
+    from rich.text import Text
+
+    names, counts = merge_classes(report, MAX_CLASSES)
+    table = Table(title=partition_title(report), caption=_caption(report), caption_justify="left")
+    table.add_column("client")
+    for heading in ("rows", "held out", "tokens", "length p5 / p50 / p95"):
+        table.add_column(heading, justify="right")
+    for name in names:
+        table.add_column(Text(name), justify="right")
+    for client, row in zip(report.clients, counts, strict=True):
+        low, _, middle, _, high, _ = client.length_quantiles
+        total = max(sum(row), 1)
+        table.add_row(
+            Text(client.name),
+            f"{client.train_rows:,}",
+            f"{client.eval_rows:,}",
+            f"{client.train_tokens:,}",
+            f"{low} / {middle} / {high}",
+            *(f"{100 * count / total:.0f} %" for count in row),
+        )
+    return table
+
+
+def merge_classes(report: DataReport, most: int) -> tuple[list[str], list[list[int]]]:
+    """Class names and counts (client, class) with at most `most` classes; the smallest labels merge.
+
+    Length classes are ordered: neighbours merge instead, so that each still is one range of lengths.
+    """
+    names = list(report.classes)
+    counts = [list(client.class_counts) for client in report.clients]
+    if len(names) <= most:
+        return names, counts
+    if report.edges:
+        bounds = [round(i * len(names) / most) for i in range(most + 1)]
+        edges = [report.edges[end - 1] for end in bounds[1:-1]]
+        merged = [[sum(row[a:b]) for a, b in pairwise(bounds)] for row in counts]
+        return list(length_names(edges)), merged
+    totals = [sum(row[k] for row in counts) for k in range(len(names))]
+    largest = sorted(sorted(range(len(names)), key=lambda k: -totals[k])[: most - 1])
+    kept = [[row[k] for k in largest] for row in counts]
+    rest = [sum(row) - sum(own) for row, own in zip(counts, kept, strict=True)]
+    return [*(names[k] for k in largest), OTHER], [
+        [*own, other] for own, other in zip(kept, rest, strict=True)
+    ]
+
+
+def partition_title(report: DataReport) -> str:
+    """Method, concentration and number of clients."""
+    alpha = "" if report.alpha is None else f" with alpha {report.alpha:g}"
+    return f"Who holds what: {report.method}{alpha}, {len(report.clients)} clients"
+
+
+def _caption(report: DataReport) -> str:
+    parts = [f"held out by {report.document_of}"]
+    for count, what in (
+        (report.dropped_blank, "blank"),
+        (report.dropped_short, "too short"),
+        (report.dropped_without_loss, "without loss"),
+        (report.truncated, "cut at max_length"),
+        (report.unused, "beyond max_train_samples or max_eval_samples"),
+    ):
+        if count:
+            parts.append(f"{count:,} rows {what}")
+    return "; ".join(parts)

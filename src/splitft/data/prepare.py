@@ -1,0 +1,211 @@
+"""A job's data, ready to train on: read, hold out, tokenise, deal, pack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from splitft import partition
+from splitft.data.holdout import hold_out, take_some
+from splitft.data.records import Records, read_records
+from splitft.data.report import ClientReport, DataReport, length_quantiles
+from splitft.data.rows import Rows, pack
+from splitft.data.tokenize import Dropped, tokenize
+from splitft.errors import DataError
+from splitft.job import Job
+from splitft.partition import PartitionReport
+from splitft.partition.report import Indices
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client trains on and is evaluated on; `eval` may be empty."""
+
+    name: str
+    train: Rows
+    eval: Rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of all clients."""
+
+    clients: list[ClientData]
+    report: DataReport
+
+
+def prepare(job: Job, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+    """Read the job's data and deal them to the clients.
+
+    Held-out rows are split off first, by document; then both sides are dealt alike. With natural sites
+    (by_column, files) every site with at least 2 documents has held-out rows.
+
+    Raises:
+        DataError: Data that cannot be read or dealt as the job asks; says what to change.
+    """
+    records = read_records(job)
+    sites, num_sites = _natural_sites(job, records)
+    if num_sites and "clients" in job.model_fields_set and num_sites > job.clients:
+        raise DataError(
+            f"partition.method {job.partition.method} finds {num_sites} clients in the data, but clients is "
+            f"{job.clients}: set clients={num_sites}, or leave clients out of the job"
+        )
+    train_indices, eval_indices = hold_out(records.documents, job.eval_fraction, job.seed, sites)
+    split = len(records)
+    train_indices = take_some(train_indices, job.max_train_samples, sites[train_indices], job.seed, "train")
+    eval_indices = take_some(eval_indices, job.max_eval_samples, sites[eval_indices], job.seed, "eval")
+    unused = split - len(train_indices) - len(eval_indices)
+
+    max_length = None if job.packing else job.max_length
+    train, dropped = tokenize(records, train_indices, tokenizer, max_length, job.completion_only_loss)
+    held, dropped_held = tokenize(records, eval_indices, tokenizer, max_length, job.completion_only_loss)
+    for rows, side in ((train, "training"), (held, "held-out")):
+        if not len(rows):
+            raise DataError(
+                f"none of the {side} rows can be used: each has fewer than 2 tokens, or no token with loss "
+                f"within max_length={job.max_length}"
+            )
+    dealt, report = _deal(job, records, train)
+    held_dealt = _deal_held_out(job, report, held)
+
+    clients, entries = [], []
+    edges = report.edges or partition.length_edges(train.full_lengths, job.partition.num_buckets)
+    for number, name in enumerate(report.clients):
+        own, own_held = train.select(dealt[number]), held.select(held_dealt[number])
+        blocks = pack(own, job.max_length) if job.packing else own
+        if not len(blocks):
+            raise DataError(f"client {name!r} has no training rows: raise partition.min_rows or add data")
+        clients.append(ClientData(name, blocks, pack(own_held, job.max_length) if job.packing else own_held))
+        counts = report.counts[number]
+        if job.partition.method != "dirichlet":
+            classes = partition.length_classes(own.full_lengths, edges)
+            counts = tuple(np.bincount(classes, minlength=len(edges) + 1).tolist())
+        entries.append(
+            ClientReport(
+                name=name,
+                train_rows=len(own),
+                eval_rows=len(own_held),
+                train_tokens=own.tokens,
+                eval_tokens=own_held.tokens,
+                train_blocks=len(blocks),
+                length_quantiles=length_quantiles(own),
+                class_counts=counts,
+            )
+        )
+    return Prepared(
+        clients, _report(job, records, report, edges, tuple(entries), (dropped, dropped_held), unused)
+    )
+
+
+def _natural_sites(job: Job, records: Records) -> tuple[Indices, int]:
+    """Site of each record and the number of sites; one place and 0 where rows are dealt freely."""
+    if job.partition.method == "files":
+        return records.sources, len(records.source_names)
+    if job.partition.method == "by_column":
+        names, sites = partition.label_classes(_labels(job, records.columns))
+        return sites, len(names)
+    return np.zeros(len(records), dtype=np.int64), 0
+
+
+def _labels(job: Job, columns: dict[str, list[str]]) -> list[str]:
+    column = job.partition.column
+    if column is None:
+        raise DataError(f"partition.method {job.partition.method} needs partition.column")
+    return columns[column]
+
+
+def _deal(job: Job, records: Records, train: Rows) -> tuple[list[Indices], PartitionReport]:
+    """Deal the training rows by the job's method."""
+    config = job.partition
+    if config.method == "files":
+        return partition.files(
+            train.sources,
+            records.source_names,
+            min_rows=config.min_rows,
+            samples_per_client=config.samples_per_client,
+            seed=job.seed,
+        )
+    if config.method == "by_column":
+        labels = _labels(job, train.columns)
+        lost = set(_labels(job, records.columns)) - set(labels)
+        if lost:
+            raise DataError(
+                f"no training row is left where {config.column} is {', '.join(sorted(lost)[:5])}: raise "
+                "max_train_samples or max_length, or leave these rows out of the data"
+            )
+        return partition.by_column(
+            labels, min_rows=config.min_rows, samples_per_client=config.samples_per_client, seed=job.seed
+        )
+    if config.method == "iid":
+        return partition.iid(
+            len(train),
+            job.clients,
+            min_rows=config.min_rows,
+            samples_per_client=config.samples_per_client,
+            seed=job.seed,
+        )
+    if config.method == "dirichlet":
+        return partition.dirichlet(
+            _labels(job, train.columns),
+            job.clients,
+            alpha=config.alpha,
+            min_rows=config.min_rows,
+            samples_per_client=config.samples_per_client,
+            seed=job.seed,
+        )
+    return partition.length_dirichlet(
+        train.full_lengths,
+        job.clients,
+        alpha=config.alpha,
+        num_buckets=config.num_buckets,
+        min_rows=config.min_rows,
+        samples_per_client=config.samples_per_client,
+        seed=job.seed,
+    )
+
+
+def _deal_held_out(job: Job, report: PartitionReport, held: Rows) -> list[Indices]:
+    """Deal the held-out rows: to their own site, or in the proportions of the training rows."""
+    number = {label: i for i, label in enumerate(report.classes)}
+    if job.partition.method in ("by_column", "files"):
+        if job.partition.method == "files":
+            owners = held.sources
+        else:
+            owners = np.asarray([number[label] for label in _labels(job, held.columns)], dtype=np.int64)
+        return [np.flatnonzero(owners == client).astype(np.int64) for client in range(len(report.clients))]
+    if job.partition.method == "length_dirichlet":
+        classes = partition.length_classes(held.full_lengths, report.edges)
+    elif job.partition.method == "dirichlet":
+        labels = _labels(job, held.columns)
+        classes = np.asarray([number.get(label, -1) for label in labels], dtype=np.int64)
+    else:
+        classes = np.zeros(len(held), dtype=np.int64)
+    return partition.held_out(report, classes, seed=job.seed)
+
+
+def _report(
+    job: Job,
+    records: Records,
+    report: PartitionReport,
+    edges: tuple[int, ...],
+    clients: tuple[ClientReport, ...],
+    dropped: tuple[Dropped, Dropped],
+    unused: int,
+) -> DataReport:
+    by_label = job.partition.method == "dirichlet"
+    return DataReport(
+        method=report.method,
+        alpha=job.partition.alpha if job.partition.method in ("length_dirichlet", "dirichlet") else None,
+        classes=report.classes if by_label else partition.length_names(edges),
+        class_title=str(job.partition.column) if by_label else "length of a row in tokens",
+        edges=() if by_label else edges,
+        document_of=records.document_of,
+        clients=clients,
+        dropped_blank=records.dropped_blank,
+        dropped_short=sum(side.short for side in dropped),
+        dropped_without_loss=sum(side.without_loss for side in dropped),
+        truncated=sum(side.truncated for side in dropped),
+        unused=unused,
+    )

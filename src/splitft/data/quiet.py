@@ -1,0 +1,29 @@
+"""The `datasets` library without progress bars and log lines, and one-line forms of its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Silence `datasets` inside the block and restore its settings after it."""
+    import datasets
+
+    level = datasets.logging.get_verbosity()
+    bars = datasets.is_progress_bar_enabled()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message that stays on one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,149 @@
+"""The rows of a job before tokenising: samples, documents and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from splitft.data import columns as col
+from splitft.data.sources import Source, read_sources
+from splitft.data.table import Table
+from splitft.demo import BUILTIN
+from splitft.errors import DataError
+from splitft.job import Job
+from splitft.partition.report import Indices
+
+Sample = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows as read.
+
+    Attributes:
+        kind: text, prompt_completion or messages.
+        samples: One tuple per row: (text,), (prompt, completion) or (messages,).
+        documents: Document of each row, (rows,); rows of one document are held out together.
+        document_of: What a document is: a column's name, "file" or "row".
+        sources: Source of each row, (rows,).
+        source_names: Client name of each source.
+        columns: The partition column, if the partition reads one.
+        places: File and line of each row, for messages.
+        dropped_blank: Rows left out because they hold no text.
+    """
+
+    kind: col.Kind
+    samples: list[Sample]
+    documents: Indices
+    document_of: str
+    sources: Indices
+    source_names: tuple[str, ...]
+    columns: dict[str, list[str]]
+    places: list[str]
+    dropped_blank: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def read_records(job: Job) -> Records:
+    """Read and check all rows that a job names.
+
+    Raises:
+        DataError: A file that cannot be read, a wrong column or value, or no rows at all.
+    """
+    sources = read_sources(job)
+    tables = [(number, table) for number, source in enumerate(sources) for table in source.tables]
+    filled = [table for _, table in tables if len(table)]
+    if not filled:
+        raise DataError(f"no rows in {_listed(table.name for _, table in tables)}")
+    kind = col.detect_kind(filled[0], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
+    label = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
+    document_of = _document_of(job, sources)
+
+    samples: list[Sample] = []
+    documents: list[Hashable] = []
+    owners: list[int] = []
+    labels: list[str] = []
+    places: list[str] = []
+    total = 0
+    for file, (number, table) in enumerate(tables):
+        if not len(table):
+            continue
+        read = _samples(table, kind, job.dataset_text_field)
+        keep = [row for row, sample in enumerate(read) if not col.is_blank(sample)]
+        total += len(read)
+        samples += [read[row] for row in keep]
+        documents += [_document(table, document_of, file, row) for row in keep]
+        owners += [number] * len(keep)
+        places += [table.place(row) for row in keep]
+        if label is not None:
+            values = col.check_labels(table, label, "partition.column")
+            labels += [values[row] for row in keep]
+    if not samples:
+        raise DataError(f"no row with text in {_listed(table.name for table in filled)}")
+    return Records(
+        kind=kind,
+        samples=samples,
+        documents=_numbered(documents),
+        document_of=document_of,
+        sources=np.asarray(owners, dtype=np.int64),
+        source_names=tuple(source.name for source in sources),
+        columns={} if label is None else {label: labels},
+        places=places,
+        dropped_blank=total - len(samples),
+    )
+
+
+def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
+    names = col.columns_of(kind, text_field)
+    for name in names:
+        col.require_column(table, name, "the first file has it")
+    rows = range(len(table))
+    if kind == "text":
+        return [(col.check_text(table, text_field, row),) for row in rows]
+    if kind == "messages":
+        return [(col.check_messages(table, "messages", row),) for row in rows]
+    if isinstance(table.columns["prompt"][0], str):
+        return [tuple(col.check_text(table, name, row) for name in names) for row in rows]
+    return [tuple(col.check_messages(table, name, row) for name in names) for row in rows]
+
+
+def _document_of(job: Job, sources: list[Source]) -> str:
+    """What a document is where the job does not say: a speech, a text file among many, else the row.
+
+    Whole files are held out only if there are enough of them to hold out the asked share, and not where each
+    file is a client, which must keep rows on both sides.
+    """
+    if job.document_column is not None:
+        return job.document_column
+    if job.dataset_name is not None and job.dataset_name.startswith(BUILTIN):
+        return "speech"
+    files = [table.name for source in sources for table in source.tables]
+    texts = all(name.lower().endswith(".txt") for name in files)
+    own_clients = job.partition.method == "files" and len(files) == len(sources)
+    if texts and job.data_files is not None and not own_clients and len(files) * job.eval_fraction >= 1:
+        return "file"
+    return "row"
+
+
+def _document(table: Table, document_of: str, file: int, row: int) -> Hashable:
+    if document_of == "file":
+        return file
+    if document_of == "row":
+        return file, row
+    value = col.require_column(table, document_of, "document_column")[row]
+    return (file, row) if value is None else str(value)
+
+
+def _numbered(keys: list[Hashable]) -> Indices:
+    number: dict[Hashable, int] = {}
+    return np.asarray([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

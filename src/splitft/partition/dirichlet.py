@@ -1,0 +1,96 @@
+"""Dirichlet over the values of a label column, and the deal that all class-wise methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
+from splitft.partition.shares import check_enough, hand_out, keep_minimum, largest_remainder, log_dirichlet
+from splitft.seeds import numpy_generator
+
+
+def dirichlet(
+    labels: Sequence[str] | Sequence[int],
+    num_clients: int,
+    *,
+    alpha: float = 0.5,
+    min_rows: int = 1,
+    samples_per_client: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Indices], PartitionReport]:
+    """Deal the rows of each label to the clients by its own draw from Dirichlet(alpha·1).
+
+    Args:
+        labels: One label per row.
+        num_clients: Number of clients.
+        alpha: Concentration: small gives clients few labels each, large gives equal shares.
+        min_rows: Fewest rows of a client.
+        samples_per_client: Draw exactly this many rows for each client instead of dealing each row once.
+        seed: Any integer; the same seed gives the same deal.
+
+    Returns:
+        Sorted row indices per client, and the report whose classes are the sorted labels.
+
+    Raises:
+        DataError: Too few rows for the minimum per client.
+
+    Source: the usual label-skew partition (Yurochkin et al. 2019, arXiv 1905.12022), one draw per label.
+    """
+    names, classes = label_classes(labels)
+    indices, counts = deal_classes(
+        classes,
+        len(names),
+        num_clients,
+        alpha=alpha,
+        min_rows=min_rows,
+        samples_per_client=samples_per_client,
+        rng=numpy_generator(seed, "partition", "dirichlet"),
+    )
+    return indices, PartitionReport("dirichlet", default_names(num_clients), names, as_counts(counts))
+
+
+def label_classes(labels: Sequence[str] | Sequence[int]) -> tuple[tuple[str, ...], Indices]:
+    """The sorted different labels (whole numbers by value), and the class of each row, (rows,)."""
+    texts = [str(label) for label in labels]
+    names = sorted(set(texts))
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    number = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.asarray([number[text] for text in texts], dtype=np.int64)
+
+
+def deal_classes(
+    classes: Indices,
+    num_classes: int,
+    num_clients: int,
+    *,
+    alpha: float,
+    min_rows: int,
+    samples_per_client: int | None,
+    rng: np.random.Generator,
+) -> tuple[list[Indices], Indices]:
+    """Deal every class by p_k ~ Dirichlet(alpha·1) with largest-remainder rounding.
+
+    With `samples_per_client` a client's mix of classes is what the same draw would have dealt it, scaled to
+    that many rows.
+
+    Returns:
+        Sorted row indices per client and the counts, (client, class).
+    """
+    check_enough(len(classes), num_clients, min_rows, samples_per_client)
+    sizes = np.bincount(classes, minlength=num_classes)
+    log_shares = log_dirichlet(alpha, (num_classes, num_clients), rng)
+    if samples_per_client is None:
+        dealt = [
+            largest_remainder(np.exp(log_share), int(size))
+            for log_share, size in zip(log_shares, sizes, strict=True)
+        ]
+        counts = keep_minimum(np.stack(dealt, axis=1), min_rows)
+    else:
+        with np.errstate(divide="ignore"):  # an empty class has weight 0
+            log_mix = log_shares + np.log(sizes)[:, None]
+        mix = np.exp(log_mix - log_mix.max(axis=0))
+        counts = np.stack([largest_remainder(mix[:, i], samples_per_client) for i in range(num_clients)])
+    return hand_out(classes, counts, rng), counts

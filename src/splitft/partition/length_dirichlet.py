@@ -1,0 +1,85 @@
+"""The paper's partition: rows are classed by token length, each class is dealt by Dirichlet(alpha)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from splitft.partition.dirichlet import deal_classes
+from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
+from splitft.seeds import numpy_generator
+
+
+def length_dirichlet(
+    lengths: ArrayLike,
+    num_clients: int,
+    *,
+    alpha: float = 0.5,
+    num_buckets: int = 5,
+    min_rows: int = 1,
+    samples_per_client: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Indices], PartitionReport]:
+    """Deal quantile classes of token length to the clients, each by its own draw from Dirichlet(alpha·1).
+
+    Args:
+        lengths: Tokens of each row, (rows,).
+        num_clients: Number of clients.
+        alpha: Concentration: 0.1 is strongly skewed, large tends to equal shares.
+        num_buckets: Quantile classes; fewer come out where many rows have one and the same length.
+        min_rows: Fewest rows of a client, kept by moving rows from the largest holders.
+        samples_per_client: Draw exactly this many rows for each client; rows repeat only where a class has
+            fewer than are asked of it.
+        seed: Any integer; the same seed gives the same deal.
+
+    Returns:
+        Sorted row indices per client, and the report with the edges of the classes.
+
+    Raises:
+        DataError: Too few rows for the minimum per client.
+
+    Source: SplitFT (arXiv 2604.26388), length-based Dirichlet partition; the rounding, the minimum and the
+    sampling are ours.
+    """
+    values = np.asarray(lengths, dtype=np.int64)
+    edges = length_edges(values, num_buckets)
+    indices, counts = deal_classes(
+        length_classes(values, edges),
+        len(edges) + 1,
+        num_clients,
+        alpha=alpha,
+        min_rows=min_rows,
+        samples_per_client=samples_per_client,
+        rng=numpy_generator(seed, "partition", "length_dirichlet"),
+    )
+    report = PartitionReport(
+        "length_dirichlet", default_names(num_clients), length_names(edges), as_counts(counts), edges
+    )
+    return indices, report
+
+
+def length_edges(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:
+    """Largest length of every quantile class but the last: increasing, at most `num_buckets - 1` of them."""
+    values = np.asarray(lengths, dtype=np.int64)
+    if len(values) == 0:
+        return ()
+    steps = np.arange(1, num_buckets) / num_buckets
+    edges = np.unique(np.quantile(values, steps, method="inverted_cdf"))
+    return tuple(int(edge) for edge in edges if edge < values.max())  # the last class is never empty
+
+
+def length_classes(lengths: ArrayLike, edges: Sequence[int]) -> Indices:
+    """Class of each length: the number of edges that it exceeds."""
+    bounds = np.asarray(edges, dtype=np.int64)
+    return np.searchsorted(bounds, np.asarray(lengths, dtype=np.int64), side="left").astype(np.int64)
+
+
+def length_names(edges: Sequence[int]) -> tuple[str, ...]:
+    """Readable names of the classes between `edges`, in tokens: '≤ 39', '40–72', '> 72'."""
+    if not edges:
+        return ("all",)
+    inner = [f"{low + 1}–{high}" if high > low + 1 else f"{high}" for low, high in pairwise(edges)]
+    return (f"≤ {edges[0]}", *inner, f"> {edges[-1]}")

@@ -1,0 +1,100 @@
+"""Whole rows out of fractions: largest-remainder rounding, a minimum per client, dealing and drawing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splitft.errors import DataError
+from splitft.partition.report import Indices
+
+ALPHA_RANGE = (1e-6, 1e12)  # beyond it a draw equals the limit: all to one client, or equal shares
+
+
+def check_enough(num_rows: int, num_clients: int, min_rows: int, samples_per_client: int | None) -> None:
+    """Refuse what no deal can satisfy.
+
+    Raises:
+        DataError: Too few rows for the minimum per client, or a sample below that minimum.
+    """
+    if num_clients < 1 or min_rows < 0:
+        raise DataError(f"cannot deal rows to {num_clients} clients with min_rows={min_rows}")
+    if num_rows == 0:
+        raise DataError("no training rows to deal: check the data files and eval_fraction")
+    if samples_per_client is not None:
+        if samples_per_client < max(min_rows, 1):
+            raise DataError(
+                f"partition.samples_per_client={samples_per_client} is below partition.min_rows={min_rows}: "
+                "raise the one or lower the other"
+            )
+    elif num_rows < num_clients * min_rows:
+        hints = ["add data", "set partition.samples_per_client"]
+        if num_rows >= num_clients:
+            hints.insert(0, f"lower partition.min_rows to {num_rows // num_clients}")
+        if num_rows >= min_rows:
+            hints.insert(0, f"lower clients to {num_rows // min_rows}")
+        raise DataError(
+            f"{num_rows} training rows cannot give {num_clients} clients {min_rows} rows each: "
+            + ", or ".join(hints)
+        )
+
+
+def log_dirichlet(alpha: float, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Logarithms of `size[0]` draws from Dirichlet(alpha·1) over `size[1]` clients.
+
+    In logarithms, because a small alpha gives shares that underflow to 0 and would leave a client without any
+    mix of classes. Uses Gamma(a) = Gamma(a + 1) · U^(1/a).
+    """
+    alpha = min(max(alpha, ALPHA_RANGE[0]), ALPHA_RANGE[1])
+    gammas = np.log(rng.gamma(alpha + 1.0, size=size)) + np.log1p(-rng.random(size)) / alpha
+    top = gammas.max(axis=1, keepdims=True)
+    normalised: NDArray[np.float64] = gammas - (top + np.log(np.exp(gammas - top).sum(axis=1, keepdims=True)))
+    return normalised
+
+
+def largest_remainder(weights: NDArray[np.float64], total: int) -> Indices:
+    """Whole numbers that sum to `total`, each within 1 of its exact share; ties go to the lower index."""
+    exact = weights / weights.sum() * total
+    counts: Indices = np.floor(exact).astype(np.int64)
+    short = total - int(counts.sum())
+    order = np.argsort(-(exact - counts), kind="stable")
+    counts[order[:short]] += 1
+    return counts
+
+
+def keep_minimum(counts: Indices, min_rows: int) -> Indices:
+    """Move rows until every client of a (client, class) matrix has `min_rows`; no row appears or vanishes.
+
+    One row at a time goes from the client that holds most (ties: the lower index), out of the class of which
+    it holds most. The caller has checked that there are enough rows.
+    """
+    counts = counts.copy()
+    totals = counts.sum(axis=1)
+    for poor in range(len(counts)):
+        while totals[poor] < min_rows:
+            rich = int(totals.argmax())
+            kind = int(counts[rich].argmax())
+            counts[rich, kind] -= 1
+            counts[poor, kind] += 1
+            totals[rich] -= 1
+            totals[poor] += 1
+    return counts
+
+
+def hand_out(classes: Indices, counts: Indices, rng: np.random.Generator) -> list[Indices]:
+    """Give every client the rows that `counts` (client, class) promises it; sorted indices per client.
+
+    Each class is shuffled once and cut into consecutive slices. Where more rows are asked than a class has,
+    the slices go round it again: rows then repeat as evenly as possible, and a client gets a row twice only
+    if it alone asks for more rows than the class has.
+    """
+    parts: list[list[Indices]] = [[] for _ in counts]
+    for kind in range(counts.shape[1]):
+        members = rng.permutation(np.flatnonzero(classes == kind)).astype(np.int64)
+        start = 0
+        for client, asked in enumerate(counts[:, kind]):
+            if asked:
+                parts[client].append(members[np.arange(start, start + asked) % len(members)])
+                start += int(asked)
+    empty = np.empty(0, dtype=np.int64)
+    return [np.sort(np.concatenate([empty, *part])) for part in parts]
