@@ -16,26 +16,30 @@ OTHER = "other"
 
 
 def partition_table(report: DataReport) -> Table:
-    """One line per client: rows, held-out rows, tokens, length quantiles, and its share of each class."""
+    """One line per client: rows, held-out rows, tokens, median length, share of each class; 80 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     names, counts = merge_classes(report, MAX_CLASSES)
-    table = Table(title=partition_title(report), caption=_caption(report), caption_justify="left")
+    table = Table(
+        title=partition_title(report), title_justify="left", caption=_caption(report), caption_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
     table.add_column("client")
-    for heading in ("rows", "held out", "tokens", "length p5 / p50 / p95"):
+    for heading in ("rows", "held out", "tokens", "median"):
         table.add_column(heading, justify="right")
     for name in names:
         table.add_column(Text(name), justify="right")
     for client, row in zip(report.clients, counts, strict=True):
-        low, _, middle, _, high, _ = client.length_quantiles
+        median = client.length_quantiles[2]
         total = max(sum(row), 1)
         table.add_row(
             Text(client.name),
             f"{client.train_rows:,}",
             f"{client.eval_rows:,}",
-            f"{client.train_tokens:,}",
-            f"{low} / {middle} / {high}",
+            f"{client.train_tokens / 1000:,.0f}k",
+            str(median),
             *(f"{100 * count / total:.0f} %" for count in row),
         )
     return table

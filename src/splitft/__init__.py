@@ -1,0 +1,57 @@
+"""SplitFT: federated split fine-tuning of language models.
+
+Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, and the errors. Names load on
+first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splitft.check import SplitReport, check_split
+    from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
+    from splitft.job import Job, PartitionConfig
+    from splitft.jobfile import load_job
+    from splitft.runner import RunResult, run
+
+_HOME = {
+    "Job": "job",
+    "PartitionConfig": "job",
+    "load_job": "jobfile",
+    "run": "runner",
+    "RunResult": "runner",
+    "check_split": "check",
+    "SplitReport": "check",
+    "SplitFTError": "errors",
+    "JobError": "errors",
+    "DataError": "errors",
+    "ModelError": "errors",
+    "OutputError": "errors",
+}
+
+__all__ = [
+    "DataError",
+    "Job",
+    "JobError",
+    "ModelError",
+    "OutputError",
+    "PartitionConfig",
+    "RunResult",
+    "SplitFTError",
+    "SplitReport",
+    "check_split",
+    "load_job",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'splitft' has no attribute {name!r}")
+    return getattr(import_module(f"splitft.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,201 @@
+"""Prove that a model split at its cuts computes what the whole model computes. (ours)
+
+No job trains on less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from splitft.errors import ModelError
+from splitft.proof import ServerInputs, kept_random_state
+from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.split import count_blocks, eval_mode, num_blocks
+from splitft.trial import RefusedError, Trial, Wanted, try_split
+
+Labels = Literal["server", "client"]
+Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
+_SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model answers finite numbers
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Whether a split is exact, and how the server's embeddings are to be fed."""
+
+    ok: bool
+    reason: str
+    server_inputs: ServerInputs
+    max_logit_difference: float  # at valid positions, absolute
+    max_gradient_difference: float  # of any parameter, relative to its largest entry
+    cuts: tuple[int, ...]  # cuts that were tried (of the shrunk copy where no cuts were given)
+    num_blocks: int  # of the model that was asked about
+    model_type: str
+    tail_exact: bool | None = None  # whether front, trunk and tail equal the whole; None: not tried
+    built: bool = True  # False: no small copy could be built, so nothing is known
+
+    @property
+    def verdict(self) -> Verdict:
+        """The report in a word or three."""
+        if not self.built:
+            return "could not be built"
+        if not self.ok:
+            return "refused"
+        return "exact" if self.server_inputs == "dummy_ids" else "exact with real ids"
+
+
+def check_split(
+    model_or_config: nn.Module | PreTrainedConfig | str | Path,
+    cuts: Iterable[int] | None = None,
+    *,
+    tail_blocks: int = 0,
+    labels: Labels = "server",
+    seed: int = 0,
+) -> SplitReport:
+    """Compare whole and split on a few tokens, and say whether the split may be trained.
+
+    A model is proven as it is, with its weights, dtype and adapters; its weights, gradients, modes and the
+    caller's random state are left alone. A configuration (or a folder or hub id, of which only the
+    configuration is read) is proven on a small random copy. `cuts`: default every cut. `tail_blocks`: blocks
+    that come back to the client, at least 1 with labels="client". Raises ModelError on an impossible cut or a
+    missing model; whatever speaks against the split itself is in the report.
+    """
+    if isinstance(model_or_config, str | Path):
+        from splitft.load import load_config
+
+        model_or_config = load_config(str(model_or_config))
+    check = _check_model if isinstance(model_or_config, nn.Module) else _check_config
+    with kept_random_state():
+        return check(model_or_config, cuts, tail_blocks, labels, seed)
+
+
+def _check_model(
+    model: Any, cuts: Iterable[int] | None, tail_blocks: int, labels: Labels, seed: int
+) -> SplitReport:
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    count = num_blocks(model)
+    wanted = Wanted(
+        valid_cuts(cuts, count, tail_blocks, labels),
+        tail=count - tail_blocks if tail_blocks else None,
+        tail_decides=tail_blocks > 0,
+        only_tail=labels == "client",
+    )
+    with eval_mode(model):
+        return _report(model, wanted, labels, seed)
+
+
+def _check_config(
+    config: Any, cuts: Iterable[int] | None, tail_blocks: int, labels: Labels, seed: int
+) -> SplitReport:
+    try:
+        count = count_blocks(causal_class(config)[1])
+        given = valid_cuts(cuts, count, tail_blocks, labels)
+        small = shrink_config(config)
+    except NotBuiltError as error:
+        return SplitReport(
+            False, str(error), "dummy_ids", 0.0, 0.0, given, count, config.model_type, built=False
+        )
+    for scale in _SCALES:
+        model = tiny_random_model(small, seed, scale)
+        here = num_blocks(model)
+        tail = here - max(min(tail_blocks, here - 2), 1)
+        wanted = Wanted(
+            tuple(range(1, here)) if cuts is None else map_cuts(given, count, here),
+            tail=tail if tail > 1 else None,
+            tail_decides=tail_blocks > 0,
+        )
+        report = _report(model, wanted, labels, seed)
+        if "not finite" not in report.reason:
+            break
+    tried = report.cuts if cuts is None else given
+    return replace(report, cuts=tried, num_blocks=count, model_type=config.model_type)
+
+
+def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitReport:
+    model_type = str(model.config.model_type)
+    try:
+        dummy, best = try_split(model, wanted, seed)
+    except (RefusedError, ModelError) as refusal:
+        return SplitReport(
+            False, str(refusal), "dummy_ids", 0.0, 0.0, wanted.cuts, num_blocks(model), model_type
+        )
+    ok, reason = _judge(dummy, best, wanted, labels)
+    return SplitReport(
+        ok,
+        reason,
+        best.server_inputs,
+        best.difference.logits,
+        best.difference.gradients,
+        wanted.cuts,
+        num_blocks(model),
+        model_type,
+        best.tail_exact,
+    )
+
+
+def _judge(dummy: Trial, best: Trial, wanted: Wanted, labels: Labels) -> tuple[bool, str]:
+    if best.problems:
+        exact = [cut for cut in wanted.cuts if cut not in best.problems]
+        even = ""
+        if best.first_problem not in dummy.problems.values():
+            even = ", even with the token ids at the server"
+        advice = f"Cuts that are exact: {', '.join(map(str, exact))}." if exact else "Choose another model."
+        return False, f"{best.first_problem}{even}. {advice}"
+    if best.server_inputs == "dummy_ids":
+        return True, "whole and split are equal; the server needs no token ids"
+    if labels == "client":
+        return False, (
+            "labels at the client keep the text at home, but this model's server needs the token ids "
+            f"({dummy.first_problem}). Set labels: server where the server is trusted, or choose another "
+            "model."
+        )
+    return True, f"whole and split are equal if the server gets the token ids ({dummy.first_problem})"
+
+
+def valid_cuts(
+    cuts: Iterable[int] | None, count: int, tail_blocks: int = 0, labels: Labels = "server"
+) -> tuple[int, ...]:
+    """Return the cuts, sorted, or every possible one. Raises ModelError on one that is not possible."""
+    last = count - 1 - tail_blocks
+    if labels == "client" and tail_blocks < 1:
+        raise ModelError("labels at the client need at least one tail block: set tail_blocks to 1 or more")
+    tails = f", of which {tail_blocks} are tail blocks" if tail_blocks else ""
+    if last < 1:
+        raise ModelError(f"a model of {count} blocks{tails} has no cut: choose a model with more blocks")
+    wanted = tuple(range(1, last + 1)) if cuts is None else tuple(sorted(set(cuts)))
+    wrong = ", ".join(str(cut) for cut in wanted if not 1 <= cut <= last)
+    if wrong or not wanted:
+        raise ModelError(
+            f"cut {wrong or '(none)'} is not possible: the model has {count} blocks{tails}; "
+            f"choose cuts from 1 to {last}"
+        )
+    return wanted
+
+
+def map_cuts(cuts: Sequence[int], count: int, small: int) -> tuple[int, ...]:
+    """Cuts of a copy of `small` blocks that stand for these of `count`: those as far from the first or the
+    last block, else every cut."""
+    mapped: set[int] = set()
+    for cut in cuts:
+        near = {c for c in (cut, small - (count - cut)) if 1 <= c < small}
+        mapped |= near or set(range(1, small))
+    return tuple(sorted(mapped))
+
+
+def check_all_command() -> int:
+    """Try every causal-LM type of the installed transformers and print the table; returns the exit code."""
+    from splitft.check_table import check_all_command as command
+
+    return command()
+
+
+def check_command(model: str, cuts: Sequence[int] | None = None) -> int:
+    """Prove one model's split from its configuration and print the result; returns the exit code."""
+    from splitft.check_table import check_command as command
+
+    return command(model, cuts)

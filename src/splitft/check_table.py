@@ -1,0 +1,142 @@
+"""`splitft check`: print what the check found."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import PreTrainedConfig
+
+from splitft.check import SplitReport, check_split, valid_cuts
+from splitft.check_all import check_all_architectures
+from splitft.errors import ModelError
+from splitft.load import load_config
+from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.split import count_blocks, find_blocks
+
+VERDICTS = ("exact", "exact with real ids", "refused", "could not be built")
+_COLORS = {"exact": "green", "exact with real ids": "cyan", "refused": "red", "could not be built": "yellow"}
+
+
+def check_command(model: str, cuts: Sequence[int] | None = None, console: Console | None = None) -> int:
+    """Prove one model's split on a small copy of its configuration; return 0, or 4 where it is refused.
+
+    Raises ModelError where the model is missing or a cut is not possible.
+    """
+    console = console or _console()
+    config = load_config(model)
+    text = causal_class(config)[1]
+    count = count_blocks(text)
+    if cuts is not None:
+        valid_cuts(cuts, count)
+    with console.status(f"checking {model} on a small copy of its configuration"):
+        report = check_split(config, cuts)
+        blocks = _block_list(config)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("model", model),
+        ("type", config.model_type),
+        ("blocks", f"{count} in {blocks}"),
+        ("cuts", _cuts(report, cuts)),
+        ("server", _server(report)),
+        ("labels at home", _yes(report.tail_exact if report.ok else None, report)),
+        ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
+        ("verdict", f"[{_COLORS[report.verdict]}]{report.verdict}[/]"),
+        ("", report.reason),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    return 0 if report.ok else ModelError.exit_code
+
+
+def check_all_command(console: Console | None = None) -> int:
+    """Try every causal-LM type of the installed transformers and print one row for each; return 0."""
+    console = console or _console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(report: SplitReport, done: int, total: int) -> None:
+            bar.update(task, description=f"{report.model_type:24}", completed=done, total=total)
+
+        reports = check_all_architectures(tell)
+    console.print(architecture_table(reports))
+    console.print(totals(reports))
+    return 0
+
+
+def architecture_table(reports: Sequence[SplitReport]) -> Table:
+    """One row for each model type."""
+    table = Table(title="Split against whole: every cut of a small random copy of each type")
+    for name in ("model type", "verdict", "blocks tried", "labels at home", "gradients", "why"):
+        table.add_column(name, no_wrap=name == "model type", overflow="fold")
+    for report in reports:
+        tried = str(max(report.cuts) + 1) if report.cuts and report.built else ""
+        table.add_row(
+            report.model_type,
+            f"[{_COLORS[report.verdict]}]{report.verdict}[/]",
+            tried,
+            _yes(report.tail_exact, report) if report.ok else "",
+            _gradient(report) if report.ok else "",
+            "" if report.verdict == "exact" else report.reason,
+        )
+    return table
+
+
+def totals(reports: Sequence[SplitReport]) -> str:
+    """How many types got each verdict, in one line."""
+    counts: Counter[str] = Counter(report.verdict for report in reports)
+    return f"{len(reports)} types: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(width=160)  # a file or a pipe has no width of its own
+    return console
+
+
+def _block_list(config: PreTrainedConfig) -> str:
+    try:
+        model = tiny_random_model(shrink_config(config))
+        parent, attribute, blocks = find_blocks(model)
+    except NotBuiltError:
+        return "a list that is not known"
+    except ModelError:
+        return "no list that could be found"
+    path = next((name for name, module in model.named_modules() if module is parent), "")
+    return f"{'.'.join(filter(None, (path, attribute)))} ({type(blocks[0]).__name__})"
+
+
+def _cuts(report: SplitReport, asked: Sequence[int] | None) -> str:
+    if asked is not None:
+        return ", ".join(map(str, report.cuts))
+    return f"every cut of the copy, {report.cuts[0]} to {report.cuts[-1]}" if report.built else "none tried"
+
+
+def _server(report: SplitReport) -> str:
+    if not report.ok:
+        return "nothing proven"
+    if report.server_inputs == "dummy_ids":
+        return "dummy_ids: activations alone"
+    return "input_ids: activations and the text's token ids"
+
+
+def _yes(tail_exact: bool | None, report: SplitReport) -> str:
+    if tail_exact is None:
+        return "not tried"
+    return "yes" if tail_exact and report.server_inputs == "dummy_ids" else "no"
+
+
+def _gradient(report: SplitReport) -> str:
+    largest = report.max_gradient_difference
+    return "0" if largest == 0 else f"{largest:.1g}"

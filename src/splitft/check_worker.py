@@ -1,0 +1,43 @@
+"""One process of `check_all`: reads a model type a line, answers its report as one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict, replace
+
+import torch
+from transformers.utils import logging
+
+from splitft.architectures import default_config
+from splitft.check import SplitReport, check_split
+from splitft.shrink import one_line
+
+READY = "ready"
+
+
+def main() -> None:
+    """Answer until the input ends. Whatever models print goes to stderr, out of the answers' way."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # the models are tiny
+    logging.set_verbosity_error()
+    print(READY, file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(asdict(check_type(line.strip()))), file=answers, flush=True)
+
+
+def check_type(model_type: str) -> SplitReport:
+    """Check the default configuration of one type; whatever goes wrong is in the report."""
+    try:
+        return replace(check_split(default_config(model_type)), model_type=model_type)
+    except Exception as error:  # whatever a foreign configuration may raise
+        reason = f"no model could be built ({type(error).__name__}: {one_line(error)})"
+        return SplitReport(False, reason, "dummy_ids", 0.0, 0.0, (), 0, model_type, built=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The client: owns the data, runs the front (and the tail, where labels stay home), trains its adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splitft.adapters import Adapter, effective_ranks, flatten, resize, unflatten
+from splitft.data import Batch, BatchStream, ClientData, collate
+from splitft.job import Job
+from splitft.messages import (
+    Activations,
+    AdapterDown,
+    AdapterUp,
+    Gradients,
+    Message,
+    Metrics,
+    TailGradients,
+    TrunkOutput,
+)
+from splitft.optim import TrainedAdapter, global_step, learning_rates, total_norm
+from splitft.parts import Place, SplitModel, loss_token_count, to_batch, to_rows
+
+
+@dataclass
+class _InFlight:
+    """A batch between its way up and its way down."""
+
+    place: Place
+    batch: Batch
+    hidden: Tensor  # (batch, seq, hidden) at the cut, with its graph
+    loss_tokens: int = 0
+
+
+class Client:
+    """One client of a run. Raises ValueError where a message does not fit what it holds."""
+
+    def __init__(self, name: str, data: ClientData, model: SplitModel, job: Job, pad_token_id: int) -> None:
+        self.name = name
+        self.data = data
+        self.model = model
+        self.job = job
+        self.pad_token_id = pad_token_id
+        self.cut = 0
+        self.adapter: Adapter = {}  # what the server handed out: the global adapter of the held blocks
+        self.trained = TrainedAdapter(job)
+        self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, name)
+        self._learning_rate = learning_rates(job)
+        self._micro_batches: list[Batch] = []
+        self._in_flight: _InFlight | None = None
+        self._norms: Tensor | None = None
+
+    @property
+    def tail_start(self) -> int:
+        return self.model.num_blocks - self.job.tail_blocks
+
+    def receive(self, message: AdapterDown) -> None:
+        """Take the cut and the adapters for the coming round (or evaluation)."""
+        self.cut = message.cut
+        held = [*range(self.cut), *range(self.tail_start, self.model.num_blocks)]
+        for block, values in zip(message.blocks, message.values, strict=True):
+            self.adapter[block] = unflatten(values.to(self.model.device), self.model.slots.layout[block])
+        held = [block for block in held if block in self.model.slots.layout]
+        self.adapter = {block: self.adapter[block] for block in held}
+        r_cut = self.job.lora_r_cut or self.job.lora_r
+        ranks = effective_ranks(self.model.num_blocks, self.cut, self.job.lora_r, r_cut)
+        fresh = {block: resize(self.adapter[block], ranks[block]) for block in held}
+        self.trained.load(fresh, forget=message.rebased)
+
+    def forward(self, round_: int, step: int, micro_step: int) -> Activations:
+        """Run the front on the next micro-batch and return what goes up."""
+        if micro_step == 0:
+            self._micro_batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
+        batch = self._micro_batches[micro_step]
+        several = len(self._micro_batches) > 1
+        loss_tokens = sum(loss_token_count(b.labels) for b in self._micro_batches) if several else 0
+        place = Place(self.name, round_, step, micro_step, train=True)
+        self.model.bind(self.trained.blocks)
+        hidden = self._front(batch, place)
+        self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
+        return self._activations(place, batch, hidden.detach(), loss_tokens)
+
+    def evaluate(self, round_: int) -> Iterator[Activations]:
+        """Yield the activations of the held-out rows, batch by batch, with the adapter handed out."""
+        size = self.job.per_device_eval_batch_size
+        for start in range(0, len(self.data.eval), size):
+            indices = range(start, min(start + size, len(self.data.eval)))
+            batch = collate(self.data.eval, indices, self.pad_token_id).to(self.model.device)
+            place = Place(self.name, round_, start, 0, train=False)
+            self.model.bind(self.adapter)
+            with torch.no_grad():
+                hidden = self._front(batch, place)
+            self._in_flight = _InFlight(place, batch, hidden)
+            yield self._activations(place, batch, hidden, 0)
+
+    def answer(self, message: Message) -> Message | None:
+        """Take what came down and return what goes up next; None ends the exchange of this batch."""
+        match message:
+            case TrunkOutput(train=True):
+                return self._tail_gradients(message)
+            case TrunkOutput(train=False):
+                return self._tail_metrics(message)
+            case Gradients():
+                self._backward(message)
+                return None
+            case Metrics():
+                return None
+            case _:
+                raise ValueError(f"a client cannot take {type(message).__name__}")
+
+    def finish(self, round_: int) -> AdapterUp:
+        """Return the adapters trained in this round."""
+        blocks = self.trained.blocks
+        values = tuple(flatten(dict(block)) for block in blocks.values())
+        return AdapterUp(round_, tuple(blocks), values, self._take_norms())
+
+    def _next_batch(self) -> Batch:
+        return collate(self.data.train, next(self.stream), self.pad_token_id).to(self.model.device)
+
+    def _front(self, batch: Batch, place: Place) -> Tensor:
+        hidden: Tensor = self.model.run(
+            0, self.cut, place, input_ids=batch.input_ids, attention_mask=batch.attention_mask
+        )
+        return hidden
+
+    def _activations(self, place: Place, batch: Batch, hidden: Tensor, loss_tokens: int) -> Activations:
+        mask, with_labels = batch.attention_mask, self.job.labels == "server"
+        with_ids = self.model.server_inputs == "input_ids"
+        return Activations(
+            place.round,
+            place.step,
+            place.micro_step,
+            place.train,
+            tuple(mask.sum(1).tolist()),
+            to_rows(hidden, mask),
+            to_rows(batch.labels, mask).int() if with_labels else None,
+            to_rows(batch.input_ids, mask).int() if with_ids else None,
+            loss_tokens,
+            self._take_norms() if place.train and place.micro_step == 0 else None,
+        )
+
+    def _take_norms(self) -> Tensor | None:
+        norms, self._norms = self._norms, None
+        return norms
+
+    def _tail_gradients(self, message: TrunkOutput) -> TailGradients:
+        now = self._pending()
+        mask = now.batch.attention_mask
+        entering = to_batch(message.hidden, mask).requires_grad_()
+        self.model.bind(self.trained.blocks)
+        loss = self.model.loss(
+            self.tail_start,
+            now.place,
+            hidden=entering,
+            input_ids=now.batch.input_ids,
+            attention_mask=mask,
+            labels=now.batch.labels,
+            loss_tokens=now.loss_tokens,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert entering.grad is not None
+        tokens = now.loss_tokens or loss_token_count(now.batch.labels)
+        place = now.place
+        gradient = to_rows(entering.grad, mask)
+        return TailGradients(place.round, place.step, place.micro_step, loss.item(), tokens, gradient)
+
+    def _tail_metrics(self, message: TrunkOutput) -> Metrics:
+        now = self._pending()
+        mask = now.batch.attention_mask
+        self.model.bind(self.adapter)
+        return self.model.metrics(
+            self.tail_start,
+            now.place,
+            hidden=to_batch(message.hidden, mask),
+            input_ids=now.batch.input_ids,
+            attention_mask=mask,
+            labels=now.batch.labels,
+        )
+
+    def _backward(self, message: Gradients) -> None:
+        now = self._pending()
+        self._in_flight = None
+        self.model.bind(self.trained.blocks)  # blocks recomputed by gradient checkpointing read them again
+        gradient = to_batch(message.gradient, now.batch.attention_mask)
+        torch.autograd.backward([now.hidden], [gradient])
+        if now.place.micro_step + 1 < self.job.gradient_accumulation_steps:
+            return
+        norm = None
+        if self.job.max_grad_norm:
+            front = self.trained.gradient_norms(range(self.cut))
+            tail = self.trained.gradient_norms(range(self.tail_start, self.model.num_blocks))
+            norm = total_norm([front, message.grad_norms, tail])
+            self._norms = torch.cat([front, tail])
+        step = global_step(self.job, now.place.round, now.place.step)
+        self.trained.step(self._learning_rate(step), norm)
+
+    def _pending(self) -> _InFlight:
+        if self._in_flight is None:
+            raise ValueError(f"{self.name} has no batch under way")
+        return self._in_flight

@@ -1,0 +1,1 @@
+"""Carriers of the same messages: in process (`local`)."""

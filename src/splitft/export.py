@@ -1,0 +1,190 @@
+"""What comes out of a run: a stock PEFT adapter with its model card, or a merged model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from splitft.adapters import Adapter, AdapterSlots, BlockAdapter, lora_config, rank_of, resize
+from splitft.errors import JobError, ModelError, OutputError
+from splitft.job import Job
+
+# Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
+_OTHER_FUNCTIONS = (
+    "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    "layer_replication", "monteclora_config", "velora_config",
+)  # fmt: skip
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
+
+
+def save_adapter(
+    folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, targets: list[str], card: str, base: str
+) -> None:
+    """Write the adapter so that `PeftModel.from_pretrained(base_model, folder)` loads it.
+
+    The folder is written beside its place and moved there, so that readers never see a part of it.
+    """
+    from safetensors.torch import save_file
+
+    ranks = {
+        f"{slots.path}.{block}.{module}": rank_of(tensors)
+        for block, tensors in adapter.items()
+        for module in {name.partition(".lora_")[0] for name in tensors}
+    }
+    config = lora_config(
+        targets,
+        slots.excluded,
+        r=job.lora_r,
+        alpha=job.lora_alpha,
+        dropout=job.lora_dropout,
+        fan_in_fan_out=slots.fan_in_fan_out,
+        block_ranks=ranks,
+    )
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    tensors = {
+        f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
+        for block, values in adapter.items()
+        for name, tensor in values.items()
+    }
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file(tensors, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(fresh)
+    (fresh / "README.md").write_text(card, encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
+    """Return the adapter of a PEFT folder, scaled to the job's lora_alpha / lora_r, in the model's order.
+
+    Every tensor of a block gets the highest rank in that block, by zeros. Raises ModelError where the folder
+    is no plain LoRA adapter of this model, or its rank exceeds lora_r.
+    """
+    from peft.utils.other import get_pattern_key
+
+    folder = Path(folder).expanduser()
+    config, tensors = _read_adapter(folder)
+    adapter: Adapter = {}
+    for block, specs in slots.layout.items():
+        given: BlockAdapter = {}
+        for spec in specs:
+            key = f"base_model.model.{slots.path}.{block}.{spec.name}"
+            if key not in tensors:
+                raise ModelError(
+                    f"the adapter in {folder} has no {key}: lora_target_modules must be the same"
+                )
+            given[spec.name] = tensor = tensors.pop(key).float()
+            rank = rank_of(given if spec.rank_axis == 0 else {spec.name: tensor})
+            if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
+                raise ModelError(
+                    f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
+                    f"this job expects {spec.shape}: set lora_r to the adapter's rank"
+                )
+            if spec.rank_axis == 1:
+                module = f"{slots.path}.{block}.{spec.name.partition('.lora_')[0]}"
+                pattern = get_pattern_key(list(config.alpha_pattern), module)
+                alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
+                scaling = alpha / (rank**0.5 if config.use_rslora else rank)
+                factor = scaling / (job.lora_alpha / job.lora_r)
+                given[spec.name] = tensor if factor == 1 else tensor * factor
+        adapter[block] = resize(given, max(rank_of({name: tensor}) for name, tensor in given.items()))
+    if tensors:
+        raise ModelError(
+            f"the adapter in {folder} also has {next(iter(tensors))}, which this job does not train"
+        )
+    return adapter
+
+
+def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Return the LoraConfig and the tensors of a PEFT folder, or raise ModelError."""
+    from peft import LoraConfig
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights = folder / "adapter_model.safetensors"
+    for path in (folder / "adapter_config.json", weights):
+        if not path.is_file():
+            raise ModelError(f"adapter_name_or_path {folder} is no PEFT adapter: it has no {path.name}")
+    try:
+        config: Any = LoraConfig.from_pretrained(str(folder))
+        tensors = load_file(weights)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"adapter_name_or_path {folder} cannot be read: {error}") from None
+    if not isinstance(config, LoraConfig):
+        raise ModelError(f"the adapter in {folder} is no LoRA adapter but {config.peft_type.value}")
+    unusual = [name for name in _OTHER_FUNCTIONS if getattr(config, name, None)]
+    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in _PLAIN_STARTS:
+        unusual.append(f"init_lora_weights {config.init_lora_weights}")
+    if unusual:
+        raise ModelError(
+            f"the adapter in {folder} is no plain LoRA adapter ({', '.join(unusual)}): "
+            "merge it into its model and start from that"
+        )
+    return config, tensors
+
+
+def usage_hints(run_dir: Path, base: str, rank: int) -> str:
+    """Return the commands that load and serve what a run made."""
+    adapter = run_dir / "adapter"
+    return "\n".join(
+        [
+            "Load it with peft:",
+            '  python -c "from peft import AutoPeftModelForCausalLM as M; '
+            f"print(M.from_pretrained('{adapter}'))\"",
+            "Serve it with vLLM:",
+            f"  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} "
+            f"--lora-modules tuned={adapter}",
+            "Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):",
+            f"  splitft export {run_dir} merged --merge",
+            "  python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf",
+        ]
+    )
+
+
+def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
+    """Copy a run's adapter to `out` (default: RUN/export), or merge it into its base model there.
+
+    Raises JobError where RUN holds no finished adapter, OutputError where `out` exists.
+    """
+    adapter = run_dir / "adapter"
+    if not (adapter / "adapter_config.json").is_file():
+        raise JobError(f"{run_dir} holds no adapter; give the output_dir of a run")
+    out = out or run_dir / ("merged" if merge else "export")
+    if out.exists():
+        raise OutputError(f"{out} exists already; give another folder to export to")
+    try:
+        if not merge:
+            shutil.copytree(adapter, out)
+        else:
+            _merge(adapter, out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
+    return out
+
+
+def _merge(adapter: Path, out: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from splitft.load import load_model, load_tokenizer
+
+    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[
+        "base_model_name_or_path"
+    ]
+    model = PeftModel.from_pretrained(load_model(base, dtype=torch.float32), str(adapter))
+    merged: Any = model.merge_and_unload()
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    merged.save_pretrained(fresh)
+    load_tokenizer(base).save_pretrained(fresh)
+    fresh.rename(out)

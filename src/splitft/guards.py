@@ -1,0 +1,90 @@
+"""Guards against a proof that proves nothing: what crosses the cut must carry the result, alone. (ours)
+
+Each returns the reason to refuse, or an empty string.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from splitft.proof import Result, Rows, ServerInputs, make_rows
+from splitft.shrink import one_line
+from splitft.split import dummy_ids, num_blocks, run_blocks
+
+_PAD_TOLERANCE = 1e-5  # relative: other padding changes which tokens share an expert's matrix product
+
+
+@torch.no_grad()
+def vacuity(model: nn.Module, rows: Rows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
+    """Refuse where noise at the cut, or a block left out, would not be noticed."""
+    end = num_blocks(model)
+    ids = rows.input_ids if server_inputs == "input_ids" else None
+    hidden = _front(model, rows, cut)
+    generator = torch.Generator().manual_seed(cut)
+    noise = torch.randn(hidden.shape, generator=generator).to(hidden) * hidden.float().std().to(hidden.dtype)
+    noisy = _trunk(model, rows, cut, noise, ids)
+    if torch.equal(noisy, whole.logits):
+        return f"cut {cut}: the activations that cross the cut do not reach the output"
+    skips = [(cut, cut + 1, hidden)] if cut + 1 < end else []
+    if cut > 1:
+        skips.append((cut - 1, cut, _front(model, rows, cut - 1)))
+    for block, start, given in skips:
+        if block not in whole.ran:  # the model itself passes over it, as over image blocks without an image
+            continue
+        try:
+            without = _trunk(model, rows, start, given, ids)
+        except Exception as error:  # whatever a foreign model may raise
+            return (
+                f"cut {cut}: the blocks after block {block} need more from it than hidden states "
+                f"({type(error).__name__}: {one_line(error)})"
+            )
+        if torch.equal(without, whole.logits):
+            return f"block {block} can be left out and nothing changes, so a comparison proves nothing"
+    return ""
+
+
+@torch.no_grad()
+def independence(model: nn.Module, rows: Rows, cut: int, seed: int) -> str:
+    """Refuse where the trunk's output depends on which ids stand in for the text."""
+    dummy = dummy_ids(model, 1, 1, rows.input_ids.device)
+    if bool((rows.input_ids[rows.valid] == dummy.item()).any()):
+        return "the dummy ids occur in the test's rows, so a comparison proves nothing"
+    hidden = _front(model, rows, cut)
+    first = _trunk(model, rows, cut, hidden, None)
+    others = make_rows(model, rows.side, seed + 1).input_ids
+    for stand_in in (others, torch.full_like(rows.input_ids, int(dummy.item()) + 1)):
+        if not torch.equal(first, _trunk(model, rows, cut, hidden, stand_in)):
+            return f"cut {cut}: the later blocks read the token ids again"
+    return ""
+
+
+@torch.no_grad()
+def padding(model: nn.Module, rows: Rows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
+    """Refuse where the hidden states of padding matter: only those of real tokens cross the cut in a run.
+
+    Also refuses hidden states that are not (batch, seq, …), which cannot be cut into rows.
+    """
+    hidden = _front(model, rows, cut)
+    if hidden.shape[:2] != rows.input_ids.shape:
+        return f"cut {cut}: the hidden states {tuple(hidden.shape)} are not (batch, seq, hidden)"
+    ids = rows.input_ids if server_inputs == "input_ids" else None
+    hidden = hidden.masked_fill(~rows.valid.view(*rows.valid.shape, *[1] * (hidden.ndim - 2)), 0)
+    logits = _trunk(model, rows, cut, hidden, ids)
+    scale = float(whole.logits.float().abs().max())
+    bound = max(_PAD_TOLERANCE, 4 * torch.finfo(logits.dtype).eps) * scale
+    difference = float((logits.float() - whole.logits.float()).abs().max())
+    if not difference <= bound:
+        return f"cut {cut}: padding changes the result of real tokens (logits differ by {difference:.3g})"
+    return ""
+
+
+def _front(model: nn.Module, rows: Rows, cut: int) -> Tensor:
+    hidden: Tensor = run_blocks(model, 0, cut, input_ids=rows.input_ids, attention_mask=rows.attention_mask)
+    return hidden
+
+
+def _trunk(model: nn.Module, rows: Rows, cut: int, hidden: Tensor, ids: Tensor | None) -> Tensor:
+    end = num_blocks(model)
+    out = run_blocks(model, cut, end, hidden=hidden, input_ids=ids, attention_mask=rows.attention_mask)
+    return rows.pick(out.logits)

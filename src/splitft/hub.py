@@ -1,0 +1,99 @@
+"""Files of a model, from a folder or from a hub; of a hub only those that are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from splitft.errors import ModelError
+
+_OFFLINE_MODEL = "builtin:smollm2-135m needs no download"
+
+
+def resolve_model(name: str | Path, revision: str = "main") -> Path | str:
+    """Return where a model lives: its folder, or its hub id as it is.
+
+    `name`: builtin:NAME, a folder, or a hub id, which is not looked up. Raises ModelError where a folder is
+    meant and is not there, or is no model.
+    """
+    text = str(name)
+    if text.startswith("builtin:"):
+        from splitft.demo import builtin_model_path
+
+        return builtin_model_path(text)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} has no config.json: name the folder that save_pretrained wrote")
+        return folder
+    if folder.exists() or text.startswith((".", "~")) or folder.is_absolute() or text.count("/") > 1:
+        raise ModelError(f"{text} is no folder: name a model folder or a hub id; {_OFFLINE_MODEL}")
+    return text
+
+
+def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path | None]:
+    """Return a function from a file's name to its path, or None where the model has no such file.
+
+    Of a hub model a file is fetched when it is located, into the hub's own cache (HF_HOME, HF_ENDPOINT,
+    HF_TOKEN and HF_HUB_OFFLINE hold). All files come from the commit of the first. The function raises
+    ModelError where the hub refuses or cannot be reached.
+    """
+    if isinstance(source, Path):
+        folder = source
+        return lambda file: folder / file if (folder / file).is_file() else None
+    commit = revision
+
+    def fetch(file: str) -> Path | None:
+        nonlocal commit
+        try:
+            path = Path(hf_hub_download(source, file, revision=commit))
+        except (EntryNotFoundError, OSError, HFValidationError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                return None
+            raise ModelError(_explain(source, revision, error)) from error
+        commit = path.relative_to(_snapshots(path)).parts[0]
+        return path
+
+    return fetch
+
+
+def _snapshots(path: Path) -> Path:
+    return next(parent for parent in path.parents if parent.name == "snapshots")
+
+
+def _explain(name: str, revision: str, error: Exception) -> str:
+    hub = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
+    if isinstance(error, GatedRepoError):
+        return (
+            f"model {name} is gated: accept its terms at {hub}/{name}, then log in with `hf auth login` "
+            "or set HF_TOKEN"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"model {name}: there is no such folder, and {hub} has no such model, or it is private (log in "
+            f"with `hf auth login` or set HF_TOKEN). Check the name; {_OFFLINE_MODEL}"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"model {name} has no revision {revision!r}: set model_revision to a branch, tag or commit of it"
+        )
+    if isinstance(error, HFValidationError):
+        return f"model {name}: there is no such folder, and it is no hub id. Check the name; {_OFFLINE_MODEL}"
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError):
+        return (
+            f"model {name}: there is no such folder, and {hub} could not be reached, nor is the model in its "
+            f"cache. Check the name and the connection (HF_HUB_OFFLINE, HF_ENDPOINT); {_OFFLINE_MODEL}"
+        )
+    return f"model {name} could not be fetched from {hub}: {error}"

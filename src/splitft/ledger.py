@@ -1,0 +1,69 @@
+"""The byte ledger: what crossed between clients and server, by direction and kind. (ours)"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from torch import Tensor
+
+from splitft.messages import Activations, Message, Metrics, TrunkOutput, wire_size
+
+Direction = Literal["up", "down"]  # up: client to server
+
+_KIND_OF_FIELD = {
+    "hidden": "activations",
+    "gradient": "gradients",
+    "labels": "labels",
+    "input_ids": "labels",
+    "grad_norms": "control",
+    "values": "adapter",
+}
+
+
+def bytes_by_kind(message: Message) -> Counter[str]:
+    """Return the wire bytes of one message by kind.
+
+    Kinds: activations, gradients, labels (ids of either sort), adapter, evaluation (all of a message sent to
+    evaluate), control (headers, norms).
+    """
+    header_bytes, tensor_bytes = wire_size(message)
+    if isinstance(message, Metrics) or (isinstance(message, Activations | TrunkOutput) and not message.train):
+        return Counter(evaluation=header_bytes + tensor_bytes)
+    counts = Counter(control=header_bytes)
+    for item in fields(message):
+        value = getattr(message, item.name)
+        tensors = [value] if isinstance(value, Tensor) else value if item.name == "values" else []
+        for tensor in tensors:
+            counts[_KIND_OF_FIELD[item.name]] += tensor.numel() * tensor.element_size()
+    return counts
+
+
+@dataclass
+class Ledger:
+    """Counts bytes as messages pass; `rows` maps (direction, kind) to bytes."""
+
+    rows: Counter[tuple[Direction, str]] = field(default_factory=Counter)
+
+    def count(self, direction: Direction, message: Message) -> None:
+        for kind, number in bytes_by_kind(message).items():
+            self.rows[direction, kind] += number
+
+    def copy(self) -> Ledger:
+        """Return the counts as they stand."""
+        return Ledger(Counter(self.rows))
+
+    def since(self, earlier: Ledger) -> Ledger:
+        """Return what was counted after `earlier` was copied."""
+        return Ledger(self.rows - earlier.rows)
+
+    def total(self, direction: Direction) -> int:
+        """Return all bytes of a direction."""
+        return sum(number for (way, _), number in self.rows.items() if way == direction)
+
+    def by_kind(self) -> dict[str, dict[str, int]]:
+        """Return {direction: {kind: bytes}} with sorted keys, fit for JSON."""
+        return {
+            way: {kind: n for (w, kind), n in sorted(self.rows.items()) if w == way} for way in ("up", "down")
+        }

@@ -1,0 +1,203 @@
+"""Load a model, whole or only the blocks that a party holds; shards that are not needed are not opened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from splitft.errors import ModelError
+from splitft.hub import locator, resolve_model
+from splitft.partial import learn_partial_habits, needed_keys, partial_class
+from splitft.shrink import causal_class, one_line
+from splitft.split import count_blocks, install_window
+
+__all__ = ["load_config", "load_model", "load_part", "load_tokenizer", "resolve_model"]
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_CONFIGS = ("config.json", "generation_config.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
+    """Read a model's configuration; no weights are touched. Raises ModelError where it cannot be had.
+
+    Losses of mixture-of-experts routers are turned off: they do not cross a cut, and LoRA freezes routers.
+    """
+    folder = _config_folder(name, locator(resolve_model(name, revision), revision))
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a foreign file may raise anything
+        raise ModelError(f"the configuration of {name} cannot be used: {one_line(error)}") from error
+    for part in (config, config.get_text_config(decoder=True)):
+        if getattr(part, "output_router_logits", False):
+            part.output_router_logits = False
+    return config
+
+
+def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; without a padding token it pads with the end-of-text token."""
+    source = resolve_model(name, revision)
+    _config_folder(name, locator(source, revision))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"the tokenizer of {name} cannot be loaded: {one_line(error)}. The model's folder needs a "
+            "tokenizer.json, as tokenizer.save_pretrained writes it"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"the tokenizer of {name} has no padding and no end-of-text token: add one and save it"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name: str | Path,
+    *,
+    revision: str = "main",
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load the whole model in eval mode. Raises ModelError where it cannot be loaded from safetensors."""
+    config = load_config(name, revision)
+    model_class, config = causal_class(config)
+    locate = locator(resolve_model(name, revision), revision)
+    folder, weight_map = _weights(name, locate)
+    for file in sorted(set((weight_map or {}).values())):
+        _shard(name, file, locate)
+    return _from_folder(name, model_class, folder, config, dtype, attn_implementation)
+
+
+def load_part(
+    name: str | Path,
+    blocks: Collection[int],
+    *,
+    head: bool,
+    embeddings: bool = True,
+    revision: str = "main",
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load only these blocks of a model, in eval mode, with the window installed for `run_blocks`.
+
+    head: also the output head (who computes the loss needs it). embeddings: also the input embedding (who
+    runs block 0, or is given token ids). Only shards with needed tensors are fetched and opened. Raises
+    ModelError where a block does not exist, its tensors are not in the checkpoint, or the model type cannot
+    be held in parts.
+    """
+    whole_config = load_config(name, revision)
+    model_class, config = causal_class(whole_config)
+    held, count = frozenset(blocks), count_blocks(config)
+    if not held or not held <= set(range(count)):
+        raise ModelError(f"blocks {sorted(held)} cannot be held: {name} has blocks 0 to {count - 1}")
+    locate = locator(resolve_model(name, revision), revision)
+    folder, weight_map = _weights(name, locate)
+    parts = {"head": head, "embeddings": embeddings}
+    part_class = partial_class(model_class, held, **parts)
+    if weight_map is None:
+        model = _from_folder(name, part_class, folder, config, dtype, attn_implementation)
+    else:
+        with torch.device("meta"):
+            whole = model_class._from_config(config)
+        keys = needed_keys(weight_map, whole, held, **parts)
+        needed = {key: weight_map[key] for key in keys}
+        files = [_shard(name, file, locate) for file in sorted(set(needed.values()))]
+        files += [path for path in map(locate, _CONFIGS) if path is not None]
+        with _view(needed, files) as view:
+            model = _from_folder(name, part_class, view, config, dtype, attn_implementation)
+    install_window(model, learn_partial_habits(model, whole_config, dtype, embeddings=embeddings))
+    return model
+
+
+def _config_folder(name: str | Path, locate: Callable[[str], Path | None]) -> Path:
+    path = locate("config.json")
+    if path is None:
+        raise ModelError(f"{name} has no config.json: it is no transformers model")
+    return path.parent
+
+
+def _weights(name: str | Path, locate: Callable[[str], Path | None]) -> tuple[Path, dict[str, str] | None]:
+    """The folder of a model's weights, and which file holds which tensor; None: all are in one file."""
+    index = locate(_INDEX)
+    if index is not None:
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = {str(file) for file in weight_map.values()}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"{_INDEX} of {name} cannot be read ({error!r}): save or fetch the model again"
+            ) from error
+        wrong = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
+        if wrong:
+            raise ModelError(
+                f"{_INDEX} of {name} names {wrong[0]!r}: only safetensors files beside it are read"
+            )
+        return index.parent, {str(key): str(file) for key, file in weight_map.items()}
+    single = locate(_SINGLE)
+    if single is not None:
+        return single.parent, None
+    if any(locate(file) is not None for file in _PICKLED):
+        raise ModelError(
+            f"{name} has only pickled weights (pytorch_model.bin), which can run code when they are read. "
+            "If you trust it, convert it: AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder) "
+            "writes safetensors"
+        )
+    raise ModelError(f"{name} has no {_SINGLE} and no {_INDEX}: name a folder or a hub id with weights")
+
+
+def _shard(name: str | Path, file: str, locate: Callable[[str], Path | None]) -> Path:
+    path = locate(file)
+    if path is None:
+        raise ModelError(f"{name} lacks {file}, which its index names: save or fetch the model again")
+    return path
+
+
+@contextmanager
+def _view(needed: dict[str, str], files: list[Path]) -> Iterator[Path]:
+    """A folder that shows only these files of a model, with an index of only these tensors."""
+    with tempfile.TemporaryDirectory(prefix="splitft-") as folder:
+        view = Path(folder)
+        for file in files:
+            try:
+                (view / file.name).symlink_to(file.resolve())
+            except OSError:  # a system without links
+                shutil.copyfile(file, view / file.name)
+        index = {"metadata": {}, "weight_map": needed}
+        (view / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+        yield view
+
+
+def _from_folder(
+    name: str | Path,
+    model_class: Any,
+    folder: Path,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+) -> PreTrainedModel:
+    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    try:
+        model, info = model_class.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **chosen
+        )
+    except Exception as error:  # torn files, foreign configurations, missing kernels
+        raise ModelError(f"{name} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise ModelError(
+            f"the checkpoint of {name} lacks {len(missing)} tensors, such as {missing[0]}. Where blocks "
+            "share weights, hold these blocks together, or the whole model"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded

@@ -1,0 +1,40 @@
+"""The output folder of a run: opened once, never written over."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from splitft.errors import OutputError
+
+FILES = ("job.yaml", "history.jsonl", "summary.json", "adapter", "perplexity.png", "partition.png")
+
+
+def check_output_dir(path: str | Path) -> Path:
+    """Return the folder, made if absent, after making sure that it is writable and holds no other run.
+
+    Raises OutputError. Nothing is left behind but the folder itself.
+    """
+    folder = Path(path).expanduser()
+    found = [name for name in FILES if (folder / name).exists()]
+    if found:
+        raise OutputError(
+            f"output_dir {folder} already holds a run ({', '.join(found)}); "
+            "choose another with output_dir=FOLDER, or move that one away"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"output_dir {folder} cannot be written: {reason}; choose another") from None
+    return folder
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that readers see the old or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,185 @@
+"""A model class that holds only some of its blocks; the stock from_pretrained loads it. (ours)"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from splitft.errors import ModelError
+from splitft.shrink import one_line, shrink_config, tiny_random_model
+from splitft.split import (
+    Habits,
+    call_model,
+    find_blocks,
+    install_window,
+    learn_habits,
+    num_blocks,
+    run_blocks,
+)
+
+# Names that checkpoints put before, or leave out before, the block list of a text model.
+_BASES = {"model", "transformer", "decoder", "language_model", "backbone"}
+
+
+class _NotHeld(nn.Module):
+    """Stands where something is that this party does not hold; has no parameters."""
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("this part of the model is not held here")
+
+
+class _NoEmbedding(nn.Module):
+    """In place of an embedding whose output is dropped anyway: zeros of its shape."""
+
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.width = width
+        self.weight: Tensor  # without entries, for models that ask it for its dtype and device
+        self.register_buffer("weight", torch.zeros(0, dtype=dtype), persistent=False)
+
+    def forward(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.zeros(*input_ids.shape, self.width, dtype=self.weight.dtype, device=input_ids.device)
+
+
+def partial_class(model_class: Any, held: Collection[int], *, head: bool, embeddings: bool) -> Any:
+    """A subclass of a causal-LM class whose blocks outside `held` are placeholders without parameters.
+
+    Without `head` an untied output head is dropped; without `embeddings` the input embedding is, unless a
+    tied head needs it.
+    """
+
+    class Part(model_class):  # type: ignore[misc]
+        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            drop_parts(self, held, head=head, embeddings=embeddings)
+
+    for name in ("__name__", "__qualname__", "__module__"):
+        setattr(Part, name, getattr(model_class, name))
+    return Part
+
+
+def drop_parts(model: Any, held: Collection[int], *, head: bool, embeddings: bool) -> None:
+    """Replace, in place, what a party does not hold by placeholders without parameters."""
+    _, _, blocks = find_blocks(model)
+    for index, block in enumerate(blocks):
+        if index not in held:
+            blocks[index] = _placeholder(block)
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    table, output = model.get_input_embeddings(), model.get_output_embeddings()
+    output_names = (
+        {f"{_name_of(model, output)}.{n}" for n, _ in output.named_parameters()} if output else set()
+    )
+    is_tied = bool(output_names & {*tied, *tied.values()})
+    if output is not None and not head and not is_tied:
+        _replace(model, output, _NotHeld())
+    if isinstance(table, nn.Embedding) and not embeddings and not (head and is_tied):
+        _replace(model, table, _NoEmbedding(table.embedding_dim, table.weight.dtype))
+        if output is not None and is_tied:
+            _replace(model, output, _NotHeld())
+    left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    model.all_tied_weights_keys = {k: v for k, v in tied.items() if k in left and v in left}
+    model._keys_to_ignore_on_load_unexpected = {".*"}  # the checkpoint holds more than this party
+
+
+def needed_keys(
+    keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool, embeddings: bool
+) -> set[str]:
+    """The checkpoint's tensors that a party may need: all but those that surely belong to what it drops.
+
+    `whole`: the model on the meta device; it is cut down in place. Checkpoints name tensors with or without
+    the base model's prefix (h.0.… or transformer.h.0.…).
+    """
+    parent, attribute, _ = find_blocks(whole)
+    path = _name_of(whole, parent).split(".")
+    before = set(whole.state_dict())
+    drop_parts(whole, held, head=head, embeddings=embeddings)
+    inside = ".".join([*path, attribute]).lstrip(".") + "."
+    gone = {name for name in before - set(whole.state_dict()) if not name.startswith(inside)}
+    bases = _BASES | set(path) | {""}
+    pattern = re.compile(rf"^((?:\w+\.)*?){re.escape(attribute)}\.(\d+)\.")
+
+    def needed(key: str) -> bool:
+        block = pattern.match(key)
+        if block and set(block[1].split(".")) <= bases:
+            return int(block[2]) in held
+        return not any(key == name or name.endswith("." + key) or key.endswith("." + name) for name in gone)
+
+    return {key for key in keys if needed(key)}
+
+
+def learn_partial_habits(model: Any, config: Any, dtype: torch.dtype, *, embeddings: bool) -> Habits:
+    """How a partial model's blocks take and give hidden states: learned, and proven, on a small whole copy.
+
+    Blocks are matched by the name of their class. Raises NotBuiltError where no small copy can be built, and
+    ModelError where front and trunk, held apart, do not give what the whole copy gives.
+    """
+    small = tiny_random_model(shrink_config(config)).to(dtype)
+    habits = learn_habits(small)
+    _prove_held_apart(small, habits, embeddings)
+    names = [type(block).__name__ for block in find_blocks(small)[2]]
+    answers = dict(zip(names, habits.answers, strict=True))
+    blocks = find_blocks(model)[2]
+    return replace(
+        habits,
+        answers=tuple(answers.get(type(block).__name__, habits.answers[-1]) for block in blocks),
+        wide=frozenset(range(min(habits.wide, default=len(blocks)), len(blocks))),
+    )
+
+
+@torch.no_grad()
+def _prove_held_apart(small: Any, habits: Habits, embeddings: bool) -> None:
+    count = num_blocks(small)
+    cut = count // 2
+    ids = torch.arange(4, 10)[None]
+    front, trunk = copy.deepcopy(small), copy.deepcopy(small)
+    try:
+        drop_parts(front, range(cut), head=False, embeddings=True)
+        drop_parts(trunk, range(cut, count), head=True, embeddings=embeddings)
+        install_window(front, habits)
+        install_window(trunk, habits)
+        hidden = run_blocks(front, 0, cut, input_ids=ids)
+        given = ids if embeddings else None
+        logits = run_blocks(trunk, cut, count, hidden=hidden, input_ids=given).logits
+        equal = torch.equal(logits, call_model(small, input_ids=ids).logits)
+        problem = "" if equal else "a small copy held in parts gives other results than whole"
+    except Exception as error:  # whatever a foreign model may raise
+        problem = f"{type(error).__name__}: {one_line(error)}"
+    if problem:
+        raise ModelError(
+            f"model type {small.config.model_type!r} cannot be held in parts ({problem}): load it whole"
+        )
+
+
+def _placeholder(block: nn.Module) -> nn.Module:
+    """An empty module of the block's own class, with the plain attributes that a forward may read off it."""
+    kind = type(block)
+    empty = type(kind.__name__, (_NotHeld, kind), {"__module__": kind.__module__})
+    placeholder: nn.Module = object.__new__(empty)
+    nn.Module.__init__(placeholder)
+    for name, value in vars(block).items():
+        if not name.startswith("_") and (value is None or isinstance(value, str | int | float | bool)):
+            setattr(placeholder, name, value)
+    return _loaded(placeholder)
+
+
+def _loaded(module: nn.Module) -> nn.Module:
+    """Keep from_pretrained from initialising a module that has nothing to initialise."""
+    vars(module)["_is_hf_initialized"] = True
+    return module
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if child is old:
+                setattr(module, name, _loaded(new))
+
+
+def _name_of(model: nn.Module, wanted: nn.Module | None) -> str:
+    return next((name for name, module in model.named_modules() if module is wanted), "")

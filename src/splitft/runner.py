@@ -1,0 +1,210 @@
+"""`run(job)`: everything around the rounds: data, model, proof of the split, and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from splitft.errors import JobError, ModelError
+from splitft.history import RoundRecord, summarise
+from splitft.job import Job
+from splitft.output import check_output_dir, write_atomically
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made. history: one record a round, the first before training."""
+
+    output_dir: Path
+    adapter_path: Path
+    history: list[RoundRecord]
+    summary: dict[str, Any]
+
+
+def run(job: Job, *, console: Console | None = None) -> RunResult:
+    """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
+
+    console: where progress is shown; `Console(quiet=True)` shows nothing. An interrupt keeps the adapter and
+    the history of the last complete round, and is raised again. Raises JobError, DataError, ModelError,
+    OutputError.
+    """
+    console = console or Console()
+    folder = check_output_dir(job.output_dir)
+    _quiet_libraries()
+
+    import torch
+
+    from splitft import adapters
+    from splitft.check import check_split
+    from splitft.client import Client
+    from splitft.data import partition_picture, partition_table, prepare
+    from splitft.engines.local import LocalCohort
+    from splitft.export import load_adapter, save_adapter, usage_hints
+    from splitft.jobfile import dump_job
+    from splitft.ledger import Ledger
+    from splitft.load import load_model, load_tokenizer, resolve_model
+    from splitft.modelcard import model_card
+    from splitft.parts import SplitModel
+    from splitft.progress import RunProgress, final_tables
+    from splitft.report.curves import perplexity_picture
+    from splitft.round import run_rounds
+    from splitft.server import Server
+    from splitft.split import num_blocks
+
+    base = str(resolve_model(job.model_name_or_path, job.model_revision))
+    tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+    with console.status("reading and dealing the data"):
+        prepared = prepare(job, tokenizer)
+    names = [client.name for client in prepared.clients]
+    console.print(partition_table(prepared.report))
+
+    with console.status(f"loading {job.model_name_or_path}"):
+        model = load_model(
+            job.model_name_or_path,
+            revision=job.model_revision,
+            dtype=torch.bfloat16 if job.bf16 else torch.float32,
+            attn_implementation=job.attn_implementation,
+        ).to(device_for(job))
+    check_positions(job, model)
+    cuts = resolve_cuts(job, names, num_blocks(model))
+    with console.status("proving that the split is exact"):
+        report = check_split(
+            model, sorted(set(cuts.values())), tail_blocks=job.tail_blocks, labels=job.labels, seed=job.seed
+        )
+    if not report.ok:
+        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
+    console.print(
+        f"split proven on the model itself at cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} "
+        f"blocks: largest logit difference {report.max_logit_difference:g}",
+        highlight=False,
+    )
+
+    targets, excluded = adapters.resolve_targets(model, job.lora_target_modules)
+    config = adapters.lora_config(
+        targets,
+        excluded,
+        r=job.lora_r,
+        alpha=job.lora_alpha,
+        dropout=job.lora_dropout,
+        fan_in_fan_out=adapters.uses_fan_in_fan_out(model),
+    )
+    slots = adapters.inject(model, config)
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if job.adapter_name_or_path:
+        adapter = load_adapter(job.adapter_name_or_path, slots, job)
+    else:
+        adapter = adapters.initial_adapter(slots.layout, job.lora_r, job.seed)
+    adapter = {b: {n: t.to(model.device) for n, t in block.items()} for b, block in adapter.items()}
+
+    split = SplitModel(model, slots, seed=job.seed, server_inputs=report.server_inputs)
+    server = Server(split, job, adapter)
+    clients = [Client(d.name, d, split, job, tokenizer.pad_token_id) for d in prepared.clients]
+    ledger = Ledger()
+    cohort = LocalCohort(clients, ledger)
+
+    dump_job(job.model_copy(update={"clients": len(names)}), folder / "job.yaml")
+    write_atomically(folder / "partition.json", json.dumps(prepared.report.to_dict(), indent=1))
+    partition_picture(prepared.report, folder / "partition.png")
+    records: list[RoundRecord] = []
+
+    def save(interrupted: bool = False) -> dict[str, Any]:
+        summary = summarise(records) | {
+            "interrupted": interrupted,
+            "cuts": dict(cuts),
+            "blocks": report.num_blocks,
+            "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
+            "bytes": ledger.by_kind(),
+            "parameters": parameter_counts(model, adapter, cuts),
+            "device": str(model.device),
+            "versions": versions(),
+        }
+        card = model_card(job, summary, base)
+        save_adapter(folder / "adapter", server.adapter, slots, job, targets, card, base)
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
+        perplexity_picture(records, folder / "perplexity.png")
+        return summary
+
+    with RunProgress(job, len(names), ledger, console) as progress:
+        try:
+            for record in run_rounds(job, cuts, server, cohort, ledger, progress):
+                records.append(record)
+                with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(record.to_json() + "\n")
+        except KeyboardInterrupt:
+            if records:
+                save(interrupted=True)
+                progress.__exit__(None, None, None)
+                console.print(f"interrupted after round {records[-1].round}; its adapter is {folder}/adapter")
+            raise
+    summary = save()
+    for table in final_tables(records):
+        console.print(table)
+    console.print(
+        f"Results in {folder}: adapter/, history.jsonl, summary.json, perplexity.png, partition.png"
+    )
+    console.print(usage_hints(folder, base, job.lora_r), highlight=False, soft_wrap=True, markup=False)
+    return RunResult(folder, folder / "adapter", records, summary)
+
+
+def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
+    """Return {client: cut}. Raises JobError where a cut leaves the server without a block."""
+    cuts = job.cuts if isinstance(job.cuts, list) else [job.cuts] * len(names)
+    if len(cuts) != len(names):
+        raise JobError(f"cuts has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
+    highest = blocks - job.tail_blocks - 1
+    wrong = [f"{name}: {cut}" for name, cut in zip(names, cuts, strict=True) if cut > highest]
+    if wrong:
+        tail = f" and tail_blocks={job.tail_blocks}" if job.tail_blocks else ""
+        raise JobError(
+            f"cuts must lie between 1 and {highest}, since the model has {blocks} blocks{tail} and the server "
+            f"needs at least one; got {', '.join(wrong)}"
+        )
+    return dict(zip(names, cuts, strict=True))
+
+
+def check_positions(job: Job, model: Any) -> None:
+    """Raise JobError where max_length exceeds the positions that the model was made for."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < job.max_length:
+        raise JobError(
+            f"max_length is {job.max_length}, the model takes {positions} tokens: lower max_length"
+        )
+
+
+def device_for(job: Job) -> Any:
+    """Return the accelerator where there is one and the job allows it, else the CPU."""
+    import torch
+
+    accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, int]) -> dict[str, Any]:
+    """Return counts of base and adapter parameters, and of those that each client trains."""
+    per_block = {block: sum(t.numel() for t in tensors.values()) for block, tensors in adapter.items()}
+    base = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
+    clients = {name: sum(n for b, n in per_block.items() if b < cut) for name, cut in cuts.items()}
+    return {"base": base, "adapter": sum(per_block.values()), "front_adapters": clients}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("splitft", "torch", "transformers", "peft", "datasets")}
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and notices out of the progress display."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

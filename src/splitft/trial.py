@@ -1,0 +1,156 @@
+"""Try a split on one model, first with dummy ids at the server, then with the real ones. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from splitft.errors import ModelError
+from splitft.guards import independence, padding, vacuity
+from splitft.proof import (
+    Difference,
+    Result,
+    Rows,
+    ServerInputs,
+    Side,
+    compare,
+    make_rows,
+    run_split,
+    run_whole,
+)
+from splitft.shrink import one_line
+from splitft.split import install_window
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be proven of one model."""
+
+    cuts: tuple[int, ...]
+    tail: int | None = None  # first block of the tail; None: no three-part split is tried
+    tail_decides: bool = False  # the tail is asked for; else it is only tried, at the first cut
+    only_tail: bool = False  # the two-part split is not asked for
+
+
+@dataclass
+class Trial:
+    """What the comparisons found with one way of feeding the server's embeddings."""
+
+    server_inputs: ServerInputs = "dummy_ids"
+    difference: Difference = field(default_factory=Difference)
+    problems: dict[int, str] = field(default_factory=dict)  # cut -> why it is refused
+    tail_exact: bool | None = None  # None: not tried
+
+    @property
+    def first_problem(self) -> str:
+        return next(iter(self.problems.values()), "")
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """The whole model's result on rows, and the noise between two identical runs' gradients."""
+
+    rows: Rows
+    result: Result
+    noise: float
+
+
+class RefusedError(Exception):
+    """Why nothing can be proven about a model."""
+
+
+def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[Trial, Trial]:
+    """Return what dummy ids gave, and what decides: the same, or with real ids where dummy ids fail.
+
+    The model is in eval mode. Raises RefusedError where the whole model cannot be measured against, and
+    ModelError where it has no list of blocks.
+    """
+    wholes = [_whole(model, side, wanted, seed) for side in ("right", "left")]
+    axes = install_window(model).habits.axes
+    for whole in wholes:
+        at_cut = whole.result.at_cut
+        at_cut.update({cut: gradient.movedim(axes, (0, 1)) for cut, gradient in at_cut.items()})
+    dummy = Trial("dummy_ids")
+    for cut in wanted.cuts:
+        _try_cut(model, wholes, dummy, wanted, cut, seed)
+        if dummy.problems:
+            break
+    if not dummy.problems:
+        return dummy, dummy
+    real = Trial("input_ids")
+    for cut in wanted.cuts:
+        _try_cut(model, wholes, real, wanted, cut, seed)
+    return dummy, real
+
+
+def _try_cut(model: Any, wholes: list[_Whole], trial: Trial, wanted: Wanted, cut: int, seed: int) -> None:
+    tail = wanted.tail if wanted.tail is not None and cut < wanted.tail else None
+    problem = ""
+    try:
+        if not wanted.only_tail or tail is None:
+            problem = _compare(model, wholes, trial, cut, None)
+        problem = problem or _guard(model, wholes[0], trial.server_inputs, cut, seed)
+    except Exception as error:  # whatever a foreign model may raise
+        problem = f"cut {cut}: {type(error).__name__}: {one_line(error)}"
+    if tail is not None and (wanted.tail_decides or trial.tail_exact is None):
+        try:
+            tail_problem = _compare(model, wholes, trial, cut, tail)
+        except Exception as error:
+            tail_problem = f"cut {cut}, tail from block {tail}: {type(error).__name__}: {one_line(error)}"
+        trial.tail_exact = trial.tail_exact is not False and not tail_problem
+        problem = problem or (tail_problem if wanted.tail_decides else "")
+    if problem:
+        trial.problems[cut] = problem
+
+
+def _compare(model: Any, wholes: list[_Whole], trial: Trial, cut: int, tail: int | None) -> str:
+    problem = ""
+    for whole in wholes:
+        split = run_split(model, whole.rows, cut, tail, trial.server_inputs)
+        where = f"cut {cut}, {whole.rows.side} padding" + (f", tail from block {tail}" if tail else "")
+        found = compare(whole.result, split, cut, where, whole.noise)
+        trial.difference = trial.difference.join(found)
+        problem = problem or found.where
+    return problem
+
+
+def _guard(model: Any, whole: _Whole, server_inputs: ServerInputs, cut: int, seed: int) -> str:
+    rows, result = whole.rows, whole.result
+    return (
+        vacuity(model, rows, result, cut, server_inputs)
+        or (independence(model, rows, cut, seed) if server_inputs == "dummy_ids" else "")
+        or padding(model, rows, result, cut, server_inputs)
+    )
+
+
+def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:
+    try:
+        rows = make_rows(model, side, seed)
+        first, second = run_whole(model, rows, wanted.cuts), run_whole(model, rows, wanted.cuts)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a foreign model may raise
+        raise RefusedError(
+            f"the whole model itself fails on {side}-padded rows of token ids "
+            f"({type(error).__name__}: {one_line(error)}). Choose a model that trains on plain text."
+        ) from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(first)):
+        raise RefusedError(
+            "logits or gradients of the whole model are not finite on random tokens, so nothing can be "
+            "proven. Check the model's weights and dtype."
+        )
+    noise = compare(first, second, wanted.cuts[0], "")
+    if not torch.equal(first.logits, second.logits):
+        raise RefusedError(
+            f"two identical runs of the whole model differ by {noise.logits:.3g}, so nothing can be proven. "
+            "Choose another attn_implementation, or call torch.use_deterministic_algorithms(True)."
+        )
+    return _Whole(rows, first, noise.gradients)
+
+
+def _tensors(result: Result) -> Sequence[torch.Tensor]:
+    gradients = [gradient for gradient in result.gradients if gradient is not None]
+    return [result.logits, result.loss, *result.at_cut.values(), *gradients]
