@@ -6,6 +6,7 @@ first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from splitft.job import Job, PartitionConfig
     from splitft.jobfile import load_job
     from splitft.runner import RunResult, run
+
+# Before torch loads: OpenMP threads that spin while they wait make a run up to ten times slower as soon as
+# anything else uses the cores. A value that the user set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _HOME = {
     "Job": "job",

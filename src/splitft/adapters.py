@@ -155,6 +155,7 @@ def inject(model: Any, config: Any) -> AdapterSlots:
     model.requires_grad_(False)
     inject_adapter_in_model(config, model)
     model.requires_grad_(False)
+    model.train(model.training)  # new modules start in training mode, also in a model that evaluates
     slots = AdapterSlots(model)
     slots.excluded = sorted(config.exclude_modules or [])
     return slots

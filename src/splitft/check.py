@@ -6,6 +6,7 @@ No job trains on less.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from transformers import PreTrainedConfig
 from splitft.errors import ModelError
 from splitft.proof import ServerInputs, kept_random_state
 from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
-from splitft.split import count_blocks, eval_mode, num_blocks
-from splitft.trial import RefusedError, Trial, Wanted, try_split
+from splitft.split import count_blocks, eval_mode, install_window, num_blocks
+from splitft.trial import RefusedError, Trial, Wanted, is_finite, try_split
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
@@ -32,7 +33,7 @@ class SplitReport:
     reason: str
     server_inputs: ServerInputs
     max_logit_difference: float  # at valid positions, absolute
-    max_gradient_difference: float  # of any parameter, relative to its largest entry
+    max_gradient_difference: float  # at the cut or of a parameter, relative to its largest entry
     cuts: tuple[int, ...]  # cuts that were tried (of the shrunk copy where no cuts were given)
     num_blocks: int  # of the model that was asked about
     model_type: str
@@ -84,7 +85,10 @@ def _check_model(
         tail=count - tail_blocks if tail_blocks else None,
         tail_decides=tail_blocks > 0,
         only_tail=labels == "client",
+        guard_all=False,
     )
+    with suppress(Exception):  # what is wrong is told below; here the window takes the list's own mode
+        install_window(model)
     with eval_mode(model):
         return _report(model, wanted, labels, seed)
 
@@ -100,20 +104,25 @@ def _check_config(
         return SplitReport(
             False, str(error), "dummy_ids", 0.0, 0.0, given, count, config.model_type, built=False
         )
-    for scale in _SCALES:
-        model = tiny_random_model(small, seed, scale)
-        here = num_blocks(model)
-        tail = here - max(min(tail_blocks, here - 2), 1)
-        wanted = Wanted(
-            tuple(range(1, here)) if cuts is None else map_cuts(given, count, here),
-            tail=tail if tail > 1 else None,
-            tail_decides=tail_blocks > 0,
-        )
-        report = _report(model, wanted, labels, seed)
-        if "not finite" not in report.reason:
-            break
+    model = _finite_random_model(small, seed)
+    here = num_blocks(model)
+    tail = here - max(min(tail_blocks, here - 2), 1)
+    mapped = tuple(range(1, here)) if cuts is None else map_cuts(given, count, here)
+    if tail_blocks and min(mapped) >= tail:
+        mapped = (tail - 1, *mapped)
+    wanted = Wanted(mapped, tail=tail if tail > 1 else None, tail_decides=tail_blocks > 0)
+    report = _report(model, wanted, labels, seed)
     tried = report.cuts if cuts is None else given
     return replace(report, cuts=tried, num_blocks=count, model_type=config.model_type)
+
+
+def _finite_random_model(config: PreTrainedConfig, seed: int) -> Any:
+    for scale in _SCALES:
+        model = tiny_random_model(config, seed, scale)
+        with suppress(Exception):  # a model that fails is told when it is compared
+            if is_finite(model, seed):
+                break
+    return model
 
 
 def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitReport:

@@ -184,8 +184,9 @@ class Client:
         now = self._pending()
         self._in_flight = None
         self.model.bind(self.trained.blocks)  # blocks recomputed by gradient checkpointing read them again
-        gradient = to_batch(message.gradient, now.batch.attention_mask)
-        torch.autograd.backward([now.hidden], [gradient])
+        if now.hidden.requires_grad:  # not where no block of the front has a target module
+            gradient = to_batch(message.gradient, now.batch.attention_mask)
+            torch.autograd.backward([now.hidden], [gradient])
         if now.place.micro_step + 1 < self.job.gradient_accumulation_steps:
             return
         norm = None

@@ -12,6 +12,8 @@ from torch import Tensor
 from splitft.adapters import Adapter, AdapterSlots, BlockAdapter, lora_config, rank_of, resize
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
+from splitft.lowrank import canonical_block
+from splitft.quiet import quiet_libraries
 
 # Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
 _OTHER_FUNCTIONS = (
@@ -67,8 +69,9 @@ def save_adapter(
 def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
     """Return the adapter of a PEFT folder, scaled to the job's lora_alpha / lora_r, in the model's order.
 
-    Every tensor of a block gets the highest rank in that block, by zeros. Raises ModelError where the folder
-    is no plain LoRA adapter of this model, or its rank exceeds lora_r.
+    Every tensor of a block gets the highest rank in that block, by zeros; where a cut lowers the rank, the
+    best components come first. Raises ModelError where the folder is no plain LoRA adapter of this model, or
+    its rank exceeds lora_r.
     """
     from peft.utils.other import get_pattern_key
 
@@ -84,7 +87,7 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
                     f"the adapter in {folder} has no {key}: lora_target_modules must be the same"
                 )
             given[spec.name] = tensor = tensors.pop(key).float()
-            rank = rank_of(given if spec.rank_axis == 0 else {spec.name: tensor})
+            rank = given[spec.name.replace(".lora_B.", ".lora_A.")].shape[0]  # A comes before its B
             if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
                 raise ModelError(
                     f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
@@ -98,6 +101,8 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
                 factor = scaling / (job.lora_alpha / job.lora_r)
                 given[spec.name] = tensor if factor == 1 else tensor * factor
         adapter[block] = resize(given, max(rank_of({name: tensor}) for name, tensor in given.items()))
+        if job.lora_r_cut not in (None, job.lora_r):
+            adapter[block] = canonical_block(adapter[block])
     if tensors:
         raise ModelError(
             f"the adapter in {folder} also has {next(iter(tensors))}, which this job does not train"
@@ -169,6 +174,7 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
             _merge(adapter, out)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from None
+    print(f"Wrote {out}")
     return out
 
 
@@ -178,6 +184,7 @@ def _merge(adapter: Path, out: Path) -> None:
 
     from splitft.load import load_model, load_tokenizer
 
+    quiet_libraries()
     base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[
         "base_model_name_or_path"
     ]

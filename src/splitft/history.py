@@ -50,7 +50,20 @@ class RoundRecord:
 
     def to_json(self) -> str:
         """Return the line of history.jsonl."""
-        return json.dumps(asdict(self))
+        return strict_json(asdict(self))
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON text; numbers that JSON does not have (NaN, infinity: the run diverged) become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_record(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from socket import gaierror
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,6 +22,7 @@ from huggingface_hub.errors import (
 
 from splitft.errors import ModelError
 
+_UNREACHED = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, gaierror)
 _OFFLINE_MODEL = "builtin:smollm2-135m needs no download"
 
 
@@ -58,6 +62,8 @@ def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path 
     def fetch(file: str) -> Path | None:
         nonlocal commit
         try:
+            if commit == revision:
+                _require_hub(source, file, revision)
             path = Path(hf_hub_download(source, file, revision=commit))
         except (EntryNotFoundError, OSError, HFValidationError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -69,12 +75,21 @@ def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path 
     return fetch
 
 
+def _require_hub(name: str, file: str, revision: str) -> None:
+    """Raise OSError at once where nobody answers: the hub's client would go on for half a minute."""
+    if constants.HF_HUB_OFFLINE or getproxies() or try_to_load_from_cache(name, file, revision=revision):
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    port = hub.port or (443 if hub.scheme == "https" else 80)
+    socket.create_connection((hub.hostname, port), timeout=10).close()
+
+
 def _snapshots(path: Path) -> Path:
     return next(parent for parent in path.parents if parent.name == "snapshots")
 
 
 def _explain(name: str, revision: str, error: Exception) -> str:
-    hub = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
+    hub = constants.ENDPOINT
     if isinstance(error, GatedRepoError):
         return (
             f"model {name} is gated: accept its terms at {hub}/{name}, then log in with `hf auth login` "
@@ -91,7 +106,7 @@ def _explain(name: str, revision: str, error: Exception) -> str:
         )
     if isinstance(error, HFValidationError):
         return f"model {name}: there is no such folder, and it is no hub id. Check the name; {_OFFLINE_MODEL}"
-    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError):
+    if isinstance(error, _UNREACHED):
         return (
             f"model {name}: there is no such folder, and {hub} could not be reached, nor is the model in its "
             f"cache. Check the name and the connection (HF_HUB_OFFLINE, HF_ENDPOINT); {_OFFLINE_MODEL}"

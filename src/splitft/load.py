@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from splitft.errors import ModelError
 from splitft.hub import locator, resolve_model
-from splitft.partial import learn_partial_habits, needed_keys, partial_class
+from splitft.partial import needed_keys, partial_class, prove_parts, spread_habits
 from splitft.shrink import causal_class, one_line
 from splitft.split import count_blocks, install_window
 
@@ -23,6 +23,7 @@ __all__ = ["load_config", "load_model", "load_part", "load_tokenizer", "resolve_
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIGS = ("config.json", "generation_config.json")
+_SAVE_TOKENIZER = "A model's folder needs a tokenizer.json, as tokenizer.save_pretrained writes it"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -50,9 +51,10 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise ModelError(
-            f"the tokenizer of {name} cannot be loaded: {one_line(error)}. The model's folder needs a "
-            "tokenizer.json, as tokenizer.save_pretrained writes it"
+            f"the tokenizer of {name} cannot be loaded: {one_line(error)}. {_SAVE_TOKENIZER}"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes of a folder without its files
+        raise ModelError(f"the tokenizer of {name} has no vocabulary. {_SAVE_TOKENIZER}")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(
@@ -101,6 +103,8 @@ def load_part(
     held, count = frozenset(blocks), count_blocks(config)
     if not held or not held <= set(range(count)):
         raise ModelError(f"blocks {sorted(held)} cannot be held: {name} has blocks 0 to {count - 1}")
+    cut = next((i for i in range(1, count) if (i in held) != (i - 1 in held)), count - 1)
+    habits, names = prove_parts(whole_config, cut, dtype, embeddings=embeddings)
     locate = locator(resolve_model(name, revision), revision)
     folder, weight_map = _weights(name, locate)
     parts = {"head": head, "embeddings": embeddings}
@@ -116,7 +120,7 @@ def load_part(
         files += [path for path in map(locate, _CONFIGS) if path is not None]
         with _view(needed, files) as view:
             model = _from_folder(name, part_class, view, config, dtype, attn_implementation)
-    install_window(model, learn_partial_habits(model, whole_config, dtype, embeddings=embeddings))
+    install_window(model, spread_habits(habits, names, model))
     return model
 
 

@@ -14,12 +14,13 @@ def canonical(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     a: (rank, in), b: (out, rank). The leading k components are the best rank-k approximation of the product
     (Eckart-Young). The rows of A' are orthogonal, as long as those of A on average, and never vanish: a
     component without weight has a zero column in B', like a new adapter, and can still be trained. (With a
-    rank above `in` the rows that are too many repeat the first ones.) Computed in float64 on the CPU.
+    rank above `in` the rows that are too many repeat the first ones.) Values that are not finite, of a run
+    that diverged, are returned as they are. Computed in float64 on the CPU.
     """
     rank = a.shape[0]
     wide_a, wide_b = a.detach().cpu().double(), b.detach().cpu().double()
     scale = wide_a.norm() / rank**0.5
-    if scale == 0:
+    if scale == 0 or not (scale + wide_b.norm()).isfinite():
         return a.clone(), b.clone()
     q_a, r_a = torch.linalg.qr(wide_a.T)
     q_b, r_b = torch.linalg.qr(wide_b)

@@ -77,14 +77,14 @@ class TrainedAdapter:
         return {i: {n: p.detach().clone() for n, p in block.items()} for i, block in self.blocks.items()}
 
     def gradient_norms(self, blocks: Iterable[int] | None = None) -> Tensor:
-        """Return the norm of each tensor's gradient, (tensors,) float32, in the model's order."""
-        held = self.blocks if blocks is None else {i: self.blocks[i] for i in blocks}
+        """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order."""
+        held = self.blocks if blocks is None else {i: self.blocks[i] for i in blocks if i in self.blocks}
         norms = [
-            torch.zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad)
+            p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad)
             for block in held.values()
             for p in block.values()
         ]
-        return torch.stack(norms) if norms else torch.zeros(0)
+        return torch.stack(norms).cpu() if norms else torch.zeros(0)
 
     def step(self, learning_rate: float, total_norm: Tensor | None) -> None:
         """Clip by the norm over all parts of the model, step, and drop the gradients."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,16 +113,29 @@ def needed_keys(
     return {key for key in keys if needed(key)}
 
 
-def learn_partial_habits(model: Any, config: Any, dtype: torch.dtype, *, embeddings: bool) -> Habits:
-    """How a partial model's blocks take and give hidden states: learned, and proven, on a small whole copy.
+def prove_parts(
+    config: Any, cut: int, dtype: torch.dtype, *, embeddings: bool
+) -> tuple[Habits, tuple[str, ...]]:
+    """Prove on a small copy that a model type can be held in parts, and learn how its blocks answer.
 
-    Blocks are matched by the name of their class. Raises NotBuiltError where no small copy can be built, and
-    ModelError where front and trunk, held apart, do not give what the whole copy gives.
+    embeddings: whether the trunk holds them and is given the token ids. Returns the copy's habits and the
+    class names of its blocks, for `spread_habits`. Raises NotBuiltError where no small copy can be built, and
+    ModelError where front and trunk, held apart, differ from the whole copy.
     """
     small = tiny_random_model(shrink_config(config)).to(dtype)
+    front, trunk = copy.deepcopy(small), copy.deepcopy(small)
     habits = learn_habits(small)
-    _prove_held_apart(small, habits, embeddings)
-    names = [type(block).__name__ for block in find_blocks(small)[2]]
+    problem = _held_apart(small, front, trunk, min(cut, num_blocks(small) - 1), habits, embeddings)
+    if problem:
+        raise ModelError(
+            f"model type {small.config.model_type!r} cannot be held in parts ({problem}): load it whole"
+            + ("" if embeddings else ", or with the embeddings and the token ids")
+        )
+    return habits, tuple(type(block).__name__ for block in find_blocks(small)[2])
+
+
+def spread_habits(habits: Habits, names: Sequence[str], model: Any) -> Habits:
+    """The habits of a model whose blocks have the classes, by name, that a small copy's blocks have."""
     answers = dict(zip(names, habits.answers, strict=True))
     blocks = find_blocks(model)[2]
     return replace(
@@ -133,11 +146,9 @@ def learn_partial_habits(model: Any, config: Any, dtype: torch.dtype, *, embeddi
 
 
 @torch.no_grad()
-def _prove_held_apart(small: Any, habits: Habits, embeddings: bool) -> None:
+def _held_apart(small: Any, front: Any, trunk: Any, cut: int, habits: Habits, embeddings: bool) -> str:
     count = num_blocks(small)
-    cut = count // 2
     ids = torch.arange(4, 10)[None]
-    front, trunk = copy.deepcopy(small), copy.deepcopy(small)
     try:
         drop_parts(front, range(cut), head=False, embeddings=True)
         drop_parts(trunk, range(cut, count), head=True, embeddings=embeddings)
@@ -147,13 +158,9 @@ def _prove_held_apart(small: Any, habits: Habits, embeddings: bool) -> None:
         given = ids if embeddings else None
         logits = run_blocks(trunk, cut, count, hidden=hidden, input_ids=given).logits
         equal = torch.equal(logits, call_model(small, input_ids=ids).logits)
-        problem = "" if equal else "a small copy held in parts gives other results than whole"
     except Exception as error:  # whatever a foreign model may raise
-        problem = f"{type(error).__name__}: {one_line(error)}"
-    if problem:
-        raise ModelError(
-            f"model type {small.config.model_type!r} cannot be held in parts ({problem}): load it whole"
-        )
+        return f"{type(error).__name__}: {one_line(error)}"
+    return "" if equal else "a small copy held in parts gives other results than whole"
 
 
 def _placeholder(block: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from splitft.split import call_model, find_blocks, hidden_argument, num_blocks, run_blocks
 
 Side = Literal["left", "right"]
+_MOST_COMPARED = 20_000_000
 ServerInputs = Literal["dummy_ids", "input_ids"]
 
 
@@ -94,14 +95,19 @@ def _special_ids(config: Any) -> set[int]:
     return found
 
 
-def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient, each once."""
-    return [p for p in model.parameters() if p.requires_grad]
+def compared_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters whose gradients are compared: all that require one.
+
+    None where these are so many that their gradients would fill the memory (a large model that is not frozen
+    yet): the gradient at the cut, which is always compared, then stands for those of the front.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return trained if sum(p.numel() for p in trained) <= _MOST_COMPARED else []
 
 
 def run_whole(model: nn.Module, rows: Rows, cuts: Iterable[int]) -> Result:
     """Run the model as it is, and note the gradient of what enters the block at each cut."""
-    parameters = trained_parameters(model)
+    parameters = compared_parameters(model)
     _, _, blocks = find_blocks(model)
     entering: dict[int, Tensor] = {}
     ran: set[int] = set()
@@ -150,7 +156,7 @@ def run_split(
 
     What crosses a cut is detached; gradients of the parts are summed. The tail holds the real ids.
     """
-    parameters = trained_parameters(model)
+    parameters = compared_parameters(model)
     ids = rows.input_ids if server_inputs == "input_ids" else None
     mask = rows.attention_mask
     with torch.enable_grad():
@@ -194,7 +200,7 @@ def run_split(
 
 @torch.no_grad()
 def _overwrite_memory(model: nn.Module, rows: Rows, stop: int) -> None:
-    """Run the blocks before `stop` on other text: another party would not find what a block kept in itself."""
+    """Run the blocks before `stop` on other text: another party does not see what a block keeps in itself."""
     others = rows.input_ids.roll(1, dims=1)
     run_blocks(model, 0, stop, input_ids=others, attention_mask=rows.attention_mask)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from splitft.errors import JobError, ModelError
-from splitft.history import RoundRecord, summarise
+from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
-from splitft.output import check_output_dir, write_atomically
+from splitft.output import append_line, check_output_dir, write_atomically
+from splitft.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from splitft.data import Rows
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
     """
     console = console or Console()
     folder = check_output_dir(job.output_dir)
-    _quiet_libraries()
+    quiet_libraries()
 
     import torch
 
@@ -72,6 +75,7 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
             attn_implementation=job.attn_implementation,
         ).to(device_for(job))
     check_positions(job, model)
+    check_vocabulary(job, model, (rows for c in prepared.clients for rows in (c.train, c.eval)))
     cuts = resolve_cuts(job, names, num_blocks(model))
     with console.status("proving that the split is exact"):
         report = check_split(
@@ -113,10 +117,11 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
     write_atomically(folder / "partition.json", json.dumps(prepared.report.to_dict(), indent=1))
     partition_picture(prepared.report, folder / "partition.png")
     records: list[RoundRecord] = []
+    finished = server.adapter  # of the last record; an interrupted round may be averaged already
 
-    def save(interrupted: bool = False) -> dict[str, Any]:
+    def save() -> dict[str, Any]:
         summary = summarise(records) | {
-            "interrupted": interrupted,
+            "interrupted": len(records) <= job.rounds,
             "cuts": dict(cuts),
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
@@ -126,24 +131,26 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
             "versions": versions(),
         }
         card = model_card(job, summary, base)
-        save_adapter(folder / "adapter", server.adapter, slots, job, targets, card, base)
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
-        perplexity_picture(records, folder / "perplexity.png")
+        save_adapter(folder / "adapter", finished, slots, job, targets, card, base)
+        write_atomically(folder / "summary.json", strict_json(summary, indent=1))
         return summary
 
     with RunProgress(job, len(names), ledger, console) as progress:
         try:
             for record in run_rounds(job, cuts, server, cohort, ledger, progress):
                 records.append(record)
-                with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(record.to_json() + "\n")
+                finished = dict(server.adapter)
+                append_line(folder / "history.jsonl", record.to_json())
+                summary = save()  # every round: whatever ends the run, the last whole round is there
+            perplexity_picture(records, folder / "perplexity.png")
         except KeyboardInterrupt:
             if records:
-                save(interrupted=True)
+                save()
+                perplexity_picture(records, folder / "perplexity.png")
                 progress.__exit__(None, None, None)
-                console.print(f"interrupted after round {records[-1].round}; its adapter is {folder}/adapter")
+                done = records[-1].round
+                console.print(f"interrupted after round {done}; its adapter is {folder}/adapter")
             raise
-    summary = save()
     for table in final_tables(records):
         console.print(table)
     console.print(
@@ -159,12 +166,17 @@ def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
     if len(cuts) != len(names):
         raise JobError(f"cuts has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
     highest = blocks - job.tail_blocks - 1
+    if highest < 1:
+        raise JobError(
+            f"the model has {blocks} blocks and tail_blocks is {job.tail_blocks}, but client and server need "
+            "one each before the tail: lower tail_blocks, or choose a model with more blocks"
+        )
     wrong = [f"{name}: {cut}" for name, cut in zip(names, cuts, strict=True) if cut > highest]
     if wrong:
         tail = f" and tail_blocks={job.tail_blocks}" if job.tail_blocks else ""
         raise JobError(
-            f"cuts must lie between 1 and {highest}, since the model has {blocks} blocks{tail} and the server "
-            f"needs at least one; got {', '.join(wrong)}"
+            f"cuts must lie between 1 and {highest}, since the model has {blocks} blocks{tail} and the "
+            f"server needs at least one; got {', '.join(wrong)}"
         )
     return dict(zip(names, cuts, strict=True))
 
@@ -175,6 +187,17 @@ def check_positions(job: Job, model: Any) -> None:
     if isinstance(positions, int) and 0 < positions < job.max_length:
         raise JobError(
             f"max_length is {job.max_length}, the model takes {positions} tokens: lower max_length"
+        )
+
+
+def check_vocabulary(job: Job, model: Any, data: Iterable[Rows]) -> None:
+    """Raise ModelError where rows hold token ids that the model has no embedding for."""
+    known = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+    highest = max((int(ids.max()) for rows in data for ids in rows.input_ids), default=0)
+    if isinstance(known, int) and highest >= known:
+        raise ModelError(
+            f"the tokenizer of {job.model_name_or_path} gives token id {highest}, but the model's vocabulary "
+            f"ends at {known - 1}: the tokenizer is another model's"
         )
 
 
@@ -199,12 +222,3 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("splitft", "torch", "transformers", "peft", "datasets")}
-
-
-def _quiet_libraries() -> None:
-    """Keep other libraries' bars and notices out of the progress display."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

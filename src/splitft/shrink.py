@@ -12,7 +12,15 @@ from splitft.errors import ModelError
 from splitft.shrink_rules import GUESSES, Guess, kept_blocks, shrink_values, stated_blocks, with_blocks
 
 MIN_BLOCKS, MAX_BLOCKS = 4, 16
-_NOT_SIZES = ("model_type", "architectures", "transformers_version", "dtype", "_name_or_path")
+_NOT_SIZES = (
+    "model_type",
+    "architectures",
+    "transformers_version",
+    "dtype",
+    "_name_or_path",
+    "auto_map",
+    "quantization_config",
+)
 MAX_PARAMETERS = 8_000_000  # a larger copy was not shrunk: refused before it takes memory
 
 

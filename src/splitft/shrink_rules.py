@@ -124,15 +124,15 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
     )
 )
 _RANDOM = re.compile(r"\w*(dropout|pdrop|layerdrop|jitter)\w*")
-_CONTAINERS = ("rope_parameters", "rope_scaling", "id2label", "label2id")
+_ROTARY = ("rope_parameters", "rope_scaling")
 
 
 def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
     """The settings of one configuration (not of its nested ones), shrunk."""
     out = {}
     for name, value in values.items():
-        if name in _CONTAINERS or isinstance(value, bool | str) or value is None:
-            out[name] = value
+        if name in _ROTARY and isinstance(value, Mapping):
+            out[name] = _shrink_rotary(value, values, guess)
         elif name == "per_layer_config" and isinstance(value, Mapping):
             kept = {i: o for i, o in value.items() if int(i) < guess.blocks}
             out[name] = {
@@ -143,17 +143,33 @@ def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
     return out
 
 
+def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
+    """Cut the lists with one entry a rotary frequency (long-context factors, sections of several axes)."""
+    hidden, heads = _first(values, _HIDDEN) or guess.hidden, _first(values, _HEADS) or guess.heads
+    size = values.get("head_dim") or values.get("qk_rope_head_dim") or hidden // heads
+    name = "head_dim" if values.get("head_dim") or "qk_rope_head_dim" not in values else "qk_rope_head_dim"
+    share = _value(name, size, values, guess) / size
+    out: dict[str, Any] = {}
+    for key, value in rotary.items():
+        if isinstance(value, Mapping):  # one set for each kind of block
+            out[key] = _shrink_rotary(value, values, guess)
+        elif isinstance(value, list) and key == "mrope_section":
+            total, sections = int(sum(value) * share), [max(int(item * share), 1) for item in value]
+            out[key] = [total - sum(sections[1:]), *sections[1:]]
+        elif isinstance(value, list):
+            out[key] = value[: max(int(len(value) * share), 1)]
+        else:
+            out[key] = value
+    return out
+
+
 def _value(name: str, value: Any, values: Mapping[str, Any], guess: Guess) -> Any:
     if isinstance(value, list | tuple):
         items = list(value)
-        if (
-            len(items) == guess.original_blocks
-            and not _is_index_list(name, items)
-            and name not in ("eos_token_id",)
-        ):
-            items = items[: guess.blocks]
         if _is_index_list(name, items):
             return [item for item in items if item < guess.blocks]
+        if len(items) == guess.original_blocks and name != "eos_token_id":
+            items = items[: guess.blocks]
         return [_value(name, item, values, guess) for item in items]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value

@@ -33,6 +33,7 @@ class Wanted:
     tail: int | None = None  # first block of the tail; None: no three-part split is tried
     tail_decides: bool = False  # the tail is asked for; else it is only tried, at the first cut
     only_tail: bool = False  # the two-part split is not asked for
+    guard_all: bool = True  # guard every cut, not only the first, whose trunk holds the blocks of all others
 
 
 @dataclass
@@ -68,7 +69,7 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[Trial, Trial]:
     The model is in eval mode. Raises RefusedError where the whole model cannot be measured against, and
     ModelError where it has no list of blocks.
     """
-    wholes = [_whole(model, side, wanted, seed) for side in ("right", "left")]
+    wholes = [_whole(model, "right", wanted, seed), _whole(model, "left", wanted, seed)]
     axes = install_window(model).habits.axes
     for whole in wholes:
         at_cut = whole.result.at_cut
@@ -86,13 +87,20 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[Trial, Trial]:
     return dummy, real
 
 
+def is_finite(model: Any, seed: int) -> bool:
+    """Whether the whole model answers finite numbers on random tokens."""
+    rows = make_rows(model, "right", seed)
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(run_whole(model, rows, ())))
+
+
 def _try_cut(model: Any, wholes: list[_Whole], trial: Trial, wanted: Wanted, cut: int, seed: int) -> None:
     tail = wanted.tail if wanted.tail is not None and cut < wanted.tail else None
     problem = ""
     try:
         if not wanted.only_tail or tail is None:
             problem = _compare(model, wholes, trial, cut, None)
-        problem = problem or _guard(model, wholes[0], trial.server_inputs, cut, seed)
+        if not problem and (wanted.guard_all or cut == wanted.cuts[0]):
+            problem = _guard(model, wholes[0], trial.server_inputs, cut, seed)
     except Exception as error:  # whatever a foreign model may raise
         problem = f"cut {cut}: {type(error).__name__}: {one_line(error)}"
     if tail is not None and (wanted.tail_decides or trial.tail_exact is None):
@@ -129,7 +137,8 @@ def _guard(model: Any, whole: _Whole, server_inputs: ServerInputs, cut: int, see
 def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:
     try:
         rows = make_rows(model, side, seed)
-        first, second = run_whole(model, rows, wanted.cuts), run_whole(model, rows, wanted.cuts)
+        first = run_whole(model, rows, wanted.cuts)
+        second = run_whole(model, rows, wanted.cuts) if side == "right" else first
     except ModelError:
         raise
     except Exception as error:  # whatever a foreign model may raise

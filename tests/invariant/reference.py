@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny import EOS, PAD_ID, save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from splitft import Job
 from splitft.data import BatchStream, ClientData, collate, prepare
+from tiny import EOS, PAD_ID, save_tiny_model
 
 TARGETS = {
     "gpt2": ["c_attn", "c_proj"],
@@ -26,7 +26,7 @@ TARGETS = {
     "qwen3": ["q_proj", "v_proj", "gate_proj"],
     "gemma3_text": ["q_proj", "v_proj", "up_proj"],
 }
-WORDS = "we the people of states in order to form a more perfect union establish justice insure peace".split()
+WORDS = ("we", "the", "people", "of", "states", "in", "order", "to", "form", "a", "more", "perfect", "union")
 
 
 def write_rows(path: Path, rows: int = 60, seed: int = 1) -> Path:

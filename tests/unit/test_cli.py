@@ -17,8 +17,8 @@ from splitft.cli import EXIT_CODES
 from splitft.recipes import recipe_path, recipes
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "yaml", "splitft.job")
-# Runs the console entry point with a `splitft.runner` whose run() does as the test says: the mapping of errors
-# to exit codes is the command line's own promise, whatever raises them.
+# Runs the console entry point with a `splitft.runner` whose run() does as the test says: the mapping of
+# errors to exit codes is the command line's own promise, whatever raises them.
 STAGED = """
 import sys, types
 module = types.ModuleType("splitft.runner")

@@ -13,7 +13,7 @@ def quiet_datasets() -> Iterator[None]:
 
     level = datasets.logging.get_verbosity()
     bars = datasets.is_progress_bar_enabled()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it also logs the errors that it raises
     datasets.disable_progress_bars()
     try:
         yield

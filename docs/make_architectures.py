@@ -1,0 +1,68 @@
+"""Write docs/architectures.md: try every causal-LM type of the installed transformers (takes minutes).
+
+python docs/make_architectures.py
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from splitft.check import SplitReport
+from splitft.check_all import check_all_architectures
+from splitft.check_table import VERDICTS, totals
+
+PAGE = Path(__file__).with_name("architectures.md")
+
+INTRODUCTION = """\
+<!-- Written by docs/make_architectures.py; run it again after a change of transformers or of the check. -->
+# Which architectures split exactly
+
+`splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy of
+each causal-LM type, float32 on a CPU, in eval mode; two rows of unequal length, padded left and right; every
+cut; logits and loss bit-equal, gradients of all parameters equal to rounding (1e-6 of the largest), and the
+same once more with front, trunk and tail. {totals}.
+
+Your own model: `splitft check MODEL`. A run checks again on the model itself before it trains.
+
+"""
+
+EXPLANATIONS = {
+    "exact": "The server needs the activations and nothing else.",
+    "exact with real ids": "Later blocks read the token ids or embeddings again, so the ids travel to the "
+    "server; `labels: client` is refused for these types, since the ids are the text.",
+    "refused": "No job trains on these.",
+    "could not be built": "No small copy of the default configuration could be built, so nothing is known; a "
+    "particular model of the type may still pass `splitft check MODEL`.",
+}
+
+
+def page(reports: list[SplitReport]) -> str:
+    """Return the page for these reports."""
+    text = INTRODUCTION.format(
+        transformers=version("transformers"), torch=version("torch").partition("+")[0], totals=totals(reports)
+    )
+    for verdict in VERDICTS:
+        found = [report for report in reports if report.verdict == verdict]
+        text += f"## {verdict[0].upper()}{verdict[1:]} ({len(found)})\n\n{EXPLANATIONS[verdict]}\n\n"
+        if verdict == "exact":
+            text += ", ".join(f"`{report.model_type}`" for report in found) + "\n\n"
+            continue
+        text += "| type | why |\n|---|---|\n"
+        text += "".join(f"| `{r.model_type}` | {r.reason.replace('|', '/')} |\n" for r in found) + "\n"
+    return text.rstrip() + "\n"
+
+
+def main() -> None:
+    """Check everything, and write the page."""
+
+    def tell(report: SplitReport, done: int, total: int) -> None:
+        print(f"{done:>4} of {total}  {report.model_type:28} {report.verdict}", flush=True)
+
+    reports = check_all_architectures(tell)
+    PAGE.write_text(page(reports), encoding="utf-8")
+    print(totals(reports))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""check_split proves exact splits, asks for real ids where they are needed, and refuses the rest."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, LlamaForCausalLM, PreTrainedModel
+
+from splitft.architectures import default_config
+from splitft.check import check_split, map_cuts, valid_cuts
+from splitft.check_all import check_all_architectures
+from splitft.check_table import architecture_table, check_command, totals
+from splitft.errors import ModelError
+from splitft.shrink import shrink_config, tiny_random_model
+from splitft.split import find_blocks
+from tiny import MODEL_TYPES, save_tiny_model, tiny_config, tiny_model
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "gpt_neo", "llama", "qwen3", "gemma3_text"])
+def test_the_six_are_exact_with_dummy_ids(model_type: str) -> None:
+    report = check_split(default_config(model_type))
+    assert report.ok, report.reason
+    assert report.verdict == "exact" and report.server_inputs == "dummy_ids"
+    assert report.max_logit_difference == 0 and report.max_gradient_difference <= 1e-6
+    assert report.tail_exact and report.num_blocks == default_config(model_type).num_hidden_layers
+    assert report.cuts == tuple(range(1, len(report.cuts) + 1)) and len(report.cuts) >= 3
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "bloom", "mamba", "bart", "xlnet", "qwen3_5_text"])
+def test_other_families_are_exact(model_type: str) -> None:
+    report = check_split(default_config(model_type))
+    assert (report.ok, report.server_inputs, report.max_logit_difference) == (True, "dummy_ids", 0), (
+        report.reason
+    )
+
+
+@pytest.mark.parametrize("model_type", ["zamba2", "inkling2_text", "gemma4_text", "deepseek_v4"])
+def test_blocks_that_read_the_text_again_need_the_real_ids(model_type: str) -> None:
+    report = check_split(default_config(model_type))
+    assert (report.ok, report.server_inputs) == (True, "input_ids"), report.reason
+    assert report.verdict == "exact with real ids" and report.max_logit_difference == 0
+
+
+def test_labels_at_home_refuse_a_server_that_needs_the_text() -> None:
+    report = check_split(default_config("zamba2"), tail_blocks=1, labels="client")
+    assert not report.ok and "labels: server" in report.reason
+    assert check_split(default_config("llama"), tail_blocks=1, labels="client").ok
+
+
+@pytest.mark.parametrize("model_type", ["xlm", "hy_v4", "zaya"])
+def test_silently_wrong_splits_are_refused(model_type: str) -> None:
+    report = check_split(default_config(model_type))
+    assert not report.ok and report.verdict == "refused" and report.reason
+
+
+def test_a_refusal_names_the_cuts_that_are_exact() -> None:
+    """Gemma 3n's last blocks reuse keys and values of earlier ones: a cut before those is exact."""
+    config = default_config("gemma3n_text")
+    report = check_split(config)
+    assert not report.ok and re.search(r"Cuts that are exact: 1, 2", report.reason)
+    early = check_split(config, [2])
+    assert early.ok and early.server_inputs == "input_ids" and early.cuts == (2,)
+
+
+def test_a_type_without_a_small_copy_is_not_guessed() -> None:
+    report = check_split(default_config("musicgen"))
+    assert not report.ok and not report.built and report.verdict == "could not be built"
+    assert "check_split(model" in report.reason
+
+
+# --- a loaded model
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_model_is_proven_and_left_alone(model_type: str) -> None:
+    model = tiny_model(model_type).train()
+    find_blocks(model)[2][1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training, state = modes(model), torch.get_rng_state()
+    report = check_split(model, [1, 3])
+    assert report.ok and report.cuts == (1, 3) and report.num_blocks == 4, report.reason
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert modes(model) == training and torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_with_adapters_is_proven(dtype: torch.dtype) -> None:
+    model = get_peft_model(
+        tiny_model("llama").to(dtype), LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
+    )
+    report = check_split(model, [1, 2], tail_blocks=1, labels="client")
+    assert report.ok and report.tail_exact and report.max_gradient_difference == 0, report.reason
+
+
+def test_a_frozen_model_is_proven_by_the_gradient_at_the_cut() -> None:
+    model = tiny_model("gpt2").requires_grad_(False)
+    assert check_split(model, [2]).ok
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+# --- models that are wrong on purpose
+
+
+class Wrapped(nn.Module):
+    """A block in which something is done before or after."""
+
+    def __init__(self, block: nn.Module, before: Any = None, after: Any = None) -> None:
+        super().__init__()
+        self.block = block
+        self.before = before
+        self.after = after
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Any:
+        if self.before is not None:
+            hidden_states = self.before(hidden_states)
+        out = self.block(hidden_states, **kwargs)
+        return out if self.after is None else self.after(out)
+
+
+def wrapped(index: int, before: Any = None, after: Any = None, model: Any = None) -> PreTrainedModel:
+    model = model or tiny_model("llama")
+    blocks = find_blocks(model)[2]
+    blocks[index] = Wrapped(blocks[index], before, after)
+    return model
+
+
+def test_a_block_that_rereads_an_earlier_one_is_refused() -> None:
+    kept: list[Tensor] = []
+
+    def keep(hidden: Tensor) -> Tensor:
+        kept[:] = [hidden]
+        return hidden
+
+    model = wrapped(3, before=lambda hidden: hidden + kept[0], model=wrapped(0, after=keep))
+    report = check_split(model)
+    assert not report.ok and "logits differ" in report.reason and report.max_logit_difference > 0
+
+
+class Rereading(LlamaForCausalLM):
+    """Adds the token embeddings again before its head, as some hybrids do between blocks."""
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+        again = self.model.embed_tokens(input_ids)
+        hook = self.model.norm.register_forward_pre_hook(lambda _, args: (args[0] + again,))
+        try:
+            return super().forward(input_ids=input_ids, **kwargs)
+        finally:
+            hook.remove()
+
+
+def test_rereading_the_ids_is_found() -> None:
+    model = Rereading(tiny_config("llama")).eval()
+    report = check_split(model)
+    assert (report.ok, report.server_inputs) == (True, "input_ids"), report.reason
+
+
+def test_activations_that_do_not_reach_the_output_are_refused() -> None:
+    model = wrapped(3, before=lambda hidden: torch.ones_like(hidden) + 0 * hidden)
+    report = check_split(model, [1])
+    assert not report.ok and "do not reach the output" in report.reason
+
+
+def test_a_block_that_does_nothing_proves_nothing() -> None:
+    model = tiny_model("llama")
+    block = find_blocks(model)[2][2]
+    with torch.no_grad():
+        block.self_attn.o_proj.weight.zero_()
+        block.mlp.down_proj.weight.zero_()
+    report = check_split(model, [2])
+    assert not report.ok and "block 2 can be left out" in report.reason
+
+
+def test_padding_that_reaches_real_tokens_is_refused() -> None:
+    model = wrapped(2, before=lambda hidden: hidden + hidden.mean(dim=1, keepdim=True))
+    report = check_split(model, [1])
+    assert not report.ok and "padding changes" in report.reason
+
+
+def test_a_model_that_is_not_deterministic_is_refused() -> None:
+    model = wrapped(1, before=lambda hidden: hidden + 0.01 * torch.randn_like(hidden))
+    report = check_split(model, [1])
+    assert not report.ok and "two identical runs" in report.reason
+
+
+def test_a_model_that_answers_nan_is_refused() -> None:
+    model = wrapped(1, before=lambda hidden: hidden / 0)
+    report = check_split(model, [1])
+    assert not report.ok and "not finite" in report.reason
+
+
+def test_a_model_that_fails_is_refused_with_its_own_words() -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise ValueError("no pixels were given")
+
+    report = check_split(wrapped(1, before=fail), [1])
+    assert not report.ok and "no pixels were given" in report.reason
+
+
+# --- cuts
+
+
+@pytest.mark.parametrize(
+    ("cuts", "options", "message"),
+    [
+        ([4], {}, "choose cuts from 1 to 3"),
+        ([0, 2], {}, "cut 0 is not possible"),
+        ([], {}, "cut"),
+        ([3], {"tail_blocks": 1}, "1 are tail blocks; choose cuts from 1 to 2"),
+        ([1], {"tail_blocks": 3}, "has no cut"),
+        ([1], {"labels": "client"}, "at least one tail block"),
+    ],
+)
+def test_impossible_cuts_raise(cuts: list[int], options: dict[str, Any], message: str) -> None:
+    for subject in (tiny_model("llama"), tiny_config("llama")):
+        with pytest.raises(ModelError, match=message):
+            check_split(subject, cuts, **options)
+
+
+def test_cuts_map_to_the_copy_from_the_nearer_end() -> None:
+    assert map_cuts([1, 3], 30, 4) == (1, 3)
+    assert map_cuts([29], 30, 4) == (3,)
+    assert map_cuts([15], 30, 4) == (1, 2, 3)
+    assert map_cuts([2], 4, 4) == (2,)
+    assert valid_cuts(None, 4, 1) == (1, 2) and valid_cuts([3, 1, 3], 4) == (1, 3)
+
+
+# --- shrinking
+
+
+def test_a_shrunk_copy_keeps_what_makes_the_architecture() -> None:
+    config = CONFIG_MAPPING["gemma3_text"](num_attention_heads=16, num_key_value_heads=4)
+    small = shrink_config(config)
+    assert config.num_hidden_layers == 26  # the original is left alone
+    assert small.num_hidden_layers == 6 and set(small.layer_types) == set(config.layer_types)
+    assert small.num_key_value_heads < small.num_attention_heads
+    assert small.sliding_window < 12 and small.vocab_size < 200
+    assert sum(p.numel() for p in tiny_random_model(small).parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("phi3", {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}),
+        ("qwen2", {"rope_type": "default", "mrope_section": [16, 24, 24]}),
+        ("deepseek_v3", {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096}),
+    ],
+)
+def test_long_context_and_quantized_configurations_shrink(model_type: str, settings: dict[str, Any]) -> None:
+    more = {"original_max_position_embeddings": 4096} if model_type == "phi3" else {}
+    config = CONFIG_MAPPING[model_type](rope_parameters={"rope_theta": 1e4, **settings}, **more)
+    config.quantization_config = {"quant_method": "fp8"}
+    assert shrink_config(config).rope_parameters["rope_type"] == settings["rope_type"]
+    assert check_split(config, [2]).verdict == "exact"
+
+
+def test_a_copy_never_has_more_blocks_than_the_model() -> None:
+    assert shrink_config(tiny_config("llama", num_hidden_layers=2)).num_hidden_layers == 2
+
+
+def test_random_models_are_reproducible_and_visible() -> None:
+    small = shrink_config(default_config("llama"))
+    one, same, other = (tiny_random_model(small, seed) for seed in (0, 0, 1))
+    for a, b, c in zip(one.parameters(), same.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c) and a.std() > 0.05
+
+
+# --- commands
+
+
+def told(model: str, cuts: list[int] | None = None) -> tuple[int, str]:
+    out = io.StringIO()
+    code = check_command(model, cuts, Console(file=out, width=200))
+    return code, out.getvalue()
+
+
+def test_the_command_checks_a_folder(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "qwen3")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()  # only the configuration is read
+    code, text = told(str(folder), [1, 3])
+    assert code == 0
+    for words in ("4 in model.layers (Qwen3DecoderLayer)", "1, 3", "dummy_ids", "exact"):
+        assert words in text
+    assert check_split(str(folder)).ok
+
+
+def test_the_command_refuses_with_its_code(tmp_path: Path) -> None:
+    default_config("xlm").save_pretrained(tmp_path)
+    code, text = told(str(tmp_path))
+    assert code == 4 and "refused" in text and "logits differ" in text
+
+
+def test_the_command_names_the_possible_cuts(tmp_path: Path) -> None:
+    tiny_config("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="choose cuts from 1 to 3"):
+        told(str(tmp_path), [9])
+
+
+def test_a_missing_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no folder"):
+        told(str(tmp_path / "nowhere"))
+
+
+def test_all_architectures_survive_a_bad_one() -> None:
+    seen: list[tuple[str, int, int]] = []
+    names = ["gpt2", "no_such_type", "xlm", "zamba2"]
+    reports = check_all_architectures(lambda r, done, of: seen.append((r.model_type, done, of)), names)
+    verdicts = {report.model_type: report.verdict for report in reports}
+    assert verdicts == {
+        "gpt2": "exact",
+        "no_such_type": "could not be built",
+        "xlm": "refused",
+        "zamba2": "exact with real ids",
+    }
+    assert seen == [(name, i + 1, 4) for i, name in enumerate(names)]
+    assert totals(reports) == "4 types: 1 exact, 1 exact with real ids, 1 refused, 1 could not be built"
+    assert architecture_table(reports).row_count == 4
+
+
+def test_a_type_that_hangs_is_given_up() -> None:
+    (report,) = check_all_architectures(model_types=["zamba"], seconds_a_type=0.01)
+    assert report.verdict == "could not be built" and "longer than" in report.reason
