@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,10 +85,14 @@ class Client:
         return self._activations(place, batch, hidden.detach(), loss_tokens)
 
     def evaluate(self, round_: int) -> Iterator[Activations]:
-        """Yield the activations of the held-out rows, batch by batch, with the adapter handed out."""
+        """Yield the activations of the held-out rows, batch by batch, with the adapter handed out.
+
+        Rows of like length share a batch: the sums are the same, and little of a batch is padding.
+        """
         size = self.job.per_device_eval_batch_size
-        for start in range(0, len(self.data.eval), size):
-            indices = range(start, min(start + size, len(self.data.eval)))
+        by_length = np.argsort(self.data.eval.lengths, kind="stable")
+        for start in range(0, len(by_length), size):
+            indices = by_length[start : start + size]
             batch = collate(self.data.eval, indices, self.pad_token_id).to(self.model.device)
             place = Place(self.name, round_, start, 0, train=False)
             self.model.bind(self.adapter)

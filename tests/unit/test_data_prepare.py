@@ -169,7 +169,7 @@ def test_table_and_picture(corpus: str, tokenizer: PreTrainedTokenizerFast, tmp_
             console.print(partition_table(prepared.report))
         shown = capture.get()
         for client in prepared.clients:
-            assert f"{client.name} │ {len(client.train)} │" in " ".join(shown.split())
+            assert f"{client.name} {len(client.train):,} {len(client.eval):,}" in " ".join(shown.split())
         path = tmp_path / f"{number}.png"
         partition_picture(prepared.report, path)
         with Image.open(path) as picture:
