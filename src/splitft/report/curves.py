@@ -31,14 +31,20 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
             axes.plot(*zip(*shown, strict=True), color=f"C{i % 10}", lw=1, alpha=0.7, label=label)
     overall = [record.perplexity or 0.0 for record in evaluated]
     axes.plot(rounds, overall, color="black", lw=2.5, marker="o", ms=4, label="all held-out rows")
-    for x, y, side in ((rounds[0], overall[0], "bottom"), (rounds[-1], overall[-1], "top")):
-        offset = (0, 7 if side == "bottom" else -7)
+    for x, y, side, shift in ((rounds[0], overall[0], "right", -9), (rounds[-1], overall[-1], "left", 9)):
         axes.annotate(
-            f"{y:.1f}", (x, y), xytext=offset, textcoords="offset points", ha="center", va=side, weight="bold"
+            f"{y:.1f}",
+            (x, y),
+            xytext=(shift, 0),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            weight="bold",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
         )
     axes.set_xlabel("round (0: before training)")
     axes.set_ylabel("held-out perplexity per token")
-    axes.margins(x=0.06, y=0.12)
+    axes.margins(x=0.12, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
