@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from splitft.check import SplitReport
-from splitft.check_all import check_all_architectures
-from splitft.check_table import VERDICTS, totals
+from splitft.check.every import check_all_architectures
+from splitft.check.table import VERDICTS, totals
 
 PAGE = Path(__file__).with_name("architectures.md")
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from splitft.cli import EXIT_CODES
 from splitft.job import Job, PartitionConfig, grouped_keys
-from splitft.jobproblems import describe_type, field_schemas
+from splitft.job.problems import describe_type, field_schemas
 from splitft.recipes import recipes
 
 PAGE = Path(__file__).with_name("reference.md")
 
 INTRODUCTION = """\
-<!-- Written by docs/make_reference.py; change the descriptions in src/splitft/job.py, then run it again. -->
+<!-- Written by docs/make_reference.py from src/splitft/job/model.py; change that, then run it again. -->
 # Reference
 
 ## Commands

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splitft.check import SplitReport, check_split
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
-    from splitft.job import Job, PartitionConfig
-    from splitft.jobfile import load_job
+    from splitft.job import Job, PartitionConfig, load_job
     from splitft.runner import RunResult, run
 
 # Before torch loads: OpenMP threads that spin while they wait make a run up to ten times slower as soon as
@@ -24,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _HOME = {
     "Job": "job",
     "PartitionConfig": "job",
-    "load_job": "jobfile",
+    "load_job": "job",
     "run": "runner",
     "RunResult": "runner",
     "check_split": "check",

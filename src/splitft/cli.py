@@ -104,7 +104,7 @@ def schema() -> None:
     """Print the JSON schema of a job file, for editors and scripts."""
     import json
 
-    from splitft.jobfile import job_schema
+    from splitft.job import job_schema
 
     typer.echo(json.dumps(job_schema(), indent=2, ensure_ascii=False))
 
@@ -120,7 +120,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
-    from splitft.jobfile import load_job
+    from splitft.job import load_job
 
     loaded = load_job(job, overrides or ())  # before the heavy imports: a wrong job is told at once
     from splitft.runner import run

@@ -49,7 +49,7 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
     from splitft.data import partition_picture, partition_table, prepare
     from splitft.engines.local import LocalCohort
     from splitft.export import load_adapter, save_adapter, usage_hints
-    from splitft.jobfile import dump_job
+    from splitft.job import dump_job
     from splitft.ledger import Ledger
     from splitft.load import load_model, load_tokenizer, resolve_model
     from splitft.modelcard import model_card

@@ -8,9 +8,9 @@ from collections import defaultdict
 import pytest
 from rich.console import Console
 
-from splitft.architectures import causal_types
-from splitft.check_all import check_all_architectures
-from splitft.check_table import architecture_table, totals
+from splitft.check.architectures import causal_types
+from splitft.check.every import check_all_architectures
+from splitft.check.table import architecture_table, totals
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, LlamaForCausalLM, PreTrainedModel
 
-from splitft.architectures import default_config
 from splitft.check import check_split, map_cuts, valid_cuts
-from splitft.check_all import check_all_architectures
-from splitft.check_table import architecture_table, check_command, totals
+from splitft.check.architectures import default_config
+from splitft.check.every import check_all_architectures
+from splitft.check.table import architecture_table, check_command, totals
 from splitft.errors import ModelError
 from splitft.shrink import shrink_config, tiny_random_model
 from splitft.split import find_blocks

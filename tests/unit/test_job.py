@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from splitft.errors import JobError, OutputError
-from splitft.job import GROUPS, Job, PartitionConfig, grouped_keys
-from splitft.jobfile import dump_job, job_schema, load_job
-from splitft.jobyaml import dump_yaml, parse_yaml
+from splitft.job import GROUPS, Job, PartitionConfig, dump_job, grouped_keys, job_schema, load_job
+from splitft.job.yaml import dump_yaml, parse_yaml
 from splitft.recipes import recipe_path, recipes
 
 BASE = "model_name_or_path: m\ndataset_name: d\n"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hub import COMMIT, Hub, serve
-from splitft.architectures import default_config
+from splitft.check.architectures import default_config
 from splitft.errors import ModelError
 from splitft.load import load_config, load_model, load_part, load_tokenizer
 from splitft.shrink import shrink_config, tiny_random_model

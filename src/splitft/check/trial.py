@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from splitft.errors import ModelError
-from splitft.guards import independence, padding, vacuity
-from splitft.proof import (
+from splitft.check.guards import independence, padding, vacuity
+from splitft.check.proof import (
     Difference,
     Result,
     Rows,
@@ -21,6 +20,7 @@ from splitft.proof import (
     run_split,
     run_whole,
 )
+from splitft.errors import ModelError
 from splitft.shrink import one_line
 from splitft.split import install_window
 

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from splitft.jobrules import broken_rules
+from splitft.job.rules import broken_rules
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 Count = Annotated[int, Field(ge=1)]
@@ -36,7 +36,7 @@ GROUPS = {
     "Optimizer": "learning_rate",
     "The run": "seed",
 }
-RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.jobrules
+RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.job.rules
 
 
 class _Strict(BaseModel):
@@ -72,8 +72,8 @@ class Job(_Strict):
     """One run, complete. Keys known from the Hugging Face stack keep their names and meaning.
 
     Values are taken strictly: "5" is no integer, true is no number, an integer may stand for a float. Raises
-    pydantic.ValidationError with every problem at once, rules across keys (splitft.jobrules) among them;
-    `splitft.jobfile.load_job` turns it into a JobError that names keys as the job file does.
+    pydantic.ValidationError with every problem at once, rules across keys (splitft.job.rules) among them;
+    `splitft.job.load_job` turns it into a JobError that names keys as the job file does.
     """
 
     # Model

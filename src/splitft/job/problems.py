@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from splitft.job import RULE, Job, PartitionConfig
+from splitft.job.model import RULE, Job, PartitionConfig
 
 _NOUNS = {
     "integer": ("an integer", "integers"),

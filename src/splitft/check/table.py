@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import PreTrainedConfig
 
-from splitft.check import SplitReport, check_split, valid_cuts
-from splitft.check_all import check_all_architectures
+from splitft.check.every import check_all_architectures
+from splitft.check.prove import SplitReport, check_split, valid_cuts
 from splitft.errors import ModelError
 from splitft.load import load_config
 from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 import torch
 from transformers.utils import logging
 
-from splitft.architectures import default_config
-from splitft.check import SplitReport, check_split
+from splitft.check.architectures import default_config
+from splitft.check.prove import SplitReport, check_split
 from splitft.shrink import one_line
 
 READY = "ready"

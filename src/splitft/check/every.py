@@ -11,9 +11,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
-from splitft.architectures import causal_types
-from splitft.check import SplitReport
-from splitft.check_worker import READY
+from splitft.check.architectures import causal_types
+from splitft.check.prove import SplitReport
+from splitft.check.worker import READY
 from splitft.errors import ModelError
 
 SECONDS_A_TYPE = 60.0
@@ -56,7 +56,7 @@ class _Worker:
     def __init__(self) -> None:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "splitft.check_worker"],
+            [sys.executable, "-m", "splitft.check.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

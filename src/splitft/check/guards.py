@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from splitft.proof import Result, Rows, ServerInputs, make_rows
+from splitft.check.proof import Result, Rows, ServerInputs, make_rows
 from splitft.shrink import one_line
 from splitft.split import dummy_ids, num_blocks, run_blocks
 

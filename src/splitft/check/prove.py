@@ -14,11 +14,11 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
+from splitft.check.proof import ServerInputs, kept_random_state
+from splitft.check.trial import RefusedError, Trial, Wanted, is_finite, try_split
 from splitft.errors import ModelError
-from splitft.proof import ServerInputs, kept_random_state
 from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 from splitft.split import count_blocks, eval_mode, install_window, num_blocks
-from splitft.trial import RefusedError, Trial, Wanted, is_finite, try_split
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
@@ -198,13 +198,13 @@ def map_cuts(cuts: Sequence[int], count: int, small: int) -> tuple[int, ...]:
 
 def check_all_command() -> int:
     """Try every causal-LM type of the installed transformers and print the table; returns the exit code."""
-    from splitft.check_table import check_all_command as command
+    from splitft.check.table import check_all_command as command
 
     return command()
 
 
 def check_command(model: str, cuts: Sequence[int] | None = None) -> int:
     """Prove one model's split from its configuration and print the result; returns the exit code."""
-    from splitft.check_table import check_command as command
+    from splitft.check.table import check_command as command
 
     return command(model, cuts)

@@ -1,0 +1,20 @@
+"""The job: one YAML file, strict, every error at once.
+
+model: the keys, each documented once. rules: what ties keys together. file: reading, overrides, writing.
+problems: errors as a person reads them. yaml: strict YAML.
+"""
+
+from splitft.job.file import dump_job, job_schema, load_job
+from splitft.job.model import GROUPS, RULE, Job, PartitionConfig, SchedulerType, grouped_keys
+
+__all__ = [
+    "GROUPS",
+    "RULE",
+    "Job",
+    "PartitionConfig",
+    "SchedulerType",
+    "dump_job",
+    "grouped_keys",
+    "job_schema",
+    "load_job",
+]
