@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from splitft.cli import EXIT_CODES
-from splitft.job import Job, PartitionConfig, grouped_keys
-from splitft.job.problems import describe_type, field_schemas
+from splitft.job import Job, grouped_keys
+from splitft.job.describe import describe_type
+from splitft.job.nested import nested_models
+from splitft.job.problems import field_schemas
 from splitft.recipes import recipes
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -55,10 +57,16 @@ RULES = """\
 - Exactly one of `dataset_name` and `data_files`.
 - `data_files` as a mapping means `partition.method: files`; another method beside it is an error.
 - `partition.method: files` needs `data_files`; `by_column` and `dirichlet` need `partition.column`.
-- A list of `cuts` has one entry per client. For `files` and `by_column` the run checks this with the data.
+- A list of `cuts`, of `devices` or in `cut_policy.schedule` has one entry per client. For `files` and
+  `by_column` the run checks this with the data.
 - `clients_per_round` ≤ `clients`; `lora_r_cut` ≤ `lora_r`; `warmup_steps` ≤ `rounds` × `local_steps`.
 - `labels: client` needs `tail_blocks` ≥ 1; `labels: server` needs `tail_blocks: 0`.
 - `lr_scheduler_type: constant` takes no warm-up.
+- `cut_policy.min_cut` ≤ `cut_policy.max_cut`, with `cuts` and every entry of the schedule between them.
+- `cut_policy.w_min` ≤ 1 ≤ `cut_policy.w_max`: 1 is the weight that every client starts with.
+- `cut_policy.method: schedule` needs `cut_policy.schedule`, which no other method takes; its keys are the
+  numbers of rounds.
+- `cut_policy.method: resource` and `makespan` need `devices`.
 """
 
 
@@ -71,9 +79,10 @@ def reference() -> str:
     columns = ("Key", "Type", "Default", "Description")
     for heading, keys in grouped_keys().items():
         parts += [f"### {heading}\n", _table(columns, [_key_row(key, schemas) for key in keys])]
-        if "partition" in keys:
-            rows = [_key_row(f"partition.{key}", schemas) for key in PartitionConfig.model_fields]
-            parts += ["### Partition\n", _table(columns, rows)]
+        for group, model in nested_models(Job).items():
+            if group.split(".")[0] in keys:
+                rows = [_key_row(f"{group}.{key}", schemas) for key in model.model_fields]
+                parts += [f"### {_heading(group)}\n", _table(columns, rows)]
     return "\n".join([*parts, RULES])
 
 
@@ -82,17 +91,26 @@ def _recipe_rows() -> list[list[str]]:
 
 
 def _key_row(key: str, schemas: dict[str, dict[str, Any]]) -> list[str]:
-    model, name = (PartitionConfig, key.split(".")[1]) if "." in key else (Job, key)
-    field = model.model_fields[name]
+    groups = nested_models(Job)
+    group, _, name = key.rpartition(".")
+    field = (groups[group] if group else Job).model_fields[name]
     if field.is_required():
         default = "required"
+    elif key in groups:
+        default = f"see {_heading(key)}"
     elif field.default_factory is not None:
-        default = "see Partition"
+        default = f"`{json.dumps(field.get_default(call_default_factory=True))}`"
     else:
         default = (
             f"`{json.dumps(field.default)}`" if not isinstance(field.default, str) else f"`{field.default}`"
         )
     return [f"`{key}`", describe_type(schemas[key]), default, field.description or ""]
+
+
+def _heading(group: str) -> str:
+    """The heading of a group's table: `device_profiles.NAME` is one Device profile."""
+    outer, _, name = group.partition(".")
+    return (outer.removesuffix("s") if name else outer).replace("_", " ").capitalize()
 
 
 def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README and of the how-to runs as it stands."""
+"""Every command and every Python example of the README and of the pages named here runs as it stands."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from splitft.job import load_job
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXECUTED = ["README.md", "docs/how-to.md"]
+EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md"]
 
 
 def run(command: list[str], cwd: Path) -> str:
@@ -33,6 +35,15 @@ def test_every_block_runs(document: str, tmp_path: Path) -> None:
             run(["bash", "-euc", code], tmp_path)
         elif language == "python":
             run([sys.executable, "-c", code], tmp_path)
+
+
+def test_job_snippets_are_parts_of_valid_jobs(tmp_path: Path) -> None:
+    """Pieces of job files on the pages, each with a model and data added where it has none."""
+    for document in EXECUTED:
+        for language, code in BLOCK.findall((ROOT / document).read_text(encoding="utf-8")):
+            if language == "yaml" and "model_name_or_path" not in code:
+                (tmp_path / "job.yaml").write_text(f"model_name_or_path: m\ndataset_name: d\n{code}")
+                load_job(tmp_path / "job.yaml")
 
 
 def test_make_demo_runs_the_quickstart(tmp_path: Path) -> None:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from splitft.errors import JobError, OutputError
-from splitft.job import GROUPS, Job, PartitionConfig, dump_job, grouped_keys, job_schema, load_job
+from splitft.job import (
+    GROUPS,
+    CutPolicyConfig,
+    DeviceProfile,
+    Job,
+    PartitionConfig,
+    dump_job,
+    grouped_keys,
+    job_schema,
+    load_job,
+)
 from splitft.job.yaml import dump_yaml, parse_yaml
 from splitft.recipes import recipe_path, recipes
 
@@ -86,6 +96,44 @@ def test_numbers_are_read_as_people_write_them(folder: Path) -> None:
         ("cuts: [1, 2, x, 3, 4]", "cuts[2]: must be an integer ≥ 1, not the string 'x'"),
         ("partition: iid", "partition: must be a mapping, not the string 'iid'"),
         ("partition: {alpha: 0}", "partition.alpha: must be a number > 0, not 0"),
+        ("cut_policy: makespan", "cut_policy: must be a mapping, not the string 'makespan'"),
+        ("cut_policy: {gamma: -0.5}", "cut_policy.gamma: must be a number ≥ 0, not -0.5"),
+        ("cut_policy: {max_cut: 0}", "cut_policy.max_cut: must be an integer ≥ 1 or null, not 0"),
+        (
+            "cut_policy: {method: schedule, schedule: {1: 2, 4: four}}",
+            "cut_policy.schedule.4: must be an integer ≥ 1 or a list of integers ≥ 1, not the string 'four'",
+        ),
+        (
+            "cut_policy: {method: schedule, schedule: {4: [1, 2, 0, 1, 1]}}",
+            "cut_policy.schedule.4[2]: must be an integer ≥ 1, not 0",
+        ),
+        (
+            "cut_policy: {schedule: 4}",
+            "cut_policy.schedule: must be a mapping of names to integers ≥ 1 or lists of integers ≥ 1 "
+            "or null, not 4",
+        ),
+        (
+            "cut_policy: {method: schedule, schedule: {'': 4}}",
+            "cut_policy.schedule: every name in it must be a string, not empty",
+        ),
+        ("device_profiles: 4", "device_profiles: must be a mapping of names to mappings, not 4"),
+        ("device_profiles: {old: laptop}", "device_profiles.old: must be a mapping, not the string 'laptop'"),
+        ("device_profiles: {seed: 4}", "device_profiles.seed: must be a mapping, not 4"),
+        ("device_profiles: {'': {}}", "device_profiles: every name in it must be a string, not empty"),
+        (
+            "device_profiles: {old: {availability: 2}}",
+            "device_profiles.old.availability: must be a number > 0 and ≤ 1 or null, not 2",
+        ),
+        (
+            "device_profiles: {a.b: {flops: fast}}",
+            "device_profiles.a.b.flops: must be a number > 0 or null, not the string 'fast'",
+        ),
+        ("devices: [phone, 3, laptop, phone, phone]", "devices[1]: must be a string, not 3"),
+        ("devices: {north: 3}", "devices.north: must be a string, not 3"),
+        (
+            "order: turn",
+            "order: must be one of parallel, turns, not the string 'turn'; did you mean turns?",
+        ),
         (
             "labels: clients",
             "labels: must be one of server, client, not the string 'clients'; did you mean client?",
@@ -118,6 +166,26 @@ def test_a_missing_model_is_told(folder: Path) -> None:
         ("partition: {aplha: 3}", "partition.aplha: unknown key; did you mean alpha?"),
         ("alpha: 3", "alpha: unknown key; did you mean partition.alpha?"),
         ("partition: {clients: 3}", "partition.clients: unknown key; clients belongs at the top level"),
+        ("gamma: 3", "gamma: unknown key; did you mean cut_policy.gamma?"),
+        ("hysteresys: 3", "hysteresys: unknown key; did you mean cut_policy.hysteresis?"),
+        ("cut_policy: {gama: 3}", "cut_policy.gama: unknown key; did you mean gamma?"),
+        ("cut_policy: {alpha: 3}", "cut_policy.alpha: unknown key; did you mean partition.alpha?"),
+        ("cut_policy: {cuts: 3}", "cut_policy.cuts: unknown key; cuts belongs at the top level"),
+        (
+            "cut_policy: {latency: 3}",
+            "cut_policy.latency: unknown key; did you mean device_profiles.NAME.latency_ms?",
+        ),
+        ("partition: {gamma: 3}", "partition.gamma: unknown key; did you mean cut_policy.gamma?"),
+        ("uplink_mbps: 3", "uplink_mbps: unknown key; did you mean device_profiles.NAME.uplink_mbps?"),
+        (
+            "device_profiles: {x: {memory: 3}}",
+            "device_profiles.x.memory: unknown key; did you mean memory_gb?",
+        ),
+        (
+            "device_profiles: {x: {use_cpu: true}}",
+            "device_profiles.x.use_cpu: unknown key; use_cpu belongs at the top level",
+        ),
+        ("'[key]': 3", "[key]: unknown key; `splitft schema` lists every key"),
         ("zzzz: 3", "zzzz: unknown key; `splitft schema` lists every key"),
         ("7: 3", "7: unknown key; `splitft schema` lists every key"),
         ("rounds: 3\nseed: 1\nrounds: 3", "rounds: given twice, on lines 3 and 5; keep one"),
@@ -154,6 +222,23 @@ RULES = [
     ("lr_scheduler_type: constant\nwarmup_ratio: 0.1", "warmup_ratio"),
     ("lr_scheduler_type: constant\nwarmup_steps: 1", "warmup_steps"),
     ("rounds: 2\nlocal_steps: 3\nwarmup_steps: 7", "warmup_steps"),
+    ("cut_policy: {min_cut: 4, max_cut: 3}\ncuts: 3", "cut_policy.min_cut"),
+    ("cut_policy: {min_cut: 3}", "cuts"),
+    ("cut_policy: {max_cut: 3}\ncuts: [1, 4, 4, 1, 1]", "cuts"),
+    ("cut_policy: {w_min: 1.5}", "cut_policy.w_min"),
+    ("cut_policy: {w_max: 0.7}", "cut_policy.w_max"),
+    ("cut_policy: {method: schedule}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, schedule: {}}", "cut_policy.schedule"),
+    ("cut_policy: {method: splitft, schedule: {1: 2}}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, schedule: {0: 2}}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, schedule: {01: 2}}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, schedule: {first: 2}}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, schedule: {1: [1, 2]}}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, max_cut: 4, schedule: {1: [1, 2, 5, 1, 1]}}", "cut_policy.schedule"),
+    ("cut_policy: {method: schedule, min_cut: 2, schedule: {1: 1}}", "cut_policy.schedule"),
+    ("cut_policy: {method: resource}", "devices"),
+    ("cut_policy: {method: makespan}", "devices"),
+    ("devices: [phone, laptop]", "devices"),
 ]
 KEPT = [
     "labels: client\ntail_blocks: 1",
@@ -164,6 +249,19 @@ KEPT = [
     "partition: {method: dirichlet, column: c}",
     "lr_scheduler_type: constant_with_warmup\nwarmup_ratio: 0.1",
     "rounds: 2\nlocal_steps: 3\nwarmup_steps: 6",
+    "cut_policy: {min_cut: 3, max_cut: 3}\ncuts: 3",
+    "cut_policy: {w_min: 1, w_max: 1}",
+    "cut_policy: {method: schedule, schedule: {1: 2, 4: [1, 2, 3, 4, 5]}, max_cut: 5}",
+    "cut_policy: {method: schedule, schedule: {1: [1, 2]}}\npartition: {method: by_column, column: c}",
+    "cut_policy: {method: resource}\ndevices: laptop",
+    "cut_policy: {method: makespan}\ndevices: {client-0: laptop}",
+    "cut_policy: {method: splitft}",
+    "cut_policy: {method: registered-later}",
+    "devices: [phone, laptop]\nclients: 2",
+    "devices: [phone, laptop]\npartition: {method: by_column, column: c}",
+    "lora_r_cut_side: none",
+    "order: turns\nserver_adapter: shared",
+    "method: fed_lora\ncut_policy: {method: splitft}",
 ]
 
 
@@ -211,6 +309,31 @@ def test_every_error_is_told_at_once(folder: Path) -> None:
     assert told[-3:] == rules
 
 
+def test_the_problems_of_a_schedule_are_told_by_its_round(folder: Path) -> None:
+    text = (
+        "cut_policy: {method: schedule, schedule: {first: 2, 4: [1, 2], 6: 9, 7: 1}, min_cut: 2, max_cut: 8}"
+    )
+    assert problems(folder, BASE + text) == [
+        "cut_policy.schedule: 'first' is not the number of a round: 1, 2, ...",
+        "cut_policy.schedule: round 4: needs one entry per client: clients is 5, the list has 2",
+        "cut_policy.schedule: round 6: 9 is more than cut_policy.max_cut (8)",
+        "cut_policy.schedule: round 7: 1 is less than cut_policy.min_cut (2)",
+    ]
+
+
+def test_problems_of_all_groups_are_told_at_once(folder: Path) -> None:
+    text = (
+        "partition: {alpha: x, method: by_column}\ncut_policy: {gamma: x, min_cut: 9, max_cut: 3, gama: 1}\n"
+        "device_profiles: {a: {flops: x, flopz: 1}, b: 4}\n"
+    )
+    lines = problems(folder, BASE + text, "cut_policy.max_step=0", "device_profiles.c.latency_ms=-1")
+    assert sorted(line.split(": ")[0] for line in lines) == [
+        *("cut_policy.gama", "cut_policy.gamma", "cut_policy.max_step", "cut_policy.min_cut"),
+        *("device_profiles.a.flops", "device_profiles.a.flopz", "device_profiles.b"),
+        *("device_profiles.c.latency_ms", "partition.alpha", "partition.column"),
+    ]
+
+
 INDEPENDENT_RULES = [
     ({"labels": "client"}, "tail_blocks"),
     ({"lora_r_cut": 17}, "lora_r_cut"),
@@ -219,6 +342,7 @@ INDEPENDENT_RULES = [
     ({"partition": {"method": "by_column"}}, "partition.column"),
     ({"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, "warmup_ratio"),
     ({"rounds": 2, "local_steps": 3, "warmup_steps": 7}, "warmup_steps"),
+    ({"cut_policy": {"method": "schedule"}}, "cut_policy.schedule"),
 ]
 
 
@@ -257,6 +381,15 @@ def test_paths_and_nested_models_are_welcome_from_python() -> None:
     job = Job(model_name_or_path="m", data_files={"a": "a.txt"}, partition=PartitionConfig(min_rows=2))
     assert job.partition == PartitionConfig(method="files", min_rows=2)
     assert Job.model_validate(job) == job == Job.model_validate(job.model_dump())
+    policy = CutPolicyConfig.model_validate({"method": "schedule", "schedule": {1: 2, 4: [1, 2, 3, 4, 5]}})
+    assert policy.schedule == {"1": 2, "4": [1, 2, 3, 4, 5]}  # from Python a round may be a number
+    profiles = {"old": DeviceProfile(slowdown=4)}
+    job = Job(model_name_or_path="m", dataset_name="d", cut_policy=policy, device_profiles=profiles)
+    assert Job.model_validate(job) == job == Job.model_validate(job.model_dump())
+    raw = {"model_name_or_path": "m", "dataset_name": "d", "device_profiles": {"old": {"slowdown": 4}}}
+    assert Job.model_validate(raw).device_profiles == profiles
+    with pytest.raises(ValidationError, match="is not the number of a round"):
+        Job.model_validate(raw | {"cut_policy": {"method": "schedule", "schedule": {0: 2}}})
     with pytest.raises(ValidationError):
         job.rounds = 3  # type: ignore[misc]
     with pytest.raises(ValidationError):
@@ -277,6 +410,15 @@ def test_overrides_set_keys_at_every_level_in_their_order(folder: Path) -> None:
     assert (job.rounds, job.learning_rate, job.cuts, job.bf16) == (2, 5e-5, [1, 2, 3], True)
     assert (job.partition.method, job.partition.alpha) == ("length_dirichlet", 0.1)
     assert (job.max_eval_samples, job.output_dir) == (None, "runs/a=b")
+    job = load_job(
+        write(folder, BASE),
+        [
+            *("cut_policy.method=schedule", "cut_policy.schedule={1: 2}", "cut_policy.schedule.4=3"),
+            *("cut_policy.gamma=0", "device_profiles.old.flops=1e9", "devices=old"),
+        ],
+    )
+    assert (job.cut_policy.schedule, job.cut_policy.gamma) == ({"1": 2, "4": 3}, 0)
+    assert (job.device_profiles, job.devices) == ({"old": DeviceProfile(flops=1e9)}, "old")
 
 
 def test_overrides_may_be_mappings(folder: Path) -> None:
@@ -397,6 +539,37 @@ POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
 
 
 @st.composite
+def cut_policies(draw: st.DrawFn, clients: int) -> CutPolicyConfig:
+    method = draw(st.sampled_from(["fixed", "accuracy", "splitft", "schedule", "one of my own"]))
+    rounds = st.integers(1, 10**6).map(str)
+    cuts = COUNTS | st.lists(COUNTS, min_size=clients, max_size=clients)
+    return CutPolicyConfig(
+        method=method,
+        adapt_every=draw(COUNTS),
+        gamma=draw(st.floats(0, allow_infinity=False)),
+        max_step=draw(COUNTS),
+        hysteresis=draw(st.floats(0, allow_infinity=False)),
+        w_min=draw(st.floats(0, 1, exclude_min=True)),
+        w_max=draw(st.floats(1, allow_infinity=False)),
+        schedule=draw(st.dictionaries(rounds, cuts, min_size=1)) if method == "schedule" else None,
+    )
+
+
+@st.composite
+def device_profiles(draw: st.DrawFn) -> DeviceProfile:
+    def maybe(values: st.SearchStrategy[Any]) -> Any:
+        return draw(st.none() | values)
+
+    return DeviceProfile(
+        preset=draw(NAMES),
+        flops=maybe(POSITIVE),
+        slowdown=draw(POSITIVE),
+        uplink_mbps=maybe(POSITIVE),
+        availability=maybe(st.floats(0, 1, exclude_min=True)),
+    )
+
+
+@st.composite
 def jobs(draw: st.DrawFn) -> Job:
     """Any valid job."""
 
@@ -432,6 +605,17 @@ def jobs(draw: st.DrawFn) -> Job:
         rounds=rounds,
         local_steps=steps,
         cuts=draw(COUNTS | st.lists(COUNTS, min_size=clients, max_size=clients)),
+        method=draw(st.sampled_from(["splitft", "centralized"])),
+        cut_policy=draw(cut_policies(clients)),
+        order=draw(st.sampled_from(["parallel", "turns"])),
+        aggregation=draw(st.sampled_from(["average", "exact", "freeze_a"])),
+        lora_r_cut_side=draw(st.sampled_from(["both", "client", "none"])),
+        devices=maybe(
+            NAMES
+            | st.lists(NAMES, min_size=clients, max_size=clients)
+            | st.dictionaries(NAMES, NAMES, max_size=3)
+        ),
+        device_profiles=draw(st.dictionaries(NAMES, device_profiles(), max_size=3)),
         labels="client" if tail else "server",
         tail_blocks=tail,
         lora_r=lora_r,
@@ -479,8 +663,8 @@ def test_a_job_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_the_schema_describes_every_key() -> None:
     schema = job_schema()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    partition = schema["$defs"]["PartitionConfig"]
-    for part, model in ((schema, Job), (partition, PartitionConfig)):
+    groups = [(schema["$defs"][m.__name__], m) for m in (PartitionConfig, CutPolicyConfig, DeviceProfile)]
+    for part, model in [(schema, Job), *groups]:
         assert list(part["properties"]) == list(model.model_fields)
         assert part["additionalProperties"] is False
         assert all(key.get("description") for key in part["properties"].values())
@@ -494,7 +678,9 @@ def test_the_schema_describes_every_key() -> None:
 @pytest.mark.parametrize("name", list(recipes()))
 def test_every_recipe_is_a_described_and_complete_job(name: str) -> None:
     job = load_job(name)
-    assert job.model_name_or_path == "builtin:smollm2-135m"  # runs without a network
+    runs_without_a_network = [job.model_fallback or job.model_name_or_path]
+    runs_without_a_network += [job.dataset_fallback or job.dataset_name] * (job.data_files is None)
+    assert all(source and source.startswith("builtin:") for source in runs_without_a_network)
     assert job.output_dir == f"runs/{name}"
     lines = recipe_path(name).read_text(encoding="utf-8").splitlines()
     assert lines[0] == f"# {recipes()[name]}"
@@ -503,7 +689,20 @@ def test_every_recipe_is_a_described_and_complete_job(name: str) -> None:
 
 
 def test_the_recipes_are_those_that_the_documentation_names() -> None:
-    assert set(recipes()) == {"quickstart", "files", "labels-at-home", "instruct"}
+    shown = {"quickstart", "files", "labels-at-home", "instruct"}
+    study = {"study-smollm2", "paper-gpt2", "paper-opt-125m", "paper-gpt-neo-125m"}
+    assert set(recipes()) == shown | study
+
+
+def test_the_paper_recipes_differ_in_their_model_only() -> None:
+    papers = [load_job(f"paper-{short}") for short in ("gpt2", "opt-125m", "gpt-neo-125m")]
+    own = ("model_name_or_path", "model_fallback", "lora_target_modules", "output_dir")
+    assert len({str(job.model_dump(exclude=set(own))) for job in papers}) == 1
+    for job in papers:
+        assert (job.clients, job.order, job.server_adapter, job.bf16) == (5, "turns", "shared", False)
+        assert (job.max_length, job.per_device_train_batch_size, job.local_steps) == (128, 4, 20)
+        assert (job.lora_r, job.lora_r_cut, job.cuts, job.learning_rate) == (16, 8, 2, 5e-5)
+        assert job.rounds * job.clients * job.local_steps == 1200
 
 
 def test_a_file_wins_over_a_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

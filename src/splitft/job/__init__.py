@@ -1,15 +1,26 @@
 """The job: one YAML file, strict, every error at once.
 
-model: the keys, each documented once. rules: what ties keys together. file: reading, overrides, writing.
-problems: errors as a person reads them. yaml: strict YAML.
+model: the keys, each documented once. nested: groups of keys. rules, cut_rules: what ties keys together.
+file: reading, overrides, writing. problems, describe: errors as a person reads them. yaml: strict YAML.
 """
 
 from splitft.job.file import dump_job, job_schema, load_job
-from splitft.job.model import GROUPS, RULE, Job, PartitionConfig, SchedulerType, grouped_keys
+from splitft.job.model import (
+    GROUPS,
+    RULE,
+    CutPolicyConfig,
+    DeviceProfile,
+    Job,
+    PartitionConfig,
+    SchedulerType,
+    grouped_keys,
+)
 
 __all__ = [
     "GROUPS",
     "RULE",
+    "CutPolicyConfig",
+    "DeviceProfile",
     "Job",
     "PartitionConfig",
     "SchedulerType",

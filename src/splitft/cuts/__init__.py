@@ -1,0 +1,28 @@
+"""Cut policies: pure functions from what is known of the clients to how many blocks each of them holds.
+
+observe: what goes in and comes out. explicit, resource, accuracy, splitft, makespan: the policies. registry:
+policies by name, a user's own among them. decide: bounds, steps, reasons, the record. predict: seconds.
+"""
+
+from splitft.cuts.bounds import cut_bounds
+from splitft.cuts.decide import decide, replay
+from splitft.cuts.decision import Decision
+from splitft.cuts.observe import ClientState, CutPolicy, Observation, Proposal
+from splitft.cuts.predict import predict_step_seconds
+from splitft.cuts.registry import check_cut_policy, find_cut_policy, policy_names, register_cut_policy
+
+__all__ = [
+    "ClientState",
+    "CutPolicy",
+    "Decision",
+    "Observation",
+    "Proposal",
+    "check_cut_policy",
+    "cut_bounds",
+    "decide",
+    "find_cut_policy",
+    "policy_names",
+    "predict_step_seconds",
+    "register_cut_policy",
+    "replay",
+]

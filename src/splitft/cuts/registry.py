@@ -1,0 +1,84 @@
+"""Cut policies by name: the built-in ones, and those that a user registers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import overload
+
+from splitft.cuts.accuracy import accuracy
+from splitft.cuts.explicit import fixed, schedule
+from splitft.cuts.makespan import makespan
+from splitft.cuts.observe import CutPolicy
+from splitft.cuts.resource import resource
+from splitft.cuts.splitft import splitft
+from splitft.errors import JobError
+from splitft.job.model import Job
+
+_BUILT_IN: dict[str, CutPolicy] = {
+    "fixed": fixed,
+    "schedule": schedule,
+    "resource": resource,
+    "accuracy": accuracy,
+    "splitft": splitft,
+    "makespan": makespan,
+}
+_REGISTERED: dict[str, CutPolicy] = {}
+
+
+@overload
+def register_cut_policy(name: str, function: CutPolicy) -> CutPolicy: ...
+@overload
+def register_cut_policy(name: str, function: None = None) -> Callable[[CutPolicy], CutPolicy]: ...
+def register_cut_policy(
+    name: str, function: CutPolicy | None = None
+) -> CutPolicy | Callable[[CutPolicy], CutPolicy]:
+    """Make a policy of your own known as `cut_policy.method: NAME` in this process.
+
+    Call it as `register_cut_policy(name, function)` or as the decorator `@register_cut_policy(name)`. The
+    function takes an Observation and the job's CutPolicyConfig, and returns a Proposal or plainly
+    {client: blocks}. It must be pure: a decision is replayed by calling it again. A name of your own may be
+    registered anew. Raises JobError for a built-in's name, an empty one, or what cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise JobError(f"the name of a cut policy must be a string that is not empty, not {name!r}")
+    if name in _BUILT_IN:
+        raise JobError(f"{name} is a built-in cut policy: register yours under another name")
+
+    def register(policy: CutPolicy) -> CutPolicy:
+        if not callable(policy):
+            raise JobError(f"cut policy {name} must be a function, not {policy!r}")
+        _REGISTERED[name] = policy
+        return policy
+
+    return register if function is None else register(function)
+
+
+def policy_names() -> list[str]:
+    """The names of all policies: the built-in ones, then those registered, each in the order of making."""
+    return [*_BUILT_IN, *_REGISTERED]
+
+
+def find_cut_policy(name: str) -> CutPolicy:
+    """The policy of a name. Raises JobError with the nearest name and the list of all."""
+    policy = _BUILT_IN.get(name) or _REGISTERED.get(name)
+    if policy is None:
+        near = difflib.get_close_matches(name, policy_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise JobError(
+            f"no cut policy is called {name}; {hint}there are {', '.join(policy_names())}; others must be "
+            "registered with splitft.register_cut_policy before the run"
+        )
+    return policy
+
+
+def check_cut_policy(job: Job) -> None:
+    """Raise JobError where the job names a policy that nobody has registered.
+
+    A job file may name a policy that its reader registers later, so loading cannot know; whoever starts to
+    work on a job asks here first, before anything heavy.
+    """
+    try:
+        find_cut_policy(job.cut_policy.method)
+    except JobError as error:
+        raise JobError(f"cut_policy.method: {error}") from None
