@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
+from splitft.job import Job
 from splitft.seeds import torch_generator
 from splitft.split import find_blocks, install_window
 
@@ -185,9 +186,31 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
     return adapter
 
 
-def effective_ranks(num_blocks: int, cut: int, r: int, r_cut: int) -> dict[int, int]:
-    """Return {block: rank} of one client's model: r_cut on both sides of its cut, r elsewhere (paper)."""
-    return {block: r_cut if block in (cut - 1, cut) else r for block in range(num_blocks)}
+def effective_ranks(
+    num_blocks: int, cut: int, r: int, r_cut: int | None = None, side: str = "both"
+) -> dict[int, int]:
+    """Return {block: rank} of one client's model: r_cut at its cut, r elsewhere.
+
+    side: both blocks at the cut (paper), the client's last one alone, or none. r_cut None: r. A cut of all
+    blocks is none: the whole model is on the client.
+    """
+    if cut >= num_blocks:
+        return dict.fromkeys(range(num_blocks), r)
+    lower = {"both": (cut - 1, cut), "client": (cut - 1,), "none": ()}[side]
+    return {block: (r_cut or r) if block in lower else r for block in range(num_blocks)}
+
+
+def job_ranks(job: Job, num_blocks: int, cut: int) -> dict[int, int]:
+    """Return {block: effective rank} of a client of a job at this cut."""
+    return effective_ranks(num_blocks, cut, job.lora_r, job.lora_r_cut, job.lora_r_cut_side)
+
+
+def narrow_a(block: Mapping[str, Tensor]) -> BlockAdapter:
+    """Return a block with each A cut to the components that its B has."""
+    return {
+        name: t[: block[name.replace(".lora_A.", ".lora_B.")].shape[1]] if ".lora_A." in name else t
+        for name, t in block.items()
+    }
 
 
 def rank_of(block: Mapping[str, Tensor]) -> int:
@@ -208,6 +231,22 @@ def resize(block: Mapping[str, Tensor], rank: int) -> BlockAdapter:
             shape = [rank - have if i == axis else n for i, n in enumerate(tensor.shape)]
             resized[name] = torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
     return resized
+
+
+def widen(
+    block: Mapping[str, Tensor], rank: int, specs: Iterable[TensorSpec], seed: int, index: int
+) -> BlockAdapter:
+    """Return the block with new components up to `rank`: rows of A as in a new adapter, columns of B zero.
+
+    The function stays exactly what it was, and the new components can be trained.
+    """
+    have = rank_of(block)
+    fresh = initial_adapter({index: tuple(specs)}, rank, seed)[index]
+    widened = resize(block, rank)
+    for name, tensor in widened.items():
+        if ".lora_A." in name:
+            tensor[have:] = fresh[name][have:].to(tensor)
+    return widened
 
 
 def flatten(block: Mapping[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Averages of adapters, block by block; pure functions.
+"""Means of adapters, block by block; pure functions.
 
 Adapters are global, per block: whoever holds a block trains its adapter, and clients with different cuts
 aggregate exactly. Weights are the tokens that the server itself counted. (ours; the paper is silent)
@@ -7,29 +7,80 @@ aggregate exactly. Weights are the tokens that the server itself counted. (ours;
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from splitft.adapters import BlockAdapter, rank_of, resize
+from splitft.lowrank import align, canonical, pairs
+
+Mean = Callable[[Sequence[BlockAdapter], Sequence[float]], BlockAdapter]
 
 
 def average(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
-    """Return the weighted mean of one block's adapters; smaller ranks are padded with zeros.
+    """Return the weighted mean of A and of B of one block's adapters (FedAvg); smaller ranks are zero-padded.
 
     Sums in float64 on the CPU (some accelerators have no float64), in the order given. Raises ValueError
     without adapters, or where weights are negative, not finite or all zero.
     """
-    total = float(sum(weights))
-    usable = len(blocks) == len(weights) > 0 and math.isfinite(total) and total > 0
-    if not usable or min(weights) < 0:
-        raise ValueError("an average needs adapters and non-negative weights that do not all vanish")
+    shares = _shares(blocks, weights)
     rank = max(rank_of(block) for block in blocks)
     padded = [resize(block, rank) for block in blocks]
     result: BlockAdapter = {}
     for name, first in padded[0].items():
         mean = torch.zeros(first.shape, dtype=torch.float64, device="cpu")
-        for block, weight in zip(padded, weights, strict=True):
-            mean += block[name].detach().cpu().double() * (weight / total)
+        for block, share in zip(padded, shares, strict=True):
+            mean += block[name].detach().cpu().double() * share
         result[name] = mean.to(first.dtype).to(first.device)
     return result
+
+
+def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
+    """Return the best approximation, at the highest of their ranks, of the weighted mean of the products B·A.
+
+    The mean of products has up to the sum of all ranks; what is above the highest is cut off (Eckart-Young).
+    Of all factors with that product, those nearest to the mean A are taken. Raises ValueError as `average`.
+    """
+    shares = _shares(blocks, weights)
+    result = average(blocks, weights)
+    rank = rank_of(result)
+    for name_a, name_b in pairs(result):
+        every_a = torch.cat([block[name_a].detach().cpu().double().flatten(1) for block in blocks])
+        weighted = [
+            block[name_b].detach().cpu().double().flatten(1) * share
+            for block, share in zip(blocks, shares, strict=True)
+        ]
+        a, b = canonical(every_a, torch.cat(weighted, dim=1))
+        mean_a, mean_b = result[name_a], result[name_b]
+        if not (a.norm() + b.norm() + mean_a.norm()).isfinite():  # a run that diverged
+            continue
+        a, b = align(a[:rank], b[:, :rank], mean_a.detach().cpu().double().flatten(1))
+        result[name_a] = a.reshape(mean_a.shape).to(mean_a)
+        result[name_b] = b.reshape(mean_b.shape).to(mean_b)
+    return result
+
+
+def freeze_a(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
+    """Return the common A and the weighted mean of B (FFA-LoRA): B·A is then the mean of the products.
+
+    Raises ValueError as `average`, and where the adapters do not share their A.
+    """
+    widest = max(blocks, key=rank_of) if blocks else {}
+    result = average(blocks, weights)
+    for name, _ in pairs(widest):
+        for block in blocks:
+            if not torch.equal(block[name], widest[name][: len(block[name])]):
+                raise ValueError(f"{name} is frozen, but the adapters to be averaged differ in it")
+        result[name] = widest[name].detach().clone()
+    return result
+
+
+MEANS: dict[str, Mean] = {"average": average, "exact": exact, "freeze_a": freeze_a}
+
+
+def _shares(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> list[float]:
+    total = float(sum(weights))
+    usable = len(blocks) == len(weights) > 0 and math.isfinite(total) and total > 0
+    if not usable or min(weights) < 0:
+        raise ValueError("an average needs adapters and non-negative weights that do not all vanish")
+    return [weight / total for weight in weights]

@@ -1,57 +1,155 @@
-"""The global adapter: hands out what clients lack, and takes in the average of what was trained."""
+"""The global adapter: hands out what clients lack, and takes in the mean of what was trained."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from splitft.adapters import Adapter, BlockAdapter, flatten
-from splitft.aggregate import average
-from splitft.lowrank import canonical_block
+import torch
+
+from splitft.adapters import Adapter, BlockAdapter, Layout, flatten, rank_of, resize, widen
+from splitft.aggregate import MEANS, Mean
+from splitft.job import Job
+from splitft.lowrank import Basis, basis_between, canonical_block, pairs, truncation_error
 from splitft.messages import AdapterDown
+from splitft.moments import trained_tensors
 
 Contribution = tuple[BlockAdapter, float]  # an adapter of one block, and its weight in tokens
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """What a holder has of a block: the version, the version of its A, and the rank."""
+
+    version: int
+    version_of_a: int
+    rank: int
+
+
 class Aggregator:
-    """Holds the global adapter of every block and its version (the paper's Local FedAvg Server)."""
+    """Holds the global adapter of every block and its version (the paper's Local FedAvg Server).
 
-    def __init__(self, adapter: Adapter) -> None:
+    A block has the highest of the effective ranks at which parties hold it. Where these differ, it is kept in
+    a form whose leading components are the best approximation of each rank (`lowrank.canonical`), for all to
+    start from; the change of basis is kept for those whose optimizer state must follow.
+    """
+
+    def __init__(self, adapter: Adapter, job: Job, layout: Layout, mean: Mean | None = None) -> None:
         self.adapter = dict(adapter)
-        self.version = dict.fromkeys(adapter, 0)
-        self._rebased = dict.fromkeys(adapter, -1)  # version in which a block last changed its basis
-        self._sent: dict[str, dict[int, int]] = defaultdict(dict)
+        self.truncation_errors: dict[int, float] = {}  # {block: error} since last asked
+        self._job = job
+        self._layout = layout
+        self._mean = mean or MEANS[job.aggregation]
+        self._version = dict.fromkeys(adapter, 0)
+        self._version_of_a = dict.fromkeys(adapter, 0)
+        self._canonical = dict.fromkeys(adapter, -1)  # version in which a block was brought to that form
+        self._bases: dict[int, list[tuple[int, Basis]]] = defaultdict(list)
+        self._copies: dict[str, dict[int, _Copy]] = defaultdict(dict)  # of each holder: a client or a trunk
 
-    def hand_out(self, round_: int, cuts: Mapping[str, int], tail_start: int) -> dict[str, AdapterDown]:
-        """Return for each client the blocks below its cut and from `tail_start` on that it lacks.
+    def fit(self, ranks: Mapping[int, Sequence[int]]) -> None:
+        """Bring blocks to the ranks at which they are held: {block: effective ranks of its holders}.
 
-        A block travels at the rank that it has globally: what is evaluated is the global adapter.
+        To a lower rank by the best approximation; to a higher one without changing the function.
         """
-        down: dict[str, AdapterDown] = {}
-        for client, cut in cuts.items():
-            sent = self._sent[client]
-            held = [block for block in self.adapter if block < cut or block >= tail_start]
-            lacking = [block for block in held if sent.get(block) != self.version[block]]
-            rebased = [block for block in lacking if self.rebased_since(block, sent.get(block, -1))]
-            values = tuple(flatten(self.adapter[block]) for block in lacking)
-            down[client] = AdapterDown(round_, cut, tuple(lacking), tuple(rebased), values)
-            self._sent[client] = {block: self.version[block] for block in held}
-        return down
+        for block, wanted in ranks.items():
+            low, top, have = min(wanted), max(wanted), rank_of(self.adapter[block])
+            if low < have and self._canonical[block] != self._version[block]:
+                self._bring_to_canonical_form(block)
+            if low < max(top, have):
+                self.truncation_errors[block] = truncation_error(self.adapter[block], low)
+            if top != have:
+                self._change_rank(block, top)
 
-    def rebased_since(self, block: int, version: int) -> bool:
-        """Whether the block's basis changed after that version."""
-        return self._rebased[block] > version
+    def _bring_to_canonical_form(self, block: int) -> None:
+        old, new = self.adapter[block], canonical_block(self.adapter[block])
+        if any(not torch.equal(new[name], old[name]) for name in old):
+            self.adapter[block] = new
+            self._version[block] += 1
+            self._version_of_a[block] = self._version[block]
+            self._bases[block].append((self._version[block], basis_between(old, new)))
+        self._canonical[block] = self._version[block]
 
-    def aggregate(self, contributions: Mapping[int, Sequence[Contribution]], mixed: set[int]) -> None:
-        """Replace each block by the weighted mean of its contributions.
+    def _change_rank(self, block: int, rank: int) -> None:
+        canonical, old = self._canonical[block] == self._version[block], self.adapter[block]
+        if rank < rank_of(old):
+            self.adapter[block] = resize(old, rank)
+        else:
+            self.adapter[block] = widen(old, rank, self._layout[block], self._job.seed, block)
+        self._version[block] += 1
+        self._version_of_a[block] = self._version[block]
+        if canonical:  # new components have no weight, and come last
+            self._canonical[block] = self._version[block]
 
-        mixed: blocks that some clients hold at a lower rank than others; their mean is brought to a form
-        whose leading components are the best approximation of each rank, for all to start from.
+    def take(self, holder: str, blocks: Sequence[int]) -> dict[int, list[Basis]]:
+        """Note that a holder now has these blocks as they stand, and no others.
+
+        Return the changes of basis of each since it had them last.
         """
+        copies = self._copies[holder]
+        changes = {block: self.changes(holder, block) for block in blocks}
+        self._copies[holder] = {block: self._copy(block) for block in blocks}
+        for block in {*copies, *blocks}:
+            self._forget_old_bases(block)
+        return changes
+
+    def changes(self, holder: str, block: int) -> list[Basis]:
+        """Return the changes of basis of a block since a holder had it last, oldest first."""
+        had = self._copies[holder].get(block)
+        return [basis for version, basis in self._bases[block] if had and version > had.version]
+
+    def hand_out(
+        self, round_: int, client: str, cut: int, tail_start: int, ranks: Mapping[int, int]
+    ) -> AdapterDown:
+        """Return the blocks below a client's cut and from `tail_start` on that it lacks, at these ranks."""
+        held = [block for block in self.adapter if block < cut or block >= tail_start]
+        had = dict(self._copies[client])
+        changes = self.take(client, held)
+        lacking, frozen, values = [], [], []
+        for block in held:
+            rank = min(ranks[block], rank_of(self.adapter[block]))
+            old = had.get(block)
+            now = self._copies[client][block] = _Copy(self._version[block], self._version_of_a[block], rank)
+            if old and old.version == now.version and old.rank >= rank:
+                self._copies[client][block] = old
+                continue
+            tensors = resize(self.adapter[block], rank)
+            same_a = old and old.version_of_a == now.version_of_a and old.rank >= rank
+            if same_a and self._job.aggregation == "freeze_a":
+                frozen.append(block)
+                tensors = trained_tensors(tensors, freeze_a=True)
+            lacking.append(block)
+            values.append(flatten(tensors))
+        rebased = [(block, basis) for block in held for basis in changes[block]]
+        return AdapterDown(
+            round_, cut, tuple(lacking), tuple(frozen), tuple(values),
+            rebased=tuple(block for block, _ in rebased),
+            bases=tuple(torch.stack(list(basis.values())) for _, basis in rebased),
+        )  # fmt: skip
+
+    def aggregate(self, contributions: Mapping[int, Sequence[Contribution]]) -> None:
+        """Replace each block by the weighted mean of its contributions."""
         for block, given in contributions.items():
-            mean = average([adapter for adapter, _ in given], [weight for _, weight in given])
-            self.version[block] += 1
-            if block in mixed:
-                mean = canonical_block(mean)
-                self._rebased[block] = self.version[block]
-            self.adapter[block] = mean
+            adapters, weights = [adapter for adapter, _ in given], [weight for _, weight in given]
+            self.adapter[block] = self._mean(adapters, weights)
+            self._version[block] += 1
+            if self._job.aggregation != "freeze_a":
+                self._version_of_a[block] = self._version[block]
+
+    def _copy(self, block: int) -> _Copy:
+        return _Copy(self._version[block], self._version_of_a[block], rank_of(self.adapter[block]))
+
+    def _forget_old_bases(self, block: int) -> None:
+        """Drop the changes of basis that every holder of a block has followed."""
+        oldest = min(
+            (c[block].version for c in self._copies.values() if block in c), default=self._version[block]
+        )
+        self._bases[block] = [entry for entry in self._bases[block] if entry[0] > oldest]
+
+
+def unstack_basis(block: BlockAdapter, stacked: torch.Tensor) -> Basis:
+    """Return the change of basis of a block's pairs from its form in AdapterDown. Raises ValueError."""
+    names = [name for name, _ in pairs(block)]
+    if stacked.ndim != 3 or len(stacked) != len(names) or stacked.shape[1] != stacked.shape[2]:
+        raise ValueError(f"a change of basis of shape {tuple(stacked.shape)} for {len(names)} pairs")
+    return dict(zip(names, stacked, strict=True))

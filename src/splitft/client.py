@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitft.adapters import Adapter, effective_ranks, flatten, resize, unflatten
+from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, unflatten
+from splitft.aggregator import unstack_basis
 from splitft.data import Batch, BatchStream, ClientData, collate
 from splitft.job import Job
+from splitft.lowrank import Basis
 from splitft.messages import (
     Activations,
     AdapterDown,
@@ -19,9 +22,11 @@ from splitft.messages import (
     Gradients,
     Message,
     Metrics,
+    OptimizerState,
     TailGradients,
     TrunkOutput,
 )
+from splitft.moments import pack_blocks, trained_specs, trained_tensors, unpack_blocks
 from splitft.optim import TrainedAdapter, global_step, learning_rates, total_norm
 from splitft.parts import Place, SplitModel, loss_token_count, to_batch, to_rows
 
@@ -58,48 +63,56 @@ class Client:
     def tail_start(self) -> int:
         return self.model.num_blocks - self.job.tail_blocks
 
-    def receive(self, message: AdapterDown) -> None:
-        """Take the cut and the adapters for the coming round (or evaluation)."""
-        self.cut = message.cut
-        held = [*range(self.cut), *range(self.tail_start, self.model.num_blocks)]
-        for block, values in zip(message.blocks, message.values, strict=True):
-            self.adapter[block] = unflatten(values.to(self.model.device), self.model.slots.layout[block])
-        held = [block for block in held if block in self.model.slots.layout]
-        self.adapter = {block: self.adapter[block] for block in held}
-        r_cut = self.job.lora_r_cut or self.job.lora_r
-        ranks = effective_ranks(self.model.num_blocks, self.cut, self.job.lora_r, r_cut)
-        fresh = {block: resize(self.adapter[block], ranks[block]) for block in held}
-        self.trained.load(fresh, forget=message.rebased)
+    def receive(self, message: AdapterDown) -> OptimizerState | None:
+        """Take the cut and the adapters for the coming round (or evaluation).
 
-    def forward(self, round_: int, step: int, micro_step: int) -> Activations:
+        Returns the optimizer state of blocks that leave the client with a lower cut.
+        """
+        self.cut, layout = message.cut, self.model.slots.layout
+        freeze_a = self.job.aggregation == "freeze_a"
+        for block, values in zip(message.blocks, message.values, strict=True):
+            specs = trained_specs(layout[block], block in message.frozen)
+            self.adapter[block] = self.adapter.get(block, {}) | unflatten(values.to(self.model.device), specs)
+            if block in message.frozen:  # the A that is here already, at the rank of the B that came
+                self.adapter[block] = narrow_a(self.adapter[block])
+        held = [*range(self.cut), *range(self.tail_start, self.model.num_blocks)]
+        self.adapter = {block: self.adapter[block] for block in held if block in layout}
+        ranks = job_ranks(self.job, self.model.num_blocks, self.cut)
+        fresh = {block: resize(values, ranks[block]) for block, values in self.adapter.items()}
+        bases: dict[int, list[Basis]] = defaultdict(list)
+        for block, stacked in zip(message.rebased, message.bases, strict=True):
+            bases[block].append(unstack_basis(self.adapter[block], stacked))
+        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
+        given_up = self.trained.load(fresh, bases, moved)
+        if not given_up:
+            return None
+        return OptimizerState(message.round, *pack_blocks(given_up))
+
+    def forward(self, round_: int, step: int, micro_step: int) -> Message:
         """Run the front on the next micro-batch and return what goes up."""
-        if micro_step == 0:
-            self._micro_batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
-        batch = self._micro_batches[micro_step]
-        several = len(self._micro_batches) > 1
-        loss_tokens = sum(loss_token_count(b.labels) for b in self._micro_batches) if several else 0
+        batch, loss_tokens = self._next_micro_batch(micro_step)
         place = Place(self.name, round_, step, micro_step, train=True)
         self.model.bind(self.trained.blocks)
         hidden = self._front(batch, place)
         self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
         return self._activations(place, batch, hidden.detach(), loss_tokens)
 
-    def evaluate(self, round_: int) -> Iterator[Activations]:
-        """Yield the activations of the held-out rows, batch by batch, with the adapter handed out.
-
-        Rows of like length share a batch: the sums are the same, and little of a batch is padding.
-        """
-        size = self.job.per_device_eval_batch_size
-        by_length = np.argsort(self.data.eval.lengths, kind="stable")
-        for start in range(0, len(by_length), size):
-            indices = by_length[start : start + size]
-            batch = collate(self.data.eval, indices, self.pad_token_id).to(self.model.device)
-            place = Place(self.name, round_, start, 0, train=False)
+    def evaluate(self, round_: int) -> Iterator[Message]:
+        """Yield the activations of the held-out rows, batch by batch, with the adapter handed out."""
+        for place, batch in self._eval_batches(round_):
             self.model.bind(self.adapter)
             with torch.no_grad():
                 hidden = self._front(batch, place)
             self._in_flight = _InFlight(place, batch, hidden)
             yield self._activations(place, batch, hidden, 0)
+
+    def _eval_batches(self, round_: int) -> Iterator[tuple[Place, Batch]]:
+        """Rows of like length share a batch: the sums are the same, and little of a batch is padding."""
+        size = self.job.per_device_eval_batch_size
+        by_length = np.argsort(self.data.eval.lengths, kind="stable")
+        for start in range(0, len(by_length), size):
+            batch = collate(self.data.eval, by_length[start : start + size], self.pad_token_id)
+            yield Place(self.name, round_, start, 0, train=False), batch.to(self.model.device)
 
     def answer(self, message: Message) -> Message | None:
         """Take what came down and return what goes up next; None ends the exchange of this batch."""
@@ -118,9 +131,18 @@ class Client:
 
     def finish(self, round_: int) -> AdapterUp:
         """Return the adapters trained in this round."""
+        freeze_a = self.job.aggregation == "freeze_a"
         blocks = self.trained.blocks
-        values = tuple(flatten(dict(block)) for block in blocks.values())
+        values = tuple(flatten(trained_tensors(block, freeze_a)) for block in blocks.values())
         return AdapterUp(round_, tuple(blocks), values, self._take_norms())
+
+    def _next_micro_batch(self, micro_step: int) -> tuple[Batch, int]:
+        """Return a batch, and the loss tokens of the whole step where it has several."""
+        if micro_step == 0:
+            self._micro_batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
+        several = len(self._micro_batches) > 1
+        loss_tokens = sum(loss_token_count(b.labels) for b in self._micro_batches) if several else 0
+        return self._micro_batches[micro_step], loss_tokens
 
     def _next_batch(self) -> Batch:
         return collate(self.data.train, next(self.stream), self.pad_token_id).to(self.model.device)

@@ -7,38 +7,51 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splitft.ledger import Ledger
 from splitft.messages import Metrics
 
+if TYPE_CHECKING:
+    from splitft.devices.clock import RoundTimes
+
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """One client in one round; None where it did not train or was not evaluated."""
+    """One client in one round; None where it did not train or was not evaluated.
 
-    cut: int
+    virtual: seconds of the round by the virtual clock: compute, transfer, server, queued, idle (they sum to
+    the round's) and finished.
+    """
+
+    cut: int | None
     loss: float | None
     perplexity: float | None
     accuracy: float | None
+    paper_accuracy: float | None
     train_tokens: int
     eval_tokens: int
+    virtual: dict[str, float] | None
 
 
 @dataclass(frozen=True)
 class RoundRecord:
     """One round. loss: mean over training tokens; perplexity, accuracy: over all held-out tokens.
 
-    accuracy is the share of next tokens predicted right. Bytes are those of this round alone; bytes_up and
-    bytes_down count everything, `bytes` splits them by direction and kind.
+    accuracy is the share of next tokens predicted right; paper_accuracy the paper's figure, which compares
+    the prediction for position t + 1 with token t. Bytes are those of this round alone; bytes_up and
+    bytes_down count everything, `bytes` splits them by direction and kind. virtual_seconds: of training, by
+    the virtual clock, and waited_for the client that finished last. truncation_error: {block: relative error
+    of its product B·A at the lower rank, when it was last brought there}.
     """
 
     round: int
     cohort: tuple[str, ...]
-    cuts: dict[str, int]
+    cuts: dict[str, int] | None
     loss: float | None
     perplexity: float | None
     accuracy: float | None
+    paper_accuracy: float | None
     clients: dict[str, ClientRecord]
     bytes_up: int
     bytes_down: int
@@ -47,6 +60,9 @@ class RoundRecord:
     bytes: dict[str, dict[str, int]]
     round_seconds: float
     evaluation_seconds: float
+    virtual_seconds: float | None
+    waited_for: str | None
+    truncation_error: dict[int, float]
 
     def to_json(self) -> str:
         """Return the line of history.jsonl."""
@@ -69,33 +85,39 @@ def _finite(value: Any) -> Any:
 def make_record(
     round_: int,
     cohort: Sequence[str],
-    cuts: Mapping[str, int],
+    cuts: Mapping[str, int | None],
+    *,
     losses: Mapping[str, tuple[float, int]],
     metrics: Mapping[str, Metrics],
     ledger: Ledger,
     seconds: tuple[float, float],
+    times: RoundTimes | None,
+    truncation_errors: Mapping[int, float],
 ) -> RoundRecord:
     """Put a round's sums together; ledger: bytes of this round; seconds: of training and of evaluation."""
     clients = {}
     for name, cut in cuts.items():
         loss_sum, tokens = losses.get(name, (0.0, 0))
-        seen = metrics.get(name)
+        seen = [metrics[name]] if name in metrics else []
         clients[name] = ClientRecord(
             cut,
             loss_sum / tokens if tokens else None,
-            perplexity_of([seen] if seen else []),
-            accuracy_of([seen] if seen else []),
+            perplexity_of(seen),
+            accuracy_of(seen),
+            paper_accuracy_of(seen),
             tokens,
-            seen.tokens if seen else 0,
+            sum(m.tokens for m in seen),
+            asdict(times.clients[name]) if times and name in times.clients else None,
         )
     total_tokens = sum(tokens for _, tokens in losses.values())
     return RoundRecord(
         round=round_,
         cohort=tuple(cohort),
-        cuts=dict(cuts),
+        cuts={name: cut for name, cut in cuts.items() if cut is not None} or None,
         loss=sum(loss for loss, _ in losses.values()) / total_tokens if total_tokens else None,
         perplexity=perplexity_of(metrics.values()),
         accuracy=accuracy_of(metrics.values()),
+        paper_accuracy=paper_accuracy_of(metrics.values()),
         clients=clients,
         bytes_up=ledger.total("up"),
         bytes_down=ledger.total("down"),
@@ -104,6 +126,9 @@ def make_record(
         bytes=ledger.by_kind(),
         round_seconds=seconds[0],
         evaluation_seconds=seconds[1],
+        virtual_seconds=times.seconds if times else None,
+        waited_for=times.waited_for if times else None,
+        truncation_error=dict(truncation_errors),
     )
 
 
@@ -122,6 +147,13 @@ def accuracy_of(metrics: Iterable[Metrics]) -> float | None:
     known = list(metrics)
     tokens = sum(m.tokens for m in known)
     return sum(m.correct for m in known) / tokens if tokens else None
+
+
+def paper_accuracy_of(metrics: Iterable[Metrics]) -> float | None:
+    """Return the share of tokens equal to the prediction for the token after them, None without tokens."""
+    known = list(metrics)
+    tokens = sum(m.paper_tokens for m in known)
+    return sum(m.paper_correct for m in known) / tokens if tokens else None
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
@@ -144,9 +176,12 @@ def summarise(records: Sequence[RoundRecord]) -> dict[str, Any]:
             "perplexity_change": last.perplexity / first.perplexity - 1,
             "accuracy_before": first.accuracy,
             "accuracy": last.accuracy,
+            "paper_accuracy": last.paper_accuracy,
         }
     summary |= {name: sum(getattr(record, name) for record in records) for name in totals}
     summary["train_tokens"] = sum(c.train_tokens for record in records for c in record.clients.values())
+    if any(record.virtual_seconds is not None for record in records):
+        summary["virtual_seconds"] = sum(record.virtual_seconds or 0.0 for record in records)
     summary["training_seconds"] = sum(record.round_seconds for record in records)
     summary["evaluation_seconds"] = sum(record.evaluation_seconds for record in records)
     return summary

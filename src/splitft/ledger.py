@@ -19,14 +19,16 @@ _KIND_OF_FIELD = {
     "input_ids": "labels",
     "grad_norms": "control",
     "values": "adapter",
+    "bases": "optimizer",
+    "moments": "optimizer",
 }
 
 
 def bytes_by_kind(message: Message) -> Counter[str]:
     """Return the wire bytes of one message by kind.
 
-    Kinds: activations, gradients, labels (ids of either sort), adapter, evaluation (all of a message sent to
-    evaluate), control (headers, norms).
+    Kinds: activations, gradients, labels (ids of either sort), adapter, optimizer (state that moves with a
+    block, changes of basis), evaluation (all of a message sent to evaluate), control (headers, norms).
     """
     header_bytes, tensor_bytes = wire_size(message)
     if isinstance(message, Metrics) or (isinstance(message, Activations | TrunkOutput) and not message.train):
@@ -34,9 +36,11 @@ def bytes_by_kind(message: Message) -> Counter[str]:
     counts = Counter(control=header_bytes)
     for item in fields(message):
         value = getattr(message, item.name)
-        tensors = [value] if isinstance(value, Tensor) else value if item.name == "values" else []
-        for tensor in tensors:
-            counts[_KIND_OF_FIELD[item.name]] += tensor.numel() * tensor.element_size()
+        kind = _KIND_OF_FIELD.get(item.name)
+        if kind is None or value is None:
+            continue
+        for tensor in [value] if isinstance(value, Tensor) else value:
+            counts[kind] += tensor.numel() * tensor.element_size()
     return counts
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+
+Basis = dict[str, Tensor]  # name of an A -> T (rank, rank) with A' = T·A and B' = B·T⁻¹
 
 
 def canonical(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -14,13 +16,15 @@ def canonical(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     a: (rank, in), b: (out, rank). The leading k components are the best rank-k approximation of the product
     (Eckart-Young). The rows of A' are orthogonal, as long as those of A on average, and never vanish: a
     component without weight has a zero column in B', like a new adapter, and can still be trained. (With a
-    rank above `in` the rows that are too many repeat the first ones.) Values that are not finite, of a run
-    that diverged, are returned as they are. Computed in float64 on the CPU.
+    rank above `in` the rows that are too many repeat the first ones.) Where the product is zero, as in a new
+    adapter, or values are not finite, of a run that diverged, both are returned as they are. Computed in
+    float64 on the CPU.
     """
     rank = a.shape[0]
     wide_a, wide_b = a.detach().cpu().double(), b.detach().cpu().double()
     scale = wide_a.norm() / rank**0.5
-    if scale == 0 or not (scale + wide_b.norm()).isfinite():
+    weight = scale * wide_b.norm()
+    if weight == 0 or not weight.isfinite():
         return a.clone(), b.clone()
     q_a, r_a = torch.linalg.qr(wide_a.T)
     q_b, r_b = torch.linalg.qr(wide_b)
@@ -32,29 +36,54 @@ def canonical(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return new_a.to(a), new_b.to(b)
 
 
+def pairs(block: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Yield the names of A and B of every pair of a block's adapter."""
+    for name in block:
+        if ".lora_A." in name:
+            yield name, name.replace(".lora_A.", ".lora_B.")
+
+
 def canonical_block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Apply `canonical` to every pair of a block's adapter, convolutions flattened."""
     result: dict[str, Tensor] = {}
-    for name, a in block.items():
-        if ".lora_A." not in name:
-            continue
-        partner = name.replace(".lora_A.", ".lora_B.")
-        b = block[partner]
+    for name_a, name_b in pairs(block):
+        a, b = block[name_a], block[name_b]
         new_a, new_b = canonical(a.flatten(1), b.flatten(1))
-        result[name], result[partner] = new_a.reshape(a.shape), new_b.reshape(b.shape)
-    return result
+        result[name_a], result[name_b] = new_a.reshape(a.shape), new_b.reshape(b.shape)
+    return {name: result[name] for name in block}
+
+
+def basis_between(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Basis:
+    """Return T of every pair, A' = T·A, float32 on the CPU: least squares, exact where the row spaces agree.
+
+    Gradients follow as A: T⁻ᵀ·g and B: g·Tᵀ; see moments.rebase.
+    """
+    basis: Basis = {}
+    for name, _ in pairs(old):
+        before, after = (block[name].detach().cpu().double().flatten(1) for block in (old, new))
+        usable = bool((before.norm() + after.norm()).isfinite())
+        change = after @ torch.linalg.pinv(before) if usable else torch.eye(len(before))
+        basis[name] = change.float()
+    return basis
+
+
+def align(a: Tensor, b: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate the components of B·A so that A comes as close as it can to `towards` (Procrustes).
+
+    a, towards: (rank, in), b: (out, rank), float64. The product stays; optimizer moments, which belong to
+    single components, keep their meaning.
+    """
+    u, _, vh = torch.linalg.svd(towards @ a.T)
+    rotation = u @ vh
+    return rotation @ a, b @ rotation.T
 
 
 def truncation_error(block: Mapping[str, Tensor], rank: int) -> float:
     """Return the relative Frobenius error of cutting every pair of a block in canonical form to `rank`."""
     lost = kept = 0.0
-    for name, a in block.items():
-        if ".lora_A." not in name:
-            continue
-        weight = (
-            a.double().flatten(1).norm(dim=1)
-            * block[name.replace(".lora_A.", ".lora_B.")].double().norm(dim=0).flatten()
-        ) ** 2
+    for name_a, name_b in pairs(block):
+        rows = block[name_a].double().flatten(1).norm(dim=1)
+        weight = (rows * block[name_b].double().norm(dim=0).flatten()) ** 2
         lost += float(weight[rank:].sum())
         kept += float(weight.sum())
     return (lost / kept) ** 0.5 if kept else 0.0

@@ -23,21 +23,38 @@ MAX_DIMENSIONS = 4
 
 @dataclass(frozen=True)
 class AdapterDown:
-    """Server to client: adapters of blocks it holds, one flat float32 tensor a block (adapters.flatten).
+    """Server to client: its cut, the adapters that it lacks of blocks it holds, and what goes with them.
 
-    rebased: the blocks whose adapter came in a new basis, so that old optimizer moments no longer fit.
+    values: one flat float32 tensor a block (adapters.flatten); of the blocks in `frozen` B alone.
+    rebased, bases: changes of basis since the client last had a block, oldest first; (pairs, rank, rank).
+    moved, moved_steps, moments: optimizer state of blocks that came to the client with a higher cut.
     """
 
     round: int
     cut: int
     blocks: tuple[int, ...]
-    rebased: tuple[int, ...]
+    frozen: tuple[int, ...]
     values: tuple[Tensor, ...]
+    rebased: tuple[int, ...] = ()
+    bases: tuple[Tensor, ...] = ()
+    moved: tuple[int, ...] = ()
+    moved_steps: tuple[int, ...] = ()  # of every tensor, block after block
+    moments: tuple[Tensor, ...] = ()  # one flat float32 tensor a block (moments.pack)
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Client to server: the optimizer state of blocks that left the client with a lower cut."""
+
+    round: int
+    moved: tuple[int, ...]
+    moved_steps: tuple[int, ...]
+    moments: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class AdapterUp:
-    """Client to server: the adapters it trained, and the gradient norms of its last local step."""
+    """Client to server: what it trained of its blocks, and the gradient norms of its last local step."""
 
     round: int
     blocks: tuple[int, ...]
@@ -105,24 +122,58 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Sums over evaluation tokens: negative log-likelihood (nats), right next tokens, tokens."""
+    """Sums over evaluation tokens: negative log-likelihood (nats), right next tokens, tokens.
+
+    paper_correct, paper_tokens: the same for the paper's figure, which compares the prediction for position
+    t + 1 with token t. Counts of right tokens are floats, so that a message's size does not tell them.
+    """
 
     round: int
     nll: float
-    correct: int
+    correct: float
     tokens: int
+    paper_correct: float
+    paper_tokens: int
 
 
-Message = AdapterDown | AdapterUp | Activations | TrunkOutput | TailGradients | Gradients | Metrics
+@dataclass(frozen=True)
+class LocalLoss:
+    """Client to server, where whole models are trained on the clients: the loss of one micro-batch.
+
+    lengths: tokens of each sample, their sum is the client's weight in the average; loss_tokens: those with
+    loss in the whole optimizer step.
+    """
+
+    round: int
+    step: int
+    micro_step: int
+    loss: float
+    lengths: tuple[int, ...]
+    loss_tokens: int
+
+
+Message = (
+    AdapterDown
+    | OptimizerState
+    | AdapterUp
+    | Activations
+    | TrunkOutput
+    | TailGradients
+    | Gradients
+    | Metrics
+    | LocalLoss
+)
 
 _KINDS: tuple[type[Any], ...] = (
     AdapterDown,
+    OptimizerState,
     AdapterUp,
     Activations,
     TrunkOutput,
     TailGradients,
     Gradients,
     Metrics,
+    LocalLoss,
 )
 _SCHEMAS = {kind: get_type_hints(kind) for kind in _KINDS}  # the declared type of each field, in order
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)

@@ -14,9 +14,7 @@ _CARD = """---
 
 # LoRA adapter fine-tuned with SplitFT
 
-{clients} clients fine-tuned `{base}` together without pooling their data: each ran the first blocks of the
-model on its own text (cuts {cuts} of {blocks} blocks), a server ran the rest, and only LoRA adapters were
-trained and averaged.
+{how}
 
 | | before | after {rounds} rounds |
 |---|---|---|
@@ -36,6 +34,23 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")
 """
 
 
+_HOW = {
+    "splitft": """\
+{clients} clients fine-tuned `{base}` together without pooling their data: each ran the first blocks of the
+model on its own text (cuts {cuts} of {blocks} blocks at the end), a server ran the rest, and only LoRA
+adapters were trained and averaged.""",
+    "fed_lora": """\
+{clients} clients fine-tuned `{base}` together without pooling their data: each trained LoRA adapters on the
+whole model, and only these were averaged. (A baseline without a split.)""",
+    "local_only": """\
+One of {clients} clients fine-tuned `{base}` on its own data alone. (A baseline without any exchange; the
+figures are over all clients.)""",
+    "centralized": """\
+`{base}` was fine-tuned on the pooled data of {clients} clients. (A baseline: the data were in one place.)""",
+}
+_HOW["same_split"] = _HOW["splitft"]
+
+
 def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
     """Return the card: what was trained, how, and what it reached. It names no client's data."""
     header = yaml.safe_dump(
@@ -50,12 +65,13 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
     cuts = sorted(set(summary["cuts"].values()))
     targets = job.lora_target_modules
     names = ", ".join(targets) if isinstance(targets, list) else targets or "peft's default for this model"
+    how = _HOW[job.method].format(
+        clients=summary["clients"], base=base, cuts=", ".join(map(str, cuts)), blocks=summary["blocks"]
+    )
     return _CARD.format(
         header=header,
-        clients=len(summary["cuts"]),
+        how=how,
         base=base,
-        cuts=", ".join(map(str, cuts)),
-        blocks=summary["blocks"],
         rounds=summary["rounds"],
         max_length=job.max_length,
         ppl_before=_figure(summary.get("perplexity_before"), 2),

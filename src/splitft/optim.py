@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from splitft.adapters import Adapter, BlockAdapter
+from splitft.adapters import Adapter, BlockAdapter, rank_of
 from splitft.job import Job
+from splitft.lowrank import Basis
+from splitft.moments import Moments, rebase, resize_moments
 
 
 def learning_rates(job: Job) -> Callable[[int], float]:
@@ -39,23 +41,59 @@ class TrainedAdapter:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.blocks: dict[int, dict[str, nn.Parameter]] = {}
-        self.moments: dict[int, torch.optim.AdamW] = {}
+        self._optimizers: dict[int, torch.optim.AdamW] = {}
 
-    def load(self, adapter: Mapping[int, BlockAdapter], *, forget: Iterable[int] = ()) -> None:
-        """Take over values; optimizer state stays, except of blocks in `forget` or of a new rank."""
+    def load(
+        self,
+        adapter: Mapping[int, BlockAdapter],
+        bases: Mapping[int, Sequence[Basis]] | None = None,
+        moments: Mapping[int, Moments] | None = None,
+    ) -> dict[int, Moments]:
+        """Hold exactly these blocks, with these values. Return the optimizer state of blocks given up.
+
+        Optimizer state stays with its block, through `bases` (changes of basis since the last load) and
+        changes of rank; of a block that is new here it comes from `moments`.
+        """
+        given_up = {i: m for i in self.blocks if i not in adapter and (m := self.moments(i)) is not None}
+        blocks, optimizers = self.blocks, self._optimizers
+        self.blocks, self._optimizers = {}, {}
         for index in sorted(adapter):
-            values = adapter[index]
-            held = self.blocks.get(index)
-            if held is not None and all(held[name].shape == t.shape for name, t in values.items()):
+            values, changes = adapter[index], (bases or {}).get(index, ())
+            held, new = blocks.get(index), (moments or {}).get(index)
+            if held is not None and not changes and new is None and same_shapes(held, values):
                 with torch.no_grad():
                     for name, tensor in values.items():
                         held[name].copy_(tensor)
-                if index in forget:
-                    self.moments[index].state.clear()
-            else:
-                self.blocks[index] = {name: nn.Parameter(t.detach().clone()) for name, t in values.items()}
-                self.moments[index] = self._optimizer(self.blocks[index].values())
-        self.blocks = dict(sorted(self.blocks.items()))
+                self.blocks[index], self._optimizers[index] = held, optimizers[index]
+                continue
+            state = new or (held and moments_of(held, optimizers[index]))
+            self.blocks[index] = {
+                name: nn.Parameter(t.detach().clone(), self.trains(name)) for name, t in values.items()
+            }
+            self._optimizers[index] = self._optimizer(self.parameters_of(index))
+            if state:
+                for basis in changes:
+                    state = rebase(state, basis)
+                self._restore(index, resize_moments(state, rank_of(values)))
+        return given_up
+
+    def trains(self, name: str) -> bool:
+        """Whether the tensor of this name is trained; with `aggregation: freeze_a` only B is."""
+        return self.job.aggregation != "freeze_a" or ".lora_B." in name
+
+    def moments(self, index: int) -> Moments | None:
+        """Return the optimizer state of a block, None before its first step."""
+        return moments_of(self.blocks[index], self._optimizers[index])
+
+    def _restore(self, index: int, moments: Moments) -> None:
+        named = [(n, p) for n, p in self.blocks[index].items() if self.trains(n)]
+        for (name, parameter), step in zip(named, moments.steps, strict=True):
+            if step:
+                self._optimizers[index].state[parameter] = {
+                    "step": torch.tensor(float(step), device=parameter.device),
+                    "exp_avg": moments.exp_avg[name].to(parameter).clone(),
+                    "exp_avg_sq": moments.exp_avg_sq[name].to(parameter).clone(),
+                }
 
     def _optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         job = self.job
@@ -68,9 +106,13 @@ class TrainedAdapter:
             fused=True,
         )
 
+    def parameters_of(self, index: int) -> list[nn.Parameter]:
+        """The trained tensors of one block, in the model's order."""
+        return [p for p in self.blocks[index].values() if p.requires_grad]
+
     def parameters(self) -> list[nn.Parameter]:
         """All trained tensors, by block and in the model's order."""
-        return [parameter for block in self.blocks.values() for parameter in block.values()]
+        return [parameter for index in self.blocks for parameter in self.parameters_of(index)]
 
     def values(self) -> Adapter:
         """Return a copy of the adapters as they stand."""
@@ -78,11 +120,11 @@ class TrainedAdapter:
 
     def gradient_norms(self, blocks: Iterable[int] | None = None) -> Tensor:
         """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order."""
-        held = self.blocks if blocks is None else {i: self.blocks[i] for i in blocks if i in self.blocks}
+        held = self.blocks if blocks is None else [i for i in blocks if i in self.blocks]
         norms = [
             p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad)
-            for block in held.values()
-            for p in block.values()
+            for index in held
+            for p in self.parameters_of(index)
         ]
         return torch.stack(norms).cpu() if norms else torch.zeros(0)
 
@@ -90,11 +132,30 @@ class TrainedAdapter:
         """Clip by the norm over all parts of the model, step, and drop the gradients."""
         if total_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.job.max_grad_norm, total_norm)
-        for optimizer in self.moments.values():
+        for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+def moments_of(block: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> Moments | None:
+    """Return the state that an optimizer keeps of a block's trained tensors, None before its first step."""
+    trained = {name: p for name, p in block.items() if p.requires_grad}
+    states = {name: optimizer.state.get(p) or {} for name, p in trained.items()}
+    if not any(states.values()):
+        return None
+    steps = tuple(int(state["step"].item()) if state else 0 for state in states.values())
+
+    def kept(key: str) -> BlockAdapter:
+        return {n: states[n].get(key, torch.zeros_like(p)).detach().clone() for n, p in trained.items()}
+
+    return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
+
+
+def same_shapes(held: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> bool:
+    """Whether two adapters of a block have the same rank."""
+    return all(held[name].shape == tensor.shape for name, tensor in values.items())
 
 
 def total_norm(norms: Iterable[Tensor | None]) -> Tensor:

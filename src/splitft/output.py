@@ -10,7 +10,16 @@ from pathlib import Path
 
 from splitft.errors import OutputError
 
-FILES = ("job.yaml", "history.jsonl", "summary.json", "adapter", "perplexity.png", "partition.png")
+FILES = (
+    "job.yaml",
+    "history.jsonl",
+    "summary.json",
+    "adapter",
+    "adapters",
+    "decisions.jsonl",
+    "perplexity.png",
+    "partition.png",
+)
 
 
 def check_output_dir(path: str | Path) -> Path:

@@ -92,14 +92,17 @@ class SplitModel:
 
     @torch.no_grad()
     def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:
-        """Return sums over the batch of true (shifted) next-token predictions."""
-        logits = self.run(start, self.num_blocks, place, **inputs).logits[:, :-1]
-        targets = labels[:, 1:]
-        scored = targets != -100
-        logits, targets = logits[scored].float(), targets[scored]
-        nll = functional.cross_entropy(logits, targets, reduction="sum").item() if len(targets) else 0.0
-        correct = int((logits.argmax(-1) == targets).sum())
-        return Metrics(place.round, nll, correct, len(targets))
+        """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's."""
+        logits = self.run(start, self.num_blocks, place, **inputs).logits
+        predicted = logits.argmax(-1)
+        targets, known = labels[:, 1:], labels != -100
+        scored = known[:, 1:]
+        chosen = logits[:, :-1][scored].float()
+        targets = targets[scored]
+        nll = functional.cross_entropy(chosen, targets, reduction="sum").item() if len(targets) else 0.0
+        correct = float((predicted[:, :-1][scored] == targets).sum())
+        paper_correct = float((predicted[known] == labels[known]).sum())
+        return Metrics(place.round, nll, correct, len(targets), paper_correct, int(known.sum()))
 
 
 def void(_: object) -> None:

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from splitft.history import RoundRecord, make_record
 from splitft.job import Job
 from splitft.ledger import Ledger
-from splitft.messages import AdapterDown, AdapterUp, Gradients, Message, Metrics
+from splitft.messages import (
+    AdapterDown,
+    AdapterUp,
+    Gradients,
+    LocalLoss,
+    Message,
+    Metrics,
+    OptimizerState,
+)
 from splitft.seeds import numpy_generator
+
+if TYPE_CHECKING:
+    from splitft.devices.clock import RoundTimes
 
 
 class Server(Protocol):
     """Runs trunks, and keeps the global adapter."""
 
-    def hand_out(self, round_: int, cuts: Mapping[str, int]) -> dict[str, AdapterDown]: ...
+    def hand_out(
+        self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
+    ) -> dict[str, AdapterDown]: ...
+    def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]: ...
-    def aggregate(self, updates: Mapping[str, AdapterUp]) -> None: ...
+    def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
+    def aggregate(self) -> None: ...
     def training_losses(self) -> dict[str, tuple[float, int]]: ...
     def take_metrics(self) -> dict[str, Metrics]: ...
+    def truncation_errors(self) -> dict[int, float]: ...
 
 
 class Cohort(Protocol):
@@ -28,13 +44,21 @@ class Cohort(Protocol):
 
     @property
     def names(self) -> Sequence[str]: ...
-    def receive(self, adapters: Mapping[str, AdapterDown]) -> None: ...
+    def present(self, round_: int) -> Sequence[str]: ...
+    def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]: ...
     def train(
         self, members: Sequence[str], round_: int, step: int, micro_step: int, *, together: bool
     ) -> Iterator[dict[str, Message]]: ...
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]: ...
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]: ...
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]: ...
+    def times(self, members: Sequence[str]) -> RoundTimes | None: ...
+
+
+class Cuts(Protocol):
+    """Decides where each client's cut lies."""
+
+    def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]: ...
 
 
 class Observer(Protocol):
@@ -46,44 +70,60 @@ class Observer(Protocol):
 
 
 def run_rounds(
-    job: Job, cuts: Mapping[str, int], server: Server, cohort: Cohort, ledger: Ledger, observer: Observer
+    job: Job, policy: Cuts, server: Server, cohort: Cohort, ledger: Ledger, observer: Observer
 ) -> Iterator[RoundRecord]:
     """Run all rounds and yield the record of each; round 0 is the evaluation before training.
 
-    cuts: {client: blocks on that client}. Each client weighs in the average as much as the tokens that the
-    server saw of it. The caller may stop between records; the server's adapter is then the last round's.
+    Each client weighs in the average as much as the tokens that the server saw of it. The caller may stop
+    between records; the server's adapter is then the last round's.
     """
+    record: RoundRecord | None = None
     for round_ in range(job.rounds + 1):
         started, before = time.perf_counter(), ledger.copy()
-        members = sample_members(job, cohort.names, round_) if round_ else []
 
-        # Hand out the adapters that members lack.
+        # Adapt the cuts to what the clients' devices and results are.
+        cuts = policy.decide(round_, record)
+        members = sample_members(job, cohort.present(round_), round_) if round_ else []
+
+        # Hand out the adapters that members lack; blocks move with their optimizer state.
         if members:
-            cohort.receive(server.hand_out(round_, {name: cuts[name] for name in members}))
+            back = cohort.receive(server.hand_out(round_, {name: cuts[name] for name in members}))
+            server.take_moments(back)
 
-        # Local steps: activations up, the server's step, gradients down.
-        for step in range(job.local_steps if members else 0):
-            for micro_step in range(job.gradient_accumulation_steps):
-                shared = job.server_adapter == "shared"
-                for messages in cohort.train(members, round_, step, micro_step, together=shared):
-                    exchange(server, cohort, messages, observer)
+        # Local steps: activations up, the server's step, gradients down. Then gather what was trained.
+        for turn in [members] if job.order == "parallel" else [[name] for name in members]:
+            for step in range(job.local_steps if turn else 0):
+                for micro_step in range(job.gradient_accumulation_steps):
+                    together = job.server_adapter == "shared"
+                    for messages in cohort.train(turn, round_, step, micro_step, together=together):
+                        exchange(server, cohort, messages, observer)
+            server.gather(cohort.finish(turn, round_))
 
-        # Gather what was trained, and average it block by block.
+        # Average it block by block.
         if members:
-            server.aggregate(cohort.finish(members, round_))
+            server.aggregate()
         trained = time.perf_counter()
 
         # Evaluate the new global adapter through the split, each client on its own held-out rows.
         if round_ % job.eval_every == 0 or round_ == job.rounds:
             observer.on_evaluation(round_)
-            cohort.receive(server.hand_out(round_, cuts))
+            back = cohort.receive(server.hand_out(round_, cuts, evaluate=True))
+            server.take_moments(back)
             for messages in cohort.evaluate(cohort.names, round_):
                 exchange(server, cohort, messages, observer)
 
         # Record.
-        seconds = (trained - started, time.perf_counter() - trained)
-        losses, metrics = server.training_losses(), server.take_metrics()
-        record = make_record(round_, members, cuts, losses, metrics, ledger.since(before), seconds)
+        record = make_record(
+            round_,
+            members,
+            cuts if job.method in ("splitft", "same_split") else dict.fromkeys(cuts),
+            losses=server.training_losses(),
+            metrics=server.take_metrics(),
+            ledger=ledger.since(before),
+            seconds=(trained - started, time.perf_counter() - trained),
+            times=cohort.times(members),
+            truncation_errors=server.truncation_errors(),
+        )
         observer.on_round(record)
         yield record
 
@@ -91,6 +131,9 @@ def run_rounds(
 def exchange(server: Server, cohort: Cohort, messages: dict[str, Message], observer: Observer) -> None:
     """Carry messages to the server and its replies back, until neither has anything left to say."""
     while messages:
+        for client, message in messages.items():
+            if isinstance(message, LocalLoss):
+                observer.on_loss(message.round, message.step, client, message.loss)
         replies = server.step(messages)
         for client, reply in replies.items():
             if isinstance(reply, Gradients):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.adapters import Adapter, effective_ranks, resize
+from splitft.adapters import Adapter, resize
 from splitft.aggregator import Aggregator
 from splitft.job import Job
+from splitft.moments import Moments, rebase, resize_moments
 from splitft.optim import TrainedAdapter, learning_rates, total_norm
 
 
@@ -29,28 +30,35 @@ class Trunk:
     that clipping costs no round trip. With one client this is the clipping of the unsplit model, bit by bit.
     """
 
-    def __init__(self, job: Job, num_blocks: int) -> None:
-        self.job = job
-        self.num_blocks = num_blocks
+    def __init__(self, job: Job, name: str) -> None:
+        self.name = f"trunk/{name}"  # among the aggregator's holders
         self.trained = TrainedAdapter(job)
-        self._versions: dict[int, int] = {}  # block -> version of the global adapter it started from
+        self._ranks: dict[int, int] = {}
         self._waiting: _Waiting | None = None
         self._learning_rate = learning_rates(job)
 
-    def load(self, aggregator: Aggregator, cuts: Sequence[int]) -> None:
-        """Start from the global adapter, at the highest effective rank that one of these cuts asks for."""
-        ranks: dict[int, int] = {}
-        for cut in cuts:
-            r_cut = self.job.lora_r_cut or self.job.lora_r
-            for block, rank in effective_ranks(self.num_blocks, cut, self.job.lora_r, r_cut).items():
-                if cut <= block < self.num_blocks - self.job.tail_blocks and block in aggregator.adapter:
-                    ranks[block] = max(rank, ranks.get(block, 0))
-        old = self._versions
-        forget = [b for b in ranks if b in old and aggregator.rebased_since(b, old[b])]
-        self.trained.load(
-            {b: resize(aggregator.adapter[b], rank) for b, rank in ranks.items()}, forget=forget
-        )
-        self._versions = {block: aggregator.version[block] for block in ranks}
+    def load(self, aggregator: Aggregator, ranks: Mapping[int, int]) -> None:
+        """Hold these blocks of the global adapter, {block: effective rank}, with their optimizer state."""
+        bases = aggregator.take(self.name, list(ranks))
+        self._ranks = dict(ranks)
+        self.trained.load({b: resize(aggregator.adapter[b], rank) for b, rank in ranks.items()}, bases)
+
+    def moments(self, aggregator: Aggregator, blocks: Iterable[int]) -> dict[int, Moments]:
+        """Return the optimizer state of blocks about to leave, in the basis of the global adapter."""
+        leaving: dict[int, Moments] = {}
+        for block in blocks:
+            moments = self.trained.moments(block) if block in self.trained.blocks else None
+            if moments is not None:
+                for basis in aggregator.changes(self.name, block):
+                    moments = rebase(moments, basis)
+                leaving[block] = moments
+        return leaving
+
+    def adopt(self, moments: Mapping[int, Moments]) -> None:
+        """Take over the optimizer state of blocks that came back, where the trunk has none of its own."""
+        blocks: Adapter = {b: {**block} for b, block in self.trained.blocks.items()}
+        new = {b: m for b, m in moments.items() if b in blocks and self.trained.moments(b) is None}
+        self.trained.load(blocks, moments={b: resize_moments(m, self._ranks[b]) for b, m in new.items()})
 
     def values(self) -> Adapter:
         """Return the adapters as they stand."""
@@ -61,7 +69,7 @@ class Trunk:
 
         weights: share of each client in the gradient. Without clipping the step is taken at once.
         """
-        if not self.job.max_grad_norm:
+        if not self.trained.job.max_grad_norm:
             self.trained.step(self._learning_rate(step), None)
             return None
         self._waiting = _Waiting(step, self.trained.gradient_norms(), weights)

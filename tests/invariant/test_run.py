@@ -26,6 +26,7 @@ from splitft.messages import (
     AdapterUp,
     Message,
     Metrics,
+    OptimizerState,
     TailGradients,
     TrunkOutput,
     decode,
@@ -84,8 +85,8 @@ class Wire(LocalCohort):
             carried[name] = decode(raw)
         return carried
 
-    def receive(self, adapters: Mapping[str, AdapterDown]) -> None:
-        super().receive(self.carry("down", adapters))
+    def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
+        return self.carry("up", super().receive(self.carry("down", adapters)))
 
     def train(self, members: Sequence[str], *args: Any, **kwargs: Any) -> Iterator[dict[str, Message]]:
         for messages in super().train(members, *args, **kwargs):
@@ -107,7 +108,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
     class Recording(Wire):
         sent: list[tuple[str, str, Message, int]] = []  # noqa: RUF012 - one list a test
 
-    monkeypatch.setattr("splitft.engines.local.LocalCohort", Recording)
+    monkeypatch.setattr("splitft.parties.LocalCohort", Recording)
     return Recording
 
 
@@ -357,8 +358,11 @@ def test_no_label_leaves_home(llama: dict[str, Any], tmp_path: Path, wire: type[
 HISTORY_KEYS = {
     "round", "cohort", "cuts", "loss", "perplexity", "accuracy", "clients", "bytes_up", "bytes_down",
     "bytes_adapter_up", "bytes_adapter_down", "bytes", "round_seconds", "evaluation_seconds",
+    "paper_accuracy", "virtual_seconds", "waited_for", "truncation_error",
 }  # fmt: skip
-CLIENT_KEYS = {"cut", "loss", "perplexity", "accuracy", "train_tokens", "eval_tokens"}
+CLIENT_KEYS = {
+    "cut", "loss", "perplexity", "accuracy", "paper_accuracy", "train_tokens", "eval_tokens", "virtual",
+}  # fmt: skip
 
 
 def test_history_has_one_documented_line_a_round(gpt2: dict[str, Any], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Promises of the average and of the aggregator that hands out and takes in adapters."""
+"""Promises of the means of adapters: by factors, by products, and with a frozen A."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitft.adapters import BlockAdapter, flatten, rank_of, resize
-from splitft.aggregate import average
-from splitft.aggregator import Aggregator
+from splitft.adapters import BlockAdapter, rank_of, resize
+from splitft.aggregate import Mean, average, exact, freeze_a
 
 SHAPES = {"attn.q": (6, 5), "mlp.up": (5, 9)}  # in, out
 
@@ -96,68 +95,84 @@ def test_bad_weights_are_refused(weights: list[float]) -> None:
         average([], [])
 
 
-def aggregator() -> Aggregator:
-    return Aggregator({index: block(4, index) for index in range(5)})
-
-
-def test_clients_get_what_they_hold_and_lack_and_nothing_else() -> None:
-    server = aggregator()
-    cuts = {"a": 1, "b": 3}
-    first = server.hand_out(0, cuts, 4)
-    assert {name: down.blocks for name, down in first.items()} == {"a": (0, 4), "b": (0, 1, 2, 4)}
-    assert all(
-        torch.equal(value, flatten(server.adapter[index]))
-        for down in first.values()
-        for index, value in zip(down.blocks, down.values, strict=True)
-    )
-    assert [(d.cut, d.blocks) for d in server.hand_out(1, cuts, 4).values()] == [(1, ()), (3, ())]
-
-    server.aggregate({2: [(block(4, 7), 1.0)]}, set())
-    second = server.hand_out(1, cuts, 4)
-    assert {name: down.blocks for name, down in second.items()} == {"a": (), "b": (2,)}
-    moved = server.hand_out(2, {"a": 3, "b": 1}, 4)
-    assert {name: down.blocks for name, down in moved.items()} == {"a": (1, 2), "b": ()}
-    back = server.hand_out(3, {"a": 3, "b": 3}, 5)["b"]
-    assert back.blocks == (1, 2)  # what a client had to let go, it gets anew
-
-
-def test_a_change_of_basis_is_announced_once_to_each_client() -> None:
-    server = aggregator()
-    server.hand_out(0, {"a": 2, "b": 2}, 5)
-    before = [server.version[index] for index in range(5)]
-    server.aggregate({0: [(block(4, 8), 1.0)], 1: [(block(4, 9), 1.0)]}, mixed={1})
-    assert server.hand_out(1, {"a": 2}, 5)["a"].rebased == (1,)
-    server.aggregate({0: [(block(4, 10), 1.0)], 1: [(block(4, 11), 1.0)]}, set())
-    down = server.hand_out(2, {"a": 2, "b": 2}, 5)
-    assert (down["a"].blocks, down["a"].rebased) == ((0, 1), ())
-    assert (down["b"].blocks, down["b"].rebased) == ((0, 1), (1,))  # it missed a round
-    assert server.rebased_since(1, before[1])
-    assert not server.rebased_since(0, before[0])
-
-
 def product(own: BlockAdapter, name: str, rank: int | None = None) -> Tensor:
     own = resize(own, rank) if rank else own
-    return own[f"{name}.lora_B.weight"] @ own[f"{name}.lora_A.weight"]
+    return own[f"{name}.lora_B.weight"].double() @ own[f"{name}.lora_A.weight"].double()
 
 
-def test_mixed_blocks_keep_their_function_and_put_the_best_components_first() -> None:
-    server = aggregator()
-    given_ = [(block(4, 20), 3.0), (block(2, 21), 1.0)]
-    plain = average([own for own, _ in given_], [weight for _, weight in given_])
-    server.aggregate({0: given_, 1: given_}, mixed={0})
-    assert largest_difference(server.adapter[1], plain) == 0
+def mean_product(blocks: list[BlockAdapter], weights: list[float], name: str) -> Tensor:
+    total = math.fsum(weights)
+    return sum(
+        (product(own, name) * (w / total) for own, w in zip(blocks, weights, strict=True)),
+        torch.zeros(1, dtype=torch.float64),
+    )
+
+
+@settings(deadline=None)
+@given(blocks=BLOCKS, weights=WEIGHTS)
+def test_exact_is_the_best_approximation_of_the_mean_product(
+    blocks: list[BlockAdapter], weights: list[float]
+) -> None:
+    weights = weights[: len(blocks)]
+    got = exact(blocks, weights)
+    rank = max(rank_of(b) for b in blocks)
+    assert rank_of(got) == rank
     for name in SHAPES:
-        whole = product(plain, name)
-        assert torch.allclose(product(server.adapter[0], name), whole, atol=1e-5)
-        optimum = torch.linalg.svdvals(whole)[2:].norm()
-        kept = (whole - product(server.adapter[0], name, 2)).norm()
-        assert kept == pytest.approx(float(optimum), rel=1e-4)
-        assert (whole - product(plain, name, 2)).norm() > 1.05 * optimum
+        wanted = mean_product(blocks, weights, name)
+        singular = torch.linalg.svdvals(wanted)
+        error = (product(got, name) - wanted).norm()
+        assert error <= singular[rank:].norm() * (1 + 1e-5) + 1e-5 * singular[0]
 
 
-def test_the_callers_adapter_is_left_alone() -> None:
-    own = {0: block(2, 0)}
-    server = Aggregator(own)
-    kept = {name: tensor.clone() for name, tensor in own[0].items()}
-    server.aggregate({0: [(block(2, 1), 1.0), (block(2, 2), 1.0)]}, {0})
-    assert all(torch.equal(own[0][name], kept[name]) for name in kept)
+@settings(deadline=None)
+@given(blocks=BLOCKS, weights=WEIGHTS)
+def test_exact_of_one_product_in_many_bases_is_that_product(
+    blocks: list[BlockAdapter], weights: list[float]
+) -> None:
+    """Factors that differ by a change of basis only: their average is another product, the exact mean not."""
+    first = blocks[0]
+    turn = torch.linalg.qr(torch.randn(rank_of(first), rank_of(first)))[0]
+    turned = {n: (turn @ t if ".lora_A." in n else t @ turn.T) for n, t in first.items()}
+    got = exact([first, turned], weights[:2])
+    for name in SHAPES:
+        assert torch.allclose(product(got, name), product(first, name), atol=1e-4)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**31), ranks=st.lists(st.integers(1, 4), min_size=1, max_size=5), weights=WEIGHTS)
+def test_frozen_a_makes_the_plain_average_exact(seed: int, ranks: list[int], weights: list[float]) -> None:
+    weights = weights[: len(ranks)]
+    common = block(4, seed)
+    blocks = []
+    for i, rank in enumerate(ranks):
+        own = resize(block(4, seed + 1 + i), rank)
+        blocks.append({n: resize(common, rank)[n] if ".lora_A." in n else t for n, t in own.items()})
+    got = freeze_a(blocks, weights)
+    for name in SHAPES:
+        a = got[f"{name}.lora_A.weight"]
+        assert torch.equal(a, common[f"{name}.lora_A.weight"][: len(a)])
+        wanted = mean_product(blocks, weights, name)
+        assert torch.allclose(product(got, name), wanted, atol=1e-5 * (1 + float(wanted.norm())))
+
+
+def test_frozen_a_that_is_not_common_is_refused() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        freeze_a([block(2, 0), block(2, 1)], [1.0, 1.0])
+
+
+def test_exact_stays_near_the_average_where_clients_agree() -> None:
+    """Optimizer moments belong to components: where nothing changed, the factors must not turn."""
+    own = block(3, 5)
+    got = exact([own, own], [1.0, 2.0])
+    for name in SHAPES:
+        a, b = got[f"{name}.lora_A.weight"].double(), own[f"{name}.lora_A.weight"].double()
+        cosine = (a * b).sum() / (a.norm() * b.norm())
+        assert cosine > 0.9
+
+
+@pytest.mark.parametrize("mean", [average, exact, freeze_a])
+def test_a_run_that_diverged_gives_back_what_is_not_finite(mean: Mean) -> None:
+    broken = {name: t.clone() for name, t in block(2, 0).items()}
+    broken["attn.q.lora_B.weight"][0, 0] = float("nan")
+    got = mean([broken, {n: t.clone() for n, t in broken.items()}], [1.0, 1.0])
+    assert not got["attn.q.lora_B.weight"].isfinite().all()

@@ -25,8 +25,10 @@ from splitft.messages import (
     AdapterDown,
     AdapterUp,
     Gradients,
+    LocalLoss,
     Message,
     Metrics,
+    OptimizerState,
     TailGradients,
     TrunkOutput,
     decode,
@@ -38,7 +40,10 @@ KINDS = get_args(Message)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3)
 ONE_OF_EACH: tuple[Message, ...] = (
-    AdapterDown(1, 2, (0, 1), (1,), (torch.ones(5), torch.zeros(3))),
+    AdapterDown(
+        1, 2, (0, 1), (1,), (torch.ones(5), torch.zeros(3)), (1,), (ROWS,), (0,), (3, 3), (torch.ones(4),)
+    ),
+    OptimizerState(1, (4,), (7, 7), (torch.ones(6),)),
     AdapterUp(1, (0,), (torch.ones(5),), torch.tensor([0.5])),
     Activations(
         1, 0, 0, True, (3, 1), ROWS.bfloat16(), torch.tensor([-100, 1, 2, 3]).int(), None, 7, ROWS[0]
@@ -46,7 +51,8 @@ ONE_OF_EACH: tuple[Message, ...] = (
     TrunkOutput(1, 0, 0, False, ROWS),
     TailGradients(1, 0, 0, 2.5, 3, ROWS.half()),
     Gradients(1, 0, 0, 2.5, ROWS, torch.zeros(0)),
-    Metrics(1, 2.5, 3, 4),
+    Metrics(1, 2.5, 3.0, 4, 1.0, 5),
+    LocalLoss(1, 0, 0, 2.5, (4, 3), 6),
 )
 
 
@@ -326,7 +332,7 @@ def test_kinds_of_bytes() -> None:
     assert counts["control"] == wire_size(training)[0] + 4
     evaluating = replace(training, train=False)
     assert bytes_by_kind(evaluating) == {"evaluation": sum(wire_size(evaluating))}
-    assert bytes_by_kind(Metrics(1, 1.0, 1, 1)).keys() == {"evaluation"}
+    assert bytes_by_kind(Metrics(1, 1.0, 1.0, 1, 0.0, 2)).keys() == {"evaluation"}
     assert bytes_by_kind(AdapterUp(1, (0, 3), (four, eight), four))["adapter"] == 12
     assert bytes_by_kind(Gradients(1, 0, 0, 1.0, torch.zeros(2, 3)))["gradients"] == 24
     assert len(astuple(training)) == 10

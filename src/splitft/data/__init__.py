@@ -7,7 +7,7 @@ from splitft.data.picture import partition_picture
 from splitft.data.prepare import ClientData, Prepared, prepare
 from splitft.data.records import Records, read_records
 from splitft.data.report import ClientReport, DataReport
-from splitft.data.rows import Rows, pack
+from splitft.data.rows import Rows, join, pack
 from splitft.data.tokenize import tokenize
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Rows",
     "collate",
     "hold_out",
+    "join",
     "pack",
     "partition_picture",
     "partition_table",

@@ -60,6 +60,18 @@ class Rows:
         )
 
 
+def join(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one part after another; at least one part."""
+    return Rows(
+        [ids for part in parts for ids in part.input_ids],
+        [labels for part in parts for labels in part.labels],
+        np.concatenate([part.documents for part in parts]),
+        np.concatenate([part.sources for part in parts]),
+        np.concatenate([part.full_lengths for part in parts]),
+        {name: [v for part in parts for v in part.columns[name]] for name in parts[0].columns},
+    )
+
+
 def has_loss(labels: Tokens) -> bool:
     """Whether a row trains anything: some token after the first carries loss."""
     return bool((labels[1:] != IGNORE).any())

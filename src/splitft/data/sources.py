@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,9 +93,12 @@ def source_names(paths: list[Path]) -> tuple[str, ...]:
 def _read_hub(job: Job, name: str) -> Table:
     import datasets
 
+    from splitft.reach import hub_or_cache
+
     with quiet_datasets():
         try:
-            data = datasets.load_dataset(name, job.dataset_config_name, split=job.dataset_split)
+            with nullcontext() if exists(Path(name)) else hub_or_cache(name, kind="dataset"):
+                data = datasets.load_dataset(name, job.dataset_config_name, split=job.dataset_split)
         except Exception as error:  # the hub client, datasets and pyarrow each raise their own
             raise DataError(
                 f"data set {name!r}, configuration {job.dataset_config_name!r}, split {job.dataset_split!r} "

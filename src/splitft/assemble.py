@@ -1,0 +1,189 @@
+"""From a job to the things a run is made of: data dealt, model split and proven, adapter in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from splitft import adapters
+from splitft.adapters import Adapter, AdapterSlots
+from splitft.check import SplitReport, check_split
+from splitft.cuts import check_cut_policy
+from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
+from splitft.errors import JobError, ModelError
+from splitft.export import load_adapter
+from splitft.job import Job
+from splitft.load import load_config, load_model, load_tokenizer, resolve_model
+from splitft.partial import spread_habits
+from splitft.shrink import causal_class, shrink_config, tiny_random_model
+from splitft.split import find_blocks, install_window, learn_habits, num_blocks
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a run (or a plan, whose model has shapes but no weights) starts from."""
+
+    job: Job
+    base: str  # folder or hub id of the model
+    pad_token_id: int
+    prepared: Prepared
+    model: Any
+    slots: AdapterSlots
+    targets: list[str]
+    adapter: Adapter
+    report: SplitReport
+    cuts: dict[str, int]  # of the job, for every client
+
+    @property
+    def clients(self) -> Sequence[ClientData]:
+        return self.prepared.clients
+
+    @property
+    def names(self) -> list[str]:
+        return [client.name for client in self.prepared.clients]
+
+    @property
+    def num_blocks(self) -> int:
+        return num_blocks(self.model)
+
+
+def assemble(job: Job, console: Console, *, weights: bool = True) -> Assembly:
+    """Prepare a job. weights: load them; else the model is built without, on the meta device.
+
+    Raises JobError, DataError, ModelError.
+    """
+    check_cut_policy(job)
+    base = str(resolve_model(job.model_name_or_path, job.model_revision))
+    tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+    with console.status("reading and dealing the data"):
+        prepared = prepare(job, tokenizer)
+    names = [client.name for client in prepared.clients]
+    console.print(partition_table(prepared.report))
+    with console.status(f"loading {job.model_name_or_path}"):
+        model = _whole_model(job) if weights else _shapes(job)
+    check_positions(job, model)
+    check_vocabulary(job, model, (rows for c in prepared.clients for rows in (c.train, c.eval)))
+    cuts = resolve_cuts(job, names, num_blocks(model))
+    with console.status("proving that the split is exact"):
+        report = _prove(job, model if weights else model.config, cuts, num_blocks(model))
+    slots, targets = inject_adapters(job, model)
+    if job.adapter_name_or_path:
+        adapter = load_adapter(job.adapter_name_or_path, slots, job)
+    else:
+        adapter = adapters.initial_adapter(slots.layout, job.lora_r, job.seed)
+    if weights:
+        adapter = {b: {n: t.to(model.device) for n, t in block.items()} for b, block in adapter.items()}
+    pad = tokenizer.pad_token_id
+    return Assembly(job, base, pad, prepared, model, slots, targets, adapter, report, cuts)
+
+
+def inject_adapters(job: Job, model: Any) -> tuple[AdapterSlots, list[str]]:
+    """Inject LoRA as the job asks; return its slots and the names of the target modules."""
+    targets, excluded = adapters.resolve_targets(model, job.lora_target_modules)
+    config = adapters.lora_config(
+        targets,
+        excluded,
+        r=job.lora_r,
+        alpha=job.lora_alpha,
+        dropout=job.lora_dropout,
+        fan_in_fan_out=adapters.uses_fan_in_fan_out(model),
+    )
+    slots = adapters.inject(model, config)
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return slots, targets
+
+
+def _whole_model(job: Job) -> Any:
+    return load_model(
+        job.model_name_or_path,
+        revision=job.model_revision,
+        dtype=base_dtype(job),
+        attn_implementation=job.attn_implementation,
+    ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
+
+
+def _shapes(job: Job) -> Any:
+    model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
+    with torch.device("meta"):
+        model = model_class._from_config(config, dtype=base_dtype(job)).eval()
+    small = tiny_random_model(shrink_config(config))  # how blocks answer is learned on a copy with values
+    names = tuple(type(block).__name__ for block in find_blocks(small)[2])
+    install_window(model, spread_habits(learn_habits(small), names, model))
+    return model
+
+
+def base_dtype(job: Job) -> torch.dtype:
+    """The dtype of the frozen base."""
+    return torch.bfloat16 if job.bf16 else torch.float32
+
+
+def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitReport:
+    """Prove every cut that the run may use: those of the job, or all that its policy may choose."""
+    policy = job.cut_policy
+    if policy.method == "fixed" or job.method in ("same_split", "fed_lora", "local_only", "centralized"):
+        possible = set(cuts.values())
+    else:
+        highest = min(policy.max_cut or blocks, blocks - job.tail_blocks - 1)
+        possible = {*range(policy.min_cut, highest + 1), *cuts.values()}
+    report = check_split(
+        model, sorted(possible), tail_blocks=job.tail_blocks, labels=job.labels, seed=job.seed
+    )
+    if not report.ok:
+        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
+    return report
+
+
+def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
+    """Return {client: cut}. Raises JobError where a cut leaves the server without a block."""
+    cuts = job.cuts if isinstance(job.cuts, list) else [job.cuts] * len(names)
+    if len(cuts) != len(names):
+        raise JobError(f"cuts has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
+    if job.method == "same_split":
+        cuts = [round(sum(cuts) / len(cuts))] * len(cuts)
+    highest = blocks - job.tail_blocks - 1
+    if highest < 1:
+        raise JobError(
+            f"the model has {blocks} blocks and tail_blocks is {job.tail_blocks}, but client and server need "
+            "one each before the tail: lower tail_blocks, or choose a model with more blocks"
+        )
+    wrong = [f"{name}: {cut}" for name, cut in zip(names, cuts, strict=True) if cut > highest]
+    if wrong:
+        tail = f" and tail_blocks={job.tail_blocks}" if job.tail_blocks else ""
+        raise JobError(
+            f"cuts must lie between 1 and {highest}, since the model has {blocks} blocks{tail} and the "
+            f"server needs at least one; got {', '.join(wrong)}"
+        )
+    if (lowest := job.cut_policy.min_cut) > highest:
+        raise JobError(f"cut_policy.min_cut is {lowest}, but the highest cut of this model is {highest}")
+    return dict(zip(names, cuts, strict=True))
+
+
+def check_positions(job: Job, model: Any) -> None:
+    """Raise JobError where max_length exceeds the positions that the model was made for."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < job.max_length:
+        raise JobError(
+            f"max_length is {job.max_length}, the model takes {positions} tokens: lower max_length"
+        )
+
+
+def check_vocabulary(job: Job, model: Any, data: Iterable[Rows]) -> None:
+    """Raise ModelError where rows hold token ids that the model has no embedding for."""
+    known = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+    highest = max((int(ids.max()) for rows in data for ids in rows.input_ids), default=0)
+    if isinstance(known, int) and highest >= known:
+        raise ModelError(
+            f"the tokenizer of {job.model_name_or_path} gives token id {highest}, but the model's vocabulary "
+            f"ends at {known - 1}: the tokenizer is another model's"
+        )
+
+
+def device_for(job: Job) -> torch.device:
+    """Return the accelerator where there is one and the job allows it, else the CPU."""
+    accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")

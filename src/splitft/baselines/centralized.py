@@ -1,0 +1,67 @@
+"""`method: centralized`: all training rows in one place, as if nothing kept them apart.
+
+As many rows are seen as by the clients together: each local step takes one optimizer step for every member of
+the round, on batches of the pooled rows. What moving the text itself would cost is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from splitft.adapters import Adapter
+from splitft.baselines.local_only import LocalOnlyCohort
+from splitft.baselines.whole import WholeClient
+from splitft.devices.clock import RoundTimes, VirtualClock
+from splitft.ledger import Ledger
+from splitft.messages import AdapterDown, Message, OptimizerState
+from splitft.parts import Place
+
+POOLED = "all data"  # name of the one who trains
+
+
+class CentralCohort(LocalOnlyCohort):
+    """One trainer of the pooled rows; the clients' held-out rows are evaluated with its adapter."""
+
+    def __init__(
+        self,
+        pooled: WholeClient,
+        clients: Sequence[WholeClient],
+        ledger: Ledger,
+        clock: VirtualClock | None = None,
+        present: Callable[[int], Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__(clients, ledger, clock, present)
+        self.pooled = pooled
+
+    def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
+        """Start the trainer."""
+        for message in list(adapters.values())[:1]:
+            self.pooled.receive(message)
+        return {}
+
+    def train(
+        self, members: Sequence[str], round_: int, step: int, micro_step: int, *, together: bool
+    ) -> Iterator[dict[str, Message]]:
+        """Take a step for each member, the micro-batches of each one after another."""
+        if micro_step:
+            return
+        for number in range(len(members)):
+            for micro in range(self.pooled.job.gradient_accumulation_steps):
+                place = Place(POOLED, round_, step * len(members) + number, micro, train=True)
+                yield self._sent({POOLED: self.pooled.train_step(place, step)})
+
+    def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
+        """Evaluate the clients' held-out rows with the one adapter."""
+        adapter = self.pooled.trained.values()
+        for name in members:
+            self.clients[name].adapter = adapter
+            for message in self.clients[name].evaluate(round_):
+                yield {name: message}
+
+    def times(self, members: Sequence[str]) -> RoundTimes | None:
+        """How long the steps would have taken on the server's device."""
+        return super().times([POOLED] if members else [])
+
+    def adapters(self) -> dict[str, Adapter]:
+        """Return the one adapter."""
+        return {POOLED: self.pooled.trained.values()}

@@ -1,0 +1,138 @@
+"""AdamW's state of one block, and how it moves: with its block, through ranks, through a change of basis.
+
+Nothing is started anew when a cut moves (ours; the paper is silent). Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splitft.adapters import BlockAdapter, TensorSpec, flatten, rank_of, resize, unflatten
+from splitft.lowrank import Basis
+
+
+@dataclass(frozen=True)
+class Moments:
+    """steps: optimizer steps of each tensor; exp_avg, exp_avg_sq: running means of gradients and squares.
+
+    Tensors are named and shaped like the block's trained adapter, at the rank at which it is trained.
+    """
+
+    steps: tuple[int, ...]
+    exp_avg: BlockAdapter
+    exp_avg_sq: BlockAdapter
+
+
+def resize_moments(moments: Moments, rank: int) -> Moments:
+    """Keep the leading components, or add new ones: without a direction yet, of the others' mean size.
+
+    With a second moment of zero a new component would take first steps several times the learning rate,
+    since the bias correction has long faded.
+    """
+    have = rank_of(moments.exp_avg)
+    average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
+    for name, tensor in square.items():
+        axis = _rank_axis(name)
+        if rank > have:
+            known = tensor.narrow(axis, 0, have).mean(dim=axis, keepdim=True)
+            tensor.narrow(axis, have, rank - have).copy_(
+                known.expand_as(tensor.narrow(axis, have, rank - have))
+            )
+    return Moments(moments.steps, average, square)
+
+
+def rebase(moments: Moments, basis: Basis) -> Moments:
+    """Carry moments through A' = T·A, B' = B·T⁻¹.
+
+    First moments transform as gradients do, A: T⁻ᵀ·m and B: m·Tᵀ. Second moments take the squares of these
+    coefficients, as for gradient components that are not correlated. A holder of fewer components than T has
+    had none of the others: they count as zero.
+    """
+    rank = len(next(iter(basis.values())))
+    average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
+    for name in average:
+        change = basis[name.replace(".lora_B.", ".lora_A.")].double()
+        on_a = ".lora_A." in name
+        turn = torch.linalg.pinv(change).T if on_a else change
+        average[name] = _turned(average[name], turn, on_a)
+        square[name] = _turned(square[name], turn.square(), on_a)
+    return Moments(moments.steps, average, square)
+
+
+def mean_moments(given: Sequence[Moments], weights: Sequence[float]) -> Moments:
+    """Return the weighted mean of several holders' moments at one rank, and the most of their steps."""
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+
+    def mean(blocks: Sequence[BlockAdapter]) -> BlockAdapter:
+        names = blocks[0]
+        return {n: sum((b[n] * s for b, s in zip(blocks, shares, strict=True)), names[n] * 0) for n in names}
+
+    steps = tuple(max(counts) for counts in zip(*(m.steps for m in given), strict=True))
+    return Moments(steps, mean([m.exp_avg for m in given]), mean([m.exp_avg_sq for m in given]))
+
+
+def pack(moments: Moments) -> Tensor:
+    """Return both running means as one float32 vector, (2 · values,)."""
+    return torch.cat([flatten(moments.exp_avg), flatten(moments.exp_avg_sq)])
+
+
+def unpack(steps: Sequence[int], values: Tensor, specs: Sequence[TensorSpec]) -> Moments:
+    """Undo `pack` for a block of this layout. Raises ValueError where the values do not fit it."""
+    if len(steps) != len(specs) or values.ndim != 1 or values.numel() % 2:
+        raise ValueError("optimizer state does not fit the block's layout")
+    average, square = values.chunk(2)
+    return Moments(tuple(steps), unflatten(average, specs), unflatten(square, specs))
+
+
+def pack_blocks(
+    moments: Mapping[int, Moments],
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Tensor, ...]]:
+    """Return (blocks, steps of all their tensors, one vector a block) as messages carry them."""
+    steps = tuple(step for m in moments.values() for step in m.steps)
+    return tuple(moments), steps, tuple(pack(m) for m in moments.values())
+
+
+def unpack_blocks(
+    blocks: Sequence[int],
+    steps: Sequence[int],
+    values: Sequence[Tensor],
+    layout: Mapping[int, Sequence[TensorSpec]],
+    freeze_a: bool,
+) -> dict[int, Moments]:
+    """Undo `pack_blocks`. Raises ValueError where blocks, steps and values do not fit each other."""
+    moments: dict[int, Moments] = {}
+    for block, vector in zip(blocks, values, strict=True):
+        if block not in layout:
+            raise ValueError(f"optimizer state of block {block}, which has no adapter")
+        specs = trained_specs(layout[block], freeze_a)
+        moments[block] = unpack(steps[: len(specs)], vector, specs)
+        steps = steps[len(specs) :]
+    if steps:
+        raise ValueError("more step counts than tensors")
+    return moments
+
+
+def trained_specs(specs: Sequence[TensorSpec], freeze_a: bool) -> tuple[TensorSpec, ...]:
+    """Return the layout of the tensors that are trained: all, or B alone."""
+    return tuple(spec for spec in specs if not freeze_a or spec.rank_axis == 1)
+
+
+def trained_tensors(block: Mapping[str, Tensor], freeze_a: bool) -> BlockAdapter:
+    """Return the tensors of a block that are trained: all, or B alone."""
+    return {name: t for name, t in block.items() if not freeze_a or ".lora_B." in name}
+
+
+def _rank_axis(name: str) -> int:
+    return 0 if ".lora_A." in name else 1
+
+
+def _turned(tensor: Tensor, turn: Tensor, on_a: bool) -> Tensor:
+    turn = turn.to(tensor.device)
+    flat = tensor.double().flatten(1)
+    turned = turn @ flat if on_a else flat @ turn.T
+    return turned.reshape(tensor.shape).to(tensor)

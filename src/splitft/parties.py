@@ -1,0 +1,166 @@
+"""The parties of a run in one process: server, clients, cut planner, ledger and, with devices, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from splitft.adapt import CutPlanner
+from splitft.adapters import Adapter
+from splitft.aggregate import Mean
+from splitft.assemble import Assembly
+from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
+from splitft.baselines.centralized import POOLED
+from splitft.client import Client
+from splitft.data import BatchStream, ClientData, join
+from splitft.devices import (
+    Device,
+    ModelCosts,
+    available_members,
+    batch_bytes,
+    client_devices,
+    client_memory,
+    client_state_seconds,
+    highest_cut_in_memory,
+    model_costs,
+    resolve_device,
+)
+from splitft.devices.clock import VirtualClock
+from splitft.devices.steps import StateSeconds
+from splitft.engines.local import LocalCohort
+from splitft.errors import JobError
+from splitft.job import Job
+from splitft.ledger import Ledger
+from splitft.parts import SplitModel
+from splitft.server import Server
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Who takes part in a run."""
+
+    policy: CutPlanner | WholeModels
+    server: Server
+    cohort: LocalCohort
+    ledger: Ledger
+    machines: Machines | None
+
+    def adapters(self) -> dict[str, Adapter]:
+        """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""
+        if isinstance(self.cohort, CentralCohort):
+            return {"adapter": self.cohort.pooled.trained.values()}
+        if isinstance(self.cohort, LocalOnlyCohort):
+            return {f"adapters/{name}": adapter for name, adapter in self.cohort.adapters().items()}
+        return {"adapter": dict(self.server.adapter)}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The devices of a job's clients and server, and what the model costs them."""
+
+    clients: Mapping[str, Device]
+    server: Device
+    costs: ModelCosts
+
+
+def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | None = None) -> Parties:
+    """Set up the parties of a job. Raises JobError where devices, cuts or the policy do not fit.
+
+    model, mean: what computes and what averages, other than the model itself and the job's aggregation.
+    """
+    job, machines, ledger = start.job, machines_of(start), Ledger()
+    model = model or SplitModel(
+        start.model, start.slots, seed=job.seed, server_inputs=start.report.server_inputs
+    )
+    clock = present = None
+    if machines:
+        devices = {**machines.clients, POOLED: machines.server}
+        clock = VirtualClock(machines.costs, job, devices, machines.server)
+        present = partial(available_members, machines.clients, start.names, job.seed)
+    if job.method in ("splitft", "same_split"):
+        clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
+        cohort = LocalCohort(clients, ledger, clock, present)
+        server = Server(model, job, start.adapter, mean)
+        return Parties(make_planner(start, machines), server, cohort, ledger, machines)
+    whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
+    policy = WholeModels(start.names, start.num_blocks)
+    if job.method == "fed_lora":
+        cohort = LocalCohort(whole, ledger, clock, present)
+        return Parties(policy, Server(model, job, start.adapter, mean), cohort, ledger, machines)
+    server = SilentServer(model, job, start.adapter)
+    if job.method == "local_only":
+        return Parties(policy, server, LocalOnlyCohort(whole, ledger, clock, present), ledger, machines)
+    rows = join([data.train for data in start.clients])
+    pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, start.pad_token_id)
+    return Parties(policy, server, CentralCohort(pooled, whole, ledger, clock, present), ledger, machines)
+
+
+def machines_of(start: Assembly) -> Machines | None:
+    """Return the devices of a job, None where it states none. Raises JobError on unknown ones."""
+    job = start.job
+    if job.devices is None:
+        return None
+    server = resolve_device(job.server_device, job.device_profiles)
+    return Machines(client_devices(job, start.names), server, model_costs(start.model))
+
+
+def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
+    """Return what decides the cuts, with the seconds that devices predict for a typical batch.
+
+    Raises JobError where a client's memory does not hold its cut.
+    """
+    job, blocks = start.job, start.num_blocks - start.job.tail_blocks
+    most = dict.fromkeys(start.names, blocks - 1)
+    if not machines:
+        return CutPlanner(job, start.cuts, most, blocks)
+    for name, device in machines.clients.items():
+        most[name] = highest_cut_in_memory(machines.costs, job, device)
+    cuts = start.cuts
+    if job.cut_policy.method == "fixed" or job.method == "same_split":
+        _check_memory(job, cuts, most, machines)
+    else:
+        cuts = {name: min(cut, most[name]) for name, cut in cuts.items()}
+    seconds = {
+        data.name: predicted_seconds(job, data, machines.clients[data.name], machines)
+        for data in start.clients
+    }
+    return CutPlanner(job, cuts, most, blocks, lambda _: seconds)
+
+
+def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:
+    """Return the seconds of one step of a client on its device (`ClientState`), for its typical batch.
+
+    That is the mean of the batches of its first round: rows as they are, padded to the mean longest row.
+    """
+    stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
+    lengths = np.asarray(data.train.lengths)
+    batches = [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]
+    tokens = float(np.mean([batch.sum() for batch in batches]))
+    width = float(np.mean([batch.max() for batch in batches]))
+    up, down = batch_bytes(machines.costs, job, round(tokens))
+    rows = len(batches[0])
+    return client_state_seconds(
+        machines.costs,
+        job,
+        device,
+        machines.server,
+        rows=rows,
+        width=round(width),
+        up_bytes=up,
+        down_bytes=down,
+    )
+
+
+def _check_memory(job: Job, cuts: Mapping[str, int], most: Mapping[str, int], machines: Machines) -> None:
+    too_much = [name for name, cut in cuts.items() if cut > most[name]]
+    if too_much:
+        name = too_much[0]
+        device, needed = machines.clients[name], client_memory(machines.costs, job, cuts[name]).total
+        raise JobError(
+            f"client {name} ({device.name}, {device.memory_bytes / 1e9:.3g} GB) cannot hold {cuts[name]} "
+            f"blocks, which need about {needed / 1e9:.3g} GB: set its cut to {most[name]} or lower, "
+            "or give it another device"
+        )
