@@ -28,6 +28,14 @@ EXIT_CODES = {
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 
+_OVERRIDES = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
+    ),
+]
+
+
 class _Commands(TyperGroup):
     """Tells expected errors in one message and exits with the code of their class."""
 
@@ -112,12 +120,7 @@ def schema() -> None:
 @app.command()
 def run(
     job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
-        ),
-    ] = None,
+    overrides: _OVERRIDES = None,
 ) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
     from splitft.job import load_job
@@ -146,6 +149,62 @@ def check(
     from splitft.check import check_all_command, check_command
 
     raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))
+
+
+@app.command()
+def plan(
+    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    overrides: _OVERRIDES = None,
+    clients: Annotated[
+        int | None, typer.Option(help="Plan one round for so many clients of a --mix.")
+    ] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="Their devices: phone=0.6,laptop=0.3,workstation=0.1")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
+) -> None:
+    """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
+    from splitft.job import load_job
+
+    loaded = load_job(job, overrides or ())
+    from splitft.plan.command import plan_command
+
+    plan_command(loaded, clients=clients, mix=mix, out=out)
+
+
+@app.command()
+def compare(
+    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    overrides: _OVERRIDES = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods or cut policies: same_split,splitft,makespan,fed_lora")
+    ] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="A key and its values: 'lora_r_cut=[4,8,16]'; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each combination, with seeds one after another.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/compare-JOB.")] = None,
+    parallel: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+) -> None:
+    """Run a job with several methods, values and seeds; write a table and a report. Resumable."""
+    from splitft.compare.command import compare_command
+
+    code = compare_command(
+        job, overrides or (), methods=methods, vary=vary or (), seeds=seeds, out=out, parallel=parallel
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or above them.")],
+    out: Annotated[Path | None, typer.Option(help="File; default: report.html above the runs.")] = None,
+    title: Annotated[str | None, typer.Option(help="The page's heading.")] = None,
+) -> None:
+    """Make one HTML page, which needs no network, from finished runs."""
+    from splitft.report.command import report_command
+
+    report_command(runs, out, title)
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""Plans: what a job would take in memory, bytes and time, without training it."""

@@ -1,0 +1,132 @@
+"""`splitft plan`: what a job would take, without training it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from splitft.errors import JobError, OutputError
+from splitft.history import strict_json
+from splitft.job import Job
+from splitft.output import write_atomically
+from splitft.quiet import quiet_libraries
+
+_BY_ACCURACY = ("accuracy", "splitft")
+
+
+def plan_command(
+    job: Job,
+    *,
+    clients: int | None = None,
+    mix: str | None = None,
+    out: Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Print the plan of a job and return it as JSON values; write plan.json and plan.png into `out`.
+
+    clients, mix: plan one round of so many clients with devices drawn from the mix instead. Raises JobError,
+    DataError, ModelError, OutputError.
+    """
+    if (clients is None) != (mix is None):
+        raise JobError("--clients and --mix go together: --clients 10000 --mix phone=0.6,laptop=0.4")
+    if clients is not None and job.method not in ("splitft", "same_split"):
+        raise JobError(f"--clients plans a split, and method {job.method} has none")
+    console = console or Console()
+    quiet_libraries()
+    folder = _folder(out)
+
+    from splitft.assemble import assemble
+
+    start = assemble(job, console, weights=False)
+    plan = (
+        _plan_run(start, folder, console)
+        if clients is None
+        else _plan_scale(start, clients, mix or "", folder, console)
+    )
+    if folder:
+        write_atomically(folder / "plan.json", strict_json(plan, indent=1))
+        console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
+    return plan
+
+
+def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, Any]:
+    from splitft.devices import model_costs
+    from splitft.parties import make_planner
+    from splitft.plan import tables
+    from splitft.plan.cuts import cut_costs, policy_starts
+    from splitft.plan.dry import dry_run
+    from splitft.plan.picture import cuts_picture
+
+    job = start.job
+    with console.status("planning") as status:
+        run = dry_run(start, lambda round_: status.update(f"planning round {round_} of {job.rounds}"))
+        machines = run.machines
+        costs = machines.costs if machines else model_costs(start.model)
+        rows = cut_costs(job, costs, machines, start.clients)
+        starts = policy_starts(job, make_planner(start, machines), machines, start.clients)
+    console.print(tables.cuts_table(rows, len(start.clients)))
+    console.print(tables.policies_table(starts))
+    console.print(tables.bytes_table(run))
+    timed = tables.time_table(run)
+    console.print(timed if timed else "No time is predicted: the job states no devices.")
+    if job.method == "splitft" and job.cut_policy.method in _BY_ACCURACY:
+        console.print(
+            "The policy goes by accuracies, which a plan cannot know: later rounds may have other cuts than "
+            "planned here.",
+            highlight=False,
+        )
+    if folder:
+        cuts_picture(rows, folder / "plan.png")
+    return {
+        "cuts": [asdict(row) for row in rows],
+        "policies": [asdict(each) for each in starts],
+        "bytes": run.ledger.by_kind(),
+        "rounds": [
+            {"round": r.round, "cuts": r.cuts, "bytes": r.bytes, "virtual_seconds": r.virtual_seconds}
+            for r in run.records
+        ],
+        "virtual_seconds": sum(r.virtual_seconds or 0.0 for r in run.records) if machines else None,
+    }
+
+
+def _plan_scale(start: Any, clients: int, mix: str, folder: Path | None, console: Console) -> dict[str, Any]:
+    from splitft.devices import model_costs
+    from splitft.plan import tables
+    from splitft.plan.picture import scale_picture
+    from splitft.plan.scale import parse_mix, plan_scale
+
+    shares = parse_mix(mix)
+    with console.status(f"planning a round of {clients:,} clients"):
+        plan = plan_scale(start.job, model_costs(start.model), start.clients, clients, shares)
+    for table in tables.scale_tables(plan):
+        console.print(table)
+    for line in tables.scale_lines(plan):
+        console.print(line, highlight=False)
+    if folder:
+        scale_picture(plan, folder / "plan.png")
+    return {
+        "clients": plan.clients,
+        "present": plan.present,
+        "round_seconds": plan.times.seconds,
+        "server_seconds": plan.times.server_seconds,
+        "server_memory_bytes": plan.server_memory_bytes,
+        "bytes_up": plan.bytes_up,
+        "bytes_down": plan.bytes_down,
+        "devices": plan.devices,
+        "cuts": plan.cuts,
+        "finished_seconds": plan.finished.tolist(),
+    }
+
+
+def _folder(out: Path | None) -> Path | None:
+    if out is None:
+        return None
+    folder = out.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {folder} cannot be made: {error.strerror}; choose another") from None
+    return folder

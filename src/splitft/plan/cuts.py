@@ -1,0 +1,151 @@
+"""What each cut would cost, and the cuts that each policy would start with. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from splitft.adapt import CutPlanner
+from splitft.cuts import Observation, decide
+from splitft.cuts.registry import policy_names
+from splitft.data import BatchStream, ClientData
+from splitft.devices import (
+    ClientTrace,
+    ModelCosts,
+    StepTrace,
+    batch_bytes,
+    client_memory,
+    server_memory,
+    simulate_round,
+    step_work,
+)
+from splitft.devices.steps import client_ranks
+from splitft.errors import JobError
+from splitft.job import CutPolicyConfig, Job
+from splitft.parties import Machines
+
+_NEED_DEVICES = ("resource", "makespan")
+
+
+@dataclass(frozen=True)
+class CutCost:
+    """All clients at one cut. Bytes of one step and of one round are a client's mean, training and adapters.
+
+    round_seconds: of the whole cohort on the job's devices; client_seconds: {client: when it is done}.
+    """
+
+    cut: int
+    client_parameters: int  # trained on a client
+    client_memory_bytes: int
+    server_memory_bytes: int
+    step_bytes_up: float
+    step_bytes_down: float
+    round_bytes_up: float
+    round_bytes_down: float
+    round_seconds: float | None
+    slowest_client: str | None
+
+
+def batches(job: Job, data: ClientData) -> list[tuple[int, int, int]]:
+    """Return (rows, width, tokens) of the micro-batches of a client's first round."""
+    stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
+    lengths = np.asarray(data.train.lengths)
+    drawn = [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]
+    return [(len(batch), int(batch.max()), int(batch.sum())) for batch in drawn]
+
+
+def trace_of(
+    job: Job, costs: ModelCosts, name: str, cut: int, drawn: Sequence[tuple[int, int, int]]
+) -> ClientTrace:
+    """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
+    count = len(costs.blocks)
+    held = [*range(cut), *range(count - job.tail_blocks, count)]
+    ranks = client_ranks(job, count, cut)
+    adapter = 4 * sum(ranks[block] * costs.blocks[block].lora_parameters for block in held)
+    steps = tuple(StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn)
+    return ClientTrace(name, cut, adapter, steps, adapter)
+
+
+def round_of(job: Job, machines: Machines, traces: Sequence[ClientTrace], *, pairs: bool = False) -> Any:
+    """Return the simulated times of a round in which clients do what `traces` say."""
+    works = {cut: step_work(machines.costs, job, cut) for cut in {trace.cut for trace in traces}}
+
+    def timing(trace: ClientTrace, step: StepTrace) -> Any:
+        device = machines.clients[trace.name]
+        return works[trace.cut].seconds(step.rows, step.width, device, machines.server)
+
+    order, adapter = job.order, job.server_adapter
+    return simulate_round(
+        traces, machines.clients, machines.server, timing, order=order, server_adapter=adapter, pairs=pairs
+    )
+
+
+def cut_costs(
+    job: Job, costs: ModelCosts, machines: Machines | None, data: Sequence[ClientData]
+) -> list[CutCost]:
+    """Return a row for every cut that the model allows."""
+    drawn = {client.name: batches(job, client) for client in data}
+    return [
+        _cut_cost(job, costs, machines, drawn, cut) for cut in range(1, len(costs.blocks) - job.tail_blocks)
+    ]
+
+
+def _cut_cost(
+    job: Job, costs: ModelCosts, machines: Machines | None, drawn: Mapping[str, Any], cut: int
+) -> CutCost:
+    traces = [trace_of(job, costs, name, cut, each) for name, each in drawn.items()]
+    up = float(np.mean([sum(sum(step.up_bytes) for step in trace.steps) for trace in traces]))
+    down = float(np.mean([sum(sum(step.down_bytes) for step in trace.steps) for trace in traces]))
+    adapter = traces[0].adapter_up_bytes
+    times = round_of(job, machines, traces) if machines else None
+    return CutCost(
+        cut,
+        adapter // 4,
+        client_memory(costs, job, cut).total,
+        server_memory(costs, job, [cut] * len(traces)).total,
+        up / job.local_steps,
+        down / job.local_steps,
+        up + adapter,
+        down + adapter,
+        times.seconds if times else None,
+        times.waited_for if times else None,
+    )
+
+
+@dataclass(frozen=True)
+class PolicyStart:
+    """The cuts that a policy would start with, and the seconds of its first round; or why it cannot say."""
+
+    policy: str
+    cuts: dict[str, int]
+    round_seconds: float | None
+    problem: str | None = None
+
+
+def policy_starts(
+    job: Job, planner: CutPlanner, machines: Machines | None, data: Sequence[ClientData]
+) -> list[PolicyStart]:
+    """Return what every policy would start with, the job's own first. Accuracies are not known yet."""
+    own = job.cut_policy.method
+    names = [own, *(name for name in policy_names() if name not in (own, "schedule"))]
+    drawn = {client.name: batches(job, client) for client in data}
+    return [_policy_start(job, name, planner.observe(1), machines, drawn) for name in names]
+
+
+def _policy_start(
+    job: Job, name: str, observation: Observation, machines: Machines | None, drawn: Mapping[str, Any]
+) -> PolicyStart:
+    if machines is None and name in _NEED_DEVICES:
+        return PolicyStart(name, {}, None, "needs devices")
+    settings = job.cut_policy.model_dump() | {"method": name}
+    try:
+        cuts = decide(name, CutPolicyConfig(**settings), observation).cuts
+    except JobError as error:
+        return PolicyStart(name, {}, None, str(error))
+    if machines is None:
+        return PolicyStart(name, cuts, None)
+    traces = [trace_of(job, machines.costs, client, cuts[client], each) for client, each in drawn.items()]
+    return PolicyStart(name, cuts, round_of(job, machines, traces).seconds)

@@ -1,0 +1,47 @@
+"""A dry run: the real rounds, clients and server over a model without weights. Its bytes are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from splitft.assemble import Assembly
+from splitft.history import RoundRecord
+from splitft.ledger import Ledger
+from splitft.parties import Machines, Parties, make_parties
+from splitft.plan.shapes import ShapeModel, activation_dtype, shape_mean
+from splitft.round import run_rounds
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would send, and how long its rounds would take on the job's devices."""
+
+    records: list[RoundRecord]
+    ledger: Ledger
+    parties: Parties
+    machines: Machines | None
+
+
+class _Silent:
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.on_evaluation = tell
+
+    def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
+        pass
+
+    def on_round(self, record: RoundRecord) -> None:
+        pass
+
+
+def dry_run(start: Assembly, tell: Callable[[int], None] = lambda round_: None) -> DryRun:
+    """Run a job over shapes. start: assembled without weights. tell: called with the round being evaluated.
+
+    Every message has the size that it has in the run, as long as the cuts are the same. A policy that goes by
+    accuracy sees none here: clients keep the weight that they start with.
+    """
+    parties = make_parties(start, ShapeModel(start, activation_dtype(start)), shape_mean)
+    rounds = run_rounds(
+        start.job, parties.policy, parties.server, parties.cohort, parties.ledger, _Silent(tell)
+    )
+    return DryRun(list(rounds), parties.ledger, parties, parties.machines)

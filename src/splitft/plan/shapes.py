@@ -1,0 +1,113 @@
+"""A model that has shapes and nothing else: a run with it sends messages of the right sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splitft.adapters import BlockAdapter, inject, lora_config, rank_of, resolve_targets, uses_fan_in_fan_out
+from splitft.assemble import Assembly, base_dtype
+from splitft.errors import ModelError
+from splitft.job import Job
+from splitft.lowrank import pairs
+from splitft.messages import Metrics
+from splitft.parts import Place, SplitModel
+from splitft.shrink import shrink_config, tiny_random_model
+from splitft.split import run_blocks
+
+
+class ShapeModel(SplitModel):
+    """Stands in for the model of a run: every block answers with zeros, every gradient is zero.
+
+    Clients, server and aggregator are those of a real run, so that their messages are, too.
+    """
+
+    def __init__(self, start: Assembly, dtype: torch.dtype) -> None:
+        job = start.job
+        inputs = start.report.server_inputs
+        super().__init__(start.model, start.slots, seed=job.seed, server_inputs=inputs)
+        self.dtype = dtype
+        self.hidden_size: int = start.model.config.get_text_config(decoder=True).hidden_size
+        self._bound: dict[int, Mapping[str, Tensor]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def bind(self, adapter: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Keep the adapters, so that the blocks that run can give them gradients."""
+        self._bound.update(adapter)
+
+    def run(
+        self,
+        start: int,
+        stop: int,
+        place: Place,
+        *,
+        hidden: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """Return zeros of the shape that the blocks would return."""
+        if hidden is None:
+            assert input_ids is not None
+            hidden = torch.zeros(*input_ids.shape, self.hidden_size, dtype=self.dtype)
+        return hidden + self._nothing(start, stop).to(hidden.dtype)
+
+    def loss(self, start: int, place: Place, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
+        """Return a loss of zero, whose gradients are zeros."""
+        output = self.run(start, self.num_blocks, place, **inputs)
+        loss: Tensor = output.flatten()[0].float() * 0
+        return loss
+
+    def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:
+        """Return the counts of tokens, and nothing learned."""
+        known = labels != -100
+        return Metrics(place.round, 0.0, 0.0, int(known[:, 1:].sum()), 0.0, int(known.sum()))
+
+    def _nothing(self, start: int, stop: int) -> Tensor:
+        """A zero that depends on every trained tensor of these blocks."""
+        trained = [
+            tensor.flatten()[0]
+            for block, tensors in self._bound.items()
+            if start <= block < stop
+            for tensor in tensors.values()
+            if tensor.requires_grad
+        ]
+        return torch.stack(trained).sum() * 0 if trained else torch.zeros(())
+
+
+def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
+    """Stand in for an average: an adapter of the right rank whose B is not zero, as after training."""
+    ranks = [rank_of(block) for block in blocks]
+    widest = dict(blocks[ranks.index(max(ranks))])
+    generator = torch.Generator().manual_seed(0)
+    for _, name in pairs(widest):
+        widest[name] = torch.randn(widest[name].shape, generator=generator)
+    return widest
+
+
+def activation_dtype(start: Assembly) -> torch.dtype:
+    """Return the dtype that crosses the cut, learned on a small copy of the model with LoRA in it.
+
+    Raises ModelError where no such copy can be built, or where hidden states are not (tokens, hidden).
+    """
+    job, config = start.job, start.model.config
+    model = tiny_random_model(shrink_config(config)).to(base_dtype(job))
+    _inject(job, model)
+    small = model.config.get_text_config(decoder=True).hidden_size
+    with torch.no_grad():
+        hidden = run_blocks(model, 0, 1, input_ids=torch.zeros(1, 2, dtype=torch.long))
+    if tuple(hidden.shape) != (1, 2, small):
+        raise ModelError(f"hidden states of {config.model_type} are not one row a token: no plan is possible")
+    dtype: torch.dtype = hidden.dtype
+    return dtype
+
+
+def _inject(job: Job, model: Any) -> None:
+    targets, excluded = resolve_targets(model, job.lora_target_modules)
+    wide = uses_fan_in_fan_out(model)
+    inject(model, lora_config(targets, excluded, r=1, alpha=1.0, dropout=0.0, fan_in_fan_out=wide))
