@@ -1,0 +1,140 @@
+"""`splitft compare`: methods and varied keys over seeds, made once each, with a table and a page. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from splitft.compare.arms import make_arms, parse_methods, parse_vary
+from splitft.compare.plan import Variant, name_variants, plan_variants, problems_of, seeds_of
+from splitft.compare.sweep import INDEX, SweepResult, run_sweep
+from splitft.errors import JobError
+from splitft.job import Job, load_job
+from splitft.output import write_atomically
+from splitft.report.command import NAME, check_replaceable
+
+
+def compare_command(
+    job: str,
+    overrides: Sequence[str] = (),
+    *,
+    methods: str | None = None,
+    vary: Sequence[str] = (),
+    seeds: int = 1,
+    out: Path | None = None,
+    parallel: int = 1,
+    console: Console | None = None,
+) -> int:
+    """Run every combination of method, varied value and seed; print the table, write the page.
+
+    Args:
+        job: A job file or the name of a recipe; it must be a complete job by itself.
+        overrides: `key=value` texts for all runs.
+        methods: Names with commas between: job methods, or cut policies (method splitft with that policy).
+        vary: `KEY=[V1,V2,...]` texts; several make every combination.
+        seeds: Runs of each combination, with the job's seed and those that follow it.
+        out: Folder of the comparison (splitft.compare.store). Default: runs/compare-JOB. What it holds
+            already is not run again: a run is known by its whole job. After a change of the data or the model
+            under the same name, choose another folder.
+        parallel: Runs at a time; they share the cores.
+        console: Where progress and the table are shown.
+
+    Returns:
+        The exit code: 0, or that of the first run that failed; the others are finished and reported.
+
+    Raises:
+        JobError: Wrong options or jobs, all of them at once, before anything is started.
+        OutputError: The folder cannot be written, or holds what no comparison put there.
+        KeyboardInterrupt: After all runs were stopped; the same command goes on where it was.
+    """
+    console = console or Console()
+    variants = plan_comparison(job, overrides, methods=methods, vary=vary, seeds=seeds, parallel=parallel)
+    folder = (out or Path("runs") / f"compare-{Path(job).stem}").expanduser()
+    if folder.is_dir():
+        check_replaceable(folder / NAME)
+    try:
+        result = run_sweep(variants, folder, index=folder / INDEX, parallel=parallel, console=console)
+    except KeyboardInterrupt:
+        console.print("interrupted: finished runs are kept; the same command goes on", highlight=False)
+        raise
+    write_results(result, folder, console)
+    return tell_failures(result, console)
+
+
+def plan_comparison(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    methods: str | None = None,
+    vary: Sequence[str] = (),
+    seeds: int = 1,
+    parallel: int = 1,
+) -> list[Variant]:
+    """Return the variants that `splitft compare` is asked for. Raises JobError with every problem."""
+    from splitft.cuts import policy_names
+
+    names, problems = parse_methods(methods, policy_names())
+    varied, wrong = parse_vary(vary)
+    problems += wrong
+    if names and "method" in varied:
+        problems.append("--vary method: give methods by --methods or by --vary, not both")
+    problems += [
+        f"--{option}: at least 1, not {number}"
+        for option, number in (("seeds", seeds), ("parallel", parallel))
+        if number < 1
+    ]
+    base: Job | None = None
+    try:
+        base = load_job(source, overrides)
+    except JobError as error:
+        problems += problems_of(error)
+    if base is None or problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise JobError("\n  ".join([f"{source}: {count}; nothing was started", *problems]))
+    arms = make_arms(names, varied, base.cut_policy.method)
+    return name_variants(plan_variants(source, overrides, arms, seeds_of(base.seed, seeds)))
+
+
+def write_results(result: SweepResult, folder: Path, console: Console, title: str | None = None) -> None:
+    """Write report.html and results.json of a sweep's finished runs into the folder, and print the table.
+
+    Nothing is written where no run is finished.
+    """
+    from splitft.history import strict_json
+    from splitft.report.page import render_page
+    from splitft.report.runs import read_run
+    from splitft.report.table import report_data, verdict_tables
+
+    runs = [read_run(path) for path in result.folders.values()]
+    if not runs:
+        return
+    data = report_data(runs)
+    notes = [f"Left out: {who} failed: {reason.splitlines()[0]}" for who, _, reason in failures(result)]
+    write_atomically(folder / "results.json", strict_json(data, indent=1))
+    write_atomically(folder / NAME, render_page(runs, title, notes=notes))
+    for table in verdict_tables(data):
+        console.print(table)
+    console.print(f"Report: {folder / NAME}", highlight=False, markup=False, soft_wrap=True)
+
+
+def failures(result: SweepResult) -> list[tuple[str, int, str]]:
+    """Return (variant and seed, exit code, reason) of every run that failed."""
+    of_run = {variant.run: variant for variant in reversed(result.variants)}
+    who = {name: f"{variant.label}, seed {variant.seed}" for name, variant in of_run.items()}
+    return [(who[name], code, reason) for name, (code, reason) in result.failed.items()]
+
+
+def tell_failures(result: SweepResult, console: Console) -> int:
+    """Print why runs failed; return the exit code: 0, or that of the first that failed."""
+    failed = failures(result)
+    if not failed:
+        return 0
+    runs = len(result.failed) + len(result.folders)
+    console.print(f"{len(failed)} of {runs} runs failed; the same command tries them again:", highlight=False)
+    for who, _, reason in failed:
+        text = f"  {who}: " + reason.replace("\n", "\n    ")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    code = failed[0][1]
+    return code if 1 <= code <= 5 else 1

@@ -1,0 +1,125 @@
+"""From arms and seeds to the runs that they need, every job complete and checked before one starts. (ours)"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from splitft.compare.arms import Arm, override_texts
+from splitft.cuts import check_cut_policy
+from splitft.devices.profile import resolve_device
+from splitft.errors import JobError
+from splitft.job import Job, load_job
+from splitft.report.groups import differing_keys, make_labels
+
+_DIGITS = 10  # of the hash in a run's name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm with one seed. run: the name of the run that it needs; equal jobs share a run.
+
+    job: complete, but for output_dir, which is the store's to choose.
+    """
+
+    label: str
+    overrides: Mapping[str, Any]
+    seed: int
+    job: Job
+    run: str
+
+
+def plan_variants(
+    source: str, overrides: Sequence[str], arms: Sequence[Arm], seeds: Sequence[int]
+) -> list[Variant]:
+    """Return the variants, by arm, then by seed.
+
+    source: a job file or a recipe; overrides: `key=value` texts that all variants share. An arm's keys win
+    over both, and the seed over all. Raises JobError with every problem of every variant's job at once.
+    """
+    variants: list[Variant] = []
+    problems: dict[str, list[str]] = {}
+    for arm in arms:
+        for seed in seeds:
+            try:
+                job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
+                check_names(job)
+            except JobError as error:
+                for problem in problems_of(error):
+                    labels = problems.setdefault(problem, [])
+                    labels += [arm.label] if arm.label not in labels else []
+            else:
+                variants.append(Variant(arm.label, dict(arm.overrides), seed, job, run_name(job)))
+    if problems:
+        lines = [f"{some(labels)}: {problem}" for problem, labels in problems.items()]
+        raise JobError("\n  ".join([f"{source}: not every variant is a job; nothing was started", *lines]))
+    return variants
+
+
+def check_names(job: Job) -> None:
+    """Raise JobError where the job names a cut policy or a device that nobody has registered or described."""
+    check_cut_policy(job)
+    devices = job.devices or []
+    names = [devices] if isinstance(devices, str) else devices
+    for name in dict.fromkeys(names.values() if isinstance(names, dict) else names):
+        resolve_device(name, job.device_profiles)
+    resolve_device(job.server_device, job.device_profiles, key="server_device")
+
+
+def name_variants(variants: Sequence[Variant]) -> list[Variant]:
+    """Return the variants with the labels that the report gives them: what sets their jobs apart."""
+    jobs = {variant.label: flat(variant.job) for variant in variants}
+    labels = make_labels(list(jobs.values()), differing_keys(list(jobs.values())))
+    named = dict(zip(jobs, labels, strict=True))
+    return [replace(variant, label=named[variant.label]) for variant in variants]
+
+
+def flat(job: Job) -> dict[str, Any]:
+    """Return the job's keys with those of its groups under dotted names."""
+    values = job.model_dump()
+    for group in ("partition", "cut_policy"):
+        values |= {f"{group}.{key}": value for key, value in values.pop(group).items()}
+    return values
+
+
+def distinct_runs(variants: Sequence[Variant]) -> dict[str, Variant]:
+    """Return {run: the first variant that needs it}, in order."""
+    runs: dict[str, Variant] = {}
+    for variant in variants:
+        runs.setdefault(variant.run, variant)
+    return runs
+
+
+def seeds_of(first: int, count: int) -> list[int]:
+    """Return the job's seed and those that follow it."""
+    return list(range(first, first + count))
+
+
+def run_name(job: Job) -> str:
+    """Return the name of a job's run: what it is, and a hash of all keys but output_dir.
+
+    Made of letters, digits, `_` and `-` only. Equal jobs have equal names; others do not (40 bits of BLAKE2).
+    """
+    values = job.model_dump(exclude={"output_dir"})
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=32).hexdigest()[:_DIGITS]
+    adaptive = job.method == "splitft" and job.cut_policy.method != "splitft"
+    method = f"splitft-{job.cut_policy.method}" if adaptive else job.method
+    safe = re.sub(r"[^A-Za-z0-9_]+", "-", method)[:40].strip("-")
+    return f"{safe}-seed{job.seed}-{digest}"
+
+
+def problems_of(error: JobError) -> list[str]:
+    """Return the lines of a job's error without the heading that names the file."""
+    heading, *problems = str(error).split("\n  ")
+    return problems or [heading]
+
+
+def some(labels: Sequence[str]) -> str:
+    """Return labels for a message, at most three of them."""
+    shown = "; ".join(labels[:3])
+    return shown if len(labels) <= 3 else f"{shown} and {len(labels) - 3} more"

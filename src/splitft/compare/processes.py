@@ -1,0 +1,137 @@
+"""Runs as processes, some at a time: started, watched, and stopped together. (ours)"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_TO_STOP = 60.0  # a local step and the writing of an adapter, on a slow machine
+BUG = "this is a bug"  # how the command line tells an unexpected error
+_LAST_LINES = 6
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run to start. name: of the run; folder: its output_dir; log: what it prints goes there."""
+
+    name: str
+    job_file: Path
+    folder: Path
+    log: Path
+
+
+class Watcher(Protocol):
+    """Is told how the runs go."""
+
+    def on_start(self, task: Task) -> None:
+        """A run was started."""
+
+    def on_end(self, task: Task, code: int, seconds: float) -> None:
+        """A run ended with this exit code."""
+
+    def on_look(self, running: Sequence[Task]) -> None:
+        """Called several times a second while runs go on."""
+
+
+def run_tasks(
+    tasks: Sequence[Task], parallel: int, watcher: Watcher, lock: int | None = None
+) -> dict[str, int]:
+    """Run every task in a process of its own, `parallel` at a time; return {name: exit code}.
+
+    One that fails does not stop the others. An interrupt stops all, is waited for, and is raised again.
+    lock: a file descriptor that the processes inherit.
+    """
+    waiting, codes = list(tasks), dict[str, int]()
+    running: dict[str, tuple[Task, subprocess.Popen[bytes], float]] = {}
+    environment = {**thread_settings(parallel, usable_cores()), **os.environ, "PYTHONIOENCODING": "utf-8"}
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                task = waiting.pop(0)
+                running[task.name] = (task, _start(task, environment, lock), time.monotonic())
+                watcher.on_start(task)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for name, (task, process, started) in list(running.items()):
+                if (code := process.poll()) is not None:
+                    _close(process)
+                    del running[name]
+                    codes[name] = code
+                    watcher.on_end(task, code, time.monotonic() - started)
+            watcher.on_look([task for task, _, _ in running.values()])
+    finally:
+        _stop([process for _, process, _ in running.values()])
+    return codes
+
+
+def thread_settings(parallel: int, cores: int) -> dict[str, str]:
+    """Return the environment that divides the cores among the runs; what the user has set wins over it."""
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
+    # Threads that spin while they wait take the cores from the other runs.
+    return threads if parallel == 1 else {**threads, "OMP_WAIT_POLICY": "passive"}
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def reason_of(log: Path, code: int) -> str:
+    """Return why a run ended with this code, from the end of its log."""
+    try:
+        lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        lines = []
+    lines = [line for line in lines if line]
+    told = [i for i, line in enumerate(lines) if line.startswith("error:")]
+    if told:
+        bug = BUG in lines[told[-1]]  # the traceback stands before it; its last line says most
+        lines = lines[max(0, told[-1] - bug) :]
+    else:
+        lines = lines[-_LAST_LINES:]
+    if code < 0:
+        lines.append(f"ended by signal {-code}" + (": out of memory?" if code == -9 else ""))
+    return "\n".join(lines) or f"exit code {code}, nothing printed"
+
+
+def _start(task: Task, environment: Mapping[str, str], lock: int | None) -> subprocess.Popen[bytes]:
+    with task.log.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "splitft.compare.worker", str(task.job_file)],
+            stdin=subprocess.PIPE,  # its end stops the run; see splitft.compare.worker
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,  # Ctrl-C reaches the comparison alone, which stops its runs in order
+            pass_fds=() if lock is None else (lock,),
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes: by request, so that they keep their last whole round; on another interrupt, at once."""
+    try:
+        for process in processes:
+            _close(process)
+        end = time.monotonic() + SECONDS_TO_STOP
+        for process in processes:
+            process.wait(max(0.1, end - time.monotonic()))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass  # those that are left are ended below
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()

@@ -1,0 +1,136 @@
+"""The folder of a comparison: each distinct job's run once, whatever it was made for. (ours)
+
+FOLDER/runs/NAME/        one run (splitft.compare.plan.run_name), as `splitft run` leaves it
+FOLDER/jobs/NAME.yaml    its effective job
+FOLDER/logs/NAME.log     what it printed
+FOLDER/unfinished/       runs that were interrupted or failed, moved away; nothing is ever deleted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from splitft.errors import OutputError
+from splitft.job import Job, dump_job
+from splitft.output import write_atomically
+
+MARKER = "made-by-compare.json"  # in every run folder that a comparison made
+State = Literal["absent", "finished", "unfinished", "foreign"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Paths below the folder of a comparison."""
+
+    folder: Path
+
+    def run(self, name: str) -> Path:
+        """Return the output_dir of a run."""
+        return self.folder / "runs" / name
+
+    def job(self, name: str) -> Path:
+        """Return the job file that a run is started with."""
+        return self.folder / "jobs" / f"{name}.yaml"
+
+    def log(self, name: str) -> Path:
+        """Return the file with what a run printed."""
+        return self.folder / "logs" / f"{name}.log"
+
+
+def run_state(store: Store, name: str) -> State:
+    """Say what is there of a run. foreign: something that no comparison put there."""
+    folder = store.run(name)
+    if not os.path.lexists(folder):
+        return "absent"
+    marker = _read_json(folder / MARKER)
+    if folder.is_symlink() or not isinstance(marker, dict) or marker.get("run") != name:
+        return "foreign"
+    summary = _read_json(folder / "summary.json")
+    finished = isinstance(summary, dict) and summary.get("interrupted") is False
+    return "finished" if finished else "unfinished"
+
+
+def prepare_run(store: Store, name: str, job: Job) -> Path:
+    """Make the run's folder and job file, and return the job file; an unfinished run is moved away first.
+
+    Raises OutputError where the folder holds a finished run or what is not ours.
+    """
+    state, folder = run_state(store, name), store.run(name)
+    if state in ("foreign", "finished"):
+        what = "a finished run" if state == "finished" else "something that no comparison put there"
+        raise OutputError(f"{folder} holds {what}; choose another folder with --out, or move it away")
+    with _told(store.folder):
+        if state == "unfinished" and {path.name for path in folder.iterdir()} != {MARKER}:
+            folder.rename(_free(store.folder / "unfinished", name))
+        for path in (folder, store.job(name).parent, store.log(name).parent):
+            path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / MARKER, json.dumps({"run": name, "made_by": "splitft compare"}))
+    dump_job(job.model_copy(update={"output_dir": str(folder)}), store.job(name))
+    return store.job(name)
+
+
+@contextmanager
+def open_store(folder: Path) -> Iterator[tuple[Store, int | None]]:
+    """Make the folder and hold it: one comparison at a time works in it, as long as its processes live.
+
+    Yields the store and the lock's file descriptor. Child processes that inherit it keep the lock, so that
+    runs which outlive a killed comparison are not mistaken for abandoned ones. Raises OutputError.
+    """
+    folder = folder.expanduser()
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock(lock):
+            raise OutputError(
+                f"another comparison is at work in {folder}, or its last runs are still ending; wait for it, "
+                "or choose another folder with --out"
+            )
+        yield Store(folder), lock
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there is no lock that children inherit
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _free(folder: Path, name: str) -> Path:
+    """Return a path in the folder that is not taken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while os.path.lexists(folder / f"{name}-{number}"):
+        number += 1
+    return folder / f"{name}-{number}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written: {error.strerror or error}; choose another folder with --out"
+        ) from None

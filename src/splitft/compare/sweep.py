@@ -1,0 +1,112 @@
+"""One sweep: the runs that its variants need, those that are missing made, and what came of them. (ours)"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from splitft.compare.plan import Variant, distinct_runs
+from splitft.compare.processes import Task, reason_of, run_tasks
+from splitft.compare.store import Store, open_store, prepare_run, run_state
+from splitft.errors import OutputError
+from splitft.output import write_atomically
+
+INDEX = "sweep.json"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to.
+
+    variants: as planned. folders: {run: its folder} of those that finished, now or before. failed: {run:
+    (exit code, reason)}. new: the runs that were started now.
+    """
+
+    variants: tuple[Variant, ...]
+    folders: dict[str, Path]
+    failed: dict[str, tuple[int, str]]
+    new: tuple[str, ...]
+
+
+def run_sweep(
+    variants: Sequence[Variant], out: Path, *, index: Path, parallel: int, console: Console
+) -> SweepResult:
+    """Make the runs that the variants need and that `out` does not hold yet; write the index.
+
+    index: a JSON file that says which run belongs to which variant, written before the first run starts.
+    An interrupt stops all runs and is raised again; what is finished stays. A run that fails does not stop
+    the others. Raises OutputError.
+    """
+    from splitft.compare.progress import CompareProgress, read_advance
+
+    needed = distinct_runs(sorted(variants, key=lambda variant: variant.seed))  # all arms of one seed first
+    with open_store(out) as (store, lock):
+        states = {name: run_state(store, name) for name in needed}
+        foreign = [str(store.run(name)) for name, state in states.items() if state == "foreign"]
+        if foreign:
+            raise OutputError(
+                f"no comparison put this there: {', '.join(foreign)}; move it away, or choose another folder "
+                "with --out"
+            )
+        write_index(index, store, variants)
+        missing = [name for name, state in states.items() if state != "finished"]
+        tasks = [
+            Task(name, prepare_run(store, name, needed[name].job), store.run(name), store.log(name))
+            for name in missing
+        ]
+        tell_plan(len(variants), states, parallel, console)
+        advances = {
+            name: read_advance(store.run(name) / "history.jsonl", variant.job.rounds + 1)
+            for name, variant in needed.items()
+        }
+        labels = {name: f"{variant.label}, seed {variant.seed}" for name, variant in needed.items()}
+        with CompareProgress(advances, labels, parallel, console) as progress:
+            codes = run_tasks(tasks, parallel, progress, lock)
+        folders = {name: store.run(name) for name in needed if run_state(store, name) == "finished"}
+        failed = {
+            name: (codes[name], reason_of(store.log(name), codes[name]))
+            for name in missing
+            if name not in folders
+        }
+    return SweepResult(tuple(variants), folders, failed, tuple(missing))
+
+
+def write_index(path: Path, store: Store, variants: Sequence[Variant]) -> None:
+    """Write which run belongs to which variant; paths are below the folder of the comparison."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index = {
+        "folder": str(store.folder),
+        "variants": [
+            {
+                "label": variant.label,
+                "overrides": dict(variant.overrides),
+                "seed": variant.seed,
+                "run": str(store.run(variant.run).relative_to(store.folder)),
+            }
+            for variant in variants
+        ],
+    }
+    write_atomically(path, json.dumps(index, indent=1))
+
+
+def tell_plan(variants: int, states: Mapping[str, str], parallel: int, console: Console) -> None:
+    """Print what there is to do."""
+    finished = sum(state == "finished" for state in states.values())
+    left = len(states) - finished
+    text = f"{variants} variants and seeds need {len(states)} runs; "
+    text += f"{finished} are finished, {left} to go" + (f", {parallel} at a time" if parallel > 1 else "")
+    console.print(text, highlight=False)
+
+
+def index_of(path: Path) -> dict[str, Any]:
+    """Return an index that `run_sweep` wrote. Raises OutputError."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read: {error}; run the comparison again") from None

@@ -1,0 +1,138 @@
+"""Clients: their cuts over time, where their time goes, and which data they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from splitft.report.charts.bars import Bar, bar_chart, evenly
+from splitft.report.charts.cuts import MOST_LINES, cuts_chart
+from splitft.report.groups import Variant
+from splitft.report.palette import ordered, piece_classes
+from splitft.report.sections import Panel, Section
+from splitft.report.series import PARTS, cuts_by_round, devices_of, mean_parts, waited_for
+from splitft.report.units import time_unit
+
+PART_NAMES = {"idle": "waiting for others", "queued": "waiting for the server", "server": "the server's work"}
+MOST_CLIENTS = 12  # clients in a panel of times
+
+
+def cut_section(variants: Sequence[Variant]) -> Section | None:
+    """Return the cuts over time, one panel a variant that has cuts; of its first seed."""
+    chosen = [(number, v, cuts_by_round(v.runs[0])) for number, v in enumerate(variants)]
+    every = {cut for _, _, cuts in chosen for steps in cuts.values() for _, cut in steps}
+    if not every:
+        return None
+    known = sorted(every)
+    shade = dict(zip(known, ordered(len(known)), strict=True))
+    panels = []
+    for number, variant, cuts in chosen:
+        devices = devices_of(variant.runs[0])
+        named = {_with_device(name, devices): steps for name, steps in cuts.items()}
+        svg = cuts_chart(named, variant.runs[0].last_round, max(known), shade)
+        if svg:
+            panels.append(Panel(svg, f"{variant.label}, seed {variant.runs[0].seed}", number))
+    as_map = any(len(cuts) > MOST_LINES for _, _, cuts in chosen)
+    legend = [(f"{cut}", shade[cut]) for cut in known] if as_map else []
+    note = "How many blocks each client runs itself, embeddings not counted; the server runs the others."
+    if not as_map:
+        note += " Lines at the same cut are drawn beside each other."
+    else:
+        note += " Colours of the maps: the cut, in blocks."
+    return Section("Cuts over time", panels, note, legend)
+
+
+def time_section(variants: Sequence[Variant]) -> Section | None:
+    """Return where the virtual time of a round goes, one panel a variant; means over seeds and rounds."""
+    panels = []
+    rows = [(number, v, _time_bars(v)) for number, v in enumerate(variants)]
+    longest = max((sum(bar.parts) for _, _, bars in rows for bar in bars), default=0.0)
+    unit, size = time_unit(longest)
+    colours = ["p0", "p1", "p2", "p3", "p8"]
+    kinds = [PART_NAMES.get(part, part) for part in PARTS]
+    for number, variant, bars in rows:
+        scaled = [Bar(bar.label, tuple(p / size for p in bar.parts), bar.note) for bar in bars]
+        svg = bar_chart(
+            scaled, kinds, colours, f"virtual time of a round (mean, {unit})", "client (with device)",
+            largest=longest / size,
+        )  # fmt: skip
+        if svg:
+            panels.append(Panel(svg, variant.label, number))
+    if not panels:
+        return None
+    note = (
+        "Mean of the rounds that a client takes part in. A round ends when its last client is done; "
+        "“last” counts the rounds, of all seeds, in which others waited for it. All panels have one scale."
+    )
+    if any(len(mean_parts(v.runs[0])) > MOST_CLIENTS for _, v, _ in rows):
+        note += f" {MOST_CLIENTS} clients of each variant, from the slowest to the fastest at even distances."
+    return Section("Who waits for whom", panels, note, list(zip(kinds, colours, strict=True)))
+
+
+def data_section(variants: Sequence[Variant]) -> Section | None:
+    """Return who holds which training rows, one panel for each different partition of the first seeds."""
+    seen: dict[str, tuple[dict[str, Any], list[str], int]] = {}
+    for variant in variants:
+        partition = variant.runs[0].partition
+        if partition.get("clients"):
+            key = repr(
+                [(c["name"], c["class_counts"]) for c in partition["clients"]] + [partition["classes"]]
+            )
+            seen.setdefault(key, (partition, [], variant.runs[0].seed))[1].append(variant.label)
+    panels = []
+    legends: list[list[tuple[str, str]]] = []
+    for partition, labels, seed in seen.values():
+        classes = list(map(str, partition["classes"]))
+        colours = ordered(len(classes)) if partition.get("edges") else piece_classes(len(classes))
+        bars = [
+            Bar(
+                c["name"],
+                tuple(c["class_counts"]),
+                f"{c['train_rows']:,} rows, {_count(c['train_tokens'])} tokens",
+            )
+            for c in partition["clients"]
+        ]
+        svg = bar_chart(bars, classes, colours, "training rows (number)", "client (rows and tokens)")
+        if svg:
+            which = "all variants" if len(labels) == len(variants) else "; ".join(labels)
+            panels.append(Panel(svg, f"{which}, seed {seed}" if len(seen) > 1 or len(variants) > 1 else ""))
+            legends.append(list(zip(classes, colours, strict=True)))
+    if not panels:
+        return None
+    title = next(iter(seen.values()))[0].get("class_title", "class")
+    note = f"Colours: {title}. Tokens after cutting rows at max_length."
+    same = all(legend == legends[0] for legend in legends)
+    if not same:  # e.g. length classes whose edges depend on the seed
+        note += " The classes' bounds differ a little between the panels; those of the first are named."
+    return Section("Who holds what data", panels, note, legends[0])
+
+
+def _time_bars(variant: Variant) -> list[Bar]:
+    """A bar a client, slowest first where there are too many for all."""
+    per_run = [mean_parts(run) for run in variant.runs]
+    last = [waited_for(run) for run in variant.runs]
+    devices = devices_of(variant.runs[0])
+    timed = sum(sum(counts.values()) for counts in last)
+    bars = []
+    for name in dict.fromkeys(name for parts in per_run for name in parts):
+        rows = [parts[name] for parts in per_run if name in parts]
+        count = sum(counts.get(name, 0) for counts in last)
+        parts = tuple(fmean(column) for column in zip(*rows, strict=True))
+        note = f"last in {count} of {timed}" if timed and count else ""
+        bars.append(Bar(_with_device(name, devices), parts, note))
+    if len(bars) <= MOST_CLIENTS:
+        return bars
+    busy = sorted(bars, key=lambda bar: bar.parts[PARTS.index("idle")] - sum(bar.parts))
+    return list(evenly(busy, MOST_CLIENTS))
+
+
+def _with_device(name: str, devices: dict[str, str]) -> str:
+    return f"{name} · {devices[name]}" if name in devices else name
+
+
+def _count(number: int) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}" if number < 10 * limit else f"{number / limit:.0f}{unit}"
+    return str(number)

@@ -1,0 +1,79 @@
+"""`splitft report RUN…`: the page and the table of finished runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from splitft.errors import OutputError
+from splitft.output import write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NAME = "report.html"
+_HEAD = 4096  # characters in which our mark stands
+
+
+def report_command(
+    run_dirs: Sequence[Path],
+    out: Path | None = None,
+    title: str | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write the page of all runs in and below the folders, show the verdict tables, return the page's path.
+
+    out: a file, or a folder for `report.html`; by default `report.html` in the run's folder, or in the folder
+    that all runs share. A report of ours is replaced; anything else there is kept. Raises JobError where a
+    folder holds no run, OutputError where a run is damaged or the page cannot be written.
+    """
+    from rich.console import Console
+
+    from splitft.report.page import render_page
+    from splitft.report.runs import collect_runs
+    from splitft.report.table import report_data, verdict_tables
+
+    console = console or Console()
+    runs, passed_over = collect_runs(run_dirs)
+    target = _target([run.path for run in runs], out)
+    check_replaceable(target)  # before the work
+    notes = [f"Left out: {reason}" for reason in passed_over]
+    page = render_page(runs, title, notes=notes)
+    write_atomically(target, page)
+    for table in verdict_tables(report_data(runs)):
+        console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
+    console.print(f"Report: {target}", highlight=False, markup=False, soft_wrap=True)
+    return target
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise OutputError where a file is there that is no report of ours, or that cannot be told."""
+    from splitft.report.page import GENERATOR
+
+    if not os.path.lexists(path):
+        if not path.parent.is_dir():
+            raise OutputError(
+                f"{path} cannot be written: there is no folder {path.parent}; make it, or name another"
+            )
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            ours = f'content="{GENERATOR}' in file.read(_HEAD)
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{path} is there already and is no report; name another file, or move that one away"
+        )
+
+
+def _target(runs: Sequence[Path], out: Path | None) -> Path:
+    if out is not None:
+        return out / NAME if out.is_dir() else out
+    if len(runs) == 1:
+        return runs[0] / NAME
+    return Path(os.path.commonpath([run.resolve() for run in runs])) / NAME

@@ -1,0 +1,95 @@
+"""Under what conditions the figures hold: model, data, training, devices, versions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from splitft.report.groups import Variant
+from splitft.report.labels import value_text
+from splitft.report.runs import RunFolder
+from splitft.report.series import devices_of
+
+MOST_NAMED = 8
+
+
+def conditions(variants: Sequence[Variant]) -> list[tuple[str, str]]:
+    """Return (what, value) pairs; where runs differ, all values that occur."""
+    runs = [run for variant in variants for run in variant.runs]
+    pairs = [
+        ("Model", _all(runs, lambda run: value_text("_path", run.job["model_name_or_path"]))),
+        ("Data", _all(runs, _data)),
+        ("Dealt to clients", _all(runs, _partition)),
+        ("Rounds", _all(runs, lambda run: f"{run.job['rounds']} of {run.job['local_steps']} local steps")),
+        ("Batch", _all(runs, _batch)),
+        ("Optimizer", _all(runs, _optimizer)),
+        ("LoRA", _all(runs, _lora)),
+        ("Seeds", ", ".join(map(str, sorted({run.seed for run in runs})))),
+        ("Simulated devices", _all(runs, _devices)),
+        ("Computed on", _all(runs, lambda run: str(run.summary.get("device", "")))),
+        ("Versions", _all(runs, _versions)),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def _all(runs: Sequence[RunFolder], value_of: Callable[[RunFolder], str]) -> str:
+    return "; ".join(dict.fromkeys(value for run in runs if (value := value_of(run))))
+
+
+def _data(run: RunFolder) -> str:
+    job = run.job
+    source = job.get("dataset_name") or job.get("data_files")
+    if isinstance(source, dict):
+        source = f"{len(source)} files, one a client"
+    config = f" ({job['dataset_config_name']})" if job.get("dataset_config_name") else ""
+    rows = sum(client.get("eval_rows", 0) for client in run.partition.get("clients", ()))
+    held = f", {rows:,} rows held out" if rows else ""
+    return f"{value_text('data_files', source)}{config}, at most {job['max_length']} tokens a row{held}"
+
+
+def _partition(run: RunFolder) -> str:
+    method = str(run.job["partition.method"])
+    alpha = f" with alpha {run.job['partition.alpha']:g}" if "dirichlet" in method else ""
+    return f"{method}{alpha}, {run.job['clients']} clients"
+
+
+def _batch(run: RunFolder) -> str:
+    job = run.job
+    times = job["gradient_accumulation_steps"]
+    return f"{job['per_device_train_batch_size']} rows a client" + (f" × {times}" if times > 1 else "")
+
+
+def _optimizer(run: RunFolder) -> str:
+    return f"AdamW, learning rate {run.job['learning_rate']:g}, {run.job['lr_scheduler_type']} schedule"
+
+
+def _lora(run: RunFolder) -> str:
+    job = run.job
+    at_cut = f", lora_r_cut {job['lora_r_cut']}" if job.get("lora_r_cut") else ""
+    return f"lora_r {job['lora_r']}{at_cut}, lora_alpha {job['lora_alpha']:g}"
+
+
+def _devices(run: RunFolder) -> str:
+    devices = devices_of(run)
+    if not devices:
+        return ""
+    if len(devices) <= MOST_NAMED:
+        clients = ", ".join(f"{name}: {device}" for name, device in devices.items())
+    else:
+        clients = ", ".join(
+            f"{count} × {device}" for device, count in Counter(devices.values()).most_common()
+        )
+    own = run.job.get("device_profiles") or {}
+    profiles = "".join(f"; {name}: {_profile(profile)}" for name, profile in own.items())
+    return f"{clients}; server: {run.job['server_device']}{profiles}"
+
+
+def _profile(profile: Any) -> str:
+    if not isinstance(profile, dict):
+        return str(profile)
+    return ", ".join(f"{key} {value_text(key, value)}" for key, value in profile.items() if value is not None)
+
+
+def _versions(run: RunFolder) -> str:
+    return ", ".join(f"{name} {number}" for name, number in run.summary.get("versions", {}).items())

@@ -1,0 +1,108 @@
+"""What the page says of each variant below the charts: runs, keys, cuts, truncation, decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from splitft.report.groups import Variant
+from splitft.report.labels import value_text
+from splitft.report.runs import RunFolder
+from splitft.report.series import cuts_by_round, points
+from splitft.report.units import figure
+
+MOST_CLIENTS = 60
+MOST_DECISIONS = 300
+
+
+@dataclass(frozen=True)
+class Details:
+    """Rows of the tables that one variant unfolds to; decisions are those of its first seed."""
+
+    keys: list[tuple[str, str]]
+    runs: list[tuple[str, ...]]
+    clients: list[tuple[str, ...]]
+    more_clients: int
+    truncation: list[tuple[str, str, str]]
+    decisions: list[tuple[str, ...]]
+    more_decisions: int
+
+
+def details(variant: Variant) -> Details:
+    """Return everything about a variant that has no place in a chart."""
+    first = variant.runs[0]
+    clients = _clients(first)
+    decisions = _decisions(first)
+    left_out: list[tuple[str, ...]] = [
+        (_name(run), str(run.seed), f"left out: {why}", "–", "–") for run, why in variant.left_out
+    ]
+    return Details(
+        keys=[(key, value_text(key, value)) for key, value in variant.differs.items()],
+        runs=[_run(run) for run in variant.runs] + left_out,
+        clients=clients[:MOST_CLIENTS],
+        more_clients=max(0, len(clients) - MOST_CLIENTS),
+        truncation=_truncation(first),
+        decisions=decisions[:MOST_DECISIONS],
+        more_decisions=max(0, len(decisions) - MOST_DECISIONS),
+    )
+
+
+def _run(run: RunFolder) -> tuple[str, ...]:
+    evaluated = points(run)
+    last = evaluated[-1].perplexity if evaluated else None
+    how = "finished" if run.finished else f"interrupted after round {run.last_round} of {run.job['rounds']}"
+    seconds = sum(line.get("round_seconds", 0.0) for line in run.rounds)
+    return (_name(run), str(run.seed), how, "–" if last is None else figure(last), f"{seconds:,.1f}")
+
+
+def _name(run: RunFolder) -> str:
+    return run.path.name or str(run.path)
+
+
+def _clients(run: RunFolder) -> list[tuple[str, ...]]:
+    """Client, cut first and last, tokens trained, perplexity before and after on its own held-out rows."""
+    evaluated = [line for line in run.rounds if line.get("perplexity") is not None]
+    cuts = cuts_by_round(run)
+    rows: list[tuple[str, ...]] = []
+    for name in run.rounds[-1].get("clients", {}):
+        tokens = sum(line["clients"].get(name, {}).get("train_tokens", 0) for line in run.rounds)
+        ends = [_perplexity(line, name) for line in (evaluated[:1] + evaluated[-1:])] or ["–", "–"]
+        steps = [cut for _, cut in cuts.get(name, ())]
+        cut = "–" if not steps else f"{steps[0]}" if len(set(steps)) == 1 else f"{steps[0]} → {steps[-1]}"
+        rows.append((name, cut, f"{tokens:,}", ends[0], ends[-1]))
+    return rows
+
+
+def _perplexity(line: Mapping[str, Any], name: str) -> str:
+    value = line["clients"].get(name, {}).get("perplexity")
+    return "–" if value is None else figure(value)
+
+
+def _truncation(run: RunFolder) -> list[tuple[str, str, str]]:
+    """Block, mean and largest truncation error of the rounds in which it was truncated, in %."""
+    errors: dict[str, list[float]] = {}
+    for line in run.rounds:
+        for block, value in (line.get("truncation_error") or {}).items():
+            if value is not None:
+                errors.setdefault(str(block), []).append(float(value))
+    order = sorted(
+        errors, key=lambda block: (not block.isdigit(), int(block) if block.isdigit() else 0, block)
+    )
+    return [(b, f"{100 * sum(errors[b]) / len(errors[b]):.3g}", f"{100 * max(errors[b]):.3g}") for b in order]
+
+
+def _decisions(run: RunFolder) -> list[tuple[str, ...]]:
+    """Round, client, cut before and after, target, reason; a cut that stays without a reason is left out."""
+    rows: list[tuple[str, ...]] = []
+    for decision in run.decisions:
+        before = {c.get("name"): c.get("cut") for c in decision.get("observation", {}).get("clients", ())}
+        for name, cut in decision.get("cuts", {}).items():
+            reason = str(decision.get("reasons", {}).get(name, ""))
+            if cut == before.get(name) and not reason:
+                continue
+            target = decision.get("targets", {}).get(name)
+            shown = f"{before.get(name, '–')} → {cut}" if cut != before.get(name) else str(cut)
+            aim = f"{target:.2f}" if isinstance(target, int | float) else "–"
+            rows.append((str(decision.get("round", "–")), str(name), shown, aim, reason))
+    return rows

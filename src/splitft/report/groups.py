@@ -1,0 +1,124 @@
+"""Runs as variants: the same job with several seeds is one variant; its label is what sets it apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from splitft.report.labels import make_labels, without_effect
+from splitft.report.runs import RunFolder
+
+__all__ = ["Spread", "Variant", "differing_keys", "group_runs", "make_labels", "spread", "unnamed_keys"]
+
+NOT_COMPARED = ("seed", "output_dir")
+METHODS = ("centralized", "fed_lora", "local_only", "same_split", "splitft")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds; sd is the sample standard deviation, None with one seed."""
+
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs of one job with different seeds.
+
+    Attributes:
+        label: What sets it apart from the others.
+        differs: The keys in which the variants differ, with its own values.
+        job: Its job, flat.
+        runs: One run a seed, in the order of seeds.
+        left_out: Runs that no mean includes, and why.
+    """
+
+    label: str
+    differs: dict[str, Any]
+    job: dict[str, Any]
+    runs: tuple[RunFolder, ...]
+    left_out: tuple[tuple[RunFolder, str], ...] = ()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it consists of interrupted runs only; else those are left out."""
+        return not any(run.finished for run in self.runs)
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Return mean and spread of the values, None without any."""
+    if not values:
+        return None
+    deviation = stdev(values) if len(values) > 1 else None
+    return Spread(fmean(values), deviation, min(values), max(values), len(values))
+
+
+def group_runs(runs: Sequence[RunFolder]) -> list[Variant]:
+    """Return the variants: methods in a fixed order, then by the values in which they differ."""
+    grouped: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        own = {key: value for key, value in run.job.items() if key not in NOT_COMPARED}
+        grouped.setdefault(json.dumps(own, sort_keys=True, default=str), []).append(run)
+    jobs = [group[0].job for group in grouped.values()]
+    keys = differing_keys(jobs)
+    labels = make_labels(jobs, keys)
+    variants = []
+    for group, label in zip(grouped.values(), labels, strict=True):
+        counted, left_out = _choose(group)
+        job = group[0].job
+        differs = {key: job.get(key) for key in keys}
+        variants.append(Variant(label, differs, job, counted, left_out))
+    return sorted(variants, key=_order)
+
+
+def unnamed_keys(variants: Sequence[Variant]) -> list[str]:
+    """Return the keys that differ and matter, but that long labels leave out."""
+    left_out: dict[str, None] = {}
+    for variant in variants:
+        idle = without_effect(variant.job)
+        for key in variant.differs:
+            if (
+                key not in ("method", "cut_policy.method")
+                and not idle(key)
+                and f"{key} " not in variant.label
+            ):
+                left_out[key] = None
+    return list(left_out)
+
+
+def differing_keys(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that have not the same value in all jobs, without seed and output_dir."""
+    keys = dict.fromkeys(key for job in jobs for key in job if key not in NOT_COMPARED)
+    return [key for key in keys if any(job.get(key) != jobs[0].get(key) for job in jobs)]
+
+
+def _choose(group: Sequence[RunFolder]) -> tuple[tuple[RunFolder, ...], tuple[tuple[RunFolder, str], ...]]:
+    """One run a seed; interrupted ones only where no run of the variant is finished."""
+    by_seed: dict[int, RunFolder] = {}
+    left_out: list[tuple[RunFolder, str]] = []
+    some_finished = any(run.finished for run in group)
+    for run in sorted(group, key=lambda run: (not run.finished, -run.last_round, str(run.path))):
+        if some_finished and not run.finished:
+            left_out.append((run, f"interrupted after round {run.last_round} of {run.job['rounds']}"))
+        elif run.seed in by_seed:
+            left_out.append((run, f"the same job and seed as {by_seed[run.seed].path.name}"))
+        else:
+            by_seed[run.seed] = run
+    return tuple(by_seed[seed] for seed in sorted(by_seed)), tuple(left_out)
+
+
+def _order(variant: Variant) -> tuple[Any, ...]:
+    method = str(variant.job.get("method"))
+    place = METHODS.index(method) if method in METHODS else len(METHODS)
+    values = []
+    for value in variant.differs.values():
+        number = float(value) if isinstance(value, int | float) else 0.0
+        values.append((isinstance(value, str), number, str(value)))
+    return (place, values)

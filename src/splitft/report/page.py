@@ -1,0 +1,85 @@
+"""The report: one HTML page that needs nothing else, no network and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from splitft.report.client_sections import cut_section, data_section, time_section
+from splitft.report.conditions import conditions
+from splitft.report.curve_sections import curve_sections
+from splitft.report.details import details
+from splitft.report.groups import Variant, group_runs, unnamed_keys
+from splitft.report.runs import RunFolder
+from splitft.report.series import has_virtual_time
+from splitft.report.table import remark, verdict_columns
+from splitft.report.traffic_section import traffic_section
+from splitft.report.verdict import sentences, target_note, verdict
+
+GENERATOR = "splitft report"  # in the page's <meta>: a page that has it may be written anew
+
+
+def render_page(
+    runs: Sequence[RunFolder],
+    title: str | None = None,
+    *,
+    notes: Sequence[str] = (),
+    target_perplexity: float | None = None,
+) -> str:
+    """Return the page.
+
+    title: its heading; by default what is compared. notes: said at the top, e.g. runs that were passed over.
+    target_perplexity: as in `report_data`. Names of runs and clients may hold anything: all is escaped.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("splitft", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    variants = group_runs(runs)
+    data = verdict(variants, target_perplexity)
+    possible = [
+        *curve_sections(variants),
+        cut_section(variants),
+        time_section(variants),
+        traffic_section(variants),
+        data_section(variants),
+    ]
+    return environment.get_template("page.html.j2").render(
+        title=title or default_title(len(variants), len(runs)),
+        generator=f"{GENERATOR} {version('splitft')}",
+        notes=list(notes) + _about_labels(variants),
+        sentences=sentences(data),
+        random_weights=[row["label"] for row in data["variants"] if row["random_weights"]],
+        target_note=target_note(data),
+        virtual=any(has_virtual_time(run) for variant in variants for run in variant.runs),
+        paper=any(row["paper_accuracy"] for row in data["variants"]),
+        variants=[
+            {"label": row["label"], "remark": remark(row), "number": number, "details": details(variant)}
+            for number, (row, variant) in enumerate(zip(data["variants"], variants, strict=True))
+        ],
+        columns=verdict_columns(data),
+        sections=[section for section in possible if section],
+        conditions=conditions(variants),
+    )
+
+
+def default_title(variants: int, runs: int) -> str:
+    """Return a heading for a page that was given none."""
+    if variants == 1:
+        return "SplitFT: one job" if runs == 1 else f"SplitFT: one job, {runs} runs"
+    return f"SplitFT: {variants} variants compared, {runs} runs"
+
+
+def _about_labels(variants: Sequence[Variant]) -> list[str]:
+    keys = unnamed_keys(variants)
+    if not keys:
+        return []
+    return [
+        "The names of the variants leave out some of what sets them apart, so differences may have several "
+        f"causes. They differ in {', '.join(keys)}, too: see “Variants in detail”."
+    ]

@@ -1,0 +1,164 @@
+"""Finished runs, read back from their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from splitft.errors import JobError, OutputError
+from splitft.job import Job
+from splitft.job.yaml import parse_yaml
+
+HISTORY, SUMMARY, JOB = "history.jsonl", "summary.json", "job.yaml"
+NESTED = ("partition", "cut_policy")  # keys of the job that hold keys themselves
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What one run left behind.
+
+    Attributes:
+        path: Its folder.
+        job: The effective job, flat (`partition.alpha`); keys that an older run lacks have their defaults.
+        rounds: The lines of its history, the evaluation before training first.
+        summary: Its totals; what an older run lacks is absent.
+        partition: Who holds which data; empty where it was not recorded.
+        decisions: What the cut policy decided, in order; empty without a policy.
+    """
+
+    path: Path
+    job: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    summary: dict[str, Any] = field(default_factory=dict)
+    partition: dict[str, Any] = field(default_factory=dict)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the job."""
+        return int(self.job["seed"])
+
+    @property
+    def last_round(self) -> int:
+        """The last round that is recorded."""
+        return int(self.rounds[-1]["round"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its last round."""
+        return not self.summary.get("interrupted", False) and self.last_round >= int(self.job["rounds"])
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a run's folder; an interrupted run is read as far as it came.
+
+    Raises JobError where the folder holds no run or no round of it is complete, OutputError where a file
+    of it is damaged.
+    """
+    job_file = path / JOB
+    if not job_file.is_file():
+        what = "is no folder" if not path.is_dir() else f"holds no run (no {JOB})"
+        raise JobError(f"{path} {what}; give the output_dir of a run, or a folder of runs")
+    rounds = _lines(path / HISTORY)
+    if not rounds:
+        raise JobError(f"{path}: no round of this run is complete yet; wait for its first, or run it again")
+    if not all(isinstance(line.get("round"), int) for line in rounds):
+        raise OutputError(f"{path / HISTORY} is damaged: a line names no round; run the job again")
+    return RunFolder(
+        path=path,
+        job=_job(job_file),
+        rounds=rounds,
+        summary=_object(path / SUMMARY),
+        partition=_object(path / "partition.json"),
+        decisions=_lines(path / "decisions.jsonl"),
+    )
+
+
+def collect_runs(folders: Iterable[Path]) -> tuple[list[RunFolder], list[str]]:
+    """Return the runs in these folders and below them, each once, and what was passed over and why.
+
+    A folder that is a run itself is not searched further. Raises JobError where a folder holds no run with a
+    complete round, OutputError where a file of a run is damaged.
+    """
+    runs: dict[Path, RunFolder] = {}
+    passed_over: list[str] = []
+    for folder in folders:
+        own = [folder] if (folder / JOB).is_file() else _below(folder)
+        before = len(runs)
+        for path in own:
+            if path.resolve() in runs:
+                before -= 1  # given twice: fine
+                continue
+            try:
+                runs[path.resolve()] = read_run(path)
+            except JobError as error:
+                if len(own) == 1:
+                    raise
+                passed_over.append(str(error))
+        if len(runs) == before:
+            raise JobError(
+                f"{folder} holds no run with a complete round; give a run's output_dir or a folder of runs"
+            )
+    return list(runs.values()), passed_over
+
+
+def _below(folder: Path) -> Sequence[Path]:
+    """Folders below that look like runs; an adapter's or a hidden folder is none."""
+    found = [path.parent for path in folder.rglob(JOB)] if folder.is_dir() else []
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _job(path: Path) -> dict[str, Any]:
+    """The job's keys, flat. Not validated: a policy may come from a module that is not loaded here."""
+    try:
+        values, _ = parse_yaml(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("not a mapping")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be read: {error}; run the job again") from None
+    job: dict[str, Any] = {}
+    for key, info in Job.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        default = default.model_dump() if key in NESTED else default
+        value = values.pop(key, default)
+        if key in NESTED and isinstance(value, dict):
+            job |= {f"{key}.{name}": item for name, item in {**default, **value}.items()}
+        else:
+            job[key] = value
+    if not isinstance(job["seed"], int) or not isinstance(job["rounds"], int):
+        raise OutputError(f"{path} is damaged: seed and rounds must be whole numbers; run the job again")
+    return job | values
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; none without the file. A last line without its end is being written."""
+    text = _text(path)
+    lines = text.split("\n")[:-1] if text else []
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    text = _text(path)
+    return _parse(text, str(path)) if text else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(f"{path} cannot be read: {error}; run the job again") from None
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise OutputError(f"{where}: damaged, not valid JSON: {error}; run the job again") from None
+    if not isinstance(value, dict):
+        raise OutputError(f"{where}: damaged, not an object; run the job again")
+    return value

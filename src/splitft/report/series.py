@@ -1,0 +1,154 @@
+"""One run as curves: what was measured at every evaluation, and what it had cost by then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from splitft.report.runs import RunFolder
+
+KINDS = ("activations", "gradients", "labels", "adapter", "control", "evaluation")
+PARTS = ("compute", "transfer", "server", "queued", "idle")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation of a run.
+
+    Attributes:
+        round: The round after which it was made; 0 is before training.
+        perplexity: Of all held-out tokens; None where the run had diverged.
+        accuracy: Share of next tokens predicted right.
+        paper_accuracy: The paper's measure, which older runs lack.
+        bytes_moved: Up and down since the start, for training and adapters, without evaluation.
+        virtual_seconds: Simulated seconds of training since the start; None without devices.
+    """
+
+    round: int
+    perplexity: float | None
+    accuracy: float | None
+    paper_accuracy: float | None
+    bytes_moved: int
+    virtual_seconds: float | None
+
+
+def points(run: RunFolder) -> list[Point]:
+    """Return the evaluations of a run in order."""
+    found: list[Point] = []
+    moved, seconds = 0, 0.0
+    timed = has_virtual_time(run)
+    for line in run.rounds:
+        moved += sum(training_bytes(line).values())
+        seconds += line.get("virtual_seconds") or 0.0
+        if not _evaluated(line):
+            continue
+        found.append(
+            Point(
+                round=int(line["round"]),
+                perplexity=line.get("perplexity"),
+                accuracy=line.get("accuracy"),
+                paper_accuracy=line.get("paper_accuracy"),
+                bytes_moved=moved,
+                virtual_seconds=seconds if timed else None,
+            )
+        )
+    return found
+
+
+def has_virtual_time(run: RunFolder) -> bool:
+    """Whether devices were simulated in this run."""
+    return any(line.get("virtual_seconds") for line in run.rounds)
+
+
+def bytes_by_kind(run: RunFolder) -> dict[str, dict[str, int]]:
+    """Return {up or down: {kind: bytes}} of the whole run."""
+    totals: dict[str, dict[str, int]] = {"up": {}, "down": {}}
+    for line in run.rounds:
+        for way, kinds in line.get("bytes", {}).items():
+            for kind, number in kinds.items():
+                totals[way][kind] = totals[way].get(kind, 0) + number
+    return totals
+
+
+def training_bytes(line: Mapping[str, Any]) -> dict[str, int]:
+    """Return {up or down: bytes} of one round, without those of evaluation."""
+    by_kind = line.get("bytes")
+    if not isinstance(by_kind, dict):
+        return {way: line.get(f"bytes_{way}", 0) for way in ("up", "down")}
+    return {
+        way: sum(number for kind, number in by_kind.get(way, {}).items() if kind != "evaluation")
+        for way in ("up", "down")
+    }
+
+
+def client_names(run: RunFolder) -> list[str]:
+    """Return the clients in their order."""
+    return list(run.rounds[-1].get("clients", {}))
+
+
+def devices_of(run: RunFolder) -> dict[str, str]:
+    """Return {client: device}; empty where none were simulated."""
+    devices, names = run.job.get("devices"), client_names(run)
+    if not has_virtual_time(run):
+        return {}
+    if isinstance(devices, str):
+        return dict.fromkeys(names, devices)
+    if isinstance(devices, dict):
+        return {name: str(devices[name]) for name in names if name in devices}
+    if isinstance(devices, list) and len(devices) == len(names):
+        return dict(zip(names, map(str, devices), strict=True))
+    return {}
+
+
+def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:
+    """Return {client: [(round, cut)]} from the first round on; empty for methods without cuts."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for line in run.rounds:
+        for name, cut in (line.get("cuts") or {}).items():
+            if cut is not None and (line["round"] or len(run.rounds) == 1):
+                found.setdefault(name, []).append((int(line["round"]), int(cut)))
+    return found
+
+
+def mean_parts(run: RunFolder) -> dict[str, tuple[float, ...]]:
+    """Return {client: virtual seconds of a round by PARTS}, means over the rounds that it took part in."""
+    sums: dict[str, list[float]] = {}
+    counts: dict[str, int] = {}
+    for line in run.rounds:
+        for name, client in line.get("clients", {}).items():
+            virtual = client.get("virtual")
+            if virtual:
+                row = sums.setdefault(name, [0.0] * len(PARTS))
+                for place, part in enumerate(PARTS):
+                    row[place] += virtual.get(part) or 0.0
+                counts[name] = counts.get(name, 0) + 1
+    order = [name for name in client_names(run) if name in sums]
+    return {name: tuple(value / counts[name] for value in sums[name]) for name in order}
+
+
+def waited_for(run: RunFolder) -> dict[str, int]:
+    """Return {client: rounds in which it was the last to finish}."""
+    counts: dict[str, int] = {}
+    for line in run.rounds:
+        name = line.get("waited_for")
+        if name is not None:
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def crossing(xs: Sequence[float], ys: Sequence[float], target: float) -> float | None:
+    """Return the x at which y first is `target` or less, on the straight line between the points."""
+    for place, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        if y <= target:
+            if place == 0 or ys[place - 1] == y:
+                return x
+            before_x, before_y = xs[place - 1], ys[place - 1]
+            return before_x + (before_y - target) / (before_y - y) * (x - before_x)
+    return None
+
+
+def _evaluated(line: Mapping[str, Any]) -> bool:
+    """A diverged run was evaluated too, though JSON has no number for what came out."""
+    clients = line.get("clients", {}).values()
+    return line.get("perplexity") is not None or any(client.get("eval_tokens") for client in clients)

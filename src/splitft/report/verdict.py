@@ -1,0 +1,206 @@
+"""The verdict: what every variant reached and what it cost, as plain values and in a sentence or two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from splitft.report.groups import Spread, Variant, group_runs, spread
+from splitft.report.runs import RunFolder
+from splitft.report.series import Point, crossing, has_virtual_time, points, training_bytes
+from splitft.report.units import figure, time_unit
+
+ALONE = "local_only"
+REFERENCES = (ALONE, "centralized")  # no clients that train together: other times say little beside theirs
+MOST_NAMED = 6  # variants in a sentence
+MEASURES = (
+    "perplexity",
+    "accuracy",
+    "paper_accuracy",
+    "bytes_up",
+    "bytes_down",
+    "virtual_seconds",
+    "virtual_seconds_to_target",
+    "bytes_to_target",
+    "trained_parameters",
+)
+
+
+def report_data(runs: Sequence[RunFolder], target_perplexity: float | None = None) -> dict[str, Any]:
+    """Return the verdict table as values that JSON can hold.
+
+    target_perplexity: what "to the same perplexity" means; by default the lowest that every run reached.
+    Bytes count training and adapters, up and down, without evaluation. A measure is None where no run of
+    the variant has it, else {mean, sd, low, high, count} over seeds; sd is None with one seed.
+    """
+    return verdict(group_runs(runs), target_perplexity)
+
+
+def verdict(variants: Sequence[Variant], target_perplexity: float | None = None) -> dict[str, Any]:
+    """Return `report_data` of runs that are grouped already."""
+    target = common_target(variants) if target_perplexity is None else target_perplexity
+    rows = []
+    for variant in variants:
+        measures = {name: _measure(variant, name, target) for name in MEASURES}
+        rows.append(
+            {
+                "label": variant.label,
+                "method": variant.job["method"],
+                "differs": dict(variant.differs),
+                "seeds": [run.seed for run in variant.runs],
+                "runs": [str(run.path) for run in variant.runs],
+                "left_out": [{"run": str(run.path), "why": why} for run, why in variant.left_out],
+                "interrupted": variant.interrupted,
+                "rounds": min(run.last_round for run in variant.runs),
+                "rounds_asked": variant.job["rounds"],
+                "random_weights": any(run.summary.get("random_weights") for run in variant.runs),
+                "diverged": sum(_diverged(run) for run in variant.runs),
+                **{name: asdict(value) if value else None for name, value in measures.items()},
+            }
+        )
+    return {
+        "target_perplexity": target,
+        "target_given": target_perplexity is not None,
+        "variants": rows,
+    }
+
+
+def common_target(variants: Sequence[Variant]) -> float | None:
+    """Return the lowest perplexity that all runs reached at some evaluation; None for a single variant.
+
+    local_only, which learns from no one, does not count beside two others: it would set a target so easy
+    that it tells nothing about them.
+    """
+    learning = [variant for variant in variants if variant.job.get("method") != ALONE]
+    chosen = learning if len(learning) > 1 else variants
+    lowest = []
+    for run in (run for variant in chosen for run in variant.runs):
+        values = [p.perplexity for p in points(run) if p.perplexity is not None]
+        if values and not _diverged(run):
+            lowest.append(min(values))
+    return max(lowest) if lowest and len(variants) > 1 else None
+
+
+def target_note(data: dict[str, Any]) -> str:
+    """Return what the perplexity to reach is; empty where there is none."""
+    if data["target_perplexity"] is None:
+        return ""
+    what = "was asked for" if data["target_given"] else f"is the lowest that every run reached{_aside(data)}"
+    return (
+        f"Perplexity {figure(data['target_perplexity'])} {what}; between evaluations, time and bytes are "
+        "read off a straight line; – where a seed never got there."
+    )
+
+
+def sentences(data: dict[str, Any]) -> list[str]:
+    """Return what the table says, in words; nothing for a single variant or for random weights."""
+    rows = data["variants"]
+    if len(rows) < 2 or any(row["random_weights"] for row in rows):
+        return []
+    return [text for text in (_best_perplexity(rows), _fastest(data)) if text]
+
+
+def _fastest(data: dict[str, Any]) -> str:
+    timed = [row for row in data["variants"] if row["virtual_seconds_to_target"]]
+    together = [row for row in timed if row["method"] not in REFERENCES]
+    timed = together if len(together) > 1 else timed
+    if len(timed) < 2:
+        return ""
+    timed.sort(key=lambda row: row["virtual_seconds_to_target"]["mean"])
+    means = [row["virtual_seconds_to_target"]["mean"] for row in timed]
+    unit, size = time_unit(means[-1])
+    parts = [f"{timed[0]['label']} {figure(means[0] / size, 3)} {unit}"]
+    for row, mean in zip(timed[1:MOST_NAMED], means[1:], strict=False):
+        times = f" ({mean / means[0]:.1f} times as long)" if means[0] > 0 else ""
+        parts.append(f"{row['label']} {figure(mean / size, 3)} {unit}{times}")
+    more = f"; {len(timed) - MOST_NAMED} more in the table" if len(timed) > MOST_NAMED else ""
+    return f"Simulated time to perplexity {figure(data['target_perplexity'])}: {', '.join(parts)}{more}."
+
+
+def _aside(data: dict[str, Any]) -> str:
+    alone = [row["label"] for row in data["variants"] if row["method"] == ALONE]
+    learning = len(data["variants"]) - len(alone)
+    return f" ({', '.join(alone)} aside)" if alone and learning > 1 else ""
+
+
+def _best_perplexity(rows: Sequence[dict[str, Any]]) -> str:
+    known = sorted((row for row in rows if row["perplexity"]), key=lambda row: row["perplexity"]["mean"])
+    if len(known) < 2:
+        return ""
+    lowest = known[0]["perplexity"]["mean"]
+    best = [row for row in known if row["perplexity"]["mean"] - lowest <= 1e-9 * lowest]
+    names = " and ".join(row["label"] for row in best)
+    if len(best) == len(known):
+        return f"{names} end at the same perplexity, {figure(lowest)}."
+    second = known[len(best)]
+    text = (
+        f"{names} {'ends' if len(best) == 1 else 'end'} at the lowest mean perplexity, {figure(lowest)} "
+        f"against {figure(second['perplexity']['mean'])} of {second['label']}"
+    )
+    pair = (best[0], second)
+    if all(row["perplexity"]["count"] == 1 for row in pair):
+        return f"{text}; with one seed each, chance may explain it."
+    if second["perplexity"]["mean"] - lowest < max(row["perplexity"]["sd"] or 0.0 for row in pair):
+        return f"{text}; the difference is smaller than the spread over seeds."
+    return f"{text}."
+
+
+def _measure(variant: Variant, name: str, target: float | None) -> Spread | None:
+    values = [_VALUES[name](run, target) for run in variant.runs]
+    if name.endswith("_to_target") and None in values:
+        return None  # a mean over those seeds that got there would flatter
+    return spread([float(value) for value in values if value is not None])
+
+
+def _at_the_end(field: str) -> Callable[[RunFolder, float | None], float | None]:
+    def value(run: RunFolder, target: float | None) -> float | None:
+        evaluated = points(run)
+        found: float | None = getattr(evaluated[-1], field) if evaluated else None
+        return found
+
+    return value
+
+
+def _bytes(way: str) -> Callable[[RunFolder, float | None], float | None]:
+    return lambda run, target: sum(training_bytes(line)[way] for line in run.rounds)
+
+
+def _virtual_seconds(run: RunFolder, target: float | None) -> float | None:
+    if not has_virtual_time(run):
+        return None
+    return sum(line.get("virtual_seconds") or 0.0 for line in run.rounds)
+
+
+def _until_target(x_of: Callable[[Point], float | None]) -> Callable[[RunFolder, float | None], float | None]:
+    def value(run: RunFolder, target: float | None) -> float | None:
+        if target is None:
+            return None
+        known = [(x_of(p), p.perplexity) for p in points(run)]
+        pairs = [(x, y) for x, y in known if x is not None and y is not None]
+        return crossing([x for x, _ in pairs], [y for _, y in pairs], target)
+
+    return value
+
+
+def _trained_parameters(run: RunFolder, target: float | None) -> float | None:
+    count: float | None = run.summary.get("parameters", {}).get("adapter")
+    return count
+
+
+def _diverged(run: RunFolder) -> bool:
+    evaluated = points(run)
+    return bool(evaluated) and evaluated[-1].perplexity is None
+
+
+_VALUES: dict[str, Callable[[RunFolder, float | None], float | None]] = {
+    "perplexity": _at_the_end("perplexity"),
+    "accuracy": _at_the_end("accuracy"),
+    "paper_accuracy": _at_the_end("paper_accuracy"),
+    "bytes_up": _bytes("up"),
+    "bytes_down": _bytes("down"),
+    "virtual_seconds": _virtual_seconds,
+    "virtual_seconds_to_target": _until_target(lambda point: point.virtual_seconds),
+    "bytes_to_target": _until_target(lambda point: point.bytes_moved),
+    "trained_parameters": _trained_parameters,
+}

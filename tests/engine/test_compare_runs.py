@@ -1,0 +1,202 @@
+"""A comparison through the real command line and real processes: made once, resumed, failing, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from splitft.compare.store import Store, open_store, run_state
+from splitft.compare.sweep import index_of
+from splitft.errors import OutputError
+from tiny import save_tiny_model
+
+SPLITFT = [sys.executable, "-m", "splitft.cli"]
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "120",
+    "TERM": "dumb",
+    "PYTHONIOENCODING": "utf-8",
+}
+COMPARED = ["--methods", "same_split,splitft", "--seeds", "2", "--parallel", "2"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    rows = [f"the people of the united states made law number {i}" for i in range(40)]
+    (folder / "rows.txt").write_text("\n\n".join(rows), encoding="utf-8")
+    settings = {
+        "model_name_or_path": str(save_tiny_model(folder / "model", "gpt2")),
+        "data_files": str(folder / "rows.txt"),
+        "max_length": 16,
+        "max_eval_samples": 4,
+        "labels": "server",
+        "clients": 2,
+        "cuts": 1,
+        "rounds": 1,
+        "local_steps": 1,
+        "lora_r": 4,
+        "use_cpu": True,
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder / "job.yaml"
+
+
+@pytest.fixture(scope="module")
+def compared(
+    job: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two methods, two seeds, compared once."""
+    folder = tmp_path_factory.mktemp("compared") / "out"
+    return folder, compare(job, *COMPARED, "--out", folder)
+
+
+def compare(job: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*SPLITFT, "compare", str(job), *map(str, arguments)],
+        env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=300,
+    )  # fmt: skip
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def await_that(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_every_run_is_made_and_reported(compared: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = compared
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 runs done" in done.stdout
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert {row["label"]: row["seeds"] for row in results["variants"]} == {
+        "same_split": [42, 43], "splitft": [42, 43]
+    }  # fmt: skip
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "same_split" in page
+    assert f"{results['variants'][0]['perplexity']['mean']:.1f}" in page + done.stdout
+    for variant in index_of(folder / "sweep.json")["variants"]:
+        effective = yaml.safe_load((folder / variant["run"] / "job.yaml").read_text(encoding="utf-8"))
+        assert effective["seed"] == variant["seed"]
+        assert effective["method"] == variant["label"]
+        assert (folder / variant["run"] / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_same_comparison_again_runs_nothing(
+    job: Path, compared: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    folder, _ = compared
+    before = snapshot(folder / "runs")
+    again = compare(job, *COMPARED, "--out", folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "4 are finished, 0 to go" in again.stdout
+    assert "started" not in again.stdout
+    assert snapshot(folder / "runs") == before
+
+
+def test_a_failing_variant_is_told_and_costs_no_other(
+    job: Path, compared: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    folder, _ = compared
+    before = snapshot(folder / "runs")
+    done = compare(job, "--methods", "same_split", "--vary", "cuts=[4,1]", "--out", folder)  # 4 blocks in all
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "1 of 2 runs failed" in done.stdout
+    assert "cuts must lie between 1 and 3" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stdout + done.stderr
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert [row["seeds"] for row in results["variants"]] == [[42]]
+    assert "Left out: " in (folder / "report.html").read_text(encoding="utf-8")
+    after = snapshot(folder / "runs")
+    assert {path: after[path] for path in before} == before
+
+
+def test_nothing_is_started_where_one_job_is_wrong(job: Path, tmp_path: Path) -> None:
+    done = compare(
+        job, "--methods", "same_spilt", "--vary", "lora_r_cut=4", "--seeds", "0", "--out", tmp_path / "out"
+    )
+    assert done.returncode == 2
+    told = " ".join(done.stderr.split())
+    assert "3 problems; nothing was started" in told
+    assert all(
+        part in told for part in ("did you mean same_split?", "--vary lora_r_cut", "--seeds: at least 1")
+    )
+    wrong = compare(job, "--vary", "lora_r_cut=[2, 5]", "--out", tmp_path / "out")
+    assert wrong.returncode == 2
+    assert "5 is more than lora_r (4)" in wrong.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def endless(job: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A comparison of a short run and one that never ends."""
+    arguments = ["compare", str(job), "--vary", "rounds=[1,1000000]", "--out", str(folder)]
+    process = subprocess.Popen([*SPLITFT, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def runs_of(folder: Path) -> list[Path]:
+    index = folder / "sweep.json"
+    return [folder / variant["run"] for variant in index_of(index)["variants"]] if index.is_file() else []
+
+
+def rounds_of(run: Path) -> int:
+    history = run / "history.jsonl"
+    return len(history.read_text(encoding="utf-8").splitlines()) if history.is_file() else 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_a_comparison_that_is_stopped_stops_its_runs_and_keeps_what_is_finished(
+    job: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    folder = tmp_path / "out"
+    with endless(job, folder) as process:
+        await_that(lambda: len(runs_of(folder)) == 2 and rounds_of(runs_of(folder)[1]) > 1)
+        with pytest.raises(OutputError, match="another comparison is at work"), open_store(folder):
+            pass
+        process.send_signal(how)
+        _, told = process.communicate(timeout=120)
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert b"Traceback" not in told
+
+    def unlocked() -> bool:  # the runs hold the lock as long as they live
+        try:
+            with open_store(folder):
+                return True
+        except OutputError:
+            return False
+
+    await_that(unlocked)
+    short, long = runs_of(folder)
+    assert run_state(Store(folder), short.name) == "finished"
+    assert run_state(Store(folder), long.name) == "unfinished"
+    assert json.loads((long / "summary.json").read_text(encoding="utf-8"))["interrupted"] is True
+    kept, rounds = snapshot(short), rounds_of(long)
+    if how == signal.SIGINT:
+        with endless(job, folder) as process:  # only the second one is made anew; what it was is kept
+            await_that((folder / "unfinished").is_dir)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=120)
+        assert snapshot(short) == kept
+        assert rounds_of(folder / "unfinished" / f"{long.name}-1") == rounds
