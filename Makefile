@@ -6,13 +6,14 @@ ARGS ?=
 # The demo never writes over an earlier one: runs/quickstart, runs/quickstart-2, ...
 OUT ?= $(shell n=1; d=runs/quickstart; while [ -e "$$d" ]; do n=$$((n+1)); d=runs/quickstart-$$n; done; echo $$d)
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint bench study clean
 
 help:
 	@echo "make demo       install, and fine-tune the built-in model on the built-in text (ARGS='rounds=2' to change)"
 	@echo "make test       install, lint, type-check and run all quick tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      the benchmarks; results go to benchmarks/results"
+	@echo "make study      the paper's comparisons, resumable; results go to docs/study (ARGS='--parallel 2')"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "SplitFT needs Python 3.10 or newer; set PYTHON=...")'
@@ -39,6 +40,11 @@ test-slow: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/split_cost.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/paper_bytes.py
+
+study: $(VENV)/.installed
+	$(BIN)/python benchmarks/study.py all $(ARGS)
+	$(BIN)/python benchmarks/paper_bytes.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

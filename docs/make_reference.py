@@ -1,15 +1,19 @@
-"""Write docs/reference.md from the job's fields and the command line's exit codes.
+"""Write docs/reference.md from the job's fields, the records of a run, presets and exit codes.
 
-Run it after changing either: python docs/make_reference.py
+Run it after changing one of them: python docs/make_reference.py
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from splitft.cli import EXIT_CODES
+from splitft.devices import PRESETS
+from splitft.history import ClientRecord, RoundRecord
 from splitft.job import Job, grouped_keys
 from splitft.job.describe import describe_type
 from splitft.job.nested import nested_models
@@ -28,12 +32,75 @@ INTRODUCTION = """\
 |---|---|
 | `splitft new [RECIPE] [PATH]` | Lists the recipes, or copies one; never overwrites a file. |
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
+| `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
+| `splitft plan JOB --clients 10000 --mix phone=0.6,laptop=0.4` | The same for one round of a large cohort. |
+| `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods or cut policies over seeds; \
+writes a table and a report. Resumable. |
+| `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
+| `splitft report RUN... [--out FILE] [--title TEXT]` | Makes one HTML page of runs; it needs no network. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
 | `splitft check --all-architectures` | The same for every causal-LM type of the installed transformers. |
 | `splitft export RUN [OUT] [--merge]` | Writes a run's adapter in PEFT's format, or merged. |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |
 """
+
+RUN_FOLDER = """\
+## The run's folder
+
+| File | What it holds |
+|---|---|
+| `job.yaml` | The effective job. |
+| `history.jsonl` | One line a round; round 0 is the evaluation before training. |
+| `decisions.jsonl` | One line a decision of the cut policy: what it saw, its targets, the cuts, and why. \
+Not with `fixed`. |
+| `summary.json` | Before and after, totals, parameters, versions. |
+| `partition.json`, `partition.png` | Who holds which rows. |
+| `perplexity.png` | Perplexity over the rounds. |
+| `adapter/` | The global adapter in PEFT's format, with a model card. |
+| `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
+
+History, decisions, summary and adapters are written after every round; an interrupted run keeps those of its
+last whole round. Numbers that JSON does not have (NaN, infinity: the run diverged) are null.
+"""
+
+_BYTES = "Bytes of this round"
+HISTORY = {
+    "round": "0: the evaluation before training.",
+    "cohort": "Clients that trained.",
+    "cuts": "`{client: cut}` in this round; null for methods without cuts.",
+    "loss": "Mean over the training tokens; null in round 0.",
+    "perplexity": "Over all held-out tokens; null where this round was not evaluated, as the two below.",
+    "accuracy": "Share of next tokens predicted right.",
+    "paper_accuracy": "The paper's figure: the prediction for position t + 1 compared with token t.",
+    "clients": "`{client: figures}`, see below.",
+    "bytes_up": f"{_BYTES} from clients to the server, of every kind, evaluation included.",
+    "bytes_down": f"{_BYTES} from the server to clients.",
+    "bytes_adapter_up": "The part of them that is adapters.",
+    "bytes_adapter_down": "The same.",
+    "bytes": "`{direction: {kind: bytes}}`. Kinds: activations, gradients, labels, adapter, optimizer (state "
+    "that moves with a block, changes of basis), evaluation (all that is sent to evaluate, but adapters), "
+    "control (headers, gradient norms).",
+    "round_seconds": "Of training and averaging, on this machine.",
+    "evaluation_seconds": "Of the evaluation, on this machine.",
+    "virtual_seconds": "Of training, by the virtual clock; null without devices.",
+    "waited_for": "The client that was done last, by the virtual clock.",
+    "queued_behind": "`{client: {other: seconds}}` that a client waited for another's work or arrival; empty "
+    "for large cohorts.",
+    "truncation_error": "`{block: error}`, of blocks that some client or trunk holds at a lower rank: the "
+    "relative error of the product B·A at that rank.",
+}
+CLIENTS = {
+    "cut": "Blocks on the client; null for methods without cuts.",
+    "loss": "Mean over its training tokens.",
+    "perplexity": "On its own held-out rows, as the two below.",
+    "accuracy": "Share of next tokens predicted right.",
+    "paper_accuracy": "The paper's figure.",
+    "train_tokens": "Tokens with loss in this round.",
+    "eval_tokens": "Held-out tokens.",
+    "virtual": "Virtual seconds: compute, transfer, server (working for this client), queued (the server "
+    "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
+}
 
 JOB_FILE = """\
 ## The job file
@@ -49,6 +116,11 @@ Paths are relative to the folder in which `splitft` runs.
   it: `rounds=2`, `partition.alpha=0.1`, `'cuts=[1, 2, 3]'`, `'data_files={north: n.txt, south: s.txt}'`.
   `KEY=null` unsets a key that may be null.
 - The effective job, overrides and defaults included, is written into the run's folder.
+"""
+
+PRESETS_NOTE = """\
+Stated assumptions about a class of machine, not measurements. FLOP/s are what training sustains; latency is
+one way.
 """
 
 RULES = """\
@@ -67,6 +139,8 @@ RULES = """\
 - `cut_policy.method: schedule` needs `cut_policy.schedule`, which no other method takes; its keys are the
   numbers of rounds.
 - `cut_policy.method: resource` and `makespan` need `devices`.
+- `devices` and `server_device` name presets or keys of `device_profiles`.
+- A comparison checks every variant's job before it starts the first; `seed` and `output_dir` are set by it.
 """
 
 
@@ -83,7 +157,29 @@ def reference() -> str:
             if group.split(".")[0] in keys:
                 rows = [_key_row(f"{group}.{key}", schemas) for key in model.model_fields]
                 parts += [f"### {_heading(group)}\n", _table(columns, rows)]
-    return "\n".join([*parts, RULES])
+    columns = ("Preset", "TFLOP/s", "Memory, GB", "Up, Mbit/s", "Down, Mbit/s", "Latency, ms")
+    parts += ["## Device presets\n", PRESETS_NOTE, _table(columns, _preset_rows())]
+    parts += [RULES, RUN_FOLDER, "### History\n"]
+    parts.append(_table(("Field", "Meaning"), _field_rows(RoundRecord, HISTORY)))
+    parts += ["Each client:\n", _table(("Field", "Meaning"), _field_rows(ClientRecord, CLIENTS))]
+    return "\n".join(parts)
+
+
+def _field_rows(record: type, described: Mapping[str, str]) -> list[list[str]]:
+    names = [field.name for field in fields(record)]
+    if names != list(described):
+        raise ValueError(f"{record.__name__} has the fields {', '.join(names)}: describe them here, in order")
+    return [[f"`{name}`", described[name]] for name in names]
+
+
+def _preset_rows() -> list[list[str]]:
+    return [
+        [f"`{name}`", *(f"{value:g}" for value in (
+            device.flops / 1e12, device.memory_bytes / 1e9, device.uplink_bytes_per_second * 8 / 1e6,
+            device.downlink_bytes_per_second * 8 / 1e6, device.latency_seconds * 1e3,
+        ))]
+        for name, device in PRESETS.items()
+    ]  # fmt: skip
 
 
 def _recipe_rows() -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""A stand-in of a model hub's HTTP interface on the loopback, which records what is asked of it."""
+"""A stand-in of a hub's HTTP interface on the loopback, which records what is asked of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ REVISIONS = ("main", "v1", COMMIT)
 
 @dataclass
 class Hub:
-    """Serves folders as models; `gated` ids are refused as the hub refuses them."""
+    """Serves folders as models and as data sets; `gated` ids are refused as the hub refuses them."""
 
     folders: dict[str, Path]
+    datasets: dict[str, Path] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     url: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)  # (method, path)
@@ -65,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
+        folders = self.hub.datasets if path.startswith(("/datasets/", "/api/datasets/")) else self.hub.folders
+        path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+|[^/]+)(?:/(revision|tree)/([^/]+)(/.*)?)?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+|[^/]+)/resolve/([^/]+)/(.+)", path)
         found = file or api
@@ -74,11 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
         revision = (file[2] if file else api and api[3]) or "main"
         if model in self.hub.gated:
             return self._refuse(403, "GatedRepo")
-        if model not in self.hub.folders:
+        if model not in folders:
             return self._refuse(401, "RepoNotFound")
         if revision not in REVISIONS:
             return self._refuse(404, "RevisionNotFound")
-        folder = self.hub.folders[model]
+        folder = folders[model]
         if file:
             return self._send_file(folder / file[3])
         names = sorted(p.name for p in folder.iterdir())

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from studylib.results import Group, Paired, paired, ratios, relative_differences
-from studylib.sweeps import COMPUTE, IID, LINK, MAKESPAN, PARTITIONS, SAME, SKEWED, SPLITFT
+from studylib.sweeps import COMPUTE, DEVICE_GROUPS, IID, MAKESPAN, PARTITIONS, SAME, SKEWED, SPLITFT
 
 HOLDS = "holds"
 FAILS = "does not hold here"
@@ -137,8 +137,7 @@ def _alpha(name: str) -> Claim:
     return Claim("alpha", "paper", text, "perplexity", (name, SPLITFT), (name, SAME), "lower")
 
 
-def _devices(bound: str, name: str) -> list[Claim]:
-    group = f"{bound}, {name}"
+def _devices(bound: str, group: str) -> list[Claim]:
     same, seconds = (group, SAME), "seconds_to_target"
     claims = [
         Claim("heterogeneity", "paper", f"SplitFT's cuts reach the same perplexity sooner ({group}).",
@@ -192,5 +191,5 @@ CLAIMS: tuple[Claim, ...] = (
           "perplexity", _all("fed_lora"), _all("local_only"), "lower"),
     Claim("baselines", "ours", "All data in one place end at a lower perplexity than federated LoRA.",
           "perplexity", _all("centralized"), _all("fed_lora"), "lower"),
-    *(claim for bound in (COMPUTE, LINK) for name in (SKEWED, IID) for claim in _devices(bound, name)),
+    *(claim for bound, group in DEVICE_GROUPS for claim in _devices(bound, group)),
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from splitft.history import RoundRecord
@@ -51,6 +52,20 @@ class CutPlanner:
         self.decisions.append(decision)
         self.cuts = dict(decision.cuts)
         return dict(self.cuts)
+
+    def rehearse(self, evaluated: Collection[str]) -> None:
+        """Ask the policy once before the run, so that one that cannot answer is told before anything heavy.
+
+        evaluated: clients whose accuracy will be known; here it counts as 0. The answer is dropped. Raises
+        JobError.
+        """
+        if self.fixed:
+            return
+        from splitft.cuts import decide
+
+        seen, policy = self.observe(1), self.job.cut_policy
+        clients = tuple(replace(c, accuracy=0.0) if c.name in evaluated else c for c in seen.clients)
+        decide(policy.method, policy, replace(seen, clients=clients))
 
     def observe(self, round_: int) -> Observation:
         """Return what a policy sees before a round."""

@@ -35,6 +35,39 @@ def average(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAd
     return result
 
 
+def by_rank(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
+    """Return the weighted mean of each component over those who hold it.
+
+    As blocks are averaged over those who train them, so are the components of a block: one that only some
+    hold keeps its size. With equal ranks this is `average`, bit by bit. Raises ValueError as `average`.
+    """
+    _shares(blocks, weights)
+    ranks = [rank_of(block) for block in blocks]
+    parts: list[BlockAdapter] = []
+    for low, high in zip([0, *sorted(set(ranks))], sorted(set(ranks)), strict=False):
+        holders = [i for i, rank in enumerate(ranks) if rank >= high]
+        slices = [components(blocks[i], low, high) for i in holders]
+        own = [weights[i] for i in holders]
+        parts.append(average(slices, own) if sum(own) > 0 else average(slices, [1.0] * len(own)))
+    return join(parts)
+
+
+def join(parts: Sequence[BlockAdapter]) -> BlockAdapter:
+    """Return a block of all components of the parts, in their order."""
+    return {
+        name: torch.cat([part[name] for part in parts], dim=0 if ".lora_A." in name else 1)
+        for name in parts[0]
+    }
+
+
+def components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
+    """Return the components [low, high) of a block."""
+    return {
+        name: tensor.narrow(0 if ".lora_A." in name else 1, low, high - low).contiguous()
+        for name, tensor in block.items()
+    }
+
+
 def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
     """Return the best approximation, at the highest of their ranks, of the weighted mean of the products B·A.
 
@@ -75,7 +108,7 @@ def freeze_a(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockA
     return result
 
 
-MEANS: dict[str, Mean] = {"average": average, "exact": exact, "freeze_a": freeze_a}
+MEANS: dict[str, Mean] = {"by_rank": by_rank, "average": average, "exact": exact, "freeze_a": freeze_a}
 
 
 def _shares(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> list[float]:

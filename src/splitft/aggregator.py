@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from splitft.adapters import Adapter, BlockAdapter, Layout, flatten, rank_of, resize, widen
-from splitft.aggregate import MEANS, Mean
+from splitft.aggregate import MEANS, Mean, components, join
 from splitft.job import Job
 from splitft.lowrank import Basis, basis_between, canonical_block, pairs, truncation_error
 from splitft.messages import AdapterDown
@@ -131,7 +131,10 @@ class Aggregator:
         """Replace each block by the weighted mean of its contributions."""
         for block, given in contributions.items():
             adapters, weights = [adapter for adapter, _ in given], [weight for _, weight in given]
-            self.adapter[block] = self._mean(adapters, weights)
+            old, self.adapter[block] = self.adapter[block], self._mean(adapters, weights)
+            have = rank_of(self.adapter[block])
+            if self._job.aggregation == "by_rank" and have < rank_of(old):  # nobody trained these components
+                self.adapter[block] = join([self.adapter[block], components(old, have, rank_of(old))])
             self._version[block] += 1
             if self._job.aggregation != "freeze_a":
                 self._version_of_a[block] = self._version[block]

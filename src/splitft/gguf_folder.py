@@ -44,9 +44,7 @@ def convert(source: Path, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     reader = gguf.GGUFReader(source)
-    values = {key: field.contents() for key, field in reader.fields.items()}
-    if values["general.architecture"] != "llama" or values["tokenizer.ggml.model"] != "gpt2":
-        raise ModelError(f"{source}: not a Llama-type GGUF file with a byte-level BPE tokenizer")
+    values = _values(reader, source)
     weights: dict[str, Weight] = {}
     for tensor in reader.tensors:
         weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
@@ -60,12 +58,25 @@ def convert(source: Path, folder: Path) -> None:
         weights[hf_name(tensor.name)] = np.ascontiguousarray(weight, dtype=np.float32)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _save_config(values, "lm_head.weight" not in weights, folder)
-    _save_tokenizer(values, folder)
+    _save_tokenizer(values, folder, values["llama.context_length"])
     (folder / "README.md").write_text(
         f"Converted by SplitFT from {source.name}; the weights are those of the quantised file, in float32. "
         f"License: {values.get('general.license', 'see the package of that file')}.\n",
         encoding="utf-8",
     )
+
+
+def write_tokenizer(source: Path, folder: Path, model_max_length: int) -> dict[str, int | None]:
+    """Write a GGUF file's tokenizer alone into `folder`.
+
+    Returns bos_token_id, eos_token_id and pad_token_id; None: it has no such token. Raises ModelError as
+    `convert` does.
+    """
+    import gguf
+
+    values = _values(gguf.GGUFReader(source), source)
+    _save_tokenizer(values, folder, model_max_length)
+    return _special_ids(values)
 
 
 def hf_name(name: str) -> str:
@@ -87,13 +98,24 @@ def unpermute(weight: Weight, heads: int) -> Weight:
     return np.ascontiguousarray(halves).reshape(rows, columns)
 
 
-def _save_config(values: dict[str, Any], tied: bool, folder: Path) -> None:
-    from transformers import GenerationConfig, LlamaConfig
+def _values(reader: Any, source: Path) -> dict[str, Any]:
+    values = {key: field.contents() for key, field in reader.fields.items()}
+    if values["general.architecture"] != "llama" or values["tokenizer.ggml.model"] != "gpt2":
+        raise ModelError(f"{source}: not a Llama-type GGUF file with a byte-level BPE tokenizer")
+    return values
 
-    ids = {
+
+def _special_ids(values: dict[str, Any]) -> dict[str, int | None]:
+    return {
         f"{short}_token_id": values.get(f"tokenizer.ggml.{long}_token_id")
         for short, long in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
+
+
+def _save_config(values: dict[str, Any], tied: bool, folder: Path) -> None:
+    from transformers import GenerationConfig, LlamaConfig
+
+    ids = _special_ids(values)
     config = LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=len(values["tokenizer.ggml.tokens"]),
@@ -114,7 +136,7 @@ def _save_config(values: dict[str, Any], tied: bool, folder: Path) -> None:
     GenerationConfig(**ids).save_pretrained(folder)
 
 
-def _save_tokenizer(values: dict[str, Any], folder: Path) -> None:
+def _save_tokenizer(values: dict[str, Any], folder: Path, model_max_length: int) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -142,7 +164,7 @@ def _save_tokenizer(values: dict[str, Any], folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         clean_up_tokenization_spaces=False,
-        model_max_length=values["llama.context_length"],
+        model_max_length=model_max_length,
         chat_template=values.get("tokenizer.chat_template"),
         **named,
     ).save_pretrained(folder)

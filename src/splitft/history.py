@@ -41,7 +41,8 @@ class RoundRecord:
     accuracy is the share of next tokens predicted right; paper_accuracy the paper's figure, which compares
     the prediction for position t + 1 with token t. Bytes are those of this round alone; bytes_up and
     bytes_down count everything, `bytes` splits them by direction and kind. virtual_seconds: of training, by
-    the virtual clock, and waited_for the client that finished last. truncation_error: {block: relative error
+    the virtual clock; waited_for: the client that finished last; queued_behind: {client: {other: seconds}} of
+    waiting for the other's work or arrival, where clients are few. truncation_error: {block: relative error
     of its product B·A at the lower rank, when it was last brought there}.
     """
 
@@ -62,6 +63,7 @@ class RoundRecord:
     evaluation_seconds: float
     virtual_seconds: float | None
     waited_for: str | None
+    queued_behind: dict[str, dict[str, float]] | None
     truncation_error: dict[int, float]
 
     def to_json(self) -> str:
@@ -128,6 +130,7 @@ def make_record(
         evaluation_seconds=seconds[1],
         virtual_seconds=times.seconds if times else None,
         waited_for=times.waited_for if times else None,
+        queued_behind=times.queued_behind if times else None,
         truncation_error=dict(truncation_errors),
     )
 

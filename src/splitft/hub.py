@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import json
 from collections.abc import Callable
 from pathlib import Path
 from socket import gaierror
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -21,7 +19,10 @@ from huggingface_hub.errors import (
 )
 
 from splitft.errors import ModelError
+from splitft.reach import hub_or_cache
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 _UNREACHED = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, gaierror)
 _OFFLINE_MODEL = "builtin:smollm2-135m needs no download"
 
@@ -62,12 +63,13 @@ def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path 
     def fetch(file: str) -> Path | None:
         nonlocal commit
         try:
-            if commit == revision:
-                _require_hub(source, file, revision)
-            path = Path(hf_hub_download(source, file, revision=commit))
+            with hub_or_cache(source, revision):
+                path = Path(hf_hub_download(source, file, revision=commit))
         except (EntryNotFoundError, OSError, HFValidationError) as error:
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 return None
+            if isinstance(error, _UNREACHED) and model_is_cached(source, revision):
+                return None  # the cache holds the whole model, so the model has no such file
             raise ModelError(_explain(source, revision, error)) from error
         commit = path.relative_to(_snapshots(path)).parts[0]
         return path
@@ -75,13 +77,22 @@ def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path 
     return fetch
 
 
-def _require_hub(name: str, file: str, revision: str) -> None:
-    """Raise OSError at once where nobody answers: the hub's client would go on for half a minute."""
-    if constants.HF_HUB_OFFLINE or getproxies() or try_to_load_from_cache(name, file, revision=revision):
-        return
-    hub = urlsplit(constants.ENDPOINT)
-    port = hub.port or (443 if hub.scheme == "https" else 80)
-    socket.create_connection((hub.hostname, port), timeout=10).close()
+def model_is_cached(name: str, revision: str = "main") -> bool:
+    """Whether the hub's cache holds this model whole: configuration, tokenizer and all weights."""
+
+    def cached(file: str) -> Path | None:
+        found = try_to_load_from_cache(name, file, revision=revision)
+        return Path(found) if isinstance(found, str) and Path(found).is_file() else None
+
+    try:
+        if cached("config.json") is None or not any(map(cached, _TOKENIZERS)):
+            return False
+        if (index := cached(INDEX)) is None:
+            return cached(SINGLE) is not None
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return all(cached(str(file)) for file in set(weight_map.values()))
+    except (HFValidationError, OSError, ValueError, KeyError, AttributeError):
+        return False
 
 
 def _snapshots(path: Path) -> Path:

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from splitft.errors import ModelError
-from splitft.hub import locator, resolve_model
+from splitft.hub import INDEX, SINGLE, locator, resolve_model
 from splitft.partial import needed_keys, partial_class, prove_parts, spread_habits
+from splitft.reach import hub_or_cache
 from splitft.shrink import causal_class, one_line
 from splitft.split import count_blocks, install_window
 
 __all__ = ["load_config", "load_model", "load_part", "load_tokenizer", "resolve_model"]
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIGS = ("config.json", "generation_config.json")
 _SAVE_TOKENIZER = "A model's folder needs a tokenizer.json, as tokenizer.save_pretrained writes it"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -47,8 +47,10 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
     """Load a model's tokenizer; without a padding token it pads with the end-of-text token."""
     source = resolve_model(name, revision)
     _config_folder(name, locator(source, revision))
+    reach = hub_or_cache(source, revision) if isinstance(source, str) else nullcontext()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        with reach:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         raise ModelError(
             f"the tokenizer of {name} cannot be loaded: {one_line(error)}. {_SAVE_TOKENIZER}"
@@ -133,22 +135,22 @@ def _config_folder(name: str | Path, locate: Callable[[str], Path | None]) -> Pa
 
 def _weights(name: str | Path, locate: Callable[[str], Path | None]) -> tuple[Path, dict[str, str] | None]:
     """The folder of a model's weights, and which file holds which tensor; None: all are in one file."""
-    index = locate(_INDEX)
+    index = locate(INDEX)
     if index is not None:
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             files = {str(file) for file in weight_map.values()}
         except (ValueError, KeyError, AttributeError) as error:
             raise ModelError(
-                f"{_INDEX} of {name} cannot be read ({error!r}): save or fetch the model again"
+                f"{INDEX} of {name} cannot be read ({error!r}): save or fetch the model again"
             ) from error
         wrong = [file for file in files if Path(file).name != file or not file.endswith(".safetensors")]
         if wrong:
             raise ModelError(
-                f"{_INDEX} of {name} names {wrong[0]!r}: only safetensors files beside it are read"
+                f"{INDEX} of {name} names {wrong[0]!r}: only safetensors files beside it are read"
             )
         return index.parent, {str(key): str(file) for key, file in weight_map.items()}
-    single = locate(_SINGLE)
+    single = locate(SINGLE)
     if single is not None:
         return single.parent, None
     if any(locate(file) is not None for file in _PICKLED):
@@ -157,7 +159,7 @@ def _weights(name: str | Path, locate: Callable[[str], Path | None]) -> tuple[Pa
             "If you trust it, convert it: AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder) "
             "writes safetensors"
         )
-    raise ModelError(f"{name} has no {_SINGLE} and no {_INDEX}: name a folder or a hub id with weights")
+    raise ModelError(f"{name} has no {SINGLE} and no {INDEX}: name a folder or a hub id with weights")
 
 
 def _shard(name: str | Path, file: str, locate: Callable[[str], Path | None]) -> Path:
@@ -178,7 +180,7 @@ def _view(needed: dict[str, str], files: list[Path]) -> Iterator[Path]:
             except OSError:  # a system without links
                 shutil.copyfile(file, view / file.name)
         index = {"metadata": {}, "weight_map": needed}
-        (view / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+        (view / INDEX).write_text(json.dumps(index), encoding="utf-8")
         yield view
 
 

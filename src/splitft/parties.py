@@ -14,6 +14,7 @@ from splitft.aggregate import Mean
 from splitft.assemble import Assembly
 from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
 from splitft.baselines.centralized import POOLED
+from splitft.budget import cuts_in_memory
 from splitft.client import Client
 from splitft.data import BatchStream, ClientData, join
 from splitft.devices import (
@@ -22,7 +23,6 @@ from splitft.devices import (
     available_members,
     batch_bytes,
     client_devices,
-    client_memory,
     client_state_seconds,
     highest_cut_in_memory,
     model_costs,
@@ -31,7 +31,6 @@ from splitft.devices import (
 from splitft.devices.clock import VirtualClock
 from splitft.devices.steps import StateSeconds
 from splitft.engines.local import LocalCohort
-from splitft.errors import JobError
 from splitft.job import Job
 from splitft.ledger import Ledger
 from splitft.parts import SplitModel
@@ -114,20 +113,19 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
     """
     job, blocks = start.job, start.num_blocks - start.job.tail_blocks
     most = dict.fromkeys(start.names, blocks - 1)
-    if not machines:
-        return CutPlanner(job, start.cuts, most, blocks)
-    for name, device in machines.clients.items():
-        most[name] = highest_cut_in_memory(machines.costs, job, device)
-    cuts = start.cuts
-    if job.cut_policy.method == "fixed" or job.method == "same_split":
-        _check_memory(job, cuts, most, machines)
+    if machines:
+        for name, device in machines.clients.items():
+            most[name] = highest_cut_in_memory(machines.costs, job, device)
+        seconds = {
+            data.name: predicted_seconds(job, data, machines.clients[data.name], machines)
+            for data in start.clients
+        }
+        cuts = cuts_in_memory(start, most, machines)
+        planner = CutPlanner(job, cuts, most, blocks, lambda _: seconds)
     else:
-        cuts = {name: min(cut, most[name]) for name, cut in cuts.items()}
-    seconds = {
-        data.name: predicted_seconds(job, data, machines.clients[data.name], machines)
-        for data in start.clients
-    }
-    return CutPlanner(job, cuts, most, blocks, lambda _: seconds)
+        planner = CutPlanner(job, start.cuts, most, blocks)
+    planner.rehearse([data.name for data in start.clients if len(data.eval)])
+    return planner
 
 
 def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:
@@ -152,15 +150,3 @@ def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Mach
         up_bytes=up,
         down_bytes=down,
     )
-
-
-def _check_memory(job: Job, cuts: Mapping[str, int], most: Mapping[str, int], machines: Machines) -> None:
-    too_much = [name for name, cut in cuts.items() if cut > most[name]]
-    if too_much:
-        name = too_much[0]
-        device, needed = machines.clients[name], client_memory(machines.costs, job, cuts[name]).total
-        raise JobError(
-            f"client {name} ({device.name}, {device.memory_bytes / 1e9:.3g} GB) cannot hold {cuts[name]} "
-            f"blocks, which need about {needed / 1e9:.3g} GB: set its cut to {most[name]} or lower, "
-            "or give it another device"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +16,7 @@ from splitft.job import Job
 from splitft.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
+MOST_NAMED = 4  # moves of cuts, and clients of one move, that a line names
 
 
 class RunProgress:
@@ -32,7 +34,7 @@ class RunProgress:
         self.steps = self.evaluations = 0
         self.tokens_per_second: float | None = None
         self.training_seconds = self.evaluation_seconds = 0.0
-        self._evaluating = False
+        self._last_record: RoundRecord | None = None
         self._last_event = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}"),
@@ -72,7 +74,10 @@ class RunProgress:
             self.evaluations += 1
         if self.console.is_terminal:
             self._show(record.round, "")
-        self.console.print(f"{round_line(record)}  {self._left()}", highlight=False)
+        self.console.print(f"{round_line(record)}  {self._left()}".rstrip(), highlight=False)
+        if more := devices_line(record, self._last_record):
+            self.console.print(f"          {more}", highlight=False, markup=False)
+        self._last_record = record
         self._last_line = time.monotonic()
 
     def seconds_left(self) -> float | None:
@@ -117,31 +122,75 @@ def round_line(record: RoundRecord) -> str:
     return "  ".join(parts)
 
 
-def final_tables(records: list[RoundRecord]) -> list[Table]:
-    """Return the table of rounds and the table of clients."""
-    rounds = Table(title="Rounds", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("round", "loss", "perplexity", "accuracy %", "MB up", "MB down", "adapter MB", "time"):
-        rounds.add_column(heading, justify="right")
+def devices_line(record: RoundRecord, before: RoundRecord | None) -> str:
+    """Return the virtual seconds of a round, and which cuts moved before it; empty without either."""
+    parts = []
+    if record.virtual_seconds is not None:
+        last = f", {record.waited_for} last" if len(record.cohort) > 1 else ""
+        parts.append(f"virtual {seconds_text(record.virtual_seconds)}{last}")
+    if moved := moves(before.cuts if before else None, record.cuts):
+        parts.append(f"cuts {moved}")
+    return "; ".join(parts)
+
+
+def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> str:
+    """Return how cuts moved: "8→1 (client-0), 8→10 (client-3, client-4)"; empty where none did."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name, cut in (after or {}).items():
+        if (old := (before or {}).get(name, cut)) != cut:
+            groups.setdefault((old, cut), []).append(name)
+    named = [f"{old}→{new} ({some(names)})" for (old, new), names in groups.items()]
+    return some(named)
+
+
+def some(texts: Sequence[str]) -> str:
+    """Return the first few texts with commas between, and how many more there are."""
+    more = len(texts) - MOST_NAMED
+    return ", ".join(texts[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def final_tables(records: Sequence[RoundRecord]) -> list[Table]:
+    """Return the table of rounds and the table of clients, both for 80 columns."""
+    return [rounds_table(records), clients_table(records)]
+
+
+def rounds_table(records: Sequence[RoundRecord]) -> Table:
+    """Return what each round came to; with devices, also its virtual seconds."""
+    timed = any(record.virtual_seconds is not None for record in records)
+    headings = ["round", "loss", "perplexity", "accuracy\n%", "MB up", "MB down", "adapter\nMB", "time"]
+    made = _table("Rounds", *headings, *(["virtual\ntime"] if timed else []), left=0)
     for r in records:
-        adapter = megabytes(r.bytes_adapter_up + r.bytes_adapter_down)
-        rounds.add_row(
+        cells = [
             str(r.round), number(r.loss, 3), number(r.perplexity, 2), number(r.accuracy, 1, 100),
-            megabytes(r.bytes_up), megabytes(r.bytes_down), adapter,
+            megabytes(r.bytes_up), megabytes(r.bytes_down),
+            megabytes(r.bytes_adapter_up + r.bytes_adapter_down),
             clock(r.round_seconds + r.evaluation_seconds),
-        )  # fmt: skip
-    title = "Clients: perplexity before and after, on their own held-out rows"
-    clients = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("client", "cut", "tokens trained", "before", "after", "accuracy %"):
-        clients.add_column(heading, justify="left" if heading == "client" else "right")
+        ]  # fmt: skip
+        made.add_row(*cells, *([seconds_text(r.virtual_seconds)] if timed else []))
+    return made
+
+
+def clients_table(records: Sequence[RoundRecord]) -> Table:
+    """Return what each client trained and came to; a cut that moved is shown as first→last."""
+    title = "Clients: perplexity of their own held-out rows"
+    made = _table(title, "client", "cut", "tokens trained", "before", "after", "accuracy %")
     evaluated = [r for r in records if r.perplexity is not None]
     for name in records[-1].clients if evaluated else ():
         first, last = evaluated[0].clients[name], evaluated[-1].clients[name]
         trained = sum(r.clients[name].train_tokens for r in records)
-        clients.add_row(
-            name, str(last.cut), f"{trained:,}", number(first.perplexity, 2), number(last.perplexity, 2),
-            number(last.accuracy, 1, 100),
+        cut = "–" if last.cut is None else str(last.cut)
+        made.add_row(
+            name, cut if first.cut == last.cut else f"{first.cut}→{cut}", f"{trained:,}",
+            number(first.perplexity, 2), number(last.perplexity, 2), number(last.accuracy, 1, 100),
         )  # fmt: skip
-    return [rounds, clients]
+    return made
+
+
+def _table(title: str, *headings: str, left: int = 1) -> Table:
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for place, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if place < left else "right")
+    return made
 
 
 def number(value: float | None, digits: int, factor: float = 1) -> str:
@@ -150,8 +199,15 @@ def number(value: float | None, digits: int, factor: float = 1) -> str:
 
 
 def megabytes(count: int) -> str:
-    """Return bytes as MB (10^6) with one digit."""
-    return f"{count / 1e6:.1f}"
+    """Return bytes as MB (10^6) with one digit, from 10,000 MB on with none."""
+    return f"{count / 1e6:.{1 if count < 1e10 else 0}f}"
+
+
+def seconds_text(value: float | None) -> str:
+    """Return seconds with three digits, minutes from two of them on, a dash without a value."""
+    if value is None:
+        return "–"
+    return clock(value) if value >= 120 else f"{value:.3g} s"
 
 
 def clock(seconds: float) -> str:

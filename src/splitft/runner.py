@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from splitft.errors import JobError
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
 from splitft.output import append_line, check_output_dir, write_atomically
@@ -37,8 +38,9 @@ class RunResult:
 def run(job: Job, *, console: Console | None = None) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    console: where progress is shown; `Console(quiet=True)` shows nothing. An interrupt keeps the adapter and
-    the history of the last complete round, and is raised again. Raises JobError, DataError, ModelError,
+    console: where progress is shown; `Console(quiet=True)` shows nothing. An interrupt, and a cut policy that
+    fails in a later round, keep the adapter and the history of the last complete round, and are raised again.
+    Raises JobError, DataError, ModelError,
     OutputError.
     """
     console = console or Console()
@@ -61,13 +63,14 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
             rounds = run_rounds(job, parties.policy, parties.server, parties.cohort, parties.ledger, progress)
             for record in rounds:
                 output.add(record)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, JobError) as stop:  # a cut policy may fail in any round
             if output.records:
                 output.save()
                 perplexity_picture(output.records, folder / "perplexity.png")
                 progress.__exit__(None, None, None)
                 done = output.records[-1].round
-                console.print(f"interrupted after round {done}; its results are in {folder}")
+                how = "stopped" if isinstance(stop, JobError) else "interrupted"
+                console.print(f"{how} after round {done}; its results are in {folder}")
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
     for table in final_tables(output.records):
@@ -114,6 +117,7 @@ class _Output:
         """Write the adapter and the summary of the last whole round; return the summary."""
         from splitft.export import save_adapter
         from splitft.modelcard import model_card
+        from splitft.random_models import is_random
 
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
@@ -126,6 +130,8 @@ class _Output:
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
+            "random_weights": is_random(start.job.model_name_or_path),
+            "notices": start.notices,
             "device": str(start.model.device),
             "versions": versions(),
         }

@@ -13,8 +13,10 @@ from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, tr
 
 import splitft
 from splitft import Job
-from splitft.cuts import Observation
+from splitft.adapters import rank_of
+from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
+from splitft.parties import Parties, make_parties
 from splitft.seeds import numpy_generator
 
 DEVICES = {
@@ -85,3 +87,107 @@ def test_no_policy_can_be_seen_in_the_result(
     assert len(seen) > 1, "the cuts never moved"
     assert_same_losses(result, losses)
     assert_same_bits(final_adapter(result), adapter)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Parties]:
+    """The parties of runs, so that a test may look at what no file shows: optimizer state."""
+    seen: list[Parties] = []
+
+    def keep(*args: Any, **kwargs: Any) -> Parties:
+        seen.append(make_parties(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr("splitft.parties.make_parties", keep)
+    return seen
+
+
+LOW_RANK = {
+    "lora_r_cut": 2,
+    "cut_policy": {
+        "method": "schedule",
+        "schedule": {"1": [1, 2, 3, 4], "2": [4, 1, 3, 2], "3": [2, 3, 3, 5]},
+    },
+}
+
+
+UP_AND_DOWN = {"method": "schedule", "schedule": {"1": 2, "2": 4, "3": [1, 2, 3, 4]}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"aggregation": "average"},
+        {"aggregation": "exact"},
+        {"aggregation": "freeze_a"},
+        {"server_adapter": "shared"},
+        {"server_adapter": "shared", "order": "turns"},
+        {"labels": "client", "tail_blocks": 1, "cut_policy": UP_AND_DOWN},
+        {"lora_r_cut_side": "client"},
+    ],
+    ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items() if k != "cut_policy") or "by_rank",
+)
+def test_optimizer_state_survives_every_move(
+    changes: dict[str, Any], setting: dict[str, Any], watched: list[Parties], tmp_path: Path
+) -> None:
+    job, result = trained(setting, tmp_path / "run", **{**LOW_RANK, **changes})
+    parties = watched[0]
+    steps = job.rounds * job.local_steps
+    blocks = range(6)
+    for name, client in parties.cohort.clients.items():
+        key = "" if job.server_adapter == "shared" else name
+        trunk = parties.server._trunks[key]
+        held = {**trunk.trained.blocks, **client.trained.blocks}
+        assert set(held) >= set(blocks)
+        for block in client.trained.blocks:
+            moments = client.trained.moments(block)
+            assert moments is not None
+            if job.server_adapter == "per_client":
+                assert set(moments.steps) == {steps}, f"{name} block {block}"
+            assert rank_of(moments.exp_avg) == rank_of(client.trained.blocks[block])
+        for block in trunk.trained.blocks:
+            moments = trunk.trained.moments(block)
+            assert moments is not None
+            if job.server_adapter == "per_client":
+                assert set(moments.steps) == {steps}, f"{name} block {block}"
+    errors = [error for record in result.history for error in record.truncation_error.values()]
+    assert errors
+    assert all(0 <= error < 1 for error in errors)
+    assert max(errors) > 0
+    assert result.history[-1].perplexity != result.history[0].perplexity
+
+
+def test_only_effective_ranks_travel_and_the_bases_are_small(setting: dict[str, Any], tmp_path: Path) -> None:
+    """Up: what clients hold at their effective ranks. Down, besides: changes of basis, a rank² a pair."""
+    _, result = trained(setting, tmp_path / "run", **LOW_RANK)
+    job = Job(**setting)
+    layers = result.summary["parameters"]["adapter"] // (6 * job.lora_r)  # values of a block per unit of rank
+    cuts = [[1, 2, 3, 4], [4, 1, 3, 2], *[[2, 3, 3, 5]] * 3]
+    # The last block of a front is at the cut; blocks before it have the full rank.
+    expected = sum(4 * layers * (job.lora_r * (cut - 1) + 2) for round_cuts in cuts for cut in round_cuts)
+    assert result.summary["bytes"]["up"]["adapter"] == expected
+    moved = result.summary["bytes"]["up"]["optimizer"]
+    assert 0 < moved < expected
+    assert result.summary["bytes"]["down"]["optimizer"] > 0
+
+
+def test_decisions_are_on_record_and_replay(setting: dict[str, Any], tmp_path: Path) -> None:
+    policy = {"method": "splitft", "gamma": 2.0}
+    _, result = trained(setting, tmp_path / "run", cut_policy=policy, **DEVICES)
+    lines = (tmp_path / "run" / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    decisions = [Decision.from_json(line) for line in lines]
+    assert [decision.round for decision in decisions] == [1, 2, 3, 4, 5]
+    for decision, record in zip(decisions, result.history[1:], strict=True):
+        assert decision.cuts == record.cuts
+        assert replay(decision) == decision
+        assert decision.reasons.keys() == decision.cuts.keys()
+    accuracies = {client.name: client.accuracy for client in decisions[1].observation.clients}
+    assert accuracies == {name: record.accuracy for name, record in result.history[1].clients.items()}
+
+
+def test_decisions_wait_for_adapt_every(setting: dict[str, Any], tmp_path: Path) -> None:
+    policy = {"method": "test_shuffle", "adapt_every": 2, "max_step": 5, "hysteresis": 0.0}
+    _, result = trained(setting, tmp_path / "run", cut_policy=policy)
+    cuts = [tuple((record.cuts or {}).values()) for record in result.history]
+    assert cuts[1] == cuts[2] != cuts[3] == cuts[4]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitft.adapters import BlockAdapter, rank_of, resize
-from splitft.aggregate import Mean, average, exact, freeze_a
+from splitft.aggregate import Mean, average, by_rank, exact, freeze_a
 
 SHAPES = {"attn.q": (6, 5), "mlp.up": (5, 9)}  # in, out
 
@@ -110,6 +110,25 @@ def mean_product(blocks: list[BlockAdapter], weights: list[float], name: str) ->
 
 @settings(deadline=None)
 @given(blocks=BLOCKS, weights=WEIGHTS)
+def test_by_rank_averages_each_component_over_its_holders(
+    blocks: list[BlockAdapter], weights: list[float]
+) -> None:
+    weights = weights[: len(blocks)]
+    got = by_rank(blocks, weights)
+    for name, tensor in got.items():
+        axis = 0 if "lora_A" in name else 1
+        for k in range(tensor.shape[axis]):
+            held = [(b[name].select(axis, k).double(), w) for b, w in zip(blocks, weights, strict=True)
+                    if rank_of(b) > k]  # fmt: skip
+            wanted = sum(t * w for t, w in held) / math.fsum(w for _, w in held)
+            assert torch.allclose(tensor.select(axis, k).double(), wanted, rtol=1e-6, atol=1e-6)
+    if len({rank_of(b) for b in blocks}) == 1:
+        plain = average(blocks, weights)
+        assert all(torch.equal(got[name], plain[name]) for name in got)
+
+
+@settings(deadline=None)
+@given(blocks=BLOCKS, weights=WEIGHTS)
 def test_exact_is_the_best_approximation_of_the_mean_product(
     blocks: list[BlockAdapter], weights: list[float]
 ) -> None:
@@ -170,7 +189,7 @@ def test_exact_stays_near_the_average_where_clients_agree() -> None:
         assert cosine > 0.9
 
 
-@pytest.mark.parametrize("mean", [average, exact, freeze_a])
+@pytest.mark.parametrize("mean", [by_rank, average, exact, freeze_a])
 def test_a_run_that_diverged_gives_back_what_is_not_finite(mean: Mean) -> None:
     broken = {name: t.clone() for name, t in block(2, 0).items()}
     broken["attn.q.lora_B.weight"][0, 0] = float("nan")

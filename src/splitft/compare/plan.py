@@ -11,7 +11,7 @@ from typing import Any
 
 from splitft.compare.arms import Arm, override_texts
 from splitft.cuts import check_cut_policy
-from splitft.devices.profile import resolve_device
+from splitft.devices.profile import check_devices
 from splitft.errors import JobError
 from splitft.job import Job, load_job
 from splitft.report.groups import differing_keys, make_labels
@@ -63,11 +63,7 @@ def plan_variants(
 def check_names(job: Job) -> None:
     """Raise JobError where the job names a cut policy or a device that nobody has registered or described."""
     check_cut_policy(job)
-    devices = job.devices or []
-    names = [devices] if isinstance(devices, str) else devices
-    for name in dict.fromkeys(names.values() if isinstance(names, dict) else names):
-        resolve_device(name, job.device_profiles)
-    resolve_device(job.server_device, job.device_profiles, key="server_device")
+    check_devices(job)
 
 
 def name_variants(variants: Sequence[Variant]) -> list[Variant]:

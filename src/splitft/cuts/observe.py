@@ -22,7 +22,7 @@ class ClientState:
     accuracy: Next-token accuracy on its own held-out rows, at the last evaluation; None without such rows.
     block_seconds: Forward and backward of one block on the client.
     fixed_seconds: What the client computes whatever its cut is (tail, head).
-    adapter_seconds: The adapter of one block on the client's link, both ways: a round's, over its local steps.
+    adapter_seconds: One block's adapter on the client's link, both ways: a round's, over its local steps.
     transfer_seconds: Activations and gradients both ways, with latency.
     server_block_seconds: Forward and backward of one block on the server, for this client's rows.
     server_fixed_seconds: Head and loss on the server, for this client's rows.

@@ -9,7 +9,7 @@ from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.memory import Memory, client_memory, highest_cut_in_memory, server_memory
 from splitft.devices.mix import available_members, draw_devices
 from splitft.devices.presets import PRESETS
-from splitft.devices.profile import client_devices, resolve_device
+from splitft.devices.profile import check_devices, client_devices, resolve_device
 from splitft.devices.simulate import simulate_round
 from splitft.devices.steps import StepSeconds, StepWork, batch_bytes, client_state_seconds, step_work
 from splitft.devices.times import ClientTimes, RoundTimes
@@ -29,6 +29,7 @@ __all__ = [
     "StepWork",
     "available_members",
     "batch_bytes",
+    "check_devices",
     "client_devices",
     "client_memory",
     "client_state_seconds",

@@ -31,7 +31,7 @@ from splitft.messages import (
 
 __all__ = ["ClientTimes", "ClientTrace", "RoundTimes", "StepTrace", "VirtualClock", "simulate_round"]
 
-_MOST_PAIRS = 200  # clients up to which it is told who waited for whom
+_MOST_PAIRS = 32  # clients up to which it is told who waited for whom
 
 
 @dataclass

@@ -97,13 +97,14 @@ def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
             return cut
     least = client_memory(costs, job, lowest)
     parts = {"weights": least.weights, "adapters": least.adapters, "activations": least.activations}
+    fewer = "cut_policy.min_cut, " if lowest > 1 else ""
     unset = [key for key in ("gradient_checkpointing", "bf16") if not getattr(job, key)]
     hint = f", set {' or '.join(unset)}" if unset else ""
     raise JobError(
         f"device {device.name} has {_gb(device.memory_bytes)} of memory, but a client with {lowest} "
         f"block{'s' if lowest > 1 else ''} needs {_gb(least.total)} "
-        f"({', '.join(f'{name} {_gb(number)}' for name, number in parts.items())}): lower max_length or "
-        f"per_device_train_batch_size{hint}, or give the client another device"
+        f"({', '.join(f'{name} {_gb(number)}' for name, number in parts.items())}): lower "
+        f"{fewer}max_length or per_device_train_batch_size{hint}, or give the client another device"
     )
 
 

@@ -13,7 +13,7 @@ from splitft.errors import JobError
 if TYPE_CHECKING:
     from splitft.job import DeviceProfile, Job
 
-__all__ = ["Device", "client_devices", "resolve_device"]
+__all__ = ["Device", "check_devices", "client_devices", "resolve_device"]
 
 
 def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str = "devices") -> Device:
@@ -46,6 +46,18 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
         latency_seconds=_given(profile.latency_ms, device.latency_seconds * 1e3) / 1e3,
         availability=_given(profile.availability, device.availability),
     )
+
+
+def check_devices(job: Job) -> None:
+    """Raise JobError where the job names a device that is neither a preset nor one of its profiles.
+
+    Whoever starts to work on a job asks here first: who the clients are is known only with the data.
+    """
+    given = job.devices or []
+    names = [given] if isinstance(given, str) else list(given.values() if isinstance(given, dict) else given)
+    for name in dict.fromkeys(names):
+        resolve_device(name, job.device_profiles)
+    resolve_device(job.server_device, job.device_profiles, key="server_device")
 
 
 def client_devices(job: Job, names: Sequence[str]) -> dict[str, Device]:

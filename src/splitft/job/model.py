@@ -248,9 +248,10 @@ class Job(_Strict):
         description="per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
     )
-    aggregation: Literal["average", "exact", "freeze_a"] = Field(
-        default="average",
-        description="average: A and B each (FedAvg). exact: the products B·A, re-factored. freeze_a: A stays "
+    aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = Field(
+        default="by_rank",
+        description="by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
+        "but missing components count as zero. exact: the products B·A, re-factored. freeze_a: A stays "
         "as it started, B is trained and averaged (FFA-LoRA).",
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -13,6 +15,9 @@ from splitft.history import strict_json
 from splitft.job import Job
 from splitft.output import write_atomically
 from splitft.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from splitft.devices import Device
 
 _BY_ACCURACY = ("accuracy", "splitft")
 
@@ -36,15 +41,15 @@ def plan_command(
         raise JobError(f"--clients plans a split, and method {job.method} has none")
     console = console or Console()
     quiet_libraries()
-    folder = _folder(out)
 
     from splitft.assemble import assemble
+    from splitft.plan.scale import draw_cohort, parse_mix
 
+    devices = None if clients is None else draw_cohort(job, clients, parse_mix(mix or ""))
+    folder = _folder(out)
     start = assemble(job, console, weights=False)
     plan = (
-        _plan_run(start, folder, console)
-        if clients is None
-        else _plan_scale(start, clients, mix or "", folder, console)
+        _plan_run(start, folder, console) if devices is None else _plan_scale(start, devices, folder, console)
     )
     if folder:
         write_atomically(folder / "plan.json", strict_json(plan, indent=1))
@@ -92,15 +97,16 @@ def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, An
     }
 
 
-def _plan_scale(start: Any, clients: int, mix: str, folder: Path | None, console: Console) -> dict[str, Any]:
+def _plan_scale(
+    start: Any, devices: Mapping[str, Device], folder: Path | None, console: Console
+) -> dict[str, Any]:
     from splitft.devices import model_costs
     from splitft.plan import tables
     from splitft.plan.picture import scale_picture
-    from splitft.plan.scale import parse_mix, plan_scale
+    from splitft.plan.scale import plan_scale
 
-    shares = parse_mix(mix)
-    with console.status(f"planning a round of {clients:,} clients"):
-        plan = plan_scale(start.job, model_costs(start.model), start.clients, clients, shares)
+    with console.status(f"planning a round of {len(devices):,} clients"):
+        plan = plan_scale(start.job, model_costs(start.model), start.clients, devices)
     for table in tables.scale_tables(plan):
         console.print(table)
     for line in tables.scale_lines(plan):
@@ -127,6 +133,8 @@ def _folder(out: Path | None) -> Path | None:
     folder = out.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise OutputError(f"--out {folder} cannot be made: {error.strerror}; choose another") from None
+        raise OutputError(f"--out {folder} cannot be written: {error.strerror}; choose another") from None
     return folder

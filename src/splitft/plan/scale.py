@@ -54,7 +54,9 @@ def parse_mix(text: str) -> dict[str, float]:
     """Read phone=0.6,laptop=0.4. Raises JobError."""
     mix: dict[str, float] = {}
     for part in text.split(","):
-        name, equals, share = part.strip().partition("=")
+        name, equals, share = (word.strip() for word in part.partition("="))
+        if name in mix:
+            raise JobError(f"--mix {text}: {name} is given twice; give each device one share")
         try:
             mix[name] = float(share)
         except ValueError:
@@ -64,18 +66,25 @@ def parse_mix(text: str) -> dict[str, float]:
     return mix
 
 
+def draw_cohort(job: Job, count: int, mix: Mapping[str, float]) -> dict[str, Device]:
+    """Return {client: device} of `count` clients whose devices are drawn from `mix`.
+
+    Raises JobError on a mix that is none, and on devices that nobody knows, whatever their share.
+    """
+    kinds = {name: resolve_device(name, job.device_profiles, key="--mix") for name in mix}
+    drawn = draw_devices(mix, count, job.seed)
+    return {f"client-{i}": kinds[kind] for i, kind in enumerate(drawn)}
+
+
 def plan_scale(
-    job: Job, costs: ModelCosts, data: Sequence[ClientData], count: int, mix: Mapping[str, float]
+    job: Job, costs: ModelCosts, data: Sequence[ClientData], devices: Mapping[str, Device]
 ) -> ScalePlan:
-    """Plan the first round of `count` clients whose devices are drawn from `mix`.
+    """Plan the first round of clients with these devices.
 
     Each client's batches are drawn from all training rows of the job. Cuts are those with which the job's
-    policy would start. Raises JobError on a mix or a policy that does not fit.
+    policy would start. Raises JobError on a device or a policy that does not fit.
     """
-    names = [f"client-{i}" for i in range(count)]
-    drawn = draw_devices(mix, count, job.seed)
-    kinds = {name: resolve_device(name, job.device_profiles, key="--mix") for name in dict.fromkeys(drawn)}
-    devices = {name: kinds[kind] for name, kind in zip(names, drawn, strict=True)}
+    names = list(devices)
     machines = Machines(devices, resolve_device(job.server_device, job.device_profiles), costs)
     there = available_members(devices, names, job.seed, 1)
     if job.clients_per_round and job.clients_per_round < len(there):
@@ -93,7 +102,7 @@ def plan_scale(
     ]
     times: RoundTimes = round_of(job, machines, traces)
     return ScalePlan(
-        count,
+        len(names),
         len(there),
         [devices[name].name for name in there],
         [cuts[name] for name in there],

@@ -12,7 +12,7 @@ from rich.table import Table
 from splitft.plan.cuts import CutCost, PolicyStart
 from splitft.plan.dry import DryRun
 from splitft.plan.scale import ScalePlan
-from splitft.progress import clock
+from splitft.progress import seconds_text
 
 _PARTS = ("compute", "transfer", "server", "queued", "idle")
 
@@ -23,13 +23,6 @@ def table(title: str, *headings: str, left: int = 1) -> Table:
     for number, heading in enumerate(headings):
         made.add_column(heading, justify="left" if number < left else "right")
     return made
-
-
-def seconds(value: float | None) -> str:
-    """Return seconds with three digits, minutes from two of them on, a dash without a value."""
-    if value is None:
-        return "–"
-    return clock(value) if value >= 120 else f"{value:.3g} s"
 
 
 def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
@@ -46,7 +39,7 @@ def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
             f"{c.server_memory_bytes / 1e9:.2f}",
             f"{(c.step_bytes_up + c.step_bytes_down) / 1e6:,.2f}",
             f"{(c.round_bytes_up + c.round_bytes_down) / 1e6:,.1f}",
-            seconds(c.round_seconds),
+            seconds_text(c.round_seconds),
             c.slowest_client or "–",
         )
     return made
@@ -59,7 +52,7 @@ def policies_table(starts: Sequence[PolicyStart]) -> Table:
     )
     for start in starts:
         cuts = start.problem or ", ".join(f"{name} {cut}" for name, cut in start.cuts.items())
-        made.add_row(start.policy, cuts, seconds(start.round_seconds))
+        made.add_row(start.policy, cuts, seconds_text(start.round_seconds))
     return made
 
 
@@ -80,7 +73,8 @@ def time_table(run: DryRun) -> Table | None:
         return None
     total = sum(r.virtual_seconds or 0.0 for r in timed)
     made = table(
-        f"Time: {len(timed)} rounds take {seconds(total)} on these devices (simulated; mean seconds a round)",
+        f"Time: {len(timed)} rounds take {seconds_text(total)} on these devices (simulated; mean seconds "
+        "a round)",
         "client", "device", *_PARTS, "last to finish", left=2,
     )  # fmt: skip
     last: Mapping[str | None, int] = Counter(r.waited_for for r in timed)
@@ -96,7 +90,7 @@ def time_table(run: DryRun) -> Table | None:
 def scale_tables(plan: ScalePlan) -> list[Table]:
     """One round of a large cohort, by kind of device: when clients are done, and where the time goes."""
     done = table(
-        f"One round of {plan.present:,} of {plan.clients:,} clients: {seconds(plan.times.seconds)}",
+        f"One round of {plan.present:,} of {plan.clients:,} clients: {seconds_text(plan.times.seconds)}",
         "device", "clients", "cut (median)", "half are done", "95 % are done", "all are done",
     )  # fmt: skip
     where = table("Where a client's seconds go (mean)", "device", *_PARTS)
@@ -105,7 +99,7 @@ def scale_tables(plan: ScalePlan) -> list[Table]:
         chosen = np.flatnonzero(names == kind)
         ends = [float(np.quantile(plan.finished[chosen], share)) for share in (0.5, 0.95, 1.0)]
         cut = f"{np.median(np.asarray(plan.cuts)[chosen]):g}"
-        done.add_row(kind, f"{number:,}", cut, *(seconds(end) for end in ends))
+        done.add_row(kind, f"{number:,}", cut, *(seconds_text(end) for end in ends))
         where.add_row(kind, *(f"{np.mean([getattr(times[i], part) for i in chosen]):.3g}" for part in _PARTS))
     return [done, where]
 
