@@ -8,7 +8,7 @@ from typing import Any
 
 from splitft.cuts.observe import Observation, Proposal
 from splitft.cuts.resource import starting_cuts
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 _EPS = 1e-6  # accuracies that differ by less than this are the same
 

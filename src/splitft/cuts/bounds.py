@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from splitft.cuts.observe import Observation
 from splitft.errors import JobError
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 
 def cut_bounds(observation: Observation, config: CutPolicyConfig) -> dict[str, tuple[int, int]]:

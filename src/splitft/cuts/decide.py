@@ -11,7 +11,7 @@ from splitft.cuts.decision import Decision
 from splitft.cuts.observe import CutPolicy, Observation, Proposal
 from splitft.cuts.registry import find_cut_policy
 from splitft.errors import JobError
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 __all__ = ["Decision", "decide", "replay"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from splitft.cuts.observe import Observation, Proposal
 from splitft.errors import JobError
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 
 def fixed(observation: Observation, config: CutPolicyConfig) -> Proposal:

@@ -9,7 +9,7 @@ from splitft.cuts.fastest import fastest_cuts
 from splitft.cuts.nearest import nearest_cuts
 from splitft.cuts.observe import Observation, Proposal
 from splitft.cuts.predict import Cuts, StepCosts, step_costs, step_seconds
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 SLACK = 0.02  # cuts this close to the least time, as a share of it, are as good
 

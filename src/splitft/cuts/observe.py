@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from splitft.cuts.bounds import cut_bounds
 from splitft.cuts.observe import ClientState, Observation, Proposal
 from splitft.errors import JobError
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 
 def resource(observation: Observation, config: CutPolicyConfig) -> Proposal:

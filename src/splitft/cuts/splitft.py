@@ -5,7 +5,7 @@ from __future__ import annotations
 from splitft.cuts.accuracy import weigh
 from splitft.cuts.observe import Observation, Proposal
 from splitft.cuts.resource import resource_bases, starting_cuts
-from splitft.job.model import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig
 
 
 def splitft(observation: Observation, config: CutPolicyConfig) -> Proposal:

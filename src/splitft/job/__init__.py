@@ -1,20 +1,12 @@
 """The job: one YAML file, strict, every error at once.
 
-model: the keys, each documented once. nested: groups of keys. rules, cut_rules: what ties keys together.
-file: reading, overrides, writing. problems, describe: errors as a person reads them. yaml: strict YAML.
+model, sections: the keys, each documented once. nested: groups of keys. rules, cut_rules: what ties keys
+together. file: reading, overrides, writing. problems, describe: errors as a person reads them. yaml: strict YAML.
 """
 
 from splitft.job.file import dump_job, job_schema, load_job
-from splitft.job.model import (
-    GROUPS,
-    RULE,
-    CutPolicyConfig,
-    DeviceProfile,
-    Job,
-    PartitionConfig,
-    SchedulerType,
-    grouped_keys,
-)
+from splitft.job.model import GROUPS, RULE, Job, SchedulerType, grouped_keys
+from splitft.job.sections import CutPolicyConfig, DeviceProfile, PartitionConfig
 
 __all__ = [
     "GROUPS",

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.nested import given_values, key_path
 from splitft.job.rules import broken_rules
+from splitft.job.sections import (
+    Count,
+    CutPolicyConfig,
+    DeviceProfile,
+    Name,
+    Names,
+    PartitionConfig,
+    PathName,
+    Strict,
+)
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(min_length=1)]
-PathName = Annotated[  # a pathlib.Path is welcome from Python; the job holds text, as its file does
-    Name, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
-]
-Names = Annotated[list[Name], Field(min_length=1)]
 
 # Headings of the job file and of the reference, each with the first key under it.
 GROUPS = {
@@ -41,99 +37,7 @@ GROUPS = {
 RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.job.rules
 
 
-def _as_names(value: Any) -> Any:
-    """Round numbers are names in a job file; from Python they may be plain integers."""
-    if not isinstance(value, Mapping):
-        return value
-    return {str(key) if type(key) is int else key: inner for key, inner in value.items()}
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class PartitionConfig(_Strict):
-    """Who gets which training rows."""
-
-    method: Literal["iid", "length_dirichlet", "dirichlet", "by_column", "files"] = Field(
-        default="iid",
-        description="iid: shuffled, equal shares. length_dirichlet: length classes dealt by Dirichlet(alpha) "
-        "(the paper's). dirichlet: the same over the values of `column`. by_column: one client per value of "
-        "`column`. files: one client per data file.",
-    )
-    alpha: float = Field(
-        default=0.5, gt=0, description="Dirichlet concentration; small is skewed, large tends to iid."
-    )
-    num_buckets: Count = Field(
-        default=5, description="Length classes (quantiles of token length) of length_dirichlet."
-    )
-    column: Name | None = Field(default=None, description="Column that dirichlet and by_column read.")
-    min_rows: Count = Field(default=1, description="Fewest training rows a client may get.")
-    samples_per_client: Count | None = Field(
-        default=None,
-        description="Draw exactly this many rows for each client, with replacement where data are fewer.",
-    )
-
-
-class CutPolicyConfig(_Strict):
-    """How the clients' cuts are chosen, and how they may change during the run."""
-
-    method: Name = Field(
-        default="fixed",
-        description="fixed: `cuts` for the whole run. schedule: from `schedule`. resource: equal time for "
-        "all, from the devices. accuracy: clients above the mean accuracy take more blocks. splitft: both "
-        "(the paper's). makespan: the least predicted step time. Or a policy registered from Python.",
-    )
-    adapt_every: Count = Field(default=1, description="Decide again after every so many rounds.")
-    gamma: float = Field(
-        default=0.5,
-        ge=0,
-        description="Layer-adjustment weight of accuracy and splitft (paper); 0: accuracy changes nothing.",
-    )
-    min_cut: Count = Field(default=1, description="Fewest blocks on a client.")
-    max_cut: Count | None = Field(
-        default=None, description="Most blocks on a client. Default: all but one, before the tail."
-    )
-    max_step: Count = Field(
-        default=2,
-        description="Most blocks by which a cut moves in one decision; not in the first, nor by a schedule.",
-    )
-    hysteresis: float = Field(
-        default=0.25,
-        ge=0,
-        description="A cut stays while its target is less than 0.5 + this away, in blocks; not in the "
-        "first decision, nor by a schedule.",
-    )
-    w_min: float = Field(default=0.5, gt=0, description="Least accuracy weight of a client; at most 1.")
-    w_max: float = Field(default=2.0, gt=0, description="Greatest accuracy weight of a client; at least 1.")
-    schedule: Annotated[
-        dict[Name, Count | Annotated[list[Count], Field(min_length=1)]] | None, BeforeValidator(_as_names)
-    ] = Field(
-        default=None,
-        description="{round: cut, or one cut per client}, each from that round on (1: the first).",
-    )
-
-
-class DeviceProfile(_Strict):
-    """One kind of device for the virtual clock; what is not given comes from the preset."""
-
-    preset: Name = Field(default="laptop", description="The preset that this profile starts from.")
-    flops: float | None = Field(default=None, gt=0, description="Sustained FLOP/s in the base's dtype.")
-    slowdown: float = Field(default=1.0, gt=0, description="Divides the FLOP/s.")
-    memory_gb: float | None = Field(
-        default=None, gt=0, description="Memory for training, in GB (10^9 bytes)."
-    )
-    uplink_mbps: float | None = Field(default=None, gt=0, description="To the server, in Mbit/s.")
-    downlink_mbps: float | None = Field(default=None, gt=0, description="From the server, in Mbit/s.")
-    latency_ms: float | None = Field(default=None, ge=0, description="One way, in milliseconds.")
-    availability: float | None = Field(
-        default=None, gt=0, le=1, description="Probability that the device takes part in a round."
-    )
-
-
-class Job(_Strict):
+class Job(Strict):
     """One run, complete. Keys known from the Hugging Face stack keep their names and meaning.
 
     Values are taken strictly: "5" is no integer, true is no number, an integer may stand for a float. Raises
