@@ -23,7 +23,7 @@ from splitft.recipes import recipes
 PAGE = Path(__file__).with_name("reference.md")
 
 INTRODUCTION = """\
-<!-- Written by docs/make_reference.py from src/splitft/job/model.py and sections.py; change these, then run it again. -->
+<!-- Written by docs/make_reference.py, most of it from src/splitft/job; change that, then run it again. -->
 # Reference
 
 ## Commands

@@ -1,4 +1,4 @@
-"""Bad input about cuts, devices, plans and comparisons: one clear message, the documented code, nothing lost."""
+"""Bad input about cuts, devices, plans and comparisons: one clear message, its exit code, nothing lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return {
         "model_name_or_path": str(save_tiny_model(folder / "model", "gpt2")),
         "data_files": str(folder / "rows.txt"),
-        "max_length": 32, "clients": 2, "rounds": 1, "local_steps": 1, "cuts": 2, "lora_r": 4, "use_cpu": True,
+        "max_length": 32, "clients": 2, "rounds": 1, "local_steps": 1, "cuts": 2, "lora_r": 4,
+        "use_cpu": True,
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The job: one YAML file, strict, every error at once.
 
 model, sections: the keys, each documented once. nested: groups of keys. rules, cut_rules: what ties keys
-together. file: reading, overrides, writing. problems, describe: errors as a person reads them. yaml: strict YAML.
+together. file: reading, overrides, writing. problems, describe: errors as a person reads them. yaml: strict
+YAML.
 """
 
 from splitft.job.file import dump_job, job_schema, load_job

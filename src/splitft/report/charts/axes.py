@@ -127,7 +127,7 @@ def ticks(scale: Scale) -> list[tuple[float, str]]:
 
 def linear_ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
     """Return at most about `most` round values within [low, high]."""
-    if not high > low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # too close for labels to tell apart
         return [low]
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
@@ -135,7 +135,8 @@ def linear_ticks(low: float, high: float, most: int, whole: bool = False) -> lis
     if whole:
         steps = [1.0, *(step for step in steps if step >= 1 and step == int(step))]
     step = next((s for s in steps if s >= rough * 0.999), steps[-1])
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    slack = 1e-9 * min(1.0, (high - low) / step)
+    first, last = math.ceil(low / step - slack), math.floor(high / step + slack)
     return [0.0 if i == 0 else i * step for i in range(first, last + 1)]
 
 
