@@ -1,1 +1,13 @@
 """Its presence puts this folder on the import path, so that tests may `from tiny import tiny_config`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums depend on the number of threads, and much is compared bit by bit: all tests compute with one."""
+    import torch
+
+    torch.set_num_threads(1)

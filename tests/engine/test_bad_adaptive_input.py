@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from test_bad_input import assert_one_message, hashes, write_job
@@ -26,14 +25,6 @@ from tiny import save_tiny_model
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]
 Case = Callable[[Settings], tuple[str, ...]]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from reference import UnsplitClient, federated_lora, make_setting, mean_loss
 from safetensors.torch import load_file
 from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, trained
@@ -15,14 +13,6 @@ from transformers import AutoTokenizer
 
 from splitft import Job
 from splitft.data import ClientData, join, prepare
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

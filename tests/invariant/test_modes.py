@@ -31,14 +31,6 @@ Settings = dict[str, Any]
 Tensors = dict[str, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return make_setting(tmp_path_factory.mktemp("llama"), "llama") | {

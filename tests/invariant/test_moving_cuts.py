@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from reference import federated_lora, make_setting
 from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, trained
 
@@ -27,14 +25,6 @@ DEVICES = {
         for name, speed in {"slowest": 1, "slow": 2, "fast": 4, "fastest": 8}.items()
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @splitft.register_cut_policy("test_shuffle")
@@ -65,7 +55,6 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def unsplit(setting: dict[str, Any]) -> Any:
-    torch.set_num_threads(1)
     return federated_lora(Job(**setting))
 
 

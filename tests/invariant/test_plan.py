@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,8 @@ DEVICES = {
     },
 }
 MOVES = {"method": "schedule", "schedule": {"1": [1, 2, 3, 4], "2": [4, 1, 3, 2], "4": [2, 3, 3, 1]}}
+MUCH_TO_EVALUATE = {"eval_fraction": 0.6, "max_eval_samples": 36}  # sums of several digits
 FEW_MOVES = {"method": "schedule", "schedule": {"1": [1, 2, 3, 1], "3": [3, 1, 3, 2]}}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +71,13 @@ def assert_is_the_run(plan: dict[str, Any], result: Any) -> None:
 
 
 JOBS: dict[str, tuple[str, Settings]] = {
-    "llama, other cuts": ("llama", {"cuts": [1, 3, 5, 2]}),
+    "llama, other cuts": ("llama", {"cuts": [1, 3, 5, 2], **MUCH_TO_EVALUATE}),
     "gpt2, labels at home, accumulation": (
         "gpt2",
-        {"labels": "client", "tail_blocks": 2, "cuts": [1, 3, 2, 1], "gradient_accumulation_steps": 3},
+        {
+            "labels": "client", "tail_blocks": 2, "cuts": [1, 3, 2, 1], "gradient_accumulation_steps": 3,
+            **MUCH_TO_EVALUATE,
+        },
     ),
     "opt, shared trunk in turns, never clipped": (
         "opt",
@@ -114,6 +109,10 @@ JOBS: dict[str, tuple[str, Settings]] = {
             "cut_policy": {"method": "makespan", "min_cut": 2}, "clients_per_round": 2, "eval_every": 3,
             "lora_r_cut": 3, "gradient_accumulation_steps": 2, "cuts": 4, **DEVICES,
         },
+    ),
+    "llama, rounds that nobody comes to": (
+        "llama",
+        {"clients": 2, "cuts": [2, 4], "devices": "rare", "device_profiles": {"rare": {"availability": 0.1}}},
     ),
     "gemma3, resource, rows packed": (
         "gemma3_text",
@@ -151,6 +150,7 @@ def test_bytes_cuts_and_seconds_of_a_plan_are_those_of_the_run(
     _, result = trained(settings, tmp_path / "run", **changes)
     assert_is_the_run(plan, result)
     assert (plan["virtual_seconds"] is not None) == ("devices" in changes)
+    assert any(not record.cohort for record in result.history[1:]) == ("nobody" in case)
     if "cut_policy" in changes and changes.get("method") != "same_split":
         seen = {tuple(cuts.values()) for cuts in (line["cuts"] for line in plan["rounds"])}
         assert len(seen) > 1, "no cut moved: the case proves less than it says"
@@ -262,7 +262,6 @@ MIX = "phone=0.5,laptop=0.3,workstation=0.2"
 
 @pytest.fixture(scope="module")
 def scale_plan(settings_of: Any) -> dict[str, Any]:
-    torch.set_num_threads(1)
     return plan_command(Job(**settings_of("llama")), clients=500, mix=MIX, console=QUIET)
 
 

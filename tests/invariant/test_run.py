@@ -38,14 +38,6 @@ QUIET = Console(quiet=True)
 Tensors = dict[str, torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return make_setting(tmp_path_factory.mktemp("gpt2"), "gpt2")

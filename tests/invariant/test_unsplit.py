@@ -18,14 +18,6 @@ from tiny import MODEL_TYPES
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(settings: dict[str, Any], folder: Path, **changes: Any) -> tuple[Job, RunResult]:
     job = Job(**{**settings, **changes, "output_dir": str(folder)})
     return job, run(job, console=QUIET)

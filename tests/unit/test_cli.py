@@ -13,9 +13,21 @@ from pathlib import Path
 import pytest
 
 from splitft import errors
-from splitft.cli import EXIT_CODES
+from splitft.cli import EXIT_CODES, app
 from splitft.recipes import recipe_path, recipes
 
+# Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
+FLAGS: dict[str, set[str]] = {
+    "": {"--version"},
+    "new": set(),
+    "schema": set(),
+    "run": set(),
+    "check": {"--cuts", "--all-architectures"},
+    "plan": {"--clients", "--mix", "--out"},
+    "compare": {"--methods", "--vary", "--seeds", "--out", "--parallel"},
+    "report": {"--out", "--title"},
+    "export": {"--merge"},
+}
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "yaml", "splitft.job")
 # Runs the console entry point with a `splitft.runner` whose run() does as the test says: the mapping of
 # errors to exit codes is the command line's own promise, whatever raises them.
@@ -53,7 +65,8 @@ def test_help_names_commands_and_every_exit_code() -> None:
     done = splitft("--help")
     assert done.returncode == 0
     told = " ".join(done.stdout.split())
-    assert all(command in told for command in ("new", "schema", "run", "check", "export", "--version"))
+    assert all(f" {command} " in told for command in FLAGS if command)
+    assert "--version" in told
     assert all(f"{code} {meaning}" in told for code, meaning in EXIT_CODES.items())
     assert "completion" not in told
     assert "Usage" in splitft().stdout
@@ -67,15 +80,28 @@ def test_every_error_class_has_a_documented_exit_code() -> None:
     assert set(codes) | {0, 1, 130} == set(EXIT_CODES)
 
 
-def test_there_are_at_most_ten_flags() -> None:
-    commands = ("new", "schema", "run", "check", "export")
-    pages = [splitft("--help").stdout, *(splitft(command, "--help").stdout for command in commands)]
-    flags = {word.strip(",") for page in pages for word in page.split() if word.startswith("--")}
-    assert {"--help", "--version", "--cuts", "--all-architectures", "--merge"} <= flags
-    assert len(flags) <= 10
+def test_a_command_has_these_flags_and_no_others() -> None:
+    named = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert named == set(FLAGS) - {""}
+    for command, flags in FLAGS.items():
+        page = splitft(*([command] if command else []), "--help").stdout
+        told = {word.strip(",.") for word in page.split() if word.startswith("--")}
+        assert told == flags | {"--help"}, command
+        assert len(told) <= 10
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["run", "--help"], ["new"]])
+@pytest.mark.parametrize(("command", "wanted"), [
+    ("plan", ("without training", "KEY=VALUE", "--mix", "phone=0.6,laptop=0.3", "plan.json and plan.png")),
+    ("compare", ("Resumable", "same_split,splitft,makespan", "lora_r_cut=[4,8,16]", "runs/compare-JOB")),
+    ("report", ("no network", "RUN", "report.html")),
+])  # fmt: skip
+def test_help_of_a_command_says_what_to_write(command: str, wanted: tuple[str, ...]) -> None:
+    told = " ".join(splitft(command, "--help").stdout.replace("│", " ").split())
+    missing = [words for words in wanted if words not in told]
+    assert not missing, told
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([c, "--help"] for c in FLAGS if c), ["new"]])
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
@@ -157,6 +183,16 @@ def test_schema_is_json() -> None:
         (["check", "m", "--cuts", "1,x"], "--cuts 1,x: write numbers"),
         (["check", "m", "--cuts", "0"], "--cuts 0: write numbers"),
         (["check", "m", "--cuts", ""], "write numbers"),
+        (["plan"], "Missing argument"),
+        (["plan", "quickstart", "--clients", "many"], "Invalid value for '--clients'"),
+        (["plan", "quickstart", "--clients", "9"], "--clients and --mix go together"),
+        (["plan", "none.yaml"], "error: there is no file none.yaml"),
+        (["compare"], "Missing argument"),
+        (["compare", "none.yaml"], "there is no file none.yaml"),
+        (["compare", "quickstart", "--methods", "fedlora"], "did you mean fed_lora?"),
+        (["compare", "quickstart", "--seeds", "six"], "Invalid value for '--seeds'"),
+        (["report"], "Missing argument"),
+        (["report", "none"], "error: none"),
         (["run", "none.yaml"], "error: there is no file none.yaml"),
         (["run", "quickstart", "rounds"], "rounds: an override is written key=value"),
         (["run", "quickstart", "rouns=3"], "did you mean rounds?"),
