@@ -74,6 +74,7 @@ HISTORY = {
     "accuracy": "Share of next tokens predicted right.",
     "paper_accuracy": "The paper's figure: the prediction for position t + 1 compared with token t.",
     "clients": "`{client: figures}`, see below.",
+    "train_tokens": "Tokens with loss that were trained on in this round.",
     "bytes_up": f"{_BYTES} from clients to the server, of every kind, evaluation included.",
     "bytes_down": f"{_BYTES} from the server to clients.",
     "bytes_adapter_up": "The part of them that is adapters.",

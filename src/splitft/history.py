@@ -36,7 +36,7 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. loss: mean over training tokens; perplexity, accuracy: over all held-out tokens.
+    """One round. loss: mean over train_tokens; perplexity, accuracy: over all held-out tokens.
 
     accuracy is the share of next tokens predicted right; paper_accuracy the paper's figure, which compares
     the prediction for position t + 1 with token t. Bytes are those of this round alone; bytes_up and
@@ -54,6 +54,7 @@ class RoundRecord:
     accuracy: float | None
     paper_accuracy: float | None
     clients: dict[str, ClientRecord]
+    train_tokens: int
     bytes_up: int
     bytes_down: int
     bytes_adapter_up: int
@@ -121,6 +122,7 @@ def make_record(
         accuracy=accuracy_of(metrics.values()),
         paper_accuracy=paper_accuracy_of(metrics.values()),
         clients=clients,
+        train_tokens=total_tokens,
         bytes_up=ledger.total("up"),
         bytes_down=ledger.total("down"),
         bytes_adapter_up=ledger.rows["up", "adapter"],
@@ -182,7 +184,7 @@ def summarise(records: Sequence[RoundRecord]) -> dict[str, Any]:
             "paper_accuracy": last.paper_accuracy,
         }
     summary |= {name: sum(getattr(record, name) for record in records) for name in totals}
-    summary["train_tokens"] = sum(c.train_tokens for record in records for c in record.clients.values())
+    summary["train_tokens"] = sum(record.train_tokens for record in records)
     if any(record.virtual_seconds is not None for record in records):
         summary["virtual_seconds"] = sum(record.virtual_seconds or 0.0 for record in records)
     summary["training_seconds"] = sum(record.round_seconds for record in records)

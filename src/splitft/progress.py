@@ -66,9 +66,8 @@ class RunProgress:
 
     def on_round(self, record: RoundRecord) -> None:
         """Close a round."""
-        tokens = sum(client.train_tokens for client in record.clients.values())
-        if tokens:
-            self.tokens_per_second = tokens / record.round_seconds
+        if record.train_tokens:
+            self.tokens_per_second = record.train_tokens / record.round_seconds
         if record.perplexity is not None:
             self.evaluation_seconds += self._elapsed()
             self.evaluations += 1

@@ -101,5 +101,6 @@ def test_all_methods_see_the_same_start_and_as_much_text(
     ]
     assert result.summary["method"] == method
     assert result.summary["virtual_seconds"] > 0
+    assert result.summary["train_tokens"] > 0
     if method in ("fed_lora", "local_only", "centralized"):
         assert all(record.cuts is None for record in result.history)

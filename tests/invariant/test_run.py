@@ -350,7 +350,7 @@ def test_no_label_leaves_home(llama: dict[str, Any], tmp_path: Path, wire: type[
 HISTORY_KEYS = {
     "round", "cohort", "cuts", "loss", "perplexity", "accuracy", "clients", "bytes_up", "bytes_down",
     "bytes_adapter_up", "bytes_adapter_down", "bytes", "round_seconds", "evaluation_seconds",
-    "paper_accuracy", "virtual_seconds", "waited_for", "queued_behind", "truncation_error",
+    "paper_accuracy", "virtual_seconds", "waited_for", "train_tokens", "queued_behind", "truncation_error",
 }  # fmt: skip
 CLIENT_KEYS = {
     "cut", "loss", "perplexity", "accuracy", "paper_accuracy", "train_tokens", "eval_tokens", "virtual",
