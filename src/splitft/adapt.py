@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ class CutPlanner:
         cuts: Mapping[str, int],
         max_cuts: Mapping[str, int],
         num_blocks: int,
-        seconds: Callable[[Mapping[str, int]], Mapping[str, StateSeconds]] | None = None,
+        seconds: Mapping[str, StateSeconds] | None = None,
     ) -> None:
         self.job = job
         self.cuts = dict(cuts)
@@ -35,7 +35,7 @@ class CutPlanner:
         self.num_blocks = num_blocks
         self.decisions: list[Decision] = []
         self.fixed = job.method != "splitft" or job.cut_policy.method == "fixed"
-        self._seconds = seconds
+        self._seconds = seconds or {}
         self._accuracy: dict[str, float | None] = dict.fromkeys(cuts)
 
     def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]:
@@ -71,7 +71,7 @@ class CutPlanner:
         """Return what a policy sees before a round."""
         from splitft.cuts import ClientState, Observation
 
-        seconds = self._seconds(self.cuts) if self._seconds else {}
+        seconds = self._seconds
         clients = tuple(
             ClientState(name, cut, self.max_cuts[name], self._accuracy[name], **seconds[name])
             if name in seconds

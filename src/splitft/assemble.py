@@ -133,7 +133,7 @@ def base_dtype(job: Job) -> torch.dtype:
 def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitReport:
     """Prove every cut that the run may use: those of the job, or all that its policy may choose."""
     policy = job.cut_policy
-    if policy.method == "fixed" or job.method in ("same_split", "fed_lora", "local_only", "centralized"):
+    if policy.method == "fixed" or job.method != "splitft":
         possible = set(cuts.values())
     else:
         highest = min(policy.max_cut or blocks, blocks - job.tail_blocks - 1)

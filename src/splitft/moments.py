@@ -63,14 +63,11 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
     return Moments(moments.steps, average, square)
 
 
-def mean_moments(given: Sequence[Moments], weights: Sequence[float]) -> Moments:
-    """Return the weighted mean of several holders' moments at one rank, and the most of their steps."""
-    total = sum(weights)
-    shares = [weight / total for weight in weights]
+def mean_moments(given: Sequence[Moments]) -> Moments:
+    """Return the mean of several holders' moments at one rank, and the most of their steps."""
 
     def mean(blocks: Sequence[BlockAdapter]) -> BlockAdapter:
-        names = blocks[0]
-        return {n: sum((b[n] * s for b, s in zip(blocks, shares, strict=True)), names[n] * 0) for n in names}
+        return {name: torch.stack([block[name] for block in blocks]).mean(0) for name in blocks[0]}
 
     steps = tuple(max(counts) for counts in zip(*(m.steps for m in given), strict=True))
     return Moments(steps, mean([m.exp_avg for m in given]), mean([m.exp_avg_sq for m in given]))

@@ -16,7 +16,7 @@ from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, Whol
 from splitft.baselines.centralized import POOLED
 from splitft.budget import cuts_in_memory
 from splitft.client import Client
-from splitft.data import BatchStream, ClientData, join
+from splitft.data import ClientData, first_lengths, join
 from splitft.devices import (
     Device,
     ModelCosts,
@@ -49,10 +49,8 @@ class Parties:
 
     def adapters(self) -> dict[str, Adapter]:
         """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""
-        if isinstance(self.cohort, CentralCohort):
-            return {"adapter": self.cohort.pooled.trained.values()}
         if isinstance(self.cohort, LocalOnlyCohort):
-            return {f"adapters/{name}": adapter for name, adapter in self.cohort.adapters().items()}
+            return self.cohort.adapters()
         return {"adapter": dict(self.server.adapter)}
 
 
@@ -79,7 +77,7 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)
         present = partial(available_members, machines.clients, start.names, job.seed)
-    if job.method in ("splitft", "same_split"):
+    if job.splits_model:
         clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
         cohort = LocalCohort(clients, ledger, clock, present)
         server = Server(model, job, start.adapter, mean)
@@ -121,7 +119,7 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
             for data in start.clients
         }
         cuts = cuts_in_memory(start, most, machines)
-        planner = CutPlanner(job, cuts, most, blocks, lambda _: seconds)
+        planner = CutPlanner(job, cuts, most, blocks, seconds)
     else:
         planner = CutPlanner(job, start.cuts, most, blocks)
     planner.rehearse([data.name for data in start.clients if len(data.eval)])
@@ -133,9 +131,7 @@ def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Mach
 
     That is the mean of the batches of its first round: rows as they are, padded to the mean longest row.
     """
-    stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
-    lengths = np.asarray(data.train.lengths)
-    batches = [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]
+    batches = first_lengths(job, data.name, data.train)
     tokens = float(np.mean([batch.sum() for batch in batches]))
     width = float(np.mean([batch.max() for batch in batches]))
     up, down = batch_bytes(machines.costs, job, round(tokens))

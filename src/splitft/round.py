@@ -116,7 +116,7 @@ def run_rounds(
         record = make_record(
             round_,
             members,
-            cuts if job.method in ("splitft", "same_split") else dict.fromkeys(cuts),
+            cuts if job.splits_model else dict.fromkeys(cuts),
             losses=server.training_losses(),
             metrics=server.take_metrics(),
             ledger=ledger.since(before),

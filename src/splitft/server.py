@@ -123,7 +123,7 @@ class Server:
 
     def take_moments(self, states: Mapping[str, OptimizerState]) -> None:
         """Take over the optimizer state of blocks that came back to the trunks with lower cuts."""
-        back: dict[str, dict[int, list[tuple[Moments, float]]]] = defaultdict(lambda: defaultdict(list))
+        back: dict[str, dict[int, list[Moments]]] = defaultdict(lambda: defaultdict(list))
         for client, state in states.items():
             session, freeze_a = self._sessions[client], self.job.aggregation == "freeze_a"
             layout = self.model.slots.layout
@@ -133,12 +133,11 @@ class Server:
                     raise ValueError(f"{client} sent the optimizer state of block {block}, which it keeps")
                 for basis in session.returning[block]:
                     moments = rebase(moments, basis)
-                back[self._key(client)][block].append((moments, 1.0))
+                back[self._key(client)][block].append(moments)
         for key, blocks in back.items():
-            top = {b: max(rank_of(m.exp_avg) for m, _ in given) for b, given in blocks.items()}
+            top = {b: max(rank_of(m.exp_avg) for m in given) for b, given in blocks.items()}
             self._trunks[key].adopt({
-                b: mean_moments([resize_moments(m, top[b]) for m, _ in given], [w for _, w in given])
-                for b, given in blocks.items()
+                b: mean_moments([resize_moments(m, top[b]) for m in given]) for b, given in blocks.items()
             })  # fmt: skip
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:

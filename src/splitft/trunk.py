@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.adapters import Adapter, resize
+from splitft.adapters import Adapter, rank_of, resize
 from splitft.aggregator import Aggregator
 from splitft.job import Job
 from splitft.moments import Moments, rebase, resize_moments
@@ -33,14 +33,12 @@ class Trunk:
     def __init__(self, job: Job, name: str) -> None:
         self.name = f"trunk/{name}"  # among the aggregator's holders
         self.trained = TrainedAdapter(job)
-        self._ranks: dict[int, int] = {}
         self._waiting: _Waiting | None = None
         self._learning_rate = learning_rates(job)
 
     def load(self, aggregator: Aggregator, ranks: Mapping[int, int]) -> None:
         """Hold these blocks of the global adapter, {block: effective rank}, with their optimizer state."""
         bases = aggregator.take(self.name, list(ranks))
-        self._ranks = dict(ranks)
         self.trained.load({b: resize(aggregator.adapter[b], rank) for b, rank in ranks.items()}, bases)
 
     def moments(self, aggregator: Aggregator, blocks: Iterable[int]) -> dict[int, Moments]:
@@ -58,7 +56,7 @@ class Trunk:
         """Take over the optimizer state of blocks that came back, where the trunk has none of its own."""
         blocks: Adapter = {b: {**block} for b, block in self.trained.blocks.items()}
         new = {b: m for b, m in moments.items() if b in blocks and self.trained.moments(b) is None}
-        self.trained.load(blocks, moments={b: resize_moments(m, self._ranks[b]) for b, m in new.items()})
+        self.trained.load(blocks, moments={b: resize_moments(m, rank_of(blocks[b])) for b, m in new.items()})
 
     def values(self) -> Adapter:
         """Return the adapters as they stand."""

@@ -246,7 +246,7 @@ def test_without_devices_a_plan_has_bytes_and_memory_but_no_time(settings_of: An
     assert plan["virtual_seconds"] is None
     assert all(row["round_seconds"] is None for row in plan["cuts"])
     problems = {start["policy"]: start["problem"] for start in plan["policies"]}
-    assert problems["makespan"] == problems["resource"] == "needs devices"
+    assert all("set `devices`" in str(problems[name]) for name in ("makespan", "resource"))
     assert problems["fixed"] is None
     memory = [row["client_memory_bytes"] for row in plan["cuts"]]
     assert memory == sorted(memory)

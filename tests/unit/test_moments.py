@@ -103,11 +103,15 @@ def test_what_does_not_fit_is_refused(change: str) -> None:
         unpack_blocks(blocks, steps, values, layout(), False)
 
 
-def test_the_mean_of_equal_moments_is_theirs() -> None:
-    own = moments(3, 4)
-    mean = mean_moments([own, own], [1.0, 3.0])
-    assert mean.steps == own.steps
-    assert all(torch.allclose(mean.exp_avg[n], t) for n, t in own.exp_avg.items())
+def test_the_mean_of_moments_is_that_of_their_values_with_the_most_steps() -> None:
+    one, other = moments(3, 4), moments(3, 5)
+    other = Moments(tuple(steps + 2 for steps in one.steps), other.exp_avg, other.exp_avg_sq)
+    mean = mean_moments([one, other])
+    assert mean.steps == other.steps
+    for name, values in mean.exp_avg.items():
+        torch.testing.assert_close(values, (one.exp_avg[name] + other.exp_avg[name]) / 2)
+    for name, values in mean.exp_avg_sq.items():
+        torch.testing.assert_close(values, (one.exp_avg_sq[name] + other.exp_avg_sq[name]) / 2)
 
 
 def test_a_block_that_moves_from_party_to_party_trains_on_as_if_it_had_stayed() -> None:

@@ -63,5 +63,5 @@ class CentralCohort(LocalOnlyCohort):
         return super().times([POOLED] if members else [])
 
     def adapters(self) -> dict[str, Adapter]:
-        """Return the one adapter."""
-        return {POOLED: self.pooled.trained.values()}
+        """Return {folder in the run's: the one adapter}."""
+        return {"adapter": self.pooled.trained.values()}

@@ -32,8 +32,8 @@ class LocalOnlyCohort(LocalCohort):
         return {}
 
     def adapters(self) -> dict[str, Adapter]:
-        """Return what each client has trained."""
-        return {name: client.trained.values() for name, client in self.clients.items()}
+        """Return {folder in the run's: what a client has trained}."""
+        return {f"adapters/{name}": client.trained.values() for name, client in self.clients.items()}
 
 
 class SilentServer(Server):

@@ -1,6 +1,6 @@
 """From files to batches: reading, tokens, the held-out split, rows per client, and what to show of it."""
 
-from splitft.data.batches import Batch, BatchStream, collate
+from splitft.data.batches import Batch, BatchStream, collate, first_lengths
 from splitft.data.holdout import hold_out
 from splitft.data.listing import partition_table
 from splitft.data.picture import partition_picture
@@ -20,6 +20,7 @@ __all__ = [
     "Records",
     "Rows",
     "collate",
+    "first_lengths",
     "hold_out",
     "join",
     "pack",

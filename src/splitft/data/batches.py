@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from splitft.data.rows import IGNORE, Rows
 from splitft.errors import DataError
+from splitft.job import Job
 from splitft.partition.report import Indices
 from splitft.seeds import numpy_generator
 
@@ -111,3 +113,10 @@ class BatchStream:
         self._epoch = epoch
         rng = numpy_generator(self._seed, "batches", self._client_name, epoch)
         self._order: Indices = rng.permutation(self._num_rows).astype(np.int64)
+
+
+def first_lengths(job: Job, client: str, rows: Rows) -> list[NDArray[np.int64]]:
+    """Return the lengths of the rows, (batch,), of each micro-batch of a client's first round."""
+    stream = BatchStream(len(rows), job.per_device_train_batch_size, job.seed, client)
+    lengths = np.asarray(rows.lengths)
+    return [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]

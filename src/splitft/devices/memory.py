@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
-from splitft.devices.steps import client_ranks
 from splitft.errors import JobError
 
 if TYPE_CHECKING:
@@ -109,7 +108,9 @@ def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
 
 
 def _adapter_parameters(costs: ModelCosts, job: Job, cut: int, blocks: Iterable[int]) -> int:
-    ranks = client_ranks(job, len(costs.blocks), cut)
+    from splitft.adapters import job_ranks
+
+    ranks = job_ranks(job, len(costs.blocks), cut)
     return sum(ranks[block] * costs.blocks[block].lora_parameters for block in blocks)
 
 

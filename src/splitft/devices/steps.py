@@ -48,8 +48,10 @@ def step_work(costs: ModelCosts, job: Job, cut: int) -> StepWork:
 
     Effective ranks are those of the client; a shared trunk's may be higher.
     """
+    from splitft.adapters import job_ranks
+
     count = len(costs.blocks)
-    ranks = client_ranks(job, count, cut)
+    ranks = job_ranks(job, count, cut)
 
     def run(blocks: Iterable[int], *, head: bool = False) -> Passes:
         parts = [block_work(costs, b, ranks[b], recompute=job.gradient_checkpointing) for b in blocks]
@@ -63,14 +65,6 @@ def step_work(costs: ModelCosts, job: Job, cut: int) -> StepWork:
         return StepWork((front.forward, tail.both, front.backward), (trunk.forward, trunk.backward))
     trunk = run(range(cut, count), head=True)
     return StepWork((front.forward, front.backward), (trunk.both,))
-
-
-def client_ranks(job: Job, num_blocks: int, cut: int) -> dict[int, int]:
-    """Return {block: effective rank} of a client; a whole model has no cut, and lora_r everywhere."""
-    from splitft.adapters import job_ranks
-
-    whole = cut >= num_blocks
-    return dict.fromkeys(range(num_blocks), job.lora_r) if whole else job_ranks(job, num_blocks, cut)
 
 
 class StateSeconds(TypedDict):

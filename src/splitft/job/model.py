@@ -221,6 +221,11 @@ class Job(Strict):
     )
     use_cpu: bool = Field(default=False, description="Stay on the CPU even where an accelerator is present.")
 
+    @property
+    def splits_model(self) -> bool:
+        """Whether client and server each run a part of the model; a baseline's clients may run all of it."""
+        return self.method in ("splitft", "same_split")
+
     @model_validator(mode="wrap")
     @classmethod
     def _every_problem_at_once(cls, data: Any, handler: ModelWrapValidatorHandler[Job]) -> Job:

@@ -37,7 +37,7 @@ def plan_command(
     """
     if (clients is None) != (mix is None):
         raise JobError("--clients and --mix go together: --clients 10000 --mix phone=0.6,laptop=0.4")
-    if clients is not None and job.method not in ("splitft", "same_split"):
+    if clients is not None and not job.splits_model:
         raise JobError(f"--clients plans a split, and method {job.method} has none")
     console = console or Console()
     quiet_libraries()

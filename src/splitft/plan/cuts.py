@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from splitft.adapt import CutPlanner
+from splitft.adapters import job_ranks
 from splitft.cuts import Observation, decide
 from splitft.cuts.registry import policy_names
-from splitft.data import BatchStream, ClientData
+from splitft.data import ClientData, first_lengths
 from splitft.devices import (
     ClientTrace,
     ModelCosts,
@@ -22,19 +23,16 @@ from splitft.devices import (
     simulate_round,
     step_work,
 )
-from splitft.devices.steps import client_ranks
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig, Job
 from splitft.parties import Machines
-
-_NEED_DEVICES = ("resource", "makespan")
 
 
 @dataclass(frozen=True)
 class CutCost:
     """All clients at one cut. Bytes of one step and of one round are a client's mean, training and adapters.
 
-    round_seconds: of the whole cohort on the job's devices; client_seconds: {client: when it is done}.
+    round_seconds: of the whole cohort on the job's devices, slowest_client: who finishes last; None without.
     """
 
     cut: int
@@ -51,9 +49,7 @@ class CutCost:
 
 def batches(job: Job, data: ClientData) -> list[tuple[int, int, int]]:
     """Return (rows, width, tokens) of the micro-batches of a client's first round."""
-    stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
-    lengths = np.asarray(data.train.lengths)
-    drawn = [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]
+    drawn = first_lengths(job, data.name, data.train)
     return [(len(batch), int(batch.max()), int(batch.sum())) for batch in drawn]
 
 
@@ -63,7 +59,7 @@ def trace_of(
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
     count = len(costs.blocks)
     held = [*range(cut), *range(count - job.tail_blocks, count)]
-    ranks = client_ranks(job, count, cut)
+    ranks = job_ranks(job, count, cut)
     adapter = 4 * sum(ranks[block] * costs.blocks[block].lora_parameters for block in held)
     steps = tuple(StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn)
     return ClientTrace(name, cut, adapter, steps, adapter)
@@ -138,8 +134,6 @@ def policy_starts(
 def _policy_start(
     job: Job, name: str, observation: Observation, machines: Machines | None, drawn: Mapping[str, Any]
 ) -> PolicyStart:
-    if machines is None and name in _NEED_DEVICES:
-        return PolicyStart(name, {}, None, "needs devices")
     settings = job.cut_policy.model_dump() | {"method": name}
     try:
         cuts = decide(name, CutPolicyConfig(**settings), observation).cuts

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.adapters import BlockAdapter, inject, lora_config, rank_of, resolve_targets, uses_fan_in_fan_out
-from splitft.assemble import Assembly, base_dtype
+from splitft.adapters import BlockAdapter, rank_of
+from splitft.assemble import Assembly, base_dtype, inject_adapters
 from splitft.errors import ModelError
-from splitft.job import Job
 from splitft.lowrank import pairs
 from splitft.messages import Metrics
 from splitft.parts import Place, SplitModel
@@ -97,7 +96,7 @@ def activation_dtype(start: Assembly) -> torch.dtype:
     """
     job, config = start.job, start.model.config
     model = tiny_random_model(shrink_config(config)).to(base_dtype(job))
-    _inject(job, model)
+    inject_adapters(job, model)
     small = model.config.get_text_config(decoder=True).hidden_size
     with torch.no_grad():
         hidden = run_blocks(model, 0, 1, input_ids=torch.zeros(1, 2, dtype=torch.long))
@@ -105,9 +104,3 @@ def activation_dtype(start: Assembly) -> torch.dtype:
         raise ModelError(f"hidden states of {config.model_type} are not one row a token: no plan is possible")
     dtype: torch.dtype = hidden.dtype
     return dtype
-
-
-def _inject(job: Job, model: Any) -> None:
-    targets, excluded = resolve_targets(model, job.lora_target_modules)
-    wide = uses_fan_in_fan_out(model)
-    inject(model, lora_config(targets, excluded, r=1, alpha=1.0, dropout=0.0, fan_in_fan_out=wide))
