@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, get_scheduler
 
 from splitft import Job
 from splitft.data import BatchStream, ClientData, collate, prepare
-from tiny import EOS, PAD_ID, save_tiny_model
+from tiny import EOS, PAD_ID, VOCAB_SIZE, save_tiny_model, save_to
 
 TARGETS = {
     "gpt2": ["c_attn", "c_proj"],
@@ -69,6 +69,22 @@ def make_setting(folder: Path, model_type: str, **config: Any) -> dict[str, Any]
         "eval_every": 100,
         "use_cpu": True,
     }
+
+
+def make_hybrid_setting(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Write a tiny model of which only every other block has the layer that is adapted; return settings."""
+    config = Lfm2Config(
+        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
+        layer_types=["conv", "full_attention"] * 2, bos_token_id=0, eos_token_id=0, pad_token_id=PAD_ID,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Lfm2ForCausalLM(config).save_pretrained(str(folder / "model"))
+    return {
+        "model_name_or_path": str(save_to(folder / "model")), "lora_target_modules": ["q_proj"],
+        "data_files": str(write_rows(folder / "rows.txt")), "max_length": 24, "clients": 2,
+        "local_steps": 2, "lora_r": 4, "use_cpu": True,
+    } | settings  # fmt: skip
 
 
 class UnsplitClient:
@@ -130,11 +146,13 @@ class UnsplitClient:
                     parameter.copy_(adapter[name.replace(".default", "")])
 
 
-def federated_lora(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+def federated_lora(
+    job: Job, client_class: type[UnsplitClient] = UnsplitClient
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """FedAvg of LoRA on whole models; return the final adapter and each round's mean loss per client."""
     tokenizer = AutoTokenizer.from_pretrained(job.model_name_or_path)
     assert tokenizer.eos_token == EOS
-    clients = [UnsplitClient(job, data) for data in prepare(job, tokenizer).clients]
+    clients = [client_class(job, data) for data in prepare(job, tokenizer).clients]
     history = []
     for _ in range(job.rounds):
         for client in clients:

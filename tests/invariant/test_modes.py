@@ -389,17 +389,7 @@ class FrozenA(UnsplitClient):
 @pytest.mark.parametrize("cuts", [[1, 3, 2], [3, 1, 1]], ids=str)
 def test_frozen_a_is_ffa_lora_on_whole_models(cuts: list[int], llama: Settings, tmp_path: Path) -> None:
     job, result = trained(llama, tmp_path / "run", aggregation="freeze_a", cuts=cuts)
-    clients = [FrozenA(job, data) for data in unsplit_data(job)]
-    losses = []
-    for _ in range(job.rounds):
-        for client in clients:
-            client.tokens, client.losses = 0, []
-            for _ in range(job.local_steps):
-                client.local_step()
-        mean = weighted_mean([c.adapter() for c in clients], [c.tokens for c in clients])
-        for client in clients:
-            client.load(mean)
-        losses.append({c.data.name: mean_loss(c.losses) for c in clients})
+    mean, losses = federated_lora(job, FrozenA)
     assert_same_losses(result, losses)
     got, start = final_adapter(result), start_of(llama)
     assert_same_bits(got, {name: mean.get(name, tensor) for name, tensor in start.items()})

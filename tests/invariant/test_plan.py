@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from reference import make_setting, write_rows
+from reference import make_hybrid_setting, make_setting
 from rich.console import Console
 from test_unsplit import trained
-from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from splitft import Job, cli
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.plan.command import plan_command
-from tiny import PAD_ID, VOCAB_SIZE, save_to
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]
@@ -158,19 +155,8 @@ def test_bytes_cuts_and_seconds_of_a_plan_are_those_of_the_run(
 
 def test_a_plan_holds_for_blocks_without_a_target_module(tmp_path: Path) -> None:
     """In a hybrid model only some blocks have adapters; a front may have none, and no optimizer state."""
-    config = Lfm2Config(
-        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-        layer_types=["conv", "full_attention"] * 2, bos_token_id=0, eos_token_id=0, pad_token_id=PAD_ID,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    Lfm2ForCausalLM(config).save_pretrained(str(tmp_path / "model"))
-    settings = {
-        "model_name_or_path": str(save_to(tmp_path / "model")), "lora_target_modules": ["q_proj"],
-        "data_files": str(write_rows(tmp_path / "rows.txt")), "max_length": 24, "clients": 2, "rounds": 3,
-        "local_steps": 2, "lora_r": 4, "lora_r_cut": 2, "use_cpu": True, "devices": "laptop",
-        "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2], "2": [3, 1]}},
-    }  # fmt: skip
+    moves = {"method": "schedule", "schedule": {"1": [1, 2], "2": [3, 1]}}
+    settings = make_hybrid_setting(tmp_path, rounds=3, lora_r_cut=2, devices="laptop", cut_policy=moves)
     plan = planned(settings)
     _, result = trained(settings, tmp_path / "run")
     assert_is_the_run(plan, result)

@@ -11,11 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from reference import UnsplitClient, federated_lora, make_setting, weighted_mean, write_rows
+from reference import (
+    UnsplitClient,
+    federated_lora,
+    make_hybrid_setting,
+    make_setting,
+    weighted_mean,
+)
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, get_scheduler
+from transformers import AutoTokenizer, get_scheduler
 
 from splitft import Job, RunResult, run
 from splitft.data import prepare
@@ -32,7 +38,6 @@ from splitft.messages import (
     decode,
     encode,
 )
-from tiny import PAD_ID, VOCAB_SIZE, save_to
 
 QUIET = Console(quiet=True)
 Tensors = dict[str, torch.Tensor]
@@ -445,18 +450,7 @@ def test_other_forms_of_rows_train_as_on_whole_models(
 
 def test_blocks_without_a_target_module_may_lie_anywhere(tmp_path: Path) -> None:
     """In a hybrid model only some blocks have the layers that are adapted; a front may have none."""
-    config = Lfm2Config(
-        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-        layer_types=["conv", "full_attention"] * 2, bos_token_id=0, eos_token_id=0, pad_token_id=PAD_ID,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    Lfm2ForCausalLM(config).save_pretrained(str(tmp_path / "model"))
-    settings = {
-        "model_name_or_path": str(save_to(tmp_path / "model")), "lora_target_modules": ["q_proj"],
-        "data_files": str(write_rows(tmp_path / "rows.txt")), "max_length": 24, "clients": 2, "rounds": 2,
-        "local_steps": 2, "lora_r": 4, "max_grad_norm": 1e-3, "learning_rate": 0.01, "use_cpu": True,
-    }  # fmt: skip
+    settings = make_hybrid_setting(tmp_path, rounds=2, max_grad_norm=1e-3, learning_rate=0.01)
     whole = trained(settings, tmp_path / "whole", cuts=3)
     assert len(final_adapter(whole)) == 2 * 2
     assert all(tensor.any() for tensor in final_adapter(whole).values())
