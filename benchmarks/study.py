@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 from studylib.pages import page, verdict_line, verdicts_of
-from studylib.planned import planned_seconds
+from studylib.planned import planned_seconds, told_its_cuts
 from studylib.plots import plot_sweep
 from studylib.results import add_targets, measure
 from studylib.sweeps import SWEEPS
@@ -141,7 +141,7 @@ def write_pages(
         published = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         results = sweep_results(arms, Store(out))
         if SWEEPS[name].planned:
-            add_plans(results["groups"], arms, out / name / "plans.json", console)
+            add_plans(results["groups"], arms, Store(out), out / name / "plans.json", console)
         if published and results["missing"] and not published["missing"]:
             results = published
         elif not results["groups"]:
@@ -181,18 +181,29 @@ def sweep_results(arms: Mapping[tuple[str, str], list[Variant]], store: Store) -
 
 
 def add_plans(
-    groups: Mapping[str, Any], arms: Mapping[tuple[str, str], list[Variant]], cache: Path, console: Console
+    groups: Mapping[str, Any],
+    arms: Mapping[tuple[str, str], list[Variant]],
+    store: Store,
+    cache: Path,
+    console: Console,
 ) -> None:
-    """Set `planned_seconds` of the first seed of every arm that is finished: what `splitft plan` predicts."""
+    """Set `planned_seconds` of the first seed of every arm that is finished: what `splitft plan` predicts.
+
+    told_seconds: the same where the plan is told the cuts that the run came to by accuracies.
+    """
     first = {place: variants[0] for place, variants in arms.items()}
     found = {
         place: figures
         for place, variant in first.items()
         if (figures := groups.get(place[0], {}).get(place[1], {}).get(str(variant.seed))) is not None
     }
-    planned = planned_seconds([first[place] for place in found], cache, console)
+    told = {place: told_its_cuts(first[place], store.run(first[place].run)) for place in found}
+    asked = [first[place] for place in found] + [variant for variant in told.values() if variant]
+    planned = planned_seconds(asked, cache, console)
     for place, figures in found.items():
         figures["planned_seconds"] = planned[first[place].run]
+        if (variant := told[place]) is not None:
+            figures["told_seconds"] = planned[variant.run]
 
 
 def settings_text(job: Job, recipe: str) -> str:

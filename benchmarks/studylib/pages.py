@@ -106,11 +106,16 @@ def conditions(arms: Group) -> list[str]:
     lines = [f"- {text}busy longest ({first})."]
     for label, arm in arms.items():
         cuts = [",".join(map(str, figures["final_cuts"].values())) for figures in arm.values()]
-        text = f"- {label}: cuts in the end, by seed: {' / '.join(cuts) or 'none'}"
+        text = (
+            f"- {label}: cuts in the end, by seed: {' / '.join(cuts)}" if any(cuts) else f"- {label}: no cuts"
+        )
         for seed, seconds in by_seed(arm, "planned_seconds").items():
             clock = arm[seed]["virtual_seconds"]
             text += f"; the plan of seed {seed} says {figure(seconds)} s, the clock {figure(clock)} s"
             text += f" ({signed_percent(seconds / clock - 1)})"
+            if (told := arm[seed].get("told_seconds")) is not None:
+                text += f"; told the cuts that the accuracies led to, {figure(told)} s"
+                text += f" ({signed_percent(told / clock - 1)})"
         lines.append(f"{text}.")
     return ["\n".join(lines)]
 

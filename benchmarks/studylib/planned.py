@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from splitft.compare.plan import Variant
 from splitft.errors import SplitFTError
+from splitft.history import read_history
+from splitft.job import Job
 from splitft.output import write_atomically
 
 
@@ -28,6 +31,21 @@ def planned_seconds(variants: Sequence[Variant], cache: Path, console: Console) 
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(cache, json.dumps(known, indent=1))
     return {variant.run: known[variant.run] for variant in variants}
+
+
+def told_its_cuts(variant: Variant, run: Path) -> Variant | None:
+    """Return the variant with a schedule of the cuts that its run came to, for a policy by accuracies.
+
+    A plan cannot know accuracies, and so not these cuts; None for other policies.
+    """
+    policy = variant.job.cut_policy
+    if variant.job.method != "splitft" or policy.method not in ("splitft", "accuracy"):
+        return None
+    records = read_history(run)
+    schedule = {str(r["round"]): list(r["cuts"].values()) for r in records if r["round"]}
+    told = policy.model_copy(update={"method": "schedule", "schedule": schedule})
+    job = Job(**{**variant.job.model_dump(), "cut_policy": told.model_dump()})
+    return replace(variant, job=job, run=f"{variant.run}, told its cuts")
 
 
 def _plan(variant: Variant) -> float | None:
