@@ -17,6 +17,7 @@ from splitft.output import append_line, check_output_dir, write_atomically
 from splitft.quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    from splitft.adapters import Adapter
     from splitft.assemble import Assembly
     from splitft.parties import Parties
 
@@ -63,6 +64,7 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
                 output.add(record)
         except (KeyboardInterrupt, JobError) as stop:  # a cut policy may fail in any round
             if output.records:
+                output.save()  # the stop may have come between the writing of two files
                 perplexity_picture(output.records, folder / "perplexity.png")
                 progress.__exit__(None, None, None)
                 done = output.records[-1].round
@@ -79,7 +81,7 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
     if adapters == "adapter":
         hints = usage_hints(folder, start.base, job.lora_r)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
-    return RunResult(folder, folder / adapters, output.records, output.summary)
+    return RunResult(folder, folder / adapters, output.records, output.save())
 
 
 class _Output:
@@ -93,7 +95,7 @@ class _Output:
         self.start = start
         self.parties = parties
         self.records: list[RoundRecord] = []
-        self.summary: dict[str, Any] = {}
+        self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         report = start.prepared.report
@@ -103,21 +105,22 @@ class _Output:
     def add(self, record: RoundRecord) -> None:
         """Write a round: its line, the decisions that led to it, the adapter and the summary."""
         self.records.append(record)
+        self._finished = self.parties.adapters()
         for decision in self.parties.policy.decisions[self._decisions :]:
             append_line(self.folder / "decisions.jsonl", decision.to_json())
         self._decisions = len(self.parties.policy.decisions)
         append_line(self.folder / "history.jsonl", record.to_json())
-        self._save()
+        self.save()
 
-    def _save(self) -> None:
-        """Write the adapter and the summary of the last whole round."""
+    def save(self) -> dict[str, Any]:
+        """Write the adapter and the summary of the last whole round; return the summary."""
         from splitft.export import save_adapter
         from splitft.modelcard import model_card
         from splitft.random_models import is_random
 
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
-        self.summary = summarise(self.records) | {
+        summary = summarise(self.records) | {
             "method": start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
             "clients": len(start.names),
@@ -131,10 +134,11 @@ class _Output:
             "device": str(start.model.device),
             "versions": versions(),
         }
-        card = model_card(start.job, self.summary, start.base)
-        for name, adapter in self.parties.adapters().items():
+        card = model_card(start.job, summary, start.base)
+        for name, adapter in self._finished.items():
             save_adapter(self.folder / name, adapter, start.slots, start.job, start.targets, card, start.base)
-        write_atomically(self.folder / "summary.json", strict_json(self.summary, indent=1))
+        write_atomically(self.folder / "summary.json", strict_json(summary, indent=1))
+        return summary
 
 
 def proof_line(start: Assembly) -> str:
