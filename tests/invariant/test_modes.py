@@ -14,7 +14,7 @@ from reference import UnsplitClient, federated_lora, make_setting, mean_loss, we
 from rich.console import Console
 from safetensors.torch import load_file
 from test_export import perplexity, tuned
-from test_run import Wire, block_of, copy
+from test_run import Wire, block_of, copy, record_messages
 from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, trained
 from torch import Tensor
 from transformers import AutoTokenizer, get_scheduler
@@ -23,7 +23,7 @@ from splitft import Job, RunResult
 from splitft.assemble import assemble
 from splitft.data import ClientData, prepare
 from splitft.history import RoundRecord
-from splitft.messages import Activations, AdapterUp, Message
+from splitft.messages import Activations, AdapterUp
 from splitft.parties import Parties, make_parties
 from splitft.round import run_rounds
 
@@ -46,11 +46,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory, llama: Settings) -> Settings:
 
 @pytest.fixture
 def wire(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
-    class Recording(Wire):
-        sent: list[tuple[str, str, Message, int]] = []  # noqa: RUF012 - one list a test
-
-    monkeypatch.setattr("splitft.parties.LocalCohort", Recording)
-    return Recording
+    return record_messages(monkeypatch)
 
 
 def start_of(settings: Settings) -> Tensors:

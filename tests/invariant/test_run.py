@@ -100,13 +100,19 @@ class Wire(LocalCohort):
         return self.carry("up", super().finish(members, round_))
 
 
-@pytest.fixture
-def wire(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
+def record_messages(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
+    """Have runs keep their messages in a list of this test's own."""
+
     class Recording(Wire):
         sent: list[tuple[str, str, Message, int]] = []  # noqa: RUF012 - one list a test
 
     monkeypatch.setattr("splitft.parties.LocalCohort", Recording)
     return Recording
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
+    return record_messages(monkeypatch)
 
 
 # Dropout and seeds
