@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from invariant.reference import make_setting, write_rows
+from reference import make_setting, write_rows
 from splitft import Job, run
 
 QUIET = Console(quiet=True)

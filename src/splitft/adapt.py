@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 from splitft.history import RoundRecord
 from splitft.job import Job
+from splitft.state import State
 
 if TYPE_CHECKING:
     from splitft.cuts import Decision, Observation
     from splitft.devices.steps import StateSeconds
 
+BY_SECONDS = ("resource", "splitft", "makespan")  # policies that need to know what a step takes
+
 
 class CutPlanner:
     """Decides the cuts of a run before each round; the first time from the evaluation before training.
 
-    seconds: what one optimizer step takes each client, from device profiles or measured; None: unknown.
+    seconds: what one optimizer step takes each client, from device profiles; None: unknown. measured: it is
+    told while the run goes on (`learn`); policies that go by it keep the cuts until it is known of everyone.
     max_cuts: most blocks that each client may hold.
     """
 
@@ -28,6 +32,8 @@ class CutPlanner:
         max_cuts: Mapping[str, int],
         num_blocks: int,
         seconds: Mapping[str, StateSeconds] | None = None,
+        *,
+        measured: bool = False,
     ) -> None:
         self.job = job
         self.cuts = dict(cuts)
@@ -35,7 +41,8 @@ class CutPlanner:
         self.num_blocks = num_blocks
         self.decisions: list[Decision] = []
         self.fixed = job.method != "splitft" or job.cut_policy.method == "fixed"
-        self._seconds = seconds or {}
+        self._seconds = dict(seconds or {})
+        self._measured = measured
         self._accuracy: dict[str, float | None] = dict.fromkeys(cuts)
 
     def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]:
@@ -44,7 +51,7 @@ class CutPlanner:
             if record.accuracy is not None:
                 self._accuracy[name] = record.accuracy
         policy = self.job.cut_policy
-        if self.fixed or round_ == 0 or (round_ - 1) % policy.adapt_every:
+        if self.fixed or round_ == 0 or (round_ - 1) % policy.adapt_every or self._waits_for_seconds():
             return dict(self.cuts)
         from splitft.cuts import decide
 
@@ -52,6 +59,16 @@ class CutPlanner:
         self.decisions.append(decision)
         self.cuts = dict(decision.cuts)
         return dict(self.cuts)
+
+    def learn(self, client: str, seconds: StateSeconds) -> None:
+        """Take in what a step took a client: from now on the mean of it and of what was known counts."""
+        from splitft.devices.steps import mean_seconds
+
+        self._seconds[client] = mean_seconds(self._seconds.get(client, seconds), seconds)
+
+    def _waits_for_seconds(self) -> bool:
+        by_seconds = self.job.cut_policy.method in BY_SECONDS
+        return self._measured and by_seconds and not set(self.cuts) <= set(self._seconds)
 
     def rehearse(self, evaluated: Collection[str]) -> None:
         """Ask the policy once before the run, so that one that cannot answer is told before anything heavy.
@@ -66,6 +83,25 @@ class CutPlanner:
         seen, policy = self.observe(1), self.job.cut_policy
         clients = tuple(replace(c, accuracy=0.0) if c.name in evaluated else c for c in seen.clients)
         decide(policy.method, policy, replace(seen, clients=clients))
+
+    def state(self) -> State:
+        """Return cuts, accuracies and the last decision, as a checkpoint holds them."""
+        last = [decision.to_json() for decision in self.decisions[-1:]]
+        seconds = {name: dict(of_one) for name, of_one in self._seconds.items()}
+        return {
+            "cuts": self.cuts,
+            "accuracy": self._accuracy,
+            "last_decision": last,
+            "seconds": seconds if self._measured else {},
+        }
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken; of the decisions the last one is known again."""
+        from splitft.cuts import Decision
+
+        self.cuts, self._accuracy = dict(state["cuts"]), dict(state["accuracy"])
+        self.decisions = [Decision.from_json(line) for line in state["last_decision"]]
+        self._seconds |= state["seconds"]
 
     def observe(self, round_: int) -> Observation:
         """Return what a policy sees before a round."""

@@ -249,6 +249,11 @@ def widen(
     return widened
 
 
+def to_device(adapter: Mapping[int, Mapping[str, Tensor]], device: torch.device) -> Adapter:
+    """Return the adapter on a device."""
+    return {b: {n: t.to(device) for n, t in tensors.items()} for b, tensors in adapter.items()}
+
+
 def flatten(block: Mapping[str, Tensor]) -> Tensor:
     """Return all values of a block's adapter as one float32 vector, in the model's order."""
     return torch.cat([tensor.detach().reshape(-1).float() for tensor in block.values()])

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from splitft.adapters import Adapter, BlockAdapter, Layout, flatten, rank_of, resize, widen
-from splitft.aggregate import MEANS, Mean, components, join
+from splitft.adapters import Adapter, BlockAdapter, Layout, flatten, rank_of, resize, to_device, widen
+from splitft.aggregate import components, join
 from splitft.job import Job
 from splitft.lowrank import Basis, basis_between, canonical_block, pairs, truncation_error
 from splitft.messages import AdapterDown
 from splitft.moments import trained_tensors
-
-Contribution = tuple[BlockAdapter, float]  # an adapter of one block, and its weight in tokens
+from splitft.state import State
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,11 @@ class Aggregator:
     start from; the change of basis is kept for those whose optimizer state must follow.
     """
 
-    def __init__(self, adapter: Adapter, job: Job, layout: Layout, mean: Mean | None = None) -> None:
+    def __init__(self, adapter: Adapter, job: Job, layout: Layout) -> None:
         self.adapter = dict(adapter)
         self.truncation_errors: dict[int, float] = {}  # {block: error} since last asked
-        self._job = job
+        self.job = job
         self._layout = layout
-        self._mean = mean or MEANS[job.aggregation]
         self._version = dict.fromkeys(adapter, 0)
         self._version_of_a = dict.fromkeys(adapter, 0)
         self._canonical = dict.fromkeys(adapter, -1)  # version in which a block was brought to that form
@@ -75,7 +73,7 @@ class Aggregator:
         if rank < rank_of(old):
             self.adapter[block] = resize(old, rank)
         else:
-            self.adapter[block] = widen(old, rank, self._layout[block], self._job.seed, block)
+            self.adapter[block] = widen(old, rank, self._layout[block], self.job.seed, block)
         self._version[block] += 1
         self._version_of_a[block] = self._version[block]
         if canonical:  # new components have no weight, and come last
@@ -92,6 +90,10 @@ class Aggregator:
         for block in {*copies, *blocks}:
             self._forget_old_bases(block)
         return changes
+
+    def forget(self, holder: str) -> None:
+        """Note that a holder has lost what it had."""
+        self._copies.pop(holder, None)
 
     def changes(self, holder: str, block: int) -> list[Basis]:
         """Return the changes of basis of a block since a holder had it last, oldest first."""
@@ -115,7 +117,7 @@ class Aggregator:
                 continue
             tensors = resize(self.adapter[block], rank)
             same_a = old and old.version_of_a == now.version_of_a and old.rank >= rank
-            if same_a and self._job.aggregation == "freeze_a":
+            if same_a and self.job.aggregation == "freeze_a":
                 frozen.append(block)
                 tensors = trained_tensors(tensors, freeze_a=True)
             lacking.append(block)
@@ -127,17 +129,45 @@ class Aggregator:
             bases=tuple(torch.stack(list(basis.values())) for _, basis in rebased),
         )  # fmt: skip
 
-    def aggregate(self, contributions: Mapping[int, Sequence[Contribution]]) -> None:
-        """Replace each block by the weighted mean of its contributions."""
-        for block, given in contributions.items():
-            adapters, weights = [adapter for adapter, _ in given], [weight for _, weight in given]
-            old, self.adapter[block] = self.adapter[block], self._mean(adapters, weights)
-            have = rank_of(self.adapter[block])
-            if self._job.aggregation == "by_rank" and have < rank_of(old):  # nobody trained these components
-                self.adapter[block] = join([self.adapter[block], components(old, have, rank_of(old))])
+    def adopt(self, averaged: Adapter) -> None:
+        """Replace blocks by the average of what was trained from them."""
+        for block, new in averaged.items():
+            old, have = self.adapter[block], rank_of(new)
+            if self.job.aggregation == "by_rank" and have < rank_of(old):  # nobody trained these components
+                new = join([new, components(old, have, rank_of(old))])
+            self.adapter[block] = new
             self._version[block] += 1
-            if self._job.aggregation != "freeze_a":
+            if self.job.aggregation != "freeze_a":
                 self._version_of_a[block] = self._version[block]
+
+    def state(self) -> State:
+        """Return the global adapter, and who has which version of it, as a checkpoint holds them."""
+        return {
+            "adapter": self.adapter,
+            "version": self._version,
+            "version_of_a": self._version_of_a,
+            "canonical": self._canonical,
+            "bases": dict(self._bases),
+            "copies": {
+                holder: {block: [copy.version, copy.version_of_a, copy.rank] for block, copy in held.items()}
+                for holder, held in self._copies.items()
+            },
+        }
+
+    def load_state(self, state: State, device: torch.device) -> None:
+        """Be as `state` was taken."""
+        self.adapter = to_device(state["adapter"], device)
+        self._version, self._version_of_a = dict(state["version"]), dict(state["version_of_a"])
+        self._canonical = dict(state["canonical"])
+        self._bases.clear()
+        self._bases |= {
+            b: [(version, basis) for version, basis in kept] for b, kept in state["bases"].items()
+        }
+        self._copies.clear()
+        self._copies |= {
+            holder: {block: _Copy(*copy) for block, copy in held.items()}
+            for holder, held in state["copies"].items()
+        }
 
     def _copy(self, block: int) -> _Copy:
         return _Copy(self._version[block], self._version_of_a[block], rank_of(self.adapter[block]))

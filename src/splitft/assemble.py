@@ -34,7 +34,8 @@ class Assembly:
     notices: list[str]  # what a person must know of these
     base: str  # folder or hub id of the model
     pad_token_id: int
-    prepared: Prepared
+    names: list[str]  # of the clients, in the order of all sums
+    prepared: Prepared | None  # None: the data are the clients', elsewhere
     model: Any
     slots: AdapterSlots
     targets: list[str]
@@ -44,21 +45,20 @@ class Assembly:
 
     @property
     def clients(self) -> Sequence[ClientData]:
-        return self.prepared.clients
-
-    @property
-    def names(self) -> list[str]:
-        return [client.name for client in self.prepared.clients]
+        return self.prepared.clients if self.prepared else ()
 
     @property
     def num_blocks(self) -> int:
         return num_blocks(self.model)
 
 
-def assemble(job: Job, console: Console, *, weights: bool = True) -> Assembly:
+def assemble(
+    job: Job, console: Console, *, weights: bool = True, elsewhere: Sequence[str] | None = None
+) -> Assembly:
     """Prepare a job. weights: load them; else the model is built without, on the meta device.
 
-    Raises JobError, DataError, ModelError.
+    elsewhere: names of the clients, where these have the data themselves. Raises JobError, DataError,
+    ModelError.
     """
     check_cut_policy(job)
     check_devices(job)
@@ -67,14 +67,22 @@ def assemble(job: Job, console: Console, *, weights: bool = True) -> Assembly:
         console.print(f"[bold yellow]Note:[/] {escape(notice)}")
     base = str(resolve_model(job.model_name_or_path, job.model_revision))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
-    with console.status("reading and dealing the data"):
-        prepared = prepare(job, tokenizer)
-    names = [client.name for client in prepared.clients]
-    console.print(partition_table(prepared.report))
+    prepared = None
+    if elsewhere is None:
+        if job.dataset_name is None and job.data_files is None:
+            raise JobError(
+                "the job names no data: the clients of its network have them (`splitft server` runs it); for "
+                "a run in one process set dataset_name or data_files"
+            )
+        with console.status("reading and dealing the data"):
+            prepared = prepare(job, tokenizer)
+        console.print(partition_table(prepared.report))
+    clients = prepared.clients if prepared else ()
+    names = list(elsewhere) if elsewhere is not None else [client.name for client in clients]
     with console.status(f"loading {job.model_name_or_path}"):
-        model = _whole_model(job) if weights else _shapes(job)
+        model = _whole_model(job) if weights else model_shapes(job)
     check_positions(job, model)
-    check_vocabulary(job, model, (rows for c in prepared.clients for rows in (c.train, c.eval)))
+    check_vocabulary(job, model, (rows for client in clients for rows in (client.train, client.eval)))
     cuts = resolve_cuts(job, names, num_blocks(model))
     with console.status("proving that the split is exact"):
         report = _prove(job, model if weights else model.config, cuts, num_blocks(model))
@@ -86,12 +94,17 @@ def assemble(job: Job, console: Console, *, weights: bool = True) -> Assembly:
     if weights:
         adapter = {b: {n: t.to(model.device) for n, t in block.items()} for b, block in adapter.items()}
     pad = tokenizer.pad_token_id
-    return Assembly(job, notices, base, pad, prepared, model, slots, targets, adapter, report, cuts)
+    return Assembly(job, notices, base, pad, names, prepared, model, slots, targets, adapter, report, cuts)
 
 
 def inject_adapters(job: Job, model: Any) -> tuple[AdapterSlots, list[str]]:
     """Inject LoRA as the job asks; return its slots and the names of the target modules."""
     targets, excluded = adapters.resolve_targets(model, job.lora_target_modules)
+    return inject_targets(job, model, targets, excluded), targets
+
+
+def inject_targets(job: Job, model: Any, targets: list[str], excluded: list[str]) -> AdapterSlots:
+    """Inject LoRA into the modules of these names, but for those in `excluded`; return its slots."""
     config = adapters.lora_config(
         targets,
         excluded,
@@ -103,7 +116,7 @@ def inject_adapters(job: Job, model: Any) -> tuple[AdapterSlots, list[str]]:
     slots = adapters.inject(model, config)
     if job.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return slots, targets
+    return slots
 
 
 def _whole_model(job: Job) -> Any:
@@ -115,7 +128,8 @@ def _whole_model(job: Job) -> Any:
     ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
 
 
-def _shapes(job: Job) -> Any:
+def model_shapes(job: Job) -> Any:
+    """Return a job's model with shapes and no weights, on the meta device."""
     model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
     with torch.device("meta"):
         model = model_class._from_config(config, dtype=base_dtype(job)).eval()

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from splitft.cli_certs import certs_app
 from splitft.errors import JobError, OutputError, SplitFTError
 
 EXIT_CODES = {
@@ -23,6 +24,7 @@ EXIT_CODES = {
     3: "data cannot be read, or not dealt as the job asks",
     4: "the model is missing, or cannot be split, adapted or loaded",
     5: "output cannot be written, or would overwrite something",
+    6: "the network, a certificate or another party stops the run",
     130: "interrupted (Ctrl-C)",
 }
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -33,6 +35,12 @@ _OVERRIDES = Annotated[
     typer.Argument(
         metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
     ),
+]
+
+
+_TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
+_OPEN = Annotated[
+    bool, typer.Option("--insecure", help="Listen to a network without TLS. Everyone on it may read along.")
 ]
 
 
@@ -121,6 +129,9 @@ def schema() -> None:
 def run(
     job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
     overrides: _OVERRIDES = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
+    ] = False,
 ) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
     from splitft.job import load_job
@@ -128,7 +139,95 @@ def run(
     loaded = load_job(job, overrides or ())  # before the heavy imports: a wrong job is told at once
     from splitft.runner import run
 
-    run(loaded)
+    run(loaded, resume=resume)
+
+
+@app.command()
+def server(
+    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    overrides: _OVERRIDES = None,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT to listen at; port 0: a free one.")
+    ] = "127.0.0.1:50051",
+    certs: Annotated[
+        Path | None, typer.Option(help="Folder of the server's certificates (splitft certs init).")
+    ] = None,
+    token_file: _TOKEN_FILE = None,
+    insecure: _OPEN = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
+    ] = False,
+) -> None:
+    """Run a job as its server; the clients dial in (splitft client)."""
+    from splitft.job import load_job
+
+    loaded = load_job(job, overrides or ())
+    from splitft.engines.network.serve import serve
+
+    serve(loaded, listen, certs=certs, token=_token(token_file), insecure=insecure, resume=resume)
+
+
+@app.command()
+def client(
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    name: Annotated[str, typer.Option(help="This client's name in the job.")],
+    data: Annotated[Path | None, typer.Option(help="This client's data file.")] = None,
+    job_data: Annotated[
+        bool,
+        typer.Option("--job-data", help="Instead: this client's share of the job's data set."),
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="The base model, where it has another name on this machine.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where its state is kept; default: runs/NAME.")] = None,
+    certs: Annotated[Path | None, typer.Option(help="Folder of its certificate (splitft certs add).")] = None,
+    token_file: _TOKEN_FILE = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Dial a network without TLS. Everyone on it may read along.")
+    ] = False,
+) -> None:
+    """Take part in a run as one client, with data that stay here."""
+    from splitft.engines.network.join import join
+
+    join(
+        server,
+        name,
+        data=data,
+        job_data=job_data,
+        model=model,
+        folder=folder or Path("runs") / name,
+        certs=certs,
+        token=_token(token_file),
+        insecure=insecure,
+    )
+
+
+@app.command()
+def aggregator(
+    job: Annotated[str, typer.Argument(help="The server's job file, with network.aggregator.")],
+    overrides: _OVERRIDES = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen at; default: the job's network.aggregator.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where updates are kept until the run ends.")] = Path(
+        "runs/aggregator"
+    ),
+    certs: Annotated[
+        Path | None, typer.Option(help="Folder of its certificates (splitft certs aggregator).")
+    ] = None,
+    token_file: _TOKEN_FILE = None,
+    insecure: _OPEN = False,
+) -> None:
+    """Average the clients' adapters in a run whose server must not see them."""
+    from splitft.job import load_job
+
+    loaded = load_job(job, overrides or ())
+    from splitft.engines.network.aggregator import serve_averages
+
+    serve_averages(loaded, listen, folder=folder, certs=certs, token=_token(token_file), insecure=insecure)
+
+
+app.add_typer(certs_app, name="certs", cls=_Commands)
 
 
 @app.command()
@@ -235,6 +334,18 @@ def main() -> None:
             "and the versions of splitft, torch and transformers"
         )
         sys.exit(1)
+
+
+def _token(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"--token-file {path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not 16 <= len(token) <= 1024:
+        raise JobError(f"--token-file {path}: a secret has 16 to 1024 characters, this one {len(token)}")
+    return token
 
 
 def _parse_cuts(text: str) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, unflatten
+from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, to_device, unflatten
 from splitft.aggregator import unstack_basis
 from splitft.data import Batch, BatchStream, ClientData, collate
 from splitft.job import Job
@@ -29,6 +29,7 @@ from splitft.messages import (
 from splitft.moments import pack_blocks, trained_specs, trained_tensors, unpack_blocks
 from splitft.optim import TrainedAdapter, global_step, learning_rates, total_norm
 from splitft.parts import Place, SplitModel, loss_token_count, to_batch, to_rows
+from splitft.state import State
 
 
 @dataclass
@@ -135,6 +136,23 @@ class Client:
         blocks = self.trained.blocks
         values = tuple(flatten(trained_tensors(block, freeze_a)) for block in blocks.values())
         return AdapterUp(round_, tuple(blocks), values, self._take_norms())
+
+    def state(self) -> State:
+        """Return all that outlasts a round, as a checkpoint holds it."""
+        return {
+            "cut": self.cut,
+            "adapter": self.adapter,
+            "trained": self.trained.state(),
+            "stream": self.stream.state(),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
+        self.stream.load_state(state["stream"])
+        self.cut = state["cut"]
+        self.adapter = to_device(state["adapter"], self.model.device)
+        self.trained.load_state(state["trained"], self.model.device)
+        self._micro_batches, self._in_flight, self._norms = [], None, None
 
     def _next_micro_batch(self, micro_step: int) -> tuple[Batch, int]:
         """Return a batch, and the loss tokens of the whole step where it has several."""

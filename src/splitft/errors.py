@@ -31,3 +31,13 @@ class OutputError(SplitFTError):
     """The output folder cannot be written, or already holds another run (exit code 5)."""
 
     exit_code = 5
+
+
+class NetworkError(SplitFTError):
+    """The network, a certificate or another party does not let a run go on (exit code 6)."""
+
+    exit_code = 6
+
+
+class LostError(NetworkError):
+    """No server has answered for so long that the run counts as lost."""

@@ -71,6 +71,17 @@ class RoundRecord:
         """Return the line of history.jsonl."""
         return strict_json(asdict(self))
 
+    @classmethod
+    def from_json(cls, line: str) -> RoundRecord:
+        """Read a line that `to_json` wrote."""
+        values = json.loads(line)
+        return cls(**{
+            **values,
+            "cohort": tuple(values["cohort"]),
+            "clients": {name: ClientRecord(**client) for name, client in values["clients"].items()},
+            "truncation_error": {int(block): error for block, error in values["truncation_error"].items()},
+        })  # fmt: skip
+
 
 def strict_json(value: Any, indent: int | None = None) -> str:
     """Return JSON text; numbers that JSON does not have (NaN, infinity: the run diverged) become null."""

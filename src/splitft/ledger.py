@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from splitft.messages import Activations, Message, Metrics, TrunkOutput, wire_size
+from splitft.state import State
 
 Direction = Literal["up", "down"]  # up: client to server
 
@@ -54,6 +55,10 @@ class Ledger:
         for kind, number in bytes_by_kind(message).items():
             self.rows[direction, kind] += number
 
+    def add(self, direction: Direction, kind: str, number: int) -> None:
+        """Count bytes of a message that did not come here."""
+        self.rows[direction, kind] += number
+
     def copy(self) -> Ledger:
         """Return the counts as they stand."""
         return Ledger(Counter(self.rows))
@@ -61,6 +66,14 @@ class Ledger:
     def since(self, earlier: Ledger) -> Ledger:
         """Return what was counted after `earlier` was copied."""
         return Ledger(self.rows - earlier.rows)
+
+    def state(self) -> State:
+        """Return the counts as a checkpoint holds them."""
+        return {"rows": [[way, kind, number] for (way, kind), number in self.rows.items()]}
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken."""
+        self.rows = Counter({(way, kind): number for way, kind, number in state["rows"]})
 
     def total(self, direction: Direction) -> int:
         """Return all bytes of a direction."""

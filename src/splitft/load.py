@@ -7,8 +7,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,9 +24,23 @@ from splitft.split import count_blocks, install_window
 
 __all__ = ["load_config", "load_model", "load_part", "load_tokenizer", "resolve_model"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+_LOADING = RLock()
 _CONFIGS = ("config.json", "generation_config.json")
 _SAVE_TOKENIZER = "A model's folder needs a tokenizer.json, as tokenizer.save_pretrained writes it"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def _one_at_a_time(load: Callable[P, R]) -> Callable[P, R]:
+    """Have one thread load at a time: while it loads, transformers changes its own classes."""
+
+    @wraps(load)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _LOADING:
+            return load(*args, **kwargs)
+
+    return locked
 
 
 def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
@@ -66,6 +82,7 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
     return tokenizer
 
 
+@_one_at_a_time
 def load_model(
     name: str | Path,
     *,
@@ -83,6 +100,7 @@ def load_model(
     return _from_folder(name, model_class, folder, config, dtype, attn_implementation)
 
 
+@_one_at_a_time
 def load_part(
     name: str | Path,
     blocks: Collection[int],

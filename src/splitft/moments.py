@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splitft.adapters import BlockAdapter, TensorSpec, flatten, rank_of, resize, unflatten
 from splitft.lowrank import Basis
+from splitft.state import State
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,20 @@ class Moments:
     steps: tuple[int, ...]
     exp_avg: BlockAdapter
     exp_avg_sq: BlockAdapter
+
+
+def moments_state(moments: Moments | None) -> State | None:
+    """Return optimizer state as a checkpoint holds it."""
+    if moments is None:
+        return None
+    return {"steps": moments.steps, "exp_avg": moments.exp_avg, "exp_avg_sq": moments.exp_avg_sq}
+
+
+def moments_from(state: State | None) -> Moments | None:
+    """Undo `moments_state`."""
+    if state is None:
+        return None
+    return Moments(tuple(state["steps"]), state["exp_avg"], state["exp_avg_sq"])
 
 
 def resize_moments(moments: Moments, rank: int) -> Moments:

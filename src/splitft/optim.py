@@ -9,10 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from splitft.adapters import Adapter, BlockAdapter, rank_of
+from splitft.adapters import Adapter, BlockAdapter, rank_of, to_device
 from splitft.job import Job
 from splitft.lowrank import Basis
-from splitft.moments import Moments, rebase, resize_moments
+from splitft.moments import Moments, moments_from, moments_state, rebase, resize_moments
+from splitft.state import State
 
 
 def learning_rates(job: Job) -> Callable[[int], float]:
@@ -76,6 +77,17 @@ class TrainedAdapter:
                     state = rebase(state, basis)
                 self._restore(index, resize_moments(state, rank_of(values)))
         return given_up
+
+    def state(self) -> State:
+        """Return adapters and optimizer state as a checkpoint holds them."""
+        moments = {block: moments_state(self.moments(block)) for block in self.blocks}
+        return {"blocks": self.values(), "moments": moments}
+
+    def load_state(self, state: State, device: torch.device) -> None:
+        """Be as `state` was taken."""
+        moments = {b: m for b, kept in state["moments"].items() if (m := moments_from(kept))}
+        self.load({})
+        self.load(to_device(state["blocks"], device), moments=moments)
 
     def trains(self, name: str) -> bool:
         """Whether the tensor of this name is trained; with `aggregation: freeze_a` only B is."""

@@ -17,21 +17,23 @@ FILES = (
     "adapter",
     "adapters",
     "decisions.jsonl",
+    "checkpoints",
     "perplexity.png",
     "partition.png",
 )
 
 
-def check_output_dir(path: str | Path) -> Path:
-    """Return the folder, made if absent, after making sure that it is writable and holds no other run.
+def check_output_dir(path: str | Path, *, new: bool = True) -> Path:
+    """Return the folder, made if absent, after making sure that it is writable and, if `new`, holds no run.
 
     Raises OutputError. Nothing is left behind but the folder itself.
     """
     folder = Path(path).expanduser()
-    found = [name for name in FILES if (folder / name).exists()]
+    found = [name for name in FILES if (folder / name).exists()] if new else []
     if found:
+        go_on = "go on with it (--resume), " if "checkpoints" in found else ""
         raise OutputError(
-            f"output_dir {folder} already holds a run ({', '.join(found)}); "
+            f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
             "choose another with output_dir=FOLDER, or move that one away"
         )
     try:

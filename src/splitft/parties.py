@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +36,10 @@ from splitft.job import Job
 from splitft.ledger import Ledger
 from splitft.parts import SplitModel
 from splitft.server import Server
+from splitft.state import State
+
+if TYPE_CHECKING:
+    from splitft.engines.network.cohort import NetworkCohort
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,26 @@ class Parties:
 
     policy: CutPlanner | WholeModels
     server: Server
-    cohort: LocalCohort
+    cohort: LocalCohort | NetworkCohort
     ledger: Ledger
     machines: Machines | None
+
+    def state(self) -> State:
+        """Return all that outlasts a round, as a checkpoint holds it."""
+        return {name: part.state() for name, part in self._parts().items()}
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
+        for name, part in self._parts().items():
+            part.load_state(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "server": self.server,
+            "cohort": self.cohort,
+            "ledger": self.ledger,
+        }
 
     def adapters(self) -> dict[str, Adapter]:
         """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""

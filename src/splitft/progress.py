@@ -22,15 +22,18 @@ MOST_NAMED = 4  # moves of cuts, and clients of one move, that a line names
 class RunProgress:
     """Shows round, step, loss, tokens/s, bytes and time left; an `Observer` of round.run_rounds."""
 
-    def __init__(self, job: Job, num_clients: int, ledger: Ledger, console: Console) -> None:
+    def __init__(
+        self, job: Job, num_clients: int, ledger: Ledger, console: Console, rounds_done: int = -1
+    ) -> None:
         self.job = job
         self.console = console
         self.ledger = ledger
         members = min(job.clients_per_round or num_clients, num_clients)
-        self.total_steps = job.rounds * job.local_steps * members * job.gradient_accumulation_steps
-        self.total_evaluations = 1 + sum(
-            1 for r in range(1, job.rounds + 1) if r % job.eval_every == 0 or r == job.rounds
+        rounds = range(rounds_done + 1, job.rounds + 1)
+        self.total_steps = (
+            len([r for r in rounds if r]) * job.local_steps * members * job.gradient_accumulation_steps
         )
+        self.total_evaluations = sum(1 for r in rounds if r % job.eval_every == 0 or r == job.rounds)
         self.steps = self.evaluations = 0
         self.tokens_per_second: float | None = None
         self.training_seconds = self.evaluation_seconds = 0.0

@@ -46,8 +46,9 @@ class Cohort(Protocol):
     def names(self) -> Sequence[str]: ...
     def present(self, round_: int) -> Sequence[str]: ...
     def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]: ...
+    def reachable(self) -> Sequence[str]: ...
     def train(
-        self, members: Sequence[str], round_: int, step: int, micro_step: int, *, together: bool
+        self, members: Sequence[str], round_: int, *, together: bool
     ) -> Iterator[dict[str, Message]]: ...
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]: ...
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]: ...
@@ -70,15 +71,21 @@ class Observer(Protocol):
 
 
 def run_rounds(
-    job: Job, policy: Cuts, server: Server, cohort: Cohort, ledger: Ledger, observer: Observer
+    job: Job,
+    policy: Cuts,
+    server: Server,
+    cohort: Cohort,
+    ledger: Ledger,
+    observer: Observer,
+    last: RoundRecord | None = None,
 ) -> Iterator[RoundRecord]:
     """Run all rounds and yield the record of each; round 0 is the evaluation before training.
 
-    Each client weighs in the average as much as the tokens that the server saw of it. The caller may stop
-    between records; the server's adapter is then the last round's.
+    Each client weighs in the average as much as the tokens that the server saw of it. Between records the
+    caller may stop, or write down the state of all parties; to go on from there, `last` is the last record.
     """
-    record: RoundRecord | None = None
-    for round_ in range(job.rounds + 1):
+    record = last
+    for round_ in range(record.round + 1 if record else 0, job.rounds + 1):
         started, before = time.perf_counter(), ledger.copy()
 
         # Adapt the cuts to what the clients' devices and results are.
@@ -92,11 +99,8 @@ def run_rounds(
 
         # Local steps: activations up, the server's step, gradients down. Then gather what was trained.
         for turn in [members] if job.order == "parallel" else [[name] for name in members]:
-            for step in range(job.local_steps if turn else 0):
-                for micro_step in range(job.gradient_accumulation_steps):
-                    together = job.server_adapter == "shared"
-                    for messages in cohort.train(turn, round_, step, micro_step, together=together):
-                        exchange(server, cohort, messages, observer)
+            for messages in cohort.train(turn, round_, together=job.server_adapter == "shared"):
+                exchange(server, cohort, messages, observer)
             server.gather(cohort.finish(turn, round_))
 
         # Average it block by block.
@@ -107,9 +111,12 @@ def run_rounds(
         # Evaluate the new global adapter through the split, each client on its own held-out rows.
         if round_ % job.eval_every == 0 or round_ == job.rounds:
             observer.on_evaluation(round_)
-            back = cohort.receive(server.hand_out(round_, cuts, evaluate=True))
+            there = cohort.reachable()
+            back = cohort.receive(
+                server.hand_out(round_, {name: cuts[name] for name in there}, evaluate=True)
+            )
             server.take_moments(back)
-            for messages in cohort.evaluate(cohort.names, round_):
+            for messages in cohort.evaluate(there, round_):
                 exchange(server, cohort, messages, observer)
 
         # Record.

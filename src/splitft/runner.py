@@ -9,12 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from splitft.errors import JobError
+from splitft.failpoints import reach
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
-from splitft.output import append_line, check_output_dir, write_atomically
+from splitft.output import append_line, write_atomically
 from splitft.quiet import quiet_libraries
+from splitft.resume import (
+    DECISIONS,
+    HISTORY,
+    PARTITION,
+    SUMMARY,
+    Opened,
+    check_same_partition,
+    open_run,
+    read_records,
+    take_back,
+)
 
 if TYPE_CHECKING:
     from splitft.adapters import Adapter
@@ -35,32 +48,47 @@ class RunResult:
     summary: dict[str, Any]
 
 
-def run(job: Job, *, console: Console | None = None) -> RunResult:
+def run(job: Job, *, console: Console | None = None, resume: bool = False) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    console: where progress is shown; `Console(quiet=True)` shows nothing. An interrupt, and a cut policy that
-    fails in a later round, keep the adapter and the history of the last complete round, and are raised again.
+    console: where progress is shown; `Console(quiet=True)` shows nothing. resume: go on with the run in
+    `output_dir` from its last checkpoint, to the same result, bit by bit, as if it had never been cut off; a
+    run that is complete is returned as it is. An interrupt, and a cut policy that fails in a later round,
+    keep the adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
-    folder = check_output_dir(job.output_dir)
+    opened = open_run(job, resume=resume)
+    if opened.complete:
+        return complete_run(opened, job, console)
     quiet_libraries()
 
     from splitft.assemble import assemble
-    from splitft.export import usage_hints
     from splitft.parties import make_parties
+
+    start = assemble(job, console)
+    console.print(proof_line(start), highlight=False)
+    return run_parties(opened, start, make_parties(start), console)
+
+
+def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
+    """Run the rounds with these parties, and write the results."""
+    from splitft.checkpoint import FOLDER, remove_checkpoints
+    from splitft.export import usage_hints
     from splitft.progress import RunProgress, final_tables
     from splitft.report.curves import perplexity_picture
     from splitft.round import run_rounds
 
-    start = assemble(job, console)
-    console.print(proof_line(start), highlight=False)
-    parties = make_parties(start)
+    job, folder = start.job, opened.folder
     output = _Output(folder, start, parties)
-    with RunProgress(job, len(start.names), parties.ledger, console) as progress:
+    output.go_on(opened, console)
+    last = output.records[-1] if output.records else None
+    done = last.round if last else -1
+    with RunProgress(job, len(start.names), parties.ledger, console, done) as progress:
         try:
-            rounds = run_rounds(job, parties.policy, parties.server, parties.cohort, parties.ledger, progress)
-            for record in rounds:
+            for record in run_rounds(
+                job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
+            ):
                 output.add(record)
         except (KeyboardInterrupt, JobError) as stop:  # a cut policy may fail in any round
             if output.records:
@@ -69,19 +97,35 @@ def run(job: Job, *, console: Console | None = None) -> RunResult:
                 progress.__exit__(None, None, None)
                 done = output.records[-1].round
                 how = "stopped" if isinstance(stop, JobError) else "interrupted"
-                console.print(f"{how} after round {done}; its results are in {folder}")
+                go_on = ", --resume goes on" if (folder / FOLDER).exists() else ""
+                console.print(f"{how} after round {done}; its results are in {folder}{go_on}")
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
     for table in final_tables(output.records):
         console.print(table)
-    adapters = "adapters" if job.method == "local_only" else "adapter"
+    remove_checkpoints(folder / FOLDER)
+    adapters = adapter_folder(job)
     console.print(
-        f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png, partition.png"
+        f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
+        + (", partition.png" if start.prepared else "")
     )
     if adapters == "adapter":
         hints = usage_hints(folder, start.base, job.lora_r)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
     return RunResult(folder, folder / adapters, output.records, output.save())
+
+
+def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
+    """Return what a run that is complete has made."""
+    folder = opened.folder
+    console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return RunResult(folder, folder / adapter_folder(job), read_records(folder), summary)
+
+
+def adapter_folder(job: Job) -> str:
+    """Return the folder of a run's adapter, or of the clients' own where none is averaged."""
+    return "adapters" if job.method == "local_only" else "adapter"
 
 
 class _Output:
@@ -98,19 +142,43 @@ class _Output:
         self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
-        report = start.prepared.report
-        write_atomically(folder / "partition.json", json.dumps(report.to_dict(), indent=1))
-        partition_picture(report, folder / "partition.png")
+        if start.prepared:
+            report = start.prepared.report
+            partition = json.dumps(report.to_dict(), indent=1)
+            check_same_partition(folder, partition)
+            write_atomically(folder / PARTITION, partition)
+            partition_picture(report, folder / "partition.png")
+
+    def go_on(self, opened: Opened, console: Console) -> None:
+        """Take all parties and files back to the checkpoint, or to the start where there is none."""
+        found = opened.checkpoint
+        self.records = take_back(self.folder, found.round if found else -1)
+        if found is None:
+            return
+        self.parties.load_state(found.state)
+        self._decisions = len(self.parties.policy.decisions)
+        for problem in found.passed_over:
+            console.print(f"[bold yellow]Note:[/] checkpoint {escape(problem)}; an older one is whole")
+        console.print(f"going on after round {found.round}", highlight=False)
 
     def add(self, record: RoundRecord) -> None:
         """Write a round: its line, the decisions that led to it, the adapter and the summary."""
         self.records.append(record)
         self._finished = self.parties.adapters()
         for decision in self.parties.policy.decisions[self._decisions :]:
-            append_line(self.folder / "decisions.jsonl", decision.to_json())
+            append_line(self.folder / DECISIONS, decision.to_json())
         self._decisions = len(self.parties.policy.decisions)
-        append_line(self.folder / "history.jsonl", record.to_json())
+        append_line(self.folder / HISTORY, record.to_json())
+        reach("run.recorded")
         self.save()
+        job = self.start.job
+        if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:
+            from splitft.checkpoint import FOLDER, save_checkpoint
+
+            self.parties.cohort.save(record.round + 1)
+            save_checkpoint(
+                self.folder / FOLDER, record.round, self.parties.state(), keep=job.save_total_limit
+            )
 
     def save(self) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary."""
@@ -137,7 +205,7 @@ class _Output:
         card = model_card(start.job, summary, start.base)
         for name, adapter in self._finished.items():
             save_adapter(self.folder / name, adapter, start.slots, start.job, start.targets, card, start.base)
-        write_atomically(self.folder / "summary.json", strict_json(summary, indent=1))
+        write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
 
 

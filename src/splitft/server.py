@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
-from splitft.adapters import Adapter, job_ranks, rank_of, resize, unflatten
+from splitft.adapters import Adapter, job_ranks, rank_of
 from splitft.aggregate import Mean
-from splitft.aggregator import Aggregator, Contribution
+from splitft.aggregator import Aggregator
+from splitft.averaging import SHARED, Contributions, average_blocks, client_contributions
+from splitft.failpoints import reach
 from splitft.job import Job
-from splitft.lowrank import Basis
 from splitft.messages import (
     Activations,
     AdapterDown,
@@ -24,7 +23,6 @@ from splitft.messages import (
     Metrics,
     OptimizerState,
     TailGradients,
-    TrunkOutput,
 )
 from splitft.moments import (
     Moments,
@@ -36,46 +34,49 @@ from splitft.moments import (
     unpack_blocks,
 )
 from splitft.optim import global_step
-from splitft.parts import Place, SplitModel, loss_token_count, mask_of, to_batch, to_rows
+from splitft.parts import SplitModel
+from splitft.robust import Contribution
+from splitft.session import Session
+from splitft.state import State
 from splitft.trunk import Trunk
 
-SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
 
+class Averager(Protocol):
+    """Averages elsewhere what clients hand in there (`splitft aggregator`)."""
 
-@dataclass
-class _Session:
-    """What the server knows of one client."""
-
-    cut: int = 0
-    rows: int = 0  # token rows seen in this round: the client's weight in the average
-    loss_sum: float = 0.0
-    loss_tokens: int = 0
-    share: float = 1.0  # of the trunk's gradient in the batch under way
-    entering: Tensor | None = None  # (batch, seq, hidden) at the cut
-    leaving: Tensor | None = None  # (batch, seq, hidden) at the tail, with its graph
-    mask: Tensor | None = None
-    returning: dict[int, list[Basis]] = field(default_factory=dict)  # blocks that leave the client
-
-    def add_loss(self, loss: float, loss_tokens: int, micro_step: int) -> None:
-        """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
-        self.loss_sum += loss * loss_tokens
-        self.loss_tokens += loss_tokens if micro_step == 0 else 0
+    def average(
+        self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions
+    ) -> Adapter: ...
 
 
 class Server:
     """The server of a run. A client weighs as much as the rows that the server saw, not what it was told.
 
-    Raises ValueError where a message does not fit the session.
+    log: is told of every step that takes effect, for a record that can be checked. averager: gets the
+    trunks' adapters, with {client: (cut, rows)} of those who trained, and has their updates; None: they come
+    here. Raises ValueError where a message does not fit the session.
     """
 
-    def __init__(self, model: SplitModel, job: Job, adapter: Adapter, mean: Mean | None = None) -> None:
+    def __init__(
+        self,
+        model: SplitModel,
+        job: Job,
+        adapter: Adapter,
+        mean: Mean | None = None,
+        log: Callable[[dict[str, Any]], None] = lambda line: None,
+        averager: Averager | None = None,
+    ) -> None:
+        self._log = log
         self.model = model
         self.job = job
         self.shared = job.server_adapter == "shared"
-        self.aggregator = Aggregator(adapter, job, model.slots.layout, mean)
+        self.aggregator = Aggregator(adapter, job, model.slots.layout)
+        self.averager = averager
+        self._mean = mean
         self.metrics: dict[str, Metrics] = {}
-        self._sessions: dict[str, _Session] = defaultdict(_Session)
+        self._sessions: dict[str, Session] = {}
         self._trunks: dict[str, Trunk] = {}
+        self._marks: dict[str, State] = {}
         self._contributions: dict[int, dict[str, Contribution]] = defaultdict(dict)  # block, holder
 
     @property
@@ -95,9 +96,9 @@ class Server:
         To train, a client gets its blocks at its effective ranks; to evaluate, the global adapter as it is.
         The optimizer state of a block moves with it; for blocks that leave a client see `take_moments`.
         """
-        before = {client: self._sessions[client].cut or cut for client, cut in cuts.items()}
+        before = {client: self._session(client).cut or cut for client, cut in cuts.items()}
         for client, cut in cuts.items():
-            self._sessions[client].cut = cut
+            self._session(client).cut = cut
             if self._key(client) not in self._trunks:
                 self._trunks[self._key(client)] = Trunk(self.job, self._key(client))
         if (
@@ -142,6 +143,7 @@ class Server:
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Answer one message of each client named; with a shared trunk, of the whole cohort at once."""
+        reach("server.step")
         train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
         self._take_norms(train)
         rows = {client: sum(message.lengths) for client, message in train.items()}
@@ -150,18 +152,23 @@ class Server:
             session.rows += number
             session.share = number / sum(rows.values()) if self.shared else 1.0
         replies = {c: r for c, m in messages.items() if (r := self._answer(c, m)) is not None}
+        for client, reply in replies.items():
+            if isinstance(reply, Gradients):
+                place = {"round": reply.round, "step": reply.step, "micro_step": reply.micro_step}
+                self._log({"event": "backward", "client": client, **place})
         return self._close_step(replies)
 
     def gather(self, updates: Mapping[str, AdapterUp]) -> None:
         """Take in what clients trained in this round."""
         self._take_norms(updates)
-        for client, update in updates.items():
-            ranks, rows = self._ranks(client), float(self._sessions[client].rows)
-            for block, values in zip(update.blocks, update.values, strict=True):
-                specs = trained_specs(self.model.slots.layout[block], self.job.aggregation == "freeze_a")
-                trained = unflatten(values.to(self.model.device), specs)
-                whole = resize(self.adapter[block], ranks[block]) | trained
-                self._contributions[block][client] = whole, rows
+        for client, update in updates.items() if self.averager is None else ():
+            session = self._sessions[client]
+            given = client_contributions(
+                self.job, self.model.slots.layout, self.model.num_blocks, self.adapter, update,
+                cut=session.cut, rows=session.rows,
+            )  # fmt: skip
+            for block, contribution in given.items():
+                self._contributions[block][client] = contribution
 
     def aggregate(self) -> None:
         """Average what the clients and the trunks trained in this round, block by block.
@@ -169,20 +176,94 @@ class Server:
         Sums go in the clients' order, whether a client or its trunk holds the block, and a shared trunk comes
         last: where the cuts are is then not seen in the last bit, either.
         """
-        trained = [client for client, session in self._sessions.items() if session.rows]
+        reach("server.aggregate")
+        trained = {client: session for client, session in self._sessions.items() if session.rows}
         for key in dict.fromkeys(self._key(client) for client in trained):
-            members = [self._sessions[client] for client in trained if self._key(client) == key]
+            members = [session for client, session in trained.items() if self._key(client) == key]
             for block, adapter in self._trunks[key].values().items():
                 if rows := sum(session.rows for session in members if session.cut <= block):
                     self._contributions[block][key] = adapter, float(rows)
-        order = [*self._sessions, SHARED]
-        self.aggregator.aggregate({
-            block: [given[holder] for holder in order if holder in given]
-            for block, given in sorted(self._contributions.items())
-        })  # fmt: skip
+        if self.averager is None:
+            averaged = average_blocks(
+                self.job, self.adapter, self._contributions, [*self._sessions, SHARED], self._mean
+            )
+        else:
+            clients = {client: (session.cut, session.rows) for client, session in trained.items()}
+            averaged = self.averager.average(self.adapter, clients, self._contributions)
+        self._log({"event": "aggregate", "rows": {c: session.rows for c, session in trained.items()}})
+        self.aggregator.adopt(averaged)
         self._contributions.clear()
         for session in self._sessions.values():
             session.rows = 0
+
+    def state(self) -> State:
+        """Return all that outlasts a round, as a checkpoint holds it."""
+        return {
+            "aggregator": self.aggregator.state(),
+            "cuts": {client: session.cut for client, session in self._sessions.items()},
+            "trunks": {key: trunk.trained.state() for key, trunk in self._trunks.items()},
+        }
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken, after a round."""
+        self.aggregator.load_state(state["aggregator"], self.model.device)
+        self._sessions = {}
+        for name, cut in state["cuts"].items():
+            self._session(name).cut = cut
+        self._trunks = {key: Trunk(self.job, key) for key in state["trunks"]}
+        for key, trunk in self._trunks.items():
+            trunk.trained.load_state(state["trunks"][key], self.model.device)
+        self._contributions.clear()
+        self.metrics = {}
+
+    def knows(self, client: str) -> bool:
+        """Whether a client was ever handed anything out."""
+        return client in self._sessions
+
+    def cut_of(self, client: str) -> int:
+        """Return a client's cut."""
+        return self._sessions[client].cut
+
+    def returning(self, client: str) -> set[int]:
+        """Return the blocks that leave a client with the cut that it was given last."""
+        return set(self._sessions[client].returning)
+
+    def mark(self, clients: Sequence[str]) -> None:
+        """Remember where these clients' training starts, for `rewind`."""
+        self._log({"event": "start", "clients": list(clients)})
+        for key in dict.fromkeys(self._key(client) for client in clients):
+            self._marks[key] = self._trunks[key].trained.state()
+
+    def rewind(self, clients: Sequence[str]) -> None:
+        """Take these clients' training back to the last mark, as if they had not sent anything since.
+
+        With a shared trunk that is the training of all who trained with them.
+        """
+        self._log({"event": "rewind", "clients": list(clients)})
+        for key in dict.fromkeys(self._key(client) for client in clients):
+            self._trunks[key] = Trunk(self.job, key)
+            self._trunks[key].trained.load_state(self._marks[key], self.model.device)
+        for client in clients:
+            old = self._sessions[client]
+            self._sessions[client] = Session(client, self.model, self.job, old.cut, old.returning)
+            self.metrics.pop(client, None)
+            for given in self._contributions.values():
+                given.pop(client, None)
+
+    def forget_metrics(self, client: str) -> None:
+        """Drop the sums over a client's held-out rows: it evaluates them again."""
+        self.metrics.pop(client, None)
+
+    def forget(self, client: str) -> None:
+        """Note that a client has lost what it held."""
+        self.aggregator.forget(client)
+
+    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown:
+        """Return all that a client holds, as for one that has nothing, not even optimizer state."""
+        self.aggregator.forget(client)
+        cut = self._sessions[client].cut
+        ranks = self._ranks(client) if not evaluate else dict.fromkeys(self.adapter, self.job.lora_r)
+        return self.aggregator.hand_out(round_, client, cut, self.tail_start, ranks)
 
     def truncation_errors(self) -> dict[int, float]:
         """Return the relative error of each block that was brought to a lower rank since the last call."""
@@ -200,6 +281,11 @@ class Server:
         """Return the sums over each client's held-out rows since the last call."""
         metrics, self.metrics = self.metrics, {}
         return metrics
+
+    def _session(self, client: str) -> Session:
+        if client not in self._sessions:
+            self._sessions[client] = Session(client, self.model, self.job)
+        return self._sessions[client]
 
     def _key(self, client: str) -> str:
         return SHARED if self.shared else client
@@ -223,14 +309,17 @@ class Server:
         return ranks
 
     def _answer(self, client: str, message: Message) -> Message | None:
-        session = self._sessions[client]
+        session = self._session(client)
         match message:
             case Activations(train=True):
-                return self._train(client, session, message)
-            case Activations(train=False):
-                return self._evaluate(client, session, message)
+                return session.train(message, self._trunks[self._key(client)].trained)
             case TailGradients():
-                return self._train_from_tail(client, session, message)
+                return session.train_from_tail(message, self._trunks[self._key(client)].trained)
+            case Activations(train=False):
+                reply = session.evaluate(message, self.adapter)
+                if isinstance(reply, Metrics):
+                    self._add_metrics(client, reply)
+                return reply
             case Metrics():
                 self._add_metrics(client, message)
                 return None
@@ -240,94 +329,6 @@ class Server:
                 return None
             case _:
                 raise ValueError(f"a server cannot take {type(message).__name__} from {client}")
-
-    def _train(self, client: str, session: _Session, message: Activations) -> Message:
-        place = Place(client, message.round, message.step, message.micro_step, train=True)
-        mask, inputs = self._inputs(message)
-        entering = to_batch(message.hidden, mask).requires_grad_()
-        session.entering, session.mask = entering, mask
-        self.model.bind(self._trunks[self._key(client)].trained.blocks)
-        if self.job.labels == "client":
-            session.leaving = self.model.run(
-                session.cut, self.tail_start, place, hidden=entering, attention_mask=mask, **inputs
-            )
-            hidden = to_rows(session.leaving.detach(), mask)
-            return TrunkOutput(message.round, message.step, message.micro_step, True, hidden)
-        labels = self._labels(message, mask)
-        loss = self.model.loss(
-            session.cut,
-            place,
-            labels=labels,
-            loss_tokens=message.loss_tokens,
-            hidden=entering,
-            attention_mask=mask,
-            **inputs,
-        )
-        tokens = message.loss_tokens or loss_token_count(labels)
-        return self._backward(client, session, place, loss, None, loss.item(), tokens)
-
-    def _train_from_tail(self, client: str, session: _Session, message: TailGradients) -> Message:
-        if session.leaving is None or session.mask is None:
-            raise ValueError(f"{client} sent a tail gradient, but nothing waits for one")
-        place = Place(client, message.round, message.step, message.micro_step, train=True)
-        self.model.bind(self._trunks[self._key(client)].trained.blocks)  # for recomputed blocks
-        gradient = to_batch(message.gradient, session.mask)
-        leaving, session.leaving = session.leaving, None
-        return self._backward(client, session, place, leaving, gradient, message.loss, message.loss_tokens)
-
-    def _backward(
-        self,
-        client: str,
-        session: _Session,
-        place: Place,
-        output: Tensor,
-        gradient: Tensor | None,
-        loss: float,
-        loss_tokens: int,
-    ) -> Gradients:
-        assert session.entering is not None and session.mask is not None
-        parameters = self._trunks[self._key(client)].trained.parameters()
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            [output], [session.entering, *parameters], [gradient], allow_unused=True
-        )
-        at_cut = gradients[0]
-        assert at_cut is not None
-        for parameter, own in zip(parameters, gradients[1:], strict=True):
-            if own is None:
-                continue
-            own = own if session.share == 1 else own * session.share
-            parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
-        session.add_loss(loss, loss_tokens, place.micro_step)
-        rows = to_rows(at_cut, session.mask)
-        session.entering = session.mask = None
-        return Gradients(place.round, place.step, place.micro_step, loss, rows)
-
-    def _evaluate(self, client: str, session: _Session, message: Activations) -> Message:
-        place = Place(client, message.round, message.step, 0, train=False)
-        mask, inputs = self._inputs(message)
-        inputs |= {"hidden": to_batch(message.hidden, mask), "attention_mask": mask}
-        self.model.bind({b: a for b, a in self.adapter.items() if session.cut <= b < self.tail_start})
-        if self.job.labels == "client":
-            with torch.no_grad():
-                leaving = self.model.run(session.cut, self.tail_start, place, **inputs)
-            return TrunkOutput(message.round, message.step, 0, False, to_rows(leaving, mask))
-        metrics = self.model.metrics(session.cut, place, labels=self._labels(message, mask), **inputs)
-        self._add_metrics(client, metrics)
-        return metrics
-
-    def _inputs(self, message: Activations) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the attention mask, and the real ids where the model's later blocks read them."""
-        mask = mask_of(message.lengths, self.model.device)
-        if self.model.server_inputs == "dummy_ids":
-            return mask, {}
-        if message.input_ids is None:
-            raise ValueError("this model needs the input ids at the server, and none came")
-        return mask, {"input_ids": to_batch(message.input_ids.long(), mask)}
-
-    def _labels(self, message: Activations, mask: Tensor) -> Tensor:
-        if message.labels is None:
-            raise ValueError("labels stay at the server in this job, and none came")
-        return to_batch(message.labels.long(), mask, fill=-100)
 
     def _add_metrics(self, client: str, metrics: Metrics) -> None:
         old = self.metrics.get(client, Metrics(metrics.round, 0.0, 0.0, 0, 0.0, 0))

@@ -371,7 +371,7 @@ def test_ctrl_c_keeps_the_last_whole_round(settings: Settings, tmp_path: Path) -
     assert f"interrupted after round {len(lines) - 1}" in " ".join(output.split())
     pictures = {"perplexity.png", "partition.png"}
     texts = {"job.yaml", "history.jsonl", "summary.json", "partition.json"}
-    assert {path.name for path in out.iterdir()} == pictures | texts | {"adapter"}
+    assert {path.name for path in out.iterdir()} == pictures | texts | {"adapter", "checkpoints"}
     tensors = load_file(out / "adapter" / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
     AutoPeftModelForCausalLM.from_pretrained(str(out / "adapter"))

@@ -13,11 +13,11 @@ import torch
 import yaml
 from peft import AutoPeftModelForCausalLM, PeftModel
 from peft.tuners.lora import LoraLayer
-from reference import make_setting
 from rich.console import Console
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reference import make_setting
 from splitft import Job, RunResult, cli, run
 from splitft.data import prepare
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from reference import UnsplitClient, federated_lora, make_setting, mean_loss, weighted_mean
 from rich.console import Console
 from safetensors.torch import load_file
 from test_export import perplexity, tuned
@@ -19,6 +18,7 @@ from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, tr
 from torch import Tensor
 from transformers import AutoTokenizer, get_scheduler
 
+from reference import UnsplitClient, federated_lora, make_setting, mean_loss, weighted_mean
 from splitft import Job, RunResult
 from splitft.assemble import assemble
 from splitft.data import ClientData, prepare

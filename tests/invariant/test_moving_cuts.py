@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference import federated_lora, make_setting
 from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, trained
 
 import splitft
+from reference import federated_lora, make_setting
 from splitft import Job
 from splitft.adapters import rank_of
 from splitft.cuts import Decision, Observation, replay

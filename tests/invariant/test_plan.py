@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from reference import make_hybrid_setting, make_setting
 from rich.console import Console
 from test_unsplit import trained
 
+from reference import make_hybrid_setting, make_setting
 from splitft import Job, cli
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.plan.command import plan_command

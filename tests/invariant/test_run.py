@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer, get_scheduler
+
 from reference import (
     UnsplitClient,
     federated_lora,
@@ -18,11 +23,6 @@ from reference import (
     make_setting,
     weighted_mean,
 )
-from rich.console import Console
-from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoTokenizer, get_scheduler
-
 from splitft import Job, RunResult, run
 from splitft.data import prepare
 from splitft.engines.local import LocalCohort

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import federated_lora, make_setting
 from rich.console import Console
 from safetensors.torch import load_file
 
+from reference import federated_lora, make_setting
 from splitft import Job, RunResult, run
 from tiny import MODEL_TYPES
 

@@ -12,7 +12,9 @@ from splitft import Job
 from splitft.adapters import TensorSpec, flatten, rank_of
 from splitft.aggregate import average
 from splitft.aggregator import Aggregator, unstack_basis
+from splitft.averaging import average_blocks
 from splitft.messages import AdapterDown
+from splitft.robust import Contribution
 
 BLOCKS = range(5)
 
@@ -27,6 +29,11 @@ def aggregator(**changes: Any) -> Aggregator:
         **{"model_name_or_path": "m", "dataset_name": "d", "lora_r": 4, "lora_r_cut": 2, **changes}  # type: ignore[arg-type]
     )
     return Aggregator({index: block(4, index) for index in BLOCKS}, job, layout())
+
+
+def aggregate(server: Aggregator, given: dict[int, list[Contribution]]) -> None:
+    held = {b: {str(i): one for i, one in enumerate(ones)} for b, ones in given.items()}
+    server.adopt(average_blocks(server.job, server.adapter, held, ["0", "1"]))
 
 
 def hand_out(
@@ -48,7 +55,7 @@ def test_clients_get_what_they_hold_and_lack_and_nothing_else() -> None:
     )
     assert [(d.cut, d.blocks) for d in hand_out(server, cuts, 4).values()] == [(1, ()), (3, ())]
 
-    server.aggregate({2: [(block(4, 7), 1.0)]})
+    aggregate(server, {2: [(block(4, 7), 1.0)]})
     assert {n: d.blocks for n, d in hand_out(server, cuts, 4).items()} == {"a": (), "b": (2,)}
     moved = hand_out(server, {"a": 3, "b": 1}, 4)
     assert {n: d.blocks for n, d in moved.items()} == {"a": (1, 2), "b": ()}
@@ -69,7 +76,7 @@ def test_with_a_frozen_a_only_b_travels_to_who_has_the_a() -> None:
     server = aggregator(aggregation="freeze_a", lora_r_cut=4)
     assert hand_out(server, {"a": 2})["a"].frozen == ()
     trained = {n: t + 1 if ".lora_B." in n else t for n, t in server.adapter[0].items()}
-    server.aggregate({0: [(trained, 1.0)]})
+    aggregate(server, {0: [(trained, 1.0)]})
     down = hand_out(server, {"a": 2, "b": 1})
     assert (down["a"].blocks, down["a"].frozen) == ((0,), (0,))
     assert down["a"].values[0].numel() == 4 * (5 + 9)
@@ -115,7 +122,7 @@ def test_a_block_that_leaves_the_cut_keeps_its_function_and_can_be_trained_again
 def test_a_change_of_basis_is_told_once_to_each_client_and_is_the_one_that_happened() -> None:
     server = aggregator()
     hand_out(server, {"a": 2, "b": 2})
-    server.aggregate({0: [(block(4, 8), 1.0)], 1: [(block(4, 9), 1.0)]})
+    aggregate(server, {0: [(block(4, 8), 1.0)], 1: [(block(4, 9), 1.0)]})
     before = server.adapter[1]
     server.fit({1: [4, 2]})
     down = hand_out(server, {"a": 2})["a"]
@@ -125,7 +132,7 @@ def test_a_change_of_basis_is_told_once_to_each_client_and_is_the_one_that_happe
         assert torch.allclose(change @ before[name], server.adapter[1][name], atol=1e-5)
     server.fit({1: [4, 2]})  # nothing new: nothing is turned again
     assert hand_out(server, {"a": 2})["a"].rebased == ()
-    server.aggregate({1: [(block(4, 11), 1.0)]})
+    aggregate(server, {1: [(block(4, 11), 1.0)]})
     server.fit({1: [4, 2]})
     down_both = hand_out(server, {"a": 2, "b": 2})
     assert down_both["a"].rebased == (1,)
@@ -139,7 +146,7 @@ def test_the_callers_adapter_is_left_alone() -> None:
     kept = {name: tensor.clone() for name, tensor in own[0].items()}
     server = Aggregator(own, job, layout())
     server.fit({0: [2, 4]})
-    server.aggregate({0: [(block(4, 1), 1.0), (block(4, 2), 1.0)]})
+    aggregate(server, {0: [(block(4, 1), 1.0), (block(4, 2), 1.0)]})
     assert all(torch.equal(own[0][name], kept[name]) for name in kept)
     assert largest_difference(server.adapter[0], average([block(4, 1), block(4, 2)], [1.0, 1.0])) == 0
 
@@ -147,7 +154,7 @@ def test_the_callers_adapter_is_left_alone() -> None:
 def test_components_that_nobody_trained_stay_as_they_are() -> None:
     server = aggregator()
     old = server.adapter[0]
-    server.aggregate({0: [(block(2, 7), 1.0), (block(2, 8), 3.0)]})
+    aggregate(server, {0: [(block(2, 7), 1.0), (block(2, 8), 3.0)]})
     for name in SHAPES:
         a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
         assert torch.equal(server.adapter[0][a][2:], old[a][2:])

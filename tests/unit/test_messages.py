@@ -20,7 +20,6 @@ from torch import Tensor
 from splitft import ledger, messages
 from splitft.ledger import Ledger, bytes_by_kind
 from splitft.messages import (
-    MAX_HEADER_BYTES,
     Activations,
     AdapterDown,
     AdapterUp,
@@ -35,6 +34,7 @@ from splitft.messages import (
     encode,
     wire_size,
 )
+from splitft.wire import MAX_HEADER_BYTES
 
 KINDS = get_args(Message)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)

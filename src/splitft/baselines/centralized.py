@@ -15,6 +15,7 @@ from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.ledger import Ledger
 from splitft.messages import AdapterDown, Message, OptimizerState
 from splitft.parts import Place
+from splitft.state import State
 
 POOLED = "all data"  # name of the one who trains
 
@@ -39,16 +40,13 @@ class CentralCohort(LocalOnlyCohort):
             self.pooled.receive(message)
         return {}
 
-    def train(
-        self, members: Sequence[str], round_: int, step: int, micro_step: int, *, together: bool
-    ) -> Iterator[dict[str, Message]]:
-        """Take a step for each member, the micro-batches of each one after another."""
-        if micro_step:
-            return
-        for number in range(len(members)):
-            for micro in range(self.pooled.job.gradient_accumulation_steps):
-                place = Place(POOLED, round_, step * len(members) + number, micro, train=True)
-                yield self._sent({POOLED: self.pooled.train_step(place, step)})
+    def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
+        """In each local step take one for each member, the micro-batches of each one after another."""
+        for step in range(self.job.local_steps):
+            for number in range(len(members)):
+                for micro in range(self.job.gradient_accumulation_steps):
+                    place = Place(POOLED, round_, step * len(members) + number, micro, train=True)
+                    yield self._sent({POOLED: self.pooled.train_step(place, step)})
 
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
         """Evaluate the clients' held-out rows with the one adapter."""
@@ -57,6 +55,15 @@ class CentralCohort(LocalOnlyCohort):
             self.clients[name].adapter = adapter
             for message in self.clients[name].evaluate(round_):
                 yield {name: message}
+
+    def state(self) -> State:
+        """Return the trainer's state with the clients'."""
+        return super().state() | {"pooled": self.pooled.state()}
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken, after a round."""
+        super().load_state(state)
+        self.pooled.load_state(state["pooled"])
 
     def times(self, members: Sequence[str]) -> RoundTimes | None:
         """How long the steps would have taken on the server's device."""

@@ -10,6 +10,7 @@ from splitft.history import RoundRecord
 from splitft.messages import LocalLoss, Message
 from splitft.optim import global_step, total_norm
 from splitft.parts import Place, loss_token_count
+from splitft.state import State
 
 
 class WholeClient(Client):
@@ -63,6 +64,13 @@ class WholeModels:
     def __init__(self, names: Sequence[str], num_blocks: int) -> None:
         self.decisions: list[Decision] = []
         self._cuts = dict.fromkeys(names, num_blocks)
+
+    def state(self) -> State:
+        """There is none."""
+        return {}
+
+    def load_state(self, state: State) -> None:
+        """There is none."""
 
     def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]:
         """Return {client: all blocks}."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,11 @@ from splitft.seeds import numpy_generator
 
 
 def hold_out(
-    documents: Indices, fraction: float, seed: int, sites: Indices | None = None
+    documents: Indices,
+    fraction: float,
+    seed: int,
+    sites: Indices | None = None,
+    site_names: Sequence[str] | None = None,
 ) -> tuple[Indices, Indices]:
     """Split rows into training and held-out rows by document.
 
@@ -25,6 +30,7 @@ def hold_out(
         fraction: Share of documents to hold out.
         seed: Any integer; the same seed gives the same split.
         sites: Natural site of each row, (rows,).
+        site_names: Names of the sites; what is held out of one then depends on its own documents alone.
 
     Returns:
         Sorted indices of the training rows and of the held-out rows.
@@ -42,7 +48,7 @@ def hold_out(
     held: set[int] = set()
     for site, own in documents_of.items():
         wanted = max(1, round(fraction * len(own)))
-        rng = numpy_generator(seed, "hold_out", site)
+        rng = numpy_generator(seed, "hold_out", site_names[site] if site_names else site)
         for document in rng.permutation(own).tolist():
             if len(own) - left[site] >= wanted:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,13 +47,14 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         DataError: Data that cannot be read or dealt as the job asks; says what to change.
     """
     records = read_records(job)
-    sites, num_sites = _natural_sites(job, records)
+    sites, site_names = _natural_sites(job, records)
+    num_sites = len(site_names)
     if num_sites and "clients" in job.model_fields_set and num_sites > job.clients:
         raise DataError(
             f"partition.method {job.partition.method} finds {num_sites} clients in the data, but clients is "
             f"{job.clients}: set clients={num_sites}, or leave clients out of the job"
         )
-    train_indices, eval_indices = hold_out(records.documents, job.eval_fraction, job.seed, sites)
+    train_indices, eval_indices = hold_out(records.documents, job.eval_fraction, job.seed, sites, site_names)
     split = len(records)
     train_indices = take_some(train_indices, job.max_train_samples, sites[train_indices], job.seed, "train")
     eval_indices = take_some(eval_indices, job.max_eval_samples, sites[eval_indices], job.seed, "eval")
@@ -99,14 +101,14 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     )
 
 
-def _natural_sites(job: Job, records: Records) -> tuple[Indices, int]:
-    """Site of each record and the number of sites; one place and 0 where rows are dealt freely."""
+def _natural_sites(job: Job, records: Records) -> tuple[Indices, Sequence[str]]:
+    """Site of each record and the sites' names; one place and no name where rows are dealt freely."""
     if job.partition.method == "files":
-        return records.sources, len(records.source_names)
+        return records.sources, records.source_names
     if job.partition.method == "by_column":
         names, sites = partition.label_classes(_labels(job, records.columns))
-        return sites, len(names)
-    return np.zeros(len(records), dtype=np.int64), 0
+        return sites, names
+    return np.zeros(len(records), dtype=np.int64), ()
 
 
 def _labels(job: Job, columns: dict[str, list[str]]) -> list[str]:

@@ -28,6 +28,7 @@ from splitft.messages import (
     TrunkOutput,
     wire_size,
 )
+from splitft.state import State
 
 __all__ = ["ClientTimes", "ClientTrace", "RoundTimes", "StepTrace", "VirtualClock", "simulate_round"]
 
@@ -99,6 +100,18 @@ class VirtualClock:
         """Hear of a micro-batch of these lengths that a client computes on a whole model of its own."""
         self._cuts[client] = len(self.costs.blocks)
         self._now[client].steps.append(_Step(tuple(lengths)))
+
+    def state(self) -> State:
+        """Return what was heard since the last round was closed, as a checkpoint holds it."""
+        heard = {name: [now.down, now.state_up] for name, now in self._now.items()}
+        return {"cuts": self._cuts, "heard": heard}
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken, after a round."""
+        self._cuts = dict(state["cuts"])
+        self._next.clear()
+        self._now.clear()
+        self._now |= {name: _Round(down, state_up) for name, (down, state_up) in state["heard"].items()}
 
     def close_round(self, members: Sequence[str]) -> RoundTimes:
         """Return the times of the round that these clients trained in, and start the next one."""

@@ -78,6 +78,18 @@ class StateSeconds(TypedDict):
     server_fixed_seconds: float
 
 
+def mean_seconds(one: StateSeconds, other: StateSeconds) -> StateSeconds:
+    """Return the mean of two measurements of one client."""
+    return StateSeconds(
+        block_seconds=(one["block_seconds"] + other["block_seconds"]) / 2,
+        fixed_seconds=(one["fixed_seconds"] + other["fixed_seconds"]) / 2,
+        transfer_seconds=(one["transfer_seconds"] + other["transfer_seconds"]) / 2,
+        adapter_seconds=(one["adapter_seconds"] + other["adapter_seconds"]) / 2,
+        server_block_seconds=(one["server_block_seconds"] + other["server_block_seconds"]) / 2,
+        server_fixed_seconds=(one["server_fixed_seconds"] + other["server_fixed_seconds"]) / 2,
+    )
+
+
 def client_state_seconds(
     costs: ModelCosts,
     job: Job,

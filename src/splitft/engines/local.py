@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from splitft.client import Client
 from splitft.ledger import Direction, Ledger
 from splitft.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
+from splitft.state import State
 
 if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes, VirtualClock
@@ -27,6 +28,7 @@ class LocalCohort:
         present: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         self.clients = {client.name: client for client in clients}
+        self.job = clients[0].job
         self.ledger = ledger
         self.clock = clock
         self._present = present
@@ -51,13 +53,17 @@ class LocalCohort:
                 back[name] = state
         return back
 
-    def train(
-        self, members: Sequence[str], round_: int, step: int, micro_step: int, *, together: bool
-    ) -> Iterator[dict[str, Message]]:
-        """Yield the activations of one micro-batch: of one client after another, or of all `together`."""
+    def reachable(self) -> Sequence[str]:
+        """All clients: to be evaluated, they need not be on their devices."""
+        return self.names
+
+    def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
+        """Take all local steps; yield the activations of one client after another, or of all `together`."""
         groups = [list(members)] if together else [[name] for name in members]
-        for group in groups:
-            yield self._sent({n: self.clients[n].forward(round_, step, micro_step) for n in group})
+        for step in range(self.job.local_steps if members else 0):
+            for micro_step in range(self.job.gradient_accumulation_steps):
+                for group in groups:
+                    yield self._sent({n: self.clients[n].forward(round_, step, micro_step) for n in group})
 
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
         """Yield the activations of the members' held-out rows, batch by batch."""
@@ -85,6 +91,23 @@ class LocalCohort:
     def times(self, members: Sequence[str]) -> RoundTimes | None:
         """How long the round would have taken on the clients' devices; None without devices."""
         return self.clock.close_round(members) if self.clock and members else None
+
+    def save(self, rounds_done: int) -> None:
+        """The clients' state is part of this cohort's."""
+
+    def state(self) -> State:
+        """Return the clients' state, and the clock's, as a checkpoint holds them."""
+        return {
+            "clients": {name: client.state() for name, client in self.clients.items()},
+            "clock": self.clock.state() if self.clock else None,
+        }
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
+        for name, client in self.clients.items():
+            client.load_state(state["clients"][name])
+        if self.clock:
+            self.clock.load_state(state["clock"])
 
     def _sent(self, messages: dict[str, Message]) -> dict[str, Message]:
         for name, message in messages.items():

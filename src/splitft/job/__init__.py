@@ -7,7 +7,7 @@ YAML.
 
 from splitft.job.file import dump_job, job_schema, load_job
 from splitft.job.model import GROUPS, RULE, Job, SchedulerType, grouped_keys
-from splitft.job.sections import CutPolicyConfig, DeviceProfile, PartitionConfig
+from splitft.job.sections import CutPolicyConfig, DeviceProfile, NetworkConfig, PartitionConfig
 
 __all__ = [
     "GROUPS",
@@ -15,6 +15,7 @@ __all__ = [
     "CutPolicyConfig",
     "DeviceProfile",
     "Job",
+    "NetworkConfig",
     "PartitionConfig",
     "SchedulerType",
     "dump_job",

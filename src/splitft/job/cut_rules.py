@@ -18,7 +18,8 @@ def broken_cut_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, problem
 
     method, devices = job.get("cut_policy.method"), job.get("devices")
-    if method in ("resource", "makespan") and "devices" in job and devices is None:
+    measured = job.get("network.clients") is not None  # over a network, what steps take is measured
+    if method in ("resource", "makespan") and "devices" in job and devices is None and not measured:
         yield (
             "devices",
             f"cut_policy.method {method} goes by the clients' devices: set them, e.g. devices: laptop",

@@ -17,6 +17,7 @@ from splitft.job.sections import (
     DeviceProfile,
     Name,
     Names,
+    NetworkConfig,
     PartitionConfig,
     PathName,
     Strict,
@@ -31,7 +32,7 @@ GROUPS = {
     "Federation": "method",
     "LoRA": "lora_r",
     "Optimizer": "learning_rate",
-    "Devices": "devices",
+    "Devices and network": "devices",
     "The run": "seed",
 }
 RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.job.rules
@@ -159,6 +160,17 @@ class Job(Strict):
         "as it started, B is trained and averaged (FFA-LoRA).",
     )
 
+    robust_aggregation: Literal["norm_clip", "none", "median", "trimmed_mean", "krum"] = Field(
+        default="norm_clip",
+        description="What a broken or dishonest client may do to the average of a block. norm_clip: an "
+        "update of more than 3 times the median length is scaled to that length, and its weight by the same "
+        "factor. The others leave it out; then median, trimmed_mean: of every value, unweighted; krum: the "
+        "one adapter nearest to the others. none: anything.",
+    )
+    byzantine_clients: Count = Field(
+        default=1, description="How many such clients trimmed_mean and krum are to bear."
+    )
+
     # LoRA
     lora_r: Count = Field(default=16, description="Rank of the adapter of every block.")
     lora_r_cut: Count | None = Field(
@@ -206,6 +218,11 @@ class Job(Strict):
         default_factory=dict, description="{name: profile}: devices of your own."
     )
 
+    network: NetworkConfig = Field(
+        default_factory=NetworkConfig,
+        description="Who takes part in a run over a network (`splitft server`).",
+    )
+
     # The run
     seed: int = Field(
         default=42,
@@ -219,6 +236,10 @@ class Job(Strict):
     eval_every: Count = Field(
         default=1, description="Evaluate after every so many rounds (and before and at the end)."
     )
+    save_every: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Write a checkpoint after every so many rounds, for --resume; 0: never."
+    )
+    save_total_limit: Count = Field(default=2, description="Checkpoints to keep; a finished run keeps none.")
     use_cpu: bool = Field(default=False, description="Stay on the CPU even where an accelerator is present.")
 
     @property

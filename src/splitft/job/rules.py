@@ -22,7 +22,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         given = [key for key in ("dataset_name", "data_files") if job[key] is not None]
         if len(given) == 2:
             yield "dataset_name", "set dataset_name or data_files, not both; null unsets one"
-        elif not given:
+        elif not given and job.get("network.clients") is None:
             yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
 
     if known("partition.method", "partition.column"):
@@ -46,6 +46,19 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if per_round is not None and per_round > clients:
             yield "clients_per_round", f"{per_round} is more than clients ({clients})"
 
+    if known("network.clients", "clients") and job["network.clients"] is not None:
+        names = job["network.clients"]
+        if len(set(names)) < len(names):
+            yield "network.clients", "a name is given twice"
+
+    if known("network.clients", "network.min_clients", "clients") and job["network.min_clients"] is not None:
+        count = len(job["network.clients"] or range(job["clients"]))
+        if job["network.min_clients"] > count:
+            yield (
+                "network.min_clients",
+                f"{job['network.min_clients']} is more than there are clients ({count})",
+            )
+
     yield from broken_cut_rules(job)
 
     if known("labels", "tail_blocks"):
@@ -62,6 +75,14 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         lora_r, lora_r_cut = job["lora_r"], job["lora_r_cut"]
         if lora_r_cut is not None and lora_r_cut > lora_r:
             yield "lora_r_cut", f"{lora_r_cut} is more than lora_r ({lora_r})"
+
+    if known("aggregation", "robust_aggregation"):
+        kind = job["robust_aggregation"]
+        if kind not in ("none", "norm_clip") and job["aggregation"] in ("exact", "freeze_a"):
+            yield (
+                "robust_aggregation",
+                f"{kind} takes the place of aggregation {job['aggregation']}; set by_rank",
+            )
 
     if known("lr_scheduler_type", "warmup_steps", "warmup_ratio") and job["lr_scheduler_type"] == "constant":
         for key in ("warmup_steps", "warmup_ratio"):

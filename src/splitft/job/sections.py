@@ -52,6 +52,39 @@ class PartitionConfig(Strict):
     )
 
 
+ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
+class NetworkConfig(Strict):
+    """A run over a network: who may take part, and how long they are waited for."""
+
+    clients: Annotated[list[ClientName], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Names of the clients that may take part, in the order of all sums. Default: client-0, "
+        "client-1 and so on, as many as `clients` says.",
+    )
+    min_clients: Count | None = Field(
+        default=None,
+        description="Go on with so many where others stay away. Default: all that are not expelled, so that "
+        "the run waits for whoever is lost.",
+    )
+    rejoin_seconds: float = Field(
+        default=60.0, gt=0, description="Wait so long for a lost client before a round goes on without it."
+    )
+    round_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Go on without clients that have not trained by then, or not answered whatever else they "
+        "are told, where `min_clients` others have. Default: never.",
+    )
+    aggregator: str | None = Field(
+        default=None,
+        pattern=r"^\S+:\d{1,5}$",
+        description="HOST:PORT of a `splitft aggregator`: clients send their adapters there, and not to the "
+        "server. Default: the server averages.",
+    )
+
+
 class CutPolicyConfig(Strict):
     """How the clients' cuts are chosen, and how they may change during the run."""
 

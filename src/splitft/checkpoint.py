@@ -1,0 +1,163 @@
+"""Checkpoints: the whole state of a party after a round, written so that a crash at any moment loses none.
+
+A checkpoint is a folder: `state.json`, `tensors.safetensors`, and `manifest.json` with the SHA-256 of both
+and of itself. It is written beside its place, flushed to the disk, and renamed into it; a reader takes the
+newest one that is whole. Nothing in it can run code. (ours)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+
+from splitft.errors import OutputError
+from splitft.failpoints import reach
+from splitft.state import State, pack, unpack
+
+FOLDER = "checkpoints"
+FORMAT = 1
+STATE, TENSORS, MANIFEST = "state.json", "tensors.safetensors", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a round. passed_over: newer checkpoints that are damaged, with what is wrong."""
+
+    round: int
+    state: State
+    passed_over: tuple[str, ...] = ()
+
+
+class DamagedError(Exception):
+    """Why a checkpoint cannot be used."""
+
+
+def save_checkpoint(folder: Path, round_: int, state: State, *, keep: int) -> None:
+    """Write the state after a round, then remove all but the newest `keep` checkpoints.
+
+    Raises OutputError where it cannot be written; those that were there before stay as they are.
+    """
+    place, beside = folder / _name(round_), folder / f".{_name(round_)}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(".*.part"):
+            shutil.rmtree(old)
+        beside.mkdir()
+        values, tensors = pack(state)
+        files = {STATE: json.dumps(values).encode(), TENSORS: save(tensors)}
+        files[MANIFEST] = _manifest(round_, {name: _digest(content) for name, content in files.items()})
+        for name, content in files.items():
+            _write(beside / name, content)
+            reach(f"checkpoint.{name}")
+        _flush_folder(beside)
+        reach("checkpoint.written")
+        if place.exists():  # a damaged one, or one of an attempt that went further
+            shutil.rmtree(place)
+        beside.rename(place)
+        reach("checkpoint.renamed")
+        _flush_folder(folder)
+        reach("checkpoint.flushed")
+        for old in sorted(folder.glob("round-*"))[:-keep]:
+            shutil.rmtree(old)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        kept = ", ".join(path.name for path in sorted(folder.glob("round-*"))) or "none"
+        raise OutputError(
+            f"the checkpoint of round {round_} cannot be written to {folder}: {error.strerror or error}. "
+            f"Make room, then go on with --resume; checkpoints that are there: {kept}"
+        ) from None
+
+
+def load_checkpoint(folder: Path, round_: int | None = None) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, None where there is no checkpoint at all.
+
+    round_: only the one after this round; None where it is damaged or missing. Raises OutputError where all
+    are damaged.
+    """
+    passed_over: list[str] = []
+    if round_ is not None:
+        try:
+            return Checkpoint(*_read(folder / _name(round_)))
+        except (DamagedError, OSError):
+            return None
+    for path in sorted(folder.glob("round-*"), reverse=True):
+        try:
+            return Checkpoint(*_read(path), tuple(passed_over))
+        except (DamagedError, OSError) as problem:
+            passed_over.append(f"{path.name}: {problem}")
+    if passed_over:
+        raise OutputError(
+            f"no checkpoint in {folder} is whole ({'; '.join(passed_over)}): start again with another "
+            "output_dir"
+        )
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a run that needs them no more."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(path: Path) -> tuple[int, State]:
+    round_, sums = _read_manifest(path)
+    content = {}
+    for name, expected in sums.items():
+        content[name] = (path / name).read_bytes()
+        if _digest(content[name]) != expected:
+            raise DamagedError(f"{name} is damaged")
+    try:
+        return round_, unpack(json.loads(content[STATE]), load(content[TENSORS]))
+    except Exception as error:  # whole files that no writer of this format made
+        raise DamagedError(f"not a state: {error}") from None
+
+
+def _read_manifest(path: Path) -> tuple[int, dict[str, str]]:
+    try:
+        text = (path / MANIFEST).read_bytes()
+        given: Any = json.loads(text)
+        sums = {STATE: given["files"][STATE], TENSORS: given["files"][TENSORS]}
+        if given["format"] != FORMAT:
+            raise DamagedError(f"format {given['format']} is not this version's ({FORMAT})")
+        round_ = int(given["round"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DamagedError(f"{MANIFEST} is missing or damaged") from None
+    if text != _manifest(round_, sums) or path.name != _name(round_):
+        raise DamagedError(f"{MANIFEST} is damaged")
+    return round_, sums
+
+
+def _manifest(round_: int, sums: Mapping[str, str]) -> bytes:
+    content = {"format": FORMAT, "round": round_, "files": dict(sums)}
+    return json.dumps(content | {"sha256": _digest(json.dumps(content).encode())}).encode()
+
+
+def _name(round_: int) -> str:
+    return f"round-{round_:06d}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,97 @@
+"""Going on with a run that was cut off: what must be the same, what goes back to the last checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splitft.errors import DataError, JobError
+from splitft.history import RoundRecord
+from splitft.job import Job, load_job
+from splitft.output import check_output_dir, write_atomically
+
+if TYPE_CHECKING:
+    from splitft.checkpoint import Checkpoint
+
+HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
+    "history.jsonl", "decisions.jsonl", "summary.json", "job.yaml", "partition.json"
+)  # fmt: skip
+FREE = ("output_dir", "save_every", "save_total_limit", "use_cpu", "clients")  # need not be what they were
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The folder of a run, and where it goes on. complete: the run is finished, nothing is left to do."""
+
+    folder: Path
+    checkpoint: Checkpoint | None = None
+    complete: bool = False
+
+
+def open_run(job: Job, *, resume: bool) -> Opened:
+    """Open the folder of a new run or, with `resume`, of one that was cut off, if there is one.
+
+    Raises OutputError where it cannot be written, holds another run, or has no checkpoint that is whole, and
+    JobError where the run in it is of another job.
+    """
+    folder = Path(job.output_dir).expanduser()
+    if not resume or not (folder / JOB).exists():
+        return Opened(check_output_dir(folder))
+    check_output_dir(folder, new=False)
+    check_same_job(load_job(folder / JOB), job, folder)
+    if is_complete(folder):
+        return Opened(folder, complete=True)
+    from splitft.checkpoint import FOLDER, load_checkpoint
+
+    return Opened(folder, load_checkpoint(folder / FOLDER))
+
+
+def check_same_job(old: Job, new: Job, folder: Path) -> None:
+    """Raise JobError where a key of the job that is to go on is not what it was."""
+    was, now = old.model_dump(), new.model_dump()
+    changed = [key for key in was if key not in FREE and was[key] != now[key]]
+    if changed:
+        told = "; ".join(f"{key}: {was[key]!r}, now {now[key]!r}" for key in changed)
+        raise JobError(
+            f"the run in {folder} is of another job ({told}): go on with "
+            f"`splitft run {folder / JOB} --resume`, or choose another output_dir"
+        )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run has come to its end."""
+    try:
+        summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return summary["interrupted"] is False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_same_partition(folder: Path, partition: str) -> None:
+    """Raise DataError where the data, as they are now dealt, are not those of the run."""
+    before = folder / PARTITION
+    if before.exists() and json.loads(before.read_text(encoding="utf-8")) != json.loads(partition):
+        raise DataError(
+            f"the data are not those of the run in {folder} (see its {PARTITION}): put the same data back, "
+            "or start again with another output_dir"
+        )
+
+
+def take_back(folder: Path, round_: int) -> list[RoundRecord]:
+    """Shorten the history and the decisions of a run to those up to a round; return the history."""
+    for name in (HISTORY, DECISIONS):
+        if (folder / name).exists():
+            lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
+            kept = [line for line in whole if json.loads(line)["round"] <= round_]
+            write_atomically(folder / name, "".join(kept))
+    return read_records(folder)
+
+
+def read_records(folder: Path) -> list[RoundRecord]:
+    """Return the history of a run."""
+    path = folder / HISTORY
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [RoundRecord.from_json(line) for line in lines]

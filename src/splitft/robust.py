@@ -1,0 +1,107 @@
+"""Averages that a few dishonest or broken clients cannot take over, block by block; pure functions.
+
+A contribution is an adapter of one block, as a client or its trunk trained it from the global one, and a
+weight. Sources: norm clipping as in Sun et al. (arXiv 1911.07963), with a threshold and a weight of our own;
+coordinate-wise median and trimmed mean of Yin et al. (arXiv 1803.01498); Krum of Blanchard et al. (NeurIPS
+2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from splitft.adapters import BlockAdapter, flatten, rank_of, resize
+from splitft.aggregate import components, join
+
+Contribution = tuple[BlockAdapter, float]
+OUTLIER = 3.0  # times the median length of the updates; honest ones of a round stay well below
+
+
+def norm_clip(old: BlockAdapter, given: Sequence[Contribution]) -> list[Contribution]:
+    """Scale updates of more than OUTLIER times the median length down to that length; leave the others alone.
+
+    Their weight falls by the same factor: the further out an update is, the less it says.
+    """
+    result = []
+    for (block, weight), scale in zip(given, _scales(old, given), strict=True):
+        if scale < 1.0:
+            start = resize(old, rank_of(block))
+            block = {name: start[name] + scale * (tensor - start[name]) for name, tensor in block.items()}
+        result.append((block, weight * scale))
+    return result
+
+
+def without_outliers(old: BlockAdapter, given: Sequence[Contribution]) -> list[Contribution]:
+    """Leave out updates of more than OUTLIER times the median length: always less than half of them."""
+    scales = _scales(old, given)
+    return [contribution for contribution, scale in zip(given, scales, strict=True) if scale == 1.0]
+
+
+def _scales(old: BlockAdapter, given: Sequence[Contribution]) -> list[float]:
+    """Return the median length of the updates over the length of each that is an outlier, 1 for the others.
+
+    An update is what was trained, less the global adapter. An outlier is one by its norm and by the root
+    mean square of its values: where ranks differ, an honest update may be long by one of them. With fewer
+    than three nobody can tell who is the outlier, and there is none.
+    """
+    if len(given) < 3:
+        return [1.0] * len(given)
+    updates = [(flatten(block) - flatten(resize(old, rank_of(block)))).double() for block, _ in given]
+    norms = [float(torch.linalg.vector_norm(update)) for update in updates]
+    means = [norm / math.sqrt(max(1, update.numel())) for norm, update in zip(norms, updates, strict=True)]
+    scales = []
+    for norm, mean in zip(norms, means, strict=True):
+        outlier = norm > OUTLIER * median(norms) and mean > OUTLIER * median(means)
+        scales.append(max(median(norms) / norm, median(means) / mean) if outlier else 1.0)
+    return scales
+
+
+def coordinate_median(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
+    """Return the median of every value over those who hold its component; of two, the mean."""
+    return _by_rank(blocks, lambda values: _middle(values, (len(values) - 1) // 2))
+
+
+def trimmed_mean(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
+    """Return the mean of every value without its `byzantine` largest and smallest, or fewer of few."""
+    return _by_rank(blocks, lambda values: _middle(values, min(byzantine, (len(values) - 1) // 2)))
+
+
+def krum(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
+    """Return the one adapter that is nearest to its neighbours: the sum of squared distances is smallest.
+
+    Neighbours are the n − byzantine − 2 nearest ones, at least one. Of unequal ranks the smaller are padded.
+    """
+    rank = max(rank_of(block) for block in blocks)
+    flat = torch.stack([flatten(resize(block, rank)).cpu().double() for block in blocks])
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
+    nearest = distances.sort(dim=1).values[:, 1 : 1 + max(1, len(blocks) - byzantine - 2)]
+    return blocks[int(nearest.sum(dim=1).argmin())]
+
+
+ROBUST = {"median": coordinate_median, "trimmed_mean": trimmed_mean, "krum": krum}
+
+
+def _middle(values: Tensor, trim: int) -> Tensor:
+    """Mean over the first axis without the `trim` largest and smallest."""
+    ordered = values.sort(dim=0).values
+    return ordered[trim : len(values) - trim].mean(dim=0)
+
+
+def _by_rank(blocks: Sequence[BlockAdapter], middle: Callable[[Tensor], Tensor]) -> BlockAdapter:
+    """Apply a function of (holders, …) values to each component over those who hold it."""
+    ranks = [rank_of(block) for block in blocks]
+    parts: list[BlockAdapter] = []
+    for low, high in zip([0, *sorted(set(ranks))], sorted(set(ranks)), strict=False):
+        held = [
+            components(block, low, high) for block, rank in zip(blocks, ranks, strict=True) if rank >= high
+        ]
+        parts.append({
+            name: middle(torch.stack([block[name].detach().cpu().double() for block in held])).to(first)
+            for name, first in held[0].items()
+        })  # fmt: skip
+    return join(parts)

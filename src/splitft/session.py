@@ -1,0 +1,134 @@
+"""What the server computes for one client: through its trunk, and back to its cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from splitft.adapters import Adapter
+from splitft.job import Job
+from splitft.lowrank import Basis
+from splitft.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
+from splitft.optim import TrainedAdapter
+from splitft.parts import Place, SplitModel, loss_token_count, mask_of, to_batch, to_rows
+
+
+@dataclass
+class Session:
+    """What the server knows of one client, and the batch of it that is under way.
+
+    Raises ValueError where a message does not fit the session.
+    """
+
+    client: str
+    model: SplitModel
+    job: Job
+    cut: int = 0
+    returning: dict[int, list[Basis]] = field(default_factory=dict)  # blocks that leave the client
+    rows: int = 0  # token rows seen in this round: the client's weight in the average
+    loss_sum: float = 0.0
+    loss_tokens: int = 0
+    share: float = 1.0  # of the trunk's gradient in the batch under way
+    entering: Tensor | None = None  # (batch, seq, hidden) at the cut
+    leaving: Tensor | None = None  # (batch, seq, hidden) at the tail, with its graph
+    mask: Tensor | None = None
+
+    @property
+    def tail_start(self) -> int:
+        return self.model.num_blocks - self.job.tail_blocks
+
+    def add_loss(self, loss: float, loss_tokens: int, micro_step: int) -> None:
+        """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
+        self.loss_sum += loss * loss_tokens
+        self.loss_tokens += loss_tokens if micro_step == 0 else 0
+
+    def train(self, message: Activations, trunk: TrainedAdapter) -> Message:
+        """Run the trunk forward and back to the cut; with `labels: client` forward only, to the tail."""
+        place = Place(self.client, message.round, message.step, message.micro_step, train=True)
+        mask, inputs = self._inputs(message)
+        entering = to_batch(message.hidden, mask).requires_grad_()
+        self.entering, self.mask = entering, mask
+        self.model.bind(trunk.blocks)
+        if self.job.labels == "client":
+            self.leaving = self.model.run(
+                self.cut, self.tail_start, place, hidden=entering, attention_mask=mask, **inputs
+            )
+            hidden = to_rows(self.leaving.detach(), mask)
+            return TrunkOutput(message.round, message.step, message.micro_step, True, hidden)
+        labels = self._labels(message, mask)
+        loss = self.model.loss(
+            self.cut,
+            place,
+            labels=labels,
+            loss_tokens=message.loss_tokens,
+            hidden=entering,
+            attention_mask=mask,
+            **inputs,
+        )
+        tokens = message.loss_tokens or loss_token_count(labels)
+        return self._backward(trunk, place, loss, None, loss.item(), tokens)
+
+    def train_from_tail(self, message: TailGradients, trunk: TrainedAdapter) -> Message:
+        """Go back from the tail to the cut."""
+        if self.leaving is None or self.mask is None:
+            raise ValueError(f"{self.client} sent a tail gradient, but nothing waits for one")
+        place = Place(self.client, message.round, message.step, message.micro_step, train=True)
+        self.model.bind(trunk.blocks)  # for recomputed blocks
+        gradient = to_batch(message.gradient, self.mask)
+        leaving, self.leaving = self.leaving, None
+        gradient = gradient.to(leaving.dtype)
+        return self._backward(trunk, place, leaving, gradient, message.loss, message.loss_tokens)
+
+    def _backward(
+        self,
+        trunk: TrainedAdapter,
+        place: Place,
+        output: Tensor,
+        gradient: Tensor | None,
+        loss: float,
+        loss_tokens: int,
+    ) -> Gradients:
+        assert self.entering is not None and self.mask is not None
+        parameters = trunk.parameters()
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            [output], [self.entering, *parameters], [gradient], allow_unused=True
+        )
+        at_cut = gradients[0]
+        assert at_cut is not None
+        for parameter, own in zip(parameters, gradients[1:], strict=True):
+            if own is None:
+                continue
+            own = own if self.share == 1 else own * self.share
+            parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
+        self.add_loss(loss, loss_tokens, place.micro_step)
+        rows = to_rows(at_cut, self.mask)
+        self.entering = self.mask = None
+        return Gradients(place.round, place.step, place.micro_step, loss, rows)
+
+    def evaluate(self, message: Activations, adapter: Adapter) -> Message:
+        """Return the sums over held-out rows, or with `labels: client` where the tail begins."""
+        place = Place(self.client, message.round, message.step, 0, train=False)
+        mask, inputs = self._inputs(message)
+        inputs |= {"hidden": to_batch(message.hidden, mask), "attention_mask": mask}
+        self.model.bind({b: a for b, a in adapter.items() if self.cut <= b < self.tail_start})
+        if self.job.labels == "client":
+            with torch.no_grad():
+                leaving = self.model.run(self.cut, self.tail_start, place, **inputs)
+            return TrunkOutput(message.round, message.step, 0, False, to_rows(leaving, mask))
+        return self.model.metrics(self.cut, place, labels=self._labels(message, mask), **inputs)
+
+    def _inputs(self, message: Activations) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the attention mask, and the real ids where the model's later blocks read them."""
+        mask = mask_of(message.lengths, self.model.device)
+        if self.model.server_inputs == "dummy_ids":
+            return mask, {}
+        if message.input_ids is None:
+            raise ValueError("this model needs the input ids at the server, and none came")
+        return mask, {"input_ids": to_batch(message.input_ids.long(), mask)}
+
+    def _labels(self, message: Activations, mask: Tensor) -> Tensor:
+        if message.labels is None:
+            raise ValueError("labels stay at the server in this job, and none came")
+        return to_batch(message.labels.long(), mask, fill=-100)

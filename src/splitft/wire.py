@@ -1,0 +1,185 @@
+"""The form of messages on the wire: any closed set of dataclasses of numbers, texts and tensors.
+
+A message is a 4-byte length, a msgpack header (kind, scalars, dtype and shape of each tensor) and the raw
+tensor bytes. The wire never names code: kinds and dtypes are numbers of entries in tables, and each field
+must be of the type that its class declares: int, float, bool, str, Tensor, tuples of int, str or Tensor,
+and Tensor | None. (ours)
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import msgpack
+import torch
+from torch import Tensor
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_LIST = 1 << 14  # entries of a list in a header: samples of a batch, blocks of a model
+MAX_DIMENSIONS = 4
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)
+
+M = TypeVar("M")
+
+
+class Wire(Generic[M]):
+    """The wire form of the classes in `kinds`. max_text: characters of a text, where any class has one."""
+
+    def __init__(self, kinds: Sequence[type[Any]], *, max_text: int = 0) -> None:
+        self.kinds = tuple(kinds)
+        self.max_text = max_text
+        self._schemas = {kind: get_type_hints(kind) for kind in kinds}  # the type of each field, in order
+
+    def encode(self, message: M) -> list[bytes]:
+        """Return the wire form as buffers to be written one after another.
+
+        Raises ValueError on a tensor of a dtype that is not on the list.
+        """
+        header, tensors = self._header(message)
+        return [struct.pack("<I", len(header)), header, *(_raw(t) for t in tensors)]
+
+    def size(self, message: M) -> tuple[int, int]:
+        """Return (bytes of length and header, bytes of tensors) without building the wire form."""
+        header, tensors = self._header(message)
+        return 4 + len(header), sum(t.numel() * t.element_size() for t in tensors)
+
+    def decode(self, buffer: bytes | bytearray | memoryview) -> M:
+        """Return the message of a wire form; its fields have the types that its class declares.
+
+        Raises ValueError on anything that is not one message, whole and exact.
+        """
+        view = memoryview(buffer)
+        if len(view) < 4:
+            raise ValueError("message shorter than its length field")
+        (length,) = struct.unpack("<I", view[:4])
+        if length > MAX_HEADER_BYTES or length > len(view) - 4:
+            raise ValueError(f"header of {length} bytes is over the limit or cut short")
+        header, body = _Header(bytes(view[4 : 4 + length]), self.max_text), _Body(view[4 + length :])
+        header.read_list(2)
+        kind = header.read_scalar(int)
+        if kind >= len(self.kinds):
+            raise ValueError("unknown kind of message")
+        message_class = self.kinds[kind]
+        schema, fields = self._schemas[message_class], {}
+        header.read_list(len(schema))
+        for name, declared in schema.items():
+            try:
+                fields[name] = _read(header, declared, body)
+            except ValueError as error:
+                raise ValueError(f"{message_class.__name__}.{name}: {error}") from None
+        if header.left or body.left:
+            raise ValueError(f"{header.left} bytes after the header, {body.left} after the last tensor")
+        message: M = message_class(**fields)
+        return message
+
+    def _header(self, message: M) -> tuple[bytes, list[Tensor]]:
+        values: list[Any] = []
+        tensors: list[Tensor] = []
+        for name, declared in self._schemas[type(message)].items():
+            value = getattr(message, name)
+            if isinstance(value, Tensor):
+                values.append(_describe(value))
+                tensors.append(value)
+            elif declared == tuple[Tensor, ...]:
+                values.append([_describe(tensor) for tensor in value])
+                tensors.extend(value)
+            else:
+                values.append(value)
+        return msgpack.packb([self.kinds.index(type(message)), values]), tensors
+
+
+def _describe(tensor: Tensor) -> list[int]:
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"a message cannot carry tensors of {tensor.dtype}")
+    return [_DTYPES.index(tensor.dtype), *tensor.shape]
+
+
+def _raw(tensor: Tensor) -> bytes:
+    flat = tensor.detach().contiguous().cpu().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def _read(header: _Header, declared: Any, body: _Body) -> Any:
+    """Return the next field, which is of the declared type, or raise ValueError."""
+    if declared == tuple[Tensor, ...]:
+        return tuple(body.take(header) for _ in range(header.read_list()))
+    if declared == tuple[int, ...]:
+        return tuple(header.read_scalar(int) for _ in range(header.read_list()))
+    if declared == tuple[str, ...]:
+        return tuple(header.read_scalar(str) for _ in range(header.read_list()))
+    if declared == Tensor | None and header.skip_none():
+        return None
+    return body.take(header) if declared in (Tensor, Tensor | None) else header.read_scalar(declared)
+
+
+class _Header:
+    """Reads a header value by value, each of the type that is expected there.
+
+    A reader that builds whatever is declared takes memory for it: 17 KB of lists in lists took 128 MB.
+    """
+
+    def __init__(self, data: bytes, max_text: int) -> None:
+        none = dict.fromkeys(("max_array_len", "max_bin_len", "max_map_len", "max_ext_len"), 0)
+        self._data = data
+        self._unpacker = msgpack.Unpacker(max_str_len=4 * max_text, read_size=max(1, len(data)), **none)
+        self._unpacker.feed(data)
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - int(self._unpacker.tell())
+
+    def read_list(self, length: int | None = None) -> int:
+        """Return how many entries follow."""
+        found: int = self._next(self._unpacker.read_array_header)
+        if length is not None and found != length:
+            raise ValueError(f"not a list of {length} entries")
+        if found > min(MAX_LIST, self.left):
+            raise ValueError(f"a list of {found} entries, {self.left} bytes are there")
+        return found
+
+    def read_scalar(self, declared: type) -> Any:
+        value = self._next(self._unpacker.unpack)
+        if type(value) is not declared or (isinstance(value, int) and not 0 <= value < 1 << 63):
+            raise ValueError(f"not a valid {declared.__name__}")
+        return value
+
+    def skip_none(self) -> bool:
+        """Pass over None if it is next."""
+        at = int(self._unpacker.tell())
+        return self._data[at : at + 1] == b"\xc0" and self._next(self._unpacker.unpack) is None
+
+    def _next(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+            raise ValueError(f"unreadable header: {str(error) or type(error).__name__}") from None
+
+
+class _Body:
+    """Hands out tensors from the raw bytes that follow a header."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+
+    @property
+    def left(self) -> int:
+        return len(self.view)
+
+    def take(self, header: _Header) -> Tensor:
+        """Return the next tensor, which the header describes next."""
+        count = header.read_list()
+        if not 1 <= count <= 1 + MAX_DIMENSIONS:
+            raise ValueError("no dtype, or too many dimensions")
+        number, *shape = (header.read_scalar(int) for _ in range(count))
+        if number >= len(_DTYPES):
+            raise ValueError("an unknown dtype")
+        dtype = _DTYPES[number]
+        size = math.prod(shape) * dtype.itemsize
+        if size > self.left:
+            raise ValueError(f"a tensor of shape {shape} is declared, {self.left} bytes are there")
+        raw, self.view = bytearray(self.view[:size]), self.view[size:]
+        values = torch.frombuffer(raw, dtype=dtype) if size else torch.empty(0, dtype=dtype)
+        return values.reshape(shape)
