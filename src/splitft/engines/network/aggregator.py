@@ -1,0 +1,225 @@
+"""`splitft aggregator`: averages clients' adapters for a server that must not see them (Local FedAvg Server).
+
+It sees adapters and no activations; the server sees activations and averages. What clients hand in is on its
+disk before the server is told: it can be killed at any moment. (ours; the role is the paper's)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from splitft.adapters import Layout, flatten, unflatten
+from splitft.assemble import inject_adapters, model_shapes
+from splitft.averaging import SHARED, average_blocks, client_contributions
+from splitft.checkpoint import load_checkpoint, save_checkpoint
+from splitft.engines.network.averaging import SERVER, digest_of, job_digest
+from splitft.engines.network.control import (
+    WIRE,
+    Average,
+    Averaged,
+    End,
+    Rejected,
+    Taken,
+    Welcome,
+    packed,
+)
+from splitft.engines.network.door import Audit, Door
+from splitft.engines.network.gate import SLACK, check_adapters
+from splitft.engines.network.listener import Event, Listener
+from splitft.engines.network.serve import check_address, client_names, notice
+from splitft.errors import JobError, NetworkError
+from splitft.fallback import resolve_sources
+from splitft.job import Job
+from splitft.messages import AdapterUp, wire_size
+from splitft.output import check_output_dir
+from splitft.quiet import quiet_libraries
+from splitft.robust import Contribution
+from splitft.split import num_blocks
+
+UPDATES = "updates"
+
+
+def serve_averages(
+    job: Job,
+    address: str | None = None,
+    *,
+    folder: Path,
+    certs: Path | None = None,
+    token: str = "",
+    insecure: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Average for the server of a job, until that ends the run.
+
+    address: HOST:PORT to listen at, by default the job's `network.aggregator`. folder: where updates are kept
+    meanwhile. Raises JobError, ModelError, OutputError, and NetworkError where the run does not come to its
+    end.
+    """
+    console = console or Console()
+    if not job.network.aggregator:
+        raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
+    address = address or job.network.aggregator
+    check_address(address, certs, insecure)
+    quiet_libraries()
+    job, _ = resolve_sources(job)
+    names = client_names(job)
+    if SERVER in names:
+        raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
+    with console.status(f"reading the shapes of {job.model_name_or_path}"):
+        model = model_shapes(job)
+        layout = inject_adapters(job, model)[0].layout
+    door = Door(
+        (SERVER, *names),
+        dict.fromkeys((SERVER, *names), token) if token else {},
+        certs is not None,
+        Audit(check_output_dir(folder, new=False), lambda text: notice(console, text)),
+    )
+    adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
+    limit = (2 + len(names)) * adapter_bytes + SLACK
+    listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
+    console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
+    desk = Averager(job, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t))
+    try:
+        end = desk.serve()
+    finally:
+        listener.close()
+    if not end.ok:
+        raise NetworkError(f"the run has not come to its end: {end.reason}")
+    shutil.rmtree(folder / UPDATES, ignore_errors=True)
+    console.print(end.reason)
+
+
+class Averager:
+    """Keeps the last update of every client, and averages when the server asks. notice: is told in words."""
+
+    def __init__(
+        self,
+        job: Job,
+        layout: Layout,
+        num_blocks: int,
+        listener: Listener,
+        folder: Path,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._job = job
+        self._layout = layout
+        self._num_blocks = num_blocks
+        self._listener = listener
+        self._folder = folder
+        self._notice = notice
+        self._taken: dict[str, AdapterUp] = {}
+        self._asked: Average | None = None
+        for name in client_names(job):
+            found = load_checkpoint(folder / name)
+            if found is not None:
+                state = found.state
+                self._taken[name] = AdapterUp(state["round"], tuple(state["blocks"]), tuple(state["values"]))
+
+    def serve(self) -> End:
+        """Take in updates and answer the server, until it says that the run is over."""
+        while True:
+            event = self._listener.events.get()
+            if event.kind == "joined" and event.name == SERVER:
+                for name, update in self._taken.items():
+                    self._tell_taken(name, update)
+            elif event.kind == "expelled":
+                self._reject(event.name, event.reason)
+            elif event.kind == "said":
+                self._listener.used(event)
+                end = self._on_payload(event)
+                if end is not None:
+                    return end
+
+    def _on_payload(self, event: Event) -> End | None:
+        """Do what a message asks for. Returns the end, where it is that."""
+        try:
+            message = WIRE.decode(event.payload)
+            if event.name == SERVER and isinstance(message, End):
+                return message
+            if event.name == SERVER and isinstance(message, Average):
+                self._asked = message
+            elif event.name != SERVER and isinstance(message, AdapterUp):
+                self._take(event.name, message)
+            else:
+                raise ValueError(f"{type(message).__name__} is nothing that {event.name} sends here")
+        except ValueError as error:
+            self._reject(event.name, str(error))
+            return None
+        self._answer()
+        return None
+
+    def _take(self, name: str, update: AdapterUp) -> None:
+        """Keep what a client hands in; the server knows its sizes. Raises ValueError on what cannot be."""
+        known = {block for block in update.blocks if block in self._layout}
+        if (
+            len(known) != len(update.blocks)
+            or len(update.values) != len(known)
+            or update.grad_norms is not None
+        ):
+            raise ValueError(f"blocks: {list(update.blocks)[:9]}")
+        check_adapters(update)
+        state = {"round": update.round, "blocks": list(update.blocks), "values": list(update.values)}
+        save_checkpoint(self._folder / name, update.round, state, keep=1)
+        self._taken[name] = update
+        self._tell_taken(name, update)
+
+    def _tell_taken(self, name: str, update: AdapterUp) -> None:
+        sizes = tuple(values.numel() for values in update.values)
+        taken = Taken(name, digest_of(update), update.blocks, sizes, wire_size(update)[0])
+        self._listener.send(SERVER, packed(taken))
+
+    def _reject(self, name: str, reason: str) -> None:
+        self._notice(f"what {name} sent is rejected: {reason}")
+        if name != SERVER:
+            self._listener.expel(name, reason)
+        self._listener.send(SERVER, packed(Rejected("" if name == SERVER else name, reason)))
+
+    def _answer(self) -> None:
+        """Answer the server's request, once all that it is about is here."""
+        asked = self._asked
+        if asked is None or not self._has_all(asked):
+            return
+        self._asked = None
+        if asked.job != job_digest(self._job):
+            self._reject(
+                SERVER, "its job is another one than the server's: start both with the same job file"
+            )
+            return
+        try:
+            averaged = average_request(self._job, self._layout, self._num_blocks, asked, self._taken)
+        except (ValueError, KeyError) as error:
+            self._reject(SERVER, f"the request does not fit the job: {error}")
+            return
+        self._notice(f"averaged the adapters of {', '.join(asked.clients)}")
+        self._listener.send(SERVER, packed(averaged))
+
+    def _has_all(self, asked: Average) -> bool:
+        return all(
+            name in self._taken and torch.equal(digest_of(self._taken[name]), digest)
+            for name, digest in zip(asked.clients, asked.digests, strict=False)
+        )
+
+
+def average_request(
+    job: Job, layout: Layout, num_blocks: int, asked: Average, updates: Mapping[str, AdapterUp]
+) -> Averaged:
+    """Return the averages that a server asks for. Raises ValueError where its request is not consistent."""
+    old = {b: unflatten(values, layout[b]) for b, values in zip(asked.blocks, asked.old, strict=True)}
+    given: dict[int, dict[str, Contribution]] = defaultdict(dict)
+    for holder, block, weight, values in zip(
+        asked.holders, asked.held, asked.weights, asked.values, strict=True
+    ):
+        given[block][holder] = unflatten(values, layout[block]), float(weight)
+    for client, cut, rows in zip(asked.clients, asked.cuts, asked.rows, strict=True):
+        update = updates[client]
+        own = client_contributions(job, layout, num_blocks, old, update, cut=cut, rows=rows)
+        for block, contribution in own.items():
+            given[block][client] = contribution
+    averaged = average_blocks(job, old, given, [*asked.clients, SHARED])
+    return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))

@@ -1,0 +1,193 @@
+"""`splitft certs`: an authority of one's own, a certificate for the server and for every client. (ours)
+
+The authority's key (`ca.key`) signs and revokes; the server does not need it. A client gets its own folder.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from splitft.errors import JobError, OutputError
+
+CA, CA_KEY, CRL = "ca.pem", "ca.key", "revoked.pem"
+SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = "server.pem", "server.key", "client.pem", "client.key"
+AGGREGATOR = "aggregator"  # folder of its certificates
+AGGREGATOR_NAME = "aggregator.splitft"  # what everyone expects in them, wherever it is reached
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+CA_DAYS, DAYS = 3650, 825
+
+
+def create_authority(folder: Path, hosts: Sequence[str] = ()) -> None:
+    """Make an authority, and the server's certificate for these hosts (and this machine itself).
+
+    Raises OutputError where the folder holds one already or cannot be written.
+    """
+    if (folder / CA).exists():
+        raise OutputError(f"{folder} holds an authority already: add clients to it, or name another folder")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SplitFT authority")])
+    usage = x509.KeyUsage(
+        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    builder = (
+        _builder(name, name, key, CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    authority = builder.sign(key, hashes.SHA256())
+    _write_key(folder / CA_KEY, key)
+    _write(folder / CA, authority.public_bytes(serialization.Encoding.PEM))
+    _write_revoked(folder, key, authority, [])
+    _issue(folder, "server", folder / SERVER, folder / SERVER_KEY, ["localhost", "127.0.0.1", "::1", *hosts])
+
+
+def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
+    """Make a client's certificate; return the folder that goes to the client.
+
+    Raises JobError on a name that is none, OutputError where it is taken.
+    """
+    if not NAME.fullmatch(name):
+        raise JobError(f"{name!r} cannot be a client's name: letters a to z, digits, - and _, at most 64")
+    target = folder / name
+    if target.exists():
+        raise OutputError(f"{target} is there already: revoke {name} first, and move the folder away")
+    _issue(folder, name, target / CLIENT, target / CLIENT_KEY, [], days)
+    _write(target / CA, (folder / CA).read_bytes())
+    return target
+
+
+def add_aggregator(folder: Path, hosts: Sequence[str] = ()) -> Path:
+    """Make the certificates of an aggregator and of the server that dials it; return the aggregator's folder.
+
+    hosts: names by which it is reached, besides this machine itself. Raises OutputError where it has one.
+    """
+    target = folder / AGGREGATOR
+    if target.exists():
+        raise OutputError(f"{target} is there already: move it away to make another")
+    names = [AGGREGATOR_NAME, "localhost", "127.0.0.1", "::1", *hosts]
+    _issue(folder, AGGREGATOR, target / SERVER, target / SERVER_KEY, names)
+    for name in (CA, CRL):
+        _write(target / name, (folder / name).read_bytes())
+    add_client(folder, "server")
+    return target
+
+
+def revoke(folder: Path, name: str) -> int:
+    """Have a client's certificate refused from now on, also by a server that runs; return its serial number.
+
+    Raises OutputError where there is no such certificate.
+    """
+    certificate = x509.load_pem_x509_certificate(_read(folder / name / CLIENT))
+    key, authority = _authority(folder)
+    known = x509.load_pem_x509_crl(_read(folder / CRL))
+    serials = [entry.serial_number for entry in known]
+    if certificate.serial_number not in serials:
+        _write_revoked(folder, key, authority, [*serials, certificate.serial_number])
+    return certificate.serial_number
+
+
+def _issue(
+    folder: Path, name: str, path: Path, key_path: Path, hosts: Sequence[str], days: float = DAYS
+) -> None:
+    authority_key, authority = _authority(folder)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+    builder = (
+        _builder(subject, authority.subject, key, days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+        )
+    )
+    if hosts:
+        names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
+        builder = builder.add_extension(names, critical=False)
+    _write_key(key_path, key)
+    certificate = builder.sign(authority_key, hashes.SHA256())
+    _write(path, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float
+) -> x509.CertificateBuilder:
+    now = datetime.now(timezone.utc)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))  # clocks differ
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _write_revoked(
+    folder: Path, key: ec.EllipticCurvePrivateKey, authority: x509.Certificate, serials: Sequence[int]
+) -> None:
+    now = datetime.now(timezone.utc)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(now - timedelta(hours=1))
+        .next_update(now + timedelta(days=CA_DAYS))
+    )
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    _write(folder / CRL, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = serialization.load_pem_private_key(_read(folder / CA_KEY), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key, x509.load_pem_x509_certificate(_read(folder / CA))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"cannot read {path}: {error.strerror}; `splitft certs init` makes an authority"
+        ) from None
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    _write(path, encoded, mode=0o600)
+
+
+def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file at once; a key is never readable by others, not even while it is written."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.unlink(missing_ok=True)
+        beside.touch(mode=mode, exist_ok=False)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,168 @@
+"""A client's end of the network: dials out, and dials again whenever the connection is lost. (ours)
+
+It runs in a thread of its own; what comes is put into a queue for the thread that computes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grpc
+
+from splitft.engines.network.control import PROTOCOL, WIRE, Hello, Refused, Welcome, packed
+from splitft.engines.network.frames import Frame, Kind, decode_frame
+from splitft.engines.network.link import SILENCE_SECONDS, Link
+from splitft.engines.network.listener import METHOD, OPTIONS, SERVICE
+from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.errors import LostError
+
+FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries
+DIAL_OPTIONS: tuple[tuple[str, Any], ...] = (
+    *OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),  # a new connection, never one that fell silent
+)
+
+
+class Sink(Protocol):
+    """Where to put what comes; called in the dialler's thread."""
+
+    def put(self, item: Any) -> None: ...
+
+
+class Dialler:
+    """Keeps a session with the server at an address.
+
+    incoming: payloads; a Welcome where a new session starts, with nothing of the old one before it; Refused
+    where the server will not have this client; LostError where none has answered for `patience` seconds, if
+    that is not 0. Nothing comes after these two. They go to `sink` instead where one is given. expected: the
+    name that the server's certificate must have; empty: that of the address.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        credentials: Any,
+        name: str,
+        token: str,
+        max_payload: int,
+        on_state: Callable[[str], None] = lambda text: None,
+        patience: float = 0.0,
+        sink: Sink | None = None,
+        expected: str = "",
+    ) -> None:
+        self.incoming: queue.SimpleQueue[bytes | Welcome | Refused | LostError] = queue.SimpleQueue()
+        self._sink: Sink = sink or self.incoming
+        self._options = DIAL_OPTIONS
+        if expected:
+            self._options += (("grpc.ssl_target_name_override", expected),)
+        self._address = address
+        self._credentials = credentials
+        self._name = name
+        self._token = token
+        self._max_payload = max_payload
+        self._process = secrets.token_hex(16)
+        self._session = ""
+        self._link: Link | None = None
+        self._on_state = on_state
+        self._said = ""
+        self._patience = patience
+        self._heard = time.monotonic()
+        self._closing = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-dialler", daemon=True)
+        self._thread.start()
+        self._dialling = asyncio.run_coroutine_threadsafe(self._dial(), self._loop)
+
+    def send(self, session: str, payload: bytes) -> None:
+        """Send a payload in a session; dropped where that session is over."""
+        self._loop.call_soon_threadsafe(self._send, session, payload)
+
+    def close(self, grace: float = 2.0) -> None:
+        """Hang up, once what was sent has arrived or `grace` seconds are over."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._hang_up(grace), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    async def _hang_up(self, grace: float) -> None:
+        for _ in range(int(grace / 0.02)):
+            if self._link is None or not self._link.session.waiting:
+                break
+            await asyncio.sleep(0.02)
+        self._dialling.cancel()
+        await asyncio.sleep(0)
+
+    def _send(self, session: str, payload: bytes) -> None:
+        if self._link is not None and session == self._session:
+            self._link.send(payload)
+
+    async def _dial(self) -> None:
+        wait = FIRST_WAIT
+        while True:
+            try:
+                if not await self._connect():
+                    return
+                wait = FIRST_WAIT
+            except (BrokenError, ViolationError, EOFError, ValueError, asyncio.TimeoutError) as error:
+                self._tell(f"the connection to {self._address} broke ({error or 'it ended'}); dialling again")
+                wait = FIRST_WAIT
+            except grpc.RpcError:
+                self._tell(f"no answer from {self._address}; dialling again")
+            if self._patience and time.monotonic() - self._heard > self._patience:
+                lost = f"no server has answered at {self._address} for {self._patience:.0f} seconds"
+                self.incoming.put(LostError(lost))
+                return
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _tell(self, text: str) -> None:
+        """Say how it stands, once."""
+        if text != self._said:
+            self._said = text
+            if text:
+                self._on_state(text)
+
+    async def _connect(self) -> bool:
+        """Open a connection and carry the session over it; return False where another makes no sense."""
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(self._address, options=self._options)
+        else:
+            channel = grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
+        async with channel:
+            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+
+            async def read() -> bytes:
+                data = await call.read()
+                if data is grpc.aio.EOF:
+                    raise EOFError
+                return bytes(data)
+
+            received = self._link.session.received if self._link else 0
+            hello = Hello(PROTOCOL, self._name, self._token, self._process, self._session, received)
+            await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
+            answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
+            self._heard = time.monotonic()
+            if isinstance(answer, Refused):
+                if not answer.again:
+                    self._sink.put(answer)
+                    return False
+                raise BrokenError(answer.reason)
+            if not isinstance(answer, Welcome):
+                raise BrokenError("the server did not welcome this client")
+            if self._link is None or answer.session != self._session:
+                self._session = answer.session
+                self._link = Link(Session(self._max_payload), self._sink.put, "client")
+                self._sink.put(answer)
+            self._tell("")
+            try:
+                await self._link.carry(read, call.write, answer.received)
+            finally:
+                self._heard = time.monotonic()
+        return True

@@ -1,0 +1,52 @@
+"""Frames: what one write on a connection carries. Payloads travel in pieces: none takes long. (ours)
+
+A frame is a header of 25 bytes (kind, sequence number, acknowledgement, length of the whole payload, CRC-32
+of the piece) and a piece of at most PIECE_BYTES. While a large payload crosses a slow link, every piece is
+a sign of life.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+PIECE_BYTES = 1 << 18
+_HEADER = struct.Struct("<BQQII")
+MAX_FRAME_BYTES = _HEADER.size + PIECE_BYTES
+
+
+class Kind(IntEnum):
+    """hello: what opens a connection. data: a piece of a payload. beat: nothing but the acknowledgement."""
+
+    HELLO = 1
+    DATA = 2
+    BEAT = 3
+
+
+@dataclass(frozen=True)
+class Frame:
+    """number: of this piece, from 1 on; of a beat: of the last before it. received: the last to come."""
+
+    kind: Kind
+    number: int
+    received: int
+    total: int
+    piece: bytes | memoryview = b""
+
+    def encode(self) -> bytes:
+        """Return the frame as bytes."""
+        crc = zlib.crc32(self.piece)
+        return _HEADER.pack(self.kind, self.number, self.received, self.total, crc) + self.piece
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Return the frame of these bytes. Raises ValueError where they are none, or were damaged."""
+    if not _HEADER.size <= len(data) <= MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {len(data)} bytes")
+    kind, number, received, total, crc = _HEADER.unpack_from(data)
+    piece = memoryview(data)[_HEADER.size :]
+    if crc != zlib.crc32(piece):
+        raise ValueError("a frame was damaged on its way")
+    return Frame(Kind(kind), number, received, total, piece)

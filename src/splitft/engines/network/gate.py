@@ -1,0 +1,196 @@
+"""What a client sends is checked before anything is done with it: shapes, types, counts, values. (ours)
+
+What is expected follows from the session, never from the message. The order of messages is `script`'s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from splitft.assemble import Assembly, base_dtype
+from splitft.averaging import check_sizes
+from splitft.messages import (
+    Activations,
+    AdapterUp,
+    LocalLoss,
+    Message,
+    Metrics,
+    OptimizerState,
+    TailGradients,
+)
+from splitft.moments import trained_specs, unpack_blocks
+from splitft.parts import loss_token_count, mask_of, to_batch
+from splitft.server import Server
+
+LARGEST = 1e6  # root mean square of what a tensor may hold; activations and gradients stay far below
+SLACK = 1 << 20
+
+
+def most_bytes(start: Assembly) -> int:
+    """Return the bytes of the largest message that a client of this job can send."""
+    job, config = start.job, start.model.config.get_text_config(decoder=True)
+    rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
+    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
+    adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
+    return max(batch, 2 * 4 * adapter) + SLACK
+
+
+class Gate:
+    """Checks messages of one run against what its job and the session lead to expect."""
+
+    def __init__(self, start: Assembly, server: Server) -> None:
+        config = start.model.config.get_text_config(decoder=True)
+        self.job = start.job
+        self.server = server
+        self.hidden = int(config.hidden_size)
+        self.vocabulary = int(config.vocab_size)
+        self.needs_ids = start.report.server_inputs == "input_ids"
+        self._tokens: dict[str, int] = {}  # of each client's last activations
+
+    def check(self, client: str, message: Message) -> None:
+        """Raise ValueError, which names the field, on a message that no correct client sends."""
+        if not self.server.knows(client):
+            raise ValueError(f"{type(message).__name__} came before anything was handed out")
+        match message:
+            case Activations():
+                self._activations(client, message)
+            case TailGradients():
+                self._rows("gradient", message.gradient, self._tokens.get(client, 0))
+                _number("loss", message.loss)
+                self._loss_tokens(message.loss_tokens, 0)
+            case AdapterUp():
+                self._adapter(client, message)
+            case OptimizerState():
+                self._moments(client, message)
+            case Metrics():
+                _number("nll", message.nll)
+                for right, all_ in (("correct", "tokens"), ("paper_correct", "paper_tokens")):
+                    most = getattr(message, all_)
+                    if not 0 <= getattr(message, right) <= most <= self._most_tokens():
+                        raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
+            case LocalLoss():
+                _number("loss", message.loss)
+                self._loss_tokens(message.loss_tokens, 0)
+                self._lengths(message.lengths)
+            case _:
+                raise ValueError(f"{type(message).__name__} is nothing that a client sends")
+
+    def _activations(self, client: str, message: Activations) -> None:
+        tokens = self._tokens[client] = self._lengths(message.lengths)
+        self._rows("hidden", message.hidden, tokens)
+        with_loss = 0
+        if (message.labels is not None) != (self.job.labels == "server"):
+            raise ValueError(f"labels: in this job they are at the {self.job.labels}")
+        if (message.input_ids is not None) != self.needs_ids:
+            raise ValueError("input_ids: needed" if self.needs_ids else "input_ids: not asked for")
+        for name, lowest in (("labels", -100), ("input_ids", 0)):
+            ids = getattr(message, name)
+            if ids is None:
+                continue
+            if ids.dtype is not torch.int32 or ids.shape != (tokens,):
+                raise ValueError(f"{name}: {ids.dtype} {tuple(ids.shape)} for {tokens} tokens")
+            if int(ids.min()) < lowest or int(ids.max()) >= self.vocabulary:
+                raise ValueError(f"{name}: an id that is not in the vocabulary")
+        if message.labels is not None:
+            mask = mask_of(message.lengths, message.labels.device)
+            with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
+        if message.train and self.job.gradient_accumulation_steps > 1:
+            self._loss_tokens(message.loss_tokens, with_loss)
+        elif message.loss_tokens:
+            raise ValueError(f"loss_tokens: {message.loss_tokens} where none are stated")
+        follows = message.train and message.step > 0 and message.micro_step == 0
+        self._norms(client, message.grad_norms, follows)
+
+    def _adapter(self, client: str, message: AdapterUp) -> None:
+        self._norms(client, message.grad_norms, self.job.splits_model)
+        if self.job.network.aggregator:
+            digests = [(values.dtype, tuple(values.shape)) for values in message.values]
+            if message.blocks or digests != [(torch.uint8, (32,))]:
+                raise ValueError(
+                    "values: adapters go to the aggregator in this job, only their digest comes here"
+                )
+            return
+        layout, num_blocks = self.server.model.slots.layout, self.server.model.num_blocks
+        sizes = [values.numel() for values in message.values]
+        check_sizes(self.job, layout, num_blocks, self.server.cut_of(client), message.blocks, sizes)
+        check_adapters(message)
+
+    def _moments(self, client: str, message: OptimizerState) -> None:
+        returning = self.server.returning(client)
+        if len(message.moved) != len(message.moments) or not set(message.moved) <= returning:
+            raise ValueError(f"moved: {list(message.moved)[:9]} where {sorted(returning)} come back")
+        for values in message.moments:
+            if values.dtype is not torch.float32:
+                raise ValueError(f"moments: {values.dtype}")
+            _finite("moments", values)
+        freeze_a = self.job.aggregation == "freeze_a"
+        layout = self.server.model.slots.layout
+        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
+        if len(moved) != len(message.moved):
+            raise ValueError("moved: a block comes twice")
+        most = self.job.rounds * self.job.local_steps
+        for moments in moved.values():
+            if max(moments.steps, default=0) > most:
+                raise ValueError(f"moved_steps: more than the {most} steps of the run")
+            if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
+                raise ValueError("moments: a mean of squares is negative")
+
+    def _norms(self, client: str, norms: Tensor | None, expected: bool) -> None:
+        expected = expected and self.job.max_grad_norm > 0
+        if (norms is not None) != expected:
+            raise ValueError("grad_norms: missing" if expected else "grad_norms: not asked for")
+        if norms is None:
+            return
+        cut, freeze_a = self.server.cut_of(client), self.job.aggregation == "freeze_a"
+        held = [
+            s for b, s in self.server.model.slots.layout.items() if b < cut or b >= self.server.tail_start
+        ]
+        size = sum(len(trained_specs(specs, freeze_a)) for specs in held)
+        if norms.dtype is not torch.float32 or norms.shape != (size,):
+            raise ValueError(f"grad_norms: {norms.dtype} {tuple(norms.shape)} where there are {size} tensors")
+        _finite("grad_norms", norms)
+
+    def _lengths(self, lengths: tuple[int, ...]) -> int:
+        most = max(self.job.per_device_train_batch_size, self.job.per_device_eval_batch_size)
+        if not 1 <= len(lengths) <= most or not all(1 <= n <= self.job.max_length for n in lengths):
+            raise ValueError(f"lengths: {len(lengths)} samples of up to {max(lengths, default=0)} tokens")
+        return sum(lengths)
+
+    def _most_tokens(self) -> int:
+        most = max(self.job.per_device_train_batch_size, self.job.per_device_eval_batch_size)
+        return most * self.job.max_length
+
+    def _loss_tokens(self, stated: int, least: int) -> None:
+        if not max(1, least) <= stated <= self._most_tokens() * self.job.gradient_accumulation_steps:
+            raise ValueError(f"loss_tokens: {stated}")
+
+    def _rows(self, name: str, tensor: Tensor, tokens: int) -> None:
+        if tensor.shape != (tokens, self.hidden):
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, not {(tokens, self.hidden)}")
+        if tensor.dtype not in (base_dtype(self.job), torch.float32):  # some models add up in float32
+            raise ValueError(f"{name}: {tensor.dtype} where it is {base_dtype(self.job)}")
+        _finite(name, tensor)
+
+
+def check_adapters(message: AdapterUp) -> None:
+    """Raise ValueError where an update's values are no vectors of finite float32 numbers."""
+    for values in message.values:
+        if values.dtype is not torch.float32 or values.ndim != 1:
+            raise ValueError(f"values: {values.dtype} of shape {tuple(values.shape)}")
+        _finite("values", values)
+
+
+def _finite(name: str, tensor: Tensor) -> None:
+    """One norm is as good as a look at every value: NaN and infinity survive it."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name}: {tensor.dtype} is no floating-point type")
+    if tensor.numel():
+        norm = float(torch.linalg.vector_norm(tensor.flatten(), dtype=torch.float32))
+        if not norm <= LARGEST * tensor.numel() ** 0.5:
+            raise ValueError(f"{name}: its values are not finite, or far too large (norm {norm:.3g})")
+
+
+def _number(name: str, value: float) -> None:
+    if not abs(value) <= 1e9:
+        raise ValueError(f"{name}: {value} is not finite, or far too large")

@@ -1,0 +1,159 @@
+"""`splitft client`: one client, with its own data, of a run whose server is elsewhere. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
+from splitft.client import Client
+from splitft.data import ClientData, prepare
+from splitft.engines.network.averaging import Desk, dial_aggregator
+from splitft.engines.network.control import MAX_TEXT, Welcome
+from splitft.engines.network.credentials import channel_credentials
+from splitft.engines.network.dialler import Dialler
+from splitft.engines.network.site import Site
+from splitft.errors import DataError, JobError, NetworkError
+from splitft.job import Job
+from splitft.load import load_part, load_tokenizer
+from splitft.parts import SplitModel
+from splitft.quiet import quiet_libraries
+
+MAX_PAYLOAD = (
+    1 << 31
+)  # of what a server may send: a client trusts it with its training, and has room for that
+
+
+class Joining:
+    """Makes a client out of what the server tells: its job, and which modules have LoRA."""
+
+    def __init__(self, name: str, data: Path | None, model: str | None, console: Console) -> None:
+        self.name = name
+        self.data = data
+        self.model = model
+        self.console = console
+        self._held: frozenset[int] = frozenset()
+        self._welcome: Welcome | None = None
+
+    def make(self, welcome: Welcome) -> Client:
+        """Read the data. Raises JobError, DataError, ModelError."""
+        quiet_libraries()
+        job = self._job(welcome.job)
+        self._welcome = welcome
+        tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+        with self.console.status("reading the data"):
+            data = self._own_data(job, tokenizer)
+        model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
+        check_positions(job, model.model)
+        check_vocabulary(job, model.model, (data.train, data.eval))
+        pad: Any = tokenizer.pad_token_id
+        if job.splits_model:
+            return Client(self.name, data, model, job, pad)
+        from splitft.baselines import WholeClient
+
+        return WholeClient(self.name, data, model, job, pad)
+
+    def need(self, client: Client, cut: int) -> None:
+        """Hold the blocks of a cut; those that are here already stay."""
+        wanted = frozenset(range(cut)) | frozenset(range(client.tail_start, client.model.num_blocks))
+        if not wanted <= self._held:
+            assert self._welcome is not None
+            client.model = self._part(client.job, self._welcome, self._held | wanted)
+
+    def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
+        head = job.labels == "client" or blocks is None
+        if blocks is None:
+            from splitft.load import load_config
+            from splitft.shrink import causal_class
+            from splitft.split import count_blocks
+
+            count = count_blocks(causal_class(load_config(job.model_name_or_path, job.model_revision))[1])
+            blocks = frozenset(range(count))
+        with self.console.status(f"loading {len(blocks)} blocks of {job.model_name_or_path}"):
+            model: Any = load_part(
+                job.model_name_or_path,
+                sorted(blocks),
+                head=head,
+                revision=job.model_revision,
+                dtype=base_dtype(job),
+                attn_implementation=job.attn_implementation,
+            ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
+        slots = inject_targets(job, model, list(welcome.targets), list(welcome.excluded))
+        self._held = blocks
+        return SplitModel(model, slots, seed=job.seed, server_inputs=welcome.server_inputs)  # type: ignore[arg-type]
+
+    def _job(self, text: str) -> Job:
+        try:
+            values = Job.model_validate_json(text[:MAX_TEXT], strict=True).model_dump()
+        except ValueError as error:
+            raise NetworkError(f"the server's job cannot be read: {str(error).splitlines()[0]}") from None
+        if self.model:
+            values["model_name_or_path"] = self.model
+        if self.data:
+            values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
+            values["partition"] |= {"method": "files"}
+            values["clients"] = 1
+        return Job(**values)
+
+    def _own_data(self, job: Job, tokenizer: Any) -> ClientData:
+        found = {client.name: client for client in prepare(job, tokenizer).clients}
+        if self.name not in found:
+            raise DataError(
+                f"the job's data are dealt to {', '.join(found)}, not to {self.name}: name a file with --data"
+            )
+        return found[self.name]
+
+
+def join(
+    server: str,
+    name: str,
+    *,
+    data: Path | None = None,
+    model: str | None = None,
+    job_data: bool = False,
+    certs: Path | None = None,
+    authority: bytes = b"",
+    insecure: bool = False,
+    token: str = "",
+    patience: float = 0.0,
+    folder: Path,
+    console: Console | None = None,
+) -> Site:
+    """Take part in a run as one client, until the server ends it.
+
+    data: this client's own file. job_data: instead, deal the job's data set and take this client's share.
+    model: the base model, where this machine has it under another name. certs: folder of this client's
+    certificate. authority: instead, PEM of the one that the server's certificate must be of. token: the
+    secret that the server asks for. patience: seconds without any server after which it is LostError.
+    Returns the client as it is at the end. Raises NetworkError, DataError, ModelError, OutputError.
+    """
+    console = console or Console()
+
+    def notice(text: str) -> None:
+        console.print(f"[dim]network[/] {escape(text)}", highlight=False)
+
+    if not data and not job_data:
+        raise JobError(
+            "whose data? name this client's file with --data, or take its share of the data set that the "
+            "server's job names with --job-data"
+        )
+    joining = Joining(name, data, model, console)
+    credentials = channel_credentials(server, certs, insecure, authority)
+    dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, notice, patience)
+
+    def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:
+        return Desk(dial_aggregator(job, name, certs, insecure, token, notice), on_end)
+
+    site = Site(dialler, folder, joining.make, joining.need, notice, open_desk)
+    try:
+        end = site.run()
+    finally:
+        dialler.close()
+    if not end.ok:
+        raise NetworkError(f"the run has not come to its end: {end.reason}")
+    console.print(end.reason)
+    return site

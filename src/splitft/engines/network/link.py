@@ -1,0 +1,125 @@
+"""A link: one session's reading and writing, over one connection after another; for an event loop. (ours)"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from splitft.engines.network.frames import Frame, Kind, decode_frame
+from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.failpoints import reach
+
+BEAT_SECONDS = 2.0  # a sign of life is sent at least this often
+SILENCE_SECONDS = 8.0  # an end of which nothing comes, or that takes nothing, for so long is taken for dead
+MOST_STALLS = 3  # connections in a row on which the other end took nothing; then it does not want to
+
+Read = Callable[[], Awaitable[bytes]]  # raises EOFError where the connection has ended
+Write = Callable[[bytes], Awaitable[None]]
+Room = Callable[[], Awaitable[object]]  # returns when there is room for more of what the other end sends
+
+
+class Link:
+    """deliver is called with every payload, in order and once. place: prefix of the names of failpoints.
+
+    room: is waited for before more is read; None: there is always room.
+    """
+
+    def __init__(
+        self, session: Session, deliver: Callable[[bytes], None], place: str, room: Room | None = None
+    ) -> None:
+        self.session = session
+        self.queued_bytes = 0  # of pieces, for this connection, and not yet written
+        self._room = room
+        self._stalls, self._stalled_at = 0, -1  # in a row, with so many pieces acknowledged
+        self._deliver = deliver
+        self._place = place
+        self._outgoing: asyncio.Queue[Frame] | None = None  # None: no connection
+
+    @property
+    def connected(self) -> bool:
+        return self._outgoing is not None
+
+    def send(self, payload: bytes) -> None:
+        """Send a payload, now or on the next connection. To be called in the event loop."""
+        for frame in self.session.send(payload):
+            if self._outgoing is not None:
+                self._queue(self._outgoing, frame)
+
+    async def carry(self, read: Read, write: Write, received: int) -> None:
+        """Carry frames over a connection until it ends; `received`: the last piece that the other end has.
+
+        Raises BrokenError where it broke, ViolationError where the other end is not to be trusted.
+        """
+        outgoing: asyncio.Queue[Frame] = asyncio.Queue()
+        self.queued_bytes = 0
+        for frame in self.session.again(received):
+            self._queue(outgoing, frame)
+        self._outgoing = outgoing
+        tasks = {asyncio.ensure_future(self._read(read)), asyncio.ensure_future(self._write(outgoing, write))}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self._outgoing = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _queue(self, outgoing: asyncio.Queue[Frame], frame: Frame) -> None:
+        self.queued_bytes += len(frame.piece)
+        outgoing.put_nowait(frame)
+
+    async def _read(self, read: Read) -> None:
+        while True:
+            if self._room is not None:
+                await self._room()
+            try:
+                data = await asyncio.wait_for(read(), SILENCE_SECONDS)
+                frame = decode_frame(data)
+            except asyncio.TimeoutError:
+                raise BrokenError(f"nothing came for {SILENCE_SECONDS:g} seconds") from None
+            except (EOFError, ValueError) as error:
+                raise BrokenError(str(error) or "the connection ended") from None
+            action = reach(f"{self._place}.take") if frame.kind is Kind.DATA else None
+            if action == "drop":
+                continue
+            for _ in range(2 if action == "duplicate" else 1):
+                payload = self.session.take(frame)
+                if payload is not None:
+                    self._deliver(payload)
+
+    async def _write(self, outgoing: asyncio.Queue[Frame], write: Write) -> None:
+        waiting: asyncio.Future[Frame] = asyncio.ensure_future(outgoing.get())
+        try:
+            while True:
+                done, _ = await asyncio.wait({waiting}, timeout=BEAT_SECONDS)
+                frame = waiting.result() if done else Frame(Kind.BEAT, self.session.sent, 0, 0)
+                if done:
+                    waiting = asyncio.ensure_future(outgoing.get())
+                data = replace(frame, received=self.session.received).encode()
+                action = reach(f"{self._place}.send") if frame.kind is Kind.DATA else None
+                if action == "drop":
+                    self.queued_bytes -= len(frame.piece)
+                    continue
+                if action == "corrupt":
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                for _ in range(2 if action == "duplicate" else 1):
+                    await self._through(write(data))
+                self.queued_bytes -= len(frame.piece)
+        finally:
+            waiting.cancel()
+
+    async def _through(self, written: Awaitable[None]) -> None:
+        """Wait until a frame is on its way. Raises BrokenError where the other end takes nothing."""
+        try:
+            await asyncio.wait_for(written, SILENCE_SECONDS)
+        except asyncio.TimeoutError:
+            acknowledged = self.session.sent - self.session.waiting
+            self._stalls = self._stalls + 1 if self._stalled_at == acknowledged else 1
+            self._stalled_at = acknowledged
+            reason = f"nothing could be sent to it for {SILENCE_SECONDS:g} seconds"
+            if self._stalls >= MOST_STALLS:
+                raise ViolationError(f"{reason}, {MOST_STALLS} times in a row") from None
+            raise BrokenError(reason) from None

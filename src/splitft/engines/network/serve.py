@@ -1,0 +1,177 @@
+"""`splitft server`: the server of a run whose clients are elsewhere. (ours)"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from splitft.adapt import CutPlanner
+from splitft.assemble import Assembly, assemble
+from splitft.baselines import WholeModels
+from splitft.devices import highest_cut_in_memory
+from splitft.engines.network.averaging import SERVER, Averaging, dial_aggregator
+from splitft.engines.network.cohort import NetworkCohort
+from splitft.engines.network.control import Welcome
+from splitft.engines.network.credentials import is_loopback
+from splitft.engines.network.door import Audit, Door
+from splitft.engines.network.gate import Gate, most_bytes
+from splitft.engines.network.listener import Listener
+from splitft.engines.network.members import Members
+from splitft.errors import JobError
+from splitft.job import Job
+from splitft.ledger import Ledger
+from splitft.output import append_line
+from splitft.parties import Parties, machines_of
+from splitft.parts import SplitModel
+from splitft.quiet import quiet_libraries
+from splitft.resume import open_run
+from splitft.runner import RunResult, complete_run, proof_line, run_parties
+from splitft.server import Server
+
+STEPS = "steps.jsonl"  # what took effect at the server, in order
+METHODS = ("splitft", "same_split", "fed_lora")
+
+
+def client_names(job: Job) -> list[str]:
+    """Return the names of the clients that may take part, in the order of all sums."""
+    return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
+
+
+def serve(
+    job: Job,
+    address: str,
+    *,
+    certs: Path | None = None,
+    token: str = "",
+    tokens: Mapping[str, str] | None = None,
+    insecure: bool = False,
+    resume: bool = False,
+    console: Console | None = None,
+    on_listening: Callable[[Listener], None] = lambda listener: None,
+) -> RunResult:
+    """Run a job as its server, and write the results to `output_dir`.
+
+    address: HOST:PORT to listen at; port 0 takes a free one. on_listening is told when clients can come.
+    certs: folder of the server's certificates, without which only this machine's own clients may come, or
+    anyone with `insecure`. token: a secret that every client must know. tokens: instead, a secret of each
+    client's own, by which it is known; no client needs a certificate then.
+    Raises JobError, ModelError, OutputError and NetworkError.
+    """
+    console = console or Console()
+    if job.method not in METHODS:
+        raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
+    check_address(address, certs, insecure)
+    check_stated(job)
+    opened = open_run(job, resume=resume)
+    if opened.complete:
+        return complete_run(opened, job, console)
+    quiet_libraries()
+    names = client_names(job)
+    start = assemble(job, console, elsewhere=names)
+    console.print(proof_line(start), highlight=False)
+    secrets = tokens or (dict.fromkeys(names, token) if token else {})
+    audit = Audit(opened.folder, lambda text: notice(console, text))
+    door = Door(tuple(names), secrets, certs is not None and not tokens, audit)
+    parties, listener = make_parties(start, address, certs, door, opened.folder, console)
+    on_listening(listener)
+    console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
+    cohort = parties.cohort
+    assert isinstance(cohort, NetworkCohort)
+    if cohort.averaging is not None:
+        own = certs / SERVER if certs else None
+
+        def tell(text: str) -> None:
+            notice(console, f"aggregator: {text}")
+
+        cohort.averaging.open(dial_aggregator(job, SERVER, own, insecure, token, tell))
+    reason, ok = "the server stopped", False
+    try:
+        if opened.checkpoint is None:
+            cohort.present(0)
+        else:
+            append_line(
+                opened.folder / STEPS, json.dumps({"event": "resume", "rounds": opened.checkpoint.round})
+            )
+        result = run_parties(opened, start, parties, console)
+        reason, ok = "the run is complete", True
+        return result
+    finally:
+        cohort.end(reason, ok=ok)
+
+
+def make_parties(
+    start: Assembly, address: str, certs: Path | None, door: Door, folder: Path, console: Console
+) -> tuple[Parties, Listener]:
+    """Set up the server's side of a run and start listening."""
+    job, ledger = start.job, Ledger()
+    model = SplitModel(start.model, start.slots, seed=job.seed, server_inputs=start.report.server_inputs)
+    steps, averaging = folder / STEPS, None
+    if job.network.aggregator:
+        averaging = Averaging(job, start.slots.layout, start.num_blocks, model.device, ledger)
+    server = Server(
+        model,
+        job,
+        start.adapter,
+        log=lambda line: append_line(steps, json.dumps(line)),
+        averager=averaging,
+    )
+    blocks = start.num_blocks - job.tail_blocks
+    policy: CutPlanner | WholeModels
+    if job.splits_model:
+        policy = CutPlanner(job, start.cuts, highest_cuts(start), blocks, measured=True)
+    else:
+        policy = WholeModels(start.names, start.num_blocks)
+    told = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
+    inputs = start.report.server_inputs
+    welcome = Welcome("", 0, told, tuple(start.targets), tuple(start.slots.excluded), inputs)
+    limit = most_bytes(start)
+    listener = Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
+    members = Members(
+        start.names, job.network, listener, ledger, server, Gate(start, server).check,
+        lambda text: notice(console, text),
+    )  # fmt: skip
+    if averaging is not None:
+        averaging.wake, averaging.pump, averaging.expel = listener.wake, members.pump, members.expel
+    cohort = NetworkCohort(members, job, averaging)
+    if isinstance(policy, CutPlanner):
+        cohort.on_seconds = policy.learn
+    return Parties(policy, server, cohort, ledger, None), listener
+
+
+def highest_cuts(start: Assembly) -> dict[str, int]:
+    """Return the most blocks that each client may hold; with `devices`, what their memory holds."""
+    most = dict.fromkeys(start.names, start.num_blocks - start.job.tail_blocks - 1)
+    if machines := machines_of(start):
+        for name, device in machines.clients.items():
+            most[name] = highest_cut_in_memory(machines.costs, start.job, device)
+    return most
+
+
+def check_stated(job: Job) -> None:
+    """Raise JobError where a job over a network leaves open who sees the labels."""
+    if "labels" not in job.model_fields_set:
+        raise JobError(
+            "over a network a job must state `labels`: `labels: server` sends the text to the server, "
+            "`labels: client` keeps labels at home and needs tail_blocks of 1 or more (docs/threat-model.md)"
+        )
+
+
+def check_address(address: str, certs: Path | None, insecure: bool) -> None:
+    """Raise JobError where an address is none, or would be open to a network without TLS."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise JobError(f"--listen {address}: write HOST:PORT, such as 127.0.0.1:50051 or 0.0.0.0:50051")
+    if certs is None and not insecure and not is_loopback(host):
+        raise JobError(
+            f"--listen {address} is open to a network, and there is no TLS: give --certs (made by "
+            "`splitft certs init`), or type --insecure where something else keeps strangers out"
+        )
+
+
+def notice(console: Console, text: str) -> None:
+    """Print one line about the network."""
+    console.print(f"[dim]network[/] {escape(text)}", highlight=False)

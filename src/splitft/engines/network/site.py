@@ -1,0 +1,229 @@
+"""A client in a process of its own: does what the server says, on its own data and blocks. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from splitft.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from splitft.client import Client
+from splitft.engines.network.averaging import Desk
+from splitft.engines.network.control import (
+    EVALUATION,
+    WIRE,
+    Control,
+    End,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Held,
+    Load,
+    Loaded,
+    Ready,
+    Refused,
+    Save,
+    Saved,
+    Skip,
+    Started,
+    Train,
+    Welcome,
+    Worked,
+    packed,
+)
+from splitft.engines.network.dialler import Dialler
+from splitft.engines.network.timing import Stopwatch
+from splitft.errors import DataError, LostError, ModelError, NetworkError, OutputError, SplitFTError
+from splitft.job import Job
+from splitft.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
+from splitft.state import State
+
+SAVED, FINISHED = "saved", "finished"
+KEEP = 2  # checkpoints: the server may go back to the one before the last
+
+MakeClient = Callable[[Welcome], Client]  # reads the data; may raise any SplitFTError
+NeedBlocks = Callable[[Client, int], None]  # makes a client hold the blocks of a cut
+OpenDesk = Callable[[Job, Callable[[str], None]], Desk]  # dials the aggregator; is told why it may not
+
+
+class Site:
+    """Follows the server until the run ends. Its state after every round is under `folder`."""
+
+    def __init__(
+        self,
+        dialler: Dialler,
+        folder: Path,
+        make: MakeClient,
+        need: NeedBlocks,
+        notice: Callable[[str], None],
+        open_desk: OpenDesk | None = None,
+    ) -> None:
+        self.dialler = dialler
+        self._open_desk = open_desk
+        self._desk: Desk | None = None
+        self.folder = folder
+        self.notice = notice
+        self.evaluated: list[Metrics] = []  # of the last evaluation, batch by batch
+        self._make = make
+        self._need = need
+        self._client: Client | None = None
+        self._blank: State = {}  # of a client that has not been told anything
+        self._start: State = {}  # as it was handed out the adapters of the round
+        self._session = ""
+        self._front, self._tail = Stopwatch(), Stopwatch()  # of the local steps under way
+        self._next: Message | Control | Welcome | None = None  # what ended a turn before its time
+
+    def run(self) -> End:
+        """Take part until the server says that the run is over. Raises NetworkError where it is refused."""
+        try:
+            return self._take_part()
+        finally:
+            if self._desk is not None:
+                self._desk.close()
+
+    def _take_part(self) -> End:
+        while True:
+            item = self._take()
+            if isinstance(item, End):
+                return item
+            try:
+                self._follow(item)
+            except _TurnOverError as over:
+                self._next = over.item
+
+    def _follow(self, item: Message | Control) -> None:
+        match item:
+            case Welcome():
+                self._join(item)
+            case Load():
+                self._say(Loaded(item.done, self._load(item)))
+            case AdapterDown():
+                self._need(self.client, item.cut)
+                state = self.client.receive(item)
+                self._start = self.client.state()
+                self._say(state or Held(item.round))
+            case Train():
+                self._train(item)
+            case Skip():
+                self.client.load_state(self._start)
+            case Evaluate():
+                self._say(Started(item.round, EVALUATION))
+                self.evaluated = []
+                for message in self.client.evaluate(item.round):
+                    self._exchange(message)
+                self._say(Evaluated(item.round))
+            case Save():
+                save_checkpoint(self.folder / SAVED, item.done, self.client.state(), keep=KEEP)
+                self._say(Saved(item.done))
+            case _:  # an answer to something that was given up
+                pass
+
+    @property
+    def client(self) -> Client:
+        """What this process trains. Raises NetworkError where the server has not told the job."""
+        if self._client is None:
+            raise NetworkError("the server asked for something before it told the job")
+        return self._client
+
+    def _join(self, welcome: Welcome) -> None:
+        """Start in a new session; a client that is there already keeps its data and blocks."""
+        self._session = welcome.session
+        if self._client is None:
+            try:
+                self._client = self._make(welcome)
+            except SplitFTError as error:
+                self._say(Failed(_why(error)))
+                self.dialler.close()
+                raise
+            self._blank = self._client.state()
+            if self._client.job.network.aggregator and self._open_desk is not None:
+                self._desk = self._open_desk(self._client.job, self._refused)
+        self._say(Ready(len(self._client.data.train), len(self._client.data.eval)))
+
+    def _load(self, wanted: Load) -> bool:
+        if not wanted.done and not wanted.finished:  # what an earlier run has left would count as newer
+            remove_checkpoints(self.folder / SAVED)
+            remove_checkpoints(self.folder / FINISHED)
+        folder = self.folder / (FINISHED if wanted.finished else SAVED)
+        number = wanted.done + 1 if wanted.finished else wanted.done
+        found = load_checkpoint(folder, number) if number else None
+        state = found.state if found else self._blank
+        self._need(self.client, state["cut"])
+        self.client.load_state(state)
+        self._start = state
+        if found is not None and wanted.finished and self._desk is not None:
+            self._desk.hand_in(self.client.finish(wanted.done))
+        return found is not None or not number
+
+    def _train(self, task: Train) -> None:
+        """Take the local steps of a round and send what was trained."""
+        client, job = self.client, self.client.job
+        if task.attempt > 1:
+            client.load_state(self._start)
+        self._say(Started(task.round, task.attempt))
+        self._front, self._tail = Stopwatch(), Stopwatch()
+        for step in range(job.local_steps):
+            for micro_step in range(job.gradient_accumulation_steps):
+                with self._front:
+                    activations = client.forward(task.round, step, micro_step)
+                self._exchange(activations)
+        update = client.finish(task.round)
+        self._say(Worked(task.round, self._front.seconds, self._tail.seconds))
+        save_checkpoint(self.folder / FINISHED, task.round + 1, client.state(), keep=KEEP)
+        self._say(self._desk.hand_in(update) if self._desk else update)
+
+    def _refused(self, reason: str) -> None:
+        self.dialler.incoming.put(Refused(reason, False))
+
+    def _exchange(self, message: Message) -> None:
+        """Send a message of training or evaluation, and answer until its exchange is over."""
+        self._say(message)
+        while not isinstance(message, LocalLoss | Metrics):
+            reply = self._take()
+            if not isinstance(reply, Gradients | TrunkOutput | Metrics):
+                raise _TurnOverError(reply)
+            with self._tail if isinstance(reply, TrunkOutput) else self._front:
+                answer = self.client.answer(reply)
+            message = answer or reply
+            if answer is None:
+                break
+            self._say(answer)
+        if isinstance(message, Metrics):
+            self.evaluated.append(message)
+
+    def _say(self, message: Message | Control) -> None:
+        self.dialler.send(self._session, packed(message))
+
+    def _take(self) -> Any:
+        if self._next is not None:
+            item, self._next = self._next, None
+            return item
+        came = self.dialler.incoming.get()
+        if isinstance(came, LostError):
+            raise came
+        if isinstance(came, Refused):
+            raise NetworkError(f"the server refuses this client: {came.reason}")
+        if isinstance(came, Welcome):
+            return came
+        try:
+            return WIRE.decode(came)
+        except ValueError as error:
+            raise NetworkError(f"the server sent what cannot be read: {error}") from None
+
+
+def _why(error: SplitFTError) -> str:
+    """What the server is told of an error: never its text, which may quote the data."""
+    what = {
+        DataError: "its data cannot be used",
+        ModelError: "it cannot load its part of the model",
+        OutputError: "it cannot write its files",
+    }
+    return what.get(type(error), "it cannot take part in this job") + "; its own output says why"
+
+
+class _TurnOverError(Exception):
+    """Something came that ends the steps or the evaluation under way."""
+
+    def __init__(self, item: Any) -> None:
+        super().__init__()
+        self.item = item

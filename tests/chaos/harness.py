@@ -1,0 +1,131 @@
+"""Real processes on loopback: a server and its clients, killed and started again like by an init system.
+
+They are forked from a process that has imported everything and done nothing: a start takes no seconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from splitft import Job
+from splitft.engines.network.certs import add_aggregator, add_client, create_authority
+from splitft.failpoints import VARIABLE
+from splitft.job import dump_job
+
+SERVER, AGGREGATOR = "server", "aggregator"
+os.environ["OMP_NUM_THREADS"] = "1"
+# The fork server does not look elsewhere for what it is to import, and says nothing where it is not found.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["preload"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command_line(arguments: Sequence[str], points: str, log: str) -> None:
+    """Be `splitft ARGUMENTS`; to be run in a process of its own."""
+    import torch
+
+    from splitft.cli import main
+
+    torch.set_num_threads(1)
+    os.environ |= {VARIABLE: points, "NO_COLOR": "1"}
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["splitft", *arguments]
+    sys.exit(main())
+
+
+class Processes:
+    """The server and the clients of a job; each writes what it says into a file of its own.
+
+    aggregator: one takes part, in a process of its own. tls: with certificates on all sides.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        folder: Path,
+        *,
+        names: list[str],
+        aggregator: bool = False,
+        tls: bool = False,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.names, self.port = folder, names, free_port()
+        self.output = folder / "run"
+        self.everyone = [SERVER, *names, *([AGGREGATOR] if aggregator else [])]
+        if aggregator:
+            settings = {**settings, "network": {"aggregator": f"127.0.0.1:{free_port()}"}}
+        self.job = Job(**{**settings, "output_dir": str(self.output)})
+        dump_job(self.job, folder / "job.yaml")
+        self.certs = folder / "certs" if tls else None
+        if self.certs:
+            create_authority(self.certs)
+            add_aggregator(self.certs)
+            for name in names:
+                add_client(self.certs, name)
+        self.running: dict[str, ForkServerProcess] = {}
+        self.kills = 0
+
+    def arguments(self, who: str) -> list[str]:
+        job, address = str(self.folder / "job.yaml"), f"127.0.0.1:{self.port}"
+        own = self.certs and (self.certs if who == SERVER else self.certs / who)
+        certs = ["--certs", str(own)] if own else []
+        if who == SERVER:
+            return [SERVER, job, "--listen", address, "--resume", *certs]
+        kept = ["--folder", str(self.folder / who)]
+        if who == AGGREGATOR:
+            return [AGGREGATOR, job, *kept, *certs]
+        return ["client", "--server", address, "--name", who, "--job-data", *kept, *certs]
+
+    def start(self, who: str, points: str = "") -> None:
+        log = str(self.folder / f"{who}.log")
+        self.running[who] = FORKS.Process(target=command_line, args=(self.arguments(who), points, log))
+        self.running[who].start()
+
+    def start_all(self, points: Mapping[str, str] | None = None) -> None:
+        for who in self.everyone:
+            self.start(who, (points or {}).get(who, ""))
+
+    def kill(self, who: str) -> None:
+        self.running[who].kill()
+        self.running[who].join()
+
+    def finish(self, seconds: float = 240.0, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait for the end; whoever is killed starts again at once. Fails where a process ends by itself."""
+        deadline = time.monotonic() + seconds
+        while [who for who, process in self.running.items() if process.exitcode != 0]:
+            meanwhile()
+            for who, process in list(self.running.items()):
+                if process.exitcode == -signal.SIGKILL:
+                    self.kills += 1
+                    self.start(who)
+                elif process.exitcode not in (None, 0):
+                    raise AssertionError(f"{who} ended with {process.exitcode}:\n{self.said(who)}")
+            if time.monotonic() > deadline:
+                raise AssertionError("not done in time:\n" + "\n".join(map(self.said, self.running)))
+            time.sleep(0.02)
+
+    def said(self, who: str) -> str:
+        log = self.folder / f"{who}.log"
+        return f"--- {who}\n" + (log.read_text(errors="replace")[-3000:] if log.exists() else "")
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.join()

@@ -1,0 +1,14 @@
+"""What a fork server imports once for all processes of these tests: most of their start is spent on it."""
+
+from importlib import import_module
+
+for name in (
+    "peft",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "splitft.cli",
+    "splitft.engines.network.aggregator",
+    "splitft.engines.network.join",
+    "splitft.engines.network.serve",
+):
+    import_module(name)

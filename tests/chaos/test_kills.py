@@ -1,0 +1,173 @@
+"""I3 and I5 with real processes: the same bits as in one process, whoever is killed whenever."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import AGGREGATOR, SERVER, Processes
+from rich.console import Console
+
+from history_checker import check_history
+from reference import make_setting
+from splitft import Job, run
+
+NAMES = ["client-0", "client-1", "client-2"]
+ROUNDS = 4
+MODES: dict[str, dict[str, Any]] = {
+    "per_client": {},
+    "shared": {"server_adapter": "shared"},
+    "moving": {
+        "server_adapter": "shared", "labels": "client", "tail_blocks": 1, "lora_r_cut": 2,
+        "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2], "3": [2, 3, 1]}},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("network")
+    return make_setting(folder, "llama", num_hidden_layers=5) | {
+        "clients": 3, "rounds": ROUNDS, "local_steps": 3, "cuts": [1, 2, 3], "eval_every": 1,
+        "labels": "server",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wanted(setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The adapter that the run in one process makes, in every mode."""
+    made = {}
+    for mode, changes in MODES.items():
+        folder = tmp_path_factory.mktemp("local") / "run"
+        run(Job(**setting | changes, output_dir=str(folder)), console=Console(quiet=True))
+        made[mode] = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, dict[str, bytes]]]:
+    """What every party holds at the end of a run over a network in which nothing happens, by mode."""
+    made = {}
+    for mode, changes in MODES.items():
+        processes = Processes(setting | changes, tmp_path_factory.mktemp("undisturbed"), names=NAMES)
+        try:
+            processes.start_all()
+            processes.finish(meanwhile=lambda one=processes: keep_checkpoint(one))  # type: ignore[misc]
+        finally:
+            processes.stop()
+        made[mode] = held(processes)
+    yield made
+
+
+@pytest.fixture
+def processes(setting: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Processes]:
+    mode, _, apart = request.param.partition(" ")
+    made = Processes(setting | MODES[mode], tmp_path, names=NAMES, aggregator=bool(apart))
+    yield made
+    made.stop()
+
+
+def keep_checkpoint(processes: Processes) -> None:
+    """Copy the server's last checkpoint while it is there: the end of a run removes it."""
+    last, kept = processes.output / "checkpoints" / f"round-{ROUNDS - 1:06d}", processes.folder / "kept"
+    if last.exists() and not kept.exists():
+        shutil.copytree(last, kept)
+
+
+def held(processes: Processes) -> dict[str, bytes]:
+    """The adapter, and all tensors of every party: adapters, optimizer moments and steps."""
+    files = {
+        "adapter": processes.output / "adapter" / "adapter_model.safetensors",
+        SERVER: processes.folder / "kept" / "tensors.safetensors",
+    }
+    for name in NAMES:
+        (files[name],) = (processes.folder / name / "saved").glob(f"round-{ROUNDS:06d}/tensors.safetensors")
+        files[f"{name}, steps"] = files[name].with_name("state.json")
+    return {what: path.read_bytes() for what, path in files.items()}
+
+
+def test_over_a_network_the_same_bits_come_out(
+    undisturbed: dict[str, dict[str, bytes]], wanted: dict[str, bytes]
+) -> None:
+    assert {mode: parts["adapter"] for mode, parts in undisturbed.items()} == wanted
+
+
+@pytest.mark.parametrize("aggregator", [False, True])
+def test_with_certificates_on_all_sides_the_same_bits_come_out(
+    aggregator: bool, setting: dict[str, Any], wanted: dict[str, bytes], tmp_path: Path
+) -> None:
+    processes = Processes(setting, tmp_path, names=NAMES, aggregator=aggregator, tls=True)
+    try:
+        processes.start_all()
+        processes.finish()
+    finally:
+        processes.stop()
+    assert (processes.output / "adapter" / "adapter_model.safetensors").read_bytes() == wanted["per_client"]
+
+
+POINTS = [
+    ("per_client", SERVER, "server.step:30:kill"),
+    ("shared", "client-2", "client.take:14:kill"),
+    ("per_client apart", AGGREGATOR, "server.take:4:kill"),
+    ("moving apart", SERVER, "server.aggregate:2:kill"),
+]
+MORE_POINTS = [
+    ("per_client", "client-1", "client.send:12:kill"),
+    ("moving", SERVER, "checkpoint.renamed:2:kill"),
+    ("shared apart", AGGREGATOR, "checkpoint.renamed:5:kill"),
+    ("shared apart", "client-0", "checkpoint.flushed:2:kill"),
+]
+
+
+@pytest.mark.parametrize(("processes", "who", "point", "mode"), [
+    pytest.param(mode, who, point, mode.split()[0], marks=[pytest.mark.slow] if points is MORE_POINTS else [])
+    for points in (POINTS, MORE_POINTS)
+    for mode, who, point in points
+], indirect=["processes"])  # fmt: skip
+def test_a_killed_process_is_not_seen_in_the_result(
+    processes: Processes, who: str, point: str, mode: str, wanted: dict[str, bytes]
+) -> None:
+    processes.start_all({who: point})
+    processes.finish()
+    assert processes.kills == 1
+    assert (processes.output / "adapter" / "adapter_model.safetensors").read_bytes() == wanted[mode]
+
+
+@pytest.mark.parametrize(("processes", "mode", "seed"), [
+    pytest.param(mode, mode, seed, marks=[pytest.mark.slow] if seed >= 5 else [])
+    for seed in range(50)
+    for mode in [list(MODES)[seed % len(MODES)]]
+], indirect=["processes"])  # fmt: skip
+def test_kills_at_random_moments_are_not_seen_in_the_result(
+    processes: Processes,
+    mode: str,
+    seed: int,
+    undisturbed: dict[str, dict[str, bytes]],
+    wanted: dict[str, bytes],
+) -> None:
+    """Server or client, two of them, at any moment after the start; the same adapter and optimizer state."""
+    rng = random.Random(seed)
+    victims = [(rng.uniform(0.2, latest), rng.choice([SERVER, *NAMES])) for latest in (1.0, 5.0)]
+    began = time.monotonic()
+
+    def meanwhile() -> None:
+        keep_checkpoint(processes)
+        for victim in [one for one in victims if one[0] < time.monotonic() - began]:
+            victims.remove(victim)
+            if processes.running[victim[1]].exitcode is None:
+                processes.running[victim[1]].kill()
+
+    processes.start_all()
+    processes.finish(meanwhile=meanwhile)
+    found = held(processes)
+    assert processes.kills >= 1
+    assert found["adapter"] == wanted[mode]
+    assert found == undisturbed[mode]
+    check_history(processes.output, processes.job)

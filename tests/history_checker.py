@@ -1,0 +1,61 @@
+"""Checks what a server did, from its step log: every step took effect once, and averages hold it all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from splitft import Job
+
+Place = tuple[int, int, int]  # round, step, micro-step
+
+
+def read_steps(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "steps.jsonl").read_text().splitlines()]
+
+
+def effective_rounds(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what stands of the log: for each average {clients that started, their places, their rows}.
+
+    A rewind takes back what its clients did since they started; a resume, the rounds after the checkpoint.
+    """
+    rounds: list[dict[str, Any]] = []
+    started: list[str] = []
+    places: dict[str, list[Place]] = {}
+    for line in lines:
+        match line["event"]:
+            case "start":
+                started += line["clients"]
+                places |= {client: [] for client in line["clients"]}
+            case "rewind":
+                places |= {client: [] for client in line["clients"]}
+            case "backward":
+                places[line["client"]].append((line["round"], line["step"], line["micro_step"]))
+            case "aggregate":
+                rounds.append({"started": started, "places": places, "rows": line["rows"]})
+                started, places = [], {}
+            case "resume":
+                rounds, started, places = rounds[: line["rounds"]], [], {}
+    return rounds
+
+
+def check_history(run_dir: Path, job: Job) -> None:
+    """Each step once and in order; whole rounds, averaged with what was seen of them."""
+    rounds = effective_rounds(read_steps(run_dir))
+    assert len(rounds) == job.rounds
+    for number, entry in enumerate(rounds, start=1):
+        wanted = [
+            (number, step, micro_step)
+            for step in range(job.local_steps)
+            for micro_step in range(job.gradient_accumulation_steps)
+        ]
+        assert len(entry["started"]) == len(set(entry["started"])), "a client started a round twice"
+        for client, rows in entry["rows"].items():
+            assert entry["places"][client] == wanted, f"round {number}, {client}"
+            assert rows > 0
+        left_out = set(entry["started"]) - set(entry["rows"])
+        assert all(not entry["places"][client] for client in left_out), "a client that is left out took steps"
+    assert max(Counter(client for entry in rounds for client in entry["rows"]).values()) <= job.rounds

@@ -1,0 +1,99 @@
+"""A run over real connections on loopback, with threads for server and clients: quick to start."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from splitft import Job
+from splitft.engines.network.averaging import Desk, dial_aggregator
+from splitft.engines.network.control import End
+from splitft.engines.network.dialler import Dialler
+from splitft.engines.network.join import MAX_PAYLOAD, Joining
+from splitft.engines.network.listener import Listener
+from splitft.engines.network.serve import serve
+from splitft.engines.network.site import Site
+
+QUIET = Console(quiet=True)
+Settings = dict[str, Any]
+Tamper = Callable[[Any], Any]  # what a client sends instead of a message: a list of messages or bytes
+
+
+class Tampering(Site):
+    """A client that does as it is told, but for what it sends."""
+
+    tamper: Tamper
+
+    def _say(self, message: Any) -> None:
+        for changed in self.tamper(message):
+            if isinstance(changed, bytes):
+                self.dialler.send(self._session, changed)
+            else:
+                super()._say(changed)
+
+
+def follow(
+    name: str,
+    data: Path,
+    address: str,
+    folder: Path,
+    tamper: Tamper | None = None,
+    credentials: Any = None,
+    token: str = "",
+) -> End:
+    """Be a client of the server at an address, to the end of the run."""
+    joining = Joining(name, data, None, QUIET)
+    dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
+
+    def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:
+        return Desk(dial_aggregator(job, name, None, False, "", lambda text: None), on_end)
+
+    site_class = Tampering if tamper else Site
+    site = site_class(dialler, folder, joining.make, joining.need, lambda text: None, open_desk)
+    if isinstance(site, Tampering):
+        site.tamper = tamper  # type: ignore[assignment]
+    try:
+        return site.run()
+    finally:
+        dialler.close(0)
+
+
+def together(
+    setting: Settings,
+    folder: Path,
+    tamper: Mapping[str, Tamper] | None = None,
+    said: list[str] | None = None,
+    port_for: Callable[[str, int], int] = lambda name, port: port,
+) -> Path:
+    """Run a job with a thread for each client; return the run's folder.
+
+    said: is told why tampering clients ended. port_for: the port that a client dials, given the server's.
+    """
+    tamper, said = tamper or {}, [] if said is None else said
+    names = list(setting["network"]["clients"])
+    ports: list[int] = []
+    listening = threading.Event()
+
+    def on_listening(listener: Listener) -> None:
+        ports.append(listener.port)
+        listening.set()
+
+    def take_part(name: str) -> None:
+        assert listening.wait(60)
+        address = f"127.0.0.1:{port_for(name, ports[0])}"
+        end = follow(name, Path(setting["data_files"][name]), address, folder / name, tamper.get(name))
+        if name in tamper:
+            said.append(end.reason)
+
+    job = Job(**setting, output_dir=str(folder / "run"))
+    with ThreadPoolExecutor(len(names)) as pool:
+        clients = [pool.submit(take_part, name) for name in names]
+        serve(job, "127.0.0.1:0", console=QUIET, on_listening=on_listening)
+        for client in clients:
+            client.result(60)
+    return folder / "run"
