@@ -1,0 +1,75 @@
+"""The ClientApp: takes part in one session as `splitft client` does, and returns its last figures. (ours)"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from splitft.engines.flower.ticket import Ticket, check_pin
+from splitft.engines.network.join import join
+from splitft.engines.network.site import Site
+from splitft.errors import JobError, LostError, SplitFTError
+from splitft.history import accuracy_of, perplexity_of
+
+METRICS, FAILURE = "metrics", "failure"
+PATIENCE_SECONDS = 30.0  # without a server; a SuperNode runs one app at a time, and another run may wait
+SETTINGS = {"name": str, "data": str, "job-data": bool, "model": str, "folder": str}
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Take part until the run ends; the reply holds the client's figures, or why it cannot take part.
+
+    Raises LostError: the server has the app started again where it is still there.
+    """
+    try:
+        site = take_part(Ticket.read(message.content), dict(context.node_config))
+    except LostError:
+        raise
+    except SplitFTError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return Message(RecordDict({FAILURE: ConfigRecord({"reason": str(error)})}), reply_to=message)
+    return Message(RecordDict({METRICS: figures(site)}), reply_to=message)
+
+
+def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
+    """Take part with this node's data, as its --node-config says. Raises SplitFTError."""
+    unknown = [key for key, value in settings.items() if not isinstance(value, SETTINGS.get(key, type(None)))]
+    if unknown:
+        raise JobError(
+            f"--node-config {', '.join(unknown)}: there is name, data, model, folder (texts) and "
+            "job-data (true)"
+        )
+    name = settings.get("name", ticket.name)
+    if name != ticket.name:
+        raise JobError(
+            f"this SuperNode is called {name}, but its key is registered as {ticket.name}: start it with "
+            f"the key of {name}, or register the key again (flwr supernode register --name)"
+        )
+    check_pin(ticket)
+    data, model, folder = (str(settings.get(key, "")) for key in ("data", "model", "folder"))
+    return join(
+        ticket.endpoint,
+        ticket.name,
+        data=Path(data) if data else None,
+        job_data=settings.get("job-data") is True,
+        model=model or None,
+        authority=ticket.authority.encode(),
+        token=ticket.token,
+        patience=PATIENCE_SECONDS,
+        folder=Path(folder or f"runs/{ticket.name}"),
+    )
+
+
+def figures(site: Site) -> MetricRecord:
+    """Return a client's rows, and the perplexity and accuracy of its held-out rows at the last evaluation."""
+    data = site.client.data
+    found = {"perplexity": perplexity_of(site.evaluated), "accuracy": accuracy_of(site.evaluated)}
+    record = MetricRecord({"rows": len(data.train), "eval_rows": len(data.eval)})
+    record.update({key: value for key, value in found.items() if value is not None})
+    return record

@@ -1,0 +1,121 @@
+"""Starts the clients of a session by one Message each, and gathers what they reply. (ours)"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+
+from splitft.engines.flower.client import FAILURE, METRICS
+from splitft.engines.flower.ticket import Ticket
+
+POLL_SECONDS = 2.0
+LAST_WORDS_SECONDS = 60.0  # after the end, for replies; SuperLink and SuperNodes look every few seconds
+MOST_LAUNCHES = 10  # of one client in a session
+TTL_SECONDS = 90 * 24 * 3600.0  # of a Message and its reply: longer than any run
+
+
+class Launcher:
+    """Looks after the SuperNodes of a session in a thread of its own, from `start` on.
+
+    tickets: {client: what it is sent}. A SuperNode is the client whose name its key is registered under. One
+    that comes late is started when it comes, and one whose app ends unexpectedly is started again. `gone` is
+    told of those that say why they cannot take part, or end too often. results: what the others reply.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        tickets: Mapping[str, Ticket],
+        gone: Callable[[str, str], None],
+        notice: Callable[[str], None],
+    ) -> None:
+        self.results: dict[str, dict[str, float]] = {}
+        self._grid = grid
+        self._tickets = tickets
+        self._gone = gone
+        self._notice = notice
+        self._waiting = set(tickets)  # to be started
+        self._launches = dict.fromkeys(tickets, 0)
+        self._running: dict[str, str] = {}  # message: client
+        self._said: set[str] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="splitft-launcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the clients, now and whenever their SuperNodes come."""
+        self._thread.start()
+
+    def finish(self) -> dict[str, dict[str, float]]:
+        """Start nobody any more; wait a while for the replies that are out, and return all results."""
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+            deadline = time.monotonic() + LAST_WORDS_SECONDS
+            while self._running and time.monotonic() < deadline:
+                self._gather()
+                time.sleep(POLL_SECONDS if self._running else 0.0)
+        return self.results
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self._gather()
+                self._launch()
+            except Exception as error:  # whatever Flower raises: the run itself does not need it
+                self._say(f"Flower does not answer: {error}")
+            self._over.wait(POLL_SECONDS)
+
+    def _launch(self) -> None:
+        if not self._waiting:
+            return
+        nodes: dict[str, list[int]] = {}
+        for node in self._grid.get_nodes():
+            nodes.setdefault(node.name, []).append(node.node_id)
+        for name, ids in nodes.items():
+            if name not in self._tickets:
+                self._say(
+                    f"SuperNode {ids[0]} is not registered under the name of a client of the job "
+                    "(flwr supernode register KEY.pub --name NAME), and gets nothing"
+                )
+            elif len(ids) > 1:
+                self._say(f"{len(ids)} SuperNodes are registered as {name}: unregister all but one")
+            elif name in self._waiting:
+                content = self._tickets[name].content()
+                message = Message(content, ids[0], MessageType.TRAIN, ttl=TTL_SECONDS, group_id=name)
+                for sent in self._grid.push_messages([message]):
+                    self._running[sent] = name
+                    self._launches[name] += 1
+                    self._waiting.discard(name)
+                    self._notice(f"started {name} on SuperNode {ids[0]}")
+
+    def _gather(self) -> None:
+        if not self._running:
+            return
+        for reply in self._grid.pull_messages(list(self._running)):
+            name = self._running.pop(reply.metadata.reply_to_message_id)
+            content = reply.content if reply.has_content() else {}
+            metrics, failure = content.get(METRICS), content.get(FAILURE)
+            if isinstance(metrics, MetricRecord):
+                self.results[name] = {
+                    key: value for key, value in metrics.items() if isinstance(value, int | float)
+                }
+                continue
+            if isinstance(failure, ConfigRecord):
+                self._gone(name, f"it says: {failure.get('reason', '')!s}")
+                continue
+            reason = str(reply.error.reason) if reply.has_error() else "its reply cannot be read"
+            self._notice(f"the app of {name} has ended: {reason}")
+            if self._launches[name] < MOST_LAUNCHES:
+                self._waiting.add(name)
+            else:
+                self._gone(name, f"its app has ended {MOST_LAUNCHES} times; the last: {reason}")
+
+    def _say(self, text: str) -> None:
+        """Say something that stays so, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._notice(text)

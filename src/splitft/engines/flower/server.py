@@ -1,0 +1,96 @@
+"""The ServerApp: runs a job as `splitft server` does, with a SuperLink's SuperNodes as its clients. (ours)"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+
+from splitft.engines.flower.launcher import Launcher
+from splitft.engines.flower.ticket import Ticket, make_authority
+from splitft.engines.network.credentials import is_loopback
+from splitft.engines.network.listener import Listener
+from splitft.engines.network.serve import client_names, notice, serve
+from splitft.errors import JobError
+from splitft.job import Job, load_job
+from splitft.output import write_atomically
+from splitft.runner import RunResult
+
+REPLIES = "flower.json"  # what clients reply, in the run's folder
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the job that the run config names. Raises SplitFTError."""
+    settings = context.run_config
+    run_session(
+        grid,
+        load_job(str(settings["job"])),
+        listen=str(settings["listen"]),
+        endpoint=str(settings["endpoint"]),
+        resume=settings["resume"] is True,
+        console=Console(),
+    )
+
+
+def run_session(
+    grid: Grid, job: Job, *, listen: str, endpoint: str, resume: bool, console: Console
+) -> RunResult:
+    """Run a job with the SuperNodes that are registered under its clients' names.
+
+    listen: HOST:PORT of the stream that carries the steps. endpoint: where clients reach it; empty: there.
+    Raises SplitFTError.
+    """
+    if job.network.aggregator:
+        raise JobError("launched by Flower, the server averages: leave network.aggregator out of the job")
+    host = host_for_clients(listen, endpoint)
+    with tempfile.TemporaryDirectory(prefix="splitft-") as scratch:
+        certs = Path(scratch) / "certs"
+        authority = make_authority(certs, host)
+        tokens = {name: secrets.token_urlsafe(32) for name in client_names(job)}
+        launchers: list[Launcher] = []
+
+        def on_listening(listener: Listener) -> None:
+            reached = endpoint or f"{listen.rpartition(':')[0]}:{listener.port}"
+            tickets = {name: Ticket(name, reached, authority, token) for name, token in tokens.items()}
+            launchers.append(Launcher(grid, tickets, listener.gone, lambda text: notice(console, text)))
+            launchers[0].start()
+
+        replies: Mapping[str, Any] = {}
+        try:
+            result = serve(
+                job,
+                listen,
+                certs=certs,
+                tokens=tokens,
+                resume=resume,
+                console=console,
+                on_listening=on_listening,
+            )
+        finally:
+            for launcher in launchers:
+                replies = launcher.finish()
+    if launchers:
+        write_atomically(result.output_dir / REPLIES, json.dumps(replies, indent=1))
+    return result
+
+
+def host_for_clients(listen: str, endpoint: str) -> str:
+    """Return the host that clients dial. Raises JobError where it is not said."""
+    host, _, port = (endpoint or listen).rpartition(":")
+    if not host or not port.isdigit():
+        raise JobError(f"endpoint and listen are HOST:PORT, not {endpoint or listen!r}")
+    if not endpoint and not is_loopback(host):
+        raise JobError(
+            f"listen={listen} is open to a network: say with endpoint=HOST:PORT where clients reach it"
+        )
+    return host.strip("[]")

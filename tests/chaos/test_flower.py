@@ -1,0 +1,86 @@
+"""I3 with Flower: SuperLink and SuperNodes launch the run, and the same bits come out as in one process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from reference import make_setting, write_rows
+from splitft import Job, run
+from splitft.history import read_history
+from splitft.job import dump_job
+
+pytest.importorskip("flwr", reason="the extra [flower] is not installed")
+from federation import Federation
+
+NAMES = ["hospital-a", "hospital-b", "hospital-c"]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("flower")
+    files = {name: str(write_rows(folder / f"{name}.txt", rows=24, seed=i)) for i, name in enumerate(NAMES)}
+    return make_setting(folder, "llama", num_hidden_layers=5) | {
+        "data_files": files, "partition": {"method": "files"}, "network": {"clients": NAMES},
+        "local_steps": 2, "cuts": [1, 2, 3], "eval_every": 1, "labels": "server", "max_eval_samples": None,
+        "warmup_steps": 0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def federation(setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    made = Federation(tmp_path_factory.mktemp("federation"), setting["data_files"])
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def prepare(setting: dict[str, Any], folder: Path, rounds: int) -> tuple[Path, bytes]:
+    """Write the job; return its file, and the adapter that it makes in one process."""
+    own = setting | {"rounds": rounds}
+    run(Job(**own, output_dir=str(folder / "local")), console=Console(quiet=True))
+    dump_job(Job(**own, output_dir=str(folder / "run")), folder / "job.yaml")
+    return folder / "job.yaml", adapter(folder / "local")
+
+
+def adapter(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_launched_by_flower_the_same_bits_come_out(
+    setting: dict[str, Any], federation: Federation, tmp_path: Path
+) -> None:
+    job, wanted = prepare(setting, tmp_path, rounds=2)
+    federation.run(job)
+    assert (tmp_path / "run" / "adapter").exists(), federation.said()
+    assert adapter(tmp_path / "run") == wanted
+    replies = json.loads((tmp_path / "run" / "flower.json").read_text())
+    last = read_history(tmp_path / "run")[-1]
+    assert {name: reply["perplexity"] for name, reply in replies.items()} == pytest.approx(
+        {name: client["perplexity"] for name, client in last["clients"].items()}
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_app_is_started_again_and_not_seen_in_the_result(
+    setting: dict[str, Any], federation: Federation, tmp_path: Path
+) -> None:
+    job, wanted = prepare(setting, tmp_path, rounds=40)
+    federation.submit(job)
+    history = tmp_path / "run" / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not history.exists() or len(history.read_text().splitlines()) < 5:
+        assert time.monotonic() < deadline, federation.said()
+        time.sleep(0.1)
+    federation.app_of("hospital-b").kill()
+    federation.running["run"].wait(300)
+    assert adapter(tmp_path / "run") == wanted, federation.said()
+    assert (federation.folder / "run.log").read_text().count("started hospital-b") == 2
