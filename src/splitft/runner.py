@@ -117,10 +117,16 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
-    folder = opened.folder
+    from splitft.checkpoint import FOLDER, remove_checkpoints
+    from splitft.report.curves import perplexity_picture
+
+    folder, records = opened.folder, read_records(opened.folder)
+    if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
+        perplexity_picture(records, folder / "perplexity.png")
+        remove_checkpoints(folder / FOLDER)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    return RunResult(folder, folder / adapter_folder(job), read_records(folder), summary)
+    return RunResult(folder, folder / adapter_folder(job), records, summary)
 
 
 def adapter_folder(job: Job) -> str:

@@ -20,6 +20,7 @@ from splitft import Job
 from splitft.engines.network.certs import add_aggregator, add_client, create_authority
 from splitft.failpoints import VARIABLE
 from splitft.job import dump_job
+from splitft.resume import is_complete
 
 SERVER, AGGREGATOR = "server", "aggregator"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -81,6 +82,7 @@ class Processes:
                 add_client(self.certs, name)
         self.running: dict[str, ForkServerProcess] = {}
         self.kills = 0
+        self.late: set[str] = set()  # killed when the results were written: may have heard so, or not
 
     def arguments(self, who: str) -> list[str]:
         job, address = str(self.folder / "job.yaml"), f"127.0.0.1:{self.port}"
@@ -109,17 +111,24 @@ class Processes:
     def finish(self, seconds: float = 240.0, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait for the end; whoever is killed starts again at once. Fails where a process ends by itself."""
         deadline = time.monotonic() + seconds
-        while [who for who, process in self.running.items() if process.exitcode != 0]:
+        while self.unfinished():
             meanwhile()
             for who, process in list(self.running.items()):
                 if process.exitcode == -signal.SIGKILL:
                     self.kills += 1
+                    if who != SERVER and is_complete(self.output):
+                        self.late.add(who)
                     self.start(who)
                 elif process.exitcode not in (None, 0):
                     raise AssertionError(f"{who} ended with {process.exitcode}:\n{self.said(who)}")
             if time.monotonic() > deadline:
                 raise AssertionError("not done in time:\n" + "\n".join(map(self.said, self.running)))
             time.sleep(0.02)
+
+    def unfinished(self) -> list[str]:
+        """Who is to end by itself, and has not: not a client that, killed at the end, has no server."""
+        free = self.late if self.running[SERVER].exitcode == 0 else set()
+        return [who for who, process in self.running.items() if process.exitcode != 0 and who not in free]
 
     def said(self, who: str) -> str:
         log = self.folder / f"{who}.log"

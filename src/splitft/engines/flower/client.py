@@ -68,6 +68,8 @@ def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
 
 def figures(site: Site) -> MetricRecord:
     """Return a client's rows, and the perplexity and accuracy of its held-out rows at the last evaluation."""
+    if not site.joined:  # the run was over when it came
+        return MetricRecord({"rows": 0})
     data = site.client.data
     found = {"perplexity": perplexity_of(site.evaluated), "accuracy": accuracy_of(site.evaluated)}
     record = MetricRecord({"rows": len(data.train), "eval_rows": len(data.eval)})

@@ -141,6 +141,7 @@ class Averager:
         try:
             message = WIRE.decode(event.payload)
             if event.name == SERVER and isinstance(message, End):
+                self._listener.send(SERVER, packed(message))  # it waits to hear that this has come
                 return message
             if event.name == SERVER and isinstance(message, Average):
                 self._asked = message

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import queue
 import secrets
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from splitft.engines.network.control import (
     Average,
     Averaged,
     End,
+    Refused,
     Rejected,
     Taken,
     Welcome,
@@ -39,6 +42,9 @@ from splitft.messages import AdapterUp
 
 SERVER = "server"  # the server's name at the aggregator
 MAX_PAYLOAD = 1 << 31  # of what an aggregator may send: averages
+
+
+Incoming = queue.SimpleQueue[Any]  # what a dialler brings
 
 
 def job_digest(job: Job) -> str:
@@ -98,7 +104,7 @@ class Averaging:
         self._num_blocks = num_blocks
         self._device = device
         self._ledger = ledger
-        self._incoming: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._incoming: Incoming = queue.SimpleQueue()
         self._dialler: Dialler | None = None
         self._session = ""
         self._digests: dict[str, Tensor] = {}  # of what each client says that it handed in
@@ -182,15 +188,35 @@ class Averaging:
                 case _:
                     raise NetworkError(f"the aggregator sent {type(message).__name__}")
 
-    def end(self, reason: str, *, ok: bool) -> None:
-        """Tell the aggregator that the run is over."""
-        if self._dialler is not None:
-            self._dialler.send(self._session, packed(End(reason, ok)))
-            self._dialler.close()
+    def end(self, end: End, seconds: float) -> bool:
+        """Tell the aggregator that the run is over; return whether it has heard, after so long at most."""
+        if self._dialler is None:
+            return False
+        return dismiss(self._dialler, self._incoming, self._session, end, seconds)
 
     def _send(self, message: Average) -> None:
         assert self._dialler is not None
         self._dialler.send(self._session, packed(message))
+
+
+def dismiss(dialler: Dialler, incoming: Incoming, session: str, end: End, seconds: float) -> bool:
+    """Tell an aggregator that the run is over, again where it comes anew, until it says so, too; hang up.
+
+    session: the last Welcome's; empty: none has come. Returns whether it has heard within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    dialler.send(session, packed(end))
+    heard = False
+    with suppress(queue.Empty):
+        while not heard:
+            item = incoming.get(timeout=max(0.0, deadline - time.monotonic()))
+            if isinstance(item, Welcome):
+                dialler.send(item.session, packed(end))
+            heard = isinstance(item, bytes) and isinstance(WIRE.decode(item), End)
+            if isinstance(item, Refused):
+                break
+    dialler.close(over=heard)
+    return heard
 
 
 def dial_aggregator(

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from splitft.devices.steps import StateSeconds
@@ -26,6 +27,7 @@ from splitft.engines.network.control import (
     Skip,
     Started,
 )
+from splitft.engines.network.farewell import SHORT_SECONDS, say_farewell
 from splitft.engines.network.members import Members
 from splitft.engines.network.script import Script, evaluation_script
 from splitft.engines.network.timing import step_seconds
@@ -264,10 +266,21 @@ class NetworkCohort:
         for name, done in state["done"].items():
             self.members.all[name].done, self.members.all[name].exact = done, done == newest
 
-    def end(self, reason: str, *, ok: bool) -> None:
-        """Tell the clients that the run is over, and stop listening."""
-        for name in self.members.there():
-            self.members.send(name, End(reason, ok))
+    def end(self, folder: Path) -> None:
+        """Tell all who took part that the run is complete, also who is away just now; stop listening."""
+        seconds = self.members.config.rejoin_seconds
+        names = [
+            name
+            for name, member in self.members.all.items()
+            if member.session and not member.expelled and member.away_seconds() < seconds
+        ]
+        dismiss = self.averaging.end if self.averaging is not None else None
+        say_farewell(self.members.listener, names, dismiss, folder, seconds, self.members.notice)
+
+    def stop(self, reason: str) -> None:
+        """Tell who is there that the run ends early, and stop listening."""
+        end = End(reason, False)
+        self.members.listener.tell_end(end, self.members.there(), SHORT_SECONDS, lambda name: None)
         self.members.listener.close()
         if self.averaging is not None:
-            self.averaging.end(reason, ok=ok)
+            self.averaging.end(end, SHORT_SECONDS)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from splitft.engines.network.control import PROTOCOL, WIRE, Hello, Refused, Welcome, packed
+from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.frames import Frame, Kind, decode_frame
 from splitft.engines.network.link import SILENCE_SECONDS, Link
 from splitft.engines.network.listener import METHOD, OPTIONS, SERVICE
@@ -40,9 +40,10 @@ class Dialler:
     """Keeps a session with the server at an address.
 
     incoming: payloads; a Welcome where a new session starts, with nothing of the old one before it; Refused
-    where the server will not have this client; LostError where none has answered for `patience` seconds, if
-    that is not 0. Nothing comes after these two. They go to `sink` instead where one is given. expected: the
-    name that the server's certificate must have; empty: that of the address.
+    where the server will not have this client; End where it tells at the door that the run is over; LostError
+    where none has answered for `patience` seconds, if that is not 0. Nothing comes after these three. They go
+    to `sink` instead where one is given. expected: the name that the server's certificate must have; empty:
+    that of the address.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Dialler:
         sink: Sink | None = None,
         expected: str = "",
     ) -> None:
-        self.incoming: queue.SimpleQueue[bytes | Welcome | Refused | LostError] = queue.SimpleQueue()
+        self.incoming: queue.SimpleQueue[bytes | Welcome | Refused | End | LostError] = queue.SimpleQueue()
         self._sink: Sink = sink or self.incoming
         self._options = DIAL_OPTIONS
         if expected:
@@ -74,7 +75,6 @@ class Dialler:
         self._said = ""
         self._patience = patience
         self._heard = time.monotonic()
-        self._closing = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-dialler", daemon=True)
         self._thread.start()
@@ -84,16 +84,22 @@ class Dialler:
         """Send a payload in a session; dropped where that session is over."""
         self._loop.call_soon_threadsafe(self._send, session, payload)
 
-    def close(self, grace: float = 2.0) -> None:
-        """Hang up, once what was sent has arrived or `grace` seconds are over."""
+    def close(self, grace: float = 2.0, *, over: bool = False) -> None:
+        """Hang up, once what was sent has arrived or `grace` seconds are over.
+
+        over: the other end has said its last words; it hangs up first, once it knows that they have come.
+        """
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._hang_up(grace), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._hang_up(grace, over), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
 
-    async def _hang_up(self, grace: float) -> None:
+    async def _hang_up(self, grace: float, over: bool) -> None:
+        self._on_state = lambda text: None
+        if over and self._link is not None:
+            self._link.beat()
         for _ in range(int(grace / 0.02)):
-            if self._link is None or not self._link.session.waiting:
+            if self._link is None or not (self._link.connected if over else self._link.session.waiting):
                 break
             await asyncio.sleep(0.02)
         self._dialling.cancel()
@@ -149,10 +155,10 @@ class Dialler:
             await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
             answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
             self._heard = time.monotonic()
+            if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
+                self._sink.put(answer)
+                return False
             if isinstance(answer, Refused):
-                if not answer.again:
-                    self._sink.put(answer)
-                    return False
                 raise BrokenError(answer.reason)
             if not isinstance(answer, Welcome):
                 raise BrokenError("the server did not welcome this client")

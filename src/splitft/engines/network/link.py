@@ -46,6 +46,11 @@ class Link:
             if self._outgoing is not None:
                 self._queue(self._outgoing, frame)
 
+    def beat(self) -> None:
+        """Acknowledge what has come, now. To be called in the event loop."""
+        if self._outgoing is not None:
+            self._queue(self._outgoing, Frame(Kind.BEAT, self.session.sent, 0, 0))
+
     async def carry(self, read: Read, write: Write, received: int) -> None:
         """Carry frames over a connection until it ends; `received`: the last piece that the other end has.
 

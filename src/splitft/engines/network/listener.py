@@ -1,6 +1,7 @@
 """The server's end of the network: lets clients in, and keeps one session for each. (ours)
 
-It runs in a thread of its own; what comes is put into a queue for the thread that runs the rounds.
+It runs in a thread of its own; what comes is put into a queue for the thread that runs the rounds. Once the
+run is over, whoever comes is told so at the door.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,15 +143,17 @@ class Listener:
         self._by_certificate = certs is not None and client_certs
         self._peers: dict[str, _Peer] = {}
         self._expelled: dict[str, str] = {}
+        self._end: End | None = None  # what everyone is told from now on
+        self._told: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-listener", daemon=True)
         self._thread.start()
         self._server: Any = None
         asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
 
-    def send(self, name: str, payload: bytes) -> None:
-        """Send a payload to a client, now or when it is back."""
-        self._loop.call_soon_threadsafe(self._send, name, payload)
+    def send(self, name: str, payload: bytes, session: str | None = None) -> None:
+        """Send a payload to a client, now or when it is back; not where it has another session by then."""
+        self._loop.call_soon_threadsafe(self._send, name, payload, session)
 
     def wake(self) -> None:
         """Have who waits for events look at something else, too."""
@@ -166,6 +170,16 @@ class Listener:
     def gone(self, name: str, reason: str) -> None:
         """Have the run go on without a client of which it is known that it will not come (back)."""
         self.events.put(Event("gone", name, reason=reason))
+
+    def tell_end(
+        self, end: End, names: Collection[str], seconds: float, on_told: Callable[[str], None]
+    ) -> list[str]:
+        """Tell everyone who is there or comes that the run is over, until all of `names` have heard.
+
+        on_told is called for each of these. Returns those who did not come within `seconds`.
+        """
+        telling = self._tell_end(end, set(names), time.monotonic() + seconds, on_told)
+        return asyncio.run_coroutine_threadsafe(telling, self._loop).result()
 
     def close(self, grace: float = 1.0) -> None:
         """Stop listening; what was sent last still has `grace` seconds to arrive."""
@@ -197,9 +211,26 @@ class Listener:
         await self._front.stop()
         await self._server.stop(0)
 
-    def _send(self, name: str, payload: bytes) -> None:
+    async def _tell_end(
+        self, end: End, left: set[str], deadline: float, on_told: Callable[[str], None]
+    ) -> list[str]:
+        self._end = end
+        asked = {name: peer for name, peer in self._peers.items() if peer.link.connected}
+        for peer in asked.values():
+            peer.link.send(packed(end))
+        while left and time.monotonic() < deadline:
+            for name in left & (asked.keys() | self._told):
+                if name in self._told or not asked[name].link.session.waiting:
+                    left.discard(name)
+                    on_told(name)
+                    if name in asked:
+                        asked[name].hang_up()
+            await asyncio.sleep(0.02)
+        return sorted(left)
+
+    def _send(self, name: str, payload: bytes, session: str | None) -> None:
         peer = self._peers.get(name)
-        if peer is None:
+        if peer is None or session not in (None, peer.session):
             return
         peer.link.send(payload)
         unread = max(peer.link.queued_bytes, peer.link.session.waiting_bytes)
@@ -242,6 +273,12 @@ class Listener:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
         self._front.know(port)
+        if self._end is not None:
+            await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
+            with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
+                await asyncio.wait_for(read(), HELLO_SECONDS)
+            self._told.add(hello.name)
+            return
         await self._end_former(hello.name)
         peer, answer = self._peer_of(hello)
         received = hello.received if hello.session == peer.session else 0

@@ -131,7 +131,7 @@ class Members:
         if isinstance(message, Train):
             member.clock = StepClock()
         member.clock.asked()
-        self.listener.send(name, packed(message))
+        self.listener.send(name, packed(message), member.session)
 
     def expel(self, name: str, reason: str) -> None:
         """Let a client take part no more. Raises NetworkError where it was the last one."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,15 +16,18 @@ from splitft.adapt import CutPlanner
 from splitft.assemble import Assembly, assemble
 from splitft.baselines import WholeModels
 from splitft.devices import highest_cut_in_memory
-from splitft.engines.network.averaging import SERVER, Averaging, dial_aggregator
+from splitft.engines.network.averaging import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
-from splitft.engines.network.control import Welcome
+from splitft.engines.network.control import End, Welcome
 from splitft.engines.network.credentials import is_loopback
+from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.door import Audit, Door
+from splitft.engines.network.farewell import STEPS, say_farewell, untold
 from splitft.engines.network.gate import Gate, most_bytes
 from splitft.engines.network.listener import Listener
 from splitft.engines.network.members import Members
 from splitft.errors import JobError
+from splitft.failpoints import reach
 from splitft.job import Job
 from splitft.ledger import Ledger
 from splitft.output import append_line
@@ -32,7 +38,6 @@ from splitft.resume import open_run
 from splitft.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server import Server
 
-STEPS = "steps.jsonl"  # what took effect at the server, in order
 METHODS = ("splitft", "same_split", "fed_lora")
 
 
@@ -67,28 +72,26 @@ def serve(
     check_address(address, certs, insecure)
     check_stated(job)
     opened = open_run(job, resume=resume)
-    if opened.complete:
-        return complete_run(opened, job, console)
-    quiet_libraries()
     names = client_names(job)
-    start = assemble(job, console, elsewhere=names)
-    console.print(proof_line(start), highlight=False)
     secrets = tokens or (dict.fromkeys(names, token) if token else {})
     audit = Audit(opened.folder, lambda text: notice(console, text))
     door = Door(tuple(names), secrets, certs is not None and not tokens, audit)
+    dial = aggregator_dialler(job, certs, insecure, token, console) if job.network.aggregator else None
+    if opened.complete:
+        result = complete_run(opened, job, console)
+        if not tokens:  # else nobody who took part has these
+            tell_rest(job, opened.folder, address, certs, door, dial, console)
+        return result
+    quiet_libraries()
+    start = assemble(job, console, elsewhere=names)
+    console.print(proof_line(start), highlight=False)
     parties, listener = make_parties(start, address, certs, door, opened.folder, console)
     on_listening(listener)
     console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
     cohort = parties.cohort
     assert isinstance(cohort, NetworkCohort)
-    if cohort.averaging is not None:
-        own = certs / SERVER if certs else None
-
-        def tell(text: str) -> None:
-            notice(console, f"aggregator: {text}")
-
-        cohort.averaging.open(dial_aggregator(job, SERVER, own, insecure, token, tell))
-    reason, ok = "the server stopped", False
+    if cohort.averaging is not None and dial is not None:
+        cohort.averaging.open(dial)
     try:
         if opened.checkpoint is None:
             cohort.present(0)
@@ -97,10 +100,47 @@ def serve(
                 opened.folder / STEPS, json.dumps({"event": "resume", "rounds": opened.checkpoint.round})
             )
         result = run_parties(opened, start, parties, console)
-        reason, ok = "the run is complete", True
-        return result
-    finally:
-        cohort.end(reason, ok=ok)
+        reach("run.complete")
+    except BaseException:
+        cohort.stop("the server stopped")
+        raise
+    cohort.end(opened.folder)
+    return result
+
+
+def tell_rest(
+    job: Job,
+    folder: Path,
+    address: str,
+    certs: Path | None,
+    door: Door,
+    dial: Callable[[Any], Dialler] | None,
+    console: Console,
+) -> None:
+    """Tell those who do not know yet that the run in `folder` is complete, after a server that was killed."""
+    left = untold(folder, door.names)
+    if left is None:
+        return
+
+    def dismissed(end: End, seconds: float) -> bool:
+        assert dial is not None
+        incoming: Incoming = SimpleQueue()
+        return dismiss(dial(incoming), incoming, "", end, seconds)
+
+    nothing = Welcome("", 0, "", (), (), "")
+    listener = Listener(address, certs, door.admit, nothing, 0, door.audit, door.by_certificate)
+    seconds = job.network.rejoin_seconds
+    say_farewell(listener, left, dismissed if dial else None, folder, seconds, partial(notice, console))
+
+
+def aggregator_dialler(
+    job: Job, certs: Path | None, insecure: bool, token: str, console: Console
+) -> Callable[[Any], Dialler]:
+    """Return what dials the job's aggregator, as the server."""
+    own = certs / SERVER if certs else None
+    return dial_aggregator(
+        job, SERVER, own, insecure, token, lambda text: notice(console, f"aggregator: {text}")
+    )
 
 
 def make_parties(

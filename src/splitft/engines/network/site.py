@@ -76,7 +76,9 @@ class Site:
     def run(self) -> End:
         """Take part until the server says that the run is over. Raises NetworkError where it is refused."""
         try:
-            return self._take_part()
+            end = self._take_part()
+            self.dialler.close(over=True)
+            return end
         finally:
             if self._desk is not None:
                 self._desk.close()
@@ -117,6 +119,11 @@ class Site:
                 self._say(Saved(item.done))
             case _:  # an answer to something that was given up
                 pass
+
+    @property
+    def joined(self) -> bool:
+        """Whether the server has told the job, and the data have been read."""
+        return self._client is not None
 
     @property
     def client(self) -> Client:
@@ -203,7 +210,7 @@ class Site:
             raise came
         if isinstance(came, Refused):
             raise NetworkError(f"the server refuses this client: {came.reason}")
-        if isinstance(came, Welcome):
+        if isinstance(came, Welcome | End):
             return came
         try:
             return WIRE.decode(came)

@@ -1,0 +1,37 @@
+"""The documents whose commands and examples are run, and how."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md"]
+
+
+def blocks_of(document: str) -> list[tuple[str, str]]:
+    """Return (language, code) of every block of a document."""
+    return BLOCK.findall((ROOT / document).read_text(encoding="utf-8"))
+
+
+def run(command: list[str], cwd: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def run_every_block(document: str, folder: Path) -> None:
+    """Run what is bash or Python, one after another, in one folder."""
+    blocks = blocks_of(document)
+    assert blocks
+    for language, code in blocks:
+        if language == "bash" and not code.startswith("make "):
+            run(["bash", "-euc", code], folder)
+        elif language == "python":
+            run([sys.executable, "-c", code], folder)

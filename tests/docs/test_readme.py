@@ -1,0 +1,24 @@
+"""Every command and every Python example of the README runs as it stands, and so does the demo."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from documents import ROOT, run, run_every_block
+
+
+def test_every_block_runs(tmp_path: Path) -> None:
+    run_every_block("README.md", tmp_path)
+
+
+def test_make_demo_runs_the_quickstart(tmp_path: Path) -> None:
+    """The same targets as a person's, with fewer steps; the whole demo is among the slow tests."""
+    if not shutil.which("make"):
+        pytest.fail("make is one of the two things a person needs")
+    short = "rounds=1 local_steps=1 max_eval_samples=10"
+    shown = run(["make", "demo", f"OUT={tmp_path / 'demo'}", f"ARGS={short}"], ROOT)
+    assert "AutoPeftModelForCausalLM" in shown and "vllm serve" in shown and "llama-server" in shown
+    for name in ("adapter/adapter_model.safetensors", "history.jsonl", "perplexity.png", "partition.png"):
+        assert (tmp_path / "demo" / name).stat().st_size > 0
