@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--local-steps", type=int, default=2)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--codec", default="none")
     parser.add_argument("--model", default="builtin:smollm2-135m")
     parser.add_argument("--side", action="append", choices=SIDES, help="only these; may be repeated")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -135,7 +136,7 @@ def main() -> None:
     settings = [
         f"model_name_or_path={options.model}", f"clients={CLIENTS}", f"rounds={LAST + 1}",
         f"eval_every={LAST + 1}", "max_eval_samples=5", f"local_steps={options.local_steps}",
-        f"per_device_train_batch_size={options.batch}",
+        f"per_device_train_batch_size={options.batch}", f"codec={options.codec}",
     ]  # fmt: skip
     steps = CLIENTS * options.local_steps * (LAST - FIRST)
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}

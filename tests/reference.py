@@ -56,6 +56,7 @@ def make_setting(folder: Path, model_type: str, **config: Any) -> dict[str, Any]
         "adapter_name_or_path": str(folder / "adapter"),
         "data_files": str(write_rows(folder / "rows.txt")),
         "max_length": 24,
+        "codec": "none",
         "max_eval_samples": 4,
         "lora_r": 4,
         "lora_alpha": 8,

@@ -1,7 +1,7 @@
 """SplitFT: federated split fine-tuning of language models.
 
-Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`, and
-the errors. Names load on first use, so that importing the package costs nothing.
+Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
+`register_codec`, `Codec`, and the errors. Names load on first use: importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitft.check import SplitReport, check_split
+    from splitft.codecs import Codec, register_codec
     from splitft.cuts import register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
@@ -30,6 +31,8 @@ _HOME = {
     "check_split": "check",
     "SplitReport": "check",
     "register_cut_policy": "cuts",
+    "register_codec": "codecs",
+    "Codec": "codecs",
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
@@ -38,6 +41,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Codec",
     "DataError",
     "Job",
     "JobError",
@@ -49,6 +53,7 @@ __all__ = [
     "SplitReport",
     "check_split",
     "load_job",
+    "register_codec",
     "register_cut_policy",
     "run",
 ]

@@ -13,6 +13,7 @@ from rich.markup import escape
 from splitft import adapters
 from splitft.adapters import Adapter, AdapterSlots
 from splitft.check import SplitReport, check_split
+from splitft.codecs.registry import check_codecs
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
 from splitft.devices import check_devices
@@ -61,6 +62,7 @@ def assemble(
     ModelError.
     """
     check_cut_policy(job)
+    check_codecs(job)
     check_devices(job)
     job, notices = resolve_sources(job)
     for notice in notices:

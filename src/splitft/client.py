@@ -230,7 +230,7 @@ class Client:
         self._in_flight = None
         self.model.bind(self.trained.blocks)  # blocks recomputed by gradient checkpointing read them again
         if now.hidden.requires_grad:  # not where no block of the front has a target module
-            gradient = to_batch(message.gradient, now.batch.attention_mask)
+            gradient = to_batch(message.gradient, now.batch.attention_mask).to(now.hidden.dtype)
             torch.autograd.backward([now.hidden], [gradient])
         if now.place.micro_step + 1 < self.job.gradient_accumulation_steps:
             return

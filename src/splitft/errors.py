@@ -27,6 +27,10 @@ class ModelError(SplitFTError):
     exit_code = 4
 
 
+class DivergedError(ModelError):
+    """What the model computes is not finite any more."""
+
+
 class OutputError(SplitFTError):
     """The output folder cannot be written, or already holds another run (exit code 5)."""
 

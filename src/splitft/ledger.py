@@ -38,6 +38,8 @@ def bytes_by_kind(message: Message) -> Counter[str]:
     for item in fields(message):
         value = getattr(message, item.name)
         kind = _KIND_OF_FIELD.get(item.name)
+        if item.name == "packed":
+            kind = "activations" if isinstance(message, Activations | TrunkOutput) else "gradients"
         if kind is None or value is None:
             continue
         for tensor in [value] if isinstance(value, Tensor) else value:

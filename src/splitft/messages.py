@@ -59,6 +59,7 @@ class Activations:
     input_ids: (tokens,) int32, only for models whose later blocks read them.
     loss_tokens: tokens with loss in the whole optimizer step, stated when it spans several micro-batches.
     grad_norms: gradient norms of the client's tensors in the previous step, for clipping over all parts.
+    packed: on its way, what a codec made of the rows (`codecs.channel`); then hidden is empty. So below.
     """
 
     round: int
@@ -71,6 +72,7 @@ class Activations:
     input_ids: Tensor | None = None
     loss_tokens: int = 0
     grad_norms: Tensor | None = None
+    packed: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class TrunkOutput:
     micro_step: int
     train: bool
     hidden: Tensor
+    packed: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class TailGradients:
     loss: float
     loss_tokens: int
     gradient: Tensor
+    packed: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class Gradients:
     loss: float
     gradient: Tensor
     grad_norms: Tensor | None = None  # (trained tensors of the trunk,) float32
+    packed: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,12 @@ class SplitModel:
         self.num_blocks = num_blocks(model)
 
     @property
+    def width(self) -> int:
+        """Of the hidden states, as the model's configuration says."""
+        config: Any = self.model.config
+        return int(config.get_text_config(decoder=True).hidden_size)
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.errors import JobError
+from splitft.errors import DivergedError, JobError
 from splitft.failpoints import reach
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
@@ -53,8 +53,8 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
 
     console: where progress is shown; `Console(quiet=True)` shows nothing. resume: go on with the run in
     `output_dir` from its last checkpoint, to the same result, bit by bit, as if it had never been cut off; a
-    run that is complete is returned as it is. An interrupt, and a cut policy that fails in a later round,
-    keep the adapter and the history of the last complete round, and are raised again.
+    run that is complete is returned as it is. An interrupt, and a cut policy or a model that fails in a later
+    round, keep the adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
@@ -90,13 +90,13 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
                 job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
             ):
                 output.add(record)
-        except (KeyboardInterrupt, JobError) as stop:  # a cut policy may fail in any round
+        except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
                 output.save()  # the stop may have come between the writing of two files
                 perplexity_picture(output.records, folder / "perplexity.png")
                 progress.__exit__(None, None, None)
                 done = output.records[-1].round
-                how = "stopped" if isinstance(stop, JobError) else "interrupted"
+                how = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped"
                 go_on = ", --resume goes on" if (folder / FOLDER).exists() else ""
                 console.print(f"{how} after round {done}; its results are in {folder}{go_on}")
             raise

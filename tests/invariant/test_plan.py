@@ -115,6 +115,14 @@ JOBS: dict[str, tuple[str, Settings]] = {
         "gemma3_text",
         {"cut_policy": {"method": "resource", "max_step": 1}, "packing": True, "max_length": 16, **DEVICES},
     ),
+    "llama, three bits and two": ("llama", {"codec": "int3", "gradient_codec": "int2", **DEVICES}),
+    "gpt2, int8, labels at home, bf16": (
+        "gpt2",
+        {
+            "codec": "int8", "eval_codec": "int4", "labels": "client", "tail_blocks": 1, "bf16": True,
+            **DEVICES,
+        },
+    ),
     "llama, recomputed blocks, all labels at home, bf16": (
         "llama",
         {

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from splitft.codecs.registry import check_codecs
 from splitft.compare.arms import Arm, override_texts
 from splitft.cuts import check_cut_policy
 from splitft.devices.profile import check_devices
@@ -63,6 +64,7 @@ def plan_variants(
 def check_names(job: Job) -> None:
     """Raise JobError where the job names a cut policy or a device that nobody has registered or described."""
     check_cut_policy(job)
+    check_codecs(job)
     check_devices(job)
 
 

@@ -8,6 +8,8 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, TypedDict
 
+from splitft.codecs.codec import Codec
+from splitft.codecs.registry import codecs_of, make_codec
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device, link_seconds, transfer_seconds
 from splitft.devices.flops import Passes, Work, block_work, head_work
@@ -135,7 +137,17 @@ def batch_bytes(costs: ModelCosts, job: Job, tokens: int) -> tuple[tuple[int, ..
 
     Without headers and gradient norms, which a batch of text dwarfs.
     """
-    hidden = tokens * costs.hidden * costs.element_bytes
+    names = codecs_of(job)
+    hidden = _row_bytes(costs, job, tokens, make_codec(names["codec"], "activations"))
+    gradient = _row_bytes(costs, job, tokens, make_codec(names["gradient_codec"], "gradients"))
     if job.labels == "client":
-        return (hidden, hidden), (hidden, hidden)
-    return (hidden + 4 * tokens,), (hidden,)
+        return (hidden, gradient), (hidden, gradient)
+    return (hidden + 4 * tokens,), (gradient,)
+
+
+def _row_bytes(costs: ModelCosts, job: Job, tokens: int, codec: Codec | None) -> int:
+    if codec is None:
+        return tokens * costs.hidden * costs.element_bytes
+    samples = min(tokens, job.per_device_train_batch_size)
+    lengths = [tokens // samples] * (samples - 1) if samples else []
+    return sum(part.nbytes for part in codec.layout([*lengths, tokens - sum(lengths)], costs.hidden))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from splitft.client import Client
+from splitft.codecs.channel import Channel
 from splitft.ledger import Direction, Ledger
 from splitft.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 from splitft.state import State
@@ -32,6 +33,7 @@ class LocalCohort:
         self.ledger = ledger
         self.clock = clock
         self._present = present
+        self._channels = {client.name: Channel(self.job) for client in clients}
 
     @property
     def names(self) -> list[str]:
@@ -75,8 +77,7 @@ class LocalCohort:
         """Give clients the server's replies and return what they send next in the same exchange."""
         answers: dict[str, Message] = {}
         for name, message in replies.items():
-            self._count(name, "down", message)
-            answer = self.clients[name].answer(message)
+            answer = self.clients[name].answer(self._carried(name, "down", message))
             if answer is not None:
                 answers[name] = answer
         return self._sent(answers)
@@ -110,9 +111,14 @@ class LocalCohort:
             self.clock.load_state(state["clock"])
 
     def _sent(self, messages: dict[str, Message]) -> dict[str, Message]:
-        for name, message in messages.items():
-            self._count(name, "up", message)
-        return messages
+        return {name: self._carried(name, "up", message) for name, message in messages.items()}
+
+    def _carried(self, name: str, direction: Direction, message: Message) -> Message:
+        """Return a message as it arrives."""
+        channel = self._channels.get(name)
+        packed = channel.pack(message) if channel else message
+        self._count(name, direction, packed)
+        return channel.unpack(packed) if channel else packed
 
     def _count(self, name: str, direction: Direction, message: Message) -> None:
         if isinstance(message, LocalLoss):  # a note for the record; nothing that a network would carry

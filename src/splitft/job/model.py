@@ -32,6 +32,7 @@ GROUPS = {
     "Federation": "method",
     "LoRA": "lora_r",
     "Optimizer": "learning_rate",
+    "Wire": "codec",
     "Devices and network": "devices",
     "The run": "seed",
 }
@@ -206,6 +207,20 @@ class Job(Strict):
     per_device_train_batch_size: Count = Field(default=8, description="Rows of one client's micro-batch.")
     per_device_eval_batch_size: Count = Field(default=8, description="Rows of one evaluation batch.")
     gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches of one optimizer step.")
+
+    # Wire
+    codec: Name | None = Field(
+        default=None,
+        description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
+        "int2, or a codec registered from Python. Default: none in one process, int8 over a network.",
+    )
+    gradient_codec: Name | None = Field(
+        default=None, description="The same for their gradients, which bear fewer bits. Default: as codec."
+    )
+    eval_codec: Name | None = Field(
+        default=None,
+        description="The same for activations of held-out rows. Default: bf16, none with codec none.",
+    )
 
     # Devices
     devices: Name | Names | dict[Name, Name] | None = Field(

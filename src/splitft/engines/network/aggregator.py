@@ -18,6 +18,7 @@ from splitft.adapters import Layout, flatten, unflatten
 from splitft.assemble import inject_adapters, model_shapes
 from splitft.averaging import SHARED, average_blocks, client_contributions
 from splitft.checkpoint import load_checkpoint, save_checkpoint
+from splitft.codecs.registry import network_job
 from splitft.engines.network.averaging import SERVER, digest_of, job_digest
 from splitft.engines.network.control import (
     WIRE,
@@ -67,7 +68,7 @@ def serve_averages(
     address = address or job.network.aggregator
     check_address(address, certs, insecure)
     quiet_libraries()
-    job, _ = resolve_sources(job)
+    job, _ = resolve_sources(network_job(job))
     names = client_names(job)
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")

@@ -5,11 +5,14 @@ What is expected follows from the session, never from the message. The order of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from splitft.assemble import Assembly, base_dtype
 from splitft.averaging import check_sizes
+from splitft.codecs.channel import Channel
 from splitft.messages import (
     Activations,
     AdapterUp,
@@ -39,17 +42,24 @@ def most_bytes(start: Assembly) -> int:
 class Gate:
     """Checks messages of one run against what its job and the session lead to expect."""
 
-    def __init__(self, start: Assembly, server: Server) -> None:
+    def __init__(self, start: Assembly, server: Server, channels: Mapping[str, Channel]) -> None:
         config = start.model.config.get_text_config(decoder=True)
         self.job = start.job
         self.server = server
+        self.channels = channels
         self.hidden = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.needs_ids = start.report.server_inputs == "input_ids"
         self._tokens: dict[str, int] = {}  # of each client's last activations
 
-    def check(self, client: str, message: Message) -> None:
-        """Raise ValueError, which names the field, on a message that no correct client sends."""
+    def check(self, client: str, message: Message) -> Message:
+        """Return a message unpacked.
+
+        Raises ValueError, which names the field, on one that no correct client sends.
+        """
+        if isinstance(message, Activations):
+            self._lengths(message.lengths)  # they say how large what is unpacked will be
+        message = self.channels[client].unpack(message)
         if not self.server.knows(client):
             raise ValueError(f"{type(message).__name__} came before anything was handed out")
         match message:
@@ -75,6 +85,7 @@ class Gate:
                 self._lengths(message.lengths)
             case _:
                 raise ValueError(f"{type(message).__name__} is nothing that a client sends")
+        return message
 
     def _activations(self, client: str, message: Activations) -> None:
         tokens = self._tokens[client] = self._lengths(message.lengths)

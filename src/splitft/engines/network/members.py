@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from splitft.codecs.channel import Channel
 from splitft.engines.network.control import (
     WIRE,
     Control,
@@ -24,7 +25,7 @@ from splitft.engines.network.control import (
 from splitft.engines.network.inbox import Inbox
 from splitft.engines.network.listener import Event, Listener
 from splitft.engines.network.timing import StepClock
-from splitft.errors import NetworkError
+from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
 from splitft.ledger import Ledger
 from splitft.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
@@ -33,7 +34,7 @@ ANSWERS = (Held, OptimizerState, Saved)  # what clients send between training an
 MOST_ANSWERS = 8  # of a client, beyond what is asked for: of what was asked before it came anew
 SHOWN = 300  # characters of what a client says
 
-Gate = Callable[[str, Message], None]  # raises ValueError on a message that does not fit the session
+Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
 
 class Recovery(Protocol):
@@ -93,6 +94,7 @@ class Members:
         ledger: Ledger,
         recovery: Recovery,
         gate: Gate,
+        channels: Mapping[str, Channel],
         notice: Callable[[str], None],
     ) -> None:
         self.all = {name: Member(name) for name in names}
@@ -104,6 +106,7 @@ class Members:
         self.evaluating = False  # what was handed out last is to be evaluated
         self.on_return: Callable[[str], None] = lambda name: None  # a client that came anew goes on
         self._gate = gate
+        self._channels = channels
 
     def there(self) -> list[str]:
         """The clients that take part now, in their order."""
@@ -124,6 +127,11 @@ class Members:
     def send(self, name: str, message: Message | Control) -> None:
         """Send a message, now or when the client is connected again."""
         if isinstance(message, KINDS):
+            try:
+                message = self._channels[name].pack(message)
+            except DivergedError as error:
+                self.expel(name, f"with it {error}")
+                return
             self.ledger.count("down", message)
         member = self.all[name]
         if isinstance(message, AdapterDown):
@@ -212,13 +220,14 @@ class Members:
                 return False
             if member.owes is not None and not isinstance(message, member.owes | Failed):
                 raise ValueError(f"{type(message).__name__} came where {member.owes.__name__} is next")
+            arrived = message
             if isinstance(message, KINDS):
-                self._gate(member.name, message)
+                message = self._gate(member.name, message)
         except ValueError as error:
             self.expel(member.name, str(error))
             return False
-        if isinstance(message, KINDS) and not isinstance(message, LocalLoss):
-            self.ledger.count("up", message)
+        if isinstance(arrived, KINDS) and not isinstance(arrived, LocalLoss):
+            self.ledger.count("up", arrived)
         match message:
             case Ready():
                 if member.owes is not Ready:

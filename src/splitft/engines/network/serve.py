@@ -15,6 +15,8 @@ from rich.markup import escape
 from splitft.adapt import CutPlanner
 from splitft.assemble import Assembly, assemble
 from splitft.baselines import WholeModels
+from splitft.codecs.channel import Channel
+from splitft.codecs.registry import network_job
 from splitft.devices import highest_cut_in_memory
 from splitft.engines.network.averaging import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
@@ -71,6 +73,7 @@ def serve(
         raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
     check_address(address, certs, insecure)
     check_stated(job)
+    job = network_job(job)
     opened = open_run(job, resume=resume)
     names = client_names(job)
     secrets = tokens or (dict.fromkeys(names, token) if token else {})
@@ -170,8 +173,9 @@ def make_parties(
     welcome = Welcome("", 0, told, tuple(start.targets), tuple(start.slots.excluded), inputs)
     limit = most_bytes(start)
     listener = Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
+    channels = {name: Channel(job, model.width) for name in start.names}
     members = Members(
-        start.names, job.network, listener, ledger, server, Gate(start, server).check,
+        start.names, job.network, listener, ledger, server, Gate(start, server, channels).check, channels,
         lambda text: notice(console, text),
     )  # fmt: skip
     if averaging is not None:

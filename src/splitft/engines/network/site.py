@@ -8,6 +8,7 @@ from typing import Any
 
 from splitft.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.client import Client
+from splitft.codecs.channel import Channel
 from splitft.engines.network.averaging import Desk
 from splitft.engines.network.control import (
     EVALUATION,
@@ -33,7 +34,15 @@ from splitft.engines.network.control import (
 )
 from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.timing import Stopwatch
-from splitft.errors import DataError, LostError, ModelError, NetworkError, OutputError, SplitFTError
+from splitft.errors import (
+    DataError,
+    DivergedError,
+    LostError,
+    ModelError,
+    NetworkError,
+    OutputError,
+    SplitFTError,
+)
 from splitft.job import Job
 from splitft.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
 from splitft.state import State
@@ -67,6 +76,7 @@ class Site:
         self._make = make
         self._need = need
         self._client: Client | None = None
+        self._channel: Channel | None = None
         self._blank: State = {}  # of a client that has not been told anything
         self._start: State = {}  # as it was handed out the adapters of the round
         self._session = ""
@@ -92,6 +102,9 @@ class Site:
                 self._follow(item)
             except _TurnOverError as over:
                 self._next = over.item
+            except DivergedError as error:
+                self.dialler.send(self._session, packed(Failed(_why(error))))
+                raise
 
     def _follow(self, item: Message | Control) -> None:
         match item:
@@ -143,6 +156,7 @@ class Site:
                 self.dialler.close()
                 raise
             self._blank = self._client.state()
+            self._channel = Channel(self._client.job, self._client.model.width)
             if self._client.job.network.aggregator and self._open_desk is not None:
                 self._desk = self._open_desk(self._client.job, self._refused)
         self._say(Ready(len(self._client.data.train), len(self._client.data.eval)))
@@ -199,6 +213,7 @@ class Site:
             self.evaluated.append(message)
 
     def _say(self, message: Message | Control) -> None:
+        message = self._channel.pack(message) if self._channel else message
         self.dialler.send(self._session, packed(message))
 
     def _take(self) -> Any:
@@ -213,7 +228,8 @@ class Site:
         if isinstance(came, Welcome | End):
             return came
         try:
-            return WIRE.decode(came)
+            message = WIRE.decode(came)
+            return self._channel.unpack(message) if self._channel else message
         except ValueError as error:
             raise NetworkError(f"the server sent what cannot be read: {error}") from None
 
@@ -224,6 +240,7 @@ def _why(error: SplitFTError) -> str:
         DataError: "its data cannot be used",
         ModelError: "it cannot load its part of the model",
         OutputError: "it cannot write its files",
+        DivergedError: "what it computes is not finite",
     }
     return what.get(type(error), "it cannot take part in this job") + "; its own output says why"
 

@@ -1,0 +1,141 @@
+"""int4, int3, int2: what stands out is sent apart; the rest is rotated, and rounded to few levels.
+
+The hidden states of trained models have a few dimensions that hold most of the energy, and first tokens of
+many times the usual size. These dimensions and tokens go as int8. A rotation spreads what is left over 64
+values each, which are then nearly normal: their root mean square is all that is to be known of their size.
+Gradients have nothing that stands out, and one scale a token is enough. (ours)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from splitft.codecs.bits import pack_bits, packed_bytes, unpack_bits
+from splitft.codecs.codec import Part, check_finite
+from splitft.codecs.groups import GROUP, MOST, TINY, Int8, in_groups
+from splitft.codecs.rotation import rotate, rotate_back
+
+STEPS = {4: 0.3352, 3: 0.5860, 2: 0.9957}  # in deviations: of uniform levels for normal values (Max, 1960)
+OCTAVE = 16  # levels of a group's scale per factor of two below the row's
+ZERO = 255  # the level of a group that is zero
+CHUNK = 256  # rows at a time
+
+
+class LowBit:
+    """bits: of a value. outliers: dimensions sent apart. apart: first tokens are, and groups have scales."""
+
+    def __init__(self, bits: int, *, outliers: int = 0, apart: bool = False) -> None:
+        self.bits = bits
+        self.outliers = outliers
+        self.apart = apart
+        self._first = Int8()
+
+    def layout(self, lengths: Sequence[int], width: int) -> tuple[Part, ...]:
+        samples = len(lengths) if self.apart else 0
+        rows, groups, columns = sum(lengths) - samples, -(-width // GROUP), self._columns(width)
+        codes = packed_bytes(groups * GROUP, self.bits)
+        parts = [Part("scales", torch.bfloat16, (rows,)), Part("codes", torch.uint8, (rows, codes))]
+        if columns:
+            parts.append(Part("columns", torch.int32, (columns,)))
+            parts.append(Part("outlier_scales", torch.bfloat16, (columns,)))
+            parts.append(Part("outliers", torch.int8, (rows, columns)))
+        if self.apart:
+            parts.append(Part("levels", torch.uint8, (rows, groups)))
+            parts += self._first.layout([1] * samples, width)
+        return tuple(parts)
+
+    def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
+        first, others = self._split(len(rows), lengths, rows.device)
+        extra: list[Tensor] = []
+        columns = outlier_scales = None
+        if count := self._columns(rows.shape[1]):
+            sample = rows[others[:: 1 + len(others) // CHUNK]].float()
+            columns = vector_norm(sample, dim=0).topk(count).indices.sort().values
+            apart = rows[:, columns].float()[others]
+            largest = apart.abs().amax(0) if len(others) else apart.sum(0)
+            check_finite(largest)
+            outlier_scales = (largest / MOST).to(torch.bfloat16)
+            extra += [columns.int(), outlier_scales, _rounded(apart, outlier_scales)]
+        made = [self._encode_some(some, columns) for some in torch.split(rows, CHUNK)]
+        scales, codes, levels = (torch.cat(parts)[others] for parts in zip(*made, strict=True))
+        check_finite(scales.float())
+        if self.apart:
+            extra += [levels, *self._first.encode(rows[first], [1] * len(lengths))]
+        return scales, codes, *extra
+
+    def _encode_some(self, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scales, codes and levels of a few rows: so few that they stay in the processor's cache."""
+        rest = rows.to(torch.float32, copy=True)
+        if columns is not None:
+            rest.index_fill_(1, columns, 0.0)
+        values = rotate(in_groups(rest))
+        sizes = vector_norm(values, dim=-1) / GROUP**0.5
+        scales = (sizes.amax(-1) if self.apart else sizes.square().mean(-1).sqrt()).to(torch.bfloat16)
+        levels = _levels(sizes, scales.float()) if self.apart else torch.zeros_like(sizes[:, :1])
+        steps = self._steps(scales, levels)
+        half = 1 << (self.bits - 1)
+        inverse = torch.where(steps < TINY, 0.0, 1.0 / steps)
+        codes = values.mul_(inverse[..., None]).floor_().add_(half).clamp_(0, 2 * half - 1).to(torch.uint8)
+        return scales, pack_bits(codes.flatten(1), self.bits), levels
+
+    def decode(self, parts: Sequence[Tensor], lengths: Sequence[int], width: int) -> Tensor:
+        tokens, extra = sum(lengths), parts[2:]
+        first, others = self._split(tokens, lengths, parts[0].device)
+
+        def spread(part: Tensor) -> Tensor:
+            """With rows of zeros for the first tokens."""
+            return part.new_zeros(tokens, *part.shape[1:]).index_copy_(0, others, part)
+
+        scales, packed = spread(parts[0]), spread(parts[1])
+        levels = spread(extra[-3]) if self.apart else torch.zeros_like(scales[:, None])
+        rows = torch.empty(tokens, width, device=packed.device)
+        for start in range(0, tokens, CHUNK):
+            some = slice(start, start + CHUNK)
+            codes = unpack_bits(packed[some], self.bits).float().add_(0.5 - (1 << (self.bits - 1)))
+            steps = self._steps(scales[some], levels[some])
+            values = codes.view(len(codes), -(-width // GROUP), GROUP).mul_(steps[..., None])
+            rows[some] = rotate_back(values).flatten(1)[:, :width]
+        if self._columns(width):
+            columns, outlier_scales, outliers = extra[:3]
+            if int(columns.min()) < 0 or int(columns.max()) >= width:
+                raise ValueError("an outlier's column is none")
+            rows.index_copy_(1, columns.long(), spread(outliers) * outlier_scales.float())
+        if self.apart:
+            rows.index_copy_(0, first, self._first.decode(extra[-2:], [1] * len(lengths), width))
+        return rows
+
+    def _steps(self, scales: Tensor, levels: Tensor) -> Tensor:
+        """Return the distance of two levels in every group, or in every row: (rows, groups or 1)."""
+        sizes = _sizes(levels, scales.float()) if self.apart else scales.float()[:, None]
+        return sizes * STEPS[self.bits]
+
+    def _columns(self, width: int) -> int:
+        return min(self.outliers, width)
+
+    def _split(self, tokens: int, lengths: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the places of the tokens that go apart, and of the others."""
+        counts = torch.tensor(lengths if self.apart else (), device=device, dtype=torch.long)
+        first = counts.cumsum(0) - counts
+        others = torch.ones(tokens, dtype=torch.bool, device=device).index_fill_(0, first, False)
+        return first, others.nonzero().flatten()
+
+
+def _rounded(values: Tensor, scales: Tensor) -> Tensor:
+    inverse = torch.where(scales.float() < TINY, 0.0, 1.0 / scales.float())
+    return (values * inverse).round_().clamp_(-MOST, MOST).to(torch.int8)
+
+
+def _levels(sizes: Tensor, largest: Tensor) -> Tensor:
+    """Return how far below the row's scale each group's is, in steps of 1/16 of a factor of two."""
+    below = torch.log2(largest[:, None] / sizes) * OCTAVE
+    return torch.where(sizes < TINY, float(ZERO), below.round().clamp(0, ZERO - 1)).to(torch.uint8)
+
+
+def _sizes(levels: Tensor, largest: Tensor) -> Tensor:
+    """Undo `_levels`."""
+    sizes = torch.exp2(levels.float() / -OCTAVE) * largest[:, None]
+    return sizes.masked_fill(levels == ZERO, 0.0)

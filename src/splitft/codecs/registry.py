@@ -1,0 +1,103 @@
+"""Codecs by name: the built-in ones, and those that a user registers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Literal
+
+from splitft.codecs.bf16 import BF16
+from splitft.codecs.codec import Codec
+from splitft.codecs.groups import Int8
+from splitft.codecs.lowbit import LowBit
+from splitft.errors import JobError
+from splitft.job.model import Job
+
+NONE = "none"  # rows as they are
+What = Literal["activations", "gradients"]
+MakeCodec = Callable[[], Codec]
+
+_OUTLIERS = 8  # dimensions of activations that are sent apart
+_ACTIVATIONS: dict[str, MakeCodec] = {
+    "bf16": BF16,
+    "int8": Int8,
+    "int4": lambda: LowBit(4, outliers=_OUTLIERS, apart=True),
+    "int3": lambda: LowBit(3, outliers=_OUTLIERS, apart=True),
+    "int2": lambda: LowBit(2, outliers=_OUTLIERS, apart=True),
+}
+_GRADIENTS: dict[str, MakeCodec] = {
+    "bf16": BF16,
+    "int8": Int8,
+    "int4": lambda: LowBit(4),
+    "int3": lambda: LowBit(3),
+    "int2": lambda: LowBit(2),
+}
+_REGISTERED: dict[str, MakeCodec] = {}
+
+
+def register_codec(name: str, make: MakeCodec) -> None:
+    """Make a codec of your own known as `codec: NAME` in this process.
+
+    make: the class, or whatever else returns a `Codec` when called without arguments. Over a network the
+    server and every client must register it. Raises JobError for a built-in's name, an empty one, or what
+    cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise JobError(f"the name of a codec must be a string that is not empty, not {name!r}")
+    if name == NONE or name in _ACTIVATIONS:
+        raise JobError(f"{name} is a built-in codec: register yours under another name")
+    if not callable(make):
+        raise JobError(f"codec {name} must be a class or a function without arguments, not {make!r}")
+    _REGISTERED[name] = make
+
+
+def codec_names() -> list[str]:
+    """The names of all codecs: the built-in ones from the finest on, then those registered."""
+    return [NONE, *_ACTIVATIONS, *_REGISTERED]
+
+
+def make_codec(name: str, what: What) -> Codec | None:
+    """Return the codec of a name for activations or gradients; None: rows are sent as they are.
+
+    Raises JobError with the nearest name and the list of all.
+    """
+    if name == NONE:
+        return None
+    built_in = _ACTIVATIONS if what == "activations" else _GRADIENTS
+    make = built_in.get(name) or _REGISTERED.get(name)
+    if make is None:
+        near = difflib.get_close_matches(name, codec_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise JobError(
+            f"no codec is called {name}; {hint}there are {', '.join(codec_names())}; others must be "
+            "registered with splitft.register_codec before the run, in every process of it"
+        )
+    return make()
+
+
+def codecs_of(job: Job, *, network: bool = False) -> dict[str, str]:
+    """Return {key: name} of a job's codecs, of those that it leaves open, too.
+
+    Gradients go like activations. Rows to evaluate go as bfloat16 where activations are rounded at all: a
+    perplexity is to be the adapter's, not the codec's.
+    """
+    codec = job.codec or ("int8" if network else NONE)
+    return {
+        "codec": codec,
+        "gradient_codec": job.gradient_codec or codec,
+        "eval_codec": job.eval_codec or (NONE if codec == NONE else "bf16"),
+    }
+
+
+def network_job(job: Job) -> Job:
+    """Return a job as it is over a network, with its codecs stated."""
+    return job.model_copy(update=codecs_of(job, network=True))
+
+
+def check_codecs(job: Job) -> None:
+    """Raise JobError where the job names a codec that nobody has registered."""
+    for key, name in codecs_of(job).items():
+        try:
+            make_codec(name, "activations")
+        except JobError as error:
+            raise JobError(f"{key}: {error}") from None
