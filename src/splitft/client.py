@@ -12,7 +12,7 @@ from torch import Tensor
 
 from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, to_device, unflatten
 from splitft.aggregator import unstack_basis
-from splitft.data import Batch, BatchStream, ClientData, collate
+from splitft.data import Batch, ClientData, collate, train_stream
 from splitft.job import Job
 from splitft.lowrank import Basis
 from splitft.messages import (
@@ -54,7 +54,7 @@ class Client:
         self.cut = 0
         self.adapter: Adapter = {}  # what the server handed out: the global adapter of the held blocks
         self.trained = TrainedAdapter(job)
-        self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, name)
+        self.stream = train_stream(job, name, data.train)
         self._learning_rate = learning_rates(job)
         self._micro_batches: list[Batch] = []
         self._in_flight: _InFlight | None = None

@@ -75,14 +75,23 @@ def test_a_batch_is_padded_on_the_right_to_its_own_longest_row() -> None:
         collate(rows, [], 0)
 
 
+def some_lengths(num_rows: int) -> list[int]:
+    """Of rows, from 1 to 512, few of them long."""
+    return [1 + 511 * pow(7, row, 101) ** 3 // 10**6 for row in range(num_rows)]
+
+
 @given(
-    num_rows=st.integers(1, 30), batch_size=st.integers(1, 12), seed=st.integers(), steps=st.integers(1, 40)
+    num_rows=st.integers(1, 30),
+    batch_size=st.integers(1, 12),
+    seed=st.integers(),
+    steps=st.integers(1, 40),
+    grouped=st.booleans(),
 )
 @settings(deadline=None)
 def test_the_stream_shows_every_row_once_an_epoch(
-    num_rows: int, batch_size: int, seed: int, steps: int
+    num_rows: int, batch_size: int, seed: int, steps: int, grouped: bool
 ) -> None:
-    stream = BatchStream(num_rows, batch_size, seed, "client-0")
+    stream = BatchStream(num_rows, batch_size, seed, "client-0", some_lengths(num_rows) if grouped else None)
     batches = [next(stream) for _ in range(steps)]
     assert {len(batch) for batch in batches} == {min(batch_size, num_rows)}
     seen = np.concatenate(batches).tolist()
@@ -96,20 +105,39 @@ def test_the_stream_shows_every_row_once_an_epoch(
     seed=st.integers(),
     before=st.integers(0, 20),
     after=st.integers(1, 20),
+    grouped=st.booleans(),
 )
 @settings(deadline=None)
 def test_a_stream_goes_on_where_it_was(
-    num_rows: int, batch_size: int, seed: int, before: int, after: int
+    num_rows: int, batch_size: int, seed: int, before: int, after: int, grouped: bool
 ) -> None:
-    stream = BatchStream(num_rows, batch_size, seed, "a")
+    lengths = some_lengths(num_rows) if grouped else None
+    stream = BatchStream(num_rows, batch_size, seed, "a", lengths)
     for _ in range(before):
         next(stream)
     state = json.loads(json.dumps(stream.state()))
     expected = [next(stream).tolist() for _ in range(after)]
-    resumed = BatchStream(num_rows, batch_size, seed, "a")
+    resumed = BatchStream(num_rows, batch_size, seed, "a", lengths)
     np.random.seed(0)  # global state must not matter
     resumed.load_state(state)
     assert [next(resumed).tolist() for _ in range(after)] == expected
+
+
+@pytest.mark.parametrize("num_rows", [800, 403])
+def test_batches_of_like_length_have_little_padding(num_rows: int) -> None:
+    """In every epoch, also where batches cross its border; and no two epochs have the same batches."""
+    lengths = np.array(some_lengths(num_rows))
+    padded: dict[bool, int] = {}
+    for grouped in (False, True):
+        stream = BatchStream(num_rows, 4, 0, "a", lengths if grouped else None)
+        batches = [next(stream) for _ in range(3 * num_rows // 4)]
+        padded[grouped] = sum(4 * int(lengths[batch].max()) for batch in batches)
+        epochs = [{frozenset(b.tolist()) for b in batches[i : i + num_rows // 4]} for i in (0, num_rows // 4)]
+        assert len(epochs[0] & epochs[1]) < num_rows // 16
+        longest = [int(lengths[batch].max()) for batch in batches[: num_rows // 4]]
+        assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    real = 3 * int(lengths.sum())
+    assert padded[True] < 1.15 * real < 1.5 * real < padded[False]
 
 
 def test_each_client_seed_and_epoch_has_its_own_order() -> None:

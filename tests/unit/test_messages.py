@@ -335,4 +335,7 @@ def test_kinds_of_bytes() -> None:
     assert bytes_by_kind(Metrics(1, 1.0, 1.0, 1, 0.0, 2)).keys() == {"evaluation"}
     assert bytes_by_kind(AdapterUp(1, (0, 3), (four, eight), four))["adapter"] == 12
     assert bytes_by_kind(Gradients(1, 0, 0, 1.0, torch.zeros(2, 3)))["gradients"] == 24
-    assert len(astuple(training)) == 10
+    coded = Activations(1, 0, 0, True, (2,), four[:0], packed=(eight, four.to(torch.bfloat16)))
+    assert bytes_by_kind(coded)["activations"] == 8 + 2
+    assert bytes_by_kind(Gradients(1, 0, 0, 1.0, four[:0], packed=(eight,)))["gradients"] == 8
+    assert len(astuple(training)) == 11

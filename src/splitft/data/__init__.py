@@ -1,6 +1,6 @@
 """From files to batches: reading, tokens, the held-out split, rows per client, and what to show of it."""
 
-from splitft.data.batches import Batch, BatchStream, collate, first_lengths
+from splitft.data.batches import Batch, BatchStream, collate, first_lengths, train_stream
 from splitft.data.holdout import hold_out
 from splitft.data.listing import partition_table
 from splitft.data.picture import partition_picture
@@ -29,4 +29,5 @@ __all__ = [
     "prepare",
     "read_records",
     "tokenize",
+    "train_stream",
 ]

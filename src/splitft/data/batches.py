@@ -16,6 +16,8 @@ from splitft.job import Job
 from splitft.partition.report import Indices
 from splitft.seeds import numpy_generator
 
+POOL = 50  # batches whose rows are sorted together
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -61,19 +63,28 @@ class BatchStream:
     """Endless row numbers: a fresh shuffle each epoch, full batches across epoch borders.
 
     The order depends on the seed, the client's name and the number of rows only. A batch has `batch_size`
-    rows, or `num_rows` where that is fewer.
+    rows, or `num_rows` where that is fewer. lengths: of the rows; then a batch's rows are of like length
+    (`group_by_length`), and the order depends on these, too.
 
     Raises:
         DataError: No rows.
     """
 
-    def __init__(self, num_rows: int, batch_size: int, seed: int, client_name: str) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        seed: int,
+        client_name: str,
+        lengths: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> None:
         if num_rows < 1:
             raise DataError(f"client {client_name!r} has no training rows")
         self._num_rows = num_rows
         self._batch_size = min(batch_size, num_rows)
         self._seed = seed
         self._client_name = client_name
+        self._lengths = None if lengths is None else np.asarray(lengths)
         self._position = 0
         self._start_epoch(0)
 
@@ -112,11 +123,41 @@ class BatchStream:
     def _start_epoch(self, epoch: int) -> None:
         self._epoch = epoch
         rng = numpy_generator(self._seed, "batches", self._client_name, epoch)
-        self._order: Indices = rng.permutation(self._num_rows).astype(np.int64)
+        order: Indices = rng.permutation(self._num_rows).astype(np.int64)
+        if self._lengths is not None:
+            begun = (
+                -epoch * self._num_rows % self._batch_size
+            )  # rows that fill up the last epoch's last batch
+            grouped = group_by_length(order[begun:], self._lengths, self._batch_size, rng)
+            order = np.concatenate([order[:begun], grouped])
+        self._order = order
+
+
+def group_by_length(
+    order: Indices, lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> Indices:
+    """Return shuffled row numbers in another order, in which batches have rows of like length.
+
+    Pools of up to POOL batches are sorted, and the batches shuffled; at least four pools, so that the batches
+    of one epoch are not those of the next. Rows beyond the last full batch stay at the end. (after
+    transformers)
+    """
+    pool = batch_size * max(1, min(len(order) // (4 * batch_size), POOL))
+    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+    ordered = np.concatenate([rows[np.argsort(-lengths[rows], kind="stable")] for rows in pools] or [order])
+    whole = len(order) // batch_size * batch_size
+    batches = rng.permutation(ordered[:whole].reshape(-1, batch_size))
+    return np.concatenate([batches.ravel(), ordered[whole:]]).astype(np.int64)
+
+
+def train_stream(job: Job, client: str, rows: Rows) -> BatchStream:
+    """Return the stream of a client's training rows, as the job says."""
+    lengths = rows.lengths if job.group_by_length else None
+    return BatchStream(len(rows), job.per_device_train_batch_size, job.seed, client, lengths)
 
 
 def first_lengths(job: Job, client: str, rows: Rows) -> list[NDArray[np.int64]]:
     """Return the lengths of the rows, (batch,), of each micro-batch of a client's first round."""
-    stream = BatchStream(len(rows), job.per_device_train_batch_size, job.seed, client)
+    stream = train_stream(job, client, rows)
     lengths = np.asarray(rows.lengths)
     return [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]

@@ -104,6 +104,9 @@ class Job(Strict):
     packing: bool = Field(
         default=False, description="Join a client's rows and cut blocks of max_length tokens."
     )
+    group_by_length: bool = Field(
+        default=False, description="Batches of rows of like length: less padding to compute, other batches."
+    )
     completion_only_loss: bool | None = Field(
         default=None,
         description="Loss on the completion only. Default: yes for prompt/completion rows (as TRL).",

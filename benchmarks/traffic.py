@@ -1,0 +1,171 @@
+"""The traffic of a whole job of one epoch, by codec, against padded float32 tensors on the same steps.
+
+SmolLM2's split at cut 2 and State of the Union paragraphs dealt by length (Dirichlet 0.1), rows of at most
+512 tokens; adapters, labels and headers are counted, evaluation is not, on any side. The bytes are those of
+`splitft plan`, which equal a run's to the byte (tests/invariant/test_plan.py). The yardsticks are float32
+activations up and gradients down of the same batches, padded to 512 tokens or to each batch's longest row.
+
+With --proxy the job also runs over connections with every client behind a proxy that counts, on three blocks
+of SmolLM2's shape with random weights: neither changes a byte of what crosses the cut.
+
+    python benchmarks/traffic.py [--proxy] [--codecs none/none int8/int8 int4/int4 int3/int2] [--clients 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from splitft import Job, load_job
+from splitft.assemble import Assembly, assemble
+from splitft.data import train_stream
+from splitft.plan.dry import dry_run
+
+CODECS = ("none/none", "bf16/bf16", "int8/int8", "int4/int4", "int3/int2")
+LONGEST, LOCAL_STEPS = 512, 20
+QUIET = Console(quiet=True)
+RESULTS = Path(__file__).parent / "results" / "traffic.json"
+
+
+def make_job(folder: Path, clients: int, rounds: int, model: str) -> Job:
+    return load_job("quickstart", [
+        f"model_name_or_path={model}", "bf16=false", f"clients={clients}", "cuts=2", "lora_r_cut=8",
+        f"max_length={LONGEST}", "partition.alpha=0.1", f"rounds={rounds}", f"local_steps={LOCAL_STEPS}",
+        f"eval_every={rounds}", "max_eval_samples=5", "save_every=0", f"output_dir={folder / 'run'}",
+    ])  # fmt: skip
+
+
+def epoch(start: Assembly) -> int:
+    """Return the rounds after which as many rows have been trained on as there are."""
+    rows = sum(len(data.train) for data in start.clients)
+    batch = start.job.per_device_train_batch_size
+    return max(1, round(rows / (len(start.clients) * batch * LOCAL_STEPS)))
+
+
+def padded(start: Assembly) -> dict[str, int]:
+    """Return the bytes of the same batches as padded float32, up and down, and their real tokens."""
+    job, width = start.job, start.model.config.get_text_config(decoder=True).hidden_size
+    tokens = to_longest = to_batch = 0
+    for data in start.clients:
+        stream = train_stream(job, data.name, data.train)
+        for _ in range(job.rounds * job.local_steps):
+            lengths = [int(data.train.lengths[i]) for i in next(stream)]
+            tokens += sum(lengths)
+            to_longest += LONGEST * len(lengths)
+            to_batch += max(lengths) * len(lengths)
+    both = 2 * 4 * width
+    return {"tokens": tokens, "padded to 512": both * to_longest, "padded to the batch": both * to_batch}
+
+
+def planned(start: Assembly, codec: str) -> dict[str, int]:
+    """Return {direction and kind: bytes} of the job with a codec, without evaluation."""
+    activations, _, gradients = codec.partition("/")
+    job = start.job.model_copy(update={"codec": activations, "gradient_codec": gradients})
+    run = dry_run(replace(start, job=job), lambda round_: None)
+    return {
+        f"{way} {kind}": number
+        for way, kinds in run.ledger.by_kind().items()
+        for kind, number in kinds.items()
+        if kind != "evaluation"
+    }
+
+
+def small_model(folder: Path, like: str) -> Path:
+    """Write three blocks of a model's shape, with random weights and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from splitft.fallback import resolve_sources
+    from splitft.load import load_tokenizer
+
+    job, _ = resolve_sources(load_job("quickstart", [f"model_name_or_path={like}"]))
+    config = AutoConfig.from_pretrained(job.model_name_or_path, num_hidden_layers=3)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    load_tokenizer(job.model_name_or_path, "main").save_pretrained(folder)
+    return folder
+
+
+def through_proxies(job: Job, folder: Path) -> dict[str, int]:
+    """Run a job over connections, each through a proxy; return bytes on the wire and by the ledger."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    from splitft.engines.network.join import join
+    from splitft.engines.network.serve import client_names, serve
+    from tcp_proxy import Proxy
+
+    names, proxies, listening = client_names(job), list[Proxy](), Event()
+
+    def on_listening(listener: Any) -> None:
+        proxies.extend(Proxy(listener.port) for _ in names)
+        listening.set()
+
+    def take_part(number: int) -> None:
+        listening.wait()
+        address = f"127.0.0.1:{proxies[number].port}"
+        join(address, names[number], job_data=True, folder=folder / names[number], console=QUIET)
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        clients = [pool.submit(take_part, number) for number in range(len(names))]
+        result = serve(job, "127.0.0.1:0", console=QUIET, on_listening=on_listening)
+        for client in clients:
+            client.result()
+    ledger = {way: sum(kinds.values()) for way, kinds in result.summary["bytes"].items()}
+    found = {f"wire {way}": sum(getattr(proxy, way) for proxy in proxies) for way in ("up", "down")}
+    for proxy in proxies:
+        proxy.close()
+    return found | {f"ledger {way}": number for way, number in ledger.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--codecs", nargs="+", default=list(CODECS))
+    parser.add_argument("--clients", type=int, default=5)
+    parser.add_argument("--model", default="builtin:smollm2-135m")
+    parser.add_argument("--proxy", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        start = assemble(make_job(folder, options.clients, 1, options.model), QUIET, weights=False)
+        rounds = epoch(start)
+        job = make_job(folder, options.clients, rounds, options.model)
+        start = assemble(job, QUIET, weights=False)
+        yardsticks = padded(start)
+        result: dict[str, Any] = {"rounds": rounds, "local_steps": LOCAL_STEPS, "yardsticks": yardsticks}
+        print(f"{rounds} rounds of {LOCAL_STEPS} steps, {yardsticks['tokens']} tokens; MiB, share of padded")
+        print(
+            f"{'up/down':<12}{'total':>10}{'to 512':>9}{'to batch':>10}  of it adapters, labels and headers"
+        )
+        for codec in options.codecs:
+            kinds = planned(start, codec)
+            total = sum(kinds.values())
+            rest = total - kinds["up activations"] - kinds["down gradients"]
+            shares = [total / yardsticks[name] for name in ("padded to 512", "padded to the batch")]
+            print(f"{codec:<12}{total / 2**20:>10.1f}{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:.1f}")
+            result[codec] = {"bytes": kinds, "to_512": shares[0], "to_batch": shares[1]}
+        if options.proxy:
+            small = str(small_model(folder / "small", options.model))
+            for codec in options.codecs:
+                activations, _, gradients = codec.partition("/")
+                change = {"codec": activations, "gradient_codec": gradients}
+                network = make_job(folder / codec.replace("/", "-"), options.clients, rounds, small)
+                counted = through_proxies(network.model_copy(update=change), folder / codec.replace("/", "-"))
+                result[codec]["proxy"] = counted
+                print(codec, {name: f"{number / 2**20:.1f}" for name, number in counted.items()}, flush=True)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
