@@ -8,6 +8,9 @@ import pytest
 from documents import EXECUTED, run_every_block
 
 
-@pytest.mark.parametrize("document", EXECUTED[1:])
+@pytest.mark.parametrize(
+    "document",
+    [pytest.param(page, marks=[pytest.mark.slow] if "how-to" in page else []) for page in EXECUTED[1:]],
+)
 def test_every_block_runs(document: str, tmp_path: Path) -> None:
     run_every_block(document, tmp_path)
