@@ -24,8 +24,9 @@ from typing import Any
 FOLDER = Path(__file__).parent / "results" / "codec_quality"
 SETTINGS = ("none/none", "int8/int8", "int4/int4", "int4/int2", "int3/int2", "int2/int2", "topk/topk")
 JOB = [
-    "clients=1", "cuts=2", "lora_r_cut=16", "rounds=3", "local_steps=50", "max_length=128", "eval_every=3",
-    "max_eval_samples=200", "eval_codec=none", "save_every=0", "partition.method=iid",
+    "clients=1", "cuts=2", "lora_r_cut=16", "rounds=3", "local_steps=50", "max_length=96", "eval_every=3",
+    "max_eval_samples=128", "eval_codec=none", "save_every=0", "partition.method=iid",
+    "learning_rate=5e-4", "lr_scheduler_type=linear",
 ]  # fmt: skip
 
 

@@ -127,8 +127,11 @@ def lora_config(
     dropout: float,
     fan_in_fan_out: bool = False,
     block_ranks: Mapping[str, int] | None = None,
+    blocks: Iterable[int] | None = None,
 ) -> Any:
     """Return the peft LoraConfig; `block_ranks` maps module paths to ranks that differ from r.
+
+    blocks: those with adapters; None: all.
 
     alpha_pattern keeps the scaling alpha / r for them, so that a change of rank never changes the function.
     """
@@ -144,6 +147,7 @@ def lora_config(
         rank_pattern=ranks,
         alpha_pattern={path: alpha * rank / r for path, rank in ranks.items()},
         fan_in_fan_out=fan_in_fan_out,
+        layers_to_transform=None if blocks is None else list(blocks),
         task_type="CAUSAL_LM",
     )
 
@@ -152,14 +156,25 @@ def inject(model: Any, config: Any) -> AdapterSlots:
     """Freeze the model, inject LoRA modules of full rank into it, in place, and return its slots."""
     from peft import inject_adapter_in_model
 
-    install_window(model)
+    window = install_window(model)
     model.requires_grad_(False)
-    inject_adapter_in_model(config, model)
+    if config.layers_to_transform is None or _has_targets(window, config):
+        inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
     slots = AdapterSlots(model)
     slots.excluded = sorted(config.exclude_modules or [])
     return slots
+
+
+def _has_targets(window: nn.ModuleList, config: Any) -> bool:
+    """Whether a block that is held here is to have an adapter; peft refuses models without any."""
+    return any(
+        name == target or name.endswith(f".{target}")
+        for index in config.layers_to_transform
+        for name, _ in window._modules[str(index)].named_modules()
+        for target in config.target_modules
+    )
 
 
 def uses_fan_in_fan_out(model: nn.Module) -> bool:

@@ -114,6 +114,7 @@ def inject_targets(job: Job, model: Any, targets: list[str], excluded: list[str]
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
         fan_in_fan_out=adapters.uses_fan_in_fan_out(model),
+        blocks=range(job.frozen_blocks, num_blocks(model)) if job.frozen_blocks else None,
     )
     slots = adapters.inject(model, config)
     if job.gradient_checkpointing:

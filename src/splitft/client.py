@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,8 +38,12 @@ class _InFlight:
 
     place: Place
     batch: Batch
-    hidden: Tensor  # (batch, seq, hidden) at the cut, with its graph
+    hidden: Tensor  # (batch, seq, hidden) at the cut, with its graph; rows alone where fronts are frozen
     loss_tokens: int = 0
+
+
+_Chosen = tuple[Batch, tuple[int, ...]]  # a batch, and the numbers of its rows
+Missing = Callable[[Sequence[int], Sequence[int]], Sequence[int]]  # (numbers, lengths): what to send
 
 
 class Client:
@@ -56,7 +60,8 @@ class Client:
         self.trained = TrainedAdapter(job)
         self.stream = train_stream(job, name, data.train)
         self._learning_rate = learning_rates(job)
-        self._micro_batches: list[Batch] = []
+        self.missing: Missing = lambda samples, lengths: range(len(samples))  # which to send
+        self._micro_batches: list[_Chosen] = []
         self._in_flight: _InFlight | None = None
         self._norms: Tensor | None = None
 
@@ -91,12 +96,46 @@ class Client:
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
         """Run the front on the next micro-batch and return what goes up."""
-        batch, loss_tokens = self._next_micro_batch(micro_step)
+        (batch, samples), loss_tokens = self._next_micro_batch(micro_step)
         place = Place(self.name, round_, step, micro_step, train=True)
         self.model.bind(self.trained.blocks)
-        hidden = self._front(batch, place)
+        if self.job.caches_activations:
+            return self._forward_missing(place, batch, samples, loss_tokens)
+        with torch.set_grad_enabled(self.job.train_front):
+            hidden = self._front(batch, place)
         self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
         return self._activations(place, batch, hidden.detach(), loss_tokens)
+
+    def _forward_missing(
+        self, place: Place, batch: Batch, samples: tuple[int, ...], loss_tokens: int
+    ) -> Activations:
+        """Run the frozen front, without dropout, on the samples that the server lacks; each by itself.
+
+        A sample's activations are then the same whatever batch it is first in.
+        """
+        calm = replace(place, train=False)
+        lengths = batch.attention_mask.sum(1).tolist()
+        sent: list[Activations] = []
+        with torch.no_grad():
+            for number in self.missing(samples, lengths):
+                alone = batch.row(number, lengths[number])
+                sent.append(self._activations(calm, alone, self._front(alone, calm), 0))
+        rows = [message.hidden for message in sent]
+        hidden = torch.cat(rows) if rows else torch.empty(0, device=self.model.device)
+        self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
+        return Activations(
+            place.round,
+            place.step,
+            place.micro_step,
+            True,
+            tuple(lengths),
+            hidden,
+            _joined([message.labels for message in sent], self.job.labels == "server"),
+            _joined([message.input_ids for message in sent], self.model.server_inputs == "input_ids"),
+            loss_tokens,
+            self._take_norms() if place.micro_step == 0 else None,
+            samples=samples,
+        )
 
     def evaluate(self, round_: int) -> Iterator[Message]:
         """Yield the activations of the held-out rows, batch by batch, with the adapter handed out."""
@@ -154,16 +193,18 @@ class Client:
         self.trained.load_state(state["trained"], self.model.device)
         self._micro_batches, self._in_flight, self._norms = [], None, None
 
-    def _next_micro_batch(self, micro_step: int) -> tuple[Batch, int]:
-        """Return a batch, and the loss tokens of the whole step where it has several."""
+    def _next_micro_batch(self, micro_step: int) -> tuple[_Chosen, int]:
+        """Return a batch and its rows' numbers, and the loss tokens of the step where it has several."""
         if micro_step == 0:
             self._micro_batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
         several = len(self._micro_batches) > 1
-        loss_tokens = sum(loss_token_count(b.labels) for b in self._micro_batches) if several else 0
+        loss_tokens = sum(loss_token_count(b.labels) for b, _ in self._micro_batches) if several else 0
         return self._micro_batches[micro_step], loss_tokens
 
-    def _next_batch(self) -> Batch:
-        return collate(self.data.train, next(self.stream), self.pad_token_id).to(self.model.device)
+    def _next_batch(self) -> _Chosen:
+        chosen = next(self.stream)
+        batch = collate(self.data.train, chosen, self.pad_token_id).to(self.model.device)
+        return batch, tuple(chosen.tolist())
 
     def _front(self, batch: Batch, place: Place) -> Tensor:
         hidden: Tensor = self.model.run(
@@ -247,3 +288,11 @@ class Client:
         if self._in_flight is None:
             raise ValueError(f"{self.name} has no batch under way")
         return self._in_flight
+
+
+def _joined(parts: Sequence[Tensor | None], expected: bool) -> Tensor | None:
+    """Return ids of several samples as one tensor, None where none are sent."""
+    given = [part for part in parts if part is not None]
+    if not expected:
+        return None
+    return torch.cat(given) if given else torch.empty(0, dtype=torch.int32)

@@ -45,6 +45,7 @@ def save_adapter(
         dropout=job.lora_dropout,
         fan_in_fan_out=slots.fan_in_fan_out,
         block_ranks=ranks,
+        blocks=sorted(slots.layout) if job.frozen_blocks else None,
     )
     config.base_model_name_or_path = base
     config.inference_mode = True

@@ -60,6 +60,8 @@ class Activations:
     loss_tokens: tokens with loss in the whole optimizer step, stated when it spans several micro-batches.
     grad_norms: gradient norms of the client's tensors in the previous step, for clipping over all parts.
     packed: on its way, what a codec made of the rows (`codecs.channel`); then hidden is empty. So below.
+    samples: where the server keeps activations, the client's number of each sample; then, on the way, only
+    those that the server lacks are in hidden, labels and input_ids.
     """
 
     round: int
@@ -73,6 +75,7 @@ class Activations:
     loss_tokens: int = 0
     grad_norms: Tensor | None = None
     packed: tuple[Tensor, ...] = ()
+    samples: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class TailGradients:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Server to client: (tokens, hidden) gradient of the loss at the cut."""
+    """Server to client: (tokens, hidden) gradient of the loss at the cut; none where fronts are frozen."""
 
     round: int
     step: int

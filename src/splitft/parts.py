@@ -52,7 +52,7 @@ class SplitModel:
     def width(self) -> int:
         """Of the hidden states, as the model's configuration says."""
         config: Any = self.model.config
-        return int(config.get_text_config(decoder=True).hidden_size)
+        return int(getattr(config.get_text_config(decoder=True), "hidden_size", 0))
 
     @property
     def device(self) -> torch.device:

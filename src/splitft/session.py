@@ -48,7 +48,7 @@ class Session:
         """Run the trunk forward and back to the cut; with `labels: client` forward only, to the tail."""
         place = Place(self.client, message.round, message.step, message.micro_step, train=True)
         mask, inputs = self._inputs(message)
-        entering = to_batch(message.hidden, mask).requires_grad_()
+        entering = to_batch(message.hidden, mask).requires_grad_(self.job.train_front)
         self.entering, self.mask = entering, mask
         self.model.bind(trunk.blocks)
         if self.job.labels == "client":
@@ -92,18 +92,18 @@ class Session:
     ) -> Gradients:
         assert self.entering is not None and self.mask is not None
         parameters = trunk.parameters()
+        wanted = [self.entering] if self.job.train_front else []
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            [output], [self.entering, *parameters], [gradient], allow_unused=True
+            [output], [*wanted, *parameters], [gradient], allow_unused=True
         )
-        at_cut = gradients[0]
-        assert at_cut is not None
-        for parameter, own in zip(parameters, gradients[1:], strict=True):
+        for parameter, own in zip(parameters, gradients[len(wanted) :], strict=True):
             if own is None:
                 continue
             own = own if self.share == 1 else own * self.share
             parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
         self.add_loss(loss, loss_tokens, place.micro_step)
-        rows = to_rows(at_cut, self.mask)
+        at_cut = gradients[0] if wanted else None
+        rows = to_rows(at_cut, self.mask) if at_cut is not None else output.new_empty(0)
         self.entering = self.mask = None
         return Gradients(place.round, place.step, place.micro_step, loss, rows)
 

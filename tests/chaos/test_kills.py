@@ -22,6 +22,7 @@ ROUNDS = 4
 MODES: dict[str, dict[str, Any]] = {
     "per_client": {},
     "shared": {"server_adapter": "shared"},
+    "frozen": {"train_front": False, "codec": "int4", "adapter_name_or_path": None},
     "moving": {
         "server_adapter": "shared", "labels": "client", "tail_blocks": 1, "lora_r_cut": 2,
         "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2], "3": [2, 3, 1]}},

@@ -128,7 +128,7 @@ def test_who_sends_what_no_codec_makes_takes_part_no_more(
     from splitft.codecs.channel import Channel
 
     settings, said = setting | {"codec": "int4"}, list[str]()
-    channel = Channel(Job(**settings), 0)
+    channel = Channel(Job(**settings), 128)
 
     def tamper(message: Any) -> list[Any]:
         if not (isinstance(message, Activations) and message.train):

@@ -116,6 +116,13 @@ JOBS: dict[str, tuple[str, Settings]] = {
         {"cut_policy": {"method": "resource", "max_step": 1}, "packing": True, "max_length": 16, **DEVICES},
     ),
     "llama, three bits and two": ("llama", {"codec": "int3", "gradient_codec": "int2", **DEVICES}),
+    "llama, frozen fronts": (
+        "llama",
+        {
+            "train_front": False, "cuts": [1, 3, 2, 2], "codec": "int4", "local_steps": 6, "lora_r_cut": 2,
+            "adapter_name_or_path": None, **DEVICES,
+        },
+    ),
     "gpt2, int8, labels at home, bf16": (
         "gpt2",
         {

@@ -1,15 +1,19 @@
 """The way between one client and the server: rows leave an end packed by a codec, and arrive as rows. (ours)
 
 Clients and the server compute on rows and know nothing of codecs; whoever carries messages has a channel.
+Where fronts are frozen, the server's end also keeps what each training sample's activations are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from splitft.codecs.cache import Index, Kept
 from splitft.codecs.codec import Codec
 from splitft.codecs.registry import codecs_of, make_codec
 from splitft.errors import DivergedError, ModelError
@@ -20,18 +24,30 @@ M = TypeVar("M")
 
 
 class Channel:
-    """One end, or both in one process. width: of the hidden states, where this end unpacks before it packs.
+    """One end, or both in one process. width: of the hidden states.
 
     Raises JobError where the job names a codec that nobody has registered.
     """
 
-    def __init__(self, job: Job, width: int = 0) -> None:
+    def __init__(self, job: Job, width: int) -> None:
         names = codecs_of(job)
+        self._job = job
         self._width = width
         self._activations = make_codec(names["codec"], "activations")
         self._gradients = make_codec(names["gradient_codec"], "gradients")
         self._evaluation = make_codec(names["eval_codec"], "activations")
         self._lengths: tuple[int, ...] = ()  # of the batch under way
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew with what the server keeps: nothing. Both ends do so where a session ends."""
+        self._sent: Index | None = None
+        self._came: Index | None = None
+        self._kept: dict[int, Kept] = {}
+
+    def missing(self, samples: Sequence[int], lengths: Sequence[int]) -> list[int]:
+        """Return the places in a batch of the samples that the server lacks."""
+        return (self._sent or self._index()).missing(samples, lengths)
 
     def pack(self, message: M) -> M:
         """Return a message as it is sent.
@@ -39,21 +55,28 @@ class Channel:
         Raises DivergedError where a value is not finite, ModelError where hidden states are not rows.
         """
         codec, rows = self._part(message)
-        if codec is None or rows is None:
+        if rows is None:
             return message
-        if rows.ndim != 2:
-            raise ModelError("this model's hidden states are not one row a token: set codec: none")
-        self._width = rows.shape[1]
+        groups = [self._lengths]
+        if isinstance(message, Activations) and message.samples:
+            self._sent = self._sent or self._index()
+            groups = [(message.lengths[i],) for i in self._sent.admit(message.samples, message.lengths)]
+        if codec is None:
+            return message
+        if groups and (rows.ndim != 2 or rows.shape[1] != self._width):
+            raise ModelError(f"hidden states are no rows of {self._width} numbers a token: set codec: none")
+        parts: list[Tensor] = []
         try:
-            parts = codec.encode(rows, self._lengths)
+            for some, lengths in zip(_divided(rows, [sum(group) for group in groups]), groups, strict=True):
+                parts += codec.encode(some, lengths)
         except ValueError as error:
             raise DivergedError(
                 f"what the model computes cannot be sent: {error}; training has diverged: lower learning_rate"
             ) from None
-        return _with(message, rows.new_empty(0), parts)
+        return _with(message, rows.new_empty(0), tuple(parts))
 
     def unpack(self, message: M) -> M:
-        """Return a message as it was before it was packed, with rows in float32.
+        """Return a message as it was before it was packed, with rows in float32, and with all its samples.
 
         Raises ValueError where its parts are not those of the job's codec for these lengths.
         """
@@ -61,15 +84,73 @@ class Channel:
         if rows is None:
             return message
         assert isinstance(message, Activations | TrunkOutput | TailGradients | Gradients)
+        if isinstance(message, Activations) and (self._keeps(message) or message.samples):
+            return self._completed(message, codec)  # type: ignore[return-value]
         if codec is None:
             if message.packed:
                 raise ValueError("packed: this job has no codec")
             return message
-        wanted = [(part.dtype, part.shape) for part in codec.layout(self._lengths, self._width)]
-        found = [(part.dtype, tuple(part.shape)) for part in message.packed]
+        return _with(message, self._decoded(codec, message.packed, rows, self._lengths), ())
+
+    def _decoded(self, codec: Codec, parts: Sequence[Tensor], rows: Tensor, lengths: Sequence[int]) -> Tensor:
+        wanted = [(part.dtype, part.shape) for part in codec.layout(lengths, self._width)]
+        found = [(part.dtype, tuple(part.shape)) for part in parts]
         if rows.numel() or found != wanted:
             raise ValueError(f"packed: {found[:4]}, not {wanted[:4]}")
-        return _with(message, codec.decode(message.packed, self._lengths, self._width), ())
+        return codec.decode(parts, lengths, self._width)
+
+    def _completed(self, message: Activations, codec: Codec | None) -> Activations:
+        """Keep what came of new samples, and return the message with the rows of all."""
+        if not self._keeps(message) or len(message.samples) != len(message.lengths):
+            raise ValueError(f"samples: {len(message.samples)} for {len(message.lengths)} lengths")
+        self._came = self._came or self._index()
+        sent = self._came.admit(message.samples, message.lengths)
+        lengths = [message.lengths[i] for i in sent]
+        came = dict(zip(sent, self._samples(message, codec, lengths), strict=True))
+        whole = []
+        for place, sample in enumerate(message.samples):
+            one = came.get(place) or self._kept[sample]
+            if sample in self._came:
+                self._kept[sample] = one
+            whole.append(one)
+        return replace(
+            message,
+            hidden=torch.cat([one.hidden for one in whole]).to(message.hidden.dtype),
+            labels=_joined([one.labels for one in whole]),
+            input_ids=_joined([one.input_ids for one in whole]),
+            packed=(),
+        )
+
+    def _samples(self, message: Activations, codec: Codec | None, lengths: list[int]) -> list[Kept]:
+        """Return the samples that come with a message, each with what it needs by itself."""
+        nothing: list[Tensor | None] = [None] * len(lengths)
+        labels, ids = (
+            nothing if part is None else _divided(part, lengths)
+            for part in (message.labels, message.input_ids)
+        )
+        hidden: list[Tensor] = []
+        if codec is None:
+            if message.packed:
+                raise ValueError("packed: this job has no codec")
+            hidden = _divided(message.hidden, lengths)
+        else:
+            start = 0
+            for length in lengths:
+                count = len(codec.layout([length], self._width))
+                parts = message.packed[start : start + count]
+                decoded = self._decoded(codec, parts, message.hidden, [length])
+                hidden.append(decoded.bfloat16())  # half the memory; less than the codec has lost
+                start += count
+            if start != len(message.packed) or message.hidden.numel():
+                raise ValueError(f"packed: {len(message.packed)} parts for {len(lengths)} new samples")
+        return [Kept(*parts) for parts in zip(hidden, labels, ids, strict=True)]
+
+    def _keeps(self, message: Activations) -> bool:
+        return message.train and self._job.caches_activations
+
+    def _index(self) -> Index:
+        """An empty index; a token counts as in float32, with its label."""
+        return Index(int(self._job.activation_cache_gb * 1e9 / (4 * self._width + 4)))
 
     def _part(self, message: object) -> tuple[Codec | None, Tensor | None]:
         """Return the rows of a message, None where it has none, and their codec."""
@@ -79,6 +160,8 @@ class Channel:
                 return self._activations if message.train else self._evaluation, message.hidden
             case TrunkOutput():
                 return self._activations if message.train else self._evaluation, message.hidden
+            case Gradients() if not self._job.train_front:
+                return None, None
             case TailGradients() | Gradients():
                 return self._gradients, message.gradient
         return None, None
@@ -89,3 +172,18 @@ def _with(message: M, rows: Tensor, packed: tuple[Tensor, ...]) -> M:
     field = "hidden" if isinstance(message, Activations | TrunkOutput) else "gradient"
     changed: M = replace(message, **{field: rows, "packed": packed})  # type: ignore[type-var]
     return changed
+
+
+def _divided(rows: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Return each sample's part of (tokens, ...) rows."""
+    if rows.ndim < 1 or rows.shape[0] != sum(lengths):
+        raise ValueError(f"hidden, labels or input_ids: {tuple(rows.shape)} for {sum(lengths)} new tokens")
+    return list(torch.split(rows, lengths)) if lengths else []
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return ids of all samples as one tensor; None where they do not come."""
+    given = [part for part in parts if part is not None]
+    if given and len(given) < len(parts):
+        raise ValueError("labels, input_ids: with some samples, and not with others")
+    return torch.cat(given) if given else None

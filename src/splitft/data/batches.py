@@ -33,9 +33,16 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
 
+    def row(self, number: int, length: int) -> Batch:
+        """One row of so many tokens by itself, without padding."""
+        return Batch(*(part[number : number + 1, :length] for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.input_ids, self.attention_mask, self.labels
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+        return Batch(*(part.to(device) for part in self._parts()))
 
 
 def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> Batch:

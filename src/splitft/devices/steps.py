@@ -141,9 +141,10 @@ def batch_bytes(costs: ModelCosts, job: Job, tokens: int) -> tuple[tuple[int, ..
     names = codecs_of(job)
     hidden = _row_bytes(costs, job, tokens, make_codec(names["codec"], "activations"))
     gradient = _row_bytes(costs, job, tokens, make_codec(names["gradient_codec"], "gradients"))
+    down = gradient if job.train_front else 0
     if job.labels == "client":
-        return (hidden, gradient), (hidden, gradient)
-    return (hidden + 4 * tokens,), (gradient,)
+        return (hidden, gradient), (hidden, down)
+    return (hidden + 4 * tokens,), (down,)
 
 
 def _row_bytes(costs: ModelCosts, job: Job, tokens: int, codec: Codec | None) -> int:

@@ -33,7 +33,9 @@ class LocalCohort:
         self.ledger = ledger
         self.clock = clock
         self._present = present
-        self._channels = {client.name: Channel(self.job) for client in clients}
+        self._channels = {client.name: Channel(self.job, client.model.width) for client in clients}
+        for client in clients:
+            client.missing = self._channels[client.name].missing
 
     @property
     def names(self) -> list[str]:

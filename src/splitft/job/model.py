@@ -32,7 +32,7 @@ GROUPS = {
     "Federation": "method",
     "LoRA": "lora_r",
     "Optimizer": "learning_rate",
-    "Wire": "codec",
+    "Wire": "train_front",
     "Devices and network": "devices",
     "The run": "seed",
 }
@@ -212,6 +212,18 @@ class Job(Strict):
     gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches of one optimizer step.")
 
     # Wire
+    train_front: bool = Field(
+        default=True,
+        description="No: blocks below the highest cut stay as they are. Clients run forward alone, no "
+        "gradient comes down, and a sample's activations go up once in the whole job. Needs "
+        "cut_policy.method fixed.",
+    )
+    activation_cache_gb: float = Field(
+        default=1.0,
+        ge=0,
+        description="With train_front: no, memory of the server for each client's activations; samples "
+        "beyond it go up every time.",
+    )
     codec: Name | None = Field(
         default=None,
         description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
@@ -264,6 +276,18 @@ class Job(Strict):
     def splits_model(self) -> bool:
         """Whether client and server each run a part of the model; a baseline's clients may run all of it."""
         return self.method in ("splitft", "same_split")
+
+    @property
+    def frozen_blocks(self) -> int:
+        """Blocks without an adapter, from the first on: with train_front: no, those of the highest cut."""
+        if self.train_front:
+            return 0
+        return max(self.cuts) if isinstance(self.cuts, list) else self.cuts
+
+    @property
+    def caches_activations(self) -> bool:
+        """Whether the server keeps what each training sample's activations are."""
+        return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
 
     @model_validator(mode="wrap")
     @classmethod

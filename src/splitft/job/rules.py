@@ -71,6 +71,14 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
             )
 
+    if known("train_front", "cut_policy.method") and not job["train_front"]:
+        method = job["cut_policy.method"]
+        if method != "fixed":
+            yield (
+                "train_front",
+                f"false needs cut_policy.method fixed, not {method}: a block is trained by all or by nobody",
+            )
+
     if known("lora_r", "lora_r_cut"):
         lora_r, lora_r_cut = job["lora_r"], job["lora_r_cut"]
         if lora_r_cut is not None and lora_r_cut > lora_r:

@@ -24,7 +24,6 @@ from splitft.engines.network.control import (
     Held,
     Save,
     Saved,
-    Skip,
     Started,
 )
 from splitft.engines.network.farewell import SHORT_SECONDS, say_farewell
@@ -155,8 +154,7 @@ class NetworkCohort:
                 turn.leave_out(name)
                 del turns[name]
                 self._left_out.append(name)
-                self.members.all[name].muted = True
-                self.members.send(name, Skip(0))
+                self.members.skip(name)
                 self.members.notice(f"the round goes on without {name}")
                 if turn.names:
                     deadline, late = self._deadline(), False

@@ -19,6 +19,7 @@ from splitft.engines.network.control import (
     Loaded,
     Ready,
     Saved,
+    Skip,
     Train,
     packed,
 )
@@ -141,6 +142,12 @@ class Members:
         member.clock.asked()
         self.listener.send(name, packed(message), member.session)
 
+    def skip(self, name: str) -> None:
+        """A round goes on without a client: drop what it sends, until it has the next adapters."""
+        self.all[name].muted = True
+        self._channels[name].forget()
+        self.send(name, Skip(0))
+
     def expel(self, name: str, reason: str) -> None:
         """Let a client take part no more. Raises NetworkError where it was the last one."""
         member = self.all[name]
@@ -192,6 +199,7 @@ class Members:
         if event.kind == "joined":
             member.session, member.there, member.connected = event.session, False, True
             member.inbox.clear()
+            self._channels[member.name].forget()
             member.owes = Ready
         elif event.kind == "gone":
             self.expel(member.name, event.reason)

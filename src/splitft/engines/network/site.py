@@ -120,6 +120,8 @@ class Site:
             case Train():
                 self._train(item)
             case Skip():
+                if self._channel is not None:
+                    self._channel.forget()
                 self.client.load_state(self._start)
             case Evaluate():
                 self._say(Started(item.round, EVALUATION))
@@ -148,6 +150,8 @@ class Site:
     def _join(self, welcome: Welcome) -> None:
         """Start in a new session; a client that is there already keeps its data and blocks."""
         self._session = welcome.session
+        if self._channel is not None:
+            self._channel.forget()
         if self._client is None:
             try:
                 self._client = self._make(welcome)
@@ -157,6 +161,7 @@ class Site:
                 raise
             self._blank = self._client.state()
             self._channel = Channel(self._client.job, self._client.model.width)
+            self._client.missing = self._channel.missing
             if self._client.job.network.aggregator and self._open_desk is not None:
                 self._desk = self._open_desk(self._client.job, self._refused)
         self._say(Ready(len(self._client.data.train), len(self._client.data.eval)))
