@@ -1,14 +1,15 @@
-"""The traffic of a whole job of one epoch, by codec, against padded float32 tensors on the same steps.
+"""The traffic of a whole job, by codec, against padded float32 tensors on the same steps.
 
 SmolLM2's split at cut 2 and State of the Union paragraphs dealt by length (Dirichlet 0.1), rows of at most
-512 tokens; adapters, labels and headers are counted, evaluation is not, on any side. The bytes are those of
-`splitft plan`, which equal a run's to the byte (tests/invariant/test_plan.py). The yardsticks are float32
-activations up and gradients down of the same batches, padded to 512 tokens or to each batch's longest row.
+512 tokens, ten rounds an epoch; adapters, labels and headers are counted, evaluation is not, on any side. The
+bytes are those of `splitft plan`, which equal a run's to the byte (tests/invariant/test_plan.py). The
+yardsticks are float32 activations up and gradients down of the same batches, padded to 512 tokens or to each
+batch's longest row. --frozen: with train_front: false.
 
 With --proxy the job also runs over connections with every client behind a proxy that counts, on three blocks
 of SmolLM2's shape with random weights: neither changes a byte of what crosses the cut.
 
-    python benchmarks/traffic.py [--proxy] [--codecs none/none int8/int8 int4/int4 int3/int2] [--clients 5]
+    python benchmarks/traffic.py [--proxy] [--frozen] [--epochs 1] [--codecs int8/int8 int3/int2 ...]
 """
 
 from __future__ import annotations
@@ -29,24 +30,27 @@ from splitft.data import train_stream
 from splitft.plan.dry import dry_run
 
 CODECS = ("none/none", "bf16/bf16", "int8/int8", "int4/int4", "int3/int2")
-LONGEST, LOCAL_STEPS = 512, 20
+LONGEST, ROUNDS = 512, 10  # tokens; rounds of an epoch
 QUIET = Console(quiet=True)
 RESULTS = Path(__file__).parent / "results" / "traffic.json"
 
 
-def make_job(folder: Path, clients: int, rounds: int, model: str) -> Job:
+def make_job(
+    folder: Path, clients: int, rounds: int, local_steps: int, model: str, frozen: bool = False
+) -> Job:
     return load_job("quickstart", [
         f"model_name_or_path={model}", "bf16=false", f"clients={clients}", "cuts=2", "lora_r_cut=8",
-        f"max_length={LONGEST}", "partition.alpha=0.1", f"rounds={rounds}", f"local_steps={LOCAL_STEPS}",
+        f"max_length={LONGEST}", "partition.alpha=0.1", f"rounds={rounds}", f"local_steps={local_steps}",
+        f"train_front={'false' if frozen else 'true'}",
         f"eval_every={rounds}", "max_eval_samples=5", "save_every=0", f"output_dir={folder / 'run'}",
     ])  # fmt: skip
 
 
-def epoch(start: Assembly) -> int:
-    """Return the rounds after which as many rows have been trained on as there are."""
+def steps_of_a_round(start: Assembly) -> int:
+    """Return the local steps of a round, ROUNDS of which train on as many rows as there are."""
     rows = sum(len(data.train) for data in start.clients)
     batch = start.job.per_device_train_batch_size
-    return max(1, round(rows / (len(start.clients) * batch * LOCAL_STEPS)))
+    return max(1, round(rows / (len(start.clients) * batch * ROUNDS)))
 
 
 def padded(start: Assembly) -> dict[str, int]:
@@ -133,34 +137,35 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="+", default=list(CODECS))
     parser.add_argument("--clients", type=int, default=5)
     parser.add_argument("--model", default="builtin:smollm2-135m")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--proxy", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        start = assemble(make_job(folder, options.clients, 1, options.model), QUIET, weights=False)
-        rounds = epoch(start)
-        job = make_job(folder, options.clients, rounds, options.model)
-        start = assemble(job, QUIET, weights=False)
+        folder, rounds = Path(scratch), options.epochs * ROUNDS
+        start = assemble(make_job(folder, options.clients, 1, 1, options.model), QUIET, weights=False)
+        job = (options.clients, rounds, steps_of_a_round(start))
+        start = assemble(make_job(folder, *job, options.model, options.frozen), QUIET, weights=False)
         yardsticks = padded(start)
-        result: dict[str, Any] = {"rounds": rounds, "local_steps": LOCAL_STEPS, "yardsticks": yardsticks}
-        print(f"{rounds} rounds of {LOCAL_STEPS} steps, {yardsticks['tokens']} tokens; MiB, share of padded")
-        print(
-            f"{'up/down':<12}{'total':>10}{'to 512':>9}{'to batch':>10}  of it adapters, labels and headers"
-        )
+        result: dict[str, Any] = {"rounds": rounds, "local_steps": job[2], "yardsticks": yardsticks}
+        print(f"{rounds} rounds of {job[2]} steps, {yardsticks['tokens']} tokens; MiB, share of padded fp32")
+        print(f"{'up/down':<12}{'total':>10}{'to 512':>9}{'to batch':>10}   adapters, labels, headers")
         for codec in options.codecs:
             kinds = planned(start, codec)
             total = sum(kinds.values())
             rest = total - kinds["up activations"] - kinds["down gradients"]
             shares = [total / yardsticks[name] for name in ("padded to 512", "padded to the batch")]
-            print(f"{codec:<12}{total / 2**20:>10.1f}{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:.1f}")
+            shown = f"{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:>10.1f}"
+            print(f"{codec:<12}{total / 2**20:>10.1f}{shown}", flush=True)
             result[codec] = {"bytes": kinds, "to_512": shares[0], "to_batch": shares[1]}
         if options.proxy:
             small = str(small_model(folder / "small", options.model))
             for codec in options.codecs:
                 activations, _, gradients = codec.partition("/")
                 change = {"codec": activations, "gradient_codec": gradients}
-                network = make_job(folder / codec.replace("/", "-"), options.clients, rounds, small)
-                counted = through_proxies(network.model_copy(update=change), folder / codec.replace("/", "-"))
+                own = folder / codec.replace("/", "-")
+                network = make_job(own, *job, small, options.frozen).model_copy(update=change)
+                counted = through_proxies(network, own)
                 result[codec]["proxy"] = counted
                 print(codec, {name: f"{number / 2**20:.1f}" for name, number in counted.items()}, flush=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from documents import EXECUTED, run_every_block
 
 @pytest.mark.parametrize(
     "document",
-    [pytest.param(page, marks=[pytest.mark.slow] if "how-to" in page else []) for page in EXECUTED[1:]],
+    [pytest.param(page, marks=[] if "cuts" in page else [pytest.mark.slow]) for page in EXECUTED[1:]],
 )
 def test_every_block_runs(document: str, tmp_path: Path) -> None:
     run_every_block(document, tmp_path)
