@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class SplitFTError(Exception):
     """Base of all expected errors: the CLI prints the message alone and exits with `exit_code`."""
@@ -13,6 +16,16 @@ class JobError(SplitFTError):
     """The job file, an override or a command's arguments are wrong (exit code 2)."""
 
     exit_code = 2
+
+
+def unknown_name(what: str, name: str, names: Sequence[str], register: str) -> JobError:
+    """Return the error for a name that nobody has registered, with the nearest one and the list of all."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return JobError(
+        f"no {what} is called {name}; {hint}there are {', '.join(names)}; others must be registered with "
+        f"splitft.{register} before the run"
+    )
 
 
 class DataError(SplitFTError):

@@ -69,7 +69,7 @@ class LowBit:
 
     def _encode_some(self, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return scales, codes and levels of a few rows: so few that they stay in the processor's cache."""
-        rest = rows.to(torch.float32, copy=True)
+        rest = rows.to(torch.float32, copy=columns is not None)
         if columns is not None:
             rest.index_fill_(1, columns, 0.0)
         values = rotate(in_groups(rest))
@@ -92,13 +92,14 @@ class LowBit:
 
         scales, packed = spread(parts[0]), spread(parts[1])
         levels = spread(extra[-3]) if self.apart else torch.zeros_like(scales[:, None])
-        rows = torch.empty(tokens, width, device=packed.device)
+        grouped = torch.empty(tokens, -(-width // GROUP), GROUP, device=packed.device)
         for start in range(0, tokens, CHUNK):
             some = slice(start, start + CHUNK)
             codes = unpack_bits(packed[some], self.bits).float().add_(0.5 - (1 << (self.bits - 1)))
             steps = self._steps(scales[some], levels[some])
-            values = codes.view(len(codes), -(-width // GROUP), GROUP).mul_(steps[..., None])
-            rows[some] = rotate_back(values).flatten(1)[:, :width]
+            values = codes.view(grouped[some].shape).mul_(steps[..., None])
+            rotate_back(values, out=grouped[some])
+        rows = grouped.flatten(1)[:, :width]
         if self._columns(width):
             columns, outlier_scales, outliers = extra[:3]
             if int(columns.min()) < 0 or int(columns.max()) >= width:

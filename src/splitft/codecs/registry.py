@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +9,7 @@ from splitft.codecs.bf16 import BF16
 from splitft.codecs.codec import Codec
 from splitft.codecs.groups import Int8
 from splitft.codecs.lowbit import LowBit
-from splitft.errors import JobError
+from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
 
 NONE = "none"  # rows as they are
@@ -66,12 +65,7 @@ def make_codec(name: str, what: What) -> Codec | None:
     built_in = _ACTIVATIONS if what == "activations" else _GRADIENTS
     make = built_in.get(name) or _REGISTERED.get(name)
     if make is None:
-        near = difflib.get_close_matches(name, codec_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise JobError(
-            f"no codec is called {name}; {hint}there are {', '.join(codec_names())}; others must be "
-            "registered with splitft.register_codec before the run, in every process of it"
-        )
+        raise unknown_name("codec", name, codec_names(), "register_codec")
     return make()
 
 

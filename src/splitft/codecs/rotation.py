@@ -26,6 +26,6 @@ def rotate(rows: Tensor) -> Tensor:
     return rows @ rotation(rows.device).T
 
 
-def rotate_back(rows: Tensor) -> Tensor:
-    """Undo `rotate`."""
-    return rows @ rotation(rows.device)
+def rotate_back(rows: Tensor, out: Tensor) -> None:
+    """Undo `rotate`, into `out`."""
+    torch.matmul(rows, rotation(rows.device), out=out)

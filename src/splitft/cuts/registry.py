@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import overload
 
@@ -12,7 +11,7 @@ from splitft.cuts.makespan import makespan
 from splitft.cuts.observe import CutPolicy
 from splitft.cuts.resource import resource
 from splitft.cuts.splitft import splitft
-from splitft.errors import JobError
+from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
 
 _BUILT_IN: dict[str, CutPolicy] = {
@@ -63,12 +62,7 @@ def find_cut_policy(name: str) -> CutPolicy:
     """The policy of a name. Raises JobError with the nearest name and the list of all."""
     policy = _BUILT_IN.get(name) or _REGISTERED.get(name)
     if policy is None:
-        near = difflib.get_close_matches(name, policy_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise JobError(
-            f"no cut policy is called {name}; {hint}there are {', '.join(policy_names())}; others must be "
-            "registered with splitft.register_cut_policy before the run"
-        )
+        raise unknown_name("cut policy", name, policy_names(), "register_cut_policy")
     return policy
 
 
