@@ -41,6 +41,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/split_cost.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/paper_bytes.py
+	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/traffic.py
 
 study: $(VENV)/.installed
 	$(BIN)/python benchmarks/study.py all $(ARGS)

@@ -130,6 +130,11 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     return found | {f"ledger {way}": number for way, number in ledger.items()}
 
 
+def write(result: dict[str, Any]) -> None:
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,6 +163,7 @@ def main() -> None:
             shown = f"{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:>10.1f}"
             print(f"{codec:<12}{total / 2**20:>10.1f}{shown}", flush=True)
             result[codec] = {"bytes": kinds, "to_512": shares[0], "to_batch": shares[1]}
+            write(result)
         if options.proxy:
             small = str(small_model(folder / "small", options.model))
             for codec in options.codecs:
@@ -167,9 +173,8 @@ def main() -> None:
                 network = make_job(own, *job, small, options.frozen).model_copy(update=change)
                 counted = through_proxies(network, own)
                 result[codec]["proxy"] = counted
+                write(result)
                 print(codec, {name: f"{number / 2**20:.1f}" for name, number in counted.items()}, flush=True)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
