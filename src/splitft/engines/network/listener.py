@@ -275,9 +275,11 @@ class Listener:
         self._front.know(port)
         if self._end is not None:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
-            with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
-                await asyncio.wait_for(read(), HELLO_SECONDS)
-            self._told.add(hello.name)
+            try:
+                with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
+                    await asyncio.wait_for(read(), HELLO_SECONDS)
+            finally:  # a client that hangs up may have the call cancelled
+                self._told.add(hello.name)
             return
         await self._end_former(hello.name)
         peer, answer = self._peer_of(hello)

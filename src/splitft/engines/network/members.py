@@ -126,7 +126,13 @@ class Members:
         return member.away_seconds() > self.config.rejoin_seconds and self.enough(without=[name])
 
     def send(self, name: str, message: Message | Control) -> None:
-        """Send a message, now or when the client is connected again."""
+        """Send a message, now or when the client is connected again.
+
+        Not to one that is about to be brought to where it should be: it gets what it needs after that, and
+        would act on this as it is.
+        """
+        if self.all[name].owes is not None and not isinstance(message, Load):
+            return
         if isinstance(message, KINDS):
             try:
                 message = self._channels[name].pack(message)
