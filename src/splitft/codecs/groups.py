@@ -29,14 +29,19 @@ class Int8:
         grouped = in_groups(rows)
         scales = (grouped.abs().amax(-1) / MOST).to(torch.bfloat16)
         check_finite(scales.float())
-        inverse = torch.where(scales.float() < TINY, 0.0, 1.0 / scales.float())
-        values = (grouped * inverse[..., None]).round_().clamp_(-MOST, MOST).to(torch.int8)
+        values = rounded(grouped, scales[..., None])
         return values.flatten(1)[:, : rows.shape[1]].contiguous(), scales
 
     def decode(self, parts: Sequence[Tensor], lengths: Sequence[int], width: int) -> Tensor:
         values, scales = parts
         grouped = in_groups(values).mul_(scales.float()[..., None])
         return grouped.flatten(1)[:, :width]
+
+
+def rounded(values: Tensor, scales: Tensor) -> Tensor:
+    """Return values in units of these scales, as int8."""
+    inverse = torch.where(scales.float() < TINY, 0.0, 1.0 / scales.float())
+    return (values * inverse).round_().clamp_(-MOST, MOST).to(torch.int8)
 
 
 def in_groups(rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.linalg import vector_norm
 
 from splitft.codecs.bits import pack_bits, packed_bytes, unpack_bits
 from splitft.codecs.codec import Part, check_finite
-from splitft.codecs.groups import GROUP, MOST, TINY, Int8, in_groups
+from splitft.codecs.groups import GROUP, MOST, TINY, Int8, in_groups, rounded
 from splitft.codecs.rotation import rotate, rotate_back
 
 STEPS = {4: 0.3352, 3: 0.5860, 2: 0.9957}  # in deviations: of uniform levels for normal values (Max, 1960)
@@ -51,7 +51,7 @@ class LowBit:
     def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
         first, others = self._split(len(rows), lengths, rows.device)
         extra: list[Tensor] = []
-        columns = outlier_scales = None
+        columns: Tensor | None = None
         if count := self._columns(rows.shape[1]):
             sample = rows[others[:: 1 + len(others) // CHUNK]].float()
             columns = vector_norm(sample, dim=0).topk(count).indices.sort().values
@@ -59,7 +59,7 @@ class LowBit:
             largest = apart.abs().amax(0) if len(others) else apart.sum(0)
             check_finite(largest)
             outlier_scales = (largest / MOST).to(torch.bfloat16)
-            extra += [columns.int(), outlier_scales, _rounded(apart, outlier_scales)]
+            extra += [columns.int(), outlier_scales, rounded(apart, outlier_scales)]
         made = [self._encode_some(some, columns) for some in torch.split(rows, CHUNK)]
         scales, codes, levels = (torch.cat(parts)[others] for parts in zip(*made, strict=True))
         check_finite(scales.float())
@@ -123,11 +123,6 @@ class LowBit:
         first = counts.cumsum(0) - counts
         others = torch.ones(tokens, dtype=torch.bool, device=device).index_fill_(0, first, False)
         return first, others.nonzero().flatten()
-
-
-def _rounded(values: Tensor, scales: Tensor) -> Tensor:
-    inverse = torch.where(scales.float() < TINY, 0.0, 1.0 / scales.float())
-    return (values * inverse).round_().clamp_(-MOST, MOST).to(torch.int8)
 
 
 def _levels(sizes: Tensor, largest: Tensor) -> Tensor:
