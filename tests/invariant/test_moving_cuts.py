@@ -14,7 +14,7 @@ from splitft import Job
 from splitft.adapters import rank_of
 from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
-from splitft.parties import Parties, make_parties
+from splitft.parties import Parties
 from splitft.seeds import numpy_generator
 
 DEVICES = {
@@ -76,19 +76,6 @@ def test_no_policy_can_be_seen_in_the_result(
     assert len(seen) > 1, "the cuts never moved"
     assert_same_losses(result, losses)
     assert_same_bits(final_adapter(result), adapter)
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[Parties]:
-    """The parties of runs, so that a test may look at what no file shows: optimizer state."""
-    seen: list[Parties] = []
-
-    def keep(*args: Any, **kwargs: Any) -> Parties:
-        seen.append(make_parties(*args, **kwargs))
-        return seen[-1]
-
-    monkeypatch.setattr("splitft.parties.make_parties", keep)
-    return seen
 
 
 LOW_RANK = {

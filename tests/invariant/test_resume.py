@@ -22,7 +22,7 @@ from splitft.errors import DataError, JobError, OutputError
 from splitft.failpoints import VARIABLE
 from splitft.history import RoundRecord
 from splitft.job import dump_job
-from splitft.parties import Parties, make_parties
+from splitft.parties import Parties
 from splitft.state import pack
 
 QUIET = Console(quiet=True)
@@ -37,19 +37,6 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "clients": CLIENTS, "rounds": ROUNDS, "local_steps": LOCAL_STEPS, "cuts": [1, 2, 3], "eval_every": 2,
         "lora_dropout": 0.1,
     }  # fmt: skip
-
-
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> list[Parties]:
-    """The parties of runs, so that a test may look at what no file shows: optimizer state."""
-    seen: list[Parties] = []
-
-    def keep(*args: Any, **kwargs: Any) -> Parties:
-        seen.append(make_parties(*args, **kwargs))
-        return seen[-1]
-
-    monkeypatch.setattr("splitft.parties.make_parties", keep)
-    return seen
 
 
 MODES: dict[str, Settings] = {
