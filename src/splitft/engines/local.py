@@ -62,8 +62,12 @@ class LocalCohort:
         return self.names
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
-        """Take all local steps; yield the activations of one client after another, or of all `together`."""
-        groups = [list(members)] if together else [[name] for name in members]
+        """Take all local steps; yield the activations of one client after another, or of all `together`.
+
+        Together, too, where the server may compute several clients at once.
+        """
+        all_at_once = together or self.job.server_batch_tokens
+        groups = [list(members)] if all_at_once else [[name] for name in members]
         for step in range(self.job.local_steps if members else 0):
             for micro_step in range(self.job.gradient_accumulation_steps):
                 for group in groups:

@@ -157,6 +157,12 @@ class Job(Strict):
         description="per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
     )
+    server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default=0,
+        description="Most tokens, padding counted, of several clients that the server computes at once, "
+        "whatever their cuts. 0: one client at a time. auto: measured at the start. Results then differ in "
+        "the order of sums.",
+    )
     aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = Field(
         default="by_rank",
         description="by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "

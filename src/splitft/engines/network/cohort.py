@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,10 @@ class NetworkCohort:
                 inbox = self.members.all[name].inbox
                 while inbox:
                     self._accepted(name, partial(turn.take, name), inbox.popleft())
+            while messages := self._ready(turns.values()):
+                self._began = time.perf_counter()
+                yield messages
             for turn in dict.fromkeys(turns.values()):
-                while (messages := turn.ready()) is not None:
-                    self._began = time.perf_counter()
-                    yield messages
                 if not turn.unfinished and not self._on_the_way(turn):
                     self._measure(turn)
                     for name in turn.names:
@@ -117,6 +117,14 @@ class NetworkCohort:
             if turns:
                 self.members.pump()
         self.members.on_return = lambda name: None
+
+    def _ready(self, turns: Iterable[Turn]) -> dict[str, Message]:
+        """Return what waits for the server: of one turn, or of all where it may compute clients together."""
+        ready: dict[str, Message] = {}
+        for turn in dict.fromkeys(turns):
+            if not ready or self.job.server_batch_tokens:
+                ready |= turn.ready() or {}
+        return ready
 
     def _measure(self, turn: Turn) -> None:
         """Tell what a step took each client, for policies that go by it."""
