@@ -130,9 +130,9 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     return found | {f"ledger {way}": number for way, number in ledger.items()}
 
 
-def write(result: dict[str, Any]) -> None:
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1))
+def write(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1))
 
 
 def main() -> None:
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--proxy", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder, rounds = Path(scratch), options.epochs * ROUNDS
@@ -163,7 +164,7 @@ def main() -> None:
             shown = f"{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:>10.1f}"
             print(f"{codec:<12}{total / 2**20:>10.1f}{shown}", flush=True)
             result[codec] = {"bytes": kinds, "to_512": shares[0], "to_batch": shares[1]}
-            write(result)
+            write(result, options.out)
         if options.proxy:
             small = str(small_model(folder / "small", options.model))
             for codec in options.codecs:
@@ -173,7 +174,7 @@ def main() -> None:
                 network = make_job(own, *job, small, options.frozen).model_copy(update=change)
                 counted = through_proxies(network, own)
                 result[codec]["proxy"] = counted
-                write(result)
+                write(result, options.out)
                 print(codec, {name: f"{number / 2**20:.1f}" for name, number in counted.items()}, flush=True)
 
 
