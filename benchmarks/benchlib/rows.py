@@ -24,9 +24,9 @@ def rows_of(lengths: Sequence[int], seed: int, vocabulary: int = VOCABULARY) -> 
     return Rows(ids, [row.copy() for row in ids], zeros, zeros, np.asarray(lengths), {})
 
 
-def fixed_rows(clients: int, length: int, number: int = 64) -> dict[str, Rows]:
+def fixed_rows(clients: int, length: int, number: int = 64, vocabulary: int = VOCABULARY) -> dict[str, Rows]:
     """Return as many rows of one length for every client."""
-    return {f"client-{i}": rows_of([length] * number, seed=i) for i in range(clients)}
+    return {f"client-{i}": rows_of([length] * number, i, vocabulary) for i in range(clients)}
 
 
 def skewed_rows(clients: int, max_length: int, alpha: float = 0.1) -> dict[str, Rows]:
