@@ -16,7 +16,7 @@ links: a server process and one process that is one client after another. Sides 
 
     python benchmarks/links.py [--repeats 2] [--steps 10] [--links 10/100 100/20 ...] [key=value ...]
 
-key=value: keys of the job, such as codec=int4.
+key=value: keys of the job, such as codec=int4. Runs with the same settings are added to those in the file.
 """
 
 from __future__ import annotations
@@ -123,21 +123,8 @@ def show(result: dict[str, Any]) -> None:
             f"{naive:.2f}" if naive else "",
             f"{of['naive_to_splitft']:.1f}" if naive else "",
         ))  # fmt: skip
-    print(
-        table(
-            (
-                "seconds a step of all",
-                "splitft",
-                "compute",
-                "link",
-                "/ floor",
-                "/ both ways",
-                "naive",
-                "times",
-            ),
-            rows,
-        )
-    )
+    headings = ("splitft", "compute", "link", "/ floor", "/ both ways", "naive", "times")
+    print(table(("Mbit/s/ms: seconds a step of all", *headings), rows))
 
 
 def main() -> None:
@@ -155,33 +142,35 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=RESULTS / "links.json")
     options = parser.parse_args()
-    links = [Link(*map(float, text.split("/"))) for text in options.links]
-    ours: list[list[Any]] = [[] for _ in links]
-    theirs: list[list[float]] = [[] for _ in links]
+    links = {text: Link(*map(float, text.split("/"))) for text in options.links}
     with tempfile.TemporaryDirectory(prefix="links-") as scratch:
         folder = Path(scratch)
         settings = prepare(folder, options.blocks, options.width, options.batch, options.tokens)
         rounds = WARM_UP + len(links)
         settings |= {"rounds": rounds, "eval_every": rounds, "local_steps": options.steps}
         settings |= values_of(options.settings)
+        shown = {key: value for key, value in settings.items() if key not in ("model_name_or_path", "rounds")}
+        shown |= {"eval_every": None, "model": f"GPT-2's kind, {options.blocks} blocks, {options.width} wide"}
+        result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+        if result.get("settings") != shown:
+            result = {"settings": shown, "runs": {}, "naive": {}}
         data = {name: folder / f"{name}.txt" for name in NAMES}
         for repeat in range(options.repeats):
-            for kept, run in zip(ours, measure(settings, data, links, folder / f"run-{repeat}"), strict=True):
-                kept.append(run)
+            runs = measure(settings, data, list(links.values()), folder / f"run-{repeat}")
+            for text, run in zip(links, runs, strict=True):
+                result["runs"].setdefault(text, []).append(run)
             if options.naive_steps:
-                with NaiveProcesses(
-                    folder / "model", NAMES, settings["cuts"], options.batch, options.tokens
-                ) as naive:
-                    for kept_naive, link in zip(theirs, links, strict=True):
-                        kept_naive.append(naive.seconds_of_a_step(link, options.naive_steps))
-                        print(f"naive    {link!s:<20}{kept_naive[-1]:7.3f} s a step", flush=True)
-        shown = {key: value for key, value in settings.items() if key != "model_name_or_path"}
-        shown["model"] = f"GPT-2's kind, {options.blocks} blocks, {options.width} wide"
-        result: dict[str, Any] = {"settings": json.loads(json.dumps(shown)), "links": {}}
-        for link, runs, walls in zip(links, ours, theirs, strict=True):
-            result["links"][str(link)] = summary(runs, walls)
+                size = (settings["cuts"], options.batch, options.tokens)
+                with NaiveProcesses(folder / "model", NAMES, *size) as naive:
+                    for text, link in links.items():
+                        seconds = naive.seconds_of_a_step(link, options.naive_steps)
+                        result["naive"].setdefault(text, []).append(seconds)
+                        print(f"naive    {link!s:<20}{seconds:7.3f} s a step", flush=True)
+            result["links"] = {
+                text: summary(runs, result["naive"].get(text, [])) for text, runs in result["runs"].items()
+            }
+            save(result, options.out)
     show(result)
-    save(result, options.out)
 
 
 if __name__ == "__main__":
