@@ -114,7 +114,7 @@ class ChunkedHead:
 
     @torch.no_grad()
     def scores(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy and the likeliest next token at each place of (batch, seq), (tokens,) each.
+        """Return the cross-entropy and the likeliest next token at each place, (tokens,) each.
 
         Zero where neither the place nor the next one has a label.
         """
