@@ -76,7 +76,8 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = func(*args, **(kwargs or {}))
-        if isinstance(answer, Tensor) and answer.ndim > 1 and answer.shape[-1] == self.vocabulary:
+        weight = func is torch.ops.aten.t.default  # the head's, transposed
+        if isinstance(answer, Tensor) and not weight and answer.shape[-1:] == (self.vocabulary,):
             self.rows = max(self.rows, answer.numel() // self.vocabulary)
         return answer
 
