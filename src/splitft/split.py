@@ -302,6 +302,13 @@ def obeyed(plan: Plan) -> Iterator[None]:
         _active.reset(token)
 
 
+def run_no_block(model: nn.Module, device: torch.device) -> Any:
+    """Run the model's own forward on one dummy id without any block; return its output."""
+    window = install_window(model)
+    with obeyed(Plan(window, len(window), len(window) + 1)):
+        return call_model(model, input_ids=dummy_ids(model, 1, 1, device))
+
+
 def _batch_and_seq(hidden: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
     # A few models put a prompt in front of the hidden states: the other inputs know better.
     for name in ("attention_mask", "labels", "position_ids"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from splitft.batching.joined import run_joined
 from splitft.batching.rows import RowPart, bind_rows
@@ -48,9 +48,12 @@ def train_together(model: SplitModel, waiting: Sequence[Waiting]) -> dict[str, G
         model.bind(trunks[0].blocks)
     else:
         bind_rows(model.slots, [RowPart(one.count, one.trunk.blocks) for one in waiting], mask.shape[1])
-    logits = _forward(model, waiting, to_batch(rows, mask), mask)
     labels = to_batch(torch.cat([one.session.labels_of(one.message) for one in waiting]), mask, fill=-100)
-    losses, tokens = _losses(waiting, logits, labels)
+    counts, tokens = [one.count for one in waiting], []
+    for one, targets in zip(waiting, torch.split(labels, counts), strict=True):
+        tokens.append(one.message.loss_tokens or loss_token_count(targets))
+    padded = to_batch(rows, mask)
+    losses = torch.stack(model.losses(lambda: _forward(model, waiting, padded, mask), labels, counts, tokens))
     weights = torch.tensor([one.session.share for one in waiting], device=losses.device)
     at_cut = _backward((losses * weights).sum(), rows, trunks)
     replies = {}
@@ -64,8 +67,8 @@ def train_together(model: SplitModel, waiting: Sequence[Waiting]) -> dict[str, G
     return replies
 
 
-def _forward(model: SplitModel, waiting: Sequence[Waiting], padded: Tensor, mask: Tensor) -> Tensor:
-    """Return the (rows, seq, vocab) logits of (rows, seq, hidden) activations in the order of their cuts."""
+def _forward(model: SplitModel, waiting: Sequence[Waiting], padded: Tensor, mask: Tensor) -> Any:
+    """Call the model on (rows, seq, hidden) activations in the order of their cuts."""
     ends = dict(zip([w.session.cut for w in waiting], accumulate(w.count for w in waiting), strict=True))
     starts = [0, *ends.values()]
     ids = [known for one in waiting if (known := one.session.ids_of(one.message)) is not None]
@@ -74,29 +77,14 @@ def _forward(model: SplitModel, waiting: Sequence[Waiting], padded: Tensor, mask
     place: list[str | int] = [*clients, message.round, message.step, message.micro_step]
     if not model.model.training:
         model.model.train()
-    logits: Tensor = run_joined(
+    return run_joined(
         model.model,
         {cut: padded[start:end] for (cut, end), start in zip(ends.items(), starts, strict=False)},
         model.num_blocks,
         attention_mask=mask,
         input_ids=to_batch(torch.cat(ids), mask) if ids else None,
         on_block=lambda b: void(torch.manual_seed(derive_seed(model.seed, "dropout", *place, b))),
-    ).logits
-    return logits
-
-
-def _losses(waiting: Sequence[Waiting], logits: Tensor, labels: Tensor) -> tuple[Tensor, list[int]]:
-    """Return each client's next-token cross-entropy, and the tokens of the step that it is a mean over."""
-    counts = [one.count for one in waiting]
-    losses, tokens = [], []
-    for one, own, targets in zip(
-        waiting, torch.split(logits, counts), torch.split(labels, counts), strict=True
-    ):
-        tokens.append(one.message.loss_tokens or loss_token_count(targets))
-        shifted = own[:, :-1].flatten(0, 1).float()
-        total = functional.cross_entropy(shifted, targets[:, 1:].flatten(), reduction="sum")
-        losses.append(total / tokens[-1])
-    return torch.stack(losses), tokens
+    )
 
 
 def _backward(total: Tensor, rows: Tensor, trunks: Sequence[TrainedAdapter]) -> Tensor | None:

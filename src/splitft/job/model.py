@@ -64,6 +64,12 @@ class Job(Strict):
         default=False, description="Hold the frozen base in bfloat16; adapters stay in float32."
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
+    loss_chunk_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=256,
+        description="Head and cross-entropy take so many tokens at a time, and none without a label: the "
+        "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
+        "the model's own loss, over the full logits.",
+    )
     attn_implementation: Name | None = Field(
         default=None, description="Passed to from_pretrained, e.g. sdpa or eager."
     )

@@ -71,6 +71,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
             )
 
+    if known("loss_chunk_tokens") and 0 < job["loss_chunk_tokens"] < 32:
+        yield (
+            "loss_chunk_tokens",
+            f"{job['loss_chunk_tokens']} is too few to be fast: set 128 or more (at least 32), or 0 for the "
+            "full logits",
+        )
+
     if known("train_front", "cut_policy.method") and not job["train_front"]:
         method = job["cut_policy.method"]
         if method != "fixed":
