@@ -8,21 +8,21 @@ from typing import Literal
 from splitft.codecs.bf16 import BF16
 from splitft.codecs.codec import Codec
 from splitft.codecs.groups import Int8
-from splitft.codecs.lowbit import LowBit
+from splitft.codecs.lowbit import LowBit, activation_bits
 from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
 
 NONE = "none"  # rows as they are
+DELTA = "delta"
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 
-_OUTLIERS = 8  # dimensions of activations that are sent apart
 _ACTIVATIONS: dict[str, MakeCodec] = {
     "bf16": BF16,
     "int8": Int8,
-    "int4": lambda: LowBit(4, outliers=_OUTLIERS, apart=True),
-    "int3": lambda: LowBit(3, outliers=_OUTLIERS, apart=True),
-    "int2": lambda: LowBit(2, outliers=_OUTLIERS, apart=True),
+    "int4": lambda: activation_bits(4),
+    "int3": lambda: activation_bits(3),
+    "int2": lambda: activation_bits(2),
 }
 _GRADIENTS: dict[str, MakeCodec] = {
     "bf16": BF16,

@@ -289,6 +289,11 @@ class Job(Strict):
         """Whether the server keeps what each training sample's activations are."""
         return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
 
+    @property
+    def sends_differences(self) -> bool:
+        """Whether client and server keep what each training sample's activations were."""
+        return self.codec == "delta" and self.splits_model
+
     @model_validator(mode="wrap")
     @classmethod
     def _every_problem_at_once(cls, data: Any, handler: ModelWrapValidatorHandler[Job]) -> Job:
