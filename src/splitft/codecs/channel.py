@@ -41,6 +41,7 @@ class Channel:
         self._evaluation = make_codec(names["eval_codec"], "activations")
         self._lengths: tuple[int, ...] = ()  # of the batch under way
         self._memories = (self._memory(), self._memory()) if job.sends_differences else None
+        self._end = 0  # whose memory was changed last: over a network the other is not used
         self._mark: State | None = None
         self.forget()
 
@@ -95,14 +96,8 @@ class Channel:
         return self._memories[0].digest
 
     def state(self) -> State | None:
-        """Return what outlasts a round, as a checkpoint holds it; None where nothing does.
-
-        In one process both ends keep the same, and over a network a channel has one end.
-        """
-        if not self._memories:
-            return None
-        own, other = self._memories
-        return (own if own.digest else other).state()
+        """Return what outlasts a round, as a checkpoint holds it; None where nothing does."""
+        return self._memories[self._end].state() if self._memories else None
 
     def load_state(self, state: State | None) -> None:
         """Be as `state` was taken."""
@@ -129,8 +124,10 @@ class Channel:
             raise ModelError(f"hidden states are no rows of {self._width} numbers a token: set codec: none")
         parts: list[Tensor] = []
         try:
-            if changing:
-                return _with(message, rows.new_empty(0), changing[0].encode(rows, message.samples, message.lengths))
+            if changing and isinstance(message, Activations):
+                self._end = 0
+                packed = changing[0].encode(rows, message.samples, message.lengths)
+                return _with(message, rows.new_empty(0), packed)
             for some, lengths in zip(_divided(rows, [sum(group) for group in groups]), groups, strict=True):
                 parts += codec.encode(some, lengths)
         except ValueError as error:
@@ -151,7 +148,10 @@ class Channel:
         if changing := self._changing(message):
             if rows.numel():
                 raise ValueError(f"hidden: {tuple(rows.shape)} beside what is packed")
-            return _with(message, changing[1].decode(message.packed, message.samples, message.lengths), ())
+            assert isinstance(message, Activations)
+            self._end = 1
+            came = changing[1].decode(message.packed, message.samples, message.lengths)
+            return _with(message, came, ())
         if isinstance(message, Activations) and (self._keeps(message) or message.samples):
             return self._completed(message, codec)  # type: ignore[return-value]
         if codec is None:
@@ -221,7 +221,7 @@ class Channel:
         return self._memories if isinstance(message, Activations) and message.train else None
 
     def _memory(self) -> Memory:
-        return Memory(int(self._job.activation_cache_gb * 1e9), self._width)
+        return Memory(int(self._job.activation_cache_gb * 1e9), self._width, self._job.delta_bits)
 
     def _index(self) -> Index:
         """An empty index; a token counts as in float32, with its label."""

@@ -15,28 +15,25 @@ from torch import Tensor
 
 from splitft.codecs.codec import Codec, Part
 from splitft.codecs.groups import Int8
-from splitft.codecs.lowbit import LowBit
+from splitft.codecs.lowbit import activation_bits, difference_bits
 from splitft.state import State
 
-FIRST, LATER = "int4", "int2"  # codecs of a sample's first time, and of its differences
+DELTA = "delta"
+FIRST = "int4"  # how a sample goes the first time
 SAMPLE_BYTES = 1024  # of a sample beside its values
-
-
-def first_codec() -> Codec:
-    """What a sample's first time, and whatever has no samples, is sent with."""
-    return LowBit(4, outliers=8, apart=True)
 
 
 class Memory:
     """What one end keeps of samples at one cut: the first ones, up to so many bytes; none is ever dropped.
 
+    width: of the hidden states. bits: of a value of a difference.
     digest: of all that came to this, empty at the start; ends with the same digest keep the same.
     """
 
-    def __init__(self, most_bytes: int, width: int) -> None:
+    def __init__(self, most_bytes: int, width: int, bits: int) -> None:
         self._most_bytes = most_bytes
         self._width = width
-        self._first, self._later, self._form = first_codec(), LowBit(2), Int8()
+        self._first, self._later, self._form = activation_bits(4), difference_bits(bits), Int8()
         self._cut = 0
         self.forget()
 

@@ -7,13 +7,13 @@ from typing import Literal
 
 from splitft.codecs.bf16 import BF16
 from splitft.codecs.codec import Codec
+from splitft.codecs.delta import DELTA, FIRST
 from splitft.codecs.groups import Int8
 from splitft.codecs.lowbit import LowBit, activation_bits
 from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
 
 NONE = "none"  # rows as they are
-DELTA = "delta"
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 
@@ -23,6 +23,7 @@ _ACTIVATIONS: dict[str, MakeCodec] = {
     "int4": lambda: activation_bits(4),
     "int3": lambda: activation_bits(3),
     "int2": lambda: activation_bits(2),
+    DELTA: lambda: activation_bits(4),  # what goes whole; the channel sees to differences
 }
 _GRADIENTS: dict[str, MakeCodec] = {
     "bf16": BF16,
@@ -78,7 +79,7 @@ def codecs_of(job: Job, *, network: bool = False) -> dict[str, str]:
     codec = job.codec or ("int8" if network else NONE)
     return {
         "codec": codec,
-        "gradient_codec": job.gradient_codec or codec,
+        "gradient_codec": job.gradient_codec or (FIRST if codec == DELTA else codec),
         "eval_codec": job.eval_codec or (NONE if codec == NONE else "bf16"),
     }
 
