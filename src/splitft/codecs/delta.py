@@ -19,7 +19,6 @@ from splitft.codecs.lowbit import activation_bits, difference_bits
 from splitft.state import State
 
 DELTA = "delta"
-FIRST = "int4"  # how a sample goes the first time
 SAMPLE_BYTES = 1024  # of a sample beside its values
 
 

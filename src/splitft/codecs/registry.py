@@ -7,13 +7,14 @@ from typing import Literal
 
 from splitft.codecs.bf16 import BF16
 from splitft.codecs.codec import Codec
-from splitft.codecs.delta import DELTA, FIRST
+from splitft.codecs.delta import DELTA
 from splitft.codecs.groups import Int8
 from splitft.codecs.lowbit import LowBit, activation_bits
 from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
 
 NONE = "none"  # rows as they are
+DELTA_GRADIENTS = "int2"  # beside codec delta
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 
@@ -79,7 +80,7 @@ def codecs_of(job: Job, *, network: bool = False) -> dict[str, str]:
     codec = job.codec or ("int8" if network else NONE)
     return {
         "codec": codec,
-        "gradient_codec": job.gradient_codec or (FIRST if codec == DELTA else codec),
+        "gradient_codec": job.gradient_codec or (DELTA_GRADIENTS if codec == DELTA else codec),
         "eval_codec": job.eval_codec or (NONE if codec == NONE else "bf16"),
     }
 

@@ -232,11 +232,11 @@ class Job(Strict):
         "registered from Python. Default: none in one process, int8 over a network.",
     )
     delta_bits: Literal[1, 2, 3, 4] = Field(
-        default=2, description="With codec delta, bits of a value of what has changed."
+        default=1, description="With codec delta, bits of a value of what has changed."
     )
     gradient_codec: Name | None = Field(
         default=None,
-        description="The same for their gradients, which bear fewer bits. Default: as codec, with delta int4.",
+        description="The same for their gradients, which bear fewer bits. Default: as codec, with delta int2.",
     )
     eval_codec: Name | None = Field(
         default=None,
