@@ -51,6 +51,8 @@ class LocalCohort:
         back: dict[str, OptimizerState] = {}
         for name, message in adapters.items():
             self._count(name, "down", message)
+            if name in self._channels:
+                self._channels[name].move(message.cut)
             state = self.clients[name].receive(message)
             if state is not None:
                 self._count(name, "up", state)
@@ -106,6 +108,7 @@ class LocalCohort:
         """Return the clients' state, and the clock's, as a checkpoint holds them."""
         return {
             "clients": {name: client.state() for name, client in self.clients.items()},
+            "memories": {name: channel.state() for name, channel in self._channels.items()},
             "clock": self.clock.state() if self.clock else None,
         }
 
@@ -113,6 +116,8 @@ class LocalCohort:
         """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
         for name, client in self.clients.items():
             client.load_state(state["clients"][name])
+        for name, channel in self._channels.items():
+            channel.load_state(state["memories"][name])
         if self.clock:
             self.clock.load_state(state["clock"])
 

@@ -86,6 +86,7 @@ class NetworkCohort:
         self._updates = {}
         self.members.evaluating = False
         self.members.recovery.mark(members)
+        self.members.mark_memories(members)
         groups = [list(members)] if together else [[name] for name in members]
         turns = {
             name: turn
@@ -263,11 +264,15 @@ class NetworkCohort:
                 member.exact, member.finished, member.last = False, False, None
 
     def state(self) -> State:
-        """Return what each client has saved; its own state is with it."""
-        return {"done": {name: member.done for name, member in self.members.all.items()}}
+        """Return what each client has saved, and what is kept of its samples; its own state is with it."""
+        return {
+            "done": {name: member.done for name, member in self.members.all.items()},
+            "memories": self.members.memories(),
+        }
 
     def load_state(self, state: State) -> None:
         """Be as `state` was taken; clients are told when they come."""
+        self.members.load_memories(state["memories"])
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self.members.all[name].done, self.members.all[name].exact = done, done == newest
