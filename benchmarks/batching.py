@@ -40,7 +40,7 @@ def make_server(dtype: torch.dtype, cuts: list[int], device: str) -> Server:
     config = GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
     lora = lora_config(TARGETS, [], r=RANK, alpha=32, dropout=0.0, fan_in_fan_out=True)
-    split = SplitModel(model, inject(model, lora))
+    split = SplitModel(model, inject(model, lora), head="plain", loss_chunk_tokens=256)
     job = Job(
         model_name_or_path="random", dataset_name="random", clients=CLIENTS, cuts=cuts, lora_r=RANK,
         local_steps=10_000, lr_scheduler_type="constant", labels="server",

@@ -9,7 +9,7 @@ chunk in place of those that it computed, and asked for logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -108,9 +108,18 @@ class ChunkedHead:
         hidden: (batch, seq, hidden), what `hidden` returned. labels: (batch, seq), not shifted. loss_tokens:
         0 for the mean over this batch; else what the sum is divided by.
         """
-        targets = shifted(labels)
-        loss: Tensor = _Loss.apply(hidden.flatten(0, 1), targets, self, loss_tokens)  # type: ignore[no-untyped-call]
-        return loss
+        return self.losses(hidden, labels, [len(labels)], [loss_tokens])[0]
+
+    def losses(
+        self, hidden: Tensor, labels: Tensor, counts: Sequence[int], loss_tokens: Sequence[int]
+    ) -> Tensor:
+        """Return the loss of each part of a batch, as `loss` does of the whole.
+
+        counts, loss_tokens: of each part its rows, and as for `loss`.
+        """
+        sizes = torch.tensor(counts, device=labels.device) * labels.shape[1]
+        found: Tensor = _Losses.apply(hidden.flatten(0, 1), shifted(labels), self, sizes, list(loss_tokens))  # type: ignore[no-untyped-call]
+        return found
 
     @torch.no_grad()
     def scores(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,14 +148,20 @@ class ChunkedHead:
         yield from places.tensor_split(-(-len(places) // self.chunk)) if len(places) else ()
 
 
-class _Loss(torch.autograd.Function):
+class _Losses(torch.autograd.Function):
     """The gradient is computed with the loss, chunk by chunk: the logits of one chunk live at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: ChunkedHead, loss_tokens: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, head: ChunkedHead, sizes: Tensor, loss_tokens: list[int]
+    ) -> Tensor:
         scored = targets != IGNORE
-        total = torch.tensor(loss_tokens, device=hidden.device) if loss_tokens else scored.sum()
-        share = total.float().reciprocal()
+        parts = torch.split(scored, sizes.tolist())
+        totals = torch.stack([
+            torch.tensor(stated, device=hidden.device) if stated else part.sum()
+            for stated, part in zip(loss_tokens, parts, strict=True)
+        ])  # fmt: skip
+        shares = totals.float().reciprocal().repeat_interleave(sizes)
         losses = hidden.new_zeros(len(hidden), dtype=torch.float32)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(hidden) if wanted else None
@@ -156,15 +171,16 @@ class _Loss(torch.autograd.Function):
                 each = token_losses(head.logits(rows), targets[places])
             losses[places] = each.detach()
             if gradient is not None:
-                (gradient[places],) = torch.autograd.grad(each, rows, share.expand_as(each))
-        ctx.gradient = gradient
-        loss = summed(losses, scored)
-        return loss / total
+                (gradient[places],) = torch.autograd.grad(each, rows, shares[places])
+        ctx.gradient, ctx.sizes = gradient, sizes
+        each_part = zip(torch.split(losses, sizes.tolist()), parts, strict=True)
+        return torch.stack([summed(own, part) for own, part in each_part]) / totals
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
-        return ctx.gradient * grad_output, None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        factors = grad_output.repeat_interleave(ctx.sizes)[:, None]
+        return ctx.gradient * factors.to(ctx.gradient.dtype), None, None, None, None
 
 
 def shifted(labels: Tensor) -> Tensor:

@@ -107,20 +107,19 @@ class SplitModel:
 
     def losses(
         self, forward: Callable[[], Any], labels: Tensor, counts: Sequence[int], loss_tokens: Sequence[int]
-    ) -> list[Tensor]:
-        """Return the loss of each of several clients' rows in one batch.
+    ) -> Tensor:
+        """Return the loss of each of several clients' rows in one batch, (clients,).
 
-        forward: calls the model without labels. labels: (rows, seq); counts: rows of each client; loss_tokens:
-        what the sum of each is divided by.
+        forward: calls the model without labels. labels: (rows, seq); counts: rows of each client;
+        loss_tokens: what the sum of each is divided by.
         """
-        parts = torch.split(labels, list(counts))
         if self._head is not None:
-            hidden = torch.split(self._head.hidden(forward), list(counts))
-            own = zip(hidden, parts, loss_tokens, strict=True)
-            return [self._head.loss(*one) for one in own]
-        logits = torch.split(forward().logits, list(counts))
-        each = [token_losses(own.flatten(0, 1), shifted(p)) for own, p in zip(logits, parts, strict=True)]
-        return [own.sum() / tokens for own, tokens in zip(each, loss_tokens, strict=True)]
+            return self._head.losses(self._head.hidden(forward), labels, counts, loss_tokens)
+        logits = forward().logits
+        each = torch.split(
+            token_losses(logits.flatten(0, 1), shifted(labels)).view(labels.shape), list(counts)
+        )
+        return torch.stack([own.sum() / tokens for own, tokens in zip(each, loss_tokens, strict=True)])
 
     @torch.no_grad()
     def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:

@@ -53,7 +53,7 @@ def train_together(model: SplitModel, waiting: Sequence[Waiting]) -> dict[str, G
     for one, targets in zip(waiting, torch.split(labels, counts), strict=True):
         tokens.append(one.message.loss_tokens or loss_token_count(targets))
     padded = to_batch(rows, mask)
-    losses = torch.stack(model.losses(lambda: _forward(model, waiting, padded, mask), labels, counts, tokens))
+    losses = model.losses(lambda: _forward(model, waiting, padded, mask), labels, counts, tokens)
     weights = torch.tensor([one.session.share for one in waiting], device=losses.device)
     at_cut = _backward((losses * weights).sum(), rows, trunks)
     replies = {}
