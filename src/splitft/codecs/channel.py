@@ -24,6 +24,7 @@ from splitft.messages import Activations, Gradients, TailGradients, TrunkOutput
 from splitft.state import State
 
 M = TypeVar("M")
+_MOST_UNDER_WAY = 256  # batches of a client that may be on their way; of older ones nothing comes any more
 
 
 class Channel:
@@ -39,7 +40,8 @@ class Channel:
         self._activations = make_codec(names["codec"], "activations")
         self._gradients = make_codec(names["gradient_codec"], "gradients")
         self._evaluation = make_codec(names["eval_codec"], "activations")
-        self._lengths: tuple[int, ...] = ()  # of the batch under way
+        self._lengths: tuple[int, ...] = ()  # of the batch that a message is of
+        self._sizes: dict[tuple[int, int], tuple[int, ...]] = {}  # the same, by step and micro-step
         self._memories = (self._memory(), self._memory()) if job.sends_differences else None
         self._end = 0  # whose memory was changed last: over a network the other is not used
         self._mark: State | None = None
@@ -229,9 +231,13 @@ class Channel:
 
     def _part(self, message: object) -> tuple[Codec | None, Tensor | None]:
         """Return the rows of a message, None where it has none, and their codec."""
+        if isinstance(message, TrunkOutput | TailGradients | Gradients):
+            self._lengths = self._sizes.get((message.step, message.micro_step), ())
         match message:
             case Activations():
-                self._lengths = message.lengths
+                self._lengths = self._sizes[message.step, message.micro_step] = message.lengths
+                while len(self._sizes) > _MOST_UNDER_WAY:
+                    del self._sizes[next(iter(self._sizes))]
                 return self._activations if message.train else self._evaluation, message.hidden
             case TrunkOutput():
                 return self._activations if message.train else self._evaluation, message.hidden

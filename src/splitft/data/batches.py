@@ -66,6 +66,16 @@ def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> 
     return Batch(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels))
 
 
+def split_rows(chosen: Indices, lengths: NDArray[np.int64], parts: int) -> list[Indices]:
+    """Return a batch's rows in so many parts of nearly equal number, the shortest rows first.
+
+    Rows of like length then share a part, so that less of it is padding. One part: the rows as they are.
+    """
+    if parts == 1:
+        return [chosen]
+    return np.array_split(chosen[np.argsort(lengths[chosen], kind="stable")], parts)
+
+
 class BatchStream:
     """Endless row numbers: a fresh shuffle each epoch, full batches across epoch borders.
 

@@ -163,6 +163,12 @@ class Job(Strict):
         description="per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
     )
+    micro_batches: Count | Literal["auto"] = Field(
+        default=1,
+        description="Parts that each batch is sent in, so that clients, link and server work side by side; "
+        "the gradients are those of the whole batch, but for the order of sums. auto: over a network what "
+        "the first round's times ask for, in one process 1.",
+    )
     server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default=0,
         description="Most tokens, padding counted, of several clients that the server computes at once, "
