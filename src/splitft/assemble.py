@@ -13,6 +13,7 @@ from rich.markup import escape
 from splitft import adapters
 from splitft.adapters import Adapter, AdapterSlots
 from splitft.check import SplitReport, check_split
+from splitft.check.head import whole_loss_notice
 from splitft.codecs.registry import check_codecs
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
@@ -88,6 +89,9 @@ def assemble(
     cuts = resolve_cuts(job, names, num_blocks(model))
     with console.status("proving that the split is exact"):
         report = _prove(job, model if weights else model.config, cuts, num_blocks(model))
+    if weights and job.loss_chunk_tokens and report.head_reason:
+        notices.append(whole_loss_notice(report.head_reason))
+        console.print(f"[bold yellow]Note:[/] {escape(notices[-1])}")
     slots, targets = inject_adapters(job, model)
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, slots, job)

@@ -92,7 +92,12 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
     model = model or SplitModel(
-        start.model, start.slots, seed=job.seed, server_inputs=start.report.server_inputs
+        start.model,
+        start.slots,
+        seed=job.seed,
+        server_inputs=start.report.server_inputs,
+        head=start.report.head,
+        loss_chunk_tokens=job.loss_chunk_tokens,
     )
     clock = present = None
     if machines:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from splitft.adapters import AdapterSlots
+from splitft.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
 from splitft.messages import Metrics
 from splitft.seeds import derive_seed
 from splitft.split import num_blocks, run_blocks
@@ -32,6 +32,8 @@ class SplitModel:
 
     Blocks [start, stop) run with the adapters bound last. Dropout in each block has its own random numbers,
     named by seed, client, step and block, so that they do not depend on where the cut is.
+    head: how the loss is computed in chunks of loss_chunk_tokens, as check.head.try_head found; "whole", or
+    chunks of 0: the model computes it itself, over the full logits.
     """
 
     def __init__(
@@ -41,12 +43,16 @@ class SplitModel:
         *,
         seed: int = 0,
         server_inputs: Literal["dummy_ids", "input_ids"] = "dummy_ids",
+        head: HeadForm = "whole",
+        loss_chunk_tokens: int = 0,
     ) -> None:
         self.model = model
         self.slots = slots
         self.seed = seed
         self.server_inputs = server_inputs
         self.num_blocks = num_blocks(model)
+        chunked = head != "whole" and loss_chunk_tokens > 0
+        self._head = ChunkedHead(model, head, loss_chunk_tokens) if chunked else None
 
     @property
     def width(self) -> int:
@@ -85,30 +91,51 @@ class SplitModel:
         return lambda block: void(torch.manual_seed(derive_seed(*names, block)))
 
     def loss(self, start: int, place: Place, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
-        """Return the model's own loss over blocks [start, end), a scalar.
+        """Return the model's loss over blocks [start, end), a scalar.
 
         loss_tokens: 0 for the mean over this batch; else the tokens of all micro-batches of the step, which
         the sum is divided by.
         """
+        if self._head is not None:
+            hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
+            return self._head.loss(hidden, labels, loss_tokens)
         if loss_tokens:
             inputs["num_items_in_batch"] = torch.tensor(loss_tokens, device=labels.device)
         output = self.run(start, self.num_blocks, place, labels=labels, **inputs)
         loss: Tensor = output.loss
         return loss
 
+    def losses(
+        self, forward: Callable[[], Any], labels: Tensor, counts: Sequence[int], loss_tokens: Sequence[int]
+    ) -> Tensor:
+        """Return the loss of each of several clients' rows in one batch, (clients,).
+
+        forward: calls the model without labels. labels: (rows, seq); counts: rows of each client;
+        loss_tokens: what the sum of each is divided by.
+        """
+        if self._head is not None:
+            return self._head.losses(self._head.hidden(forward), labels, counts, loss_tokens)
+        logits = forward().logits
+        each = torch.split(
+            token_losses(logits.flatten(0, 1), shifted(labels)).view(labels.shape), list(counts)
+        )
+        return torch.stack([own.sum() / tokens for own, tokens in zip(each, loss_tokens, strict=True)])
+
     @torch.no_grad()
     def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:
         """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's."""
-        logits = self.run(start, self.num_blocks, place, **inputs).logits
-        predicted = logits.argmax(-1)
-        targets, known = labels[:, 1:], labels != -100
-        scored = known[:, 1:]
-        chosen = logits[:, :-1][scored].float()
-        targets = targets[scored]
-        nll = functional.cross_entropy(chosen, targets, reduction="sum").item() if len(targets) else 0.0
-        correct = float((predicted[:, :-1][scored] == targets).sum())
-        paper_correct = float((predicted[known] == labels[known]).sum())
-        return Metrics(place.round, nll, correct, len(targets), paper_correct, int(known.sum()))
+        targets, own = shifted(labels), labels.flatten()
+        if self._head is not None:
+            hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
+            losses, predicted = self._head.scores(hidden, labels)
+        else:
+            logits = self.run(start, self.num_blocks, place, **inputs).logits.flatten(0, 1)
+            losses, predicted = token_losses(logits, targets), logits.argmax(-1)
+        scored, known = targets != IGNORE, own != IGNORE
+        nll = summed(losses, scored).item()
+        correct = float((predicted == targets)[scored].sum())
+        paper_correct = float((predicted == own)[known].sum())
+        return Metrics(place.round, nll, correct, int(scored.sum()), paper_correct, int(known.sum()))
 
 
 def void(_: object) -> None:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
+from splitft.check.head import try_head
 from splitft.check.proof import ServerInputs, kept_random_state
 from splitft.check.trial import RefusedError, Trial, Wanted, is_finite, try_split
 from splitft.errors import ModelError
+from splitft.head import HeadForm
 from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 from splitft.split import count_blocks, eval_mode, install_window, num_blocks
 
@@ -39,6 +41,8 @@ class SplitReport:
     model_type: str
     tail_exact: bool | None = None  # whether front, trunk and tail equal the whole; None: not tried
     built: bool = True  # False: no small copy could be built, so nothing is known
+    head: HeadForm = "whole"  # how the loss is computed in chunks; whole: it is not
+    head_reason: str = ""  # why it is not
 
     @property
     def verdict(self) -> Verdict:
@@ -134,6 +138,7 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
             False, str(refusal), "dummy_ids", 0.0, 0.0, wanted.cuts, num_blocks(model), model_type
         )
     ok, reason = _judge(dummy, best, wanted, labels)
+    head, head_reason = try_head(model, seed) if ok else ("whole", "")
     return SplitReport(
         ok,
         reason,
@@ -144,6 +149,8 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
         num_blocks(model),
         model_type,
         best.tail_exact,
+        head=head,
+        head_reason=head_reason,
     )
 
 

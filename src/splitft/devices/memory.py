@@ -2,10 +2,10 @@
 
 Counted: weights of the blocks held, adapters with gradients and AdamW moments (float32) beside the copy that
 was handed out, what one batch of per_device_train_batch_size rows of max_length tokens keeps for its
-backward, and the larger of what the loss and a block's backward need for a moment. On steps of GPT-2 and
-Llama shapes, 2 to 10 blocks, float32 and bfloat16, the sum for a batch was 0.99 to 1.05 of the peak of live
-tensors on a CPU. Not counted: the interpreter and its libraries (some hundred MB), what an allocator holds
-beyond live tensors (10 to 40 % there), evaluation.
+backward, and the larger of what the loss (over loss_chunk_tokens) and a block's backward need for a moment.
+On steps of GPT-2 and Llama shapes, 2 to 10 blocks, float32 and bfloat16, with the full logits, the sum for a
+batch was 0.99 to 1.05 of the peak of live tensors on a CPU. Not counted: the interpreter and its libraries
+(some hundred MB), what an allocator holds beyond live tensors (10 to 40 % there), evaluation.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ def _activations(costs: ModelCosts, job: Job, blocks: Iterable[int], *, head: bo
     kept += crossings * 2 * state
     if head:
         kept += costs.head_activation_bytes
-    kept += max(workspace, costs.logit_bytes if head else 0)
-    return round(rows * width * kept)
+    tokens = rows * width
+    in_logits = min(tokens, job.loss_chunk_tokens or tokens) if head else 0
+    return round(tokens * kept + max(tokens * workspace, in_logits * costs.logit_bytes))
 
 
 def _gb(number: int) -> str:

@@ -71,6 +71,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
             )
 
+    if known("loss_chunk_tokens") and 0 < job["loss_chunk_tokens"] < 32:
+        yield (
+            "loss_chunk_tokens",
+            f"{job['loss_chunk_tokens']} is too few to be fast: set 128 or more (at least 32), or 0 for the "
+            "full logits",
+        )
+
     if known("train_front", "cut_policy.method") and not job["train_front"]:
         method = job["cut_policy.method"]
         if method != "fixed":
@@ -78,6 +85,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 "train_front",
                 f"false needs cut_policy.method fixed, not {method}: a block is trained by all or by nobody",
             )
+
+    if known("train_front", "codec") and not job["train_front"] and job["codec"] == "delta":
+        yield "codec", "delta sends what changes, and with train_front: no nothing does; set int4 or int8"
+
+    for key in ("gradient_codec", "eval_codec"):
+        if known(key) and job[key] == "delta":
+            yield key, "delta is for activations of training samples; set int8, int4, int3 or int2"
 
     if known("lora_r", "lora_r_cut"):
         lora_r, lora_r_cut = job["lora_r"], job["lora_r_cut"]

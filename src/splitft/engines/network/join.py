@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
+from splitft.check.head import try_head, whole_loss_notice
 from splitft.client import Client
 from splitft.data import ClientData, prepare
 from splitft.engines.network.averaging import Desk, dial_aggregator
@@ -82,9 +83,21 @@ class Joining:
                 dtype=base_dtype(job),
                 attn_implementation=job.attn_implementation,
             ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
+        form, why = (
+            try_head(model, job.seed, whole=False) if head and job.loss_chunk_tokens else ("whole", "")
+        )
+        if why:
+            self.console.print(f"[bold yellow]Note:[/] {escape(whole_loss_notice(why))}")
         slots = inject_targets(job, model, list(welcome.targets), list(welcome.excluded))
         self._held = blocks
-        return SplitModel(model, slots, seed=job.seed, server_inputs=welcome.server_inputs)  # type: ignore[arg-type]
+        return SplitModel(
+            model,
+            slots,
+            seed=job.seed,
+            server_inputs=welcome.server_inputs,  # type: ignore[arg-type]
+            head=form,
+            loss_chunk_tokens=job.loss_chunk_tokens,
+        )
 
     def _job(self, text: str) -> Job:
         try:

@@ -151,7 +151,14 @@ def make_parties(
 ) -> tuple[Parties, Listener]:
     """Set up the server's side of a run and start listening."""
     job, ledger = start.job, Ledger()
-    model = SplitModel(start.model, start.slots, seed=job.seed, server_inputs=start.report.server_inputs)
+    model = SplitModel(
+        start.model,
+        start.slots,
+        seed=job.seed,
+        server_inputs=start.report.server_inputs,
+        head=start.report.head,
+        loss_chunk_tokens=job.loss_chunk_tokens,
+    )
     steps, averaging = folder / STEPS, None
     if job.network.aggregator:
         averaging = Averaging(job, start.slots.layout, start.num_blocks, model.device, ledger)

@@ -1,0 +1,199 @@
+"""The loss without the full logits: head and cross-entropy over a few tokens at a time. (ours)
+
+The model's own forward is left where it calls its head. Tokens without a label are dropped there, the others
+go through the head and the cross-entropy in chunks, and each chunk's gradient is computed at once: the base
+is frozen, so that of the hidden states is all there is. No logits are kept, and nothing is computed twice.
+What a model does with its logits (a soft-cap, a scale) stays its own: it is given the hidden states of a
+chunk in place of those that it computed, and asked for logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from splitft.errors import ModelError
+from splitft.split import run_no_block
+
+HeadForm = Literal["plain", "own", "whole"]
+IGNORE = -100
+# Matrix products of fewer rows take other paths, whose sums come out in another order.
+LEAST_ROWS = 32
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """What is to happen at a head: leave the forward there (no rows), or put rows in."""
+
+    head: nn.Module
+    rows: Tensor | None = None  # (tokens, hidden)
+
+
+class _LeftAtHead(Exception):  # noqa: N818 - a way out of the model's forward, not an error
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+_visit: ContextVar[_Visit | None] = ContextVar("splitft_head", default=None)
+
+
+def _at_head(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    visit = _visit.get()
+    if visit is None or visit.head is not module:
+        return None
+    if visit.rows is None:
+        raise _LeftAtHead(args[0])
+    return (visit.rows[None], *args[1:])
+
+
+@contextmanager
+def _visiting(visit: _Visit) -> Iterator[None]:
+    token = _visit.set(visit)
+    try:
+        yield
+    finally:
+        _visit.reset(token)
+
+
+class ChunkedHead:
+    """A model's output head, `chunk` tokens at a time.
+
+    form: plain, where the logits are what the head module answers; own, where the model's own code makes them
+    of that. check.head.try_head finds out which. Raises ModelError where the model has no head module.
+    """
+
+    def __init__(self, model: nn.Module, form: HeadForm, chunk: int) -> None:
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        if not isinstance(head, nn.Module):
+            raise ModelError(f"{type(model).__name__} has no output head")
+        if _at_head not in head._forward_pre_hooks.values():
+            head.register_forward_pre_hook(_at_head)
+        self.model, self.module, self.form, self.chunk = model, head, form, chunk
+
+    def hidden(self, forward: Callable[[], Any]) -> Tensor:
+        """Call the model, and return what it gives to its head: (batch, seq, hidden).
+
+        Raises ModelError where it does not call its head, or gives it something else.
+        """
+        try:
+            with _visiting(_Visit(self.module)):
+                forward()
+        except _LeftAtHead as left:
+            if left.hidden.ndim != 3:
+                raise ModelError(f"the head takes {tuple(left.hidden.shape)}, not one row a token") from None
+            return left.hidden
+        raise ModelError(f"{type(self.model).__name__} does not call its head")
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the logits of (tokens, hidden), as what `hidden` returned: (tokens, vocabulary)."""
+        if self.form == "plain":
+            logits: Tensor = self.module(rows)
+            return logits
+        with _visiting(_Visit(self.module, rows)):
+            answer: Tensor = run_no_block(self.model, rows.device).logits
+        return answer[0]
+
+    def loss(self, hidden: Tensor, labels: Tensor, loss_tokens: int = 0) -> Tensor:
+        """Return next-token cross-entropy, a float32 scalar, as the whole logits give it.
+
+        hidden: (batch, seq, hidden), what `hidden` returned. labels: (batch, seq), not shifted. loss_tokens:
+        0 for the mean over this batch; else what the sum is divided by.
+        """
+        return self.losses(hidden, labels, [len(labels)], [loss_tokens])[0]
+
+    def losses(
+        self, hidden: Tensor, labels: Tensor, counts: Sequence[int], loss_tokens: Sequence[int]
+    ) -> Tensor:
+        """Return the loss of each part of a batch, as `loss` does of the whole.
+
+        counts, loss_tokens: of each part its rows, and as for `loss`.
+        """
+        sizes = torch.tensor(counts, device=labels.device) * labels.shape[1]
+        found: Tensor = _Losses.apply(hidden.flatten(0, 1), shifted(labels), self, sizes, list(loss_tokens))  # type: ignore[no-untyped-call]
+        return found
+
+    @torch.no_grad()
+    def scores(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy and the likeliest next token at each place, (tokens,) each.
+
+        Zero where neither the place nor the next one has a label.
+        """
+        rows, targets = hidden.flatten(0, 1), shifted(labels)
+        losses = rows.new_zeros(len(rows), dtype=torch.float32)
+        predicted = torch.zeros_like(targets)
+        for places in self.chunks((targets != IGNORE) | (labels.flatten() != IGNORE)):
+            logits = self.logits(rows[places])
+            losses[places] = token_losses(logits, targets[places])
+            predicted[places] = logits.argmax(-1)
+        return losses, predicted
+
+    def chunks(self, wanted: Tensor) -> Iterator[Tensor]:
+        """Yield the places of the tokens wanted, (tokens,) of bool, in chunks of nearly equal length.
+
+        Where fewer than LEAST_ROWS are wanted, others come along.
+        """
+        lacking = LEAST_ROWS - int(wanted.sum())
+        if lacking > 0:
+            wanted = wanted | ((~wanted).cumsum(0) <= lacking)
+        places = wanted.nonzero().flatten()
+        yield from places.tensor_split(-(-len(places) // self.chunk)) if len(places) else ()
+
+
+class _Losses(torch.autograd.Function):
+    """The gradient is computed with the loss, chunk by chunk: the logits of one chunk live at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, head: ChunkedHead, sizes: Tensor, loss_tokens: list[int]
+    ) -> Tensor:
+        scored = targets != IGNORE
+        parts = torch.split(scored, sizes.tolist())
+        totals = torch.stack([
+            torch.tensor(stated, device=hidden.device) if stated else part.sum()
+            for stated, part in zip(loss_tokens, parts, strict=True)
+        ])  # fmt: skip
+        shares = totals.float().reciprocal().repeat_interleave(sizes)
+        losses = hidden.new_zeros(len(hidden), dtype=torch.float32)
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(hidden) if wanted else None
+        for places in head.chunks(scored):
+            rows = hidden[places].requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                each = token_losses(head.logits(rows), targets[places])
+            losses[places] = each.detach()
+            if gradient is not None:
+                (gradient[places],) = torch.autograd.grad(each, rows, shares[places])
+        ctx.gradient, ctx.sizes = gradient, sizes
+        each_part = zip(torch.split(losses, sizes.tolist()), parts, strict=True)
+        return torch.stack([summed(own, part) for own, part in each_part]) / totals
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        factors = grad_output.repeat_interleave(ctx.sizes)[:, None]
+        return ctx.gradient * factors.to(ctx.gradient.dtype), None, None, None, None
+
+
+def shifted(labels: Tensor) -> Tensor:
+    """Return the label that follows each place of (batch, seq), -100 at a row's end: (tokens,)."""
+    return functional.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each token in float32, 0 where the target is -100: (tokens,)."""
+    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none")
+
+
+def summed(losses: Tensor, scored: Tensor) -> Tensor:
+    """Return the sum of (tokens,) losses, added in the order in which torch's cross-entropy adds them."""
+    targets = torch.where(scored, 0, IGNORE)
+    return functional.nll_loss(-losses[:, None], targets, ignore_index=IGNORE, reduction="sum")
