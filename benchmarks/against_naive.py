@@ -29,6 +29,7 @@ from benchlib.rows import fixed_rows, rows_of, skewed_rows
 from naive import Naive, NaiveServer, to_bytes
 
 from splitft.adapters import initial_adapter
+from splitft.data import Rows, train_stream
 from splitft.messages import Activations
 from splitft.parts import SplitModel
 from splitft.server import Server
@@ -40,14 +41,33 @@ SIDES = ("naive fp32", "splitft fp32", "splitft bf16")
 STEPS = 3  # of every client, before memory is read
 
 
+def make_rows(kind: str) -> dict[str, Rows]:
+    """Return every client's rows."""
+    make = fixed_rows if kind == "fixed" else skewed_rows
+    return make(CLIENTS, LENGTHS[kind])
+
+
 def make_side(side: str, kind: str, pad: str) -> Any:
     """Return a side: what has `step`."""
-    length = LENGTHS[kind]
-    rows = fixed_rows(CLIENTS, length) if kind == "fixed" else skewed_rows(CLIENTS, length)
+    length, rows = LENGTHS[kind], make_rows(kind)
     job, dtype = make_job(CLIENTS, BATCH), DTYPES[side.split()[1]]
     if side.startswith("naive"):
         return Naive(job, random_model(gpt2(), dtype), rows, LORA, length if pad == "max_length" else 0)
     return Federation(job, split_model(gpt2(), dtype), rows)
+
+
+def tokens_of(kind: str, steps: int) -> dict[str, int]:
+    """Return the tokens of so many steps of all clients: real ones, and with either padding."""
+    found = {"real": 0, "padded to the batch": 0, "padded to max_length": 0}
+    rows, job = make_rows(kind), make_job(CLIENTS, BATCH)
+    for name, own in rows.items():
+        stream = train_stream(job, name, own)
+        for _ in range(steps):
+            lengths = [int(own.lengths[i]) for i in next(stream)]
+            found["real"] += sum(lengths)
+            found["padded to the batch"] += max(lengths) * len(lengths)
+            found["padded to max_length"] += LENGTHS[kind] * len(lengths)
+    return found
 
 
 def warm_up(side: str) -> None:
@@ -86,7 +106,11 @@ def measure_time(kind: str, repeats: int, pad: str) -> dict[str, Any]:
     naive = sides["naive fp32"]
     ledger = sides["splitft bf16"].ledger
     sent = {"naive": naive.bytes_up + naive.bytes_down, "splitft": ledger.total("up") + ledger.total("down")}
-    return {**found, "padded to": pad, "repeats": repeats, "bytes": sent}
+    tokens = {"these steps": tokens_of(kind, repeats), "100 steps": tokens_of(kind, 100)}
+    for name, of in tokens.items():
+        real, batch = (of["padded to max_length"] / of[key] for key in ("real", "padded to the batch"))
+        print(f"padded to max_length, {name}: {real:.2f} of real tokens, {batch:.2f} of padded to the batch")
+    return {**found, "padded to": pad, "repeats": repeats, "bytes": sent, "tokens": tokens}
 
 
 def measure_memory(side: str) -> dict[str, int]:

@@ -6,10 +6,10 @@ bytes are those of `splitft plan`, which equal a run's to the byte (tests/invari
 yardsticks are float32 activations up and gradients down of the same batches, padded to 512 tokens or to each
 batch's longest row. --frozen: with train_front: false.
 
-With --proxy the job's first --proxy-rounds rounds also run over connections, every client behind a proxy that
-counts, on three narrow-MLP blocks of SmolLM2's width with random weights (in bfloat16 where a codec packs the
-rows): none of this changes a byte of what crosses the cut. The ledger of that run, evaluation included, is
-compared with what the proxies saw; the rest is framing (sessions, gRPC, HTTP/2) and the job that is told.
+With --proxy, instead, the job's first --proxy-rounds rounds run over connections, every client behind a
+proxy that counts, on three narrow blocks of SmolLM2's width with random weights (in bfloat16 where a codec
+packs the rows): none of this changes a byte of what crosses the cut. Its ledger must be the plan's to the
+byte; what the proxies count on top of it is framing (sessions, gRPC, HTTP/2) and the job that is told.
 
     python benchmarks/traffic.py [--proxy] [--frozen] [--epochs 1] [--codecs int8/int8 int3/int2 ...]
 """
@@ -34,7 +34,7 @@ from splitft.plan.dry import dry_run
 CODECS = ("none/none", "bf16/bf16", "int8/int8", "int4/int4", "int3/int2")
 LONGEST, ROUNDS = 512, 10  # tokens; rounds of an epoch
 QUIET = Console(quiet=True)
-RESULTS = Path(__file__).parent / "results" / "traffic.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 def make_job(
@@ -126,11 +126,39 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
         result = serve(job, "127.0.0.1:0", console=QUIET, on_listening=on_listening)
         for client in clients:
             client.result()
-    ledger = {way: sum(kinds.values()) for way, kinds in result.summary["bytes"].items()}
     found = {f"wire {way}": sum(getattr(proxy, way) for proxy in proxies) for way in ("up", "down")}
     for proxy in proxies:
         proxy.close()
-    return found | {f"ledger {way}": number for way, number in ledger.items()}
+    kinds = {
+        f"{way} {kind}": n for way, kinds in result.summary["bytes"].items() for kind, n in kinds.items()
+    }
+    return found | kinds
+
+
+def compare_with_proxies(options: argparse.Namespace, local_steps: int, folder: Path) -> dict[str, Any]:
+    """Run the first rounds with each codec; return bytes on the wire, by the ledger and by the plan."""
+    small, found = str(small_model(folder / "small", options.model)), {}
+    for codec in options.codecs:
+        activations, _, gradients = codec.partition("/")
+        own = folder / codec.replace("/", "-")
+        job = make_job(own, options.clients, options.proxy_rounds, local_steps, small, options.frozen)
+        change = {"codec": activations, "gradient_codec": gradients, "bf16": codec != "none/none"}
+        job = job.model_copy(update=change)
+        plan = planned(assemble(job, QUIET, weights=False), codec)
+        counted = through_proxies(job, own)
+        ledger = {
+            name: n for name, n in counted.items() if not name.startswith("wire") and "evaluation" not in name
+        }
+        more = {
+            way: counted[f"wire {way}"] / sum(n for name, n in counted.items() if name.startswith(way)) - 1
+            for way in ("up", "down")
+        }
+        found[codec] = {"counted": counted, "plan": plan, "equal": ledger == plan, "wire_over_ledger": more}
+        said = f"{sum(ledger.values()) / 2**20:.2f} MiB, {'as' if ledger == plan else 'NOT as'} planned"
+        over = f"up {more['up']:.3%}, down {more['down']:.3%}"
+        print(f"{codec:<12}ledger {said}; wire over ledger, with evaluation: {over}", flush=True)
+        write(found, options.out)
+    return found
 
 
 def write(result: dict[str, Any], path: Path) -> None:
@@ -149,12 +177,17 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--proxy", action="store_true")
     parser.add_argument("--proxy-rounds", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--proxy-steps", type=int, help="of a round; default: a tenth of an epoch")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    options.out = options.out or RESULTS / ("traffic_proxy.json" if options.proxy else "traffic.json")
     with tempfile.TemporaryDirectory() as scratch:
         folder, rounds = Path(scratch), options.epochs * ROUNDS
         start = assemble(make_job(folder, options.clients, 1, 1, options.model), QUIET, weights=False)
         job = (options.clients, rounds, steps_of_a_round(start))
+        if options.proxy:
+            compare_with_proxies(options, options.proxy_steps or job[2], folder)
+            return
         start = assemble(make_job(folder, *job, options.model, options.frozen), QUIET, weights=False)
         yardsticks = padded(start)
         result: dict[str, Any] = {"rounds": rounds, "local_steps": job[2], "yardsticks": yardsticks}
@@ -169,20 +202,6 @@ def main() -> None:
             print(f"{codec:<12}{total / 2**20:>10.1f}{shown}", flush=True)
             result[codec] = {"bytes": kinds, "to_512": shares[0], "to_batch": shares[1]}
             write(result, options.out)
-        if options.proxy:
-            small = str(small_model(folder / "small", options.model))
-            for codec in options.codecs:
-                activations, _, gradients = codec.partition("/")
-                change = {"codec": activations, "gradient_codec": gradients, "bf16": codec != "none/none"}
-                own, few = folder / codec.replace("/", "-"), min(rounds, options.proxy_rounds)
-                network = make_job(own, options.clients, few, job[2], small, options.frozen)
-                network = network.model_copy(update=change)
-                counted = through_proxies(network, own)
-                result[codec]["proxy"] = counted
-                write(result, options.out)
-                more = [counted[f"wire {way}"] / counted[f"ledger {way}"] - 1 for way in ("up", "down")]
-                shown = {name: f"{number / 2**20:.2f}" for name, number in counted.items()}
-                print(f"{codec} {few} rounds, MiB: {shown}; wire over ledger {more[0]:.3%}, {more[1]:.3%}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
 from splitft.adapters import initial_adapter, inject, lora_config, to_device, uses_fan_in_fan_out
+from splitft.batching.setup import batch_tokens
+from splitft.check.head import try_head
 from splitft.client import Client
 from splitft.data import ClientData, Rows, collate, train_stream
 from splitft.engines.local import LocalCohort
@@ -49,11 +51,12 @@ def make_job(clients: int, batch: int, **changes: Any) -> Job:
 def split_model(
     config: PreTrainedConfig, dtype: torch.dtype, targets: Sequence[str] = TARGETS, device: str = "cpu"
 ) -> SplitModel:
-    """The one frozen base that all parties share, with adapter slots."""
+    """The one frozen base that all parties share, with adapter slots, and the loss as a job has it."""
     model = random_model(config, dtype, device)
+    head, chunk = try_head(model)[0], Job.model_fields["loss_chunk_tokens"].default
     fan_in = uses_fan_in_fan_out(model)
     lora = lora_config(list(targets), [], r=RANK, alpha=ALPHA, dropout=0.0, fan_in_fan_out=fan_in)
-    return SplitModel(model, inject(model, lora))
+    return SplitModel(model, inject(model, lora), head=head, loss_chunk_tokens=chunk)
 
 
 class Unsplit:
@@ -93,7 +96,7 @@ class Unsplit:
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return [float(loss)]
+        return [loss.item()]
 
 
 class Losses:
@@ -116,12 +119,14 @@ class Federation:
         self, job: Job, model: SplitModel, rows: Mapping[str, Rows], cuts: Mapping[str, int] | None = None
     ) -> None:
         self.job, self.names, self.losses, self.ledger = job, list(rows), Losses(), Ledger()
-        cut = job.cuts if isinstance(job.cuts, int) else job.cuts[0]
+        if cuts is None:
+            cuts = dict.fromkeys(self.names, job.cuts if isinstance(job.cuts, int) else job.cuts[0])
         adapter = to_device(initial_adapter(model.slots.layout, RANK, job.seed), model.device)
         self.server = Server(model, job, adapter)
+        self.server.batch_tokens = batch_tokens(job, model, list(cuts.values()), print)
         clients = [Client(name, ClientData(name, own, own), model, job, 0) for name, own in rows.items()]
         self.cohort = LocalCohort(clients, self.ledger)
-        self.cohort.receive(self.server.hand_out(1, cuts or dict.fromkeys(self.names, cut)))
+        self.cohort.receive(self.server.hand_out(1, cuts))
         together = job.server_adapter == "shared"
         self._waves: Iterator[dict[str, Message]] = self.cohort.train(self.names, 1, together=together)
 
