@@ -6,13 +6,14 @@ ARGS ?=
 # The demo never writes over an earlier one: runs/quickstart, runs/quickstart-2, ...
 OUT ?= $(shell n=1; d=runs/quickstart; while [ -e "$$d" ]; do n=$$((n+1)); d=runs/quickstart-$$n; done; echo $$d)
 
-.PHONY: help demo test test-slow lint bench study clean
+.PHONY: help demo test test-slow lint bench bench-gpu study clean
 
 help:
 	@echo "make demo       install, and fine-tune the built-in model on the built-in text (ARGS='rounds=2' to change)"
 	@echo "make test       install, lint, type-check and run all quick tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      the benchmarks; results go to benchmarks/results"
+	@echo "make bench-gpu  those that need a GPU"
 	@echo "make study      the paper's comparisons, resumable; results go to docs/study (ARGS='--parallel 2')"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -43,6 +44,14 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/paper_bytes.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/traffic.py
+	$(BIN)/python benchmarks/naive.py
+	$(BIN)/python benchmarks/against_naive.py
+	$(BIN)/python benchmarks/against_naive.py --memory
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/links.py
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu.py
 
 study: $(VENV)/.installed
 	$(BIN)/python benchmarks/study.py all $(ARGS)

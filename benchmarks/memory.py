@@ -10,15 +10,12 @@ storages (exact), and the growth of the resident set over that of the process af
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
-import json
-import platform
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from benchlib.memory import live_tensor_bytes, resident_bytes
+from benchlib.record import RESULTS, save
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
@@ -28,29 +25,6 @@ from splitft.parts import SplitModel
 from splitft.server import Server
 
 BATCH, SEQ, RANK, TARGETS = 4, 128, 16, ["c_attn", "c_proj"]
-
-
-def resident_bytes() -> int:
-    """Resident set of this process, after freed memory went back to the system where libc can do that."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-    return int(psutil.Process().memory_info().rss)
-
-
-def live_tensor_bytes() -> int:
-    """Bytes of all storages that live tensors hold, each storage once."""
-    gc.collect()
-    storages = {}
-    for item in gc.get_objects():
-        try:
-            if type(item) in (torch.Tensor, torch.nn.Parameter) and item.device.type == "cpu":
-                storage = item.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-        except (RuntimeError, ReferenceError):
-            continue
-    return sum(storages.values())
 
 
 def serve(server: Server, cuts: dict[str, int], hidden: int, steps: int) -> None:
@@ -126,11 +100,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json")
     options = parser.parse_args()
-    result = measure(options.clients) | {"machine": f"{platform.machine()}, torch {torch.__version__}"}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1))
+    result = measure(options.clients)
+    save(result, options.out)
     wanted = sum(result["expected_bytes"].values())
     print(f"{options.clients} clients: one base + adapters + optimizer states are {wanted / 2**20:.0f} MiB")
     print(

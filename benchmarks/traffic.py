@@ -6,8 +6,10 @@ bytes are those of `splitft plan`, which equal a run's to the byte (tests/invari
 yardsticks are float32 activations up and gradients down of the same batches, padded to 512 tokens or to each
 batch's longest row. --frozen: with train_front: false.
 
-With --proxy the job also runs over connections with every client behind a proxy that counts, on three blocks
-of SmolLM2's shape with random weights: neither changes a byte of what crosses the cut.
+With --proxy the job's first --proxy-rounds rounds also run over connections, every client behind a proxy that
+counts, on three narrow-MLP blocks of SmolLM2's width with random weights (in bfloat16 where a codec packs the
+rows): none of this changes a byte of what crosses the cut. The ledger of that run, evaluation included, is
+compared with what the proxies saw; the rest is framing (sessions, gRPC, HTTP/2) and the job that is told.
 
     python benchmarks/traffic.py [--proxy] [--frozen] [--epochs 1] [--codecs int8/int8 int3/int2 ...]
 """
@@ -84,13 +86,14 @@ def planned(start: Assembly, codec: str) -> dict[str, int]:
 def small_model(folder: Path, like: str) -> Path:
     """Write three blocks of a model's shape, with random weights and its tokenizer."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from splitft.fallback import resolve_sources
-    from splitft.load import load_tokenizer
+    from splitft.load import load_config, load_tokenizer
 
     job, _ = resolve_sources(load_job("quickstart", [f"model_name_or_path={like}"]))
-    config = AutoConfig.from_pretrained(job.model_name_or_path, num_hidden_layers=3)
+    config = load_config(job.model_name_or_path, job.model_revision)
+    config.num_hidden_layers, config.intermediate_size = 3, 64
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     load_tokenizer(job.model_name_or_path, "main").save_pretrained(folder)
@@ -130,9 +133,9 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     return found | {f"ledger {way}": number for way, number in ledger.items()}
 
 
-def write(result: dict[str, Any]) -> None:
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1))
+def write(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1))
 
 
 def main() -> None:
@@ -145,6 +148,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--frozen", action="store_true")
     parser.add_argument("--proxy", action="store_true")
+    parser.add_argument("--proxy-rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder, rounds = Path(scratch), options.epochs * ROUNDS
@@ -163,18 +168,21 @@ def main() -> None:
             shown = f"{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:>10.1f}"
             print(f"{codec:<12}{total / 2**20:>10.1f}{shown}", flush=True)
             result[codec] = {"bytes": kinds, "to_512": shares[0], "to_batch": shares[1]}
-            write(result)
+            write(result, options.out)
         if options.proxy:
             small = str(small_model(folder / "small", options.model))
             for codec in options.codecs:
                 activations, _, gradients = codec.partition("/")
-                change = {"codec": activations, "gradient_codec": gradients}
-                own = folder / codec.replace("/", "-")
-                network = make_job(own, *job, small, options.frozen).model_copy(update=change)
+                change = {"codec": activations, "gradient_codec": gradients, "bf16": codec != "none/none"}
+                own, few = folder / codec.replace("/", "-"), min(rounds, options.proxy_rounds)
+                network = make_job(own, options.clients, few, job[2], small, options.frozen)
+                network = network.model_copy(update=change)
                 counted = through_proxies(network, own)
                 result[codec]["proxy"] = counted
-                write(result)
-                print(codec, {name: f"{number / 2**20:.1f}" for name, number in counted.items()}, flush=True)
+                write(result, options.out)
+                more = [counted[f"wire {way}"] / counted[f"ledger {way}"] - 1 for way in ("up", "down")]
+                shown = {name: f"{number / 2**20:.2f}" for name, number in counted.items()}
+                print(f"{codec} {few} rounds, MiB: {shown}; wire over ledger {more[0]:.3%}, {more[1]:.3%}")
 
 
 if __name__ == "__main__":

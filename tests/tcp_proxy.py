@@ -6,6 +6,10 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+PIECE = 1 << 14  # bytes that cross a slow link as one
+MOST_PIECES = 1024  # on their way at a time
+AHEAD = 0.02  # seconds of sending that the link takes in before it is free: the buffer at its mouth
+
 
 class Proxy:
     """Passes on to a port of this machine. up, down: bytes that passed, towards the server and back."""
@@ -13,7 +17,9 @@ class Proxy:
     def __init__(self, target: int, *, capture: bool = False) -> None:
         self.up = self.down = self.connections = 0
         self.captured: dict[str, bytearray] | None = {} if capture else None  # what passed, each way
-        self.bytes_per_second = 0.0  # each way; 0: as fast as it goes
+        self.bytes_per_second = 0.0  # each way, of all connections; 0: as fast as it goes
+        self.delay_seconds = 0.0  # each way
+        self._free = dict.fromkeys(("up", "down"), 0.0)  # when the link has sent all that was read
         self._target = target
         self._open = True
         self._flowing = threading.Event()
@@ -82,16 +88,40 @@ class Proxy:
         self._transports -= both
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+        """Read as fast as the link sends; what is on its way arrives in order, a delay later."""
+        crossing: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(MOST_PIECES)
+        arriving = asyncio.ensure_future(self._deliver(crossing, writer, way))
+        clock = asyncio.get_running_loop().time
         try:
-            while data := await reader.read(1 << 16):
-                while not self._flowing.is_set():
-                    await asyncio.sleep(0.05)
+            while data := await reader.read(PIECE if self.bytes_per_second else 1 << 16):
+                sent = max(self._free[way], clock())
                 if self.bytes_per_second:
-                    await asyncio.sleep(len(data) / self.bytes_per_second)
-                setattr(self, way, getattr(self, way) + len(data))
-                if self.captured is not None:
-                    self.captured.setdefault(way, bytearray()).extend(data)
-                writer.write(data)
-                await writer.drain()
+                    sent += len(data) / self.bytes_per_second
+                self._free[way] = sent
+                await crossing.put((sent + self.delay_seconds, data))
+                await asyncio.sleep(max(0.0, sent - clock() - AHEAD))
+                slow = self.bytes_per_second or self.delay_seconds
+                if not slow or not self._flowing.is_set():
+                    await crossing.join()  # so that who sends feels who does not take
+            await crossing.join()
         except OSError:
             pass
+        finally:
+            arriving.cancel()
+
+    async def _deliver(
+        self, crossing: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter, way: str
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due, data = await crossing.get()
+            if due > clock():
+                await asyncio.sleep(due - clock())
+            while not self._flowing.is_set():
+                await asyncio.sleep(0.05)
+            setattr(self, way, getattr(self, way) + len(data))
+            if self.captured is not None:
+                self.captured.setdefault(way, bytearray()).extend(data)
+            writer.write(data)
+            await writer.drain()
+            crossing.task_done()

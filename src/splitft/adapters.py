@@ -53,7 +53,7 @@ class AdapterSlots:
         window = install_window(model)
         self.path = next(name for name, module in model.named_modules() if module is window)
         self.layout: Layout = {}
-        self._owners: dict[int, list[tuple[str, nn.Module]]] = {}
+        self.owners: dict[int, list[tuple[str, nn.Module]]] = {}  # of each block: A and B in turn
         for index, block in enumerate(window._modules.values()):
             owners: list[tuple[str, nn.Module]] = []
             specs: list[TensorSpec] = []
@@ -68,13 +68,14 @@ class AdapterSlots:
                     specs.append(TensorSpec(tensor_name, tuple(owner.weight.shape)))
             if specs:
                 self.layout[index] = tuple(specs)
-                self._owners[index] = owners
+                self.owners[index] = owners
 
     def bind(self, adapter: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Make the model compute with these tensors (parameters, or plain tensors to evaluate)."""
         for index, block in adapter.items():
-            for name, owner in self._owners[index]:
+            for name, owner in self.owners[index]:
                 tensor = block[name]
+                vars(owner).pop("forward", None)  # in place of what `bind_rows` has left
                 owner.weight = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
 
 

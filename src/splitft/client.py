@@ -104,7 +104,8 @@ class Client:
         with torch.set_grad_enabled(self.job.train_front):
             hidden = self._front(batch, place)
         self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
-        return self._activations(place, batch, hidden.detach(), loss_tokens)
+        message = self._activations(place, batch, hidden.detach(), loss_tokens)
+        return replace(message, samples=samples) if self.job.sends_differences else message
 
     def _forward_missing(
         self, place: Place, batch: Batch, samples: tuple[int, ...], loss_tokens: int

@@ -9,7 +9,7 @@ chunk in place of those that it computed, and asked for logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -108,9 +108,18 @@ class ChunkedHead:
         hidden: (batch, seq, hidden), what `hidden` returned. labels: (batch, seq), not shifted. loss_tokens:
         0 for the mean over this batch; else what the sum is divided by.
         """
-        targets = shifted(labels)
-        loss: Tensor = _Loss.apply(hidden.flatten(0, 1), targets, self, loss_tokens)  # type: ignore[no-untyped-call]
-        return loss
+        return self.losses(hidden, labels, [len(labels)], [loss_tokens])[0]
+
+    def losses(
+        self, hidden: Tensor, labels: Tensor, counts: Sequence[int], loss_tokens: Sequence[int]
+    ) -> Tensor:
+        """Return the loss of each part of a batch, as `loss` does of the whole.
+
+        counts, loss_tokens: of each part its rows, and as for `loss`.
+        """
+        sizes = torch.tensor(counts, device=labels.device) * labels.shape[1]
+        found: Tensor = _Losses.apply(hidden.flatten(0, 1), shifted(labels), self, sizes, list(loss_tokens))  # type: ignore[no-untyped-call]
+        return found
 
     @torch.no_grad()
     def scores(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,14 +148,20 @@ class ChunkedHead:
         yield from places.tensor_split(-(-len(places) // self.chunk)) if len(places) else ()
 
 
-class _Loss(torch.autograd.Function):
+class _Losses(torch.autograd.Function):
     """The gradient is computed with the loss, chunk by chunk: the logits of one chunk live at a time."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: ChunkedHead, loss_tokens: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, targets: Tensor, head: ChunkedHead, sizes: Tensor, loss_tokens: list[int]
+    ) -> Tensor:
         scored = targets != IGNORE
-        total = torch.tensor(loss_tokens, device=hidden.device) if loss_tokens else scored.sum()
-        share = total.float().reciprocal()
+        parts = torch.split(scored, sizes.tolist())
+        totals = torch.stack([
+            torch.tensor(stated, device=hidden.device) if stated else part.sum()
+            for stated, part in zip(loss_tokens, parts, strict=True)
+        ])  # fmt: skip
+        shares = totals.float().reciprocal().repeat_interleave(sizes)
         losses = hidden.new_zeros(len(hidden), dtype=torch.float32)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(hidden) if wanted else None
@@ -159,15 +174,17 @@ class _Loss(torch.autograd.Function):
                 losses[places] = token_losses(logits, targets[places])
                 continue
             buffers = buffers or _Buffers(logits.detach())
-            losses[places], slope = buffers.cross_entropy(logits.detach(), targets[places], share)
+            losses[places], slope = buffers.cross_entropy(logits.detach(), targets[places], shares[places])
             (gradient[places],) = torch.autograd.grad(logits, rows, slope)
-        ctx.gradient = gradient
-        return summed(losses, scored) / total
+        ctx.gradient, ctx.sizes = gradient, sizes
+        each_part = zip(torch.split(losses, sizes.tolist()), parts, strict=True)
+        return torch.stack([summed(own, part) for own, part in each_part]) / totals
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
-        return ctx.gradient * grad_output, None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        factors = grad_output.repeat_interleave(ctx.sizes)[:, None]
+        return ctx.gradient * factors.to(ctx.gradient.dtype), None, None, None, None
 
 
 class _Buffers:
@@ -180,8 +197,8 @@ class _Buffers:
         self._scores, self._log_probs = (torch.empty_like(logits, dtype=torch.float32) for _ in range(2))
         self._picks = torch.zeros_like(logits, dtype=torch.float32)
 
-    def cross_entropy(self, logits: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each token's loss in float32, (tokens,), and the gradient of share × their sum.
+    def cross_entropy(self, logits: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each token's loss in float32, (tokens,), and the gradient of the sum of shares × losses.
 
         The gradient is valid until the next call.
         """
@@ -191,7 +208,7 @@ class _Buffers:
         exact = logits if logits.dtype is torch.float32 else scores.copy_(logits)
         torch.ops.aten._log_softmax.out(exact, -1, False, out=log_probs)
         losses = torch.where(scored, -log_probs.gather(1, places)[:, 0], 0.0)
-        picks.scatter_(1, places, torch.where(scored, -share, 0.0)[:, None])
+        picks.scatter_(1, places, torch.where(scored, -shares, 0.0)[:, None])
         torch.ops.aten._log_softmax_backward_data.out(picks, log_probs, -1, torch.float32, out=scores)
         picks.scatter_(1, places, 0.0)
         return losses, scores.to(logits.dtype)

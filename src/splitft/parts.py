@@ -106,6 +106,22 @@ class SplitModel:
         loss: Tensor = output.loss
         return loss
 
+    def losses(
+        self, forward: Callable[[], Any], labels: Tensor, counts: Sequence[int], loss_tokens: Sequence[int]
+    ) -> Tensor:
+        """Return the loss of each of several clients' rows in one batch, (clients,).
+
+        forward: calls the model without labels. labels: (rows, seq); counts: rows of each client;
+        loss_tokens: what the sum of each is divided by.
+        """
+        if self._head is not None:
+            return self._head.losses(self._head.hidden(forward), labels, counts, loss_tokens)
+        logits = forward().logits
+        each = torch.split(
+            token_losses(logits.flatten(0, 1), shifted(labels)).view(labels.shape), list(counts)
+        )
+        return torch.stack([own.sum() / tokens for own, tokens in zip(each, loss_tokens, strict=True)])
+
     @torch.no_grad()
     def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:
         """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's."""

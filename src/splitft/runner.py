@@ -73,6 +73,7 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
+    from splitft.batching.setup import batch_tokens
     from splitft.checkpoint import FOLDER, remove_checkpoints
     from splitft.export import usage_hints
     from splitft.progress import RunProgress, final_tables
@@ -80,6 +81,11 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     from splitft.round import run_rounds
 
     job, folder = start.job, opened.folder
+
+    def say(text: str) -> None:
+        console.print(f"the server computes {text}", highlight=False)
+
+    parties.server.batch_tokens = batch_tokens(job, parties.server.model, start.report.cuts, say)
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None

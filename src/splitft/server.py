@@ -11,6 +11,8 @@ from splitft.adapters import Adapter, job_ranks, rank_of
 from splitft.aggregate import Mean
 from splitft.aggregator import Aggregator
 from splitft.averaging import SHARED, Contributions, average_blocks, client_contributions
+from splitft.batching.plan import plan_batches
+from splitft.batching.step import Waiting, train_together
 from splitft.failpoints import reach
 from splitft.job import Job
 from splitft.messages import (
@@ -73,6 +75,7 @@ class Server:
         self.aggregator = Aggregator(adapter, job, model.slots.layout)
         self.averager = averager
         self._mean = mean
+        self.batch_tokens = 0  # most tokens of several clients at once; 0: one client at a time
         self.metrics: dict[str, Metrics] = {}
         self._sessions: dict[str, Session] = {}
         self._trunks: dict[str, Trunk] = {}
@@ -151,7 +154,7 @@ class Server:
             session = self._sessions[client]
             session.rows += number
             session.share = number / sum(rows.values()) if self.shared else 1.0
-        replies = {c: r for c, m in messages.items() if (r := self._answer(c, m)) is not None}
+        replies = self._answers(messages)
         for client, reply in replies.items():
             if isinstance(reply, Gradients):
                 place = {"round": reply.round, "step": reply.step, "micro_step": reply.micro_step}
@@ -200,6 +203,7 @@ class Server:
         """Return all that outlasts a round, as a checkpoint holds it."""
         return {
             "aggregator": self.aggregator.state(),
+            "batch_tokens": self.batch_tokens,
             "cuts": {client: session.cut for client, session in self._sessions.items()},
             "trunks": {key: trunk.trained.state() for key, trunk in self._trunks.items()},
         }
@@ -207,6 +211,7 @@ class Server:
     def load_state(self, state: State) -> None:
         """Be as `state` was taken, after a round."""
         self.aggregator.load_state(state["aggregator"], self.model.device)
+        self.batch_tokens = state["batch_tokens"]  # what was measured once stays, and with it all sums
         self._sessions = {}
         for name, cut in state["cuts"].items():
             self._session(name).cut = cut
@@ -307,6 +312,23 @@ class Server:
                     if session.cut <= block < self.tail_start and block in self.adapter:
                         ranks[block] = max(rank, ranks.get(block, 0))
         return ranks
+
+    def _answers(self, messages: Mapping[str, Message]) -> dict[str, Message]:
+        """Answer messages, one by one or several clients together."""
+        replies: dict[str, Message] = {}
+        lengths = {c: m.lengths for c, m in messages.items() if isinstance(m, Activations) and m.train}
+        for batch in plan_batches(lengths, self.batch_tokens) if self.batch_tokens else ():
+            if len(batch) > 1:
+                waiting = [
+                    Waiting(self._session(c), messages[c], self._trunks[self._key(c)].trained)  # type: ignore[arg-type]
+                    for c in batch
+                ]
+                replies |= train_together(self.model, waiting)
+        for client in [c for c in messages if c not in replies]:
+            reply = self._answer(client, messages[client])
+            if reply is not None:
+                replies[client] = reply
+        return {client: replies[client] for client in messages if client in replies}
 
     def _answer(self, client: str, message: Message) -> Message | None:
         session = self._session(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -57,7 +58,7 @@ class Session:
             )
             hidden = to_rows(self.leaving.detach(), mask)
             return TrunkOutput(message.round, message.step, message.micro_step, True, hidden)
-        labels = self._labels(message, mask)
+        labels = to_batch(self.labels_of(message), mask, fill=-100)
         loss = self.model.loss(
             self.cut,
             place,
@@ -96,11 +97,7 @@ class Session:
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             [output], [*wanted, *parameters], [gradient], allow_unused=True
         )
-        for parameter, own in zip(parameters, gradients[len(wanted) :], strict=True):
-            if own is None:
-                continue
-            own = own if self.share == 1 else own * self.share
-            parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
+        add_gradients(parameters, gradients[len(wanted) :], self.share)
         self.add_loss(loss, loss_tokens, place.micro_step)
         at_cut = gradients[0] if wanted else None
         rows = to_rows(at_cut, self.mask) if at_cut is not None else output.new_empty(0)
@@ -117,18 +114,38 @@ class Session:
             with torch.no_grad():
                 leaving = self.model.run(self.cut, self.tail_start, place, **inputs)
             return TrunkOutput(message.round, message.step, 0, False, to_rows(leaving, mask))
-        return self.model.metrics(self.cut, place, labels=self._labels(message, mask), **inputs)
+        labels = to_batch(self.labels_of(message), mask, fill=-100)
+        return self.model.metrics(self.cut, place, labels=labels, **inputs)
 
     def _inputs(self, message: Activations) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the attention mask, and the real ids where the model's later blocks read them."""
         mask = mask_of(message.lengths, self.model.device)
+        ids = self.ids_of(message)
+        return mask, {} if ids is None else {"input_ids": to_batch(ids, mask)}
+
+    def ids_of(self, message: Activations) -> Tensor | None:
+        """Return a message's (tokens,) ids where this model needs them at the server."""
         if self.model.server_inputs == "dummy_ids":
-            return mask, {}
+            return None
         if message.input_ids is None:
             raise ValueError("this model needs the input ids at the server, and none came")
-        return mask, {"input_ids": to_batch(message.input_ids.long(), mask)}
+        return message.input_ids.long()
 
-    def _labels(self, message: Activations, mask: Tensor) -> Tensor:
+    def labels_of(self, message: Activations) -> Tensor:
+        """Return a message's (tokens,) labels."""
         if message.labels is None:
             raise ValueError("labels stay at the server in this job, and none came")
-        return to_batch(message.labels.long(), mask, fill=-100)
+        return message.labels.long()
+
+
+def add_gradients(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], share: float = 1.0
+) -> None:
+    """Add gradients, times `share`, to those that parameters have from earlier micro-batches."""
+    for parameter, own in zip(parameters, gradients, strict=True):
+        if own is None:
+            continue
+        own = (
+            own.contiguous() if share == 1 else own.contiguous() * share
+        )  # fused optimizers go by the parameter's layout
+        parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)

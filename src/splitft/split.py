@@ -35,6 +35,23 @@ class Plan:
     on_block: Callable[[int], None] | None = None  # told the index of each block right before it runs
     entered: int | None = None  # where `hidden` entered: after `start` if the model itself skips that block
 
+    def call(self, block: nn.Module | None, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer the model's call of a block."""
+        where = hidden_argument(args, kwargs)
+        hidden = args[where] if isinstance(where, int) else kwargs[where]
+        if index >= self.stop:
+            raise LeftAt(hidden)
+        if index < self.start:
+            return pass_on(self.window.habits.answers[index], hidden)
+        if self.hidden is not None and self.entered in (None, index):
+            self.entered = index
+            entering = self.hidden if index in self.window.habits.wide else self.hidden.to(hidden.dtype)
+            args, kwargs = with_hidden(where, entering, args, kwargs)
+        if self.on_block is not None:
+            self.on_block(index)
+        assert block is not None
+        return block(*args, **kwargs)
+
 
 @dataclass(frozen=True)
 class Habits:
@@ -45,7 +62,7 @@ class Habits:
     axes: tuple[int, int] = (0, 1)  # where the model's hidden states have batch and seq
 
 
-class _LeftAt(Exception):  # noqa: N818 - a way out of the model's forward, not an error
+class LeftAt(Exception):  # noqa: N818 - a way out of the model's forward, not an error
     """Carries the hidden states out of the model's forward."""
 
     def __init__(self, hidden: Tensor) -> None:
@@ -60,6 +77,7 @@ class Window(nn.ModuleList):
     """A model's block list whose iteration obeys the active plan. Without a plan it is the list itself."""
 
     habits: Habits
+    fixed: frozenset[str] | None = None  # arguments of blocks that do not go by rows; None: not learned yet
 
     def _plan(self) -> Plan | None:
         plan = _active.get()
@@ -95,27 +113,23 @@ class _StandIn:
         return getattr(self._block, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        plan, index = self._plan, self._index
-        where = hidden_argument(args, kwargs)
-        hidden = args[where] if isinstance(where, int) else kwargs[where]
-        if index >= plan.stop:
-            raise _LeftAt(hidden)
-        if index < plan.start:
-            answer = plan.window.habits.answers[index]
-            return (hidden,) + (None,) * (answer - 1) if answer else hidden
-        if plan.hidden is not None and plan.entered in (None, index):
-            plan.entered = index
-            entering = plan.hidden if index in plan.window.habits.wide else plan.hidden.to(hidden.dtype)
-            if isinstance(where, int):
-                args = (*args[:where], entering, *args[where + 1 :])
-            else:
-                kwargs[where] = entering
-        if plan.on_block is not None:
-            plan.on_block(index)
-        assert self._block is not None
-        return self._block(*args, **kwargs)
+        return self._plan.call(self._block, self._index, args, kwargs)
 
     forward = __call__
+
+
+def pass_on(answers: int, hidden: Tensor) -> Any:
+    """Return hidden states as a block answers that does nothing: a tensor (0), or a tuple of so many."""
+    return (hidden,) + (None,) * (answers - 1) if answers else hidden
+
+
+def with_hidden(
+    where: int | str, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a block's call with other hidden states."""
+    if isinstance(where, int):
+        return (*args[:where], hidden, *args[where + 1 :]), kwargs
+    return args, {**kwargs, where: hidden}
 
 
 def hidden_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str:
@@ -265,14 +279,12 @@ def run_blocks(
         on_block(-1)
     axes = window.habits.axes
     plan = Plan(window, start, stop, hidden if hidden is None else hidden.movedim((0, 1), axes), on_block)
-    token = _active.set(plan)
     try:
-        output = call_model(model, input_ids=input_ids, **inputs)
-    except _LeftAt as left:
+        with obeyed(plan):
+            output = call_model(model, input_ids=input_ids, **inputs)
+    except LeftAt as left:
         ran = hidden is None or plan.entered is not None  # a model may itself pass over blocks
         output = left.hidden.movedim(axes, (0, 1)) if ran else hidden
-    finally:
-        _active.reset(token)
     if (stop < len(window)) != isinstance(output, Tensor) or (
         stop == len(window) and hidden is not None and plan.entered is None
     ):
@@ -280,14 +292,21 @@ def run_blocks(
     return output
 
 
+@contextmanager
+def obeyed(plan: Plan) -> Iterator[None]:
+    """Have the plan's window obey it."""
+    token = _active.set(plan)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
 def run_no_block(model: nn.Module, device: torch.device) -> Any:
     """Run the model's own forward on one dummy id without any block; return its output."""
     window = install_window(model)
-    token = _active.set(Plan(window, len(window), len(window) + 1))
-    try:
+    with obeyed(Plan(window, len(window), len(window) + 1)):
         return call_model(model, input_ids=dummy_ids(model, 1, 1, device))
-    finally:
-        _active.reset(token)
 
 
 def _batch_and_seq(hidden: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The way between one client and the server: rows leave an end packed by a codec, and arrive as rows. (ours)
 
 Clients and the server compute on rows and know nothing of codecs; whoever carries messages has a channel.
-Where fronts are frozen, the server's end also keeps what each training sample's activations are.
+Where fronts are frozen, the server's end also keeps what each training sample's activations are; with codec
+delta both ends do.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from splitft.codecs.cache import Index, Kept
 from splitft.codecs.codec import Codec
+from splitft.codecs.delta import Memory
 from splitft.codecs.registry import codecs_of, make_codec
 from splitft.errors import DivergedError, ModelError
 from splitft.job import Job
 from splitft.messages import Activations, Gradients, TailGradients, TrunkOutput
+from splitft.state import State
 
 M = TypeVar("M")
 
@@ -37,10 +40,13 @@ class Channel:
         self._gradients = make_codec(names["gradient_codec"], "gradients")
         self._evaluation = make_codec(names["eval_codec"], "activations")
         self._lengths: tuple[int, ...] = ()  # of the batch under way
+        self._memories = (self._memory(), self._memory()) if job.sends_differences else None
+        self._end = 0  # whose memory was changed last: over a network the other is not used
+        self._mark: State | None = None
         self.forget()
 
     def forget(self) -> None:
-        """Start anew with what the server keeps: nothing. Both ends do so where a session ends."""
+        """Start anew with what the server keeps of frozen fronts: nothing. Both ends do so where a session ends."""
         self._sent: Index | None = None
         self._came: Index | None = None
         self._kept: dict[int, Kept] = {}
@@ -48,6 +54,56 @@ class Channel:
     def missing(self, samples: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Return the places in a batch of the samples that the server lacks."""
         return (self._sent or self._index()).missing(samples, lengths)
+
+    def move(self, cut: int) -> None:
+        """The client has this cut from now on."""
+        for memory in self._memories or ():
+            memory.move(cut)
+
+    def mark(self) -> None:
+        """Remember what this end keeps, as of the start of a round's local steps."""
+        self._mark = self.state()
+
+    @property
+    def offer(self) -> str:
+        """The digest of what was kept at the mark; empty: nothing."""
+        return str(self._mark["digest"]) if self._mark else ""
+
+    def rewind(self) -> None:
+        """Be as at the mark."""
+        self.load_state(self._mark)
+
+    def accept(self, digest: str) -> None:
+        """A client takes its steps from the mark, or, with an empty digest, from where nothing is kept.
+
+        Raises ValueError where the digest is neither.
+        """
+        if digest not in ("", self.offer):
+            raise ValueError("memory: the client keeps something else than it was asked for")
+        self.rewind()
+        if not digest:
+            for memory in self._memories or ():
+                memory.forget()
+            self.mark()
+
+    def agree(self, offer: str) -> str:
+        """Return the digest of what a client's end keeps: what the server offers, else nothing from now on."""
+        if not self._memories:
+            return ""
+        if self._memories[0].digest != offer:
+            for memory in self._memories:
+                memory.forget()
+        return self._memories[0].digest
+
+    def state(self) -> State | None:
+        """Return what outlasts a round, as a checkpoint holds it; None where nothing does."""
+        return self._memories[self._end].state() if self._memories else None
+
+    def load_state(self, state: State | None) -> None:
+        """Be as `state` was taken."""
+        for memory in self._memories or ():
+            if state is not None:
+                memory.load_state(state)
 
     def pack(self, message: M) -> M:
         """Return a message as it is sent.
@@ -58,7 +114,8 @@ class Channel:
         if rows is None:
             return message
         groups = [self._lengths]
-        if isinstance(message, Activations) and message.samples:
+        changing = self._changing(message)
+        if isinstance(message, Activations) and message.samples and not changing:
             self._sent = self._sent or self._index()
             groups = [(message.lengths[i],) for i in self._sent.admit(message.samples, message.lengths)]
         if codec is None:
@@ -67,6 +124,10 @@ class Channel:
             raise ModelError(f"hidden states are no rows of {self._width} numbers a token: set codec: none")
         parts: list[Tensor] = []
         try:
+            if changing and isinstance(message, Activations):
+                self._end = 0
+                packed = changing[0].encode(rows, message.samples, message.lengths)
+                return _with(message, rows.new_empty(0), packed)
             for some, lengths in zip(_divided(rows, [sum(group) for group in groups]), groups, strict=True):
                 parts += codec.encode(some, lengths)
         except ValueError as error:
@@ -84,6 +145,13 @@ class Channel:
         if rows is None:
             return message
         assert isinstance(message, Activations | TrunkOutput | TailGradients | Gradients)
+        if changing := self._changing(message):
+            if rows.numel():
+                raise ValueError(f"hidden: {tuple(rows.shape)} beside what is packed")
+            assert isinstance(message, Activations)
+            self._end = 1
+            came = changing[1].decode(message.packed, message.samples, message.lengths)
+            return _with(message, came, ())
         if isinstance(message, Activations) and (self._keeps(message) or message.samples):
             return self._completed(message, codec)  # type: ignore[return-value]
         if codec is None:
@@ -147,6 +215,13 @@ class Channel:
 
     def _keeps(self, message: Activations) -> bool:
         return message.train and self._job.caches_activations
+
+    def _changing(self, message: object) -> tuple[Memory, Memory] | None:
+        """Return the memories of both ends, where a message goes as a difference against them."""
+        return self._memories if isinstance(message, Activations) and message.train else None
+
+    def _memory(self) -> Memory:
+        return Memory(int(self._job.activation_cache_gb * 1e9), self._width, self._job.delta_bits)
 
     def _index(self) -> Index:
         """An empty index; a token counts as in float32, with its label."""

@@ -3,12 +3,14 @@
 The hidden states of trained models have a few dimensions that hold most of the energy, and first tokens of
 many times the usual size. These dimensions and tokens go as int8. A rotation spreads what is left over 64
 values each, which are then nearly normal: their root mean square is all that is to be known of their size.
-Gradients have nothing that stands out, and one scale a token is enough. (ours)
+Gradients have nothing that stands out, and one scale a token is enough. Decoding sums whole and half numbers,
+and multiplies: it gives the same bits on every machine. (ours)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,10 +21,16 @@ from splitft.codecs.codec import Part, check_finite
 from splitft.codecs.groups import GROUP, MOST, TINY, Int8, in_groups, rounded
 from splitft.codecs.rotation import rotate, rotate_back
 
-STEPS = {4: 0.3352, 3: 0.5860, 2: 0.9957}  # in deviations: of uniform levels for normal values (Max, 1960)
+STEPS = {
+    4: 0.3352,
+    3: 0.5860,
+    2: 0.9957,
+    1: 1.5958,
+}  # in deviations: of uniform levels for normal values (Max, 1960)
 OCTAVE = 16  # levels of a group's scale per factor of two below the row's
 ZERO = 255  # the level of a group that is zero
 CHUNK = 256  # rows at a time
+OUTLIERS = 8  # dimensions of activations that are sent apart
 
 
 class LowBit:
@@ -97,8 +105,8 @@ class LowBit:
             some = slice(start, start + CHUNK)
             codes = unpack_bits(packed[some], self.bits).float().add_(0.5 - (1 << (self.bits - 1)))
             steps = self._steps(scales[some], levels[some])
-            values = codes.view(grouped[some].shape).mul_(steps[..., None])
-            rotate_back(values, out=grouped[some])
+            rotate_back(codes.view(grouped[some].shape), out=grouped[some])  # sums of halves: exact
+            grouped[some].mul_(steps[..., None])
         rows = grouped.flatten(1)[:, :width]
         if self._columns(width):
             columns, outlier_scales, outliers = extra[:3]
@@ -125,6 +133,16 @@ class LowBit:
         return first, others.nonzero().flatten()
 
 
+def activation_bits(bits: int) -> LowBit:
+    """Return the form for activations."""
+    return LowBit(bits, outliers=OUTLIERS, apart=True)
+
+
+def difference_bits(bits: int) -> LowBit:
+    """Return the form for differences of activations, whose first tokens stand out no more than others."""
+    return LowBit(bits, outliers=OUTLIERS)
+
+
 def _levels(sizes: Tensor, largest: Tensor) -> Tensor:
     """Return how far below the row's scale each group's is, in steps of 1/16 of a factor of two."""
     below = torch.log2(largest[:, None] / sizes) * OCTAVE
@@ -133,5 +151,10 @@ def _levels(sizes: Tensor, largest: Tensor) -> Tensor:
 
 def _sizes(levels: Tensor, largest: Tensor) -> Tensor:
     """Undo `_levels`."""
-    sizes = torch.exp2(levels.float() / -OCTAVE) * largest[:, None]
-    return sizes.masked_fill(levels == ZERO, 0.0)
+    return _shares(levels.device)[levels.long()] * largest[:, None]
+
+
+@lru_cache(maxsize=4)
+def _shares(device: torch.device) -> Tensor:
+    """Return what each level is of the row's scale; a table, since machines differ in how they round powers."""
+    return torch.tensor([2.0 ** (-level / OCTAVE) for level in range(ZERO)] + [0.0], device=device)

@@ -7,22 +7,24 @@ from typing import Literal
 
 from splitft.codecs.bf16 import BF16
 from splitft.codecs.codec import Codec
+from splitft.codecs.delta import DELTA
 from splitft.codecs.groups import Int8
-from splitft.codecs.lowbit import LowBit
+from splitft.codecs.lowbit import LowBit, activation_bits
 from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
 
 NONE = "none"  # rows as they are
+DELTA_GRADIENTS = "int2"  # beside codec delta
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 
-_OUTLIERS = 8  # dimensions of activations that are sent apart
 _ACTIVATIONS: dict[str, MakeCodec] = {
     "bf16": BF16,
     "int8": Int8,
-    "int4": lambda: LowBit(4, outliers=_OUTLIERS, apart=True),
-    "int3": lambda: LowBit(3, outliers=_OUTLIERS, apart=True),
-    "int2": lambda: LowBit(2, outliers=_OUTLIERS, apart=True),
+    "int4": lambda: activation_bits(4),
+    "int3": lambda: activation_bits(3),
+    "int2": lambda: activation_bits(2),
+    DELTA: lambda: activation_bits(4),  # what goes whole; the channel sees to differences
 }
 _GRADIENTS: dict[str, MakeCodec] = {
     "bf16": BF16,
@@ -78,7 +80,7 @@ def codecs_of(job: Job, *, network: bool = False) -> dict[str, str]:
     codec = job.codec or ("int8" if network else NONE)
     return {
         "codec": codec,
-        "gradient_codec": job.gradient_codec or codec,
+        "gradient_codec": job.gradient_codec or (DELTA_GRADIENTS if codec == DELTA else codec),
         "eval_codec": job.eval_codec or (NONE if codec == NONE else "bf16"),
     }
 

@@ -51,6 +51,8 @@ class LocalCohort:
         back: dict[str, OptimizerState] = {}
         for name, message in adapters.items():
             self._count(name, "down", message)
+            if name in self._channels:
+                self._channels[name].move(message.cut)
             state = self.clients[name].receive(message)
             if state is not None:
                 self._count(name, "up", state)
@@ -62,8 +64,12 @@ class LocalCohort:
         return self.names
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
-        """Take all local steps; yield the activations of one client after another, or of all `together`."""
-        groups = [list(members)] if together else [[name] for name in members]
+        """Take all local steps; yield the activations of one client after another, or of all `together`.
+
+        Together, too, where the server may compute several clients at once.
+        """
+        all_at_once = together or self.job.server_batch_tokens
+        groups = [list(members)] if all_at_once else [[name] for name in members]
         for step in range(self.job.local_steps if members else 0):
             for micro_step in range(self.job.gradient_accumulation_steps):
                 for group in groups:
@@ -102,6 +108,7 @@ class LocalCohort:
         """Return the clients' state, and the clock's, as a checkpoint holds them."""
         return {
             "clients": {name: client.state() for name, client in self.clients.items()},
+            "memories": {name: channel.state() for name, channel in self._channels.items()},
             "clock": self.clock.state() if self.clock else None,
         }
 
@@ -109,6 +116,8 @@ class LocalCohort:
         """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
         for name, client in self.clients.items():
             client.load_state(state["clients"][name])
+        for name, channel in self._channels.items():
+            channel.load_state(state["memories"][name])
         if self.clock:
             self.clock.load_state(state["clock"])
 

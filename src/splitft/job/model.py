@@ -173,6 +173,12 @@ class Job(Strict):
         description="per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
     )
+    server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default=0,
+        description="Most tokens, padding counted, of several clients that the server computes at once, "
+        "whatever their cuts. 0: one client at a time. auto: measured at the start. Results then differ in "
+        "the order of sums.",
+    )
     aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = Field(
         default="by_rank",
         description="by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
@@ -238,15 +244,21 @@ class Job(Strict):
         default=1.0,
         ge=0,
         description="With train_front: no, memory of the server for each client's activations; samples "
-        "beyond it go up every time.",
+        "beyond it go up every time. With codec delta, memory of either end for them; samples beyond it go "
+        "whole every time.",
     )
     codec: Name | None = Field(
         default=None,
         description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
-        "int2, or a codec registered from Python. Default: none in one process, int8 over a network.",
+        "int2, delta (int4 the first time that a sample crosses, then what has changed), or a codec "
+        "registered from Python. Default: none in one process, int8 over a network.",
+    )
+    delta_bits: Literal[1, 2, 3, 4] = Field(
+        default=1, description="With codec delta, bits of a value of what has changed."
     )
     gradient_codec: Name | None = Field(
-        default=None, description="The same for their gradients, which bear fewer bits. Default: as codec."
+        default=None,
+        description="The same for their gradients, which bear fewer bits. Default: as codec, with delta int2.",
     )
     eval_codec: Name | None = Field(
         default=None,
@@ -304,6 +316,11 @@ class Job(Strict):
     def caches_activations(self) -> bool:
         """Whether the server keeps what each training sample's activations are."""
         return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
+
+    @property
+    def sends_differences(self) -> bool:
+        """Whether client and server keep what each training sample's activations were."""
+        return self.codec == "delta" and self.splits_model
 
     @model_validator(mode="wrap")
     @classmethod

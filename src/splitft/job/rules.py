@@ -86,6 +86,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"false needs cut_policy.method fixed, not {method}: a block is trained by all or by nobody",
             )
 
+    if known("train_front", "codec") and not job["train_front"] and job["codec"] == "delta":
+        yield "codec", "delta sends what changes, and with train_front: no nothing does; set int4 or int8"
+
+    for key in ("gradient_codec", "eval_codec"):
+        if known(key) and job[key] == "delta":
+            yield key, "delta is for activations of training samples; set int8, int4, int3 or int2"
+
     if known("lora_r", "lora_r_cut"):
         lora_r, lora_r_cut = job["lora_r"], job["lora_r_cut"]
         if lora_r_cut is not None and lora_r_cut > lora_r:

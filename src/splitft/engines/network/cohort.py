@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class NetworkCohort:
         self._updates = {}
         self.members.evaluating = False
         self.members.recovery.mark(members)
+        self.members.mark_memories(members)
         groups = [list(members)] if together else [[name] for name in members]
         turns = {
             name: turn
@@ -102,10 +103,10 @@ class NetworkCohort:
                 inbox = self.members.all[name].inbox
                 while inbox:
                     self._accepted(name, partial(turn.take, name), inbox.popleft())
+            while messages := self._ready(turns.values()):
+                self._began = time.perf_counter()
+                yield messages
             for turn in dict.fromkeys(turns.values()):
-                while (messages := turn.ready()) is not None:
-                    self._began = time.perf_counter()
-                    yield messages
                 if not turn.unfinished and not self._on_the_way(turn):
                     self._measure(turn)
                     for name in turn.names:
@@ -117,6 +118,14 @@ class NetworkCohort:
             if turns:
                 self.members.pump()
         self.members.on_return = lambda name: None
+
+    def _ready(self, turns: Iterable[Turn]) -> dict[str, Message]:
+        """Return what waits for the server: of one turn, or of all where it may compute clients together."""
+        ready: dict[str, Message] = {}
+        for turn in dict.fromkeys(turns):
+            if not ready or self.job.server_batch_tokens:
+                ready |= turn.ready() or {}
+        return ready
 
     def _measure(self, turn: Turn) -> None:
         """Tell what a step took each client, for policies that go by it."""
@@ -255,11 +264,15 @@ class NetworkCohort:
                 member.exact, member.finished, member.last = False, False, None
 
     def state(self) -> State:
-        """Return what each client has saved; its own state is with it."""
-        return {"done": {name: member.done for name, member in self.members.all.items()}}
+        """Return what each client has saved, and what is kept of its samples; its own state is with it."""
+        return {
+            "done": {name: member.done for name, member in self.members.all.items()},
+            "memories": self.members.memories(),
+        }
 
     def load_state(self, state: State) -> None:
         """Be as `state` was taken; clients are told when they come."""
+        self.members.load_memories(state["memories"])
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self.members.all[name].done, self.members.all[name].exact = done, done == newest

@@ -9,7 +9,7 @@ from torch import Tensor
 from splitft.messages import KINDS, Message
 from splitft.wire import Wire
 
-PROTOCOL = 1
+PROTOCOL = 2
 EVALUATION = 0  # in the place of an attempt
 MAX_TEXT = 1 << 17  # characters: a job as JSON
 
@@ -94,19 +94,25 @@ class Held:
 class Train:
     """Server to client: take the local steps of this round, from where you were handed out its adapters.
 
-    attempt: from 1 on; more where the round is repeated.
+    attempt: from 1 on; more where the round is repeated. memory: digest of what the server keeps of the
+    client's samples, empty for nothing.
     """
 
     round: int
     attempt: int
+    memory: str = ""
 
 
 @dataclass(frozen=True)
 class Started:
-    """Client to server: what follows is of this attempt at a round's steps, or EVALUATION."""
+    """Client to server: what follows is of this attempt at a round's steps, or EVALUATION.
+
+    memory: the digest that it was told, where it keeps the same; empty: from now on neither keeps anything.
+    """
 
     round: int
     attempt: int
+    memory: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
 from splitft.codecs.channel import Channel
 from splitft.engines.network.control import (
+    EVALUATION,
     WIRE,
     Control,
     Failed,
@@ -20,6 +21,7 @@ from splitft.engines.network.control import (
     Ready,
     Saved,
     Skip,
+    Started,
     Train,
     packed,
 )
@@ -30,6 +32,7 @@ from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
 from splitft.ledger import Ledger
 from splitft.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
+from splitft.state import State
 
 ANSWERS = (Held, OptimizerState, Saved)  # what clients send between training and evaluation
 MOST_ANSWERS = 8  # of a client, beyond what is asked for: of what was asked before it came anew
@@ -143,8 +146,10 @@ class Members:
         member = self.all[name]
         if isinstance(message, AdapterDown):
             member.handed_out = message.round
+            self._channels[name].move(message.cut)
         if isinstance(message, Train):
             member.clock = StepClock()
+            message = replace(message, memory=self._channels[name].offer)
         member.clock.asked()
         self.listener.send(name, packed(message), member.session)
 
@@ -152,7 +157,22 @@ class Members:
         """A round goes on without a client: drop what it sends, until it has the next adapters."""
         self.all[name].muted = True
         self._channels[name].forget()
+        self._channels[name].rewind()
         self.send(name, Skip(0))
+
+    def mark_memories(self, names: Sequence[str]) -> None:
+        """A round's local steps begin: clients that take them again start from what is kept now."""
+        for name in names:
+            self._channels[name].mark()
+
+    def memories(self) -> State:
+        """Return what is kept of each client's samples, as a checkpoint holds it."""
+        return {name: channel.state() for name, channel in self._channels.items()}
+
+    def load_memories(self, state: State) -> None:
+        """Be as `state` was taken."""
+        for name, channel in self._channels.items():
+            channel.load_state(state[name])
 
     def expel(self, name: str, reason: str) -> None:
         """Let a client take part no more. Raises NetworkError where it was the last one."""
@@ -234,6 +254,8 @@ class Members:
                 return False
             if member.owes is not None and not isinstance(message, member.owes | Failed):
                 raise ValueError(f"{type(message).__name__} came where {member.owes.__name__} is next")
+            if isinstance(message, Started) and message.attempt != EVALUATION:
+                self._channels[member.name].accept(message.memory)  # before what follows it is unpacked
             arrived = message
             if isinstance(message, KINDS):
                 message = self._gate(member.name, message)

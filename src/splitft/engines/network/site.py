@@ -114,15 +114,15 @@ class Site:
                 self._say(Loaded(item.done, self._load(item)))
             case AdapterDown():
                 self._need(self.client, item.cut)
+                self.channel.move(item.cut)
                 state = self.client.receive(item)
-                self._start = self.client.state()
+                self._start = self._state()
                 self._say(state or Held(item.round))
             case Train():
                 self._train(item)
             case Skip():
-                if self._channel is not None:
-                    self._channel.forget()
-                self.client.load_state(self._start)
+                self.channel.forget()
+                self._load_state(self._start)
             case Evaluate():
                 self._say(Started(item.round, EVALUATION))
                 self.evaluated = []
@@ -130,7 +130,7 @@ class Site:
                     self._exchange(message)
                 self._say(Evaluated(item.round))
             case Save():
-                save_checkpoint(self.folder / SAVED, item.done, self.client.state(), keep=KEEP)
+                save_checkpoint(self.folder / SAVED, item.done, self._state(), keep=KEEP)
                 self._say(Saved(item.done))
             case _:  # an answer to something that was given up
                 pass
@@ -147,6 +147,21 @@ class Site:
             raise NetworkError("the server asked for something before it told the job")
         return self._client
 
+    @property
+    def channel(self) -> Channel:
+        """The way to the server. Raises NetworkError where the server has not told the job."""
+        if self._channel is None:
+            raise NetworkError("the server asked for something before it told the job")
+        return self._channel
+
+    def _state(self) -> State:
+        """Return all that outlasts a round: the client's, and what is kept of its samples."""
+        return self.client.state() | {"memory": self.channel.state()}
+
+    def _load_state(self, state: State) -> None:
+        self.client.load_state(state)
+        self.channel.load_state(state["memory"])
+
     def _join(self, welcome: Welcome) -> None:
         """Start in a new session; a client that is there already keeps its data and blocks."""
         self._session = welcome.session
@@ -159,8 +174,8 @@ class Site:
                 self._say(Failed(_why(error)))
                 self.dialler.close()
                 raise
-            self._blank = self._client.state()
             self._channel = Channel(self._client.job, self._client.model.width)
+            self._blank = self._state()
             self._client.missing = self._channel.missing
             if self._client.job.network.aggregator and self._open_desk is not None:
                 self._desk = self._open_desk(self._client.job, self._refused)
@@ -175,7 +190,7 @@ class Site:
         found = load_checkpoint(folder, number) if number else None
         state = found.state if found else self._blank
         self._need(self.client, state["cut"])
-        self.client.load_state(state)
+        self._load_state(state)
         self._start = state
         if found is not None and wanted.finished and self._desk is not None:
             self._desk.hand_in(self.client.finish(wanted.done))
@@ -185,8 +200,8 @@ class Site:
         """Take the local steps of a round and send what was trained."""
         client, job = self.client, self.client.job
         if task.attempt > 1:
-            client.load_state(self._start)
-        self._say(Started(task.round, task.attempt))
+            self._load_state(self._start)
+        self._say(Started(task.round, task.attempt, self.channel.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         for step in range(job.local_steps):
             for micro_step in range(job.gradient_accumulation_steps):
@@ -195,7 +210,7 @@ class Site:
                 self._exchange(activations)
         update = client.finish(task.round)
         self._say(Worked(task.round, self._front.seconds, self._tail.seconds))
-        save_checkpoint(self.folder / FINISHED, task.round + 1, client.state(), keep=KEEP)
+        save_checkpoint(self.folder / FINISHED, task.round + 1, self._state(), keep=KEEP)
         self._say(self._desk.hand_in(update) if self._desk else update)
 
     def _refused(self, reason: str) -> None:

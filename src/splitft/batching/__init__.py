@@ -1,0 +1,1 @@
+"""Several clients, with different cuts, in one pass of the server. (ours)"""

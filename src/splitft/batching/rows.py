@@ -1,0 +1,65 @@
+"""Adapters that act on their own rows of a batch that several clients share. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from splitft.adapters import AdapterSlots
+
+
+@dataclass(frozen=True)
+class RowPart:
+    """One client's part of a batch: how many rows, and the adapters for them, {block: adapter}."""
+
+    rows: int
+    adapter: Mapping[int, Mapping[str, Tensor]]
+
+
+def bind_rows(slots: AdapterSlots, parts: Sequence[RowPart], seq: int) -> None:
+    """Make a model compute each part of the rows with its own adapters, until something else is bound.
+
+    parts: in the order of the rows, of seq tokens each. A block computes on as many leading parts as have
+    joined when it runs; each must have an adapter for it.
+    """
+    for index, owners in slots.owners.items():
+        held = [(part.rows * seq, part.adapter[index]) for part in parts if index in part.adapter]
+        for (name_a, lora_a), (name_b, lora_b) in zip(owners[::2], owners[1::2], strict=True):
+            pairs = [(tokens, block[name_a], block[name_b]) for tokens, block in held]
+            if pairs:
+                # Ranks may differ between parts, so that what lies between A and B is no tensor: B does both.
+                lora_a.forward = _same
+                lora_b.forward = partial(_by_part, pairs)
+
+
+def unbind_rows(slots: AdapterSlots) -> None:
+    """Have every block compute with what `bind` left it."""
+    for owners in slots.owners.values():
+        for _, owner in owners:
+            vars(owner).pop("forward", None)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _by_part(pairs: Sequence[tuple[int, Tensor, Tensor]], x: Tensor) -> Tensor:
+    """Return B(A(x)) with each part's own A and B; x: (rows, seq, width) of the parts that have joined."""
+    flat = x.reshape(-1, x.shape[-1])
+    ends = list(accumulate(tokens for tokens, _, _ in pairs))
+    if flat.shape[0] not in ends:
+        raise ValueError(f"a layer with adapters gets {flat.shape[0]} tokens of rows that end at {ends}")
+    sizes, a_of, b_of = zip(*pairs[: ends.index(flat.shape[0]) + 1], strict=True)
+    if all(size == sizes[0] and a.shape == a_of[0].shape for size, a in zip(sizes, a_of, strict=True)):
+        inner = torch.bmm(flat.view(len(sizes), sizes[0], -1), torch.stack(a_of).transpose(1, 2))
+        out = torch.bmm(inner, torch.stack(b_of).transpose(1, 2)).flatten(0, 1)
+    else:
+        own = zip(torch.split(flat, list(sizes)), a_of, b_of, strict=True)
+        out = torch.cat([functional.linear(functional.linear(part, a), b) for part, a, b in own])
+    return out.reshape(*x.shape[:-1], out.shape[-1])

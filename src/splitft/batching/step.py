@@ -1,0 +1,105 @@
+"""A training step of the server for several clients at once: one forward, one backward. (ours)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splitft.batching.joined import run_joined
+from splitft.batching.rows import RowPart, bind_rows
+from splitft.messages import Activations, Gradients
+from splitft.optim import TrainedAdapter
+from splitft.parts import SplitModel, loss_token_count, mask_of, to_batch, void
+from splitft.seeds import derive_seed
+from splitft.session import Session, add_gradients
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A client's batch, and the adapters that compute it: its own, or those that all clients share."""
+
+    session: Session
+    message: Activations
+    trunk: TrainedAdapter
+
+    @property
+    def count(self) -> int:
+        """Rows of the batch."""
+        return len(self.message.lengths)
+
+
+def train_together(model: SplitModel, waiting: Sequence[Waiting]) -> dict[str, Gradients]:
+    """Run the trunk for all these batches and back to each client's cut, with the labels at the server.
+
+    The gradients are those of one client after another, but for the order of sums. Dropout, where a model has
+    it, draws from random numbers named by all these clients. Raises ValueError where a message does not fit.
+    """
+    waiting = sorted(waiting, key=lambda one: one.session.cut)
+    mask = mask_of([length for one in waiting for length in one.message.lengths], model.device)
+    rows = torch.cat([one.message.hidden for one in waiting])
+    rows.requires_grad_(waiting[0].session.job.train_front)
+    trunks = list({id(one.trunk): one.trunk for one in waiting}.values())
+    if len(trunks) == 1:
+        model.bind(trunks[0].blocks)
+    else:
+        bind_rows(model.slots, [RowPart(one.count, one.trunk.blocks) for one in waiting], mask.shape[1])
+    labels = to_batch(torch.cat([one.session.labels_of(one.message) for one in waiting]), mask, fill=-100)
+    counts, tokens = [one.count for one in waiting], []
+    for one, targets in zip(waiting, torch.split(labels, counts), strict=True):
+        tokens.append(one.message.loss_tokens or loss_token_count(targets))
+    padded = to_batch(rows, mask)
+    losses = model.losses(lambda: _forward(model, waiting, padded, mask), labels, counts, tokens)
+    weights = torch.tensor([one.session.share for one in waiting], device=losses.device)
+    at_cut = _backward((losses * weights).sum(), rows, trunks)
+    replies = {}
+    for one, loss, count, gradient in zip(
+        waiting, losses.tolist(), tokens, _divided(waiting, at_cut), strict=True
+    ):
+        message = one.message
+        one.session.add_loss(loss, count, message.micro_step)
+        place = message.round, message.step, message.micro_step
+        replies[one.session.client] = Gradients(*place, loss, gradient)
+    return replies
+
+
+def _forward(model: SplitModel, waiting: Sequence[Waiting], padded: Tensor, mask: Tensor) -> Any:
+    """Call the model on (rows, seq, hidden) activations in the order of their cuts."""
+    ends = dict(zip([w.session.cut for w in waiting], accumulate(w.count for w in waiting), strict=True))
+    starts = [0, *ends.values()]
+    ids = [known for one in waiting if (known := one.session.ids_of(one.message)) is not None]
+    message = waiting[0].message
+    clients = [one.session.client for one in waiting]
+    place: list[str | int] = [*clients, message.round, message.step, message.micro_step]
+    if not model.model.training:
+        model.model.train()
+    return run_joined(
+        model.model,
+        {cut: padded[start:end] for (cut, end), start in zip(ends.items(), starts, strict=False)},
+        model.num_blocks,
+        attention_mask=mask,
+        input_ids=to_batch(torch.cat(ids), mask) if ids else None,
+        on_block=lambda b: void(torch.manual_seed(derive_seed(model.seed, "dropout", *place, b))),
+    )
+
+
+def _backward(total: Tensor, rows: Tensor, trunks: Sequence[TrainedAdapter]) -> Tensor | None:
+    """Add the gradients of the trunks; return that of the rows at their cuts, None where it is not wanted."""
+    wanted = [rows] if rows.requires_grad else []
+    parameters = [parameter for trunk in trunks for parameter in trunk.parameters()]
+    gradients = torch.autograd.grad(total, [*wanted, *parameters], allow_unused=True)
+    add_gradients(parameters, gradients[len(wanted) :])
+    return gradients[0] if wanted else None
+
+
+def _divided(waiting: Sequence[Waiting], at_cut: Tensor | None) -> list[Tensor]:
+    """Return each client's own part of the gradient at the cuts, without its weight in the trunk's."""
+    if at_cut is None:
+        return [torch.empty(0) for _ in waiting]
+    parts = torch.split(at_cut, [sum(one.message.lengths) for one in waiting])
+    shares = [one.session.share for one in waiting]
+    return [part if w == 1 else part / w for part, w in zip(parts, shares, strict=True)]

@@ -1,0 +1,145 @@
+"""delta: a training sample's activations as the difference against what both ends keep of its last time.
+
+The first time a sample is sent whole. What either end keeps of it is what the message stood for, never what
+the client computed: the error of one time is part of the next difference, and does not add up. Decoding is
+sums of whole numbers and single products, so that both ends keep the same on any two machines. (ours)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from splitft.codecs.codec import Codec, Part
+from splitft.codecs.groups import Int8
+from splitft.codecs.lowbit import activation_bits, difference_bits
+from splitft.state import State
+
+DELTA = "delta"
+SAMPLE_BYTES = 1024  # of a sample beside its values
+
+
+class Memory:
+    """What one end keeps of samples at one cut: the first ones, up to so many bytes; none is ever dropped.
+
+    width: of the hidden states. bits: of a value of a difference.
+    digest: of all that came to this, empty at the start; ends with the same digest keep the same.
+    """
+
+    def __init__(self, most_bytes: int, width: int, bits: int) -> None:
+        self._most_bytes = most_bytes
+        self._width = width
+        self._first, self._later, self._form = activation_bits(4), difference_bits(bits), Int8()
+        self._cut = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: the next time of every sample is its first."""
+        self.digest = ""
+        self._bytes = 0
+        self._kept: dict[int, list[Tensor]] = {}
+
+    def move(self, cut: int) -> None:
+        """Start anew where the client has another cut than before: other blocks, other activations."""
+        if cut != self._cut:
+            self._cut = cut
+            self.forget()
+
+    def encode(self, rows: Tensor, samples: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the parts for the (tokens, width) rows of these samples, and note what they stand for.
+
+        Raises ValueError where a value is not finite, or a sample had another length before.
+        """
+        parts: list[Tensor] = []
+        for codec, places, known in self._groups(samples, lengths):
+            own = [lengths[place] for place in places]
+            some = _gathered(rows, lengths, places).float()
+            parts += codec.encode(some - self._base(samples, places) if known else some, own)
+        self.decode(parts, samples, lengths)
+        return tuple(parts)
+
+    def decode(self, parts: Sequence[Tensor], samples: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Return the rows that parts stand for, (tokens, width) float32, and note them.
+
+        Raises ValueError on parts of another form, or where a sample had another length before.
+        """
+        groups = self._groups(samples, lengths)
+        wanted = [(part.dtype, part.shape) for part in self._layout(groups, lengths)]
+        found = [(part.dtype, tuple(part.shape)) for part in parts]
+        if found != wanted:
+            raise ValueError(f"packed: {found[:4]}, not {wanted[:4]}")
+        whole: dict[int, Tensor] = {}
+        start = 0
+        for codec, places, known in groups:
+            own = [lengths[place] for place in places]
+            stop = start + len(codec.layout(own, self._width))
+            rows = codec.decode(parts[start:stop], own, self._width)
+            rows = rows + self._base(samples, places) if known else rows
+            whole |= dict(zip(places, torch.split(rows, own), strict=True))
+            start = stop
+        self._note(whole, samples, lengths)
+        self._mix(parts, samples)
+        return torch.cat([whole[place] for place in range(len(samples))])
+
+    def state(self) -> State:
+        """Return what is kept, as a checkpoint holds it; what comes later does not change it."""
+        return {"cut": self._cut, "digest": self.digest, "kept": dict(self._kept)}
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken."""
+        self._cut, self.digest, self._kept = state["cut"], state["digest"], dict(state["kept"])
+        self._bytes = sum(self._size(len(values)) for values, _ in self._kept.values())
+
+    def _groups(self, samples: Sequence[int], lengths: Sequence[int]) -> list[tuple[Codec, list[int], bool]]:
+        """Return (codec, places in the batch, whether they are kept) of those sent whole, and of the others."""
+        if not samples or len(samples) != len(lengths):
+            raise ValueError(f"samples: {len(samples)} for {len(lengths)} lengths")
+        whole, known, seen = list[int](), list[int](), dict[int, int]()
+        for place, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+            kept = self._kept.get(sample)
+            before = seen.setdefault(sample, length if kept is None else len(kept[0]))
+            if before != length:
+                raise ValueError(f"lengths: sample {sample} has {length} tokens, and had {before}")
+            (whole if kept is None else known).append(place)
+        groups = [(self._first, whole, False), (self._later, known, True)]
+        return [group for group in groups if group[1]]
+
+    def _layout(self, groups: Sequence[tuple[Codec, list[int], bool]], lengths: Sequence[int]) -> list[Part]:
+        return [
+            part
+            for codec, places, _ in groups
+            for part in codec.layout([lengths[place] for place in places], self._width)
+        ]
+
+    def _base(self, samples: Sequence[int], places: Sequence[int]) -> Tensor:
+        """Return what is kept of the samples at these places: (tokens, width) float32."""
+        kept = [self._kept[samples[place]] for place in places]
+        values, scales = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        return self._form.decode((values, scales), [len(values)], self._width)
+
+    def _size(self, length: int) -> int:
+        """Return the bytes that a sample of so many tokens takes."""
+        return SAMPLE_BYTES + sum(part.nbytes for part in self._form.layout([length], self._width))
+
+    def _note(self, rows: dict[int, Tensor], samples: Sequence[int], lengths: Sequence[int]) -> None:
+        """Keep these rows; of a sample that is in the batch twice, the later ones."""
+        for place, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+            if sample not in self._kept:
+                if self._bytes + self._size(length) > self._most_bytes:
+                    continue
+                self._bytes += self._size(length)
+            self._kept[sample] = list(self._form.encode(rows[place], [length]))
+
+    def _mix(self, parts: Sequence[Tensor], samples: Sequence[int]) -> None:
+        digest = hashlib.blake2b(f"{self.digest} {list(samples)}".encode(), digest_size=16)
+        for part in parts:
+            digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        self.digest = digest.hexdigest()
+
+
+def _gathered(rows: Tensor, lengths: Sequence[int], places: Sequence[int]) -> Tensor:
+    each = torch.split(rows, list(lengths))
+    return torch.cat([each[place] for place in places])
