@@ -15,6 +15,7 @@ from splitft.errors import DataError
 from splitft.job import Job
 from splitft.partition.report import Indices
 from splitft.seeds import numpy_generator
+from splitft.transfer import to_device
 
 POOL = 50  # batches whose rows are sorted together
 
@@ -42,7 +43,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        return Batch(*(part.to(device) for part in self._parts()))
+        return Batch(*(to_device(part, device) for part in self._parts()))
 
 
 def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> Batch:

@@ -64,8 +64,18 @@ class Job(Strict):
         default=False, description="Hold the frozen base in bfloat16; adapters stay in float32."
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
+    torch_compile: bool = Field(
+        default=False,
+        description="Compile each block, with dynamic shapes: minutes at the start, then faster steps that "
+        "round differently. On the server, or in a run in one process.",
+    )
+    use_liger_kernel: bool = Field(
+        default=False,
+        description="Liger's fused norms, rotary embeddings and activations, on a CUDA device; needs "
+        "splitft[liger]. On the server, or in a run in one process.",
+    )
     loss_chunk_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=256,
+        default=128,
         description="Head and cross-entropy take so many tokens at a time, and none without a label: the "
         "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
         "the model's own loss, over the full logits.",
