@@ -34,6 +34,8 @@ class SplitModel:
     named by seed, client, step and block, so that they do not depend on where the cut is.
     """
 
+    has_values = True  # what stands in for a model in a plan has shapes alone
+
     def __init__(
         self,
         model: nn.Module,
