@@ -37,6 +37,8 @@ class SplitModel:
     chunks of 0: the model computes it itself, over the full logits.
     """
 
+    has_values = True  # what stands in for a model in a plan has shapes alone
+
     def __init__(
         self,
         model: nn.Module,

@@ -33,7 +33,10 @@ class LocalCohort:
         self.ledger = ledger
         self.clock = clock
         self._present = present
-        self._channels = {client.name: Channel(self.job, client.model.width) for client in clients}
+        self._channels = {
+            client.name: Channel(self.job, client.model.width, values=client.model.has_values)
+            for client in clients
+        }
         for client in clients:
             client.missing = self._channels[client.name].missing
 
