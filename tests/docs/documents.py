@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md"]
+EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md"]
 
 
 def blocks_of(document: str) -> list[tuple[str, str]]:
