@@ -1,93 +1,78 @@
 """What splitting costs: CPU seconds of a split training step against the same unsplit peft step.
 
-GPT2-small's shape with random weights, rank 16 on c_attn and c_proj, 4 rows of 128 tokens, one client.
-Both sides run alternately in one process, forward, backward and AdamW; medians. Run it on a quiet machine:
+GPT2-small's shape with random weights and no dropout, rank 16 on c_attn and c_proj, 4 rows of 128 tokens, one
+client, no codec, float32 and bfloat16. The unsplit side is stock transformers and peft, with the model's own
+loss. All sides take turns in one process, forward, backward and AdamW; medians. Then the memory of head and
+loss alone, with the full logits and in chunks, each in a process of its own. Run it on a quiet machine:
 
-    python benchmarks/split_cost.py [--repeats 11] [--cut 2] [--bf16]
+    python benchmarks/split_cost.py [--repeats 11] [--cut 2] [--chunk 128] [--dtypes fp32 bf16]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config
+from benchlib.memory import in_own_process, peak_growth
+from benchlib.parties import Federation, Unsplit, gpt2, make_job, random_model, split_model
+from benchlib.record import RESULTS, ratio, save, spread, table
+from benchlib.rows import fixed_rows
 
-from splitft import Job
-from splitft.adapters import initial_adapter, inject, lora_config
-from splitft.client import Client
-from splitft.data import BatchStream, ClientData, Rows, collate
-from splitft.parts import SplitModel
-from splitft.server import Server
+from splitft.head import ChunkedHead
+from splitft.split import run_no_block
 
-BATCH, SEQ, RANK, TARGETS = 4, 128, 16, ["c_attn", "c_proj"]
-
-
-def make_model(dtype: torch.dtype) -> Any:
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(GPT2Config(), dtype=dtype)
+BATCH, SEQ, WARM_UP = 4, 128, 2
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def make_rows(number: int) -> Rows:
-    rng = np.random.default_rng(0)
-    ids = [rng.integers(0, 50257, SEQ).astype(np.int32) for _ in range(number)]
-    zeros = np.zeros(number, dtype=np.int64)
-    return Rows(ids, [row.copy() for row in ids], zeros, zeros, np.full(number, SEQ), {})
+def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
+    """Return CPU seconds of every side's steps, and what they are of each other."""
+    rows, sides = fixed_rows(1, SEQ), {}
+    job = make_job(1, BATCH, cuts=options.cut, codec="none", loss_chunk_tokens=options.chunk)
+    for name in options.dtypes:
+        sides[f"unsplit {name}"] = Unsplit(job, gpt2(), DTYPES[name], rows["client-0"])
+        model = split_model(gpt2(), DTYPES[name], loss_chunk_tokens=options.chunk)
+        sides[f"split {name}"] = Federation(job, model, rows)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    losses: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(options.repeats + WARM_UP):
+        for name, side in sides.items():
+            began = time.process_time()
+            losses[name] += side.step()
+            if repeat >= WARM_UP:
+                seconds[name].append(time.process_time() - began)
+    found: dict[str, Any] = {"seconds": {name: spread(values) for name, values in seconds.items()}}
+    found["losses"] = losses
+    found["split_to_unsplit"] = {
+        d: ratio(seconds[f"split {d}"], seconds[f"unsplit {d}"]) for d in options.dtypes
+    }
+    if len(options.dtypes) > 1:
+        found["bf16_to_fp32"] = {
+            s: ratio(seconds[f"{s} bf16"], seconds[f"{s} fp32"]) for s in ("unsplit", "split")
+        }
+    return found
 
 
-class Unsplit:
-    """The stock peft step."""
+def head_memory(dtype: str, chunk: int) -> dict[str, Any]:
+    """Return how far this process grows while it takes the loss and its gradient; chunk 0: full logits."""
+    model = random_model(gpt2(n_layer=1), DTYPES[dtype]).requires_grad_(False)
+    hidden = torch.randn(BATCH, SEQ, model.config.n_embd).to(DTYPES[dtype]).requires_grad_()
+    labels = torch.randint(0, model.config.vocab_size, (BATCH, SEQ))
+    head = ChunkedHead(model, "plain", chunk or 1)
 
-    def __init__(self, job: Job, rows: Rows, dtype: torch.dtype) -> None:
-        config = LoraConfig(r=RANK, lora_alpha=32, target_modules=TARGETS, fan_in_fan_out=True)
-        self.model = get_peft_model(make_model(dtype), config).train()
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=job.learning_rate, weight_decay=0.0, fused=True
-        )
-        self.rows, self.stream = rows, BatchStream(len(rows), BATCH, job.seed, "client-0")
+    def step(rows: torch.Tensor, own: torch.Tensor) -> None:
+        if chunk:
+            head.loss(rows, own).backward()  # type: ignore[no-untyped-call]
+        else:
+            model.loss_function(model.lm_head(rows), own, model.config.vocab_size).backward()
 
-    def step(self) -> float:
-        batch = collate(self.rows, next(self.stream), 0)
-        loss = self.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            labels=batch.labels,
-            use_cache=False,
-        ).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return float(loss)
-
-
-class Split:
-    """The same step through the client and the server of a run."""
-
-    def __init__(self, job: Job, rows: Rows, dtype: torch.dtype, cut: int) -> None:
-        model = make_model(dtype)
-        config = lora_config(TARGETS, [], r=RANK, alpha=32, dropout=0.0, fan_in_fan_out=True)
-        split = SplitModel(model, inject(model, config))
-        self.server = Server(split, job, initial_adapter(split.slots.layout, RANK, job.seed))
-        self.client = Client("client-0", ClientData("client-0", rows, rows), split, job, 0)
-        self.client.receive(self.server.hand_out(1, {"client-0": cut})["client-0"])
-        self.steps = 0
-
-    def step(self) -> float:
-        message = self.client.forward(1, self.steps, 0)
-        reply: Any = self.server.step({"client-0": message})["client-0"]
-        self.client.answer(reply)
-        self.steps += 1
-        return float(reply.loss)
+    run_no_block(model, hidden.device)
+    step(hidden[:1, :2], labels[:1, :2])
+    return {"bytes": peak_growth(lambda: step(hidden, labels))}
 
 
 def main() -> None:
@@ -96,44 +81,43 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--cut", type=int, default=2)
+    parser.add_argument("--chunk", type=int, default=128, help="loss_chunk_tokens of the split side")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "split_cost.json")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--out", type=Path, default=RESULTS / "split_cost.json")
+    parser.add_argument("--head", nargs=2, metavar=("DTYPE", "CHUNK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    dtype = torch.bfloat16 if options.bf16 else torch.float32
-    job = Job(
-        model_name_or_path="random", dataset_name="random", clients=1, cuts=options.cut, local_steps=10_000,
-        lora_r=RANK, lr_scheduler_type="constant", per_device_train_batch_size=BATCH,
-    )  # fmt: skip
-    rows = make_rows(64)
-    sides = {"unsplit": Unsplit(job, rows, dtype), "split": Split(job, rows, dtype, options.cut)}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(options.repeats + 2):
-        for name, side in sides.items():
-            started = time.process_time()
-            loss = side.step()
-            if repeat >= 2:  # the first two warm up
-                seconds[name].append(time.process_time() - started)
-            print(f"{repeat:>3}  {name:<8} loss {loss:.4f}  {time.process_time() - started:.3f} CPU s")
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = [s / u for s, u in zip(seconds["split"], seconds["unsplit"], strict=True)]
-    result = {
-        "dtype": str(dtype).removeprefix("torch."),
-        "cut": options.cut,
-        "threads": options.threads,
-        "cpu_seconds": {name: {"median": medians[name], "all": values} for name, values in seconds.items()},
-        "ratio_of_medians": medians["split"] / medians["unsplit"],
-        "pairwise_ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
+    if options.head:
+        print(json.dumps(head_memory(options.head[0], int(options.head[1]))))
+        return
+    settings = {"cut": options.cut, "loss_chunk_tokens": options.chunk, "batch": BATCH, "tokens": BATCH * SEQ}
+    result: dict[str, Any] = {"settings": settings} | measure_steps(options)
+    result["head_bytes"] = {
+        f"{dtype} {chunk or 'whole'}": in_own_process("--head", dtype, chunk)["bytes"]
+        for dtype in options.dtypes
+        for chunk in (0, options.chunk)
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1))
+    save(result, options.out)
+    show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the figures as tables."""
+    rows = [
+        (n, f"{s['median']:.3f}", f"{s['min']:.3f}", f"{s['max']:.3f}") for n, s in result["seconds"].items()
+    ]
+    print(table(("CPU s of a step", "median", "least", "most"), rows))
+    ratios = {f"split to unsplit, {d}": r for d, r in result["split_to_unsplit"].items()}
+    ratios |= {f"bf16 to fp32, {side}": r for side, r in result.get("bf16_to_fp32", {}).items()}
     print(
-        f"unsplit {medians['unsplit']:.3f}  split {medians['split']:.3f} CPU s per step (median of "
-        f"{options.repeats}), ratio {result['ratio_of_medians']:.3f}; pairwise "
-        f"{min(ratios):.3f} to {max(ratios):.3f}"
+        table(
+            ("ratio", *next(iter(ratios.values()))),
+            [(n, *(f"{v:.3f}" for v in r.values())) for n, r in ratios.items()],
+        )
     )
+    rows = [(name, f"{size / 2**20:.0f}") for name, size in result["head_bytes"].items()]
+    print(table(("head and loss, chunk", "peak growth, MiB"), rows))
 
 
 if __name__ == "__main__":

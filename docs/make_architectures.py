@@ -50,7 +50,24 @@ def page(reports: list[SplitReport]) -> str:
             continue
         text += "| type | why |\n|---|---|\n"
         text += "".join(f"| `{r.model_type}` | {r.reason.replace('|', '/')} |\n" for r in found) + "\n"
-    return text.rstrip() + "\n"
+    return text + loss_section([report for report in reports if report.ok])
+
+
+def loss_section(exact: list[SplitReport]) -> str:
+    """Return how the types whose split is exact take their loss."""
+    by_form = {
+        form: [report for report in exact if report.head == form] for form in ("plain", "own", "whole")
+    }
+    names = ", ".join(f"`{report.model_type}`" for report in by_form["own"])
+    text = (
+        f"## The loss in chunks ({len(by_form['plain']) + len(by_form['own'])} of {len(exact)})\n\n"
+        "For these, loss and gradient with `loss_chunk_tokens` are the model's own to rounding (1e-5 "
+        f"relative). The logits of {len(by_form['own'])} are made by the model's own code after its head: {names}. The "
+        "others take the model's own loss, over the full logits:\n\n| type | why |\n|---|---|\n"
+    )
+    return text + "".join(
+        f"| `{r.model_type}` | {r.head_reason.replace('|', '/')} |\n" for r in by_form["whole"]
+    )
 
 
 def main() -> None:

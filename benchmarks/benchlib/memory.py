@@ -7,6 +7,8 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,6 +36,15 @@ def live_tensor_bytes() -> int:
         except (RuntimeError, ReferenceError):
             continue
     return sum(storages.values())
+
+
+def peak_growth(work: Callable[[], object]) -> int:
+    """Return how many bytes the resident set grows, at its highest, while something is done. Linux only."""
+    before = resident_bytes()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is from now on
+    work()
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) * 1024 - before
 
 
 def in_own_process(*arguments: object) -> dict[str, Any]:

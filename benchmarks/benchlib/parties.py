@@ -49,14 +49,18 @@ def make_job(clients: int, batch: int, **changes: Any) -> Job:
 
 
 def split_model(
-    config: PreTrainedConfig, dtype: torch.dtype, targets: Sequence[str] = TARGETS, device: str = "cpu"
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    targets: Sequence[str] = TARGETS,
+    device: str = "cpu",
+    loss_chunk_tokens: int = Job.model_fields["loss_chunk_tokens"].default,
 ) -> SplitModel:
-    """The one frozen base that all parties share, with adapter slots, and the loss as a job has it."""
+    """The one frozen base that all parties share, with adapter slots; the loss in chunks, as in a run."""
     model = random_model(config, dtype, device)
-    head, chunk = try_head(model)[0], Job.model_fields["loss_chunk_tokens"].default
+    head, _ = try_head(model)
     fan_in = uses_fan_in_fan_out(model)
     lora = lora_config(list(targets), [], r=RANK, alpha=ALPHA, dropout=0.0, fan_in_fan_out=fan_in)
-    return SplitModel(model, inject(model, lora), head=head, loss_chunk_tokens=chunk)
+    return SplitModel(model, inject(model, lora), head=head, loss_chunk_tokens=loss_chunk_tokens)
 
 
 class Unsplit:

@@ -15,6 +15,7 @@ from splitft.adapters import Adapter, AdapterSlots
 from splitft.check import SplitReport, check_split
 from splitft.check.head import whole_loss_notice
 from splitft.codecs.registry import check_codecs
+from splitft.compiled import compile_blocks
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
 from splitft.devices import check_devices
@@ -22,6 +23,7 @@ from splitft.errors import JobError, ModelError
 from splitft.export import load_adapter
 from splitft.fallback import resolve_sources
 from splitft.job import Job
+from splitft.kernels import apply_kernels
 from splitft.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.partial import spread_habits
 from splitft.shrink import causal_class, shrink_config, tiny_random_model
@@ -93,6 +95,9 @@ def assemble(
         notices.append(whole_loss_notice(report.head_reason))
         console.print(f"[bold yellow]Note:[/] {escape(notices[-1])}")
     slots, targets = inject_adapters(job, model)
+    if weights and job.torch_compile:
+        with console.status("compiling the blocks"):
+            compile_blocks(model, slots, job.lora_r)
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, slots, job)
     else:
@@ -127,12 +132,14 @@ def inject_targets(job: Job, model: Any, targets: list[str], excluded: list[str]
 
 
 def _whole_model(job: Job) -> Any:
-    return load_model(
+    model = load_model(
         job.model_name_or_path,
         revision=job.model_revision,
         dtype=base_dtype(job),
         attn_implementation=job.attn_implementation,
     ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
+    apply_kernels(job, model)
+    return model
 
 
 def model_shapes(job: Job) -> Any:

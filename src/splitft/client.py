@@ -12,7 +12,7 @@ from torch import Tensor
 
 from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, to_device, unflatten
 from splitft.aggregator import unstack_basis
-from splitft.data import Batch, ClientData, collate, train_stream
+from splitft.data import Batch, ClientData, collate, split_rows, train_stream
 from splitft.job import Job
 from splitft.lowrank import Basis
 from splitft.messages import (
@@ -42,7 +42,16 @@ class _InFlight:
     loss_tokens: int = 0
 
 
-_Chosen = tuple[Batch, tuple[int, ...]]  # a batch, and the numbers of its rows
+@dataclass(frozen=True)
+class _Chosen:
+    """A micro-batch that is yet to go its way."""
+
+    batch: Batch
+    samples: tuple[int, ...]  # the numbers of its rows
+    batch_tokens: int = 0  # of the batch that it is a part of; 0: it is the whole one
+    loss_tokens: int = 0  # of the whole step, where it has several micro-batches
+
+
 Missing = Callable[[Sequence[int], Sequence[int]], Sequence[int]]  # (numbers, lengths): what to send
 
 
@@ -61,13 +70,19 @@ class Client:
         self.stream = train_stream(job, name, data.train)
         self._learning_rate = learning_rates(job)
         self.missing: Missing = lambda samples, lengths: range(len(samples))  # which to send
-        self._micro_batches: list[_Chosen] = []
-        self._in_flight: _InFlight | None = None
+        self.micro_batches = 1  # parts that each batch is sent in
+        self._micro_batches: list[_Chosen] = []  # of the step under way
+        self._in_flight: dict[tuple[int, int], _InFlight] = {}  # by step and micro-step
         self._norms: Tensor | None = None
 
     @property
     def tail_start(self) -> int:
         return self.model.num_blocks - self.job.tail_blocks
+
+    @property
+    def micro_steps(self) -> int:
+        """Micro-batches of an optimizer step."""
+        return self.job.gradient_accumulation_steps * self.micro_batches
 
     def receive(self, message: AdapterDown) -> OptimizerState | None:
         """Take the cut and the adapters for the coming round (or evaluation).
@@ -75,6 +90,8 @@ class Client:
         Returns the optimizer state of blocks that leave the client with a lower cut.
         """
         self.cut, layout = message.cut, self.model.slots.layout
+        self.micro_batches = message.micro_batches
+        self._in_flight.clear()
         freeze_a = self.job.aggregation == "freeze_a"
         for block, values in zip(message.blocks, message.values, strict=True):
             specs = trained_specs(layout[block], block in message.frozen)
@@ -96,34 +113,33 @@ class Client:
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
         """Run the front on the next micro-batch and return what goes up."""
-        (batch, samples), loss_tokens = self._next_micro_batch(micro_step)
+        chosen = self._next_micro_batch(micro_step)
+        batch, samples = chosen.batch, chosen.samples
         place = Place(self.name, round_, step, micro_step, train=True)
         self.model.bind(self.trained.blocks)
         if self.job.caches_activations:
-            return self._forward_missing(place, batch, samples, loss_tokens)
+            return self._forward_missing(place, chosen)
         with torch.set_grad_enabled(self.job.train_front):
             hidden = self._front(batch, place)
-        self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
-        message = self._activations(place, batch, hidden.detach(), loss_tokens)
+        self._in_flight[step, micro_step] = _InFlight(place, batch, hidden, chosen.loss_tokens)
+        message = self._activations(place, batch, hidden.detach(), chosen)
         return replace(message, samples=samples) if self.job.sends_differences else message
 
-    def _forward_missing(
-        self, place: Place, batch: Batch, samples: tuple[int, ...], loss_tokens: int
-    ) -> Activations:
+    def _forward_missing(self, place: Place, chosen: _Chosen) -> Activations:
         """Run the frozen front, without dropout, on the samples that the server lacks; each by itself.
 
         A sample's activations are then the same whatever batch it is first in.
         """
-        calm = replace(place, train=False)
+        calm, batch, samples = replace(place, train=False), chosen.batch, chosen.samples
         lengths = batch.attention_mask.sum(1).tolist()
         sent: list[Activations] = []
         with torch.no_grad():
             for number in self.missing(samples, lengths):
                 alone = batch.row(number, lengths[number])
-                sent.append(self._activations(calm, alone, self._front(alone, calm), 0))
+                sent.append(self._activations(calm, alone, self._front(alone, calm)))
         rows = [message.hidden for message in sent]
         hidden = torch.cat(rows) if rows else torch.empty(0, device=self.model.device)
-        self._in_flight = _InFlight(place, batch, hidden, loss_tokens)
+        self._in_flight[place.step, place.micro_step] = _InFlight(place, batch, hidden, chosen.loss_tokens)
         return Activations(
             place.round,
             place.step,
@@ -133,9 +149,10 @@ class Client:
             hidden,
             _joined([message.labels for message in sent], self.job.labels == "server"),
             _joined([message.input_ids for message in sent], self.model.server_inputs == "input_ids"),
-            loss_tokens,
+            chosen.loss_tokens,
             self._take_norms() if place.micro_step == 0 else None,
             samples=samples,
+            batch_tokens=chosen.batch_tokens,
         )
 
     def evaluate(self, round_: int) -> Iterator[Message]:
@@ -144,8 +161,8 @@ class Client:
             self.model.bind(self.adapter)
             with torch.no_grad():
                 hidden = self._front(batch, place)
-            self._in_flight = _InFlight(place, batch, hidden)
-            yield self._activations(place, batch, hidden, 0)
+            self._in_flight[place.step, 0] = _InFlight(place, batch, hidden)
+            yield self._activations(place, batch, hidden)
 
     def _eval_batches(self, round_: int) -> Iterator[tuple[Place, Batch]]:
         """Rows of like length share a batch: the sums are the same, and little of a batch is padding."""
@@ -166,6 +183,7 @@ class Client:
                 self._backward(message)
                 return None
             case Metrics():
+                self._in_flight.pop(min(self._in_flight, default=(0, 0)), None)
                 return None
             case _:
                 raise ValueError(f"a client cannot take {type(message).__name__}")
@@ -192,20 +210,29 @@ class Client:
         self.cut = state["cut"]
         self.adapter = to_device(state["adapter"], self.model.device)
         self.trained.load_state(state["trained"], self.model.device)
-        self._micro_batches, self._in_flight, self._norms = [], None, None
+        self._micro_batches, self._norms = [], None
+        self._in_flight.clear()
 
-    def _next_micro_batch(self, micro_step: int) -> tuple[_Chosen, int]:
-        """Return a batch and its rows' numbers, and the loss tokens of the step where it has several."""
+    def _next_micro_batch(self, micro_step: int) -> _Chosen:
         if micro_step == 0:
-            self._micro_batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
-        several = len(self._micro_batches) > 1
-        loss_tokens = sum(loss_token_count(b.labels) for b, _ in self._micro_batches) if several else 0
-        return self._micro_batches[micro_step], loss_tokens
+            batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
+            parts = [part for batch in batches for part in batch]
+            if len(parts) > 1:
+                loss_tokens = sum(loss_token_count(part.batch.labels) for part in parts)
+                parts = [replace(part, loss_tokens=loss_tokens) for part in parts]
+            self._micro_batches = parts
+        return self._micro_batches[micro_step]
 
-    def _next_batch(self) -> _Chosen:
-        chosen = next(self.stream)
-        batch = collate(self.data.train, chosen, self.pad_token_id).to(self.model.device)
-        return batch, tuple(chosen.tolist())
+    def _next_batch(self) -> list[_Chosen]:
+        rows, whole = self.data.train, next(self.stream)
+        parts = split_rows(whole, rows.lengths, self.micro_batches)
+        tokens = int(rows.lengths[whole].sum()) if len(parts) > 1 else 0
+        return [
+            _Chosen(
+                collate(rows, part, self.pad_token_id).to(self.model.device), tuple(part.tolist()), tokens
+            )
+            for part in parts
+        ]
 
     def _front(self, batch: Batch, place: Place) -> Tensor:
         hidden: Tensor = self.model.run(
@@ -213,7 +240,9 @@ class Client:
         )
         return hidden
 
-    def _activations(self, place: Place, batch: Batch, hidden: Tensor, loss_tokens: int) -> Activations:
+    def _activations(
+        self, place: Place, batch: Batch, hidden: Tensor, chosen: _Chosen | None = None
+    ) -> Activations:
         mask, with_labels = batch.attention_mask, self.job.labels == "server"
         with_ids = self.model.server_inputs == "input_ids"
         return Activations(
@@ -225,8 +254,9 @@ class Client:
             to_rows(hidden, mask),
             to_rows(batch.labels, mask).int() if with_labels else None,
             to_rows(batch.input_ids, mask).int() if with_ids else None,
-            loss_tokens,
+            chosen.loss_tokens if chosen else 0,
             self._take_norms() if place.train and place.micro_step == 0 else None,
+            batch_tokens=chosen.batch_tokens if chosen else 0,
         )
 
     def _take_norms(self) -> Tensor | None:
@@ -234,7 +264,7 @@ class Client:
         return norms
 
     def _tail_gradients(self, message: TrunkOutput) -> TailGradients:
-        now = self._pending()
+        now = self._in_flight_of(message)
         mask = now.batch.attention_mask
         entering = to_batch(message.hidden, mask).requires_grad_()
         self.model.bind(self.trained.blocks)
@@ -255,7 +285,8 @@ class Client:
         return TailGradients(place.round, place.step, place.micro_step, loss.item(), tokens, gradient)
 
     def _tail_metrics(self, message: TrunkOutput) -> Metrics:
-        now = self._pending()
+        now = self._in_flight_of(message)
+        del self._in_flight[message.step, message.micro_step]
         mask = now.batch.attention_mask
         self.model.bind(self.adapter)
         return self.model.metrics(
@@ -268,13 +299,13 @@ class Client:
         )
 
     def _backward(self, message: Gradients) -> None:
-        now = self._pending()
-        self._in_flight = None
+        now = self._in_flight_of(message)
+        del self._in_flight[message.step, message.micro_step]
         self.model.bind(self.trained.blocks)  # blocks recomputed by gradient checkpointing read them again
         if now.hidden.requires_grad:  # not where no block of the front has a target module
             gradient = to_batch(message.gradient, now.batch.attention_mask).to(now.hidden.dtype)
             torch.autograd.backward([now.hidden], [gradient])
-        if now.place.micro_step + 1 < self.job.gradient_accumulation_steps:
+        if now.place.micro_step + 1 < self.micro_steps:
             return
         norm = None
         if self.job.max_grad_norm:
@@ -285,10 +316,12 @@ class Client:
         step = global_step(self.job, now.place.round, now.place.step)
         self.trained.step(self._learning_rate(step), norm)
 
-    def _pending(self) -> _InFlight:
-        if self._in_flight is None:
-            raise ValueError(f"{self.name} has no batch under way")
-        return self._in_flight
+    def _in_flight_of(self, message: TrunkOutput | Gradients) -> _InFlight:
+        """Return the batch that a message answers."""
+        place = message.step, message.micro_step
+        if place not in self._in_flight:
+            raise ValueError(f"{self.name} has no batch of step {place} under way")
+        return self._in_flight[place]
 
 
 def _joined(parts: Sequence[Tensor | None], expected: bool) -> Tensor | None:

@@ -165,13 +165,17 @@ class _Losses(torch.autograd.Function):
         losses = hidden.new_zeros(len(hidden), dtype=torch.float32)
         wanted = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(hidden) if wanted else None
+        buffers: _Buffers | None = None
         for places in head.chunks(scored):
             rows = hidden[places].requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
-                each = token_losses(head.logits(rows), targets[places])
-            losses[places] = each.detach()
-            if gradient is not None:
-                (gradient[places],) = torch.autograd.grad(each, rows, shares[places])
+                logits = head.logits(rows)
+            if gradient is None:
+                losses[places] = token_losses(logits, targets[places])
+                continue
+            buffers = buffers or _Buffers(logits.detach())
+            losses[places], slope = buffers.cross_entropy(logits.detach(), targets[places], shares[places])
+            (gradient[places],) = torch.autograd.grad(logits, rows, slope)
         ctx.gradient, ctx.sizes = gradient, sizes
         each_part = zip(torch.split(losses, sizes.tolist()), parts, strict=True)
         return torch.stack([summed(own, part) for own, part in each_part]) / totals
@@ -181,6 +185,33 @@ class _Losses(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         factors = grad_output.repeat_interleave(ctx.sizes)[:, None]
         return ctx.gradient * factors.to(ctx.gradient.dtype), None, None, None, None
+
+
+class _Buffers:
+    """Three tensors as large as a chunk's logits, which all chunks use: memory taken anew is slow to touch.
+
+    The operators are those of torch's cross-entropy and its backward, so that the results are, bit by bit.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self._scores, self._log_probs = (torch.empty_like(logits, dtype=torch.float32) for _ in range(2))
+        self._picks = torch.zeros_like(logits, dtype=torch.float32)
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each token's loss in float32, (tokens,), and the gradient of the sum of shares × losses.
+
+        The gradient is valid until the next call.
+        """
+        count = len(logits)
+        scores, log_probs, picks = (t[:count] for t in (self._scores, self._log_probs, self._picks))
+        scored, places = targets != IGNORE, targets.clamp_min(0)[:, None]
+        exact = logits if logits.dtype is torch.float32 else scores.copy_(logits)
+        torch.ops.aten._log_softmax.out(exact, -1, False, out=log_probs)
+        losses = torch.where(scored, -log_probs.gather(1, places)[:, 0], 0.0)
+        picks.scatter_(1, places, torch.where(scored, -shares, 0.0)[:, None])
+        torch.ops.aten._log_softmax_backward_data.out(picks, log_probs, -1, torch.float32, out=scores)
+        picks.scatter_(1, places, 0.0)
+        return losses, scores.to(logits.dtype)
 
 
 def shifted(labels: Tensor) -> Tensor:

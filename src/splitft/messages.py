@@ -28,6 +28,7 @@ class AdapterDown:
     moved: tuple[int, ...] = ()
     moved_steps: tuple[int, ...] = ()  # of every tensor, block after block
     moments: tuple[Tensor, ...] = ()  # one flat float32 tensor a block (moments.pack)
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Activations:
     loss_tokens: tokens with loss in the whole optimizer step, stated when it spans several micro-batches.
     grad_norms: gradient norms of the client's tensors in the previous step, for clipping over all parts.
     packed: on its way, what a codec made of the rows (`codecs.channel`); then hidden is empty. So below.
+    batch_tokens: tokens of the whole batch, stated when it is sent in several parts.
     samples: where the server keeps activations, the client's number of each sample; then, on the way, only
     those that the server lacks are in hidden, labels and input_ids.
     """
@@ -76,6 +78,7 @@ class Activations:
     grad_norms: Tensor | None = None
     packed: tuple[Tensor, ...] = ()
     samples: tuple[int, ...] = ()
+    batch_tokens: int = 0
 
 
 @dataclass(frozen=True)

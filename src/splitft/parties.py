@@ -34,6 +34,7 @@ from splitft.devices.steps import StateSeconds
 from splitft.engines.local import LocalCohort
 from splitft.job import Job
 from splitft.ledger import Ledger
+from splitft.overlap import micro_batches
 from splitft.parts import SplitModel
 from splitft.server import Server
 from splitft.state import State
@@ -108,6 +109,8 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
         clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
         cohort = LocalCohort(clients, ledger, clock, present)
         server = Server(model, job, start.adapter, mean)
+        numbers = {data.name: len(data.train) for data in start.clients}
+        server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
         return Parties(make_planner(start, machines), server, cohort, ledger, machines)
     whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
     policy = WholeModels(start.names, start.num_blocks)

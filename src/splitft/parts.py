@@ -14,6 +14,7 @@ from splitft.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_l
 from splitft.messages import Metrics
 from splitft.seeds import derive_seed
 from splitft.split import num_blocks, run_blocks
+from splitft.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class SplitModel:
     head: how the loss is computed in chunks of loss_chunk_tokens, as check.head.try_head found; "whole", or
     chunks of 0: the model computes it itself, over the full logits.
     """
+
+    has_values = True  # what stands in for a model in a plan has shapes alone
 
     def __init__(
         self,
@@ -156,7 +159,8 @@ def to_rows(padded: Tensor, mask: Tensor) -> Tensor:
 
 
 def to_batch(rows: Tensor, mask: Tensor, fill: float = 0) -> Tensor:
-    """Undo `to_rows`: (tokens, …) to (batch, seq, …), padded with `fill`."""
+    """Undo `to_rows`: (tokens, …) to (batch, seq, …) on the mask's device, padded with `fill`."""
+    rows = to_device(rows, mask.device)  # from a network they come on the host
     padded = rows.new_full((*mask.shape, *rows.shape[1:]), fill)
     padded[mask.bool()] = rows
     return padded

@@ -11,8 +11,7 @@ from splitft.adapters import Adapter, job_ranks, rank_of
 from splitft.aggregate import Mean
 from splitft.aggregator import Aggregator
 from splitft.averaging import SHARED, Contributions, average_blocks, client_contributions
-from splitft.batching.plan import plan_batches
-from splitft.batching.step import Waiting, train_together
+from splitft.batching.step import Waiting, train_in_batches
 from splitft.failpoints import reach
 from splitft.job import Job
 from splitft.messages import (
@@ -75,6 +74,7 @@ class Server:
         self.aggregator = Aggregator(adapter, job, model.slots.layout)
         self.averager = averager
         self._mean = mean
+        self.micro_batches: Callable[[str], int] = lambda client: 1  # of each client, in the next round
         self.batch_tokens = 0  # most tokens of several clients at once; 0: one client at a time
         self.metrics: dict[str, Metrics] = {}
         self._sessions: dict[str, Session] = {}
@@ -122,7 +122,10 @@ class Server:
             ranks = self._ranks(client) if not evaluate else dict.fromkeys(self.adapter, self.job.lora_r)
             message = self.aggregator.hand_out(round_, client, cut, self.tail_start, ranks)
             blocks, steps, moments = pack_blocks(moved[client])
-            down[client] = replace(message, moved=blocks, moved_steps=steps, moments=moments)
+            parts = self._sessions[client].micro_batches = self.micro_batches(client)
+            down[client] = replace(
+                message, moved=blocks, moved_steps=steps, moments=moments, micro_batches=parts
+            )
         return down
 
     def take_moments(self, states: Mapping[str, OptimizerState]) -> None:
@@ -149,10 +152,10 @@ class Server:
         reach("server.step")
         train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
         self._take_norms(train)
-        rows = {client: sum(message.lengths) for client, message in train.items()}
+        rows = {c: message.batch_tokens or sum(message.lengths) for c, message in train.items()}
         for client, number in rows.items():
             session = self._sessions[client]
-            session.rows += number
+            session.rows += sum(train[client].lengths)
             session.share = number / sum(rows.values()) if self.shared else 1.0
         replies = self._answers(messages)
         for client, reply in replies.items():
@@ -225,6 +228,14 @@ class Server:
         """Whether a client was ever handed anything out."""
         return client in self._sessions
 
+    def micro_batches_of(self, client: str) -> int:
+        """Return the parts that a client was told to send each batch in."""
+        return self._sessions[client].micro_batches
+
+    def micro_steps(self, client: str) -> int:
+        """Return the micro-batches of an optimizer step of a client."""
+        return self.job.gradient_accumulation_steps * self._sessions[client].micro_batches
+
     def cut_of(self, client: str) -> int:
         """Return a client's cut."""
         return self._sessions[client].cut
@@ -250,7 +261,9 @@ class Server:
             self._trunks[key].trained.load_state(self._marks[key], self.model.device)
         for client in clients:
             old = self._sessions[client]
-            self._sessions[client] = Session(client, self.model, self.job, old.cut, old.returning)
+            self._sessions[client] = Session(
+                client, self.model, self.job, old.cut, old.returning, micro_batches=old.micro_batches
+            )
             self.metrics.pop(client, None)
             for given in self._contributions.values():
                 given.pop(client, None)
@@ -268,7 +281,8 @@ class Server:
         self.aggregator.forget(client)
         cut = self._sessions[client].cut
         ranks = self._ranks(client) if not evaluate else dict.fromkeys(self.adapter, self.job.lora_r)
-        return self.aggregator.hand_out(round_, client, cut, self.tail_start, ranks)
+        message = self.aggregator.hand_out(round_, client, cut, self.tail_start, ranks)
+        return replace(message, micro_batches=self._sessions[client].micro_batches)
 
     def truncation_errors(self) -> dict[int, float]:
         """Return the relative error of each block that was brought to a lower rank since the last call."""
@@ -315,15 +329,12 @@ class Server:
 
     def _answers(self, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Answer messages, one by one or several clients together."""
+        train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
         replies: dict[str, Message] = {}
-        lengths = {c: m.lengths for c, m in messages.items() if isinstance(m, Activations) and m.train}
-        for batch in plan_batches(lengths, self.batch_tokens) if self.batch_tokens else ():
-            if len(batch) > 1:
-                waiting = [
-                    Waiting(self._session(c), messages[c], self._trunks[self._key(c)].trained)  # type: ignore[arg-type]
-                    for c in batch
-                ]
-                replies |= train_together(self.model, waiting)
+        if self.batch_tokens:
+            trunks = {c: self._trunks[self._key(c)].trained for c in train}
+            waiting = [Waiting(self._sessions[c], m, trunks[c]) for c, m in train.items()]
+            replies |= train_in_batches(self.model, waiting, self.batch_tokens)
         for client in [c for c in messages if c not in replies]:
             reply = self._answer(client, messages[client])
             if reply is not None:
@@ -361,8 +372,11 @@ class Server:
 
     def _close_step(self, replies: dict[str, Message]) -> dict[str, Message]:
         """After the last micro-batch of a step, tell the clients the trunk's gradient norms."""
-        last = self.job.gradient_accumulation_steps - 1
-        closing = {c: r for c, r in replies.items() if isinstance(r, Gradients) and r.micro_step == last}
+        closing = {
+            c: r
+            for c, r in replies.items()
+            if isinstance(r, Gradients) and r.micro_step == self.micro_steps(c) - 1
+        }
         for key in dict.fromkeys(self._key(client) for client in closing):
             members = {c: r for c, r in closing.items() if self._key(c) == key}
             step = next(global_step(self.job, r.round, r.step) for r in members.values())

@@ -16,6 +16,15 @@ from splitft.optim import TrainedAdapter
 from splitft.parts import Place, SplitModel, loss_token_count, mask_of, to_batch, to_rows
 
 
+@dataclass(frozen=True)
+class _AtTail:
+    """A micro-batch that has been through the trunk."""
+
+    entering: Tensor  # (batch, seq, hidden) at the cut
+    leaving: Tensor  # (batch, seq, hidden) at the tail, or the loss; with its graph
+    mask: Tensor
+
+
 @dataclass
 class Session:
     """What the server knows of one client, and the batch of it that is under way.
@@ -32,9 +41,8 @@ class Session:
     loss_sum: float = 0.0
     loss_tokens: int = 0
     share: float = 1.0  # of the trunk's gradient in the batch under way
-    entering: Tensor | None = None  # (batch, seq, hidden) at the cut
-    leaving: Tensor | None = None  # (batch, seq, hidden) at the tail, with its graph
-    mask: Tensor | None = None
+    micro_batches: int = 1  # parts of each of its batches
+    at_tail: dict[int, _AtTail] = field(default_factory=dict)  # by micro-step: what waits for a tail gradient
 
     @property
     def tail_start(self) -> int:
@@ -50,13 +58,13 @@ class Session:
         place = Place(self.client, message.round, message.step, message.micro_step, train=True)
         mask, inputs = self._inputs(message)
         entering = to_batch(message.hidden, mask).requires_grad_(self.job.train_front)
-        self.entering, self.mask = entering, mask
         self.model.bind(trunk.blocks)
         if self.job.labels == "client":
-            self.leaving = self.model.run(
+            leaving = self.model.run(
                 self.cut, self.tail_start, place, hidden=entering, attention_mask=mask, **inputs
             )
-            hidden = to_rows(self.leaving.detach(), mask)
+            self.at_tail[message.micro_step] = _AtTail(entering, leaving, mask)
+            hidden = to_rows(leaving.detach(), mask)
             return TrunkOutput(message.round, message.step, message.micro_step, True, hidden)
         labels = to_batch(self.labels_of(message), mask, fill=-100)
         loss = self.model.loss(
@@ -69,39 +77,36 @@ class Session:
             **inputs,
         )
         tokens = message.loss_tokens or loss_token_count(labels)
-        return self._backward(trunk, place, loss, None, loss.item(), tokens)
+        return self._backward(trunk, place, _AtTail(entering, loss, mask), None, loss.item(), tokens)
 
     def train_from_tail(self, message: TailGradients, trunk: TrainedAdapter) -> Message:
         """Go back from the tail to the cut."""
-        if self.leaving is None or self.mask is None:
+        now = self.at_tail.pop(message.micro_step, None)
+        if now is None:
             raise ValueError(f"{self.client} sent a tail gradient, but nothing waits for one")
         place = Place(self.client, message.round, message.step, message.micro_step, train=True)
         self.model.bind(trunk.blocks)  # for recomputed blocks
-        gradient = to_batch(message.gradient, self.mask)
-        leaving, self.leaving = self.leaving, None
-        gradient = gradient.to(leaving.dtype)
-        return self._backward(trunk, place, leaving, gradient, message.loss, message.loss_tokens)
+        gradient = to_batch(message.gradient, now.mask).to(now.leaving.dtype)
+        return self._backward(trunk, place, now, gradient, message.loss, message.loss_tokens)
 
     def _backward(
         self,
         trunk: TrainedAdapter,
         place: Place,
-        output: Tensor,
+        now: _AtTail,
         gradient: Tensor | None,
         loss: float,
         loss_tokens: int,
     ) -> Gradients:
-        assert self.entering is not None and self.mask is not None
         parameters = trunk.parameters()
-        wanted = [self.entering] if self.job.train_front else []
+        wanted = [now.entering] if self.job.train_front else []
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            [output], [*wanted, *parameters], [gradient], allow_unused=True
+            [now.leaving], [*wanted, *parameters], [gradient], allow_unused=True
         )
         add_gradients(parameters, gradients[len(wanted) :], self.share)
         self.add_loss(loss, loss_tokens, place.micro_step)
         at_cut = gradients[0] if wanted else None
-        rows = to_rows(at_cut, self.mask) if at_cut is not None else output.new_empty(0)
-        self.entering = self.mask = None
+        rows = to_rows(at_cut, now.mask) if at_cut is not None else now.entering.new_empty(0)
         return Gradients(place.round, place.step, place.micro_step, loss, rows)
 
     def evaluate(self, message: Activations, adapter: Adapter) -> Message:

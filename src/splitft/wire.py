@@ -17,6 +17,8 @@ import msgpack
 import torch
 from torch import Tensor
 
+from splitft.transfer import to_host
+
 MAX_HEADER_BYTES = 1 << 20
 MAX_LIST = 1 << 14  # entries of a list in a header: samples of a batch, blocks of a model
 MAX_DIMENSIONS = 4
@@ -39,7 +41,7 @@ class Wire(Generic[M]):
         Raises ValueError on a tensor of a dtype that is not on the list.
         """
         header, tensors = self._header(message)
-        return [struct.pack("<I", len(header)), header, *(_raw(t) for t in tensors)]
+        return [struct.pack("<I", len(header)), header, *(_raw(t) for t in to_host(tensors))]
 
     def size(self, message: M) -> tuple[int, int]:
         """Return (bytes of length and header, bytes of tensors) without building the wire form."""
@@ -98,7 +100,7 @@ def _describe(tensor: Tensor) -> list[int]:
 
 
 def _raw(tensor: Tensor) -> bytes:
-    flat = tensor.detach().contiguous().cpu().reshape(-1)
+    flat = tensor.contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 

@@ -23,6 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "per_client": {},
     "shared": {"server_adapter": "shared"},
     "frozen": {"train_front": False, "codec": "int4", "adapter_name_or_path": None},
+    "delta": {"codec": "delta", "server_adapter": "shared"},
     "moving": {
         "server_adapter": "shared", "labels": "client", "tail_blocks": 1, "lora_r_cut": 2,
         "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2], "3": [2, 3, 1]}},
@@ -118,10 +119,12 @@ POINTS = [
     ("shared", "client-2", "client.take:14:kill"),
     ("per_client apart", AGGREGATOR, "server.take:4:kill"),
     ("moving apart", SERVER, "server.aggregate:2:kill"),
+    ("delta", "client-1", "client.take:30:kill"),
 ]
 MORE_POINTS = [
     ("per_client", "client-1", "client.send:12:kill"),
     ("moving", SERVER, "checkpoint.renamed:2:kill"),
+    ("delta", SERVER, "server.step:30:kill"),
     ("shared apart", AGGREGATOR, "checkpoint.renamed:5:kill"),
     ("shared apart", "client-0", "checkpoint.flushed:2:kill"),
 ]

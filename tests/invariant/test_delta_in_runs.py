@@ -70,10 +70,8 @@ def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_pa
             for known in (False, True):
                 lengths = [int(data.train.lengths[i]) for i in batch if (i in seen) == known]
                 tokens, samples = sum(lengths), len(lengths)
-                if (
-                    known and samples
-                ):  # scales, 2 bits of 64 values, places and scales of 8 outliers, outliers
-                    difference += tokens * (2 + 16) + 8 * (4 + 2) + tokens * 8
+                if known and samples:  # scales, bits, places and scales of 8 outliers, outliers
+                    difference += tokens * (2 + 8) + 8 * (4 + 2) + tokens * 8
                 elif (
                     samples
                 ):  # of all tokens but the first: a scale, 4 bits, outliers, a level; first as int8

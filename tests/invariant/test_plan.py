@@ -123,6 +123,9 @@ JOBS: dict[str, tuple[str, Settings]] = {
             "adapter_name_or_path": None, **DEVICES,
         },
     ),
+    "llama, differences, some of them kept": (
+        "llama", {"codec": "delta", "local_steps": 8, "activation_cache_gb": 1.2e-5, **DEVICES},
+    ),
     "gpt2, int8, labels at home, bf16": (
         "gpt2",
         {

@@ -32,6 +32,9 @@ def test_most_types_are_exact_and_none_is_silently_wrong() -> None:
             assert report.max_logit_difference == 0 and report.max_gradient_difference <= 1e-6
         else:
             assert report.reason
+    # Encoder-decoder types, whose labels are not shifted, and xlnet take their own loss.
+    whole = [report for report in reports if report.ok and report.head == "whole"]
+    assert len(whole) <= 12 and all("loss differs" in report.head_reason for report in whole)
     # These read the text, or what earlier blocks made, again: never exact with dummy ids.
     rereading = {"zamba", "zamba2", "gemma3n_text", "gemma4_text", "inkling2_text", "deepseek_v4"}
     assert rereading <= by_verdict["exact with real ids"] | by_verdict["refused"]

@@ -18,10 +18,12 @@ from splitft import Job, JobError, run
 from splitft.adapters import AdapterSlots
 from splitft.check import check_split
 from splitft.check.architectures import default_config
+from splitft.check.head import try_head
 from splitft.job import load_job
+from splitft.load import load_part
 from splitft.parts import Place, SplitModel
 from splitft.shrink import shrink_config, tiny_random_model
-from tiny import MODEL_TYPES, VOCAB_SIZE, save_to, tiny_model
+from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_model
 
 CHUNK = 32
 PLACE = Place("client-0", 1, 0, 0, train=True)
@@ -170,6 +172,15 @@ def test_a_loss_that_is_not_the_next_tokens_stays_the_models_own(tmp_path: Path)
         said[chunk] = console.file.getvalue(), result.history[-1].clients["client-0"].loss  # type: ignore[attr-defined]
     assert "over the full logits" in said[256][0] and "over the full logits" not in said[0][0]
     assert said[256][1] == said[0][1]
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_a_party_that_holds_a_tail_proves_its_own_loss(model_type: str, tmp_path: Path) -> None:
+    part = load_part(save_tiny_model(tmp_path / "model", model_type), [0, 3], head=True)
+    assert try_head(part, whole=False) == ("plain", "")
+    without = load_part(tmp_path / "model", [0, 2], head=True)
+    form, reason = try_head(without, whole=False)  # the last block is not there
+    assert form == "whole" and reason
 
 
 def test_a_run_in_several_chunks_ends_where_the_whole_logits_do(tmp_path: Path) -> None:

@@ -338,4 +338,4 @@ def test_kinds_of_bytes() -> None:
     coded = Activations(1, 0, 0, True, (2,), four[:0], packed=(eight, four.to(torch.bfloat16)))
     assert bytes_by_kind(coded)["activations"] == 8 + 2
     assert bytes_by_kind(Gradients(1, 0, 0, 1.0, four[:0], packed=(eight,)))["gradients"] == 8
-    assert len(astuple(training)) == 12
+    assert len(astuple(training)) == 13

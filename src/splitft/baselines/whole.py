@@ -26,7 +26,8 @@ class WholeClient(Client):
 
     def train_step(self, place: Place, step: int) -> LocalLoss:
         """Train on the next micro-batch. step: the local step that the learning rate follows."""
-        (batch, _), loss_tokens = self._next_micro_batch(place.micro_step)
+        chosen = self._next_micro_batch(place.micro_step)
+        batch, loss_tokens = chosen.batch, chosen.loss_tokens
         self.model.bind(self.trained.blocks)
         loss = self.model.loss(
             0,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from splitft.adapters import Adapter
 from splitft.batching.joined import learn_fixed, run_joined
@@ -16,68 +15,69 @@ from splitft.batching.rows import RowPart, bind_rows, unbind_rows
 from splitft.parts import SplitModel
 from splitft.split import dummy_ids, eval_mode, run_blocks
 
-_FEWEST, _MOST = 32, 65536  # tokens of two clients together
+_ROW = 32  # tokens of a row; a client's share of the smallest batch
+_MOST = 65536  # tokens
 _WORTH = 1.03  # times as fast
 _REPEATS = 3
-_SECONDS = 4.0  # after which no larger batch is tried
+_SECONDS = 6.0  # after which no larger batch is tried
 
 
 @dataclass(frozen=True)
 class Found:
-    """The largest batch that is worth it, 0 for none, and how many times as fast the best one is."""
+    """The smallest batch that is nearly as fast as any, 0 for none, and how many times as fast it is."""
 
     tokens: int
     gain: float
 
 
 def most_tokens(model: SplitModel, cuts: Sequence[int]) -> Found:
-    """Time two clients one after the other and together, forward and backward, with ever more tokens.
+    """Time batches of ever more rows, each row of another client, forward and backward.
 
-    Stops where it gains less than 3 %, or no memory is left. Blocks from the highest cut on are run.
+    Returns the tokens beyond which a token costs no less, by 3 %, and how much less it costs than in a row by
+    itself. Blocks from the highest cut on are run. Stops where no memory is left.
     """
-    started, tokens, best = time.perf_counter(), 0, 0.0
-    size = _FEWEST
+    started, each = time.perf_counter(), dict[int, float]()  # seconds of a token, by the tokens of a batch
+    size, cut = _ROW, max(cuts)
     with eval_mode(model.model):
         while size <= _MOST and time.perf_counter() - started < _SECONDS:
             try:
-                gain = _gain(model, max(cuts), size // 2)
+                each[size] = _seconds(model, cut, size // _ROW) / size
             except torch.OutOfMemoryError:
                 break
-            best = max(best, gain)
-            if gain < _WORTH:
+            if each[size] > _WORTH * min(each.values()):
                 break
-            tokens, size = size, 2 * size
+            size *= 2
     unbind_rows(model.slots)
-    return Found(tokens, best)
+    best = min(each.values())
+    tokens = min(size for size, seconds in each.items() if seconds <= _WORTH * best)
+    return Found(tokens if tokens > _ROW else 0, each[_ROW] / each[tokens])
 
 
-def _gain(model: SplitModel, cut: int, tokens: int) -> float:
-    """How many times as fast two clients of so many tokens each are together."""
+def _seconds(model: SplitModel, cut: int, rows: int) -> float:
+    """The shortest time that one pass over so many rows, each with its own adapter, takes."""
     unbind_rows(model.slots)
     with torch.no_grad():
-        ids = dummy_ids(model.model, 2, tokens, model.device)
-        hidden = run_blocks(model.model, 0, cut, input_ids=ids)
+        hidden = run_blocks(model.model, 0, cut, input_ids=dummy_ids(model.model, rows, _ROW, model.device))
     learn_fixed(model.model, cut, hidden)
-    alone, together = [], []
-    for _ in range(_REPEATS):
-        alone.append(_seconds(model, [hidden[:1]], cut) + _seconds(model, [hidden[1:]], cut))
-        together.append(_seconds(model, [hidden[:1], hidden[1:]], cut))
-    return min(alone) / min(together)
-
-
-def _seconds(model: SplitModel, clients: Sequence[Tensor], cut: int) -> float:
-    parts = [RowPart(len(own), _adapter(model, cut)) for own in clients]
-    rows = torch.cat(list(clients)).requires_grad_()
-    mask = torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device)
-    synchronize(rows.device)
-    started = time.perf_counter()
-    bind_rows(model.slots, parts, rows.shape[1])
-    logits: Tensor = run_joined(model.model, {cut: rows}, model.num_blocks, attention_mask=mask).logits
-    loss = functional.cross_entropy(logits.flatten(0, 1).float(), mask.flatten())
+    parts = [RowPart(1, _adapter(model, cut)) for _ in range(rows)]
     wanted = [t for part in parts for block in part.adapter.values() for t in block.values()]
-    torch.autograd.grad(loss, [rows, *wanted], allow_unused=True)
-    synchronize(rows.device)
-    return time.perf_counter() - started
+    mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+    bind_rows(model.slots, parts, _ROW)
+    found = []
+    for _ in range(_REPEATS):
+        entering = hidden.detach().requires_grad_()
+        synchronize(hidden.device)
+        started = time.perf_counter()
+        losses = model.losses(
+            partial(run_joined, model.model, {cut: entering}, model.num_blocks, attention_mask=mask),
+            mask,
+            [1] * rows,
+            [_ROW] * rows,
+        )
+        torch.autograd.grad(losses.sum(), [entering, *wanted], allow_unused=True)
+        synchronize(hidden.device)
+        found.append(time.perf_counter() - started)
+    return min(found)
 
 
 def _adapter(model: SplitModel, cut: int) -> Adapter:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from splitft.batching.joined import run_joined
+from splitft.batching.plan import plan_batches
 from splitft.batching.rows import RowPart, bind_rows
 from splitft.messages import Activations, Gradients
 from splitft.optim import TrainedAdapter
@@ -31,6 +32,17 @@ class Waiting:
     def count(self) -> int:
         """Rows of the batch."""
         return len(self.message.lengths)
+
+
+def train_in_batches(model: SplitModel, waiting: Sequence[Waiting], most_tokens: int) -> dict[str, Gradients]:
+    """Train those of these clients that go together, in batches of at most so many tokens."""
+    by_name = {one.session.client: one for one in waiting}
+    batches = plan_batches({name: one.message.lengths for name, one in by_name.items()}, most_tokens)
+    replies: dict[str, Gradients] = {}
+    for names in batches:
+        if len(names) > 1:
+            replies |= train_together(model, [by_name[name] for name in names])
+    return replies
 
 
 def train_together(model: SplitModel, waiting: Sequence[Waiting]) -> dict[str, Gradients]:

@@ -16,30 +16,34 @@ from torch import Tensor
 
 from splitft.codecs.cache import Index, Kept
 from splitft.codecs.codec import Codec
-from splitft.codecs.delta import Memory
-from splitft.codecs.registry import codecs_of, make_codec
+from splitft.codecs.delta import LengthMemory, Memory
+from splitft.codecs.registry import What, codecs_of, make_codec
+from splitft.codecs.shapes import Shapes
 from splitft.errors import DivergedError, ModelError
 from splitft.job import Job
 from splitft.messages import Activations, Gradients, TailGradients, TrunkOutput
 from splitft.state import State
 
 M = TypeVar("M")
+_MOST_UNDER_WAY = 256  # batches of a client that may be on their way; of older ones nothing comes any more
 
 
 class Channel:
-    """One end, or both in one process. width: of the hidden states.
+    """One end, or both in one process. width: of the hidden states. values: no for a plan, which has none.
 
     Raises JobError where the job names a codec that nobody has registered.
     """
 
-    def __init__(self, job: Job, width: int) -> None:
+    def __init__(self, job: Job, width: int, *, values: bool = True) -> None:
         names = codecs_of(job)
         self._job = job
         self._width = width
-        self._activations = make_codec(names["codec"], "activations")
-        self._gradients = make_codec(names["gradient_codec"], "gradients")
-        self._evaluation = make_codec(names["eval_codec"], "activations")
-        self._lengths: tuple[int, ...] = ()  # of the batch under way
+        self._values = values
+        self._activations = self._codec(names["codec"], "activations")
+        self._gradients = self._codec(names["gradient_codec"], "gradients")
+        self._evaluation = self._codec(names["eval_codec"], "activations")
+        self._lengths: tuple[int, ...] = ()  # of the batch that a message is of
+        self._sizes: dict[tuple[int, int], tuple[int, ...]] = {}  # the same, by step and micro-step
         self._memories = (self._memory(), self._memory()) if job.sends_differences else None
         self._end = 0  # whose memory was changed last: over a network the other is not used
         self._mark: State | None = None
@@ -220,8 +224,13 @@ class Channel:
         """Return the memories of both ends, where a message goes as a difference against them."""
         return self._memories if isinstance(message, Activations) and message.train else None
 
+    def _codec(self, name: str, what: What) -> Codec | None:
+        codec = make_codec(name, what)
+        return codec if codec is None or self._values else Shapes(codec)
+
     def _memory(self) -> Memory:
-        return Memory(int(self._job.activation_cache_gb * 1e9), self._width, self._job.delta_bits)
+        room, bits = int(self._job.activation_cache_gb * 1e9), self._job.delta_bits
+        return Memory(room, self._width, bits) if self._values else LengthMemory(room, self._width, bits)
 
     def _index(self) -> Index:
         """An empty index; a token counts as in float32, with its label."""
@@ -229,9 +238,13 @@ class Channel:
 
     def _part(self, message: object) -> tuple[Codec | None, Tensor | None]:
         """Return the rows of a message, None where it has none, and their codec."""
+        if isinstance(message, TrunkOutput | TailGradients | Gradients):
+            self._lengths = self._sizes.get((message.step, message.micro_step), ())
         match message:
             case Activations():
-                self._lengths = message.lengths
+                self._lengths = self._sizes[message.step, message.micro_step] = message.lengths
+                while len(self._sizes) > _MOST_UNDER_WAY:
+                    del self._sizes[next(iter(self._sizes))]
                 return self._activations if message.train else self._evaluation, message.hidden
             case TrunkOutput():
                 return self._activations if message.train else self._evaluation, message.hidden

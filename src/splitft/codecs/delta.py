@@ -16,6 +16,7 @@ from torch import Tensor
 from splitft.codecs.codec import Codec, Part
 from splitft.codecs.groups import Int8
 from splitft.codecs.lowbit import activation_bits, difference_bits
+from splitft.codecs.shapes import Shapes
 from splitft.state import State
 
 DELTA = "delta"
@@ -32,7 +33,9 @@ class Memory:
     def __init__(self, most_bytes: int, width: int, bits: int) -> None:
         self._most_bytes = most_bytes
         self._width = width
-        self._first, self._later, self._form = activation_bits(4), difference_bits(bits), Int8()
+        self._first: Codec = activation_bits(4)
+        self._later: Codec = difference_bits(bits)
+        self._form = Int8()
         self._cut = 0
         self.forget()
 
@@ -131,13 +134,34 @@ class Memory:
                 if self._bytes + self._size(length) > self._most_bytes:
                     continue
                 self._bytes += self._size(length)
-            self._kept[sample] = list(self._form.encode(rows[place], [length]))
+            self._kept[sample] = self._form_of(rows[place])
+
+    def _form_of(self, rows: Tensor) -> list[Tensor]:
+        """Return a sample's rows as they are kept: values and scales."""
+        return list(self._form.encode(rows, [len(rows)]))
 
     def _mix(self, parts: Sequence[Tensor], samples: Sequence[int]) -> None:
         digest = hashlib.blake2b(f"{self.digest} {list(samples)}".encode(), digest_size=16)
         for part in parts:
             digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
         self.digest = digest.hexdigest()
+
+
+class LengthMemory(Memory):
+    """What a plan keeps of samples, which have no values: how long they are."""
+
+    def __init__(self, most_bytes: int, width: int, bits: int) -> None:
+        super().__init__(most_bytes, width, bits)
+        self._first, self._later = Shapes(self._first), Shapes(self._later)
+
+    def _base(self, samples: Sequence[int], places: Sequence[int]) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def _form_of(self, rows: Tensor) -> list[Tensor]:
+        return [rows.new_empty(len(rows), 0), rows.new_empty(len(rows), 0)]
+
+    def _mix(self, parts: Sequence[Tensor], samples: Sequence[int]) -> None:
+        pass
 
 
 def _gathered(rows: Tensor, lengths: Sequence[int], places: Sequence[int]) -> Tensor:

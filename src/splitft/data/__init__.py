@@ -1,6 +1,6 @@
 """From files to batches: reading, tokens, the held-out split, rows per client, and what to show of it."""
 
-from splitft.data.batches import Batch, BatchStream, collate, first_lengths, train_stream
+from splitft.data.batches import Batch, BatchStream, collate, first_lengths, split_rows, train_stream
 from splitft.data.holdout import hold_out
 from splitft.data.listing import partition_table
 from splitft.data.picture import partition_picture
@@ -28,6 +28,7 @@ __all__ = [
     "partition_table",
     "prepare",
     "read_records",
+    "split_rows",
     "tokenize",
     "train_stream",
 ]

@@ -15,6 +15,7 @@ from splitft.errors import DataError
 from splitft.job import Job
 from splitft.partition.report import Indices
 from splitft.seeds import numpy_generator
+from splitft.transfer import to_device
 
 POOL = 50  # batches whose rows are sorted together
 
@@ -42,7 +43,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        return Batch(*(part.to(device) for part in self._parts()))
+        return Batch(*(to_device(part, device) for part in self._parts()))
 
 
 def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> Batch:
@@ -64,6 +65,16 @@ def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> 
         attention_mask[row, :length] = 1
         labels[row, :length] = rows.labels[i]
     return Batch(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels))
+
+
+def split_rows(chosen: Indices, lengths: NDArray[np.int64], parts: int) -> list[Indices]:
+    """Return a batch's rows in so many parts of nearly equal number, the shortest rows first.
+
+    Rows of like length then share a part, so that less of it is padding. One part: the rows as they are.
+    """
+    if parts == 1:
+        return [chosen]
+    return np.array_split(chosen[np.argsort(lengths[chosen], kind="stable")], parts)
 
 
 class BatchStream:

@@ -33,7 +33,10 @@ class LocalCohort:
         self.ledger = ledger
         self.clock = clock
         self._present = present
-        self._channels = {client.name: Channel(self.job, client.model.width) for client in clients}
+        self._channels = {
+            client.name: Channel(self.job, client.model.width, values=client.model.has_values)
+            for client in clients
+        }
         for client in clients:
             client.missing = self._channels[client.name].missing
 
@@ -71,9 +74,10 @@ class LocalCohort:
         all_at_once = together or self.job.server_batch_tokens
         groups = [list(members)] if all_at_once else [[name] for name in members]
         for step in range(self.job.local_steps if members else 0):
-            for micro_step in range(self.job.gradient_accumulation_steps):
+            for micro_step in range(max(self.clients[name].micro_steps for name in members)):
                 for group in groups:
-                    yield self._sent({n: self.clients[n].forward(round_, step, micro_step) for n in group})
+                    left = [n for n in group if micro_step < self.clients[n].micro_steps]
+                    yield self._sent({n: self.clients[n].forward(round_, step, micro_step) for n in left})
 
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
         """Yield the activations of the members' held-out rows, batch by batch."""

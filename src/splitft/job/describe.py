@@ -22,7 +22,9 @@ def describe_type(schema: Mapping[str, Any], many: bool = False) -> str:
         *choices, last = (describe_type(choice, many) for choice in schema["anyOf"])
         return f"{', '.join(choices)} or {last}"
     if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
+        return "one of " + ", ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
     kind = schema.get("type")
     if kind == "array":
         return ("lists of " if many else "a list of ") + describe_type(schema["items"], many=True)

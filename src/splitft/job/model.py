@@ -64,8 +64,18 @@ class Job(Strict):
         default=False, description="Hold the frozen base in bfloat16; adapters stay in float32."
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
+    torch_compile: bool = Field(
+        default=False,
+        description="Compile each block, with dynamic shapes: minutes at the start, then faster steps that "
+        "round differently. On the server, or in a run in one process.",
+    )
+    use_liger_kernel: bool = Field(
+        default=False,
+        description="Liger's fused norms, rotary embeddings and activations, on a CUDA device; needs "
+        "splitft[liger]. On the server, or in a run in one process.",
+    )
     loss_chunk_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=256,
+        default=128,
         description="Head and cross-entropy take so many tokens at a time, and none without a label: the "
         "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
         "the model's own loss, over the full logits.",
@@ -162,6 +172,12 @@ class Job(Strict):
         default="per_client",
         description="per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
+    )
+    micro_batches: Count | Literal["auto"] = Field(
+        default=1,
+        description="Parts that each batch is sent in, so that clients, link and server work side by side; "
+        "the gradients are those of the whole batch, but for the order of sums. auto: over a network what "
+        "the first round's times ask for, in one process 1.",
     )
     server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default=0,

@@ -78,6 +78,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "full logits",
         )
 
+    if known("devices", "micro_batches") and job["devices"] and job["micro_batches"] not in (1, "auto"):
+        yield (
+            "micro_batches",
+            f"must be 1 with devices, not {job['micro_batches']}: the virtual clock counts the parts of a "
+            "batch one after another, and would tell times that are too long",
+        )
+
     if known("train_front", "cut_policy.method") and not job["train_front"]:
         method = job["cut_policy.method"]
         if method != "fixed":

@@ -24,6 +24,8 @@ class ShapeModel(SplitModel):
     Clients, server and aggregator are those of a real run, so that their messages are, too.
     """
 
+    has_values = False
+
     def __init__(self, start: Assembly, dtype: torch.dtype) -> None:
         job = start.job
         inputs = start.report.server_inputs

@@ -25,14 +25,16 @@ from splitft.engines.network.control import (
     Save,
     Saved,
     Started,
+    Worked,
 )
 from splitft.engines.network.farewell import SHORT_SECONDS, say_farewell
 from splitft.engines.network.members import Members
-from splitft.engines.network.script import Script, evaluation_script
+from splitft.engines.network.script import EVAL_IN_FLIGHT, Script, evaluation_script
 from splitft.engines.network.timing import step_seconds
 from splitft.engines.network.turn import Turn
 from splitft.job import Job
 from splitft.messages import AdapterDown, AdapterUp, Message, OptimizerState
+from splitft.overlap import best_parts
 from splitft.state import State
 
 
@@ -44,6 +46,7 @@ class NetworkCohort:
         self.job = job
         self.averaging = averaging  # where adapters go that do not come here
         self._updates: dict[str, AdapterUp] = {}
+        self.parts: dict[str, int] = {}  # with `micro_batches: auto`: what each client's times ask for
         self._left_out: list[str] = []  # of the round under way
         self._answered: Callable[[str], None] = lambda name: None
         self._began = 0.0  # when the server got what it computes on
@@ -88,12 +91,7 @@ class NetworkCohort:
         self.members.recovery.mark(members)
         self.members.mark_memories(members)
         groups = [list(members)] if together else [[name] for name in members]
-        turns = {
-            name: turn
-            for group in groups
-            for turn in [Turn(group, round_, self.job, self.members.send, self.members.recovery.rewind)]
-            for name in group
-        }
+        turns = {name: turn for group in groups for turn in [self._turn(group, round_)] for name in group}
         self.members.on_return = lambda name: turns[name].restart() if name in turns else None
         self._answered = lambda name: turns[name].answered(name) if name in turns else None
         self._left_out = []
@@ -119,10 +117,14 @@ class NetworkCohort:
                 self.members.pump()
         self.members.on_return = lambda name: None
 
+    def _turn(self, names: list[str], round_: int) -> Turn:
+        recovery = self.members.recovery
+        return Turn(names, round_, self.job, self.members.send, recovery.rewind, recovery.micro_batches_of)
+
     def _ready(self, turns: Iterable[Turn]) -> dict[str, Message]:
         """Return what waits for the server: of one turn, or of all where it may compute clients together."""
         ready: dict[str, Message] = {}
-        for turn in dict.fromkeys(turns):
+        for turn in sorted(dict.fromkeys(turns), key=lambda turn: turn.served):
             if not ready or self.job.server_batch_tokens:
                 ready |= turn.ready() or {}
         return ready
@@ -135,6 +137,17 @@ class NetworkCohort:
                 cut = self.members.recovery.cut_of(name)
                 seconds = step_seconds(self.job, worked, clock, cut, self.members.recovery.tail_start - cut)
                 self.on_seconds(name, seconds)
+                if name not in self.parts:
+                    self.parts[name] = self._best_parts(name, worked)
+
+    def _best_parts(self, name: str, worked: Worked) -> int:
+        clock, steps = self.members.all[name].clock, self.job.local_steps
+        client = worked.front_seconds + worked.tail_seconds
+        link = max(0.0, clock.waited_seconds - client)
+        server, clients = clock.server_seconds, len(self.members.there())
+        return best_parts(
+            self.job.per_device_train_batch_size, client / steps, link / steps, server / steps, clients
+        )
 
     def _on_the_way(self, turn: Turn) -> list[str]:
         """Those whose adapters have been sent, and have not arrived where they are averaged."""
@@ -228,7 +241,8 @@ class NetworkCohort:
 
     def _script(self, name: str, round_: int) -> Script:
         rows = self.members.all[name].eval_rows
-        return Script(evaluation_script(self.job, rows), round_, train=False)
+        lines = evaluation_script(self.job, rows)
+        return Script(self.job, lines, round_, train=False, in_flight=EVAL_IN_FLIGHT)
 
     def _accepted(self, name: str, check: Callable[[Any], None], message: Message | Control) -> bool:
         """Whether a message may come now; a client that sends another takes part no more."""
@@ -268,11 +282,13 @@ class NetworkCohort:
         return {
             "done": {name: member.done for name, member in self.members.all.items()},
             "memories": self.members.memories(),
+            "parts": self.parts,
         }
 
     def load_state(self, state: State) -> None:
         """Be as `state` was taken; clients are told when they come."""
         self.members.load_memories(state["memories"])
+        self.parts |= state["parts"]
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self.members.all[name].done, self.members.all[name].exact = done, done == newest

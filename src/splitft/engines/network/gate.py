@@ -50,7 +50,8 @@ class Gate:
         self.hidden = int(config.hidden_size)
         self.vocabulary = int(config.vocab_size)
         self.needs_ids = start.report.server_inputs == "input_ids"
-        self._tokens: dict[str, int] = {}  # of each client's last activations
+        self._tokens: dict[tuple[str, int], int] = {}  # of each client's activations, by micro-step
+        self._batches: dict[str, tuple[int, int]] = {}  # tokens of the batch under way: stated, seen
 
     def check(self, client: str, message: Message) -> Message:
         """Return a message unpacked.
@@ -66,7 +67,7 @@ class Gate:
             case Activations():
                 self._activations(client, message)
             case TailGradients():
-                self._rows("gradient", message.gradient, self._tokens.get(client, 0))
+                self._rows("gradient", message.gradient, self._tokens.get((client, message.micro_step), 0))
                 _number("loss", message.loss)
                 self._loss_tokens(message.loss_tokens, 0)
             case AdapterUp():
@@ -88,7 +89,8 @@ class Gate:
         return message
 
     def _activations(self, client: str, message: Activations) -> None:
-        tokens = self._tokens[client] = self._lengths(message.lengths)
+        tokens = self._tokens[client, message.micro_step] = self._lengths(message.lengths)
+        self._parts(client, message, tokens)
         self._rows("hidden", message.hidden, tokens)
         with_loss = 0
         if (message.labels is not None) != (self.job.labels == "server"):
@@ -106,12 +108,26 @@ class Gate:
         if message.labels is not None:
             mask = mask_of(message.lengths, message.labels.device)
             with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
-        if message.train and self.job.gradient_accumulation_steps > 1:
+        if message.train and self.server.micro_steps(client) > 1:
             self._loss_tokens(message.loss_tokens, with_loss)
         elif message.loss_tokens:
             raise ValueError(f"loss_tokens: {message.loss_tokens} where none are stated")
         follows = message.train and message.step > 0 and message.micro_step == 0
         self._norms(client, message.grad_norms, follows)
+
+    def _parts(self, client: str, message: Activations, tokens: int) -> None:
+        """The tokens that are stated of a batch must be those of its parts: they weigh in a shared trunk."""
+        parts = self.server.micro_batches_of(client) if message.train else 1
+        if parts == 1:
+            if message.batch_tokens:
+                raise ValueError(f"batch_tokens: {message.batch_tokens} where none are stated")
+            return
+        part = message.micro_step % parts
+        stated, seen = self._batches.get(client, (0, 0)) if part else (message.batch_tokens, 0)
+        seen += tokens
+        self._batches[client] = stated, seen
+        if message.batch_tokens != stated or seen > stated or (part == parts - 1 and seen != stated):
+            raise ValueError(f"batch_tokens: {message.batch_tokens} where {seen} of {stated} have come")
 
     def _adapter(self, client: str, message: AdapterUp) -> None:
         self._norms(client, message.grad_norms, self.job.splits_model)

@@ -2,61 +2,86 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from splitft.job import Job
 from splitft.messages import Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
 
-Line = tuple[type, int, int, bool]  # kind, step, micro-step, whether the server answers it
+Line = tuple[type, int, int]  # kind, step, micro-step
+EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way
 
 
-def training_script(job: Job) -> Iterator[Line]:
-    """Yield what a client sends in its local steps."""
-    whole = not job.splits_model
+def training_script(job: Job, micro_steps: int) -> Iterator[Line]:
+    """Yield what a client sends in its local steps, but for what it says to what comes down."""
     for step in range(job.local_steps):
-        for micro_step in range(job.gradient_accumulation_steps):
-            yield LocalLoss if whole else Activations, step, micro_step, not whole
-            if job.labels == "client" and not whole:
-                yield TailGradients, step, micro_step, True
-    yield AdapterUp, 0, 0, False
+        for micro_step in range(micro_steps):
+            yield Activations if job.splits_model else LocalLoss, step, micro_step
+    yield AdapterUp, 0, 0
 
 
 def evaluation_script(job: Job, eval_rows: int) -> Iterator[Line]:
-    """Yield what a client sends of its held-out rows."""
+    """Yield what a client sends of its held-out rows, but for what it says to what comes down."""
     for start in range(0, eval_rows, job.per_device_eval_batch_size):
-        if job.splits_model:
-            yield Activations, start, 0, True
-        if job.labels == "client" or not job.splits_model:
-            yield Metrics, 0, 0, False
+        yield Activations if job.splits_model else Metrics, start, 0
 
 
 class Script:
-    """Follows what one client sends in one turn or evaluation."""
+    """Follows what one client sends in one turn or evaluation.
 
-    def __init__(self, lines: Iterator[Line], round_: int, *, train: bool) -> None:
+    in_flight: activations that it may have sent before the first of them has been answered to the end.
+    """
+
+    def __init__(
+        self, job: Job, lines: Iterator[Line], round_: int, *, train: bool, in_flight: int = 1
+    ) -> None:
+        at_home = job.labels == "client" and job.splits_model
+        self._from_tail = (TailGradients if train else Metrics) if at_home else None
         self._lines = lines
         self._round = round_
         self._train = train
-        self._answered = True
+        self._most = in_flight
+        self._asked: deque[tuple[type, int, int]] = deque()  # what the server has not answered
+        self._at_tail: deque[tuple[int, int]] = deque()  # micro-batches whose trunk output was sent
+        self._open = 0  # micro-batches on their way
 
     def check(self, message: Message) -> None:
         """Raise ValueError where a message is not the next one."""
-        kind, step, micro_step, asks = next(self._lines, (type(None), 0, 0, False))
-        name = type(message).__name__
-        if not self._answered:
-            raise ValueError(f"{name} came before the last message was answered")
-        if type(message) is not kind:
-            raise ValueError(f"{name} came where {kind.__name__} is next")
+        kind, name = type(message), type(message).__name__
         if message.round != self._round:
             raise ValueError(f"{name}.round: {message.round} in round {self._round}")
-        if isinstance(message, Activations) and message.train != self._train:
-            raise ValueError(f"{name}.train: {message.train}")
-        if not isinstance(message, AdapterUp | Metrics):
-            place = message.step, getattr(message, "micro_step", 0)  # type: ignore[union-attr]
-            if place != (step, micro_step):
-                raise ValueError(f"{name}.step: {place} where {(step, micro_step)} is next")
-        self._answered = not asks
+        if kind is self._from_tail:
+            if not self._at_tail:
+                raise ValueError(f"{name} came before the last message was answered")
+            self._check_place(message, *self._at_tail.popleft())
+            if self._train:
+                self._asked.append((kind, 0, 0))
+            else:
+                self._open -= 1
+            return
+        wanted, step, micro_step = next(self._lines, (type(None), 0, 0))
+        if kind is not wanted:
+            raise ValueError(f"{name} came where {wanted.__name__} is next")
+        if self._open >= (self._most if kind is Activations else 1):
+            raise ValueError(f"{name} came before the last message was answered")
+        self._check_place(message, step, micro_step)
+        if isinstance(message, Activations):
+            if message.train != self._train:
+                raise ValueError(f"{name}.train: {message.train}")
+            self._open += 1
+            self._asked.append((kind, step, micro_step))
 
     def answered(self) -> None:
-        """The server has answered."""
-        self._answered = True
+        """The server has answered the oldest message that asks for an answer."""
+        kind, step, micro_step = self._asked.popleft()
+        if kind is Activations and self._from_tail is not None:
+            self._at_tail.append((step, micro_step))
+        else:
+            self._open -= 1
+
+    def _check_place(self, message: Message, step: int, micro_step: int) -> None:
+        if isinstance(message, AdapterUp | Metrics):
+            return
+        place = message.step, getattr(message, "micro_step", 0)  # type: ignore[union-attr]
+        if place != (step, micro_step):
+            raise ValueError(f"{type(message).__name__}.step: {place} where {(step, micro_step)} is next")

@@ -33,6 +33,7 @@ from splitft.failpoints import reach
 from splitft.job import Job
 from splitft.ledger import Ledger
 from splitft.output import append_line
+from splitft.overlap import micro_batches
 from splitft.parties import Parties, machines_of
 from splitft.parts import SplitModel
 from splitft.quiet import quiet_libraries
@@ -188,6 +189,9 @@ def make_parties(
     if averaging is not None:
         averaging.wake, averaging.pump, averaging.expel = listener.wake, members.pump, members.expel
     cohort = NetworkCohort(members, job, averaging)
+    server.micro_batches = micro_batches(
+        job, lambda name: members.all[name].rows, cohort.parts, lambda: list(members.there())
+    )
     if isinstance(policy, CutPlanner):
         cohort.on_seconds = policy.learn
     return Parties(policy, server, cohort, ledger, None), listener

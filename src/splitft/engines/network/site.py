@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from splitft.engines.network.control import (
     packed,
 )
 from splitft.engines.network.dialler import Dialler
+from splitft.engines.network.script import EVAL_IN_FLIGHT
 from splitft.engines.network.timing import Stopwatch
 from splitft.errors import (
     DataError,
@@ -126,8 +127,7 @@ class Site:
             case Evaluate():
                 self._say(Started(item.round, EVALUATION))
                 self.evaluated = []
-                for message in self.client.evaluate(item.round):
-                    self._exchange(message)
+                self._carry(self.client.evaluate(item.round), EVAL_IN_FLIGHT)
                 self._say(Evaluated(item.round))
             case Save():
                 save_checkpoint(self.folder / SAVED, item.done, self._state(), keep=KEEP)
@@ -204,10 +204,7 @@ class Site:
         self._say(Started(task.round, task.attempt, self.channel.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         for step in range(job.local_steps):
-            for micro_step in range(job.gradient_accumulation_steps):
-                with self._front:
-                    activations = client.forward(task.round, step, micro_step)
-                self._exchange(activations)
+            self._carry(self._forwards(task.round, step), client.micro_batches)
         update = client.finish(task.round)
         self._say(Worked(task.round, self._front.seconds, self._tail.seconds))
         save_checkpoint(self.folder / FINISHED, task.round + 1, self._state(), keep=KEEP)
@@ -216,19 +213,41 @@ class Site:
     def _refused(self, reason: str) -> None:
         self.dialler.incoming.put(Refused(reason, False))
 
-    def _exchange(self, message: Message) -> None:
-        """Send a message of training or evaluation, and answer until its exchange is over."""
-        self._say(message)
-        while not isinstance(message, LocalLoss | Metrics):
-            reply = self._take()
-            if not isinstance(reply, Gradients | TrunkOutput | Metrics):
-                raise _TurnOverError(reply)
-            with self._tail if isinstance(reply, TrunkOutput) else self._front:
-                answer = self.client.answer(reply)
-            message = answer or reply
-            if answer is None:
-                break
-            self._say(answer)
+    def _forwards(self, round_: int, step: int) -> Iterator[Message]:
+        for micro_step in range(self.client.micro_steps):
+            with self._front:
+                message = self.client.forward(round_, step, micro_step)
+            yield message
+
+    def _carry(self, messages: Iterator[Message], most: int) -> None:
+        """Send messages and do what comes down for each, with at most so many on their way."""
+        on_the_way = 0
+        for message in messages:
+            self._say(message)
+            if isinstance(message, LocalLoss | Metrics):
+                self._note(message)
+                continue
+            on_the_way += 1
+            while on_the_way >= most:
+                on_the_way -= self._answer()
+        while on_the_way:
+            on_the_way -= self._answer()
+
+    def _answer(self) -> bool:
+        """Do what comes down next; return whether that ends the way of its batch."""
+        reply = self._take()
+        if not isinstance(reply, Gradients | TrunkOutput | Metrics):
+            raise _TurnOverError(reply)
+        self._note(reply)
+        with self._tail if isinstance(reply, TrunkOutput) else self._front:
+            answer = self.client.answer(reply)
+        if answer is None:
+            return True
+        self._say(answer)
+        self._note(answer)
+        return isinstance(answer, Metrics)
+
+    def _note(self, message: Message) -> None:
         if isinstance(message, Metrics):
             self.evaluated.append(message)
 

@@ -18,15 +18,23 @@ class Turn:
     """One client, or all that share a trunk. rewind: takes their trunk back to where the turn began."""
 
     def __init__(
-        self, names: Sequence[str], round_: int, job: Job, send: Send, rewind: Callable[[Sequence[str]], None]
+        self,
+        names: Sequence[str],
+        round_: int,
+        job: Job,
+        send: Send,
+        rewind: Callable[[Sequence[str]], None],
+        micro_batches: Callable[[str], int],
     ) -> None:
         self.names = list(names)
         self.updates: dict[str, AdapterUp] = {}
+        self.served = 0  # times that it was ready
         self.worked: dict[str, Worked] = {}  # what each says of its computing
         self._round = round_
         self._job = job
         self._send = send
         self._rewind = rewind
+        self._micro_batches = micro_batches
         self._attempt = 0
         self._scripts: dict[str, Script] = {}  # of those that have begun this attempt
         self._inbox: dict[str, deque[Message]] = {}
@@ -49,7 +57,10 @@ class Turn:
         """
         if isinstance(message, Started):
             if (message.round, message.attempt) == (self._round, self._attempt):
-                self._scripts[name] = Script(training_script(self._job), self._round, train=True)
+                parts = self._micro_batches(name)
+                steps = self._job.gradient_accumulation_steps * parts
+                lines = training_script(self._job, steps)
+                self._scripts[name] = Script(self._job, lines, self._round, train=True, in_flight=parts)
         elif name in self._scripts:
             if isinstance(message, Worked):
                 check_worked(message)
@@ -72,6 +83,7 @@ class Turn:
         """Return one message of each client that trains on, in their order; None while one has none."""
         if not self.unfinished or not all(self._inbox[name] for name in self.unfinished):
             return None
+        self.served += 1
         return {name: self._inbox[name].popleft() for name in self.unfinished}
 
     def restart(self) -> None:
