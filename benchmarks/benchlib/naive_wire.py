@@ -48,7 +48,7 @@ def load(path: Path) -> Any:
 
 
 def run_server(path: Path, names: Sequence[str], cut: int, told: Connection) -> None:
-    """Answer whoever speaks, one after another, for ever."""
+    """Answer whoever speaks, one after another, until they close."""
     from naive import NaiveServer
 
     server = NaiveServer(load(path), names, cut, LORA)
@@ -58,8 +58,9 @@ def run_server(path: Path, names: Sequence[str], cut: int, told: Connection) -> 
         for _ in names:  # they come in their order
             connection, _ = listening.accept()
             connections[receive(connection).decode()] = connection
-        while True:
-            for name in names:
+        while payload := receive(connections[names[0]]):
+            send(connections[names[0]], server.answer(names[0], payload))
+            for name in names[1:]:
                 send(connections[name], server.answer(name, receive(connections[name])))
 
 
@@ -72,7 +73,7 @@ def run_clients(
     ports: Sequence[int],
     told: Connection,
 ) -> None:
-    """Take as many steps of all as is said, and say what one took."""
+    """Take as many steps of all as is said, and say what one took, until none are wanted."""
     from naive import NaiveClient
 
     job, model = make_job(len(names), batch, cuts=cut), load(path)
@@ -82,8 +83,7 @@ def run_clients(
         clients.append(NaiveClient(name, model, cut, LORA, job, rows, tokens))
         connections.append(socket.create_connection(("127.0.0.1", port)))
         send(connections[-1], name.encode())
-    while True:
-        steps = told.recv()
+    while steps := told.recv():
         began = time.perf_counter()
         for _ in range(steps):
             for client, connection in zip(clients, connections, strict=True):
@@ -123,7 +123,9 @@ class NaiveProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._running:
+        self._told.send(0)
+        for process in reversed(self._running):
+            process.join(5)
             process.kill()
             process.join()
         for proxy in self.proxies:
