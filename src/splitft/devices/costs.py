@@ -52,8 +52,13 @@ class ModelCosts:
 
     @property
     def logit_bytes(self) -> int:
-        """Bytes per token while the loss is taken: log-probabilities and two gradients, in float32."""
+        """Bytes per token while the loss is taken of all: log-probabilities and two gradients, in float32."""
         return 3 * 4 * self.vocabulary
+
+    @property
+    def chunk_logit_bytes(self) -> int:
+        """Bytes per token of a chunk of the loss: logits, log-probabilities and two gradients."""
+        return 4 * 4 * self.vocabulary
 
 
 def model_costs(model: nn.Module) -> ModelCosts:

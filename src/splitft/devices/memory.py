@@ -131,8 +131,9 @@ def _activations(costs: ModelCosts, job: Job, blocks: Iterable[int], *, head: bo
     if head:
         kept += costs.head_activation_bytes
     tokens = rows * width
-    in_logits = min(tokens, job.loss_chunk_tokens or tokens) if head else 0
-    return round(tokens * kept + max(tokens * workspace, in_logits * costs.logit_bytes))
+    chunk = min(tokens, job.loss_chunk_tokens)
+    logits = chunk * costs.chunk_logit_bytes if chunk else tokens * costs.logit_bytes
+    return round(tokens * kept + max(tokens * workspace, logits if head else 0))
 
 
 def _gb(number: int) -> str:
