@@ -21,7 +21,12 @@ from splitft.codecs.codec import Part, check_finite
 from splitft.codecs.groups import GROUP, MOST, TINY, Int8, in_groups, rounded
 from splitft.codecs.rotation import rotate, rotate_back
 
-STEPS = {4: 0.3352, 3: 0.5860, 2: 0.9957, 1: 1.5958}  # in deviations: of uniform levels for normal values (Max, 1960)
+STEPS = {
+    4: 0.3352,
+    3: 0.5860,
+    2: 0.9957,
+    1: 1.5958,
+}  # in deviations: of uniform levels for normal values (Max, 1960)
 OCTAVE = 16  # levels of a group's scale per factor of two below the row's
 ZERO = 255  # the level of a group that is zero
 CHUNK = 256  # rows at a time
@@ -151,5 +156,5 @@ def _sizes(levels: Tensor, largest: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _shares(device: torch.device) -> Tensor:
-    """Return what each level is of the row's scale; a table, since machines differ in how they round powers."""
+    """Return what each level is of the row's scale; a table, since machines round powers unlike."""
     return torch.tensor([2.0 ** (-level / OCTAVE) for level in range(ZERO)] + [0.0], device=device)

@@ -1,4 +1,4 @@
-"""A codec's form without its values: what a plan sends has the sizes of a run's, and takes no time to compute."""
+"""A codec's form without its values: what a plan sends has a run's sizes, and takes no time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Shapes:
         return self._codec.layout(lengths, width)
 
     def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
-        return tuple(torch.empty(part.shape, dtype=part.dtype) for part in self.layout(lengths, rows.shape[1]))
+        return tuple(
+            torch.empty(part.shape, dtype=part.dtype) for part in self.layout(lengths, rows.shape[1])
+        )
 
     def decode(self, parts: Sequence[Tensor], lengths: Sequence[int], width: int) -> Tensor:
         return torch.zeros(1, 1).expand(sum(lengths), width)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from splitft.codecs.auto import CodecChooser
 from splitft.devices.steps import StateSeconds
 from splitft.engines.network.averaging import Averaging
 from splitft.engines.network.control import (
@@ -43,6 +44,7 @@ class NetworkCohort:
         self.members = members
         self.job = job
         self.averaging = averaging  # where adapters go that do not come here
+        self.chooser: CodecChooser | None = None
         self._updates: dict[str, AdapterUp] = {}
         self._left_out: list[str] = []  # of the round under way
         self._answered: Callable[[str], None] = lambda name: None
@@ -87,6 +89,7 @@ class NetworkCohort:
         self.members.evaluating = False
         self.members.recovery.mark(members)
         self.members.mark_memories(members)
+        self.members.codecs = self.chooser.names if self.chooser else ""
         groups = [list(members)] if together else [[name] for name in members]
         turns = {
             name: turn
@@ -106,6 +109,8 @@ class NetworkCohort:
             for turn in dict.fromkeys(turns.values()):
                 while (messages := turn.ready()) is not None:
                     self._began = time.perf_counter()
+                    for name, message in messages.items() if self.chooser else ():
+                        self.chooser.observe(name, message)  # type: ignore[union-attr]
                     yield messages
                 if not turn.unfinished and not self._on_the_way(turn):
                     self._measure(turn)
