@@ -77,8 +77,8 @@ def planned(start: Assembly, codec: str) -> dict[str, int]:
     """Return {direction and kind: bytes} of the job with a codec, without evaluation.
 
     A plan of one local step a round, without the messages of that step, and those of all steps: what goes
-    with a round does not depend on how many steps it has. That this is the plan of the whole is checked on two
-    rounds of three steps.
+    with a round does not depend on how many steps it has. That this is the plan of the whole is checked on
+    two rounds of three steps.
     """
     activations, _, gradients = codec.partition("/")
     codecs = {"codec": activations, "gradient_codec": gradients or None}

@@ -164,7 +164,7 @@ def _lost(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
+    return float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))
 
 
 def _step_bytes(
