@@ -1,7 +1,7 @@
-"""What later epochs cost in quality: three epochs over the same samples with `codec: delta`, and frozen fronts.
+"""What later epochs cost in quality: three epochs of the same samples, `codec: delta` and frozen fronts.
 
-SmolLM2 in bfloat16, one client, 120 paragraphs of at most 96 tokens, three epochs of 30 local steps of 4, rank
-16 on the attention. Held-out perplexity is of the trained adapter, evaluated without any codec
+SmolLM2 in bfloat16, one client, 120 paragraphs of at most 96 tokens, three epochs of 30 local steps of 4,
+rank 16 on the attention. Held-out perplexity is of the trained adapter, evaluated without any codec
 (`eval_codec=none`), paired by seed with the same job without a codec; bytes are those of activations and
 gradients of all three epochs, the first included, against float32 of the same rows.
 

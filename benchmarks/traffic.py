@@ -20,15 +20,20 @@ import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from splitft import Job, load_job
 from splitft.assemble import Assembly, assemble
+from splitft.codecs.channel import Channel
 from splitft.data import train_stream
+from splitft.ledger import Ledger
+from splitft.messages import Activations, Gradients
 from splitft.plan.dry import dry_run
 
 CODECS = ("none/none", "bf16/bf16", "int8/int8", "int4/int4", "int3/int2")
@@ -71,16 +76,63 @@ def padded(start: Assembly) -> dict[str, int]:
 
 
 def planned(start: Assembly, codec: str) -> dict[str, int]:
-    """Return {direction and kind: bytes} of the job with a codec, without evaluation."""
+    """Return {direction and kind: bytes} of the job with a codec, without evaluation.
+
+    A plan of one local step a round, without the messages of that step, and those of all steps: what goes
+    with a round does not depend on how many steps it has. That this is the plan of the whole is checked on
+    two rounds of three steps.
+    """
     activations, _, gradients = codec.partition("/")
-    job = start.job.model_copy(update={"codec": activations, "gradient_codec": gradients})
-    run = dry_run(replace(start, job=job), lambda round_: None)
-    return {
-        f"{way} {kind}": number
-        for way, kinds in run.ledger.by_kind().items()
-        for kind, number in kinds.items()
-        if kind != "evaluation"
-    }
+    codecs = {"codec": activations, "gradient_codec": gradients or None}
+    job = start.job.model_copy(update=codecs)
+    few = job.model_copy(update={"rounds": 2, "local_steps": 3})
+    if plan_bytes(start, few) != from_one_step(start, few):
+        raise AssertionError("the messages of a step are not those of the plan")
+    counts = from_one_step(start, job)
+    return {f"{way} {kind}": n for (way, kind), n in sorted(counts.items()) if kind != "evaluation"}
+
+
+def plan_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
+    """Return {(direction, kind): bytes} of a job's plan."""
+    return +Counter(dry_run(replace(start, job=job), lambda round_: None).ledger.rows)
+
+
+def from_one_step(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
+    """Return the same from the plan of one local step a round."""
+    one = job.model_copy(update={"local_steps": 1, "warmup_ratio": 0.0})
+    counts = plan_bytes(start, one)
+    counts.subtract(step_bytes(start, one))
+    counts.update(step_bytes(start, job))
+    return +counts
+
+
+def step_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
+    """Return the bytes of the messages of all local steps."""
+    width, cut = int(start.model.config.get_text_config(decoder=True).hidden_size), int(job.cuts)  # type: ignore[arg-type]
+    tensors = [
+        sum(len(s) for b, s in start.slots.layout.items() if (b < cut) == below) for below in (True, False)
+    ]
+    ledger = Ledger()
+    for data in start.clients:
+        stream, channel = train_stream(job, data.name, data.train), Channel(job, width, values=False)
+        channel.move(cut)
+        for number in range(job.rounds * job.local_steps):
+            round_, step = 1 + number // job.local_steps, number % job.local_steps
+            samples = [int(i) for i in next(stream)]
+            lengths = [int(data.train.lengths[i]) for i in samples]
+            sent = channel.missing(samples, lengths) if job.caches_activations else range(len(samples))
+            tokens = sum(lengths[place] for place in sent)
+            rows = torch.zeros(1, 1).expand(tokens, width) if tokens else torch.empty(0)
+            known = job.caches_activations or job.sends_differences
+            up = Activations(
+                round_, step, 0, True, tuple(lengths), rows, torch.zeros(tokens, dtype=torch.int32), None, 0,
+                torch.zeros(tensors[0]) if step else None, samples=tuple(samples) if known else (),
+            )  # fmt: skip
+            ledger.count("up", channel.pack(up))
+            gradient = torch.zeros(1, 1).expand(sum(lengths), width) if job.train_front else torch.empty(0)
+            down = Gradients(round_, step, 0, 0.0, gradient, torch.zeros(tensors[1]))
+            ledger.count("down", channel.pack(down))
+    return Counter(ledger.rows)  # type: ignore[arg-type]
 
 
 def small_model(folder: Path, like: str) -> Path:

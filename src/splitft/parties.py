@@ -17,6 +17,7 @@ from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, Whol
 from splitft.baselines.centralized import POOLED
 from splitft.budget import cuts_in_memory
 from splitft.client import Client
+from splitft.codecs.auto import CodecChooser
 from splitft.data import ClientData, first_lengths, join
 from splitft.devices import (
     Device,
@@ -52,6 +53,7 @@ class Parties:
     cohort: LocalCohort | NetworkCohort
     ledger: Ledger
     machines: Machines | None
+    chooser: CodecChooser | None = None
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
@@ -63,12 +65,13 @@ class Parties:
             part.load_state(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        return {
+        parts: dict[str, Any] = {
             "policy": self.policy,
             "server": self.server,
             "cohort": self.cohort,
             "ledger": self.ledger,
         }
+        return parts | ({"codecs": self.chooser} if self.chooser else {})
 
     def adapters(self) -> dict[str, Adapter]:
         """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""
@@ -109,9 +112,11 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
         clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
         cohort = LocalCohort(clients, ledger, clock, present)
         server = Server(model, job, start.adapter, mean)
+        if job.chooses_codecs and model.has_values:
+            cohort.chooser = CodecChooser(job, server, start.names)
         numbers = {data.name: len(data.train) for data in start.clients}
         server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
-        return Parties(make_planner(start, machines), server, cohort, ledger, machines)
+        return Parties(make_planner(start, machines), server, cohort, ledger, machines, cohort.chooser)
     whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
     policy = WholeModels(start.names, start.num_blocks)
     if job.method == "fed_lora":

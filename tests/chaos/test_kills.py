@@ -124,7 +124,7 @@ POINTS = [
 MORE_POINTS = [
     ("per_client", "client-1", "client.send:12:kill"),
     ("moving", SERVER, "checkpoint.renamed:2:kill"),
-    ("delta", SERVER, "server.step:30:kill"),
+    ("delta", SERVER, "server.step:17:kill"),
     ("shared apart", AGGREGATOR, "checkpoint.renamed:5:kill"),
     ("shared apart", "client-0", "checkpoint.flushed:2:kill"),
 ]

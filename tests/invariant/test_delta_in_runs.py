@@ -1,4 +1,4 @@
-"""`codec: delta` in whole runs: the same wherever the clients are, however often they are lost, and as planned."""
+"""`codec: delta` in whole runs: the same wherever the clients are, and as never cut off."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_pa
 
 
 def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_path: Path) -> None:
-    """Counted by the parts of each batch: int4 of the samples that are new in it, differences of the others."""
+    """Counted by the parts of each batch: int4 of the samples that are new, differences of the others."""
     job = Job(**setting)
     tokenizer = load_tokenizer(job.model_name_or_path, "main")
     whole = difference = 0
@@ -112,8 +112,8 @@ def test_a_client_that_kept_something_else_is_found_out(setting: Settings) -> No
 
 @pytest.mark.parametrize(("changes", "problem"), [
     ({"train_front": False}, "nothing does"),
-    ({"gradient_codec": "delta"}, "activations of training samples"),
-    ({"eval_codec": "delta"}, "activations of training samples"),
+    ({"gradient_codec": "delta"}, "is for codec"),
+    ({"eval_codec": "delta"}, "is for codec"),
 ])  # fmt: skip
 def test_what_cannot_be_is_told(changes: Settings, problem: str, setting: Settings, tmp_path: Path) -> None:
     dump_job(Job(**setting), tmp_path / "job.yaml")

@@ -1,4 +1,4 @@
-"""Whole numbers of 2, 3 or 4 bits, packed into bytes."""
+"""Whole numbers of 1 to 4 bits, packed into bytes."""
 
 from __future__ import annotations
 

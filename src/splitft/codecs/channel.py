@@ -50,7 +50,7 @@ class Channel:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew with what the server keeps of frozen fronts: nothing. Both ends do so where a session ends."""
+        """Start anew with what the server keeps of frozen fronts: both ends do so after a session."""
         self._sent: Index | None = None
         self._came: Index | None = None
         self._kept: dict[int, Kept] = {}
@@ -58,6 +58,16 @@ class Channel:
     def missing(self, samples: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Return the places in a batch of the samples that the server lacks."""
         return (self._sent or self._index()).missing(samples, lengths)
+
+    def use(self, codecs: str) -> None:
+        """Go on with these codecs, ACTIVATIONS/GRADIENTS; an empty name: with those that there are.
+
+        Raises JobError where one is none.
+        """
+        activations, _, gradients = codecs.partition("/")
+        if activations and gradients:
+            self._activations = self._codec(activations, "activations")
+            self._gradients = self._codec(gradients, "gradients")
 
     def move(self, cut: int) -> None:
         """The client has this cut from now on."""
@@ -91,7 +101,7 @@ class Channel:
             self.mark()
 
     def agree(self, offer: str) -> str:
-        """Return the digest of what a client's end keeps: what the server offers, else nothing from now on."""
+        """Return the digest of what a client's end keeps: what the server offers, else nothing."""
         if not self._memories:
             return ""
         if self._memories[0].digest != offer:

@@ -97,7 +97,7 @@ class Memory:
         self._bytes = sum(self._size(len(values)) for values, _ in self._kept.values())
 
     def _groups(self, samples: Sequence[int], lengths: Sequence[int]) -> list[tuple[Codec, list[int], bool]]:
-        """Return (codec, places in the batch, whether they are kept) of those sent whole, and of the others."""
+        """Return (codec, places in the batch, whether kept) of those sent whole, and of the others."""
         if not samples or len(samples) != len(lengths):
             raise ValueError(f"samples: {len(samples)} for {len(lengths)} lengths")
         whole, known, seen = list[int](), list[int](), dict[int, int]()
@@ -143,7 +143,7 @@ class Memory:
     def _mix(self, parts: Sequence[Tensor], samples: Sequence[int]) -> None:
         digest = hashlib.blake2b(f"{self.digest} {list(samples)}".encode(), digest_size=16)
         for part in parts:
-            digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         self.digest = digest.hexdigest()
 
 

@@ -156,5 +156,5 @@ def _sizes(levels: Tensor, largest: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _shares(device: torch.device) -> Tensor:
-    """Return what each level is of the row's scale; a table, since machines differ in how they round powers."""
+    """Return what each level is of the row's scale; a table, since machines round powers unlike."""
     return torch.tensor([2.0 ** (-level / OCTAVE) for level in range(ZERO)] + [0.0], device=device)

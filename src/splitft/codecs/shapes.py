@@ -1,4 +1,4 @@
-"""A codec's form without its values: what a plan sends has the sizes of a run's, and takes no time to compute."""
+"""A codec's form without its values: what a plan sends has a run's sizes, and takes no time."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from splitft.job.nested import given_values, key_path
 from splitft.job.rules import broken_rules
 from splitft.job.sections import (
+    CodecBudgetConfig,
     Count,
     CutPolicyConfig,
     DeviceProfile,
@@ -256,15 +257,20 @@ class Job(Strict):
     codec: Name | None = Field(
         default=None,
         description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
-        "int2, delta (int4 the first time that a sample crosses, then what has changed), or a codec "
+        "int2, delta (int4 the first time that a sample crosses, then what has changed), auto (int8 in the "
+        "first round, then what codec_budget allows), or a codec "
         "registered from Python. Default: none in one process, int8 over a network.",
     )
-    delta_bits: Literal[1, 2, 3, 4] = Field(
+    delta_bits: Annotated[int, Field(ge=1, le=4)] = Field(
         default=1, description="With codec delta, bits of a value of what has changed."
     )
     gradient_codec: Name | None = Field(
         default=None,
-        description="The same for their gradients, which bear fewer bits. Default: as codec, with delta int2.",
+        description="The same for their gradients, which bear fewer bits. Default: as codec; int2 with "
+        "delta.",
+    )
+    codec_budget: CodecBudgetConfig = Field(
+        default_factory=CodecBudgetConfig, description="With codec auto, what the codecs may cost."
     )
     eval_codec: Name | None = Field(
         default=None,
@@ -322,6 +328,11 @@ class Job(Strict):
     def caches_activations(self) -> bool:
         """Whether the server keeps what each training sample's activations are."""
         return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
+
+    @property
+    def chooses_codecs(self) -> bool:
+        """Whether codecs are chosen from the first round's batches."""
+        return self.codec == "auto" and self.splits_model
 
     @property
     def sends_differences(self) -> bool:

@@ -83,6 +83,11 @@ def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, An
             "planned here.",
             highlight=False,
         )
+    if job.chooses_codecs:
+        console.print(
+            "Codecs are chosen after the first round: the plan counts int8, with which that one goes.",
+            highlight=False,
+        )
     if folder:
         cuts_picture(rows, folder / "plan.png")
     return {

@@ -95,12 +95,13 @@ class Train:
     """Server to client: take the local steps of this round, from where you were handed out its adapters.
 
     attempt: from 1 on; more where the round is repeated. memory: digest of what the server keeps of the
-    client's samples, empty for nothing.
+    client's samples, empty for nothing. codecs: ACTIVATIONS/GRADIENTS from now on, empty: as the job says.
     """
 
     round: int
     attempt: int
     memory: str = ""
+    codecs: str = ""
 
 
 @dataclass(frozen=True)

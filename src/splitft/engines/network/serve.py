@@ -15,6 +15,7 @@ from rich.markup import escape
 from splitft.adapt import CutPlanner
 from splitft.assemble import Assembly, assemble
 from splitft.baselines import WholeModels
+from splitft.codecs.auto import CodecChooser
 from splitft.codecs.channel import Channel
 from splitft.codecs.registry import network_job
 from splitft.devices import highest_cut_in_memory
@@ -194,7 +195,9 @@ def make_parties(
     )
     if isinstance(policy, CutPlanner):
         cohort.on_seconds = policy.learn
-    return Parties(policy, server, cohort, ledger, None), listener
+    if job.chooses_codecs:
+        cohort.chooser = CodecChooser(job, server, start.names)
+    return Parties(policy, server, cohort, ledger, None, cohort.chooser), listener
 
 
 def highest_cuts(start: Assembly) -> dict[str, int]:

@@ -1,0 +1,174 @@
+"""codec: auto in a run: the first round goes with int8; the server tries codecs on its first batches. (ours)
+
+The server has the trunk, the activations and, with `labels: server`, the labels: it measures what a codec
+changes without asking anybody. From the second round on both ends go on with what it chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from splitft.adapters import Adapter
+from splitft.codecs.choice import START, Choice, Trial, candidates, choose, layout_bytes
+from splitft.codecs.registry import make_codec
+from splitft.job import Job
+from splitft.messages import Activations, Message
+from splitft.parts import Place, SplitModel, mask_of, to_batch, to_rows
+from splitft.server import Server
+from splitft.state import State
+
+BATCHES = 8  # that codecs are tried on, of all clients together
+
+
+class CodecChooser:
+    """Gathers the first batches of a run, then chooses; holds the choice. Part of the server's state."""
+
+    def __init__(self, job: Job, server: Server, clients: Sequence[str]) -> None:
+        self._job = job
+        self._server = server
+        self._clients = list(clients)
+        self._batches: dict[tuple[str, int, int], Activations] = {}
+        self.choice: Choice | None = None
+
+    @property
+    def names(self) -> str:
+        """The codecs of activations and of gradients that hold now, ACTIVATIONS/GRADIENTS."""
+        if self.choice is None:
+            return f"{START}/{self._job.gradient_codec or START}"
+        return f"{self.choice.codec}/{self.choice.gradient_codec}"
+
+    def observe(self, client: str, message: Message) -> None:
+        """Note what a client has sent, as it came."""
+        if self.choice is None and isinstance(message, Activations) and message.train:
+            each = -(-BATCHES // len(self._clients))
+            if message.step < each and message.micro_step == 0:
+                self._batches[client, message.round, message.step] = message
+
+    def close_round(self) -> str | None:
+        """Choose after the first round that somebody trained in; return what to tell, None for nothing."""
+        if self.choice is not None or not self._batches:
+            return None
+        first = min(round_ for _, round_, _ in self._batches)
+        batches = [
+            (client, message)
+            for client in self._clients
+            for (name, round_, _), message in sorted(self._batches.items(), key=lambda item: item[0][1:])
+            if name == client and round_ == first
+        ]
+        self._batches = {}
+        trials = measure(self._server, self._job, batches)
+        self.choice = choose(trials, self._job.codec_budget)
+        return f"codec: auto goes on with {self.names}: {self.choice.why}"
+
+    def summary(self) -> State | None:
+        """Return the choice as plain values; None before there is one."""
+        return asdict(self.choice) if self.choice else None
+
+    def state(self) -> State:
+        """Return what outlasts a round, as a checkpoint holds it."""
+        return {"choice": self.summary()}
+
+    def load_state(self, state: State) -> None:
+        """Be as `state` was taken."""
+        made = state["choice"]
+        self.choice = (
+            Choice(**made | {"trials": tuple(Trial(**one) for one in made["trials"])}) if made else None
+        )
+
+
+def measure(server: Server, job: Job, batches: Sequence[tuple[str, Activations]]) -> list[Trial]:
+    """Try every codec on these batches, as the server computes them. Needs `labels: server`."""
+    trunk = _Trunk(server.model, job, server.adapter)
+    plain = [
+        trunk.through(server.cut_of(client), client, message, message.hidden) for client, message in batches
+    ]
+    trials = []
+    for name in candidates("activations", None):
+        rounded = [_again(name, "activations", message, message.hidden) for _, message in batches]
+        changed = [
+            trunk.through(server.cut_of(client), client, message, rows)
+            for (client, message), rows in zip(batches, rounded, strict=True)
+        ]
+        pairs = list(zip(changed, plain, strict=True))
+        trials.append(Trial(
+            "activations", name, _step_bytes(job, name, "activations", batches),
+            _lost([(rows, message.hidden) for rows, (_, message) in zip(rounded, batches, strict=True)]),
+            sum(one.loss for one, _ in pairs) / sum(other.loss for _, other in pairs) - 1,
+            sum(_cosine(one.trunk, other.trunk) for one, other in pairs) / len(pairs),
+        ))  # fmt: skip
+    for name in candidates("gradients", job.gradient_codec):
+        rows = [(message, one.gradient) for (_, message), one in zip(batches, plain, strict=True)]
+        lost = _lost([(_again(name, "gradients", message, gradient), gradient) for message, gradient in rows])
+        trials.append(Trial("gradients", name, _step_bytes(job, name, "gradients", batches), lost))
+    return trials
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of one batch: its loss, the gradient of the trunk's adapters as a vector, and that at the cut."""
+
+    loss: float
+    trunk: Tensor
+    gradient: Tensor
+
+
+class _Trunk:
+    """The server's blocks with a copy of the global adapter, which no trial changes."""
+
+    def __init__(self, model: SplitModel, job: Job, adapter: Adapter) -> None:
+        self._model = model
+        self._adapter = {
+            block: {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
+            for block, tensors in adapter.items()
+        }
+
+    def through(self, cut: int, client: str, message: Activations, rows: Tensor) -> _Outcome:
+        """Go through the trunk with these rows at the cut, and back."""
+        model = self._model
+        mask = mask_of(message.lengths, model.device)
+        entering = to_batch(rows.to(model.device), mask).requires_grad_()
+        assert message.labels is not None
+        labels = to_batch(message.labels.long(), mask, fill=-100)
+        ids = {} if message.input_ids is None else {"input_ids": to_batch(message.input_ids.long(), mask)}
+        blocks = {block: tensors for block, tensors in self._adapter.items() if block >= cut}
+        model.bind(blocks)
+        place = Place(client, message.round, message.step, message.micro_step, train=True)
+        loss = model.loss(
+            cut, place, labels=labels, loss_tokens=0, hidden=entering, attention_mask=mask, **ids
+        )
+        parameters = [tensor for tensors in blocks.values() for tensor in tensors.values()]
+        found = torch.autograd.grad(loss, [entering, *parameters], allow_unused=True)
+        trunk = torch.cat([part.flatten().float() for part in found[1:] if part is not None])
+        assert found[0] is not None
+        return _Outcome(loss.item(), trunk, to_rows(found[0], mask))
+
+
+def _again(
+    name: str, what: Literal["activations", "gradients"], message: Activations, rows: Tensor
+) -> Tensor:
+    """Return rows as they would have come with a codec."""
+    codec = make_codec(name, what)
+    if codec is None:
+        return rows
+    return codec.decode(codec.encode(rows, message.lengths), message.lengths, rows.shape[1])
+
+
+def _lost(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    gone = sum(float((one.float() - other.float()).square().sum()) for one, other in pairs)
+    return gone / max(sum(float(other.float().square().sum()) for _, other in pairs), 1e-30)
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one.double(), other.double(), dim=0))
+
+
+def _step_bytes(
+    job: Job, name: str, what: Literal["activations", "gradients"], batches: Sequence[tuple[str, Activations]]
+) -> float:
+    sizes = [layout_bytes(name, what, message.lengths, message.hidden.shape[1]) for _, message in batches]
+    return job.gradient_accumulation_steps * sum(sizes) / len(sizes)
