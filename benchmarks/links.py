@@ -146,7 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="links-") as scratch:
         folder = Path(scratch)
         settings = prepare(folder, options.blocks, options.width, options.batch, options.tokens)
-        rounds = WARM_UP + len(links)
+        rounds = WARM_UP + len(links) + 1  # the last one evaluates, and is not measured
         settings |= {"rounds": rounds, "eval_every": rounds, "local_steps": options.steps}
         settings |= values_of(options.settings)
         shown = {key: value for key, value in settings.items() if key not in ("model_name_or_path", "rounds")}
