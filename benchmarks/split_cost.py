@@ -43,8 +43,10 @@ def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
         for name, side in sides.items():
             began = time.process_time()
             losses[name] += side.step()
+            took = time.process_time() - began
             if repeat >= WARM_UP:
-                seconds[name].append(time.process_time() - began)
+                seconds[name].append(took)
+            print(f"{repeat:>3}  {name:<13} loss {losses[name][-1]:.4f}  {took:.3f} CPU s", flush=True)
     found: dict[str, Any] = {"seconds": {name: spread(values) for name, values in seconds.items()}}
     found["losses"] = losses
     found["split_to_unsplit"] = {
