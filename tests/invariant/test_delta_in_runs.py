@@ -80,7 +80,7 @@ def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_pa
             seen.update(batch)
     traffic = trained(setting, tmp_path / "run").summary["bytes"]
     assert traffic["up"]["activations"] == whole + difference and difference > whole
-    plain = trained(setting, tmp_path / "int4", codec="int4").summary["bytes"]
+    plain = trained(setting, tmp_path / "int4", codec="int4", gradient_codec="int2").summary["bytes"]
     assert traffic["down"] == plain["down"]
     assert traffic["up"]["activations"] < 0.8 * plain["up"]["activations"]
 
