@@ -70,6 +70,14 @@ def test_a_refusal_names_the_cuts_that_are_exact() -> None:
     assert early.ok and early.server_inputs == "input_ids" and early.cuts == (2,)
 
 
+def test_it_is_told_whether_clients_can_be_computed_together() -> None:
+    assert check_split(tiny_config("llama")).together == ""
+    with_alibi = CONFIG_MAPPING["bloom"](n_layer=24, hidden_size=64, n_head=4, vocab_size=99)
+    found = check_split(with_alibi, [1, 2]).together
+    assert found and "RuntimeError" in found
+    assert check_split(tiny_model("llama")).together is None  # a run proves it on the model itself, if asked
+
+
 def test_a_type_without_a_small_copy_is_not_guessed() -> None:
     report = check_split(default_config("musicgen"))
     assert not report.ok and not report.built and report.verdict == "could not be built"

@@ -19,7 +19,7 @@ from splitft.check.proof import ServerInputs, kept_random_state
 from splitft.check.trial import RefusedError, Trial, Wanted, is_finite, try_split
 from splitft.errors import ModelError
 from splitft.head import HeadForm
-from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.shrink import NotBuiltError, causal_class, one_line, shrink_config, tiny_random_model
 from splitft.split import count_blocks, eval_mode, install_window, num_blocks
 
 Labels = Literal["server", "client"]
@@ -43,6 +43,7 @@ class SplitReport:
     built: bool = True  # False: no small copy could be built, so nothing is known
     head: HeadForm = "whole"  # how the loss is computed in chunks; whole: it is not
     head_reason: str = ""  # why it is not
+    together: str | None = None  # what speaks against clients of several cuts in one pass; None: not tried
 
     @property
     def verdict(self) -> Verdict:
@@ -117,7 +118,24 @@ def _check_config(
     wanted = Wanted(mapped, tail=tail if tail > 1 else None, tail_decides=tail_blocks > 0)
     report = _report(model, wanted, labels, seed)
     tried = report.cuts if cuts is None else given
-    return replace(report, cuts=tried, num_blocks=count, model_type=config.model_type)
+    together = _try_together(model, report, seed) if report.ok and len(report.cuts) > 1 else None
+    return replace(report, cuts=tried, num_blocks=count, model_type=config.model_type, together=together)
+
+
+def _try_together(model: Any, report: SplitReport, seed: int) -> str:
+    """Inject adapters into a small copy, and prove clients with different cuts in one pass."""
+    from splitft.adapters import inject, lora_config, resolve_targets, uses_fan_in_fan_out
+    from splitft.batching.prove import prove_batching
+    from splitft.parts import SplitModel
+
+    try:
+        targets, excluded = resolve_targets(model, None)
+        fan_in = uses_fan_in_fan_out(model)
+        lora = lora_config(targets, excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
+        split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
+    except Exception as error:  # whatever a foreign model may raise
+        return f"adapters cannot be put in: {type(error).__name__}: {one_line(error)}"
+    return prove_batching(split, report.cuts, seed)
 
 
 def _finite_random_model(config: PreTrainedConfig, seed: int) -> Any:

@@ -44,6 +44,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("cuts", _cuts(report, cuts)),
         ("server", _server(report)),
         ("labels at home", _yes(report.tail_exact if report.ok else None, report)),
+        ("clients together", _together(report)),
         ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
         ("verdict", f"[{_COLORS[report.verdict]}]{report.verdict}[/]"),
         ("", report.reason),
@@ -135,6 +136,12 @@ def _yes(tail_exact: bool | None, report: SplitReport) -> str:
     if tail_exact is None:
         return "not tried"
     return "yes" if tail_exact and report.server_inputs == "dummy_ids" else "no"
+
+
+def _together(report: SplitReport) -> str:
+    if report.together is None:
+        return "not tried"
+    return f"no, one at a time: {report.together}" if report.together else "yes, whatever their cuts"
 
 
 def _gradient(report: SplitReport) -> str:
