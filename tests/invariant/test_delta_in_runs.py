@@ -72,10 +72,8 @@ def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_pa
                 tokens, samples = sum(lengths), len(lengths)
                 if known and samples:  # scales, bits, places and scales of 8 outliers, outliers
                     difference += tokens * (2 + 8) + 8 * (4 + 2) + tokens * 8
-                elif (
-                    samples
-                ):  # of all tokens but the first: a scale, 4 bits, outliers, a level; first as int8
-                    rest = tokens - samples
+                elif samples:
+                    rest = tokens - samples  # a scale, 4 bits, outliers, a level; first tokens as int8
                     whole += rest * (2 + 32 + 8 + 1) + 8 * (4 + 2) + samples * (64 + 2)
             seen.update(batch)
     traffic = trained(setting, tmp_path / "run").summary["bytes"]

@@ -170,5 +170,9 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 def _step_bytes(
     job: Job, name: str, what: Literal["activations", "gradients"], batches: Sequence[tuple[str, Activations]]
 ) -> float:
-    sizes = [layout_bytes(name, what, message.lengths, message.hidden.shape[1]) for _, message in batches]
-    return job.gradient_accumulation_steps * sum(sizes) / len(sizes)
+    total = 0.0
+    for _, message in batches:
+        tokens = sum(message.lengths)  # a message may be a part of a batch
+        parts = (message.batch_tokens or tokens) / tokens
+        total += parts * layout_bytes(name, what, message.lengths, message.hidden.shape[1])
+    return job.gradient_accumulation_steps * total / len(batches)
