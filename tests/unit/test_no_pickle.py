@@ -30,6 +30,10 @@ UNSAFE_LOADERS = {"Loader", "UnsafeLoader", "FullLoader", "CLoader", "CUnsafeLoa
 # {file: {what is found there: why it is no danger}}
 ALLOWED = {
     "src/splitft/__init__.py": {"import_module": "lazy exports: names from a table in the same file"},
+    "benchmarks/naive.py": {
+        "torch.load": "the naive loop that others are measured against reads its own bytes",
+        "torch.save": "the same",
+    },
 }
 
 

@@ -157,6 +157,6 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     if len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 10 and step < 1:  # logarithmic
         return [f"{value:,.{places(value, 1)}f}" for value in values]
     decimals = 0
-    while decimals < 9 and any(abs(round(v, decimals) - v) > 1e-6 * (step or abs(v)) for v in values):
+    while decimals < 20 and any(abs(round(v, decimals) - v) > 1e-6 * (step or abs(v)) for v in values):
         decimals += 1
     return [f"{value:,.{decimals}f}" for value in values]
