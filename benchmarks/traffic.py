@@ -248,7 +248,7 @@ def main() -> None:
         for codec in options.codecs:
             kinds = planned(start, codec)
             total = sum(kinds.values())
-            rest = total - kinds["up activations"] - kinds["down gradients"]
+            rest = total - kinds["up activations"] - kinds.get("down gradients", 0)
             shares = [total / yardsticks[name] for name in ("padded to 512", "padded to the batch")]
             shown = f"{shares[0]:>9.2%}{shares[1]:>10.2%}  {rest / 2**20:>10.1f}"
             print(f"{codec:<12}{total / 2**20:>10.1f}{shown}", flush=True)
