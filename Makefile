@@ -47,6 +47,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/naive.py
 	$(BIN)/python benchmarks/against_naive.py
 	$(BIN)/python benchmarks/against_naive.py --memory
+	$(BIN)/python benchmarks/padding.py
+	$(BIN)/python benchmarks/batching.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/links.py
 

@@ -4,7 +4,10 @@ One client with all of the training text, cut 2, 150 local steps of 4 paragraphs
 Held-out perplexity is of the trained adapter, evaluated without any codec (`eval_codec=none`). `topk` stands
 beside them: the tenth of the values that are largest, the rest zero.
 
-    python benchmarks/codec_quality.py [--seeds 0 1 2] [--parallel 2] [--settings none int8 int4 int3/int2]
+    python benchmarks/codec_quality.py [--seeds 0 1 2] [--parallel 2] [--settings none/none int3/int2 ...]
+        [--plot FILE.svg] [--finished]
+
+--finished: run nothing, and show what has been run.
 
 A setting is ACTIVATIONS/GRADIENTS. Finished runs are kept in results/codec_quality and not made again.
 """
@@ -102,6 +105,39 @@ def table(settings: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
     return result
 
 
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Write an SVG: the change of perplexity over the bytes of activations and gradients."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "codecs"}
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    axis = figure.subplots()
+    for setting, of in found.items():
+        percent = [100 * ratio for ratio in of["against_none"]]
+        color = "C3" if setting == "topk/topk" else "C0"
+        axis.plot([of["bytes"]] * len(percent), percent, "o", ms=4, color=color)
+        place = of["bytes"], max(percent)
+        name = setting.replace("/", " / ")
+        axis.annotate(name, place, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
+    axis.axhspan(-0.5, 0.5, color="0.5", alpha=0.12, lw=0)
+    axis.set_xscale("log")
+    axis.set_xticks([0.06, 0.1, 0.2, 0.5], ["6 %", "10 %", "20 %", "50 %"])
+    axis.minorticks_off()
+    axis.set_yscale("symlog", linthresh=1, linscale=2)
+    axis.set_yticks([-0.5, 0, 0.5, 1, 10, 50], ["-0.5 %", "0", "+0.5 %", "+1 %", "+10 %", "+50 %"])
+    axis.set_xlim(0.05, 0.7)
+    axis.set_ylim(-0.8, 120)
+    axis.set_xlabel("bytes of activations / gradients, against float32")
+    axis.set_ylabel("perplexity against none, a point a seed")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,10 +145,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--parallel", type=int, default=2)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--finished", action="store_true")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     wanted = [(setting, seed) for seed in options.seeds for setting in options.settings]
-    missing = [work for work in wanted if figures(*work) is None]
+    missing = [work for work in wanted if figures(*work) is None and not options.finished]
     with multiprocessing.get_context("spawn").Pool(options.parallel, maxtasksperchild=1) as pool:
         for _ in pool.imap_unordered(measure, missing):
             pass
@@ -121,6 +159,8 @@ def main() -> None:
     for setting, found in result.items():
         by_seed = "  ".join(f"{ratio:+.2%}" for ratio in found["against_none"])
         print(f"{setting:<12}{found['bytes']:>8.3f}{found['mean']:>+9.2%}   {by_seed}")
+    if options.plot:
+        plot(result, options.plot)
     (FOLDER.parent / "codec_quality.json").write_text(json.dumps({"job": JOB, "settings": result}, indent=1))
 
 

@@ -17,6 +17,7 @@ links: a server process and one process that is one client after another. Sides 
     python benchmarks/links.py [--repeats 2] [--steps 10] [--links 10/100 100/20 ...] [key=value ...]
 
 key=value: keys of the job, such as codec=int4. Runs with the same settings are added to those in the file.
+With micro_batches=auto the first round, which chooses, is over the first link: give one link at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from tiny import save_tiny_model
 NAMES = [f"client-{i}" for i in range(5)]
 LINKS = ("10/20", "10/100", "100/20", "100/100", "1000/20", "1000/100")
 WORDS = ("we", "the", "people", "of", "states", "in", "order", "to", "form", "a", "more", "perfect", "union")
-WARM_UP = 1  # the first round: nothing is held back, and nothing is measured
+WARM_UP = 1  # the first round: nothing is measured; but for `auto` nothing is held back, either
 
 
 def prepare(folder: Path, blocks: int, width: int, batch: int, tokens: int) -> dict[str, Any]:
@@ -65,6 +66,8 @@ def measure(settings: dict[str, Any], data: dict[str, Path], links: list[Link], 
     steps, cores = settings["local_steps"], os.cpu_count() or 1
     found = []
     with Processes(settings, data, folder) as running:
+        if settings.get("micro_batches") == "auto":  # it goes by what the first round is like
+            links[0].lay(running.proxies)
         running.record_of(WARM_UP)
         for number, link in enumerate(links):
             link.lay(running.proxies)

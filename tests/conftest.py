@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+from splitft.imports import import_libraries
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: they share the cores
+import_libraries()
 
 
 @pytest.fixture(scope="session", autouse=True)

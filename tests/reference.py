@@ -114,20 +114,24 @@ class UnsplitClient:
         for batch in batches:
             self.tokens += int(batch.attention_mask.sum())
             extra = {"num_items_in_batch": torch.tensor(sum(counts))} if len(batches) > 1 else {}
-            output = self.model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                labels=batch.labels,
-                use_cache=False,
-                **extra,
-            )
-            output.loss.backward()
-            loss_of_step += output.loss.item()
+            loss = self.loss(batch, **extra)
+            loss.backward()
+            loss_of_step += loss.item()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.job.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
         self.losses.append((loss_of_step, sum(counts)))
+
+    def loss(self, batch: Any, **extra: Any) -> torch.Tensor:
+        loss: torch.Tensor = self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            labels=batch.labels,
+            use_cache=False,
+            **extra,
+        ).loss
+        return loss
 
     def _batch(self) -> Any:
         return collate(self.data.train, next(self.stream), PAD_ID)

@@ -49,9 +49,18 @@ class Proxy:
 
     def close(self) -> None:
         self._flowing.set()
-        self._loop.call_soon_threadsafe(self._abort)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        self._abort()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _call(self, make: Callable[[], object]) -> int:
         return asyncio.run_coroutine_threadsafe(make(), self._loop).result()  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
 from splitft.adapters import initial_adapter, inject, lora_config, to_device, uses_fan_in_fan_out
+from splitft.attention import use_fast_backward
 from splitft.batching.setup import batch_tokens
 from splitft.check.head import try_head
 from splitft.client import Client
@@ -57,6 +58,7 @@ def split_model(
 ) -> SplitModel:
     """The one frozen base that all parties share, with adapter slots; the loss in chunks, as in a run."""
     model = random_model(config, dtype, device)
+    use_fast_backward(model)
     head, _ = try_head(model)
     fan_in = uses_fan_in_fan_out(model)
     lora = lora_config(list(targets), [], r=RANK, alpha=ALPHA, dropout=0.0, fan_in_fan_out=fan_in)

@@ -12,7 +12,9 @@ from rich.markup import escape
 
 from splitft import adapters
 from splitft.adapters import Adapter, AdapterSlots
+from splitft.attention import use_fast_backward
 from splitft.check import SplitReport, check_split
+from splitft.check.flat import padded_notice
 from splitft.check.head import whole_loss_notice
 from splitft.codecs.registry import check_codecs
 from splitft.compiled import compile_blocks
@@ -22,6 +24,7 @@ from splitft.devices import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.export import load_adapter
 from splitft.fallback import resolve_sources
+from splitft.flat_attention import attend_samples_apart
 from splitft.job import Job
 from splitft.kernels import apply_kernels
 from splitft.load import load_config, load_model, load_tokenizer, resolve_model
@@ -86,11 +89,17 @@ def assemble(
     names = list(elsewhere) if elsewhere is not None else [client.name for client in clients]
     with console.status(f"loading {job.model_name_or_path}"):
         model = _whole_model(job) if weights else model_shapes(job)
+    if weights and job.padding_free:
+        attend_samples_apart(model)
     check_positions(job, model)
     check_vocabulary(job, model, (rows for client in clients for rows in (client.train, client.eval)))
     cuts = resolve_cuts(job, names, num_blocks(model))
     with console.status("proving that the split is exact"):
         report = _prove(job, model if weights else model.config, cuts, num_blocks(model))
+    if job.padding_free and report.padding_free:
+        job = job.model_copy(update={"padding_free": False})
+        notices.append(padded_notice(report.padding_free))
+        console.print(f"[bold yellow]Note:[/] {escape(notices[-1])}")
     if weights and job.loss_chunk_tokens and report.head_reason:
         notices.append(whole_loss_notice(report.head_reason))
         console.print(f"[bold yellow]Note:[/] {escape(notices[-1])}")
@@ -139,6 +148,8 @@ def _whole_model(job: Job) -> Any:
         attn_implementation=job.attn_implementation,
     ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
     apply_kernels(job, model)
+    if job.attn_implementation is None:
+        use_fast_backward(model)
     return model
 
 
@@ -167,7 +178,12 @@ def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitR
         highest = min(policy.max_cut or blocks, blocks - job.tail_blocks - 1)
         possible = {*range(policy.min_cut, highest + 1), *cuts.values()}
     report = check_split(
-        model, sorted(possible), tail_blocks=job.tail_blocks, labels=job.labels, seed=job.seed
+        model,
+        sorted(possible),
+        tail_blocks=job.tail_blocks,
+        labels=job.labels,
+        padding_free=job.padding_free,
+        seed=job.seed,
     )
     if not report.ok:
         raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")

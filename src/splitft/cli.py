@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from splitft.cli_certs import certs_app
 from splitft.errors import JobError, OutputError, SplitFTError
+from splitft.imports import import_libraries
 
 EXIT_CODES = {
     0: "done",
@@ -137,6 +138,7 @@ def run(
     from splitft.job import load_job
 
     loaded = load_job(job, overrides or ())  # before the heavy imports: a wrong job is told at once
+    import_libraries()
     from splitft.runner import run
 
     run(loaded, resume=resume)
@@ -162,6 +164,7 @@ def server(
     from splitft.job import load_job
 
     loaded = load_job(job, overrides or ())
+    import_libraries()
     from splitft.engines.network.serve import serve
 
     serve(loaded, listen, certs=certs, token=_token(token_file), insecure=insecure, resume=resume)
@@ -187,6 +190,7 @@ def client(
     ] = False,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
+    import_libraries()
     from splitft.engines.network.join import join
 
     join(
@@ -245,6 +249,7 @@ def check(
     if all_architectures and cuts is not None:
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
     wanted = None if cuts is None else _parse_cuts(cuts)
+    import_libraries(data=False)
     from splitft.check import check_all_command, check_command
 
     raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))

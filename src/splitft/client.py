@@ -13,6 +13,8 @@ from torch import Tensor
 from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, to_device, unflatten
 from splitft.aggregator import unstack_basis
 from splitft.data import Batch, ClientData, collate, split_rows, train_stream
+from splitft.forms import Form, Padded, form_of
+from splitft.head import IGNORE
 from splitft.job import Job
 from splitft.lowrank import Basis
 from splitft.messages import (
@@ -27,8 +29,16 @@ from splitft.messages import (
     TrunkOutput,
 )
 from splitft.moments import pack_blocks, trained_specs, trained_tensors, unpack_blocks
-from splitft.optim import TrainedAdapter, global_step, learning_rates, total_norm
-from splitft.parts import Place, SplitModel, loss_token_count, to_batch, to_rows
+from splitft.optim import (
+    TrainedAdapter,
+    Weights,
+    copied,
+    global_step,
+    learning_rates,
+    move_gradients,
+    total_norm,
+)
+from splitft.parts import Place, SplitModel, loss_token_count
 from splitft.state import State
 
 
@@ -38,8 +48,18 @@ class _InFlight:
 
     place: Place
     batch: Batch
+    form: Form
     hidden: Tensor  # (batch, seq, hidden) at the cut, with its graph; rows alone where fronts are frozen
+    weights: Weights  # what it was computed with
     loss_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A step whose gradients are complete. grad_norms: of the server's part, to clip by."""
+
+    now: _InFlight
+    grad_norms: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,8 @@ class Client:
         self.micro_batches = 1  # parts that each batch is sent in
         self._micro_batches: list[_Chosen] = []  # of the step under way
         self._in_flight: dict[tuple[int, int], _InFlight] = {}  # by step and micro-step
+        self._weights: Weights = {}  # of the step whose batches go up
+        self._due: dict[int, _Due] = {}  # by step: gradients that are complete, and not applied yet
         self._norms: Tensor | None = None
 
     @property
@@ -92,6 +114,7 @@ class Client:
         self.cut, layout = message.cut, self.model.slots.layout
         self.micro_batches = message.micro_batches
         self._in_flight.clear()
+        self._due.clear()
         freeze_a = self.job.aggregation == "freeze_a"
         for block, values in zip(message.blocks, message.values, strict=True):
             specs = trained_specs(layout[block], block in message.frozen)
@@ -112,17 +135,26 @@ class Client:
         return OptimizerState(message.round, *pack_blocks(given_up))
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
-        """Run the front on the next micro-batch and return what goes up."""
+        """Run the front on the next micro-batch and return what goes up.
+
+        Its adapter has had the gradients of all steps but the last `max_staleness`, however early they came.
+        """
+        if micro_step == 0:
+            self._apply(step - 1 - self.job.max_staleness)
+            self._weights = copied(self.trained) if self.job.max_staleness else self.trained.blocks
         chosen = self._next_micro_batch(micro_step)
         batch, samples = chosen.batch, chosen.samples
         place = Place(self.name, round_, step, micro_step, train=True)
-        self.model.bind(self.trained.blocks)
+        self.model.bind(self._weights)
         if self.job.caches_activations:
             return self._forward_missing(place, chosen)
+        form = self._form(batch)
         with torch.set_grad_enabled(self.job.train_front):
-            hidden = self._front(batch, place)
-        self._in_flight[step, micro_step] = _InFlight(place, batch, hidden, chosen.loss_tokens)
-        message = self._activations(place, batch, hidden.detach(), chosen)
+            hidden = self._front(batch, form, place)
+        self._in_flight[step, micro_step] = _InFlight(
+            place, batch, form, hidden, self._weights, chosen.loss_tokens
+        )
+        message = self._activations(place, batch, form.rows(hidden.detach()), chosen)
         return replace(message, samples=samples) if self.job.sends_differences else message
 
     def _forward_missing(self, place: Place, chosen: _Chosen) -> Activations:
@@ -131,21 +163,23 @@ class Client:
         A sample's activations are then the same whatever batch it is first in.
         """
         calm, batch, samples = replace(place, train=False), chosen.batch, chosen.samples
-        lengths = batch.attention_mask.sum(1).tolist()
+        lengths = batch.lengths
         sent: list[Activations] = []
         with torch.no_grad():
             for number in self.missing(samples, lengths):
                 alone = batch.row(number, lengths[number])
-                sent.append(self._activations(calm, alone, self._front(alone, calm)))
+                form = self._form(alone)
+                sent.append(self._activations(calm, alone, form.rows(self._front(alone, form, calm))))
         rows = [message.hidden for message in sent]
         hidden = torch.cat(rows) if rows else torch.empty(0, device=self.model.device)
-        self._in_flight[place.step, place.micro_step] = _InFlight(place, batch, hidden, chosen.loss_tokens)
+        now = _InFlight(place, batch, self._form(batch), hidden, self._weights, chosen.loss_tokens)
+        self._in_flight[place.step, place.micro_step] = now
         return Activations(
             place.round,
             place.step,
             place.micro_step,
             True,
-            tuple(lengths),
+            lengths,
             hidden,
             _joined([message.labels for message in sent], self.job.labels == "server"),
             _joined([message.input_ids for message in sent], self.model.server_inputs == "input_ids"),
@@ -159,10 +193,11 @@ class Client:
         """Yield the activations of the held-out rows, batch by batch, with the adapter handed out."""
         for place, batch in self._eval_batches(round_):
             self.model.bind(self.adapter)
+            form = self._form(batch)
             with torch.no_grad():
-                hidden = self._front(batch, place)
-            self._in_flight[place.step, 0] = _InFlight(place, batch, hidden)
-            yield self._activations(place, batch, hidden)
+                hidden = self._front(batch, form, place)
+            self._in_flight[place.step, 0] = _InFlight(place, batch, form, hidden, {})
+            yield self._activations(place, batch, form.rows(hidden))
 
     def _eval_batches(self, round_: int) -> Iterator[tuple[Place, Batch]]:
         """Rows of like length share a batch: the sums are the same, and little of a batch is padding."""
@@ -190,6 +225,7 @@ class Client:
 
     def finish(self, round_: int) -> AdapterUp:
         """Return the adapters trained in this round."""
+        self._apply(self.job.local_steps)
         freeze_a = self.job.aggregation == "freeze_a"
         blocks = self.trained.blocks
         values = tuple(flatten(trained_tensors(block, freeze_a)) for block in blocks.values())
@@ -212,6 +248,7 @@ class Client:
         self.trained.load_state(state["trained"], self.model.device)
         self._micro_batches, self._norms = [], None
         self._in_flight.clear()
+        self._due.clear()
 
     def _next_micro_batch(self, micro_step: int) -> _Chosen:
         if micro_step == 0:
@@ -234,26 +271,34 @@ class Client:
             for part in parts
         ]
 
-    def _front(self, batch: Batch, place: Place) -> Tensor:
-        hidden: Tensor = self.model.run(
-            0, self.cut, place, input_ids=batch.input_ids, attention_mask=batch.attention_mask
-        )
+    def _form(self, batch: Batch) -> Form:
+        """How this client computes a batch."""
+        if not self.job.padding_free:
+            return Padded(batch.attention_mask)
+        return form_of(batch.lengths, self.model.device, True)
+
+    def _ids(self, batch: Batch, form: Form) -> Tensor:
+        return form.batch(batch.rows(batch.input_ids), fill=self.pad_token_id)
+
+    def _front(self, batch: Batch, form: Form, place: Place) -> Tensor:
+        hidden: Tensor = self.model.run(0, self.cut, place, input_ids=self._ids(batch, form), **form.inputs)
         return hidden
 
     def _activations(
         self, place: Place, batch: Batch, hidden: Tensor, chosen: _Chosen | None = None
     ) -> Activations:
-        mask, with_labels = batch.attention_mask, self.job.labels == "server"
+        """Return what goes up. hidden: (tokens, hidden)."""
+        with_labels = self.job.labels == "server"
         with_ids = self.model.server_inputs == "input_ids"
         return Activations(
             place.round,
             place.step,
             place.micro_step,
             place.train,
-            tuple(mask.sum(1).tolist()),
-            to_rows(hidden, mask),
-            to_rows(batch.labels, mask).int() if with_labels else None,
-            to_rows(batch.input_ids, mask).int() if with_ids else None,
+            batch.lengths,
+            hidden,
+            batch.rows(batch.labels).int() if with_labels else None,
+            batch.rows(batch.input_ids).int() if with_ids else None,
             chosen.loss_tokens if chosen else 0,
             self._take_norms() if place.train and place.micro_step == 0 else None,
             batch_tokens=chosen.batch_tokens if chosen else 0,
@@ -265,56 +310,72 @@ class Client:
 
     def _tail_gradients(self, message: TrunkOutput) -> TailGradients:
         now = self._in_flight_of(message)
-        mask = now.batch.attention_mask
-        entering = to_batch(message.hidden, mask).requires_grad_()
-        self.model.bind(self.trained.blocks)
+        batch, form = now.batch, now.form
+        entering = form.batch(message.hidden).requires_grad_()
+        self.model.bind(now.weights)
         loss = self.model.loss(
             self.tail_start,
             now.place,
             hidden=entering,
-            input_ids=now.batch.input_ids,
-            attention_mask=mask,
-            labels=now.batch.labels,
+            input_ids=self._ids(batch, form),
+            labels=form.labels(batch.rows(batch.labels)),
             loss_tokens=now.loss_tokens,
+            **form.inputs,
         )
         loss.backward()  # type: ignore[no-untyped-call]
         assert entering.grad is not None
-        tokens = now.loss_tokens or loss_token_count(now.batch.labels)
+        tokens = now.loss_tokens or loss_token_count(batch.labels)
         place = now.place
-        gradient = to_rows(entering.grad, mask)
+        gradient = form.rows(entering.grad)
         return TailGradients(place.round, place.step, place.micro_step, loss.item(), tokens, gradient)
 
     def _tail_metrics(self, message: TrunkOutput) -> Metrics:
         now = self._in_flight_of(message)
         del self._in_flight[message.step, message.micro_step]
-        mask = now.batch.attention_mask
         self.model.bind(self.adapter)
+        return self._metrics(self.tail_start, now.place, now.batch, hidden=now.form.batch(message.hidden))
+
+    def _metrics(self, start: int, place: Place, batch: Batch, **inputs: Tensor) -> Metrics:
+        """Return the sums over a batch, of which this client has computed the blocks before `start`."""
+        form, labels = self._form(batch), batch.rows(batch.labels)
         return self.model.metrics(
-            self.tail_start,
-            now.place,
-            hidden=to_batch(message.hidden, mask),
-            input_ids=now.batch.input_ids,
-            attention_mask=mask,
-            labels=now.batch.labels,
+            start,
+            place,
+            input_ids=self._ids(batch, form),
+            labels=form.labels(labels),
+            own=form.batch(labels, fill=IGNORE),
+            **form.inputs,
+            **inputs,
         )
 
     def _backward(self, message: Gradients) -> None:
         now = self._in_flight_of(message)
         del self._in_flight[message.step, message.micro_step]
-        self.model.bind(self.trained.blocks)  # blocks recomputed by gradient checkpointing read them again
+        self.model.bind(now.weights)  # blocks recomputed by gradient checkpointing read them again
         if now.hidden.requires_grad:  # not where no block of the front has a target module
-            gradient = to_batch(message.gradient, now.batch.attention_mask).to(now.hidden.dtype)
+            gradient = now.form.batch(message.gradient).to(now.hidden.dtype)
             torch.autograd.backward([now.hidden], [gradient])
         if now.place.micro_step + 1 < self.micro_steps:
             return
-        norm = None
-        if self.job.max_grad_norm:
-            front = self.trained.gradient_norms(range(self.cut))
-            tail = self.trained.gradient_norms(range(self.tail_start, self.model.num_blocks))
-            norm = total_norm([front, message.grad_norms, tail])
-            self._norms = torch.cat([front, tail])
-        step = global_step(self.job, now.place.round, now.place.step)
-        self.trained.step(self._learning_rate(step), norm)
+        self._due[now.place.step] = _Due(now, message.grad_norms)
+        if not self.job.max_staleness:
+            self._apply(now.place.step)
+
+    def _apply(self, last: int) -> None:
+        """Take the optimizer steps of what is due, up to the local step `last`."""
+        for number in [step for step in sorted(self._due) if step <= last]:
+            due = self._due.pop(number)
+            if due.now.weights is not self.trained.blocks:
+                move_gradients(due.now.weights, self.trained)
+            norm = None
+            if self.job.max_grad_norm:
+                front = self.trained.gradient_norms(range(self.cut))
+                tail = self.trained.gradient_norms(range(self.tail_start, self.model.num_blocks))
+                norm = total_norm([front, due.grad_norms, tail])
+                if not self.job.max_staleness:  # else they would come too late for the server's own step
+                    self._norms = torch.cat([front, tail])
+            step = global_step(self.job, due.now.place.round, number)
+            self.trained.step(self._learning_rate(step), norm)
 
     def _in_flight_of(self, message: TrunkOutput | Gradients) -> _InFlight:
         """Return the batch that a message answers."""

@@ -27,6 +27,9 @@ HeadForm = Literal["plain", "own", "whole"]
 IGNORE = -100
 # Matrix products of fewer rows take other paths, whose sums come out in another order.
 LEAST_ROWS = 32
+# Words of the vocabulary at a time and thread. A float32 product on a CPU takes longer where the rows
+# that it writes lie as far apart as a whole vocabulary. The same sums come out.
+TILE = 512
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,25 @@ class ChunkedHead:
     def logits(self, rows: Tensor) -> Tensor:
         """Return the logits of (tokens, hidden), as what `hidden` returned: (tokens, vocabulary)."""
         if self.form == "plain":
+            if not torch.is_grad_enabled() and (linear := plain_linear(self.module)):
+                return tiled_linear(rows, linear.weight, linear.bias)
             logits: Tensor = self.module(rows)
             return logits
         with _visiting(_Visit(self.module, rows)):
             answer: Tensor = run_no_block(self.model, rows.device).logits
         return answer[0]
+
+    def logits_and_pullback(self, rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return logits to be written over, and what takes their gradient to that of the rows."""
+        if self.form == "plain" and (linear := plain_linear(self.module)):
+            weight = linear.weight
+            with torch.no_grad():
+                return tiled_linear(rows, weight, linear.bias), lambda slope: slope @ weight
+        own = rows.requires_grad_()
+        with torch.enable_grad():
+            logits = self.logits(own)
+        # A copy, since whoever takes it may write into it, and the backward may need these.
+        return logits.detach().clone(), lambda slope: torch.autograd.grad(logits, own, slope)[0]
 
     def loss(self, hidden: Tensor, labels: Tensor, loss_tokens: int = 0) -> Tensor:
         """Return next-token cross-entropy, a float32 scalar, as the whole logits give it.
@@ -122,15 +139,15 @@ class ChunkedHead:
         return found
 
     @torch.no_grad()
-    def scores(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, hidden: Tensor, targets: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy and the likeliest next token at each place, (tokens,) each.
 
-        Zero where neither the place nor the next one has a label.
+        targets, own: the labels of the next token and of the place itself. Zero where neither is one.
         """
-        rows, targets = hidden.flatten(0, 1), shifted(labels)
+        rows = hidden.flatten(0, 1)
         losses = rows.new_zeros(len(rows), dtype=torch.float32)
         predicted = torch.zeros_like(targets)
-        for places in self.chunks((targets != IGNORE) | (labels.flatten() != IGNORE)):
+        for places in self.chunks((targets != IGNORE) | (own != IGNORE)):
             logits = self.logits(rows[places])
             losses[places] = token_losses(logits, targets[places])
             predicted[places] = logits.argmax(-1)
@@ -167,15 +184,13 @@ class _Losses(torch.autograd.Function):
         gradient = torch.zeros_like(hidden) if wanted else None
         buffers: _Buffers | None = None
         for places in head.chunks(scored):
-            rows = hidden[places].requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                logits = head.logits(rows)
             if gradient is None:
-                losses[places] = token_losses(logits, targets[places])
+                losses[places] = token_losses(head.logits(hidden[places]), targets[places])
                 continue
-            buffers = buffers or _Buffers(logits.detach())
-            losses[places], slope = buffers.cross_entropy(logits.detach(), targets[places], shares[places])
-            (gradient[places],) = torch.autograd.grad(logits, rows, slope)
+            logits, pullback = head.logits_and_pullback(hidden[places])
+            buffers = buffers or _Buffers(logits)
+            losses[places] = buffers.cross_entropy(logits, targets[places], shares[places])
+            gradient[places] = pullback(logits)
         ctx.gradient, ctx.sizes = gradient, sizes
         each_part = zip(torch.split(losses, sizes.tolist()), parts, strict=True)
         return torch.stack([summed(own, part) for own, part in each_part]) / totals
@@ -188,22 +203,28 @@ class _Losses(torch.autograd.Function):
 
 
 class _Buffers:
-    """Three tensors as large as a chunk's logits, which all chunks use: memory taken anew is slow to touch.
+    """Three tensors for ROWS tokens' logits, which all of a loss uses: they stay in the processor's cache.
 
     The operators are those of torch's cross-entropy and its backward, so that the results are, bit by bit.
     """
 
+    ROWS = 8
+
     def __init__(self, logits: Tensor) -> None:
-        self._scores, self._log_probs = (torch.empty_like(logits, dtype=torch.float32) for _ in range(2))
-        self._picks = torch.zeros_like(logits, dtype=torch.float32)
+        own = logits[: self.ROWS]
+        self._scores, self._log_probs = (torch.empty_like(own, dtype=torch.float32) for _ in range(2))
+        self._picks = torch.zeros_like(own, dtype=torch.float32)
 
-    def cross_entropy(self, logits: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each token's loss in float32, (tokens,), and the gradient of the sum of shares × losses.
+    def cross_entropy(self, logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        """Return each token's loss in float32, (tokens,).
 
-        The gradient is valid until the next call.
+        The logits are written over with the gradient of the sum of shares × losses.
         """
-        count = len(logits)
-        scores, log_probs, picks = (t[:count] for t in (self._scores, self._log_probs, self._picks))
+        pieces = (torch.split(t, self.ROWS) for t in (logits, targets, shares))
+        return torch.cat([self._few(*piece) for piece in zip(*pieces, strict=True)])
+
+    def _few(self, logits: Tensor, targets: Tensor, shares: Tensor) -> Tensor:
+        scores, log_probs, picks = (t[: len(logits)] for t in (self._scores, self._log_probs, self._picks))
         scored, places = targets != IGNORE, targets.clamp_min(0)[:, None]
         exact = logits if logits.dtype is torch.float32 else scores.copy_(logits)
         torch.ops.aten._log_softmax.out(exact, -1, False, out=log_probs)
@@ -211,7 +232,29 @@ class _Buffers:
         picks.scatter_(1, places, torch.where(scored, -shares, 0.0)[:, None])
         torch.ops.aten._log_softmax_backward_data.out(picks, log_probs, -1, torch.float32, out=scores)
         picks.scatter_(1, places, 0.0)
-        return losses, scores.to(logits.dtype)
+        logits.copy_(scores)
+        return losses
+
+
+def plain_linear(module: nn.Module) -> nn.Linear | None:
+    """Return a frozen head that is a matrix product and nothing else; None where it is more."""
+    plain = type(module) is nn.Linear and set(module._forward_pre_hooks.values()) <= {_at_head}
+    return module if plain and not module._forward_hooks and not module.weight.requires_grad else None  # type: ignore[return-value]
+
+
+def tiled_linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return rows @ weightᵀ + bias, (tokens, words), as torch's linear; by tiles where that is faster."""
+    if rows.device.type != "cpu" or rows.dtype is not torch.float32 or weight.dtype is not torch.float32:
+        return functional.linear(rows, weight, bias)
+    out = rows.new_empty(len(rows), len(weight))
+    tile = TILE * torch.get_num_threads()
+    for start in range(0, len(weight), tile):
+        words = slice(start, start + tile)
+        if bias is None:
+            torch.mm(rows, weight[words].t(), out=out[:, words])
+        else:
+            torch.addmm(bias[words], rows, weight[words].t(), out=out[:, words])
+    return out
 
 
 def shifted(labels: Tensor) -> Tensor:

@@ -36,12 +36,15 @@ def global_step(job: Job, round_: int, step: int) -> int:
     return (round_ - 1) * job.local_steps + step
 
 
+Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
+
+
 class TrainedAdapter:
     """Adapters that one party trains, with their optimizer state, which stays with each block."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.blocks: dict[int, dict[str, nn.Parameter]] = {}
+        self.blocks: Weights = {}
         self._optimizers: dict[int, torch.optim.AdamW] = {}
 
     def load(
@@ -149,6 +152,21 @@ class TrainedAdapter:
                 group["lr"] = learning_rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
+
+def copied(trained: TrainedAdapter) -> Weights:
+    """Return the adapters as they stand, in tensors that keep their values and gather gradients."""
+    return {
+        index: {n: nn.Parameter(p.detach().clone(), p.requires_grad) for n, p in block.items()}
+        for index, block in trained.blocks.items()
+    }
+
+
+def move_gradients(source: Weights, trained: TrainedAdapter) -> None:
+    """Give the trained tensors the gradients that their copies have gathered."""
+    for index, block in trained.blocks.items():
+        for name, parameter in block.items():
+            parameter.grad, source[index][name].grad = source[index][name].grad, None
 
 
 def moments_of(block: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> Moments | None:

@@ -24,6 +24,7 @@ from splitft.devices import (
     ModelCosts,
     available_members,
     batch_bytes,
+    batch_shape,
     client_devices,
     client_state_seconds,
     highest_cut_in_memory,
@@ -164,20 +165,21 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
 def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:
     """Return the seconds of one step of a client on its device (`ClientState`), for its typical batch.
 
-    That is the mean of the batches of its first round: rows as they are, padded to the mean longest row.
+    That is the mean of the batches of its first round: rows as they are, padded to the mean longest row, or
+    without padding (`batch_shape`).
     """
     batches = first_lengths(job, data.name, data.train)
     tokens = float(np.mean([batch.sum() for batch in batches]))
-    width = float(np.mean([batch.max() for batch in batches]))
+    shape: Any = np.mean([batch_shape(batch.tolist(), job.padding_free) for batch in batches], axis=0)
+    rows, width = (shape if job.padding_free else np.round(shape)).tolist()
     up, down = batch_bytes(machines.costs, job, round(tokens))
-    rows = len(batches[0])
     return client_state_seconds(
         machines.costs,
         job,
         device,
         machines.server,
         rows=rows,
-        width=round(width),
+        width=width,
         up_bytes=up,
         down_bytes=down,
     )

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from splitft.adapters import AdapterSlots
 from splitft.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
 from splitft.messages import Metrics
-from splitft.seeds import derive_seed
+from splitft.seeds import seed_dropout
 from splitft.split import num_blocks, run_blocks
-from splitft.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,8 @@ class SplitModel:
 
     def _seeder(self, place: Place) -> Callable[[int], None]:
         names = (self.seed, "dropout", place.client, place.round, place.step, place.micro_step)
-        return lambda block: void(torch.manual_seed(derive_seed(*names, block)))
+        device = self.device
+        return lambda block: seed_dropout(device, *names, block)
 
     def loss(self, start: int, place: Place, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
         """Return the model's loss over blocks [start, end), a scalar.
@@ -125,12 +125,18 @@ class SplitModel:
         return torch.stack([own.sum() / tokens for own, tokens in zip(each, loss_tokens, strict=True)])
 
     @torch.no_grad()
-    def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:
-        """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's."""
-        targets, own = shifted(labels), labels.flatten()
+    def metrics(
+        self, start: int, place: Place, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
+    ) -> Metrics:
+        """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's.
+
+        labels: (batch, seq), of which each token is to predict the next. own: those of the tokens themselves,
+        which the paper counts, where they are others: where samples share a row.
+        """
+        targets, own = shifted(labels), (labels if own is None else own).flatten()
         if self._head is not None:
             hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
-            losses, predicted = self._head.scores(hidden, labels)
+            losses, predicted = self._head.scores(hidden, targets, own)
         else:
             logits = self.run(start, self.num_blocks, place, **inputs).logits.flatten(0, 1)
             losses, predicted = token_losses(logits, targets), logits.argmax(-1)
@@ -141,31 +147,6 @@ class SplitModel:
         return Metrics(place.round, nll, correct, int(scored.sum()), paper_correct, int(known.sum()))
 
 
-def void(_: object) -> None:
-    """Drop a value."""
-
-
-def mask_of(lengths: Sequence[int], device: torch.device) -> Tensor:
-    """Return the (batch, seq) attention mask of right-padded samples of these lengths."""
-    positions = torch.arange(max(lengths), device=device)
-    return (positions < torch.tensor(lengths, device=device)[:, None]).long()
-
-
-def to_rows(padded: Tensor, mask: Tensor) -> Tensor:
-    """Return the valid rows of (batch, seq, …) one after another: (tokens, …)."""
-    if padded.shape[:2].numel() == int(mask.sum()):
-        return padded.flatten(0, 1)
-    return padded[mask.bool()]
-
-
-def to_batch(rows: Tensor, mask: Tensor, fill: float = 0) -> Tensor:
-    """Undo `to_rows`: (tokens, …) to (batch, seq, …) on the mask's device, padded with `fill`."""
-    rows = to_device(rows, mask.device)  # from a network they come on the host
-    padded = rows.new_full((*mask.shape, *rows.shape[1:]), fill)
-    padded[mask.bool()] = rows
-    return padded
-
-
 def loss_token_count(labels: Tensor) -> int:
     """Return how many next-token predictions of (batch, seq) labels count in the loss."""
-    return int((labels[:, 1:] != -100).sum())
+    return int((labels[:, 1:] != IGNORE).sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,7 @@ def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, 
     return {"base": base, "adapter": sum(per_block.values()), "front_adapters": clients}
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     from importlib.metadata import version

@@ -25,3 +25,16 @@ def torch_generator(*names: str | int) -> torch.Generator:
 def numpy_generator(*names: str | int) -> np.random.Generator:
     """Return a NumPy generator seeded by the names."""
     return np.random.default_rng(derive_seed(*names))
+
+
+def seed_dropout(device: torch.device, *names: str | int) -> None:
+    """Seed what dropout on a device draws from: torch's own generators.
+
+    On a CPU its generator alone: `torch.manual_seed` also notes, stack and all, what to do once another kind
+    of device is there, and this is called for every block of every step.
+    """
+    seed = derive_seed(*names)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

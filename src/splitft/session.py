@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from splitft.adapters import Adapter
+from splitft.forms import Form, form_of
+from splitft.head import IGNORE
 from splitft.job import Job
 from splitft.lowrank import Basis
 from splitft.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
 from splitft.optim import TrainedAdapter
-from splitft.parts import Place, SplitModel, loss_token_count, mask_of, to_batch, to_rows
+from splitft.parts import Place, SplitModel, loss_token_count
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class _AtTail:
 
     entering: Tensor  # (batch, seq, hidden) at the cut
     leaving: Tensor  # (batch, seq, hidden) at the tail, or the loss; with its graph
-    mask: Tensor
+    form: Form
 
 
 @dataclass
@@ -56,28 +58,20 @@ class Session:
     def train(self, message: Activations, trunk: TrainedAdapter) -> Message:
         """Run the trunk forward and back to the cut; with `labels: client` forward only, to the tail."""
         place = Place(self.client, message.round, message.step, message.micro_step, train=True)
-        mask, inputs = self._inputs(message)
-        entering = to_batch(message.hidden, mask).requires_grad_(self.job.train_front)
+        form, inputs = self._inputs(message)
+        entering = form.batch(message.hidden).requires_grad_(self.job.train_front)
         self.model.bind(trunk.blocks)
         if self.job.labels == "client":
-            leaving = self.model.run(
-                self.cut, self.tail_start, place, hidden=entering, attention_mask=mask, **inputs
-            )
-            self.at_tail[message.micro_step] = _AtTail(entering, leaving, mask)
-            hidden = to_rows(leaving.detach(), mask)
+            leaving = self.model.run(self.cut, self.tail_start, place, hidden=entering, **inputs)
+            self.at_tail[message.micro_step] = _AtTail(entering, leaving, form)
+            hidden = form.rows(leaving.detach())
             return TrunkOutput(message.round, message.step, message.micro_step, True, hidden)
-        labels = to_batch(self.labels_of(message), mask, fill=-100)
+        labels = form.labels(self.labels_of(message))
         loss = self.model.loss(
-            self.cut,
-            place,
-            labels=labels,
-            loss_tokens=message.loss_tokens,
-            hidden=entering,
-            attention_mask=mask,
-            **inputs,
+            self.cut, place, labels=labels, loss_tokens=message.loss_tokens, hidden=entering, **inputs
         )
         tokens = message.loss_tokens or loss_token_count(labels)
-        return self._backward(trunk, place, _AtTail(entering, loss, mask), None, loss.item(), tokens)
+        return self._backward(trunk, place, _AtTail(entering, loss, form), None, loss.item(), tokens)
 
     def train_from_tail(self, message: TailGradients, trunk: TrainedAdapter) -> Message:
         """Go back from the tail to the cut."""
@@ -86,7 +80,7 @@ class Session:
             raise ValueError(f"{self.client} sent a tail gradient, but nothing waits for one")
         place = Place(self.client, message.round, message.step, message.micro_step, train=True)
         self.model.bind(trunk.blocks)  # for recomputed blocks
-        gradient = to_batch(message.gradient, now.mask).to(now.leaving.dtype)
+        gradient = now.form.batch(message.gradient).to(now.leaving.dtype)
         return self._backward(trunk, place, now, gradient, message.loss, message.loss_tokens)
 
     def _backward(
@@ -106,27 +100,28 @@ class Session:
         add_gradients(parameters, gradients[len(wanted) :], self.share)
         self.add_loss(loss, loss_tokens, place.micro_step)
         at_cut = gradients[0] if wanted else None
-        rows = to_rows(at_cut, now.mask) if at_cut is not None else now.entering.new_empty(0)
+        rows = now.form.rows(at_cut) if at_cut is not None else now.entering.new_empty(0)
         return Gradients(place.round, place.step, place.micro_step, loss, rows)
 
     def evaluate(self, message: Activations, adapter: Adapter) -> Message:
         """Return the sums over held-out rows, or with `labels: client` where the tail begins."""
         place = Place(self.client, message.round, message.step, 0, train=False)
-        mask, inputs = self._inputs(message)
-        inputs |= {"hidden": to_batch(message.hidden, mask), "attention_mask": mask}
+        form, inputs = self._inputs(message)
+        inputs["hidden"] = form.batch(message.hidden)
         self.model.bind({b: a for b, a in adapter.items() if self.cut <= b < self.tail_start})
         if self.job.labels == "client":
             with torch.no_grad():
                 leaving = self.model.run(self.cut, self.tail_start, place, **inputs)
-            return TrunkOutput(message.round, message.step, 0, False, to_rows(leaving, mask))
-        labels = to_batch(self.labels_of(message), mask, fill=-100)
-        return self.model.metrics(self.cut, place, labels=labels, **inputs)
+            return TrunkOutput(message.round, message.step, 0, False, form.rows(leaving))
+        labels = self.labels_of(message)
+        own = form.batch(labels, fill=IGNORE)
+        return self.model.metrics(self.cut, place, labels=form.labels(labels), own=own, **inputs)
 
-    def _inputs(self, message: Activations) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the attention mask, and the real ids where the model's later blocks read them."""
-        mask = mask_of(message.lengths, self.model.device)
+    def _inputs(self, message: Activations) -> tuple[Form, dict[str, Tensor]]:
+        """Return the batch's form, and with what it tells the real ids where later blocks read them."""
+        form = form_of(message.lengths, self.model.device, self.job.padding_free)
         ids = self.ids_of(message)
-        return mask, {} if ids is None else {"input_ids": to_batch(ids, mask)}
+        return form, form.inputs if ids is None else {**form.inputs, "input_ids": form.batch(ids)}
 
     def ids_of(self, message: Activations) -> Tensor | None:
         """Return a message's (tokens,) ids where this model needs them at the server."""

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class LeftAt(Exception):  # noqa: N818 - a way out of the model's forward, not a
 
 
 _active: ContextVar[Plan | None] = ContextVar("splitft_plan", default=None)
+_paths: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # from a model to its window
 
 
 class Window(nn.ModuleList):
@@ -192,14 +194,26 @@ def install_window(model: nn.Module, habits: Habits | None = None) -> Window:
     Without `habits` they are learned from one call of a few tokens, which needs the whole model. Parameter
     names, indices and length do not change.
     """
+    if (known := _window_of(model)) is not None:
+        return known
     parent, attribute, blocks = find_blocks(model)
-    if isinstance(blocks, Window):
-        return blocks
-    window = Window(blocks._modules.values())
-    window.training = blocks.training
-    window.habits = habits or learn_habits(model)
-    setattr(parent, attribute, window)
-    return window
+    if not isinstance(blocks, Window):
+        window = Window(blocks._modules.values())
+        window.training = blocks.training
+        window.habits = habits or learn_habits(model)
+        setattr(parent, attribute, window)
+        blocks = window
+    _paths[model] = next(path for path, module in model.named_modules() if module is blocks)
+    return blocks
+
+
+def _window_of(model: nn.Module) -> Window | None:
+    """Return the window that was put into a model, None where none is there (any more): no search."""
+    try:
+        found = model.get_submodule(_paths[model])
+    except (KeyError, AttributeError):
+        return None
+    return found if isinstance(found, Window) else None
 
 
 def learn_habits(model: nn.Module) -> Habits:

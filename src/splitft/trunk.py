@@ -65,11 +65,17 @@ class Trunk:
     def close_step(self, step: int, weights: Mapping[str, float]) -> Tensor | None:
         """All gradients of a step are in: return their norms, (tensors,), and wait for the clients'.
 
-        weights: share of each client in the gradient. Without clipping the step is taken at once.
+        weights: share of each client in the gradient. The step is taken at once without clipping, and, where
+        clients run ahead of their gradients, clipped by the norm of the trunk alone: theirs would come late.
         """
-        if not self.trained.job.max_grad_norm:
+        job = self.trained.job
+        if not job.max_grad_norm:
             self.trained.step(self._learning_rate(step), None)
             return None
+        if job.max_staleness:
+            norms = self.trained.gradient_norms()
+            self.trained.step(self._learning_rate(step), total_norm([norms]))
+            return norms
         self._waiting = _Waiting(step, self.trained.gradient_norms(), weights)
         return self._waiting.norms
 

@@ -1,54 +1,28 @@
-"""Real processes on loopback: a server and its clients, killed and started again like by an init system.
-
-They are forked from a process that has imported everything and done nothing: a start takes no seconds.
-"""
+"""Real processes on loopback: a server and its clients, killed and started again like by an init system."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from forks import start_command
 from splitft import Job
 from splitft.engines.network.certs import add_aggregator, add_client, create_authority
-from splitft.failpoints import VARIABLE
 from splitft.job import dump_job
 from splitft.resume import is_complete
 
 SERVER, AGGREGATOR = "server", "aggregator"
-os.environ["OMP_NUM_THREADS"] = "1"
-# The fork server does not look elsewhere for what it is to import, and says nothing where it is not found.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["preload"])
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def command_line(arguments: Sequence[str], points: str, log: str) -> None:
-    """Be `splitft ARGUMENTS`; to be run in a process of its own."""
-    import torch
-
-    from splitft.cli import main
-
-    torch.set_num_threads(1)
-    os.environ |= {VARIABLE: points, "NO_COLOR": "1"}
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.argv = ["splitft", *arguments]
-    sys.exit(main())
 
 
 class Processes:
@@ -96,9 +70,7 @@ class Processes:
         return ["client", "--server", address, "--name", who, "--job-data", *kept, *certs]
 
     def start(self, who: str, points: str = "") -> None:
-        log = str(self.folder / f"{who}.log")
-        self.running[who] = FORKS.Process(target=command_line, args=(self.arguments(who), points, log))
-        self.running[who].start()
+        self.running[who] = start_command(self.arguments(who), self.folder / f"{who}.log", points)
 
     def start_all(self, points: Mapping[str, str] | None = None) -> None:
         for who in self.everyone:

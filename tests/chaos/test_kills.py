@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -23,7 +24,7 @@ MODES: dict[str, dict[str, Any]] = {
     "per_client": {},
     "shared": {"server_adapter": "shared"},
     "frozen": {"train_front": False, "codec": "int4", "adapter_name_or_path": None},
-    "delta": {"codec": "delta", "server_adapter": "shared"},
+    "delta": {"codec": "delta", "server_adapter": "shared", "max_staleness": 1},
     "moving": {
         "server_adapter": "shared", "labels": "client", "tail_blocks": 1, "lora_r_cut": 2,
         "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2], "3": [2, 3, 1]}},
@@ -84,7 +85,7 @@ def keep_checkpoint(processes: Processes) -> None:
 
 
 def held(processes: Processes) -> dict[str, bytes]:
-    """The adapter, and all tensors of every party: adapters, optimizer moments and steps."""
+    """The adapter, all tensors of every party (adapters, optimizer moments and steps), and the figures."""
     files = {
         "adapter": processes.output / "adapter" / "adapter_model.safetensors",
         SERVER: processes.folder / "kept" / "tensors.safetensors",
@@ -92,7 +93,14 @@ def held(processes: Processes) -> dict[str, bytes]:
     for name in NAMES:
         (files[name],) = (processes.folder / name / "saved").glob(f"round-{ROUNDS:06d}/tensors.safetensors")
         files[f"{name}, steps"] = files[name].with_name("state.json")
-    return {what: path.read_bytes() for what, path in files.items()}
+    return {what: path.read_bytes() for what, path in files.items()} | {"history": figures(processes)}
+
+
+def figures(processes: Processes) -> bytes:
+    """What the history tells of every round but its bytes and times, which a kill does change."""
+    lines = [json.loads(line) for line in (processes.output / "history.jsonl").read_text().splitlines()]
+    kept = ("round", "cohort", "cuts", "loss", "perplexity", "accuracy", "clients", "train_tokens")
+    return json.dumps([{key: line[key] for key in kept} for line in lines]).encode()
 
 
 def test_over_a_network_the_same_bits_come_out(
@@ -142,6 +150,52 @@ def test_a_killed_process_is_not_seen_in_the_result(
     processes.finish()
     assert processes.kills == 1
     assert (processes.output / "adapter" / "adapter_model.safetensors").read_bytes() == wanted[mode]
+
+
+SLOW, SLOWLY_BACK = "client.take:{}:delay:3", "client.take:1:delay:5"
+
+
+@pytest.mark.parametrize(
+    ("processes", "message", "event", "count"),
+    [
+        pytest.param("per_client", 12, "aggregate", 1, id="evaluating"),
+        pytest.param("per_client", 16, "backward", 6, id="training"),
+    ],
+    indirect=["processes"],
+)
+def test_who_has_done_its_part_and_comes_back_late_is_waited_for(
+    processes: Processes, message: int, event: str, count: int, undisturbed: dict[str, dict[str, bytes]]
+) -> None:
+    """client-1 is killed when all but client-0 are done, and not back when that one is, too."""
+    done_at = 0.0
+
+    def meanwhile() -> None:
+        nonlocal done_at
+        keep_checkpoint(processes)
+        if processes.kills:
+            return
+        if not done_at and happened(processes, event, "client-1") >= count:
+            done_at = time.monotonic()
+        if done_at and time.monotonic() > done_at + 1.0:
+            processes.kill("client-1")
+            processes.kills += 1
+            processes.start("client-1", SLOWLY_BACK)
+
+    processes.start_all({"client-0": SLOW.format(message)})
+    processes.finish(meanwhile=meanwhile)
+    assert processes.kills == 1
+    assert "has lost its state" not in " ".join(processes.said(SERVER).split())
+    assert held(processes) == undisturbed["per_client"]
+    check_history(processes.output, processes.job)
+
+
+def happened(processes: Processes, event: str, client: str) -> int:
+    """How often an event is in the server's log, of this client where it is one client's."""
+    if not (processes.output / "steps.jsonl").exists():
+        return 0
+    text = (processes.output / "steps.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    return sum(line["event"] == event and line.get("client", client) == client for line in lines)
 
 
 @pytest.mark.parametrize(("processes", "mode", "seed"), [

@@ -8,9 +8,7 @@ import pytest
 from documents import EXECUTED, run_every_block
 
 
-@pytest.mark.parametrize(
-    "document",
-    [pytest.param(page, marks=[] if "cuts" in page else [pytest.mark.slow]) for page in EXECUTED[1:]],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("document", EXECUTED[1:])
 def test_every_block_runs(document: str, tmp_path: Path) -> None:
     run_every_block(document, tmp_path)

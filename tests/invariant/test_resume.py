@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from rich.console import Console
 from test_moving_cuts import DEVICES, UP_AND_DOWN
 
+from forks import start_command
 from reference import make_setting
 from splitft import Job, RunResult, run
 from splitft.errors import DataError, JobError, OutputError
@@ -113,12 +111,12 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 # Killed, as by a loss of power: real processes
 
 
-def start(job: Path, *options: str, points: str = "") -> subprocess.Popen[str]:
-    environment = os.environ | {VARIABLE: points, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "splitft.cli", "run", str(job), *options]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(job: Path, *options: str, points: str = "") -> tuple[int | None, str]:
+    """Run a job to its end; return how it ended and what it said."""
+    log = job.with_suffix(".log")
+    process = start_command(["run", str(job), *options], log, points)
+    process.join(300)
+    return process.exitcode, log.read_text(errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +135,8 @@ MORE_PLACES = [
 
 def resumed(job: Path, folder: Path, killed: RunResult) -> None:
     """Go on, to the end that the other run had; what is on the disk must do."""
-    process = start(job, "--resume")
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
+    code, text = start(job, "--resume")
+    assert code == 0, text
     wanted = [timeless(record) for record in killed.history]
     lines = (folder / "history.jsonl").read_text().splitlines()
     assert [timeless(RoundRecord.from_json(line)) for line in lines] == wanted
@@ -156,9 +153,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     result, settings = killed
     job, folder = tmp_path / "job.yaml", tmp_path / "run"
     dump_job(Job(**settings, output_dir=str(folder)), job)
-    process = start(job, points=f"{place}:kill")
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL, text
+    code, text = start(job, points=f"{place}:kill")
+    assert code == -signal.SIGKILL, text
     resumed(job, folder, result)
 
 

@@ -78,6 +78,44 @@ def test_it_is_told_whether_clients_can_be_computed_together() -> None:
     assert check_split(tiny_model("llama")).together is None  # a run proves it on the model itself, if asked
 
 
+@pytest.mark.parametrize(("model_type", "why"), [
+    ("llama", ""),
+    ("gemma3_text", ""),  # a sliding window of fewer tokens than a sample
+    ("opt", "activations differ"),
+    ("bloom", "activations differ"),
+    ("mamba", "activations differ"),
+    ("gpt_neo", "rows longer than the model's positions: RuntimeError"),
+])  # fmt: skip
+def test_it_is_told_whether_samples_may_share_a_row(model_type: str, why: str) -> None:
+    found = check_split(default_config(model_type), [1, 2]).padding_free
+    assert found is not None and why in found and bool(found) == bool(why)
+
+
+def test_samples_that_share_a_row_are_proven_on_the_model_itself() -> None:
+    model = tiny_model("llama")
+    assert check_split(model, [1, 3]).padding_free is None  # not asked for
+    before, training = {n: p.clone() for n, p in model.state_dict().items()}, modes(model)
+    assert check_split(model, [1, 3], padding_free=True).padding_free == ""
+    assert check_split(model, [1], tail_blocks=1, labels="client", padding_free=True).padding_free == ""
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert modes(model) == training and all(p.grad is None for p in model.parameters())
+    report = check_split(tiny_model("opt"), [1], padding_free=True)
+    assert report.ok and report.padding_free and report.padding_free.startswith("cut 1: ")
+
+
+def test_a_model_whose_samples_see_each_other_a_little_is_refused() -> None:
+    """As little as bfloat16 rounds: only another text in the row shows it."""
+    model = tiny_model("llama").bfloat16()
+    assert check_split(model, [1], padding_free=True).padding_free == ""
+
+    def leaking(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return output + 0.1 * output[:, :1] if output.shape[0] == 1 else output
+
+    find_blocks(model)[2][2].mlp.register_forward_hook(leaking)
+    found = check_split(model, [1], padding_free=True).padding_free
+    assert found and "a sample sees another one of its row" in found
+
+
 def test_a_type_without_a_small_copy_is_not_guessed() -> None:
     report = check_split(default_config("musicgen"))
     assert not report.ok and not report.built and report.verdict == "could not be built"

@@ -239,6 +239,8 @@ RULES = [
     ("cut_policy: {method: resource}", "devices"),
     ("cut_policy: {method: makespan}", "devices"),
     ("devices: [phone, laptop]", "devices"),
+    ("padding_free: true\nserver_batch_tokens: auto", "padding_free"),
+    ("padding_free: true\ntorch_compile: true", "padding_free"),
 ]
 KEPT = [
     "labels: client\ntail_blocks: 1",
@@ -260,6 +262,7 @@ KEPT = [
     "devices: [phone, laptop]\nclients: 2",
     "devices: [phone, laptop]\npartition: {method: by_column, column: c}",
     "lora_r_cut_side: none",
+    "padding_free: true\nserver_batch_tokens: 0",
     "order: turns\nserver_adapter: shared",
     "method: fed_lora\ncut_policy: {method: splitft}",
 ]

@@ -269,6 +269,17 @@ def test_installing_the_window_changes_no_name_and_no_mode(model_type: str) -> N
     assert len(window) == num_blocks(model) == BLOCKS
 
 
+def test_a_copy_has_a_window_of_its_own_and_other_blocks_get_a_new_one() -> None:
+    model = tiny_model("llama")
+    window = install_window(model)
+    twin = copy.deepcopy(model)
+    assert install_window(twin) is find_blocks(twin)[2] is not window
+    twin.model.layers = torch.nn.ModuleList(list(twin.model.layers)[::-1])
+    again = install_window(twin)
+    assert again is find_blocks(twin)[2] and list(again) == list(twin.model.layers)
+    assert install_window(model) is window
+
+
 @pytest.mark.parametrize(
     ("start", "stop", "given"),
     [(0, 0, "ids"), (2, 1, "hidden"), (0, 5, "ids"), (-1, 2, "ids"), (1, 3, "ids"), (0, 2, "nothing")],

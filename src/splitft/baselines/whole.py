@@ -29,13 +29,14 @@ class WholeClient(Client):
         chosen = self._next_micro_batch(place.micro_step)
         batch, loss_tokens = chosen.batch, chosen.loss_tokens
         self.model.bind(self.trained.blocks)
+        form = self._form(batch)
         loss = self.model.loss(
             0,
             place,
-            labels=batch.labels,
+            labels=form.labels(batch.rows(batch.labels)),
             loss_tokens=loss_tokens,
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            input_ids=self._ids(batch, form),
+            **form.inputs,
         )
         loss.backward()  # type: ignore[no-untyped-call]
         if place.micro_step + 1 == self.job.gradient_accumulation_steps:
@@ -46,7 +47,7 @@ class WholeClient(Client):
             place.step,
             place.micro_step,
             loss.item(),
-            tuple(batch.attention_mask.sum(1).tolist()),
+            batch.lengths,
             loss_tokens or loss_token_count(batch.labels),
         )
 
@@ -54,9 +55,7 @@ class WholeClient(Client):
         """Yield the sums over the held-out rows, batch by batch."""
         for place, batch in self._eval_batches(round_):
             self.model.bind(self.adapter)
-            yield self.model.metrics(
-                0, place, labels=batch.labels, input_ids=batch.input_ids, attention_mask=batch.attention_mask
-            )
+            yield self._metrics(0, place, batch)
 
 
 class WholeModels:

@@ -13,10 +13,11 @@ from torch import Tensor
 from splitft.batching.joined import run_joined
 from splitft.batching.plan import plan_batches
 from splitft.batching.rows import RowPart, bind_rows
+from splitft.forms import mask_of, to_batch
 from splitft.messages import Activations, Gradients
 from splitft.optim import TrainedAdapter
-from splitft.parts import SplitModel, loss_token_count, mask_of, to_batch, void
-from splitft.seeds import derive_seed
+from splitft.parts import SplitModel, loss_token_count
+from splitft.seeds import seed_dropout
 from splitft.session import Session, add_gradients
 
 
@@ -95,7 +96,7 @@ def _forward(model: SplitModel, waiting: Sequence[Waiting], padded: Tensor, mask
         model.num_blocks,
         attention_mask=mask,
         input_ids=to_batch(torch.cat(ids), mask) if ids else None,
-        on_block=lambda b: void(torch.manual_seed(derive_seed(model.seed, "dropout", *place, b))),
+        on_block=lambda block: seed_dropout(padded.device, model.seed, "dropout", *place, block),
     )
 
 

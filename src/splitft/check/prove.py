@@ -14,17 +14,17 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
+from splitft.check.flat import try_padding_free
 from splitft.check.head import try_head
 from splitft.check.proof import ServerInputs, kept_random_state
-from splitft.check.trial import RefusedError, Trial, Wanted, is_finite, try_split
+from splitft.check.trial import RefusedError, Trial, Wanted, finite_random_model, try_split
 from splitft.errors import ModelError
 from splitft.head import HeadForm
-from splitft.shrink import NotBuiltError, causal_class, one_line, shrink_config, tiny_random_model
+from splitft.shrink import NotBuiltError, causal_class, one_line, shrink_config
 from splitft.split import count_blocks, eval_mode, install_window, num_blocks
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
-_SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model answers finite numbers
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class SplitReport:
     head: HeadForm = "whole"  # how the loss is computed in chunks; whole: it is not
     head_reason: str = ""  # why it is not
     together: str | None = None  # what speaks against clients of several cuts in one pass; None: not tried
+    padding_free: str | None = None  # what speaks against samples that share a row; None: not tried
 
     @property
     def verdict(self) -> Verdict:
@@ -61,6 +62,7 @@ def check_split(
     *,
     tail_blocks: int = 0,
     labels: Labels = "server",
+    padding_free: bool = False,
     seed: int = 0,
 ) -> SplitReport:
     """Compare whole and split on a few tokens, and say whether the split may be trained.
@@ -68,16 +70,23 @@ def check_split(
     A model is proven as it is, with its weights, dtype and adapters; its weights, gradients, modes and the
     caller's random state are left alone. A configuration (or a folder or hub id, of which only the
     configuration is read) is proven on a small random copy. `cuts`: default every cut. `tail_blocks`: blocks
-    that come back to the client, at least 1 with labels="client". Raises ModelError on an impossible cut or a
-    missing model; whatever speaks against the split itself is in the report.
+    that come back to the client, at least 1 with labels="client". padding_free: try, too, whether samples may
+    share a row; of a configuration that is always tried. Raises ModelError on an impossible cut or a missing
+    model; whatever speaks against the split itself is in the report.
     """
     if isinstance(model_or_config, str | Path):
         from splitft.load import load_config
 
         model_or_config = load_config(str(model_or_config))
-    check = _check_model if isinstance(model_or_config, nn.Module) else _check_config
     with kept_random_state():
-        return check(model_or_config, cuts, tail_blocks, labels, seed)
+        if not isinstance(model_or_config, nn.Module):
+            return _check_config(model_or_config, cuts, tail_blocks, labels, seed)
+        report = _check_model(model_or_config, cuts, tail_blocks, labels, seed)
+        if not (padding_free and report.ok):
+            return report
+        tail = report.num_blocks - tail_blocks if tail_blocks else None
+        problem = try_padding_free(model_or_config, report.cuts, report.server_inputs, tail, seed)
+        return replace(report, padding_free=problem)
 
 
 def _check_model(
@@ -109,7 +118,7 @@ def _check_config(
         return SplitReport(
             False, str(error), "dummy_ids", 0.0, 0.0, given, count, config.model_type, built=False
         )
-    model = _finite_random_model(small, seed)
+    model = finite_random_model(small, seed)
     here = num_blocks(model)
     tail = here - max(min(tail_blocks, here - 2), 1)
     mapped = tuple(range(1, here)) if cuts is None else map_cuts(given, count, here)
@@ -118,8 +127,17 @@ def _check_config(
     wanted = Wanted(mapped, tail=tail if tail > 1 else None, tail_decides=tail_blocks > 0)
     report = _report(model, wanted, labels, seed)
     tried = report.cuts if cuts is None else given
+    inputs = report.server_inputs
+    flat = try_padding_free(model, report.cuts, inputs, seed=seed, small=model) if report.ok else None
     together = _try_together(model, report, seed) if report.ok and len(report.cuts) > 1 else None
-    return replace(report, cuts=tried, num_blocks=count, model_type=config.model_type, together=together)
+    return replace(
+        report,
+        cuts=tried,
+        num_blocks=count,
+        model_type=config.model_type,
+        together=together,
+        padding_free=flat,
+    )
 
 
 def _try_together(model: Any, report: SplitReport, seed: int) -> str:
@@ -136,15 +154,6 @@ def _try_together(model: Any, report: SplitReport, seed: int) -> str:
     except Exception as error:  # whatever a foreign model may raise
         return f"adapters cannot be put in: {type(error).__name__}: {one_line(error)}"
     return prove_batching(split, report.cuts, seed)
-
-
-def _finite_random_model(config: PreTrainedConfig, seed: int) -> Any:
-    for scale in _SCALES:
-        model = tiny_random_model(config, seed, scale)
-        with suppress(Exception):  # a model that fails is told when it is compared
-            if is_finite(model, seed):
-                break
-    return model
 
 
 def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitReport:

@@ -45,6 +45,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("server", _server(report)),
         ("labels at home", _yes(report.tail_exact if report.ok else None, report)),
         ("clients together", _together(report)),
+        ("without padding", _padding_free(report)),
         ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
         ("verdict", f"[{_COLORS[report.verdict]}]{report.verdict}[/]"),
         ("", report.reason),
@@ -142,6 +143,12 @@ def _together(report: SplitReport) -> str:
     if report.together is None:
         return "not tried"
     return f"no, one at a time: {report.together}" if report.together else "yes, whatever their cuts"
+
+
+def _padding_free(report: SplitReport) -> str:
+    if report.padding_free is None:
+        return "not tried"
+    return f"no, rows are padded: {report.padding_free}" if report.padding_free else "yes"
 
 
 def _gradient(report: SplitReport) -> str:

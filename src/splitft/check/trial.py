@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 from splitft.check.guards import independence, padding, vacuity
 from splitft.check.proof import (
@@ -21,8 +23,10 @@ from splitft.check.proof import (
     run_whole,
 )
 from splitft.errors import ModelError
-from splitft.shrink import one_line
+from splitft.shrink import one_line, tiny_random_model
 from splitft.split import install_window
+
+_SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model answers finite numbers
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,16 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[Trial, Trial]:
     for cut in wanted.cuts:
         _try_cut(model, wholes, real, wanted, cut, seed)
     return dummy, real
+
+
+def finite_random_model(config: PreTrainedConfig, seed: int) -> Any:
+    """A small copy of a small configuration, whose results are finite where that can be had."""
+    for scale in _SCALES:
+        model = tiny_random_model(config, seed, scale)
+        with suppress(Exception):  # a model that fails is told when it is compared
+            if is_finite(model, seed):
+                break
+    return model
 
 
 def is_finite(model: Any, seed: int) -> bool:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from splitft.adapters import Adapter
 from splitft.codecs.choice import START, Choice, Trial, candidates, choose, layout_bytes
 from splitft.codecs.registry import make_codec
+from splitft.forms import form_of
 from splitft.job import Job
 from splitft.messages import Activations, Message
-from splitft.parts import Place, SplitModel, mask_of, to_batch, to_rows
+from splitft.parts import Place, SplitModel
 from splitft.server import Server
 from splitft.state import State
 
@@ -122,6 +123,7 @@ class _Trunk:
 
     def __init__(self, model: SplitModel, job: Job, adapter: Adapter) -> None:
         self._model = model
+        self._padding_free = job.padding_free
         self._adapter = {
             block: {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
             for block, tensors in adapter.items()
@@ -130,22 +132,20 @@ class _Trunk:
     def through(self, cut: int, client: str, message: Activations, rows: Tensor) -> _Outcome:
         """Go through the trunk with these rows at the cut, and back."""
         model = self._model
-        mask = mask_of(message.lengths, model.device)
-        entering = to_batch(rows.to(model.device), mask).requires_grad_()
+        form = form_of(message.lengths, model.device, self._padding_free)
+        entering = form.batch(rows.to(model.device)).requires_grad_()
         assert message.labels is not None
-        labels = to_batch(message.labels.long(), mask, fill=-100)
-        ids = {} if message.input_ids is None else {"input_ids": to_batch(message.input_ids.long(), mask)}
+        labels = form.labels(message.labels.long())
+        ids = {} if message.input_ids is None else {"input_ids": form.batch(message.input_ids.long())}
         blocks = {block: tensors for block, tensors in self._adapter.items() if block >= cut}
         model.bind(blocks)
         place = Place(client, message.round, message.step, message.micro_step, train=True)
-        loss = model.loss(
-            cut, place, labels=labels, loss_tokens=0, hidden=entering, attention_mask=mask, **ids
-        )
+        loss = model.loss(cut, place, labels=labels, loss_tokens=0, hidden=entering, **form.inputs, **ids)
         parameters = [tensor for tensors in blocks.values() for tensor in tensors.values()]
         found = torch.autograd.grad(loss, [entering, *parameters], allow_unused=True)
         trunk = torch.cat([part.flatten().float() for part in found[1:] if part is not None])
         assert found[0] is not None
-        return _Outcome(loss.item(), trunk, to_rows(found[0], mask))
+        return _Outcome(loss.item(), trunk, form.rows(found[0]))
 
 
 def _again(

@@ -34,6 +34,15 @@ class Batch:
     attention_mask: Tensor
     labels: Tensor
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each row."""
+        return tuple(self.attention_mask.sum(1).tolist())
+
+    def rows(self, part: Tensor) -> Tensor:
+        """What is not padding of (batch, seq), row after row: (tokens,)."""
+        return part[self.attention_mask.bool()]
+
     def row(self, number: int, length: int) -> Batch:
         """One row of so many tokens by itself, without padding."""
         return Batch(*(part[number : number + 1, :length] for part in self._parts()))

@@ -31,7 +31,7 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     height = head + FOOT + line * max(num_clients, 2)
     figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    labels = [_short(client.name, 24) for client in report.clients]
+    labels = [short(client.name, 24) for client in report.clients]
     left = 0.35 + 0.085 * max(map(len, labels))
     box = (left / WIDTH, FOOT / height, (WIDTH - left - NOTES) / WIDTH, (height - head - FOOT) / height)
     axes = figure.add_axes(box)
@@ -54,7 +54,7 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     order = [k for column in range(columns) for k in range(column, len(names), columns)]
     figure.legend(
         [bars[k] for k in order],
-        [_plain(_short(names[k], 22)) for k in order],
+        [_plain(short(names[k], 22)) for k in order],
         title=_plain(report.class_title),
         loc="upper left",
         bbox_to_anchor=(MARGIN / WIDTH, 1 - 0.42 / height),
@@ -129,7 +129,8 @@ def _tokens(number: int) -> str:
     return str(number)
 
 
-def _short(text: str, length: int) -> str:
+def short(text: str, length: int) -> str:
+    """Return a name in at most so many letters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

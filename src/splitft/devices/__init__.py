@@ -13,7 +13,7 @@ from splitft.devices.profile import check_devices, client_devices, resolve_devic
 from splitft.devices.simulate import simulate_round
 from splitft.devices.steps import StepSeconds, StepWork, batch_bytes, client_state_seconds, step_work
 from splitft.devices.times import ClientTimes, RoundTimes
-from splitft.devices.trace import ClientTrace, StepTrace
+from splitft.devices.trace import ClientTrace, StepTrace, batch_shape
 
 __all__ = [
     "PRESETS",
@@ -29,6 +29,7 @@ __all__ = [
     "StepWork",
     "available_members",
     "batch_bytes",
+    "batch_shape",
     "check_devices",
     "client_devices",
     "client_memory",

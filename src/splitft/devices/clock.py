@@ -14,7 +14,7 @@ from splitft.devices.device import Device
 from splitft.devices.simulate import simulate_round
 from splitft.devices.steps import StepSeconds, StepWork, step_work
 from splitft.devices.times import ClientTimes, RoundTimes
-from splitft.devices.trace import ClientTrace, StepTrace
+from splitft.devices.trace import ClientTrace, StepTrace, batch_shape
 from splitft.job import Job
 from splitft.ledger import Direction
 from splitft.messages import (
@@ -41,8 +41,8 @@ class _Step:
     up: list[int] = field(default_factory=list)
     down: list[int] = field(default_factory=list)
 
-    def trace(self) -> StepTrace:
-        return StepTrace(len(self.lengths), max(self.lengths), tuple(self.up), tuple(self.down))
+    def trace(self, padding_free: bool) -> StepTrace:
+        return StepTrace(*batch_shape(self.lengths, padding_free), tuple(self.up), tuple(self.down))
 
 
 @dataclass
@@ -118,7 +118,7 @@ class VirtualClock:
         traces = []
         for name in members:
             heard, self._now[name] = self._now[name], self._next.pop(name, _Round())
-            steps = tuple(step.trace() for step in heard.steps)
+            steps = tuple(step.trace(self.job.padding_free) for step in heard.steps)
             traces.append(
                 ClientTrace(name, self._cuts.get(name, 0), heard.down, steps, heard.up, heard.state_up)
             )

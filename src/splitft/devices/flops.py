@@ -22,7 +22,7 @@ class Work:
     def __add__(self, other: Work) -> Work:
         return Work(self.per_token + other.per_token, self.per_pair + other.per_pair)
 
-    def flops(self, rows: int, width: int) -> float:
+    def flops(self, rows: float, width: float) -> float:
         """FLOPs of a batch of (rows, width) tokens, padding included."""
         return rows * width * (self.per_token + self.per_pair * width)
 

@@ -36,7 +36,7 @@ class StepWork:
     client: tuple[Work, ...]
     server: tuple[Work, ...]
 
-    def seconds(self, rows: int, width: int, client: Device, server: Device) -> StepSeconds:
+    def seconds(self, rows: float, width: float, client: Device, server: Device) -> StepSeconds:
         """Seconds of a batch of (rows, width) tokens, padding included."""
         return StepSeconds(
             tuple(work.flops(rows, width) / client.flops for work in self.client),
@@ -97,8 +97,8 @@ def client_state_seconds(
     client: Device,
     server: Device,
     *,
-    rows: int,
-    width: int,
+    rows: float,
+    width: float,
     up_bytes: Sequence[int],
     down_bytes: Sequence[int],
 ) -> StateSeconds:

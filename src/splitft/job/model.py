@@ -82,7 +82,8 @@ class Job(Strict):
         "the model's own loss, over the full logits.",
     )
     attn_implementation: Name | None = Field(
-        default=None, description="Passed to from_pretrained, e.g. sdpa or eager."
+        default=None,
+        description="As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward.",
     )
 
     # Data
@@ -123,6 +124,11 @@ class Job(Strict):
     )
     group_by_length: bool = Field(
         default=False, description="Batches of rows of like length: less padding to compute, other batches."
+    )
+    padding_free: bool = Field(
+        default=False,
+        description="Compute a batch as one row of all its samples, with position ids, and no padding: the "
+        "same but for the order of sums. Where a model cannot, rows are padded, and the run says so.",
     )
     completion_only_loss: bool | None = Field(
         default=None,
@@ -179,6 +185,10 @@ class Job(Strict):
         description="Parts that each batch is sent in, so that clients, link and server work side by side; "
         "the gradients are those of the whole batch, but for the order of sums. auto: over a network what "
         "the first round's times ask for, in one process 1.",
+    )
+    max_staleness: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0,
+        description="Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none.",
     )
     server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default=0,

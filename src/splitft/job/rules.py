@@ -78,12 +78,28 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "full logits",
         )
 
+    for key in ("server_batch_tokens", "torch_compile"):
+        if known("padding_free", key) and job["padding_free"] and job[key]:
+            yield (
+                "padding_free",
+                f"does not go with {key}, which computes padded rows: leave out one of the two",
+            )
+
     if known("devices", "micro_batches") and job["devices"] and job["micro_batches"] not in (1, "auto"):
         yield (
             "micro_batches",
             f"must be 1 with devices, not {job['micro_batches']}: the virtual clock counts the parts of a "
             "batch one after another, and would tell times that are too long",
         )
+
+    if known("max_staleness") and job["max_staleness"]:
+        if known("labels") and job["labels"] == "client":
+            yield (
+                "max_staleness",
+                "needs labels: server: with a tail at home the trunk would change between its two ways up",
+            )
+        if known("devices") and job["devices"]:
+            yield "max_staleness", "must be 0 with devices: the virtual clock counts steps one after another"
 
     if known("train_front", "cut_policy.method") and not job["train_front"]:
         method = job["cut_policy.method"]

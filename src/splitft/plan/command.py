@@ -12,6 +12,7 @@ from rich.console import Console
 
 from splitft.errors import JobError, OutputError
 from splitft.history import strict_json
+from splitft.imports import import_libraries
 from splitft.job import Job
 from splitft.output import write_atomically
 from splitft.quiet import quiet_libraries
@@ -40,6 +41,7 @@ def plan_command(
     if clients is not None and not job.splits_model:
         raise JobError(f"--clients plans a split, and method {job.method} has none")
     console = console or Console()
+    import_libraries()
     quiet_libraries()
 
     from splitft.assemble import assemble

@@ -18,6 +18,7 @@ from splitft.devices import (
     ModelCosts,
     StepTrace,
     batch_bytes,
+    batch_shape,
     client_memory,
     server_memory,
     simulate_round,
@@ -47,14 +48,14 @@ class CutCost:
     slowest_client: str | None
 
 
-def batches(job: Job, data: ClientData) -> list[tuple[int, int, int]]:
-    """Return (rows, width, tokens) of the micro-batches of a client's first round."""
+def batches(job: Job, data: ClientData) -> list[tuple[float, float, int]]:
+    """Return (rows, width, tokens) of the micro-batches of a client's first round (`batch_shape`)."""
     drawn = first_lengths(job, data.name, data.train)
-    return [(len(batch), int(batch.max()), int(batch.sum())) for batch in drawn]
+    return [(*batch_shape(batch.tolist(), job.padding_free), int(batch.sum())) for batch in drawn]
 
 
 def trace_of(
-    job: Job, costs: ModelCosts, name: str, cut: int, drawn: Sequence[tuple[int, int, int]]
+    job: Job, costs: ModelCosts, name: str, cut: int, drawn: Sequence[tuple[float, float, int]]
 ) -> ClientTrace:
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
     count = len(costs.blocks)

@@ -97,7 +97,7 @@ def plan_scale(
     batches = _draw_batches(job, data, len(there))
     cuts = _starting_cuts(job, machines, there, batches)
     traces = [
-        trace_of(job, costs, name, cuts[name], [(int(r), int(w), int(t)) for r, w, t in each])
+        trace_of(job, costs, name, cuts[name], [(r, w, int(t)) for r, w, t in each.tolist()])
         for name, each in zip(there, batches, strict=True)
     ]
     times: RoundTimes = round_of(job, machines, traces)
@@ -114,29 +114,34 @@ def plan_scale(
     )
 
 
-def _draw_batches(job: Job, data: Sequence[ClientData], clients: int) -> NDArray[np.int64]:
-    """(clients, micro-batches, 3): rows, longest row and tokens, rows drawn from all clients' together."""
+def _draw_batches(job: Job, data: Sequence[ClientData], clients: int) -> NDArray[np.float64]:
+    """(clients, micro-batches, 3): rows, width (`batch_shape`) and tokens, drawn from all clients' rows."""
     lengths = np.concatenate([client.train.lengths for client in data])
     steps = job.local_steps * job.gradient_accumulation_steps
     rows = min(job.per_device_train_batch_size, len(lengths))
     chosen = numpy_generator(job.seed, "plan").integers(len(lengths), size=(clients, steps, rows))
     drawn = lengths[chosen]
-    return np.stack([np.full((clients, steps), rows), drawn.max(-1), drawn.sum(-1)], axis=-1)
+    tokens = drawn.sum(-1)
+    if job.padding_free:
+        width = (drawn**2).sum(-1) / tokens
+        return np.stack([tokens / width, width, tokens], axis=-1)
+    return np.stack([np.full((clients, steps), rows), drawn.max(-1), tokens], axis=-1).astype(np.float64)
 
 
 def _starting_cuts(
-    job: Job, machines: Machines, names: Sequence[str], batches: NDArray[np.int64]
+    job: Job, machines: Machines, names: Sequence[str], batches: NDArray[np.float64]
 ) -> dict[str, int]:
     """The cuts of the job's policy in round 1; the job's `cuts`, or the mean of a list, before that."""
     blocks = len(machines.costs.blocks) - job.tail_blocks
     first = job.cuts if isinstance(job.cuts, int) else round(sum(job.cuts) / len(job.cuts))
-    rows, width, tokens = batches.reshape(-1, 3).mean(0)
-    up, down = batch_bytes(machines.costs, job, round(float(tokens)))
+    mean = batches.reshape(-1, 3).mean(0)
+    rows, width, tokens = (mean if job.padding_free else np.round(mean)).tolist()
+    up, down = batch_bytes(machines.costs, job, round(tokens))
     known: dict[Device, tuple[int, StateSeconds]] = {}
     for device in dict.fromkeys(machines.clients[name] for name in names):
         known[device] = highest_cut_in_memory(machines.costs, job, device), client_state_seconds(
             machines.costs, job, device, machines.server,
-            rows=round(float(rows)), width=round(float(width)), up_bytes=up, down_bytes=down,
+            rows=rows, width=width, up_bytes=up, down_bytes=down,
         )  # fmt: skip
     states = []
     for name in names:

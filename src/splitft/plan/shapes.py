@@ -13,7 +13,7 @@ from splitft.assemble import Assembly, base_dtype, inject_adapters
 from splitft.errors import ModelError
 from splitft.lowrank import pairs
 from splitft.messages import Metrics
-from splitft.parts import Place, SplitModel
+from splitft.parts import Place, SplitModel, loss_token_count
 from splitft.shrink import shrink_config, tiny_random_model
 from splitft.split import run_blocks
 
@@ -64,10 +64,12 @@ class ShapeModel(SplitModel):
         loss: Tensor = output.flatten()[0].float() * 0
         return loss
 
-    def metrics(self, start: int, place: Place, *, labels: Tensor, **inputs: Any) -> Metrics:
+    def metrics(
+        self, start: int, place: Place, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
+    ) -> Metrics:
         """Return the counts of tokens, and nothing learned."""
-        known = labels != -100
-        return Metrics(place.round, 0.0, 0.0, int(known[:, 1:].sum()), 0.0, int(known.sum()))
+        known = labels if own is None else own
+        return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
 
     def _nothing(self, start: int, stop: int) -> Tensor:
         """A zero that depends on every trained tensor of these blocks."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from splitft.data.picture import short
 from splitft.history import RoundRecord
+
+WIDTH, HEIGHT = 8.0, 4.5  # inches
+LEFT, FOOT, MARGIN = 0.95, 0.6, 0.2  # inches: for the numbers of an axis and its name; free
+NAME, LETTER = 0.55, 0.07  # inches of an entry of the legend: its line, each letter
+LONGEST = 24  # letters of a client's name that are shown
+ALL = "all held-out rows"
 
 
 def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
@@ -17,23 +24,26 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    clients = evaluated[-1].clients
+    labels = {name: f"{short(name, LONGEST)}, cut {client.cut}" for name, client in clients.items()}
+    named = len(clients) <= 12
+    letters = max(map(len, [ALL, *(labels.values() if named else ())]))
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=120)  # places of its own: a layout engine draws it all twice
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    inner = (WIDTH - LEFT - NAME - LETTER * letters - MARGIN, HEIGHT - FOOT - MARGIN)
+    axes = figure.add_axes((LEFT / WIDTH, FOOT / HEIGHT, inner[0] / WIDTH, inner[1] / HEIGHT))
     rounds = [record.round for record in evaluated]
-    for i, name in enumerate(evaluated[-1].clients):
+    for i, name in enumerate(clients):
         values = [r.clients[name].perplexity if name in r.clients else None for r in evaluated]
         shown = [(x, y) for x, y in zip(rounds, values, strict=True) if y is not None]
         if shown:
-            label = (
-                f"{name}, cut {evaluated[-1].clients[name].cut}" if len(evaluated[-1].clients) <= 12 else None
-            )
+            label = labels[name] if named else None
             axes.plot(*zip(*shown, strict=True), color=f"C{i % 10}", lw=1, alpha=0.7, label=label)
     overall = [record.perplexity or 0.0 for record in evaluated]
-    axes.plot(rounds, overall, color="black", lw=2.5, marker="o", ms=4, label="all held-out rows")
+    axes.plot(rounds, overall, color="black", lw=2.5, marker="o", ms=4, label=ALL)
     for x, y, side, shift in ((rounds[0], overall[0], "right", -9), (rounds[-1], overall[-1], "left", 9)):
         axes.annotate(
-            f"{y:.1f}",
+            f"{y:.1f}" if y < 1000 else f"{y:,.0f}",
             (x, y),
             xytext=(shift, 0),
             textcoords="offset points",
@@ -44,7 +54,7 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
         )
     axes.set_xlabel("round (0: before training)")
     axes.set_ylabel("held-out perplexity per token")
-    axes.margins(x=0.12, y=0.08)
+    axes.margins(x=0.16, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

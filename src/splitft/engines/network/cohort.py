@@ -61,11 +61,11 @@ class NetworkCohort:
 
     def present(self, round_: int) -> Sequence[str]:
         """Wait for those who take part, and return them."""
-        self.members.wait(lambda name: self.members.all[name].there, self.names)
-        return self.members.there()
+        return self.reachable()
 
     def reachable(self) -> Sequence[str]:
-        """The clients that are there."""
+        """The clients that are there, or that come back within their time."""
+        self.members.wait(lambda name: self.members.all[name].there, self.names)
         return self.members.there()
 
     def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
@@ -262,10 +262,12 @@ class NetworkCohort:
         """There is no virtual clock."""
 
     def save(self, rounds_done: int) -> None:
-        """Have every client write its state down; from then on the server counts on it."""
-        waiting = self.members.there()
+        """Have every client write its state down; from then on the server counts on it.
+
+        One that is on its way back is waited for: without its state its optimizer would start anew.
+        """
         self.members.on_return = lambda name: self.members.send(name, Save(rounds_done))
-        for name in waiting:
+        for name in self.members.there():
             self.members.send(name, Save(rounds_done))
 
         def saved(name: str) -> bool:
@@ -276,7 +278,7 @@ class NetworkCohort:
                     member.done, member.exact, member.finished, member.last = rounds_done, True, False, None
             return member.done == rounds_done
 
-        self.members.wait(saved, waiting, self.members.config.round_seconds)
+        self.members.wait(saved, self.names, self.members.config.round_seconds)
         self.members.on_return = lambda name: None
         for member in self.members.all.values():
             if member.done != rounds_done:

@@ -13,6 +13,7 @@ from torch import Tensor
 from splitft.assemble import Assembly, base_dtype
 from splitft.averaging import check_sizes
 from splitft.codecs.channel import Channel
+from splitft.forms import mask_of, to_batch
 from splitft.messages import (
     Activations,
     AdapterUp,
@@ -23,7 +24,7 @@ from splitft.messages import (
     TailGradients,
 )
 from splitft.moments import trained_specs, unpack_blocks
-from splitft.parts import loss_token_count, mask_of, to_batch
+from splitft.parts import loss_token_count
 from splitft.server import Server
 
 LARGEST = 1e6  # root mean square of what a tensor may hold; activations and gradients stay far below
@@ -164,7 +165,7 @@ class Gate:
                 raise ValueError("moments: a mean of squares is negative")
 
     def _norms(self, client: str, norms: Tensor | None, expected: bool) -> None:
-        expected = expected and self.job.max_grad_norm > 0
+        expected = expected and self.job.max_grad_norm > 0 and not self.job.max_staleness
         if (norms is not None) != expected:
             raise ValueError("grad_norms: missing" if expected else "grad_norms: not asked for")
         if norms is None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
+from splitft.attention import use_fast_backward
 from splitft.check.head import try_head, whole_loss_notice
 from splitft.client import Client
 from splitft.data import ClientData, prepare
@@ -19,6 +20,7 @@ from splitft.engines.network.credentials import channel_credentials
 from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.site import Site
 from splitft.errors import DataError, JobError, NetworkError
+from splitft.flat_attention import attend_samples_apart
 from splitft.job import Job
 from splitft.load import load_part, load_tokenizer
 from splitft.parts import SplitModel
@@ -83,11 +85,15 @@ class Joining:
                 dtype=base_dtype(job),
                 attn_implementation=job.attn_implementation,
             ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
+            if job.attn_implementation is None:
+                use_fast_backward(model)
         form, why = (
             try_head(model, job.seed, whole=False) if head and job.loss_chunk_tokens else ("whole", "")
         )
         if why:
             self.console.print(f"[bold yellow]Note:[/] {escape(whole_loss_notice(why))}")
+        if job.padding_free:
+            attend_samples_apart(model)
         slots = inject_targets(job, model, list(welcome.targets), list(welcome.excluded))
         self._held = blocks
         return SplitModel(

@@ -81,6 +81,7 @@ class Site:
         self._blank: State = {}  # of a client that has not been told anything
         self._start: State = {}  # as it was handed out the adapters of the round
         self._session = ""
+        self._on_the_way = 0  # batches that are sent and not answered to the end
         self._front, self._tail = Stopwatch(), Stopwatch()  # of the local steps under way
         self._next: Message | Control | Welcome | None = None  # what ended a turn before its time
 
@@ -127,6 +128,7 @@ class Site:
             case Evaluate():
                 self._say(Started(item.round, EVALUATION))
                 self.evaluated = []
+                self._on_the_way = 0
                 self._carry(self.client.evaluate(item.round), EVAL_IN_FLIGHT)
                 self._say(Evaluated(item.round))
             case Save():
@@ -204,8 +206,11 @@ class Site:
         self.channel.use(task.codecs)
         self._say(Started(task.round, task.attempt, self.channel.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
+        ahead = job.max_staleness * client.micro_steps
+        self._on_the_way = 0
         for step in range(job.local_steps):
-            self._carry(self._forwards(task.round, step), client.micro_batches)
+            self._carry(self._forwards(task.round, step), ahead + client.micro_batches, ahead)
+        self._carry(iter(()), 1)
         update = client.finish(task.round)
         self._say(Worked(task.round, self._front.seconds, self._tail.seconds))
         save_checkpoint(self.folder / FINISHED, task.round + 1, self._state(), keep=KEEP)
@@ -220,19 +225,18 @@ class Site:
                 message = self.client.forward(round_, step, micro_step)
             yield message
 
-    def _carry(self, messages: Iterator[Message], most: int) -> None:
-        """Send messages and do what comes down for each, with at most so many on their way."""
-        on_the_way = 0
+    def _carry(self, messages: Iterator[Message], most: int, left: int = 0) -> None:
+        """Send messages and do what comes down for each, with at most so many on their way; leave so many."""
         for message in messages:
             self._say(message)
             if isinstance(message, LocalLoss | Metrics):
                 self._note(message)
                 continue
-            on_the_way += 1
-            while on_the_way >= most:
-                on_the_way -= self._answer()
-        while on_the_way:
-            on_the_way -= self._answer()
+            self._on_the_way += 1
+            while self._on_the_way >= most:
+                self._on_the_way -= self._answer()
+        while self._on_the_way > left:
+            self._on_the_way -= self._answer()
 
     def _answer(self) -> bool:
         """Do what comes down next; return whether that ends the way of its batch."""

@@ -60,7 +60,8 @@ class Turn:
                 parts = self._micro_batches(name)
                 steps = self._job.gradient_accumulation_steps * parts
                 lines = training_script(self._job, steps)
-                self._scripts[name] = Script(self._job, lines, self._round, train=True, in_flight=parts)
+                ahead = parts + self._job.max_staleness * steps
+                self._scripts[name] = Script(self._job, lines, self._round, train=True, in_flight=ahead)
         elif name in self._scripts:
             if isinstance(message, Worked):
                 check_worked(message)
