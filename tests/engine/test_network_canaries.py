@@ -121,14 +121,14 @@ class Run:
         self.server, self.clients = folder / "server", folder / "clients"
         self.server.mkdir()
         (folder / "secret").write_text(SECRET)
-        network = {"clients": [*HONEST, "broken", "mallory"], "min_clients": 2, "rejoin_seconds": 3.0}
+        network = {"clients": [*HONEST, "broken", "mallory"]}  # nothing begins before each has come or failed
         job = Job(**setting | LABELS[labels] | {"network": network}, output_dir=str(self.server / "run"))
         dump_job(job, self.server / "job.yaml")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self.process: subprocess.Popen[bytes] | None = None
-        self.threads: list[threading.Thread] = []
+        self.threads: dict[str, threading.Thread] = {}
 
     def start_server(self, points: str = "") -> None:
         command = [
@@ -150,8 +150,14 @@ class Run:
                 except SplitFTError as error:
                     log.write(f"error: {error}")
 
-        self.threads.append(threading.Thread(target=follow_to_the_end, name=name, daemon=True))
-        self.threads[-1].start()
+        self.threads[name] = threading.Thread(target=follow_to_the_end, name=name, daemon=True)
+        self.threads[name].start()
+
+    def ended(self, name: str, seconds: float = 5.0) -> bool:
+        """Whether a client is not at work, or ends within so many seconds."""
+        if name in self.threads:
+            self.threads[name].join(seconds)
+        return name not in self.threads or not self.threads[name].is_alive()
 
     def join(self, name: str, data: Path) -> None:
         self.start_client(name, lambda console: join(
@@ -183,26 +189,34 @@ def test_canaries_are_in_no_log_checkpoint_or_report(started: Run, capfd: pytest
     headless = started.folder / "broken.csv"  # its first row is taken for the names of its columns
     headless.write_text(f'"{SENTENCE}","{SENTENCE} again"\n"a","b"\n')
     mallory = write_canaries(started.folder / "mallory.txt", 7)
-    started.start_server("server.step:7:kill")
-    for name in HONEST:
-        started.join(name, Path(started.setting["data_files"][name]))
-    started.join("broken", headless)
-    started.start_client("mallory", lambda console: follow(
-        "mallory", mallory, address, started.clients / "mallory", poison, None, SECRET
-    ))  # fmt: skip
+
+    def start_who_fails() -> None:
+        started.join("broken", headless)
+        if not started.ended("mallory"):
+            return  # it was not told of its end before the server's, and will dial again
+        started.start_client("mallory", lambda console: follow(
+            "mallory", mallory, address, started.clients / "mallory", poison, None, SECRET
+        ))  # fmt: skip
+
+    started.start_server("server.step:7:kill")  # in the second round: mallory is expelled in the first
     started.start_client("stranger", lambda console: follow(
         "anna", mallory, address, started.clients / "stranger", None, None, SECRET + "!"
     ))  # fmt: skip
+    assert started.ended("stranger", 60)
+    for name in HONEST:
+        started.join(name, Path(started.setting["data_files"][name]))
+    start_who_fails()
     assert started.process is not None
     assert started.process.wait(120) == -signal.SIGKILL
     assert list((started.server / "run" / "checkpoints").iterdir())
     assert "its token is wrong" in (started.server / "run" / "audit.jsonl").read_text()
     assert not hits_below([started.server], ids)
+    assert started.ended("broken", 60)
+    start_who_fails()
     started.start_server()
     assert started.process.wait(120) == 0
-    for thread in started.threads:
-        thread.join(60)
-        assert not thread.is_alive(), thread.name
+    for name in started.threads:
+        assert started.ended(name, 60), name
     report_command([started.server / "run"], started.server / "report.html", None)
     names = {path.name for path in started.server.rglob("*")}
     assert names >= {
