@@ -20,7 +20,7 @@ from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused,
 from splitft.engines.network.frames import Frame, Kind, decode_frame
 from splitft.engines.network.link import SILENCE_SECONDS, Link
 from splitft.engines.network.listener import METHOD, OPTIONS, SERVICE
-from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.engines.network.session import BrokenError, Session
 from splitft.errors import LostError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries
@@ -116,14 +116,16 @@ class Dialler:
                 if not await self._connect():
                     return
                 wait = FIRST_WAIT
-            except (BrokenError, ViolationError, EOFError, ValueError, asyncio.TimeoutError) as error:
-                self._tell(f"the connection to {self._address} broke ({error or 'it ended'}); dialling again")
-                wait = FIRST_WAIT
             except grpc.RpcError:
                 self._tell(f"no answer from {self._address}; dialling again")
+            except Exception as error:  # whatever it was, the run must not wait for a client that gave up
+                silent = isinstance(error, asyncio.TimeoutError)
+                why = str(error) or ("no answer came" if silent else type(error).__name__)
+                self._tell(f"the connection to {self._address} broke ({why}); dialling again")
+                wait = FIRST_WAIT
             if self._patience and time.monotonic() - self._heard > self._patience:
                 lost = f"no server has answered at {self._address} for {self._patience:.0f} seconds"
-                self.incoming.put(LostError(lost))
+                self._sink.put(LostError(lost))
                 return
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, LONGEST_WAIT)
@@ -147,7 +149,7 @@ class Dialler:
             async def read() -> bytes:
                 data = await call.read()
                 if data is grpc.aio.EOF:
-                    raise EOFError
+                    raise EOFError("it ended")
                 return bytes(data)
 
             received = self._link.session.received if self._link else 0

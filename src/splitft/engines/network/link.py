@@ -54,18 +54,24 @@ class Link:
     async def carry(self, read: Read, write: Write, received: int) -> None:
         """Carry frames over a connection until it ends; `received`: the last piece that the other end has.
 
-        Raises BrokenError where it broke, ViolationError where the other end is not to be trusted.
+        Raises BrokenError where it broke, ViolationError where the other end is not to be trusted, and what
+        `read` and `write` raise.
         """
         outgoing: asyncio.Queue[Frame] = asyncio.Queue()
         self.queued_bytes = 0
         for frame in self.session.again(received):
             self._queue(outgoing, frame)
         self._outgoing = outgoing
-        tasks = {asyncio.ensure_future(self._read(read)), asyncio.ensure_future(self._write(outgoing, write))}
+        tasks = [
+            asyncio.ensure_future(self._read(outgoing, read)),
+            asyncio.ensure_future(self._write(outgoing, write)),
+        ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()
+                if not task.cancelled():  # by gRPC, which gives up one half of a call with the other
+                    task.result()
+            raise BrokenError("the connection was given up")
         finally:
             self._outgoing = None
             for task in tasks:
@@ -76,8 +82,8 @@ class Link:
         self.queued_bytes += len(frame.piece)
         outgoing.put_nowait(frame)
 
-    async def _read(self, read: Read) -> None:
-        while True:
+    async def _read(self, outgoing: asyncio.Queue[Frame], read: Read) -> None:
+        while self._outgoing is outgoing:  # asyncio may lose a cancellation to a frame that comes just then
             if self._room is not None:
                 await self._room()
             try:
@@ -98,7 +104,7 @@ class Link:
     async def _write(self, outgoing: asyncio.Queue[Frame], write: Write) -> None:
         waiting: asyncio.Future[Frame] = asyncio.ensure_future(outgoing.get())
         try:
-            while True:
+            while self._outgoing is outgoing:
                 done, _ = await asyncio.wait({waiting}, timeout=BEAT_SECONDS)
                 frame = waiting.result() if done else Frame(Kind.BEAT, self.session.sent, 0, 0)
                 if done:

@@ -23,7 +23,7 @@ from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, 
 from splitft.engines.network.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
 from splitft.engines.network.front import MOST_STRANGERS, STRANGER_BYTES, Audit, Front
 from splitft.engines.network.link import Link
-from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.engines.network.session import Session, ViolationError
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"
@@ -292,10 +292,12 @@ class Listener:
         peer.task = carrying = asyncio.ensure_future(carry())
         try:
             await carrying
-        except (BrokenError, asyncio.CancelledError, grpc.aio.BaseError) as error:
-            self._tell(Event("away", hello.name, peer.session, reason=str(error)), peer)
         except ViolationError as error:
             self._tell(Event("expelled", hello.name, peer.session, reason=str(error)), peer)
+        except (Exception, asyncio.CancelledError) as error:  # whatever it was, this client is away now
+            self._tell(
+                Event("away", hello.name, peer.session, reason=str(error) or type(error).__name__), peer
+            )
         finally:
             carrying.cancel()
             self._front.hang_up(port)  # gRPC would wait until the other end has read that it is over
