@@ -24,6 +24,8 @@ from tiny import save_tiny_model, save_to
 # Resolve a job in a fresh process, then use what was resolved; `told` is what went wrong with that.
 _RESOLVE = """
 import json, sys
+from splitft.imports import import_libraries
+import_libraries(data=True)
 from splitft.data import read_records
 from splitft.errors import SplitFTError
 from splitft.fallback import resolve_sources
