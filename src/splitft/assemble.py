@@ -29,6 +29,7 @@ from splitft.job import Job
 from splitft.kernels import apply_kernels
 from splitft.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.partial import spread_habits
+from splitft.parts import SplitModel
 from splitft.shrink import causal_class, shrink_config, tiny_random_model
 from splitft.split import find_blocks, install_window, learn_habits, num_blocks
 
@@ -57,6 +58,17 @@ class Assembly:
     @property
     def num_blocks(self) -> int:
         return num_blocks(self.model)
+
+    def split_model(self) -> SplitModel:
+        """Return what computes the parts of the model, as it was proven."""
+        return SplitModel(
+            self.model,
+            self.slots,
+            seed=self.job.seed,
+            server_inputs=self.report.server_inputs,
+            head=self.report.head,
+            loss_chunk_tokens=self.job.loss_chunk_tokens,
+        )
 
 
 def assemble(

@@ -96,14 +96,7 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
     model, mean: what computes and what averages, other than the model itself and the job's aggregation.
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
-    model = model or SplitModel(
-        start.model,
-        start.slots,
-        seed=job.seed,
-        server_inputs=start.report.server_inputs,
-        head=start.report.head,
-        loss_chunk_tokens=job.loss_chunk_tokens,
-    )
+    model = model or start.split_model()
     clock = present = None
     if machines:
         devices = {**machines.clients, POOLED: machines.server}
@@ -146,10 +139,8 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
     Raises JobError where a client's memory does not hold its cut.
     """
     job, blocks = start.job, start.num_blocks - start.job.tail_blocks
-    most = dict.fromkeys(start.names, blocks - 1)
+    most = highest_cuts(start, machines)
     if machines:
-        for name, device in machines.clients.items():
-            most[name] = highest_cut_in_memory(machines.costs, job, device)
         seconds = {
             data.name: predicted_seconds(job, data, machines.clients[data.name], machines)
             for data in start.clients
@@ -160,6 +151,15 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
         planner = CutPlanner(job, start.cuts, most, blocks)
     planner.rehearse([data.name for data in start.clients if len(data.eval)])
     return planner
+
+
+def highest_cuts(start: Assembly, machines: Machines | None) -> dict[str, int]:
+    """Return the most blocks that each client may hold: with a device, what its memory holds."""
+    most = dict.fromkeys(start.names, start.num_blocks - start.job.tail_blocks - 1)
+    if machines:
+        for name, device in machines.clients.items():
+            most[name] = highest_cut_in_memory(machines.costs, start.job, device)
+    return most
 
 
 def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:

@@ -8,7 +8,7 @@ import warnings
 
 def quiet_libraries() -> None:
     """Silence transformers' progress bars, notices, and warnings about names that change between versions."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, it comes with no warning about forks
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud: no warning about forks
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -18,7 +18,6 @@ from splitft.baselines import WholeModels
 from splitft.codecs.auto import CodecChooser
 from splitft.codecs.channel import Channel
 from splitft.codecs.registry import network_job
-from splitft.devices import highest_cut_in_memory
 from splitft.engines.network.averaging import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
@@ -35,8 +34,7 @@ from splitft.job import Job
 from splitft.ledger import Ledger
 from splitft.output import append_line
 from splitft.overlap import micro_batches
-from splitft.parties import Parties, machines_of
-from splitft.parts import SplitModel
+from splitft.parties import Parties, highest_cuts, machines_of
 from splitft.quiet import quiet_libraries
 from splitft.resume import open_run
 from splitft.runner import RunResult, complete_run, proof_line, run_parties
@@ -153,14 +151,7 @@ def make_parties(
 ) -> tuple[Parties, Listener]:
     """Set up the server's side of a run and start listening."""
     job, ledger = start.job, Ledger()
-    model = SplitModel(
-        start.model,
-        start.slots,
-        seed=job.seed,
-        server_inputs=start.report.server_inputs,
-        head=start.report.head,
-        loss_chunk_tokens=job.loss_chunk_tokens,
-    )
+    model = start.split_model()
     steps, averaging = folder / STEPS, None
     if job.network.aggregator:
         averaging = Averaging(job, start.slots.layout, start.num_blocks, model.device, ledger)
@@ -174,7 +165,7 @@ def make_parties(
     blocks = start.num_blocks - job.tail_blocks
     policy: CutPlanner | WholeModels
     if job.splits_model:
-        policy = CutPlanner(job, start.cuts, highest_cuts(start), blocks, measured=True)
+        policy = CutPlanner(job, start.cuts, highest_cuts(start, machines_of(start)), blocks, measured=True)
     else:
         policy = WholeModels(start.names, start.num_blocks)
     told = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
@@ -198,15 +189,6 @@ def make_parties(
     if job.chooses_codecs:
         cohort.chooser = CodecChooser(job, server, start.names)
     return Parties(policy, server, cohort, ledger, None, cohort.chooser), listener
-
-
-def highest_cuts(start: Assembly) -> dict[str, int]:
-    """Return the most blocks that each client may hold; with `devices`, what their memory holds."""
-    most = dict.fromkeys(start.names, start.num_blocks - start.job.tail_blocks - 1)
-    if machines := machines_of(start):
-        for name, device in machines.clients.items():
-            most[name] = highest_cut_in_memory(machines.costs, start.job, device)
-    return most
 
 
 def check_stated(job: Job) -> None:
