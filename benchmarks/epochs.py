@@ -5,7 +5,7 @@ rank 16 on the attention. Held-out perplexity is of the trained adapter, evaluat
 (`eval_codec=none`), paired by seed with the same job without a codec; bytes are those of activations and
 gradients of all three epochs, the first included, against float32 of the same rows.
 
-    python benchmarks/epochs.py [--seeds 0 1] [--cut 2] [--settings none delta frozen]
+    python benchmarks/epochs.py [--seeds 0 1 2] [--cut 2] [--settings none delta frozen]
 
 Finished runs are kept in results/epochs and not made again. One run takes three minutes of a core.
 """
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cut", type=int, default=2)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["none", "delta", "frozen"])
     options = parser.parse_args()
