@@ -16,6 +16,7 @@ from splitft.devices import (
     RoundTimes,
     available_members,
     batch_bytes,
+    batch_shape,
     client_state_seconds,
     draw_devices,
     highest_cut_in_memory,
@@ -120,12 +121,9 @@ def _draw_batches(job: Job, data: Sequence[ClientData], clients: int) -> NDArray
     steps = job.local_steps * job.gradient_accumulation_steps
     rows = min(job.per_device_train_batch_size, len(lengths))
     chosen = numpy_generator(job.seed, "plan").integers(len(lengths), size=(clients, steps, rows))
-    drawn = lengths[chosen]
-    tokens = drawn.sum(-1)
-    if job.padding_free:
-        width = (drawn**2).sum(-1) / tokens
-        return np.stack([tokens / width, width, tokens], axis=-1)
-    return np.stack([np.full((clients, steps), rows), drawn.max(-1), tokens], axis=-1).astype(np.float64)
+    drawn = lengths[chosen].tolist()
+    shapes = [[(*batch_shape(batch, job.padding_free), sum(batch)) for batch in each] for each in drawn]
+    return np.asarray(shapes, dtype=np.float64)
 
 
 def _starting_cuts(
