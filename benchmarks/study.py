@@ -24,6 +24,7 @@ from studylib.plots import plot_sweep
 from studylib.results import add_targets, measure
 from studylib.sweeps import SWEEPS
 
+from splitft.common.files import write_atomically
 from splitft.compare.arms import Arm
 from splitft.compare.command import tell_failures, write_results
 from splitft.compare.plan import Variant, plan_variants, seeds_of
@@ -31,7 +32,6 @@ from splitft.compare.store import Store, run_state
 from splitft.compare.sweep import INDEX, SweepResult, run_sweep, write_index
 from splitft.errors import SplitFTError
 from splitft.job import Job, load_job
-from splitft.output import write_atomically
 from splitft.report.runs import read_run
 
 RECIPE, SEEDS = "study-smollm2", 3

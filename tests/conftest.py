@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from splitft.imports import import_libraries
+from splitft.common.startup import import_libraries
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: they share the cores
 import_libraries()

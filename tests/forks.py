@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from splitft.failpoints import VARIABLE
+from splitft.common.failpoints import VARIABLE
 
 # The fork server does not look elsewhere for what it is to import, and says nothing where it is not found.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])

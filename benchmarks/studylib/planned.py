@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from splitft.common.files import write_atomically
 from splitft.compare.plan import Variant
 from splitft.errors import SplitFTError
 from splitft.history import read_history
 from splitft.job import Job
-from splitft.output import write_atomically
 
 
 def planned_seconds(variants: Sequence[Variant], cache: Path, console: Console) -> dict[str, float | None]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.runner import RunResult, run
 
+
 # Before torch loads: OpenMP threads that spin while they wait make a run up to ten times slower as soon as
 # anything else uses the cores. A value that the user set stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from splitft.common.state import State
 from splitft.history import RoundRecord
 from splitft.job import Job
-from splitft.state import State
 
 if TYPE_CHECKING:
     from splitft.cuts import Decision, Observation
     from splitft.devices.steps import StateSeconds
+
 
 BY_SECONDS = ("resource", "splitft", "makespan")  # policies that need to know what a step takes
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splitft.common.seeds import torch_generator
 from splitft.errors import ModelError
 from splitft.job import Job
-from splitft.seeds import torch_generator
 from splitft.split import find_blocks, install_window
 
 BlockAdapter = dict[str, Tensor]  # "self_attn.q_proj.lora_A.weight" -> tensor, in the model's order

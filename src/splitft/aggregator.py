@@ -10,11 +10,11 @@ import torch
 
 from splitft.adapters import Adapter, BlockAdapter, Layout, flatten, rank_of, resize, to_device, widen
 from splitft.aggregate import components, join
+from splitft.common.state import State
 from splitft.job import Job
 from splitft.lowrank import Basis, basis_between, canonical_block, pairs, truncation_error
 from splitft.messages import AdapterDown
 from splitft.moments import trained_tensors
-from splitft.state import State
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from splitft.cli_certs import certs_app
+from splitft.common.startup import import_libraries
 from splitft.errors import JobError, OutputError, SplitFTError
-from splitft.imports import import_libraries
 
 EXIT_CODES = {
     0: "done",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, to_device, unflatten
 from splitft.aggregator import unstack_basis
+from splitft.common.state import State
 from splitft.data import Batch, ClientData, collate, split_rows, train_stream
 from splitft.forms import Form, Padded, form_of
 from splitft.head import IGNORE
@@ -39,7 +40,6 @@ from splitft.optim import (
     total_norm,
 )
 from splitft.parts import Place, SplitModel, loss_token_count
-from splitft.state import State
 
 
 @dataclass

@@ -74,7 +74,7 @@ def _data_are_cached(job: Job) -> bool:
     """Whether `datasets` can load them without the hub; what it loaded once lies ready, so this is quick."""
     import datasets
 
-    from splitft.data.quiet import quiet_datasets
+    from splitft.common.quiet import quiet_datasets
     from splitft.reach import offline
 
     with quiet_datasets(), offline():

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from splitft.common.transfer import to_device
 from splitft.head import IGNORE
-from splitft.transfer import to_device
 
 
 class Form(Protocol):

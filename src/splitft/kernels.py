@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from splitft.common.text import one_line
 from splitft.errors import JobError, ModelError
 from splitft.job import Job
-from splitft.shrink import one_line
 
 
 def apply_kernels(job: Job, model: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from splitft.common.state import State
 from splitft.messages import Activations, Message, Metrics, TrunkOutput, wire_size
-from splitft.state import State
 
 Direction = Literal["up", "down"]  # up: client to server
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from splitft.adapters import BlockAdapter, TensorSpec, flatten, rank_of, resize, unflatten
+from splitft.common.state import State
 from splitft.lowrank import Basis
-from splitft.state import State
 
 
 @dataclass(frozen=True)

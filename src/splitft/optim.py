@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from splitft.adapters import Adapter, BlockAdapter, rank_of, to_device
+from splitft.common.state import State
 from splitft.job import Job
 from splitft.lowrank import Basis
 from splitft.moments import Moments, moments_from, moments_state, rebase, resize_moments
-from splitft.state import State
 
 
 def learning_rates(job: Job) -> Callable[[int], float]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.shrink import one_line, shrink_config, tiny_random_model
+from splitft.shrink import shrink_config, tiny_random_model
 from splitft.split import (
     Habits,
     call_model,

@@ -18,6 +18,7 @@ from splitft.baselines.centralized import POOLED
 from splitft.budget import cuts_in_memory
 from splitft.client import Client
 from splitft.codecs.auto import CodecChooser
+from splitft.common.state import State
 from splitft.data import ClientData, first_lengths, join
 from splitft.devices import (
     Device,
@@ -39,7 +40,6 @@ from splitft.ledger import Ledger
 from splitft.overlap import micro_batches
 from splitft.parts import SplitModel
 from splitft.server import Server
-from splitft.state import State
 
 if TYPE_CHECKING:
     from splitft.engines.network.cohort import NetworkCohort

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from splitft.adapters import AdapterSlots
+from splitft.common.seeds import seed_dropout
 from splitft.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
 from splitft.messages import Metrics
-from splitft.seeds import seed_dropout
 from splitft.split import num_blocks, run_blocks
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+
 BUILTIN = "builtin:"
 SEED = 0  # of the weights
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splitft.common.files import write_atomically
 from splitft.errors import DataError, JobError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
-from splitft.output import check_output_dir, write_atomically
+from splitft.output import check_output_dir
 
 if TYPE_CHECKING:
-    from splitft.checkpoint import Checkpoint
+    from splitft.common.checkpoint import Checkpoint
+
 
 HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
     "history.jsonl", "decisions.jsonl", "summary.json", "job.yaml", "partition.json"
@@ -43,7 +45,7 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     check_same_job(load_job(folder / JOB), job, folder)
     if is_complete(folder):
         return Opened(folder, complete=True)
-    from splitft.checkpoint import FOLDER, load_checkpoint
+    from splitft.common.checkpoint import FOLDER, load_checkpoint
 
     return Opened(folder, load_checkpoint(folder / FOLDER))
 

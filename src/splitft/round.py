@@ -6,19 +6,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from splitft.common.seeds import numpy_generator
 from splitft.history import RoundRecord, make_record
 from splitft.job import Job
 from splitft.ledger import Ledger
-from splitft.messages import (
-    AdapterDown,
-    AdapterUp,
-    Gradients,
-    LocalLoss,
-    Message,
-    Metrics,
-    OptimizerState,
-)
-from splitft.seeds import numpy_generator
+from splitft.messages import AdapterDown, AdapterUp, Gradients, LocalLoss, Message, Metrics, OptimizerState
 
 if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes

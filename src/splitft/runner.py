@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from splitft.common.failpoints import reach
+from splitft.common.files import append_line, write_atomically
+from splitft.common.quiet import quiet_libraries
 from splitft.errors import DivergedError, JobError
-from splitft.failpoints import reach
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
-from splitft.output import append_line, write_atomically
-from splitft.quiet import quiet_libraries
 from splitft.resume import (
     DECISIONS,
     HISTORY,
@@ -75,7 +75,7 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     from splitft.batching.setup import batch_tokens
-    from splitft.checkpoint import FOLDER, remove_checkpoints
+    from splitft.common.checkpoint import FOLDER, remove_checkpoints
     from splitft.export import usage_hints
     from splitft.progress import RunProgress, final_tables
     from splitft.report.curves import perplexity_picture
@@ -127,7 +127,7 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
-    from splitft.checkpoint import FOLDER, remove_checkpoints
+    from splitft.common.checkpoint import FOLDER, remove_checkpoints
     from splitft.report.curves import perplexity_picture
 
     folder, records = opened.folder, read_records(opened.folder)
@@ -189,7 +189,7 @@ class _Output:
         self.save()
         job = self.start.job
         if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:
-            from splitft.checkpoint import FOLDER, save_checkpoint
+            from splitft.common.checkpoint import FOLDER, save_checkpoint
 
             self.parties.cohort.save(record.round + 1)
             save_checkpoint(

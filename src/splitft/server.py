@@ -12,7 +12,8 @@ from splitft.aggregate import Mean
 from splitft.aggregator import Aggregator
 from splitft.averaging import SHARED, Contributions, average_blocks, client_contributions
 from splitft.batching.step import Waiting, train_in_batches
-from splitft.failpoints import reach
+from splitft.common.failpoints import reach
+from splitft.common.state import State
 from splitft.job import Job
 from splitft.messages import (
     Activations,
@@ -38,7 +39,6 @@ from splitft.optim import global_step
 from splitft.parts import SplitModel
 from splitft.robust import Contribution
 from splitft.session import Session
-from splitft.state import State
 from splitft.trunk import Trunk
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
+from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.shrink_rules import GUESSES, Guess, kept_blocks, shrink_values, stated_blocks, with_blocks
 
@@ -129,8 +130,3 @@ def _run(model: Any) -> None:
         logits = model(input_ids=torch.arange(3, 9)[None], use_cache=False).logits
     if not torch.isfinite(logits).any():
         raise ModelError("the small copy answers no finite number")
-
-
-def one_line(error: object) -> str:
-    """An error's text on one line, at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -17,7 +17,7 @@ import msgpack
 import torch
 from torch import Tensor
 
-from splitft.transfer import to_host
+from splitft.common.transfer import to_host
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_LIST = 1 << 14  # entries of a list in a header: samples of a batch, blocks of a model

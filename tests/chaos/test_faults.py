@@ -11,7 +11,7 @@ from history_checker import check_history
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.failpoints import VARIABLE
+from splitft.common.failpoints import VARIABLE
 
 NAMES = ["anna", "bert"]
 PLACES = ("client.send", "client.take", "server.send", "server.take")

@@ -26,9 +26,9 @@ from transformers import AutoTokenizer
 from network_threads import Settings, follow, together
 from reference import WORDS, make_setting
 from splitft import Job
+from splitft.common.failpoints import VARIABLE
 from splitft.engines.network.join import join
 from splitft.errors import SplitFTError
-from splitft.failpoints import VARIABLE
 from splitft.job import dump_job
 from splitft.messages import Activations
 from splitft.report.command import report_command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from network_threads import together
 from reference import make_setting, write_rows
-from splitft.checkpoint import load_checkpoint
+from splitft.common.checkpoint import load_checkpoint
 from splitft.engines.network.site import SAVED
 
 

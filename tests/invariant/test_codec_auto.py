@@ -11,7 +11,7 @@ import pytest
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, JobError, RunResult, load_job, run
-from splitft.failpoints import VARIABLE
+from splitft.common.failpoints import VARIABLE
 from splitft.job import dump_job
 
 NAMES = ["anna", "bert"]

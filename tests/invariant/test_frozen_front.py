@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 from network_threads import QUIET, Settings, together
 from reference import TARGETS, federated_lora, make_setting, write_rows
 from splitft import Job, JobError, ModelError, RunResult, load_job, run
+from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.engines.network.control import packed
-from splitft.failpoints import VARIABLE
 from splitft.load import load_tokenizer
 from splitft.messages import Activations
 

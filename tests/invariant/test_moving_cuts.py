@@ -12,10 +12,10 @@ import splitft
 from reference import federated_lora, make_setting
 from splitft import Job
 from splitft.adapters import rank_of
+from splitft.common.seeds import numpy_generator
 from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
 from splitft.parties import Parties
-from splitft.seeds import numpy_generator
 
 DEVICES = {
     "devices": ["slowest", "slow", "fast", "fastest"],

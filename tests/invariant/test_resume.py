@@ -16,12 +16,12 @@ from test_moving_cuts import DEVICES, UP_AND_DOWN
 from forks import start_command
 from reference import make_setting
 from splitft import Job, RunResult, run
+from splitft.common.failpoints import VARIABLE
+from splitft.common.state import pack
 from splitft.errors import DataError, JobError, OutputError
-from splitft.failpoints import VARIABLE
 from splitft.history import RoundRecord
 from splitft.job import dump_job
 from splitft.parties import Parties
-from splitft.state import pack
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]

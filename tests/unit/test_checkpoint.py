@@ -15,9 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.checkpoint import MANIFEST, STATE, TENSORS, load_checkpoint, remove_checkpoints, save_checkpoint
+from splitft.common.checkpoint import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from splitft.common.state import pack, unpack
 from splitft.errors import OutputError
-from splitft.state import pack, unpack
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 

@@ -43,7 +43,7 @@ module = types.ModuleType("splitft.runner")
 sys.modules["splitft.runner"] = module
 exec({body!r}, module.__dict__)
 import splitft.imports
-splitft.imports.import_libraries = lambda: None
+splitft.common.startup.import_libraries = lambda: None
 from splitft.cli import main
 sys.argv = ["splitft", "run", "quickstart"]
 main()

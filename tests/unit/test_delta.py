@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splitft.codecs import make_codec
 from splitft.codecs.delta import SAMPLE_BYTES, Memory
-from splitft.state import pack, unpack
+from splitft.common.state import pack, unpack
 
 WIDTH = 96
 LENGTHS = [3, 1, 7, 5, 2, 9]  # of samples 0, 1, 2 …

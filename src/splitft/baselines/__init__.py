@@ -4,6 +4,8 @@ whole: a client that trains the whole model. fed_lora uses it with the ordinary 
 local_only: no exchange at all. centralized: all data in one place.
 """
 
+from __future__ import annotations
+
 from splitft.baselines.centralized import CentralCohort
 from splitft.baselines.local_only import LocalOnlyCohort, SilentServer
 from splitft.baselines.whole import WholeClient, WholeModels

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from splitft.adapters import Adapter
 from splitft.baselines.local_only import LocalOnlyCohort
 from splitft.baselines.whole import WholeClient
+from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.ledger import Ledger
 from splitft.messages import AdapterDown, Message, OptimizerState
 from splitft.parts import Place
-from splitft.state import State
 
 POOLED = "all data"  # name of the one who trains
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from splitft.client import Client
+from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.history import RoundRecord
 from splitft.messages import LocalLoss, Message
 from splitft.optim import global_step, total_norm
 from splitft.parts import Place, loss_token_count
-from splitft.state import State
 
 
 class WholeClient(Client):

@@ -13,9 +13,9 @@ from splitft.adapters import Adapter
 from splitft.batching.joined import learn_fixed, run_joined
 from splitft.batching.rows import RowPart, bind_rows, unbind_rows
 from splitft.check.proof import kept_random_state
+from splitft.common.text import one_line
 from splitft.forms import mask_of
 from splitft.parts import SplitModel
-from splitft.shrink import one_line
 from splitft.split import eval_mode, run_blocks
 
 _MOST, _MOST_ROUNDED = 1e-5, 0.1  # difference relative to a tensor's length

@@ -4,6 +4,8 @@ Reading order: prove (what is asked and answered), trial, proof (the comparison)
 proves nothing); every, worker (all architectures, each safe from the others); table (what a person sees).
 """
 
+from __future__ import annotations
+
 from splitft.check.prove import (
     SplitReport,
     check_all_command,

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from splitft.check.proof import ServerInputs, compared_parameters, make_rows
 from splitft.check.trial import finite_random_model
+from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.flat_attention import attend_samples_apart
 from splitft.forms import Form, form_of
 from splitft.head import IGNORE, shifted
-from splitft.shrink import one_line, shrink_config
+from splitft.shrink import shrink_config
 from splitft.split import eval_mode, num_blocks, run_blocks
 
 _RAGGED = (5, 9, 1, 12)  # tokens of the samples

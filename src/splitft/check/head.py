@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from splitft.check.proof import Rows, loss_of, make_rows
+from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.head import IGNORE, ChunkedHead, HeadForm
-from splitft.shrink import one_line
 from splitft.split import eval_mode, num_blocks, run_blocks
 
 _CHUNK = 8  # tokens: several chunks of the few that are compared

@@ -18,9 +18,10 @@ from splitft.check.flat import try_padding_free
 from splitft.check.head import try_head
 from splitft.check.proof import ServerInputs, kept_random_state
 from splitft.check.trial import RefusedError, Trial, Wanted, finite_random_model, try_split
+from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.head import HeadForm
-from splitft.shrink import NotBuiltError, causal_class, one_line, shrink_config
+from splitft.shrink import NotBuiltError, causal_class, shrink_config
 from splitft.split import count_blocks, eval_mode, install_window, num_blocks
 
 Labels = Literal["server", "client"]

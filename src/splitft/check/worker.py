@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from splitft.check.architectures import default_config
 from splitft.check.prove import SplitReport, check_split
-from splitft.shrink import one_line
+from splitft.common.text import one_line
 
 READY = "ready"
 

@@ -7,6 +7,8 @@ name, a user's own among them. channel: where they are applied, at both ends of 
 the server.
 """
 
+from __future__ import annotations
+
 from splitft.codecs.codec import Codec, Part
 from splitft.codecs.registry import codec_names, make_codec, register_codec
 

@@ -19,10 +19,10 @@ from splitft.codecs.codec import Codec
 from splitft.codecs.delta import LengthMemory, Memory
 from splitft.codecs.registry import What, codecs_of, make_codec
 from splitft.codecs.shapes import Shapes
+from splitft.common.state import State
 from splitft.errors import DivergedError, ModelError
 from splitft.job import Job
 from splitft.messages import Activations, Gradients, TailGradients, TrunkOutput
-from splitft.state import State
 
 M = TypeVar("M")
 _MOST_UNDER_WAY = 256  # batches of a client that may be on their way; of older ones nothing comes any more

@@ -17,7 +17,7 @@ from splitft.codecs.codec import Codec, Part
 from splitft.codecs.groups import Int8
 from splitft.codecs.lowbit import activation_bits, difference_bits
 from splitft.codecs.shapes import Shapes
-from splitft.state import State
+from splitft.common.state import State
 
 DELTA = "delta"
 SAMPLE_BYTES = 1024  # of a sample beside its values

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from splitft.common.files import write_atomically
 from splitft.compare.arms import make_arms, parse_methods, parse_vary
 from splitft.compare.plan import Variant, name_variants, plan_variants, problems_of, seeds_of
 from splitft.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.errors import JobError
 from splitft.job import Job, load_job
-from splitft.output import write_atomically
 from splitft.report.command import NAME, check_replaceable
 
 

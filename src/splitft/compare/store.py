@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from splitft.common.files import write_atomically
 from splitft.errors import OutputError
 from splitft.job import Job, dump_job
-from splitft.output import write_atomically
 
 MARKER = "made-by-compare.json"  # in every run folder that a comparison made
 State = Literal["absent", "finished", "unfinished", "foreign"]

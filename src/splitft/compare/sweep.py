@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from splitft.common.files import write_atomically
 from splitft.compare.plan import Variant, distinct_runs
 from splitft.compare.processes import Task, reason_of, run_tasks
 from splitft.compare.store import Store, open_store, prepare_run, run_state
 from splitft.errors import OutputError
-from splitft.output import write_atomically
 
 INDEX = "sweep.json"
 

@@ -4,6 +4,8 @@ observe: what goes in and comes out. explicit, resource, accuracy, splitft, make
 policies by name, a user's own among them. decide: bounds, steps, reasons, the record. predict: seconds.
 """
 
+from __future__ import annotations
+
 from splitft.cuts.bounds import cut_bounds
 from splitft.cuts.decide import decide, replay
 from splitft.cuts.decision import Decision

@@ -1,5 +1,7 @@
 """From files to batches: reading, tokens, the held-out split, rows per client, and what to show of it."""
 
+from __future__ import annotations
+
 from splitft.data.batches import Batch, BatchStream, collate, first_lengths, split_rows, train_stream
 from splitft.data.holdout import hold_out
 from splitft.data.listing import partition_table

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from splitft.common.seeds import numpy_generator
+from splitft.common.shares import largest_remainder
 from splitft.errors import DataError
 from splitft.partition.report import Indices
-from splitft.partition.shares import keep_minimum, largest_remainder
-from splitft.seeds import numpy_generator
+from splitft.partition.shares import keep_minimum
 
 
 def hold_out(

@@ -11,6 +11,7 @@ from splitft.partition import length_names
 if TYPE_CHECKING:
     from rich.table import Table
 
+
 MAX_CLASSES = 6  # columns of shares that a terminal has room for
 OTHER = "other"
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitft.data.quiet import first_line, quiet_datasets
+from splitft.common.quiet import first_line, quiet_datasets
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.demo import BUILTIN, builtin_corpus
 from splitft.errors import DataError

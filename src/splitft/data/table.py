@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitft.data.quiet import first_line, quiet_datasets
+from splitft.common.quiet import first_line, quiet_datasets
 from splitft.errors import DataError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")

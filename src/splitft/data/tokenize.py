@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitft.data.quiet import first_line
+from splitft.common.quiet import first_line
 from splitft.data.records import Records
 from splitft.data.rows import IGNORE, Rows, Tokens, has_loss
 from splitft.errors import DataError

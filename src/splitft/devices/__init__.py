@@ -4,6 +4,8 @@ device, presets, profile, mix: the machines. costs (matrices, probe): a model in
 steps: functions of them. trace, simulate, schedules, times: a round. clock: listens to a run.
 """
 
+from __future__ import annotations
+
 from splitft.devices.costs import BlockCosts, ModelCosts, model_costs
 from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.memory import Memory, client_memory, highest_cut_in_memory, server_memory

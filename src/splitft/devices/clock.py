@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from splitft.common.state import State
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
 from splitft.devices.simulate import simulate_round
@@ -28,7 +29,6 @@ from splitft.messages import (
     TrunkOutput,
     wire_size,
 )
-from splitft.state import State
 
 __all__ = ["ClientTimes", "ClientTrace", "RoundTimes", "StepTrace", "VirtualClock", "simulate_round"]
 

@@ -22,6 +22,7 @@ from splitft.errors import JobError
 if TYPE_CHECKING:
     from splitft.job import Job
 
+
 _TRAINED = 4 * 4  # float32: value, gradient, two moments
 _KEPT = 4  # float32: as it was handed out
 _WORKSPACE = 0.5  # of what a block keeps: the gradients that its backward holds at once

@@ -18,8 +18,8 @@ def draw_devices(mix: Mapping[str, float], count: int, seed: int) -> list[str]:
     """
     import numpy as np
 
-    from splitft.partition.shares import largest_remainder
-    from splitft.seeds import numpy_generator
+    from splitft.common.seeds import numpy_generator
+    from splitft.common.shares import largest_remainder
 
     if count < 1:
         raise JobError(f"cannot draw devices for {count} clients: give a number from 1 on")
@@ -42,7 +42,7 @@ def available_members(
     Each client's chance is its device's availability, drawn by client and round alone; a client without a
     device is always there.
     """
-    from splitft.seeds import derive_seed
+    from splitft.common.seeds import derive_seed
 
     def there(name: str) -> bool:
         if name not in devices:

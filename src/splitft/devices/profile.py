@@ -13,6 +13,7 @@ from splitft.errors import JobError
 if TYPE_CHECKING:
     from splitft.job import DeviceProfile, Job
 
+
 __all__ = ["Device", "check_devices", "client_devices", "resolve_device"]
 
 

@@ -5,6 +5,8 @@ together. file: reading, overrides, writing. problems, describe: errors as a per
 YAML.
 """
 
+from __future__ import annotations
+
 from splitft.job.file import dump_job, job_schema, load_job
 from splitft.job.model import GROUPS, RULE, Job, SchedulerType, grouped_keys
 from splitft.job.sections import CutPolicyConfig, DeviceProfile, NetworkConfig, PartitionConfig

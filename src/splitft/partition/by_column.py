@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from splitft.common.seeds import numpy_generator
 from splitft.errors import DataError
 from splitft.partition.dirichlet import label_classes
 from splitft.partition.report import Indices, PartitionReport, as_counts
 from splitft.partition.shares import hand_out
-from splitft.seeds import numpy_generator
 
 NAME_LENGTH = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from splitft.common.seeds import numpy_generator
+from splitft.common.shares import largest_remainder
 from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
-from splitft.partition.shares import check_enough, hand_out, keep_minimum, largest_remainder, log_dirichlet
-from splitft.seeds import numpy_generator
+from splitft.partition.shares import check_enough, hand_out, keep_minimum, log_dirichlet
 
 
 def dirichlet(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from splitft.common.seeds import numpy_generator
+from splitft.common.shares import largest_remainder
 from splitft.partition.report import Indices, PartitionReport
-from splitft.partition.shares import hand_out, keep_minimum, largest_remainder
-from splitft.seeds import numpy_generator
+from splitft.partition.shares import hand_out, keep_minimum
 
 
 def held_out(report: PartitionReport, classes: ArrayLike, *, seed: int = 0) -> list[Indices]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from splitft.common.seeds import numpy_generator
+from splitft.common.shares import largest_remainder
 from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
-from splitft.partition.shares import check_enough, hand_out, largest_remainder
-from splitft.seeds import numpy_generator
+from splitft.partition.shares import check_enough, hand_out
 
 
 def iid(

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
+from splitft.common.seeds import numpy_generator
 from splitft.partition.dirichlet import deal_classes
 from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
-from splitft.seeds import numpy_generator
 
 
 def length_dirichlet(

@@ -52,16 +52,6 @@ def log_dirichlet(alpha: float, size: tuple[int, int], rng: np.random.Generator)
     return normalised
 
 
-def largest_remainder(weights: NDArray[np.float64], total: int) -> Indices:
-    """Whole numbers that sum to `total`, each within 1 of its exact share; ties go to the lower index."""
-    exact = weights / weights.sum() * total
-    counts: Indices = np.floor(exact).astype(np.int64)
-    short = total - int(counts.sum())
-    order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[:short]] += 1
-    return counts
-
-
 def keep_minimum(counts: Indices, min_rows: int) -> Indices:
     """Move rows until every client of a (client, class) matrix has `min_rows`; no row appears or vanishes.
 

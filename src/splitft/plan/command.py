@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from splitft.common.files import write_atomically
+from splitft.common.quiet import quiet_libraries
+from splitft.common.startup import import_libraries
 from splitft.errors import JobError, OutputError
 from splitft.history import strict_json
-from splitft.imports import import_libraries
 from splitft.job import Job
-from splitft.output import write_atomically
-from splitft.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from splitft.devices import Device
+
 
 _BY_ACCURACY = ("accuracy", "splitft")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splitft.common.seeds import numpy_generator
 from splitft.cuts import ClientState, Observation, decide
 from splitft.data import ClientData
 from splitft.devices import (
@@ -28,7 +29,6 @@ from splitft.errors import JobError
 from splitft.job import Job
 from splitft.parties import Machines
 from splitft.plan.cuts import round_of, trace_of
-from splitft.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from splitft.common.files import write_atomically
 from splitft.errors import OutputError
-from splitft.output import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 NAME = "report.html"
 _HEAD = 4096  # characters in which our mark stands

@@ -14,6 +14,7 @@ from splitft.report.verdict import MEASURES, report_data
 if TYPE_CHECKING:
     from rich.table import Table
 
+
 __all__ = ["Cell", "Column", "report_data", "verdict_columns", "verdict_csv", "verdict_tables"]
 
 

@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
+from splitft.common.files import write_atomically
 from splitft.engines.flower.launcher import Launcher
 from splitft.engines.flower.ticket import Ticket, make_authority
 from splitft.engines.network.credentials import is_loopback
@@ -20,7 +21,6 @@ from splitft.engines.network.listener import Listener
 from splitft.engines.network.serve import client_names, notice, serve
 from splitft.errors import JobError
 from splitft.job import Job, load_job
-from splitft.output import write_atomically
 from splitft.runner import RunResult
 
 REPLIES = "flower.json"  # what clients reply, in the run's folder

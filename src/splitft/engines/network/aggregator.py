@@ -17,19 +17,11 @@ from rich.console import Console
 from splitft.adapters import Layout, flatten, unflatten
 from splitft.assemble import inject_adapters, model_shapes
 from splitft.averaging import SHARED, average_blocks, client_contributions
-from splitft.checkpoint import load_checkpoint, save_checkpoint
 from splitft.codecs.registry import network_job
+from splitft.common.checkpoint import load_checkpoint, save_checkpoint
+from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.averaging import SERVER, digest_of, job_digest
-from splitft.engines.network.control import (
-    WIRE,
-    Average,
-    Averaged,
-    End,
-    Rejected,
-    Taken,
-    Welcome,
-    packed,
-)
+from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, Welcome, packed
 from splitft.engines.network.door import Audit, Door
 from splitft.engines.network.gate import SLACK, check_adapters
 from splitft.engines.network.listener import Event, Listener
@@ -39,7 +31,6 @@ from splitft.fallback import resolve_sources
 from splitft.job import Job
 from splitft.messages import AdapterUp, wire_size
 from splitft.output import check_output_dir
-from splitft.quiet import quiet_libraries
 from splitft.robust import Contribution
 from splitft.split import num_blocks
 

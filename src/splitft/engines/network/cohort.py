@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from splitft.codecs.auto import CodecChooser
+from splitft.common.state import State
 from splitft.devices.steps import StateSeconds
 from splitft.engines.network.averaging import Averaging
 from splitft.engines.network.control import (
@@ -36,7 +37,6 @@ from splitft.engines.network.turn import Turn
 from splitft.job import Job
 from splitft.messages import AdapterDown, AdapterUp, Message, OptimizerState
 from splitft.overlap import best_parts
-from splitft.state import State
 
 
 class NetworkCohort:

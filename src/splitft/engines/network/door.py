@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from splitft.common.files import append_line
 from splitft.engines.network.control import PROTOCOL, Hello, Refused
 from splitft.engines.network.listener import Identity
-from splitft.output import append_line
 
 AUDIT = "audit.jsonl"
 MOST_LINES = 10_000  # of one server process: nobody fills the disk by knocking

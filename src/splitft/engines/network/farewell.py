@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from splitft.common.files import append_line
 from splitft.engines.network.control import End
 from splitft.engines.network.listener import Listener
-from splitft.output import append_line
 
 STEPS = "steps.jsonl"  # what took effect at the server, in order
 TOLD, OVER = "told", "over"  # events: one client has heard, nobody else is told

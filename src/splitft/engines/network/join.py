@@ -13,6 +13,7 @@ from splitft.assemble import base_dtype, check_positions, check_vocabulary, devi
 from splitft.attention import use_fast_backward
 from splitft.check.head import try_head, whole_loss_notice
 from splitft.client import Client
+from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.averaging import Desk, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
@@ -24,7 +25,6 @@ from splitft.flat_attention import attend_samples_apart
 from splitft.job import Job
 from splitft.load import load_part, load_tokenizer
 from splitft.parts import SplitModel
-from splitft.quiet import quiet_libraries
 
 MAX_PAYLOAD = (
     1 << 31

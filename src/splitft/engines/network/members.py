@@ -10,6 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from splitft.codecs.channel import Channel
+from splitft.common.state import State
 from splitft.engines.network.control import (
     EVALUATION,
     WIRE,
@@ -32,7 +33,6 @@ from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
 from splitft.ledger import Ledger
 from splitft.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
-from splitft.state import State
 
 ANSWERS = (Held, OptimizerState, Saved)  # what clients send between training and evaluation
 MOST_ANSWERS = 8  # of a client, beyond what is asked for: of what was asked before it came anew

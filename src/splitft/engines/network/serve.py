@@ -18,6 +18,9 @@ from splitft.baselines import WholeModels
 from splitft.codecs.auto import CodecChooser
 from splitft.codecs.channel import Channel
 from splitft.codecs.registry import network_job
+from splitft.common.failpoints import reach
+from splitft.common.files import append_line
+from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.averaging import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
@@ -29,13 +32,10 @@ from splitft.engines.network.gate import Gate, most_bytes
 from splitft.engines.network.listener import Listener
 from splitft.engines.network.members import Members
 from splitft.errors import JobError
-from splitft.failpoints import reach
 from splitft.job import Job
 from splitft.ledger import Ledger
-from splitft.output import append_line
 from splitft.overlap import micro_batches
 from splitft.parties import Parties, highest_cuts, machines_of
-from splitft.quiet import quiet_libraries
 from splitft.resume import open_run
 from splitft.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server import Server

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from splitft.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.client import Client
 from splitft.codecs.channel import Channel
+from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from splitft.common.state import State
 from splitft.engines.network.averaging import Desk
 from splitft.engines.network.control import (
     EVALUATION,
@@ -46,7 +47,6 @@ from splitft.errors import (
 )
 from splitft.job import Job
 from splitft.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
-from splitft.state import State
 
 SAVED, FINISHED = "saved", "finished"
 KEEP = 2  # checkpoints: the server may go back to the one before the last

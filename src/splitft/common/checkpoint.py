@@ -18,9 +18,9 @@ from typing import Any
 
 from safetensors.torch import load, save
 
+from splitft.common.failpoints import reach
+from splitft.common.state import State, pack, unpack
 from splitft.errors import OutputError
-from splitft.failpoints import reach
-from splitft.state import State, pack, unpack
 
 FOLDER = "checkpoints"
 FORMAT = 1

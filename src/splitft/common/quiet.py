@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +29,14 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, for a message that stays on one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def quiet_libraries() -> None:
+    """Silence transformers' progress bars, notices, and warnings about names that change between versions."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud: no warning about forks
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    # Newer versions rename it; the old name is the one that all supported versions know.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)

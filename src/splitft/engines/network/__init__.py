@@ -1,0 +1,1 @@
+"""The network engine: the same rounds between machines, over gRPC."""
