@@ -18,7 +18,7 @@ from splitft.job import Job, grouped_keys
 from splitft.job.describe import describe_type
 from splitft.job.nested import nested_models
 from splitft.job.problems import field_schemas
-from splitft.recipes import recipes
+from splitft.job.recipes import recipes
 
 PAGE = Path(__file__).with_name("reference.md")
 

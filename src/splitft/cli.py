@@ -94,7 +94,7 @@ def new(
     path: Annotated[Path | None, typer.Argument(help="Where to write; default: RECIPE.yaml here.")] = None,
 ) -> None:
     """Copy a commented recipe to start from. Never overwrites a file."""
-    from splitft.recipes import recipe_path, recipes
+    from splitft.job.recipes import recipe_path, recipes
 
     if recipe is None:
         found = recipes()

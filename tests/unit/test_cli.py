@@ -14,7 +14,7 @@ import pytest
 
 from splitft import errors
 from splitft.cli import EXIT_CODES, app
-from splitft.recipes import recipe_path, recipes
+from splitft.job.recipes import recipe_path, recipes
 
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
 FLAGS: dict[str, set[str]] = {

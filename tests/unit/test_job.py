@@ -23,8 +23,8 @@ from splitft.job import (
     job_schema,
     load_job,
 )
+from splitft.job.recipes import recipe_path, recipes
 from splitft.job.yaml import dump_yaml, parse_yaml
-from splitft.recipes import recipe_path, recipes
 
 BASE = "model_name_or_path: m\ndataset_name: d\n"
 

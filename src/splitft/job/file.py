@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from splitft.errors import JobError, OutputError
 from splitft.job.model import Job, grouped_keys
 from splitft.job.problems import problem_lines
+from splitft.job.recipes import recipe_path, recipes
 from splitft.job.yaml import dump_yaml, parse_yaml
-from splitft.recipes import recipe_path, recipes
 
 _MAX_CHARS = 1_000_000  # far more than any job; a weight file given by mistake is not read whole
 

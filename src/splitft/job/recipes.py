@@ -7,7 +7,7 @@ from pathlib import Path
 
 from splitft.errors import JobError
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "recipes"
 
 
 def recipes() -> dict[str, str]:
