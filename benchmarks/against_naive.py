@@ -30,9 +30,9 @@ from naive import Naive, NaiveServer, to_bytes
 
 from splitft.adapters import initial_adapter
 from splitft.data import Rows, train_stream
-from splitft.messages import Activations
 from splitft.parts import SplitModel
 from splitft.server import Server
+from splitft.wire.messages import Activations
 
 CLIENTS, BATCH, LORA = 5, 4, (RANK, ALPHA, TARGETS)
 LENGTHS = {"fixed": 128, "skewed": 512}

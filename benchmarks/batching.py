@@ -27,9 +27,9 @@ from splitft import Job
 from splitft.adapters import initial_adapter, inject, lora_config
 from splitft.batching.calibrate import most_tokens
 from splitft.batching.prove import prove_batching
-from splitft.messages import Activations, Gradients, Message
 from splitft.parts import SplitModel
 from splitft.server import Server
+from splitft.wire.messages import Activations, Gradients, Message
 
 CLIENTS, RANK, TARGETS = 5, 16, ["c_attn", "c_proj"]
 CUTS = {"equal cuts": [2] * CLIENTS, "cuts 1 to 5": [1, 2, 3, 4, 5]}

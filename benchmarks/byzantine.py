@@ -38,13 +38,13 @@ from splitft.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.common.seeds import torch_generator
 from splitft.history import make_record
-from splitft.ledger import Ledger
-from splitft.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState
 from splitft.moments import trained_tensors
 from splitft.parties import make_parties
 from splitft.parts import SplitModel
 from splitft.robust import OUTLIER
 from splitft.round import run_rounds
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState
 
 ROOT = Path(__file__).parent
 RESULTS, PAGE = ROOT / "results" / "byzantine.json", ROOT.parent / "docs" / "robustness.md"

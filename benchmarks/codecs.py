@@ -24,9 +24,9 @@ from torch import Tensor
 
 from splitft import load_job
 from splitft.assemble import assemble
-from splitft.codecs import Codec, make_codec
-from splitft.messages import Activations, Gradients
 from splitft.parties import make_parties
+from splitft.wire.codecs import Codec, make_codec
+from splitft.wire.messages import Activations, Gradients
 
 NAMES = ("bf16", "int8", "int4", "int3", "int2")
 SETTINGS = ["max_length=512", "cuts=2", "lora_r_cut=16", "codec=none"]

@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
 from splitft.adapters import effective_ranks, initial_adapter, inject, lora_config, resize
-from splitft.messages import Activations
 from splitft.parts import SplitModel
 from splitft.server import Server
+from splitft.wire.messages import Activations
 
 BATCH, SEQ, RANK, TARGETS = 4, 128, 16, ["c_attn", "c_proj"]
 

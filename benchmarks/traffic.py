@@ -32,11 +32,11 @@ from rich.console import Console
 
 from splitft import Job, load_job
 from splitft.assemble import Assembly, assemble
-from splitft.codecs.channel import Channel
 from splitft.data import train_stream
-from splitft.ledger import Ledger
-from splitft.messages import Activations, Gradients
 from splitft.plan.dry import dry_run
+from splitft.wire.channel import Channel
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import Activations, Gradients
 
 CODECS = ("none/none", "bf16/bf16", "int8/int8", "int4/int4", "int3/int2")
 LONGEST, ROUNDS = 512, 10  # tokens; rounds of an epoch

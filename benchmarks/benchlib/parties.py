@@ -17,11 +17,11 @@ from splitft.check.head import try_head
 from splitft.client import Client
 from splitft.data import ClientData, Rows, collate, train_stream
 from splitft.engines.local import LocalCohort
-from splitft.ledger import Ledger
-from splitft.messages import Message
 from splitft.parts import SplitModel
 from splitft.round import exchange
 from splitft.server import Server
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import Message
 
 RANK, ALPHA, TARGETS = 16, 32, ["c_attn", "c_proj"]
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitft.check import SplitReport, check_split
-    from splitft.codecs import Codec, register_codec
     from splitft.cuts import register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.runner import RunResult, run
+    from splitft.wire.codecs import Codec, register_codec
 
 
 # Before torch loads: OpenMP threads that spin while they wait make a run up to ten times slower as soon as
@@ -32,8 +32,8 @@ _HOME = {
     "check_split": "check",
     "SplitReport": "check",
     "register_cut_policy": "cuts",
-    "register_codec": "codecs",
-    "Codec": "codecs",
+    "register_codec": "wire.codecs",
+    "Codec": "wire.codecs",
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",

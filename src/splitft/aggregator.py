@@ -13,8 +13,8 @@ from splitft.aggregate import components, join
 from splitft.common.state import State
 from splitft.job import Job
 from splitft.lowrank import Basis, basis_between, canonical_block, pairs, truncation_error
-from splitft.messages import AdapterDown
 from splitft.moments import trained_tensors
+from splitft.wire.messages import AdapterDown
 
 
 @dataclass(frozen=True)

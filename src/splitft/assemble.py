@@ -16,7 +16,6 @@ from splitft.attention import use_fast_backward
 from splitft.check import SplitReport, check_split
 from splitft.check.flat import padded_notice
 from splitft.check.head import whole_loss_notice
-from splitft.codecs.registry import check_codecs
 from splitft.compiled import compile_blocks
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
@@ -32,6 +31,7 @@ from splitft.partial import spread_habits
 from splitft.parts import SplitModel
 from splitft.shrink import causal_class, shrink_config, tiny_random_model
 from splitft.split import find_blocks, install_window, learn_habits, num_blocks
+from splitft.wire.codecs.registry import check_codecs
 
 
 @dataclass(frozen=True)

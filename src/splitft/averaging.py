@@ -13,9 +13,9 @@ import torch
 from splitft.adapters import Adapter, BlockAdapter, Layout, job_ranks, resize, unflatten
 from splitft.aggregate import MEANS, Mean
 from splitft.job import Job
-from splitft.messages import AdapterUp
 from splitft.moments import trained_specs
 from splitft.robust import ROBUST, Contribution, norm_clip, without_outliers
+from splitft.wire.messages import AdapterUp
 
 SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
 Contributions = Mapping[int, Mapping[str, Contribution]]  # {block: {holder: (adapter, weight)}}

@@ -18,17 +18,6 @@ from splitft.forms import Form, Padded, form_of
 from splitft.head import IGNORE
 from splitft.job import Job
 from splitft.lowrank import Basis
-from splitft.messages import (
-    Activations,
-    AdapterDown,
-    AdapterUp,
-    Gradients,
-    Message,
-    Metrics,
-    OptimizerState,
-    TailGradients,
-    TrunkOutput,
-)
 from splitft.moments import pack_blocks, trained_specs, trained_tensors, unpack_blocks
 from splitft.optim import (
     TrainedAdapter,
@@ -40,6 +29,17 @@ from splitft.optim import (
     total_norm,
 )
 from splitft.parts import Place, SplitModel, loss_token_count
+from splitft.wire.messages import (
+    Activations,
+    AdapterDown,
+    AdapterUp,
+    Gradients,
+    Message,
+    Metrics,
+    OptimizerState,
+    TailGradients,
+    TrunkOutput,
+)
 
 
 @dataclass

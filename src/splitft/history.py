@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitft.ledger import Ledger
-from splitft.messages import Metrics
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import Metrics
 
 if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes

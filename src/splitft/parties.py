@@ -36,10 +36,10 @@ from splitft.devices.clock import VirtualClock
 from splitft.devices.steps import StateSeconds
 from splitft.engines.local import LocalCohort
 from splitft.job import Job
-from splitft.ledger import Ledger
 from splitft.overlap import micro_batches
 from splitft.parts import SplitModel
 from splitft.server import Server
+from splitft.wire.ledger import Ledger
 
 if TYPE_CHECKING:
     from splitft.engines.network.cohort import NetworkCohort

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from splitft.adapters import AdapterSlots
 from splitft.common.seeds import seed_dropout
 from splitft.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
-from splitft.messages import Metrics
 from splitft.split import num_blocks, run_blocks
+from splitft.wire.messages import Metrics
 
 
 @dataclass(frozen=True)

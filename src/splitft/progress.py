@@ -13,7 +13,7 @@ from rich.table import Table
 
 from splitft.history import RoundRecord
 from splitft.job import Job
-from splitft.ledger import Ledger
+from splitft.wire.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
 MOST_NAMED = 4  # moves of cuts, and clients of one move, that a line names

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 from splitft.common.seeds import numpy_generator
 from splitft.history import RoundRecord, make_record
 from splitft.job import Job
-from splitft.ledger import Ledger
-from splitft.messages import AdapterDown, AdapterUp, Gradients, LocalLoss, Message, Metrics, OptimizerState
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import (
+    AdapterDown,
+    AdapterUp,
+    Gradients,
+    LocalLoss,
+    Message,
+    Metrics,
+    OptimizerState,
+)
 
 if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes

@@ -15,17 +15,6 @@ from splitft.batching.step import Waiting, train_in_batches
 from splitft.common.failpoints import reach
 from splitft.common.state import State
 from splitft.job import Job
-from splitft.messages import (
-    Activations,
-    AdapterDown,
-    AdapterUp,
-    Gradients,
-    LocalLoss,
-    Message,
-    Metrics,
-    OptimizerState,
-    TailGradients,
-)
 from splitft.moments import (
     Moments,
     mean_moments,
@@ -40,6 +29,17 @@ from splitft.parts import SplitModel
 from splitft.robust import Contribution
 from splitft.session import Session
 from splitft.trunk import Trunk
+from splitft.wire.messages import (
+    Activations,
+    AdapterDown,
+    AdapterUp,
+    Gradients,
+    LocalLoss,
+    Message,
+    Metrics,
+    OptimizerState,
+    TailGradients,
+)
 
 
 class Averager(Protocol):

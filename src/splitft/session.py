@@ -13,9 +13,9 @@ from splitft.forms import Form, form_of
 from splitft.head import IGNORE
 from splitft.job import Job
 from splitft.lowrank import Basis
-from splitft.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
 from splitft.optim import TrainedAdapter
 from splitft.parts import Place, SplitModel, loss_token_count
+from splitft.wire.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
 
 
 @dataclass(frozen=True)

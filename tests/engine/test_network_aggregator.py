@@ -18,7 +18,7 @@ from splitft import Job, run
 from splitft.engines.network.aggregator import serve_averages
 from splitft.engines.network.averaging import Desk
 from splitft.errors import NetworkError
-from splitft.messages import AdapterUp
+from splitft.wire.messages import AdapterUp
 from tcp_proxy import Proxy
 
 NAMES = ["anna", "bert", "cleo"]

@@ -30,8 +30,8 @@ from splitft.common.failpoints import VARIABLE
 from splitft.engines.network.join import join
 from splitft.errors import SplitFTError
 from splitft.job import dump_job
-from splitft.messages import Activations
 from splitft.report.command import report_command
+from splitft.wire.messages import Activations
 from tcp_proxy import Proxy
 
 SENTENCE = "the heliotrope patient of ward seven refused the moss-green capsule on a wednesday"

@@ -51,7 +51,7 @@ from splitft.engines.network.join import MAX_PAYLOAD, channel_credentials
 from splitft.engines.network.link import SILENCE_SECONDS
 from splitft.engines.network.listener import HELLO_SECONDS, METHOD, MOST_UNREAD, SERVICE, Listener, most_held
 from splitft.job import dump_job
-from splitft.messages import Activations, AdapterUp
+from splitft.wire.messages import Activations, AdapterUp
 from tcp_proxy import Proxy
 
 HONEST = ["anna", "bert"]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from network_threads import Settings, Tamper, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.messages import Activations, AdapterUp, Gradients, Metrics, TailGradients
+from splitft.wire.messages import Activations, AdapterUp, Gradients, Metrics, TailGradients
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]

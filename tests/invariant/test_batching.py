@@ -27,9 +27,9 @@ from splitft.batching.calibrate import most_tokens
 from splitft.batching.plan import _MOST_PADDING, plan_batches
 from splitft.batching.prove import prove_batching
 from splitft.batching.step import Waiting, train_together
-from splitft.messages import Gradients
 from splitft.parties import make_parties
 from splitft.parts import SplitModel
+from splitft.wire.messages import Gradients
 from tiny import MODEL_TYPES, tiny_model
 
 FEW = {"rounds": 1, "local_steps": 1, "eval_every": 1, "max_eval_samples": 3, "warmup_steps": 0}

@@ -14,9 +14,9 @@ import torch
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, JobError, cli, load_job, register_codec, run
-from splitft.codecs import Part
 from splitft.errors import DivergedError
-from splitft.messages import Activations
+from splitft.wire.codecs import Part
+from splitft.wire.messages import Activations
 
 NAMES = ["anna", "bert", "mallory"]
 CODECS: dict[str, Settings] = {
@@ -125,7 +125,7 @@ def without(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> byte
 def test_who_sends_what_no_codec_makes_takes_part_no_more(
     what: str, setting: Settings, without: bytes, tmp_path: Path
 ) -> None:
-    from splitft.codecs.channel import Channel
+    from splitft.wire.channel import Channel
 
     settings, said = setting | {"codec": "int4"}, list[str]()
     channel = Channel(Job(**settings), 128)

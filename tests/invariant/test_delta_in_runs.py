@@ -11,11 +11,11 @@ import pytest
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, JobError, RunResult, load_job, run
-from splitft.codecs.channel import Channel
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.job import dump_job
 from splitft.load import load_tokenizer
+from splitft.wire.channel import Channel
 
 NAMES = ["anna", "bert", "carl"]
 WIDTH = 64

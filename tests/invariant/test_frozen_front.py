@@ -21,7 +21,7 @@ from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.engines.network.control import packed
 from splitft.load import load_tokenizer
-from splitft.messages import Activations
+from splitft.wire.messages import Activations
 
 NAMES = ["anna", "bert", "carl"]
 FROZEN, BLOCKS, WIDTH = 2, 4, 64

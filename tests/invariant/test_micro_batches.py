@@ -19,8 +19,8 @@ from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.data import split_rows
-from splitft.messages import Activations, Gradients
 from splitft.overlap import best_parts, step_time
+from splitft.wire.messages import Activations, Gradients
 
 NAMES = ["anna", "bert", "carl"]
 MODES: dict[str, Settings] = {

@@ -23,9 +23,9 @@ from splitft import Job, RunResult
 from splitft.assemble import assemble
 from splitft.data import ClientData, prepare
 from splitft.history import RoundRecord
-from splitft.messages import Activations, AdapterUp
 from splitft.parties import Parties, make_parties
 from splitft.round import run_rounds
+from splitft.wire.messages import Activations, AdapterUp
 
 Settings = dict[str, Any]
 Tensors = dict[str, Tensor]

@@ -19,9 +19,9 @@ from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, RunResult, run
 from splitft.job import load_job
-from splitft.messages import Activations, Gradients
 from splitft.plan.command import plan_command
 from splitft.split import run_blocks
+from splitft.wire.messages import Activations, Gradients
 from tiny import MODEL_TYPES
 
 FEW = {"rounds": 1, "local_steps": 1, "eval_every": 1, "max_eval_samples": 5, "warmup_steps": 0}

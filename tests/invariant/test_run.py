@@ -26,7 +26,7 @@ from reference import (
 from splitft import Job, RunResult, run
 from splitft.data import prepare
 from splitft.engines.local import LocalCohort
-from splitft.messages import (
+from splitft.wire.messages import (
     Activations,
     AdapterDown,
     AdapterUp,

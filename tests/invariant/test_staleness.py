@@ -17,7 +17,7 @@ from network_threads import QUIET, Settings, together
 from reference import UnsplitClient, federated_lora, make_setting, write_rows
 from splitft import Job, run
 from splitft.client import Client
-from splitft.messages import Gradients
+from splitft.wire.messages import Gradients
 
 NAMES = ["anna", "bert", "carl"]
 CUT = 2

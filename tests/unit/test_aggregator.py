@@ -13,8 +13,8 @@ from splitft.adapters import TensorSpec, flatten, rank_of
 from splitft.aggregate import average
 from splitft.aggregator import Aggregator, unstack_basis
 from splitft.averaging import average_blocks
-from splitft.messages import AdapterDown
 from splitft.robust import Contribution
+from splitft.wire.messages import AdapterDown
 
 BLOCKS = range(5)
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitft import JobError, register_codec
-from splitft.codecs import Codec, codec_names, make_codec
-from splitft.codecs.bits import pack_bits, unpack_bits
-from splitft.codecs.rotation import rotate, rotate_back
+from splitft.wire.codecs import Codec, codec_names, make_codec
+from splitft.wire.codecs.lowbit import pack_bits, rotate, rotate_back, unpack_bits
 
 NAMES = ("bf16", "int8", "int4", "int3", "int2")
 WHAT = ("activations", "gradients")
@@ -181,7 +180,7 @@ class Halves:
     """A codec of a user's own: float16."""
 
     def layout(self, lengths, width):  # type: ignore[no-untyped-def]
-        from splitft.codecs import Part
+        from splitft.wire.codecs import Part
 
         return (Part("values", torch.float16, (sum(lengths), width)),)
 

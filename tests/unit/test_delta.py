@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitft.codecs import make_codec
-from splitft.codecs.delta import SAMPLE_BYTES, Memory
 from splitft.common.state import pack, unpack
+from splitft.wire.codecs import make_codec
+from splitft.wire.memory.delta import SAMPLE_BYTES, Memory
 
 WIDTH = 96
 LENGTHS = [3, 1, 7, 5, 2, 9]  # of samples 0, 1, 2 …

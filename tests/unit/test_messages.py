@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitft import ledger, messages
-from splitft.ledger import Ledger, bytes_by_kind
-from splitft.messages import (
+from splitft.wire import ledger, messages
+from splitft.wire.encoding import MAX_HEADER_BYTES
+from splitft.wire.ledger import Ledger, bytes_by_kind
+from splitft.wire.messages import (
     Activations,
     AdapterDown,
     AdapterUp,
@@ -34,7 +35,6 @@ from splitft.messages import (
     encode,
     wire_size,
 )
-from splitft.wire import MAX_HEADER_BYTES
 
 KINDS = get_args(Message)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)

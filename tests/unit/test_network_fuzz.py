@@ -29,16 +29,16 @@ from torch import Tensor
 from reference import make_setting
 from splitft import Job
 from splitft.assemble import Assembly, assemble
-from splitft.codecs.channel import Channel
 from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
 from splitft.engines.network.door import Audit, Door
 from splitft.engines.network.frames import Frame, Kind, decode_frame
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.engines.network.session import BrokenError, Session, ViolationError
-from splitft.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState
 from splitft.parts import SplitModel
 from splitft.server import Server
+from splitft.wire.channel import Channel
+from splitft.wire.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState
 
 WIRE_MUTANTS, FRAME_MUTANTS, HELLO_MUTANTS = 65_000, 30_000, 5_000  # 100,000 in all, without hypothesis'
 TOKENS, HIDDEN = 7, 32

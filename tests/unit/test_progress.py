@@ -12,9 +12,9 @@ from rich.console import Console
 
 from splitft.devices import ClientTimes, RoundTimes
 from splitft.history import RoundRecord, make_record
-from splitft.ledger import Ledger
-from splitft.messages import Metrics
 from splitft.progress import MOST_NAMED, devices_line, final_tables, moves
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import Metrics
 
 NAMES = [f"client-{number}" for number in range(8)]
 CUTS = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 9))

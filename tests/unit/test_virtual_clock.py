@@ -10,7 +10,7 @@ import torch
 from splitft import Job
 from splitft.devices import BlockCosts, Device, ModelCosts, RoundTimes, step_work
 from splitft.devices.clock import VirtualClock
-from splitft.messages import (
+from splitft.wire.messages import (
     Activations,
     AdapterDown,
     AdapterUp,

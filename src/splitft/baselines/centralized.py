@@ -13,9 +13,9 @@ from splitft.baselines.local_only import LocalOnlyCohort
 from splitft.baselines.whole import WholeClient
 from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
-from splitft.ledger import Ledger
-from splitft.messages import AdapterDown, Message, OptimizerState
 from splitft.parts import Place
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import AdapterDown, Message, OptimizerState
 
 POOLED = "all data"  # name of the one who trains
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from splitft.adapters import Adapter
 from splitft.engines.local import LocalCohort
-from splitft.messages import AdapterDown, AdapterUp, Message, OptimizerState
 from splitft.server import Server
+from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 
 class LocalOnlyCohort(LocalCohort):

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from splitft.adapters import Adapter
 from splitft.codecs.choice import START, Choice, Trial, candidates, choose, layout_bytes
-from splitft.codecs.registry import make_codec
 from splitft.common.state import State
 from splitft.forms import form_of
 from splitft.job import Job
-from splitft.messages import Activations, Message
 from splitft.parts import Place, SplitModel
 from splitft.server import Server
+from splitft.wire.codecs.registry import make_codec
+from splitft.wire.messages import Activations, Message
 
 BATCHES = 8  # that codecs are tried on, of all clients together
 

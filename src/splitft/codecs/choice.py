@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from splitft.codecs.registry import make_codec
 from splitft.job.sections import CodecBudgetConfig
+from splitft.wire.codecs.registry import make_codec
 
 START = "int8"  # what goes before the choice
 ACTIVATIONS = ("bf16", "int8", "int4", "int3", "int2")  # from the finest on

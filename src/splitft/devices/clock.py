@@ -17,8 +17,8 @@ from splitft.devices.steps import StepSeconds, StepWork, step_work
 from splitft.devices.times import ClientTimes, RoundTimes
 from splitft.devices.trace import ClientTrace, StepTrace, batch_shape
 from splitft.job import Job
-from splitft.ledger import Direction
-from splitft.messages import (
+from splitft.wire.ledger import Direction
+from splitft.wire.messages import (
     Activations,
     AdapterDown,
     AdapterUp,

@@ -13,8 +13,8 @@ from splitft.devices.device import Device, link_seconds, transfer_seconds
 from splitft.devices.flops import Passes, Work, block_work, head_work
 
 if TYPE_CHECKING:
-    from splitft.codecs.codec import Codec
     from splitft.job import Job
+    from splitft.wire.codecs.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def batch_bytes(costs: ModelCosts, job: Job, tokens: int) -> tuple[tuple[int, ..
 
     Without headers and gradient norms, which a batch of text dwarfs.
     """
-    from splitft.codecs.registry import codecs_of, make_codec
+    from splitft.wire.codecs.registry import codecs_of, make_codec
 
     names = codecs_of(job)
     hidden = _row_bytes(costs, job, tokens, make_codec(names["codec"], "activations"))

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from splitft.client import Client
-from splitft.codecs.channel import Channel
 from splitft.common.state import State
-from splitft.ledger import Direction, Ledger
-from splitft.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
+from splitft.wire.channel import Channel
+from splitft.wire.ledger import Direction, Ledger
+from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 
 if TYPE_CHECKING:
     from splitft.codecs.auto import CodecChooser

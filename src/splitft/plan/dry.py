@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from splitft.assemble import Assembly
 from splitft.history import RoundRecord
-from splitft.ledger import Ledger
 from splitft.parties import Machines, Parties, make_parties
 from splitft.plan.shapes import ShapeModel, activation_dtype, shape_mean
 from splitft.round import run_rounds
+from splitft.wire.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from splitft.adapters import BlockAdapter, rank_of
 from splitft.assemble import Assembly, base_dtype, inject_adapters
 from splitft.errors import ModelError
 from splitft.lowrank import pairs
-from splitft.messages import Metrics
 from splitft.parts import Place, SplitModel, loss_token_count
 from splitft.shrink import shrink_config, tiny_random_model
 from splitft.split import run_blocks
+from splitft.wire.messages import Metrics
 
 
 class ShapeModel(SplitModel):

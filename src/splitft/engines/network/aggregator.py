@@ -17,7 +17,6 @@ from rich.console import Console
 from splitft.adapters import Layout, flatten, unflatten
 from splitft.assemble import inject_adapters, model_shapes
 from splitft.averaging import SHARED, average_blocks, client_contributions
-from splitft.codecs.registry import network_job
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.averaging import SERVER, digest_of, job_digest
@@ -29,10 +28,11 @@ from splitft.engines.network.serve import check_address, client_names, notice
 from splitft.errors import JobError, NetworkError
 from splitft.fallback import resolve_sources
 from splitft.job import Job
-from splitft.messages import AdapterUp, wire_size
 from splitft.output import check_output_dir
 from splitft.robust import Contribution
 from splitft.split import num_blocks
+from splitft.wire.codecs.registry import network_job
+from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
 

@@ -37,8 +37,8 @@ from splitft.engines.network.credentials import channel_credentials
 from splitft.engines.network.dialler import Dialler
 from splitft.errors import NetworkError
 from splitft.job import Job
-from splitft.ledger import Ledger
-from splitft.messages import AdapterUp
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import AdapterUp
 
 SERVER = "server"  # the server's name at the aggregator
 MAX_PAYLOAD = 1 << 31  # of what an aggregator may send: averages

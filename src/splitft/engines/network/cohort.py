@@ -35,8 +35,8 @@ from splitft.engines.network.script import EVAL_IN_FLIGHT, Script, evaluation_sc
 from splitft.engines.network.timing import step_seconds
 from splitft.engines.network.turn import Turn
 from splitft.job import Job
-from splitft.messages import AdapterDown, AdapterUp, Message, OptimizerState
 from splitft.overlap import best_parts
+from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 
 class NetworkCohort:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.messages import KINDS, Message
-from splitft.wire import Wire
+from splitft.wire.encoding import Wire
+from splitft.wire.messages import KINDS, Message
 
 PROTOCOL = 2
 EVALUATION = 0  # in the place of an attempt

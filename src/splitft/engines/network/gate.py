@@ -12,9 +12,12 @@ from torch import Tensor
 
 from splitft.assemble import Assembly, base_dtype
 from splitft.averaging import check_sizes
-from splitft.codecs.channel import Channel
 from splitft.forms import mask_of, to_batch
-from splitft.messages import (
+from splitft.moments import trained_specs, unpack_blocks
+from splitft.parts import loss_token_count
+from splitft.server import Server
+from splitft.wire.channel import Channel
+from splitft.wire.messages import (
     Activations,
     AdapterUp,
     LocalLoss,
@@ -23,9 +26,6 @@ from splitft.messages import (
     OptimizerState,
     TailGradients,
 )
-from splitft.moments import trained_specs, unpack_blocks
-from splitft.parts import loss_token_count
-from splitft.server import Server
 
 LARGEST = 1e6  # root mean square of what a tensor may hold; activations and gradients stay far below
 SLACK = 1 << 20

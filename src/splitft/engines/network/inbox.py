@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from splitft.engines.network.control import Control
-from splitft.messages import Message
+from splitft.wire.messages import Message
 
 Release = Callable[[], None]  # there is room for more
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from splitft.codecs.channel import Channel
 from splitft.common.state import State
 from splitft.engines.network.control import (
     EVALUATION,
@@ -31,8 +30,9 @@ from splitft.engines.network.listener import Event, Listener
 from splitft.engines.network.timing import StepClock
 from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
-from splitft.ledger import Ledger
-from splitft.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
+from splitft.wire.channel import Channel
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
 
 ANSWERS = (Held, OptimizerState, Saved)  # what clients send between training and evaluation
 MOST_ANSWERS = 8  # of a client, beyond what is asked for: of what was asked before it came anew

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from splitft.job import Job
-from splitft.messages import Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
+from splitft.wire.messages import Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
 
 Line = tuple[type, int, int]  # kind, step, micro-step
 EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way

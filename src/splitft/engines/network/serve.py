@@ -16,8 +16,6 @@ from splitft.adapt import CutPlanner
 from splitft.assemble import Assembly, assemble
 from splitft.baselines import WholeModels
 from splitft.codecs.auto import CodecChooser
-from splitft.codecs.channel import Channel
-from splitft.codecs.registry import network_job
 from splitft.common.failpoints import reach
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
@@ -33,12 +31,14 @@ from splitft.engines.network.listener import Listener
 from splitft.engines.network.members import Members
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.ledger import Ledger
 from splitft.overlap import micro_batches
 from splitft.parties import Parties, highest_cuts, machines_of
 from splitft.resume import open_run
 from splitft.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server import Server
+from splitft.wire.channel import Channel
+from splitft.wire.codecs.registry import network_job
+from splitft.wire.ledger import Ledger
 
 METHODS = ("splitft", "same_split", "fed_lora")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from splitft.client import Client
-from splitft.codecs.channel import Channel
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
 from splitft.engines.network.averaging import Desk
@@ -46,7 +45,8 @@ from splitft.errors import (
     SplitFTError,
 )
 from splitft.job import Job
-from splitft.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
+from splitft.wire.channel import Channel
+from splitft.wire.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
 
 SAVED, FINISHED = "saved", "finished"
 KEEP = 2  # checkpoints: the server may go back to the one before the last

@@ -9,7 +9,7 @@ from splitft.engines.network.control import Control, Started, Train, Worked
 from splitft.engines.network.script import Script, training_script
 from splitft.engines.network.timing import check_worked
 from splitft.job import Job
-from splitft.messages import KINDS, AdapterUp, Message
+from splitft.wire.messages import KINDS, AdapterUp, Message
 
 Send = Callable[[str, Control], None]
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from splitft.codecs.codec import Codec, Part
-from splitft.codecs.groups import Int8
-from splitft.codecs.lowbit import activation_bits, difference_bits
-from splitft.codecs.shapes import Shapes
 from splitft.common.state import State
+from splitft.wire.codecs.codec import Codec, Part
+from splitft.wire.codecs.int8 import Int8
+from splitft.wire.codecs.lowbit import activation_bits, difference_bits
+from splitft.wire.codecs.shapes import Shapes
 
 DELTA = "delta"
 SAMPLE_BYTES = 1024  # of a sample beside its values

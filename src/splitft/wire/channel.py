@@ -14,15 +14,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from splitft.codecs.cache import Index, Kept
-from splitft.codecs.codec import Codec
-from splitft.codecs.delta import LengthMemory, Memory
-from splitft.codecs.registry import What, codecs_of, make_codec
-from splitft.codecs.shapes import Shapes
 from splitft.common.state import State
 from splitft.errors import DivergedError, ModelError
 from splitft.job import Job
-from splitft.messages import Activations, Gradients, TailGradients, TrunkOutput
+from splitft.wire.codecs.codec import Codec
+from splitft.wire.codecs.registry import What, codecs_of, make_codec
+from splitft.wire.codecs.shapes import Shapes
+from splitft.wire.memory.delta import LengthMemory, Memory
+from splitft.wire.memory.frozen import Index, Kept
+from splitft.wire.messages import Activations, Gradients, TailGradients, TrunkOutput
 
 M = TypeVar("M")
 _MOST_UNDER_WAY = 256  # batches of a client that may be on their way; of older ones nothing comes any more

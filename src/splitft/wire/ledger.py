@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from splitft.common.state import State
-from splitft.messages import Activations, Message, Metrics, TrunkOutput, wire_size
+from splitft.wire.messages import Activations, Message, Metrics, TrunkOutput, wire_size
 
 Direction = Literal["up", "down"]  # up: client to server
 

@@ -1,11 +1,4 @@
-"""int4, int3, int2: what stands out is sent apart; the rest is rotated, and rounded to few levels.
-
-The hidden states of trained models have a few dimensions that hold most of the energy, and first tokens of
-many times the usual size. These dimensions and tokens go as int8. A rotation spreads what is left over 64
-values each, which are then nearly normal: their root mean square is all that is to be known of their size.
-Gradients have nothing that stands out, and one scale a token is enough. Decoding sums whole and half numbers,
-and multiplies: it gives the same bits on every machine. (ours)
-"""
+"""Whole numbers of 1 to 4 bits, packed into bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +9,66 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from splitft.codecs.bits import pack_bits, packed_bytes, unpack_bits
-from splitft.codecs.codec import Part, check_finite
-from splitft.codecs.groups import GROUP, MOST, TINY, Int8, in_groups, rounded
-from splitft.codecs.rotation import rotate, rotate_back
+from splitft.wire.codecs.codec import Part, check_finite
+from splitft.wire.codecs.int8 import GROUP, MOST, TINY, Int8, in_groups, rounded
+
+PER_BYTE = {4: 2, 2: 4, 1: 8}
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Return the bytes of so many numbers, a multiple of 8."""
+    return count * bits // 8
+
+
+def pack_bits(numbers: Tensor, bits: int) -> Tensor:
+    """Pack (…, count) uint8 numbers below 2^bits into (…, count x bits / 8) bytes; count is a multiple of 8.
+
+    3 bits are a plane of the lower two and a plane of the highest, one after the other.
+    """
+    if bits == 3:
+        return torch.cat([pack_bits(numbers & 3, 2), pack_bits(numbers >> 2, 1)], dim=-1)
+    each = PER_BYTE[bits]
+    slices = numbers.chunk(each, dim=-1)
+    packed = slices[0].clone()
+    for place, part in enumerate(slices[1:], start=1):
+        packed |= part << (bits * place)
+    return packed
+
+
+def unpack_bits(packed: Tensor, bits: int) -> Tensor:
+    """Undo `pack_bits`."""
+    if bits == 3:
+        third = packed.shape[-1] // 3
+        low, high = packed.narrow(-1, 0, 2 * third), packed.narrow(-1, 2 * third, third)
+        return unpack_bits(low, 2) | (unpack_bits(high, 1) << 2)
+    mask = (1 << bits) - 1
+    parts = [(packed >> (bits * place)) & mask for place in range(PER_BYTE[bits])]
+    return torch.cat(parts, dim=-1)
+
+
+SIZE = 64
+
+
+@lru_cache(maxsize=4)
+def rotation(device: torch.device) -> Tensor:
+    """Return the (64, 64) matrix, orthogonal; the same on every machine."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < SIZE:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    signs = [1 if (0x9E3779B97F4A7C15 >> place) & 1 else -1 for place in range(SIZE)]  # golden ratio's bits
+    matrix *= torch.tensor(signs)
+    return matrix.div_(SIZE**0.5).to(device)
+
+
+def rotate(rows: Tensor) -> Tensor:
+    """Return (…, 64) float32 values rotated."""
+    return rows @ rotation(rows.device).T
+
+
+def rotate_back(rows: Tensor, out: Tensor) -> None:
+    """Undo `rotate`, into `out`."""
+    torch.matmul(rows, rotation(rows.device), out=out)
+
 
 STEPS = {
     4: 0.3352,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitft.codecs.codec import Part, check_finite
+from splitft.wire.codecs.codec import Part, check_finite
 
 GROUP = 64
 MOST = 127

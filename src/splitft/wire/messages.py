@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.wire import Wire
+from splitft.wire.encoding import Wire
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from splitft.codecs.codec import Codec, Part
+from splitft.wire.codecs.codec import Codec, Part
 
 
 class Shapes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from splitft.codecs.codec import Part, check_finite
+from splitft.wire.codecs.codec import Part, check_finite
 
 
 class BF16:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from splitft.codecs.bf16 import BF16
-from splitft.codecs.codec import Codec
-from splitft.codecs.delta import DELTA
-from splitft.codecs.groups import Int8
-from splitft.codecs.lowbit import LowBit, activation_bits
 from splitft.errors import JobError, unknown_name
 from splitft.job.model import Job
+from splitft.wire.codecs.bf16 import BF16
+from splitft.wire.codecs.codec import Codec
+from splitft.wire.codecs.int8 import Int8
+from splitft.wire.codecs.lowbit import LowBit, activation_bits
+from splitft.wire.memory.delta import DELTA
 
 NONE = "none"  # rows as they are
 DELTA_GRADIENTS = "int2"  # beside codec delta

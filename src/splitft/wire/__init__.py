@@ -1,0 +1,1 @@
+"""What crosses the cut: messages, their encoding, codecs, channels, sample memories and the byte ledger."""
