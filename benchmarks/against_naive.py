@@ -28,8 +28,8 @@ from benchlib.record import RESULTS, ratio, save, spread, table
 from benchlib.rows import fixed_rows, rows_of, skewed_rows
 from naive import Naive, NaiveServer, to_bytes
 
-from splitft.adapters import initial_adapter
 from splitft.data import Rows, train_stream
+from splitft.lora.blocks import initial_adapter
 from splitft.parts import SplitModel
 from splitft.server import Server
 from splitft.wire.messages import Activations

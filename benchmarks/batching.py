@@ -24,9 +24,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
-from splitft.adapters import initial_adapter, inject, lora_config
+from splitft.adapters import inject, lora_config
 from splitft.batching.calibrate import most_tokens
 from splitft.batching.prove import prove_batching
+from splitft.lora.blocks import initial_adapter
 from splitft.parts import SplitModel
 from splitft.server import Server
 from splitft.wire.messages import Activations, Gradients, Message

@@ -32,16 +32,15 @@ import torch
 from rich.console import Console
 
 from splitft import load_job
-from splitft.adapters import BlockAdapter, flatten, rank_of, resize
 from splitft.assemble import Assembly, assemble
 from splitft.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.common.seeds import torch_generator
 from splitft.history import make_record
-from splitft.moments import trained_tensors
+from splitft.lora.blocks import BlockAdapter, flatten, rank_of, resize, trained_tensors
+from splitft.lora.robust import OUTLIER
 from splitft.parties import make_parties
 from splitft.parts import SplitModel
-from splitft.robust import OUTLIER
 from splitft.round import run_rounds
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState

@@ -19,7 +19,9 @@ from benchlib.record import RESULTS, save
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
-from splitft.adapters import effective_ranks, initial_adapter, inject, lora_config, resize
+from splitft.adapters import inject, lora_config
+from splitft.lora.blocks import initial_adapter, resize
+from splitft.lora.ranks import effective_ranks
 from splitft.parts import SplitModel
 from splitft.server import Server
 from splitft.wire.messages import Activations

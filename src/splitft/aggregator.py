@@ -8,12 +8,21 @@ from dataclasses import dataclass
 
 import torch
 
-from splitft.adapters import Adapter, BlockAdapter, Layout, flatten, rank_of, resize, to_device, widen
-from splitft.aggregate import components, join
 from splitft.common.state import State
 from splitft.job import Job
-from splitft.lowrank import Basis, basis_between, canonical_block, pairs, truncation_error
-from splitft.moments import trained_tensors
+from splitft.lora.basis import Basis, basis_between, canonical_block, truncation_error
+from splitft.lora.blocks import (
+    Adapter,
+    Layout,
+    components,
+    flatten,
+    join,
+    rank_of,
+    resize,
+    to_device,
+    trained_tensors,
+    widen,
+)
 from splitft.wire.messages import AdapterDown
 
 
@@ -178,11 +187,3 @@ class Aggregator:
             (c[block].version for c in self._copies.values() if block in c), default=self._version[block]
         )
         self._bases[block] = [entry for entry in self._bases[block] if entry[0] > oldest]
-
-
-def unstack_basis(block: BlockAdapter, stacked: torch.Tensor) -> Basis:
-    """Return the change of basis of a block's pairs from its form in AdapterDown. Raises ValueError."""
-    names = [name for name, _ in pairs(block)]
-    if stacked.ndim != 3 or len(stacked) != len(names) or stacked.shape[1] != stacked.shape[2]:
-        raise ValueError(f"a change of basis of shape {tuple(stacked.shape)} for {len(names)} pairs")
-    return dict(zip(names, stacked, strict=True))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft import adapters
-from splitft.adapters import Adapter, AdapterSlots
+from splitft.adapters import AdapterSlots
 from splitft.attention import use_fast_backward
 from splitft.check import SplitReport, check_split
 from splitft.check.flat import padded_notice
@@ -27,6 +27,7 @@ from splitft.flat_attention import attend_samples_apart
 from splitft.job import Job
 from splitft.kernels import apply_kernels
 from splitft.load import load_config, load_model, load_tokenizer, resolve_model
+from splitft.lora.blocks import Adapter
 from splitft.partial import spread_habits
 from splitft.parts import SplitModel
 from splitft.shrink import causal_class, shrink_config, tiny_random_model

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from splitft.adapters import Adapter, BlockAdapter, Layout, job_ranks, resize, unflatten
-from splitft.aggregate import MEANS, Mean
 from splitft.job import Job
-from splitft.moments import trained_specs
-from splitft.robust import ROBUST, Contribution, norm_clip, without_outliers
+from splitft.lora.blocks import Adapter, BlockAdapter, Layout, resize, trained_specs, unflatten
+from splitft.lora.means import MEANS, Mean
+from splitft.lora.ranks import job_ranks
+from splitft.lora.robust import ROBUST, Contribution, norm_clip, without_outliers
 from splitft.wire.messages import AdapterUp
 
 SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`

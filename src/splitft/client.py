@@ -10,16 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitft.adapters import Adapter, flatten, job_ranks, narrow_a, resize, to_device, unflatten
-from splitft.aggregator import unstack_basis
 from splitft.common.state import State
 from splitft.data import Batch, ClientData, collate, split_rows, train_stream
 from splitft.forms import Form, Padded, form_of
 from splitft.head import IGNORE
 from splitft.job import Job
-from splitft.lowrank import Basis
-from splitft.moments import pack_blocks, trained_specs, trained_tensors, unpack_blocks
-from splitft.optim import (
+from splitft.lora.basis import Basis, unstack_basis
+from splitft.lora.blocks import (
+    Adapter,
+    flatten,
+    narrow_a,
+    resize,
+    to_device,
+    trained_specs,
+    trained_tensors,
+    unflatten,
+)
+from splitft.lora.moments import pack_blocks, unpack_blocks
+from splitft.lora.optimizer import (
     TrainedAdapter,
     Weights,
     copied,
@@ -28,6 +36,7 @@ from splitft.optim import (
     move_gradients,
     total_norm,
 )
+from splitft.lora.ranks import job_ranks
 from splitft.parts import Place, SplitModel, loss_token_count
 from splitft.wire.messages import (
     Activations,

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from splitft.adapt import CutPlanner
-from splitft.adapters import Adapter
-from splitft.aggregate import Mean
 from splitft.assemble import Assembly
 from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
 from splitft.baselines.centralized import POOLED
@@ -36,6 +34,8 @@ from splitft.devices.clock import VirtualClock
 from splitft.devices.steps import StateSeconds
 from splitft.engines.local import LocalCohort
 from splitft.job import Job
+from splitft.lora.blocks import Adapter
+from splitft.lora.means import Mean
 from splitft.overlap import micro_batches
 from splitft.parts import SplitModel
 from splitft.server import Server

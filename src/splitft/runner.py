@@ -31,8 +31,8 @@ from splitft.resume import (
 )
 
 if TYPE_CHECKING:
-    from splitft.adapters import Adapter
     from splitft.assemble import Assembly
+    from splitft.lora.blocks import Adapter
     from splitft.parties import Parties
 
 

@@ -7,26 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from splitft.adapters import Adapter, job_ranks, rank_of
-from splitft.aggregate import Mean
 from splitft.aggregator import Aggregator
 from splitft.averaging import SHARED, Contributions, average_blocks, client_contributions
 from splitft.batching.step import Waiting, train_in_batches
 from splitft.common.failpoints import reach
 from splitft.common.state import State
 from splitft.job import Job
-from splitft.moments import (
-    Moments,
-    mean_moments,
-    pack_blocks,
-    rebase,
-    resize_moments,
-    trained_specs,
-    unpack_blocks,
-)
-from splitft.optim import global_step
+from splitft.lora.blocks import Adapter, rank_of, trained_specs
+from splitft.lora.means import Mean
+from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, resize_moments, unpack_blocks
+from splitft.lora.optimizer import global_step
+from splitft.lora.ranks import job_ranks
+from splitft.lora.robust import Contribution
 from splitft.parts import SplitModel
-from splitft.robust import Contribution
 from splitft.session import Session
 from splitft.trunk import Trunk
 from splitft.wire.messages import (

@@ -11,10 +11,10 @@ from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, tr
 import splitft
 from reference import federated_lora, make_setting
 from splitft import Job
-from splitft.adapters import rank_of
 from splitft.common.seeds import numpy_generator
 from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
+from splitft.lora.blocks import rank_of
 from splitft.parties import Parties
 
 DEVICES = {

@@ -16,23 +16,19 @@ from torch import nn
 from transformers import BertConfig, BertLMHeadModel
 
 from splitft import Job, ModelError
-from splitft.adapters import (
-    AdapterSlots,
+from splitft.adapters import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.export import load_adapter, save_adapter
+from splitft.lora.blocks import (
     BlockAdapter,
     Layout,
     TensorSpec,
-    effective_ranks,
     flatten,
     initial_adapter,
-    inject,
-    lora_config,
     rank_of,
     resize,
-    resolve_targets,
     unflatten,
-    uses_fan_in_fan_out,
 )
-from splitft.export import load_adapter, save_adapter
+from splitft.lora.ranks import effective_ranks
 from splitft.split import num_blocks
 from tiny import MODEL_TYPES, tiny_model
 

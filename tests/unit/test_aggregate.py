@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitft.adapters import BlockAdapter, rank_of, resize
-from splitft.aggregate import Mean, average, by_rank, exact, freeze_a
+from splitft.lora.blocks import BlockAdapter, rank_of, resize
+from splitft.lora.means import Mean, average, by_rank, exact, freeze_a
 
 SHAPES = {"attn.q": (6, 5), "mlp.up": (5, 9)}  # in, out
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from splitft.adapters import resize
-from splitft.lowrank import canonical, canonical_block, truncation_error
+from splitft.lora.basis import canonical, canonical_block, truncation_error
+from splitft.lora.blocks import resize
 
 SIZES = st.integers(1, 9)
 

@@ -10,9 +10,9 @@ from test_aggregate import SHAPES, block
 from test_aggregator import layout
 
 from splitft import Job
-from splitft.lowrank import basis_between, canonical_block
-from splitft.moments import Moments, mean_moments, pack_blocks, rebase, resize_moments, unpack_blocks
-from splitft.optim import TrainedAdapter
+from splitft.lora.basis import basis_between, canonical_block
+from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, resize_moments, unpack_blocks
+from splitft.lora.optimizer import TrainedAdapter
 
 
 def moments(rank: int, seed: int, steps: int = 3) -> Moments:

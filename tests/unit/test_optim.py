@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import TrainingArguments, get_scheduler
 
 from splitft import Job
-from splitft.adapters import Adapter, resize
 from splitft.job import SchedulerType
-from splitft.optim import TrainedAdapter, global_step, learning_rates, total_norm
+from splitft.lora.blocks import Adapter, resize
+from splitft.lora.optimizer import TrainedAdapter, global_step, learning_rates, total_norm
 
 
 def job_of(**changes: Any) -> Job:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.adapters import BlockAdapter, flatten, resize
-from splitft.aggregate import by_rank
-from splitft.robust import OUTLIER, coordinate_median, krum, norm_clip, trimmed_mean, without_outliers
+from splitft.lora.blocks import BlockAdapter, flatten, resize
+from splitft.lora.means import by_rank
+from splitft.lora.robust import OUTLIER, coordinate_median, krum, norm_clip, trimmed_mean, without_outliers
 
 A, B = "q.lora_A.weight", "q.lora_B.weight"
 

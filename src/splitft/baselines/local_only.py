@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from splitft.adapters import Adapter
 from splitft.engines.local import LocalCohort
+from splitft.lora.blocks import Adapter
 from splitft.server import Server
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 

@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 
-from splitft.adapters import Adapter
 from splitft.batching.joined import learn_fixed, run_joined
 from splitft.batching.rows import RowPart, bind_rows, unbind_rows
+from splitft.lora.blocks import Adapter
 from splitft.parts import SplitModel
 from splitft.split import dummy_ids, eval_mode, run_blocks
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from splitft.adapters import Adapter
 from splitft.batching.joined import learn_fixed, run_joined
 from splitft.batching.rows import RowPart, bind_rows, unbind_rows
 from splitft.check.proof import kept_random_state
 from splitft.common.text import one_line
 from splitft.forms import mask_of
+from splitft.lora.blocks import Adapter
 from splitft.parts import SplitModel
 from splitft.split import eval_mode, run_blocks
 

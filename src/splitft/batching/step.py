@@ -15,7 +15,7 @@ from splitft.batching.plan import plan_batches
 from splitft.batching.rows import RowPart, bind_rows
 from splitft.common.seeds import seed_dropout
 from splitft.forms import mask_of, to_batch
-from splitft.optim import TrainedAdapter
+from splitft.lora.optimizer import TrainedAdapter
 from splitft.parts import SplitModel, loss_token_count
 from splitft.session import Session, add_gradients
 from splitft.wire.messages import Activations, Gradients

@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from splitft.adapters import Adapter
 from splitft.codecs.choice import START, Choice, Trial, candidates, choose, layout_bytes
 from splitft.common.state import State
 from splitft.forms import form_of
 from splitft.job import Job
+from splitft.lora.blocks import Adapter
 from splitft.parts import Place, SplitModel
 from splitft.server import Server
 from splitft.wire.codecs.registry import make_codec

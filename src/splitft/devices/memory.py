@@ -109,7 +109,7 @@ def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
 
 
 def _adapter_parameters(costs: ModelCosts, job: Job, cut: int, blocks: Iterable[int]) -> int:
-    from splitft.adapters import job_ranks
+    from splitft.lora.ranks import job_ranks
 
     ranks = job_ranks(job, len(costs.blocks), cut)
     return sum(ranks[block] * costs.blocks[block].lora_parameters for block in blocks)

@@ -49,7 +49,7 @@ def step_work(costs: ModelCosts, job: Job, cut: int) -> StepWork:
 
     Effective ranks are those of the client; a shared trunk's may be higher.
     """
-    from splitft.adapters import job_ranks
+    from splitft.lora.ranks import job_ranks
 
     count = len(costs.blocks)
     ranks = job_ranks(job, count, cut)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from splitft.adapt import CutPlanner
-from splitft.adapters import job_ranks
 from splitft.cuts import Observation, decide
 from splitft.cuts.registry import policy_names
 from splitft.data import ClientData, first_lengths
@@ -26,6 +25,7 @@ from splitft.devices import (
 )
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig, Job
+from splitft.lora.ranks import job_ranks
 from splitft.parties import Machines
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.adapters import BlockAdapter, rank_of
 from splitft.assemble import Assembly, base_dtype, inject_adapters
 from splitft.errors import ModelError
-from splitft.lowrank import pairs
+from splitft.lora.blocks import BlockAdapter, pairs, rank_of
 from splitft.parts import Place, SplitModel, loss_token_count
 from splitft.shrink import shrink_config, tiny_random_model
 from splitft.split import run_blocks

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from splitft.adapters import Layout, flatten, unflatten
 from splitft.assemble import inject_adapters, model_shapes
 from splitft.averaging import SHARED, average_blocks, client_contributions
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
@@ -28,8 +27,9 @@ from splitft.engines.network.serve import check_address, client_names, notice
 from splitft.errors import JobError, NetworkError
 from splitft.fallback import resolve_sources
 from splitft.job import Job
+from splitft.lora.blocks import Layout, flatten, unflatten
+from splitft.lora.robust import Contribution
 from splitft.output import check_output_dir
-from splitft.robust import Contribution
 from splitft.split import num_blocks
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.messages import AdapterUp, wire_size

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from splitft.adapters import Adapter, BlockAdapter, rank_of, to_device
 from splitft.common.state import State
 from splitft.job import Job
-from splitft.lowrank import Basis
-from splitft.moments import Moments, moments_from, moments_state, rebase, resize_moments
+from splitft.lora.basis import Basis
+from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device
+from splitft.lora.moments import Moments, moments_from, moments_state, rebase, resize_moments
 
 
 def learning_rates(job: Job) -> Callable[[int], float]:

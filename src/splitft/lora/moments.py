@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splitft.adapters import BlockAdapter, TensorSpec, flatten, rank_of, resize, unflatten
 from splitft.common.state import State
-from splitft.lowrank import Basis
+from splitft.lora.basis import Basis
+from splitft.lora.blocks import BlockAdapter, TensorSpec, flatten, rank_of, resize, trained_specs, unflatten
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,6 @@ def unpack_blocks(
     if steps:
         raise ValueError("more step counts than tensors")
     return moments
-
-
-def trained_specs(specs: Sequence[TensorSpec], freeze_a: bool) -> tuple[TensorSpec, ...]:
-    """Return the layout of the tensors that are trained: all, or B alone."""
-    return tuple(spec for spec in specs if not freeze_a or spec.rank_axis == 1)
-
-
-def trained_tensors(block: Mapping[str, Tensor], freeze_a: bool) -> BlockAdapter:
-    """Return the tensors of a block that are trained: all, or B alone."""
-    return {name: t for name, t in block.items() if not freeze_a or ".lora_B." in name}
 
 
 def _rank_axis(name: str) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from splitft.adapters import BlockAdapter, rank_of, resize
-from splitft.lowrank import align, canonical, pairs
+from splitft.lora.basis import align, canonical
+from splitft.lora.blocks import BlockAdapter, components, join, pairs, rank_of, resize
 
 Mean = Callable[[Sequence[BlockAdapter], Sequence[float]], BlockAdapter]
 
@@ -50,22 +50,6 @@ def by_rank(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAd
         own = [weights[i] for i in holders]
         parts.append(average(slices, own) if sum(own) > 0 else average(slices, [1.0] * len(own)))
     return join(parts)
-
-
-def join(parts: Sequence[BlockAdapter]) -> BlockAdapter:
-    """Return a block of all components of the parts, in their order."""
-    return {
-        name: torch.cat([part[name] for part in parts], dim=0 if ".lora_A." in name else 1)
-        for name in parts[0]
-    }
-
-
-def components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
-    """Return the components [low, high) of a block."""
-    return {
-        name: tensor.narrow(0 if ".lora_A." in name else 1, low, high - low).contiguous()
-        for name, tensor in block.items()
-    }
 
 
 def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from splitft.lora.blocks import (
+    BlockAdapter,
+    pairs,
+)
 
 Basis = dict[str, Tensor]  # name of an A -> T (rank, rank) with A' = T·A and B' = B·T⁻¹
 
@@ -34,13 +39,6 @@ def canonical(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     new_b = torch.zeros_like(wide_b)
     new_b[:, : len(s)] = (q_b @ u)[:, : len(s)] * (s / scale)
     return new_a.to(a), new_b.to(b)
-
-
-def pairs(block: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """Yield the names of A and B of every pair of a block's adapter."""
-    for name in block:
-        if ".lora_A." in name:
-            yield name, name.replace(".lora_A.", ".lora_B.")
 
 
 def canonical_block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,3 +85,11 @@ def truncation_error(block: Mapping[str, Tensor], rank: int) -> float:
         lost += float(weight[rank:].sum())
         kept += float(weight.sum())
     return (lost / kept) ** 0.5 if kept else 0.0
+
+
+def unstack_basis(block: BlockAdapter, stacked: torch.Tensor) -> Basis:
+    """Return the change of basis of a block's pairs from its form in AdapterDown. Raises ValueError."""
+    names = [name for name, _ in pairs(block)]
+    if stacked.ndim != 3 or len(stacked) != len(names) or stacked.shape[1] != stacked.shape[2]:
+        raise ValueError(f"a change of basis of shape {tuple(stacked.shape)} for {len(names)} pairs")
+    return dict(zip(names, stacked, strict=True))

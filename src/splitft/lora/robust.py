@@ -15,8 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from splitft.adapters import BlockAdapter, flatten, rank_of, resize
-from splitft.aggregate import components, join
+from splitft.lora.blocks import BlockAdapter, components, flatten, join, rank_of, resize
 
 Contribution = tuple[BlockAdapter, float]
 OUTLIER = 3.0  # times the median length of the updates; honest ones of a round stay well below

@@ -1,0 +1,1 @@
+"""LoRA adapters as plain tensors: blocks, ranks, means, changes of basis, moments and the optimizer."""
