@@ -30,7 +30,7 @@ from naive import Naive, NaiveServer, to_bytes
 
 from splitft.data import Rows, train_stream
 from splitft.lora.blocks import initial_adapter
-from splitft.parts import SplitModel
+from splitft.model.split_model import SplitModel
 from splitft.server import Server
 from splitft.wire.messages import Activations
 

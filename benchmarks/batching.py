@@ -24,11 +24,11 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
-from splitft.adapters import inject, lora_config
 from splitft.batching.calibrate import most_tokens
 from splitft.batching.prove import prove_batching
 from splitft.lora.blocks import initial_adapter
-from splitft.parts import SplitModel
+from splitft.model.slots import inject, lora_config
+from splitft.model.split_model import SplitModel
 from splitft.server import Server
 from splitft.wire.messages import Activations, Gradients, Message
 

@@ -39,8 +39,8 @@ from splitft.common.seeds import torch_generator
 from splitft.history import make_record
 from splitft.lora.blocks import BlockAdapter, flatten, rank_of, resize, trained_tensors
 from splitft.lora.robust import OUTLIER
+from splitft.model.split_model import SplitModel
 from splitft.parties import make_parties
-from splitft.parts import SplitModel
 from splitft.round import run_rounds
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState

@@ -19,10 +19,10 @@ from benchlib.record import RESULTS, save
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
-from splitft.adapters import inject, lora_config
 from splitft.lora.blocks import initial_adapter, resize
 from splitft.lora.ranks import effective_ranks
-from splitft.parts import SplitModel
+from splitft.model.slots import inject, lora_config
+from splitft.model.split_model import SplitModel
 from splitft.server import Server
 from splitft.wire.messages import Activations
 

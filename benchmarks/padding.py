@@ -24,7 +24,7 @@ from benchlib.record import RESULTS, ratio, save, spread, table
 from benchlib.rows import rows_of, skewed_rows
 
 from splitft.data import Rows, train_stream
-from splitft.flat_attention import attend_samples_apart
+from splitft.model.attention import attend_samples_apart
 
 BATCH, LONGEST, EQUAL = 4, 512, 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -22,8 +22,8 @@ from benchlib.parties import Federation, Unsplit, gpt2, make_job, random_model, 
 from benchlib.record import RESULTS, ratio, save, spread, table
 from benchlib.rows import fixed_rows
 
-from splitft.head import ChunkedHead
-from splitft.split import run_no_block
+from splitft.model.head import ChunkedHead
+from splitft.model.window import run_no_block
 
 BATCH, SEQ, WARM_UP = 4, 128, 2
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -197,7 +197,7 @@ def quick_loss(self: Any, start: int, place: Any, *, labels: Any, loss_tokens: i
 
 def compare_with_proxies(options: argparse.Namespace, local_steps: int, folder: Path) -> dict[str, Any]:
     """Run the first rounds with each codec; return bytes on the wire, by the ledger and by the plan."""
-    from splitft.parts import SplitModel
+    from splitft.model.split_model import SplitModel
 
     if options.quick_loss:
         SplitModel.loss = quick_loss  # type: ignore[method-assign]

@@ -10,15 +10,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
-from splitft.adapters import inject, lora_config, uses_fan_in_fan_out
-from splitft.attention import use_fast_backward
 from splitft.batching.setup import batch_tokens
 from splitft.check.head import try_head
 from splitft.client import Client
 from splitft.data import ClientData, Rows, collate, train_stream
 from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import initial_adapter, to_device
-from splitft.parts import SplitModel
+from splitft.model.attention import use_fast_backward
+from splitft.model.slots import inject, lora_config, uses_fan_in_fan_out
+from splitft.model.split_model import SplitModel
 from splitft.round import exchange
 from splitft.server import Server
 from splitft.wire.ledger import Ledger

@@ -10,9 +10,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from splitft import adapters
-from splitft.adapters import AdapterSlots
-from splitft.attention import use_fast_backward
 from splitft.check import SplitReport, check_split
 from splitft.check.flat import padded_notice
 from splitft.check.head import whole_loss_notice
@@ -23,15 +20,17 @@ from splitft.devices import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.export import load_adapter
 from splitft.fallback import resolve_sources
-from splitft.flat_attention import attend_samples_apart
 from splitft.job import Job
-from splitft.kernels import apply_kernels
 from splitft.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.lora.blocks import Adapter
+from splitft.model import slots as adapters
+from splitft.model.attention import attend_samples_apart, use_fast_backward
+from splitft.model.kernels import apply_kernels
+from splitft.model.slots import AdapterSlots
+from splitft.model.split_model import SplitModel
+from splitft.model.window import find_blocks, install_window, learn_habits, num_blocks
 from splitft.partial import spread_habits
-from splitft.parts import SplitModel
 from splitft.shrink import causal_class, shrink_config, tiny_random_model
-from splitft.split import find_blocks, install_window, learn_habits, num_blocks
 from splitft.wire.codecs.registry import check_codecs
 
 

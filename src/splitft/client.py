@@ -12,8 +12,6 @@ from torch import Tensor
 
 from splitft.common.state import State
 from splitft.data import Batch, ClientData, collate, split_rows, train_stream
-from splitft.forms import Form, Padded, form_of
-from splitft.head import IGNORE
 from splitft.job import Job
 from splitft.lora.basis import Basis, unstack_basis
 from splitft.lora.blocks import (
@@ -37,7 +35,9 @@ from splitft.lora.optimizer import (
     total_norm,
 )
 from splitft.lora.ranks import job_ranks
-from splitft.parts import Place, SplitModel, loss_token_count
+from splitft.model.head import IGNORE
+from splitft.model.layout import Form, Padded, form_of
+from splitft.model.split_model import Place, SplitModel, loss_token_count
 from splitft.wire.messages import (
     Activations,
     AdapterDown,

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from splitft.adapters import AdapterSlots, lora_config
 from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, resize
+from splitft.model.slots import AdapterSlots, lora_config
 
 # Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
 _OTHER_FUNCTIONS = (

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.shrink import shrink_config, tiny_random_model
-from splitft.split import (
+from splitft.model.window import (
     Habits,
     call_model,
     find_blocks,
@@ -23,6 +22,7 @@ from splitft.split import (
     num_blocks,
     run_blocks,
 )
+from splitft.shrink import shrink_config, tiny_random_model
 
 # Names that checkpoints put before, or leave out before, the block list of a text model.
 _BASES = {"model", "transformer", "decoder", "language_model", "backbone"}

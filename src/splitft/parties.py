@@ -36,8 +36,8 @@ from splitft.engines.local import LocalCohort
 from splitft.job import Job
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
+from splitft.model.split_model import SplitModel
 from splitft.overlap import micro_batches
-from splitft.parts import SplitModel
 from splitft.server import Server
 from splitft.wire.ledger import Ledger
 

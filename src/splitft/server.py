@@ -19,7 +19,7 @@ from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, res
 from splitft.lora.optimizer import global_step
 from splitft.lora.ranks import job_ranks
 from splitft.lora.robust import Contribution
-from splitft.parts import SplitModel
+from splitft.model.split_model import SplitModel
 from splitft.session import Session
 from splitft.trunk import Trunk
 from splitft.wire.messages import (

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from splitft.forms import Form, form_of
-from splitft.head import IGNORE
 from splitft.job import Job
 from splitft.lora.basis import Basis
 from splitft.lora.blocks import Adapter
 from splitft.lora.optimizer import TrainedAdapter
-from splitft.parts import Place, SplitModel, loss_token_count
+from splitft.model.head import IGNORE
+from splitft.model.layout import Form, form_of
+from splitft.model.split_model import Place, SplitModel, loss_token_count
 from splitft.wire.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
 
 

@@ -19,8 +19,8 @@ from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, RunResult, run
 from splitft.job import load_job
+from splitft.model.window import run_blocks
 from splitft.plan.command import plan_command
-from splitft.split import run_blocks
 from splitft.wire.messages import Activations, Gradients
 from tiny import MODEL_TYPES
 
@@ -61,7 +61,7 @@ class Forms:
             self.seen.append((given.shape[0], "attention_mask" in inputs))
             return run_blocks(*args, **inputs)
 
-        monkeypatch.setattr("splitft.parts.run_blocks", noting)
+        monkeypatch.setattr("splitft.model.split_model.run_blocks", noting)
 
     def take(self) -> set[tuple[int, bool]]:
         seen, self.seen = set(self.seen), []

@@ -12,10 +12,10 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from splitft.check.flat import try_padding_free
 from splitft.devices import batch_shape
-from splitft.flat_attention import attend_samples_apart, sample_borders
-from splitft.forms import form_of
-from splitft.parts import loss_token_count
-from splitft.split import call_model
+from splitft.model.attention import attend_samples_apart, sample_borders
+from splitft.model.layout import form_of
+from splitft.model.split_model import loss_token_count
+from splitft.model.window import call_model
 from tiny import tiny_config, tiny_model
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)

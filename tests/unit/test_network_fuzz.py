@@ -35,7 +35,7 @@ from splitft.engines.network.frames import Frame, Kind, decode_frame
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.engines.network.session import BrokenError, Session, ViolationError
-from splitft.parts import SplitModel
+from splitft.model.split_model import SplitModel
 from splitft.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState

@@ -13,7 +13,7 @@ from splitft.baselines.whole import WholeClient
 from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.lora.blocks import Adapter
-from splitft.parts import Place
+from splitft.model.split_model import Place
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, Message, OptimizerState
 

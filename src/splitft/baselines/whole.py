@@ -9,7 +9,7 @@ from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.history import RoundRecord
 from splitft.lora.optimizer import global_step, total_norm
-from splitft.parts import Place, loss_token_count
+from splitft.model.split_model import Place, loss_token_count
 from splitft.wire.messages import LocalLoss, Message
 
 

@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 
-from splitft.batching.joined import learn_fixed, run_joined
-from splitft.batching.rows import RowPart, bind_rows, unbind_rows
 from splitft.lora.blocks import Adapter
-from splitft.parts import SplitModel
-from splitft.split import dummy_ids, eval_mode, run_blocks
+from splitft.model.joined import learn_fixed, run_joined
+from splitft.model.row_adapters import RowPart, bind_rows, unbind_rows
+from splitft.model.split_model import SplitModel
+from splitft.model.window import dummy_ids, eval_mode, run_blocks
 
 _ROW = 32  # tokens of a row; a client's share of the smallest batch
 _MOST = 65536  # tokens

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from splitft.batching.calibrate import most_tokens
 from splitft.batching.prove import prove_batching
 from splitft.job import Job
-from splitft.parts import SplitModel
+from splitft.model.split_model import SplitModel
 
 
 def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Callable[[str], None]) -> int:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.batching.joined import run_joined
 from splitft.batching.plan import plan_batches
-from splitft.batching.rows import RowPart, bind_rows
 from splitft.common.seeds import seed_dropout
-from splitft.forms import mask_of, to_batch
 from splitft.lora.optimizer import TrainedAdapter
-from splitft.parts import SplitModel, loss_token_count
+from splitft.model.joined import run_joined
+from splitft.model.layout import mask_of, to_batch
+from splitft.model.row_adapters import RowPart, bind_rows
+from splitft.model.split_model import SplitModel, loss_token_count
 from splitft.session import Session, add_gradients
 from splitft.wire.messages import Activations, Gradients
 

@@ -15,11 +15,11 @@ from splitft.check.proof import ServerInputs, compared_parameters, make_rows
 from splitft.check.trial import finite_random_model
 from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.flat_attention import attend_samples_apart
-from splitft.forms import Form, form_of
-from splitft.head import IGNORE, shifted
+from splitft.model.attention import attend_samples_apart
+from splitft.model.head import IGNORE, shifted
+from splitft.model.layout import Form, form_of
+from splitft.model.window import eval_mode, num_blocks, run_blocks
 from splitft.shrink import shrink_config
-from splitft.split import eval_mode, num_blocks, run_blocks
 
 _RAGGED = (5, 9, 1, 12)  # tokens of the samples
 _LONG = (70, 60, 50)  # together more than a small copy has positions (shrink_rules), and each fewer

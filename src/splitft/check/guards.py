@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from splitft.check.proof import Result, Rows, ServerInputs, make_rows
 from splitft.common.text import one_line
-from splitft.split import dummy_ids, num_blocks, run_blocks
+from splitft.model.window import dummy_ids, num_blocks, run_blocks
 
 _PAD_TOLERANCE = 1e-5  # relative: other padding changes which tokens share an expert's matrix product
 

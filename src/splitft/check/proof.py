@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitft.split import call_model, find_blocks, hidden_argument, num_blocks, run_blocks
+from splitft.model.window import call_model, find_blocks, hidden_argument, num_blocks, run_blocks
 
 Side = Literal["left", "right"]
 _MOST_COMPARED = 20_000_000

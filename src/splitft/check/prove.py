@@ -20,9 +20,9 @@ from splitft.check.proof import ServerInputs, kept_random_state
 from splitft.check.trial import RefusedError, Trial, Wanted, finite_random_model, try_split
 from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.head import HeadForm
+from splitft.model.head import HeadForm
+from splitft.model.window import count_blocks, eval_mode, install_window, num_blocks
 from splitft.shrink import NotBuiltError, causal_class, shrink_config
-from splitft.split import count_blocks, eval_mode, install_window, num_blocks
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
@@ -143,9 +143,9 @@ def _check_config(
 
 def _try_together(model: Any, report: SplitReport, seed: int) -> str:
     """Inject adapters into a small copy, and prove clients with different cuts in one pass."""
-    from splitft.adapters import inject, lora_config, resolve_targets, uses_fan_in_fan_out
     from splitft.batching.prove import prove_batching
-    from splitft.parts import SplitModel
+    from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
+    from splitft.model.split_model import SplitModel
 
     try:
         targets, excluded = resolve_targets(model, None)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from splitft.codecs.choice import START, Choice, Trial, candidates, choose, layout_bytes
 from splitft.common.state import State
-from splitft.forms import form_of
 from splitft.job import Job
 from splitft.lora.blocks import Adapter
-from splitft.parts import Place, SplitModel
+from splitft.model.layout import form_of
+from splitft.model.split_model import Place, SplitModel
 from splitft.server import Server
 from splitft.wire.codecs.registry import make_codec
 from splitft.wire.messages import Activations, Message

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitft.split import call_model
+from splitft.model.window import call_model
 
 
 class Call(nn.Module):

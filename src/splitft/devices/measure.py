@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from splitft.adapters import AdapterSlots
 from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.matrices import Matrix, attention_modules, attention_width, matrices_of
 from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
 from splitft.lora.blocks import TensorSpec
-from splitft.split import find_blocks
+from splitft.model.slots import AdapterSlots
+from splitft.model.window import find_blocks
 
 _UPPER = 1.5  # bytes kept per byte of a matrix's inputs and outputs, where a model cannot be traced
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from splitft.devices.fake import Call, fake_weights, quiet_tracing, training_without_checkpoints
 from splitft.devices.matrices import Matrix
-from splitft.split import find_blocks
+from splitft.model.window import find_blocks
 
 OUTSIDE, SHARED = -2, -1
 ROWS, WIDTHS = 2, (16, 48)  # two widths tell what grows with a row's length from what grows with its square

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from splitft.lora.blocks import (
-    BlockAdapter,
-    pairs,
-)
+from splitft.lora.blocks import BlockAdapter, pairs
 
 Basis = dict[str, Tensor]  # name of an A -> T (rank, rank) with A' = T·A and B' = B·T⁻¹
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from splitft.assemble import Assembly, base_dtype, inject_adapters
 from splitft.errors import ModelError
 from splitft.lora.blocks import BlockAdapter, pairs, rank_of
-from splitft.parts import Place, SplitModel, loss_token_count
+from splitft.model.split_model import Place, SplitModel, loss_token_count
+from splitft.model.window import run_blocks
 from splitft.shrink import shrink_config, tiny_random_model
-from splitft.split import run_blocks
 from splitft.wire.messages import Metrics
 
 

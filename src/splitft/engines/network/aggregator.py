@@ -29,8 +29,8 @@ from splitft.fallback import resolve_sources
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.robust import Contribution
+from splitft.model.window import num_blocks
 from splitft.output import check_output_dir
-from splitft.split import num_blocks
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.messages import AdapterUp, wire_size
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from splitft.assemble import Assembly, base_dtype
 from splitft.averaging import check_sizes
-from splitft.forms import mask_of, to_batch
 from splitft.lora.blocks import trained_specs
 from splitft.lora.moments import unpack_blocks
-from splitft.parts import loss_token_count
+from splitft.model.layout import mask_of, to_batch
+from splitft.model.split_model import loss_token_count
 from splitft.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
-from splitft.attention import use_fast_backward
 from splitft.check.head import try_head, whole_loss_notice
 from splitft.client import Client
 from splitft.common.quiet import quiet_libraries
@@ -21,10 +20,10 @@ from splitft.engines.network.credentials import channel_credentials
 from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.site import Site
 from splitft.errors import DataError, JobError, NetworkError
-from splitft.flat_attention import attend_samples_apart
 from splitft.job import Job
 from splitft.load import load_part, load_tokenizer
-from splitft.parts import SplitModel
+from splitft.model.attention import attend_samples_apart, use_fast_backward
+from splitft.model.split_model import SplitModel
 
 MAX_PAYLOAD = (
     1 << 31
@@ -71,8 +70,8 @@ class Joining:
         head = job.labels == "client" or blocks is None
         if blocks is None:
             from splitft.load import load_config
+            from splitft.model.window import count_blocks
             from splitft.shrink import causal_class
-            from splitft.split import count_blocks
 
             count = count_blocks(causal_class(load_config(job.model_name_or_path, job.model_revision))[1])
             blocks = frozenset(range(count))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from splitft.errors import ModelError
 from splitft.lora.blocks import Layout, TensorSpec
-from splitft.split import find_blocks, install_window
+from splitft.model.window import find_blocks, install_window
 
 
 class AdapterSlots:

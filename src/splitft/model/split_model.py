@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from splitft.adapters import AdapterSlots
 from splitft.common.seeds import seed_dropout
-from splitft.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
-from splitft.split import num_blocks, run_blocks
+from splitft.model.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
+from splitft.model.slots import AdapterSlots
+from splitft.model.window import num_blocks, run_blocks
 from splitft.wire.messages import Metrics
 
 

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from splitft.errors import ModelError
-from splitft.split import run_no_block
+from splitft.model.window import run_no_block
 
 HeadForm = Literal["plain", "own", "whole"]
 IGNORE = -100

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from splitft.common.transfer import to_device
-from splitft.head import IGNORE
+from splitft.model.head import IGNORE
 
 
 class Form(Protocol):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from splitft.adapters import AdapterSlots
+from splitft.model.slots import AdapterSlots
 
 
 @dataclass(frozen=True)

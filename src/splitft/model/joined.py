@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
-from splitft.split import (
+from splitft.model.window import (
     LeftAt,
     Plan,
     call_model,
