@@ -143,7 +143,7 @@ def small_model(folder: Path, like: str) -> Path:
     from transformers import AutoModelForCausalLM
 
     from splitft.fallback import resolve_sources
-    from splitft.load import load_config, load_tokenizer
+    from splitft.weights.load import load_config, load_tokenizer
 
     job, _ = resolve_sources(load_job("quickstart", [f"model_name_or_path={like}"]))
     config = load_config(job.model_name_or_path, job.model_revision)

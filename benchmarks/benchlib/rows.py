@@ -10,7 +10,7 @@ from splitft import Job
 from splitft.data import Rows, prepare
 from splitft.fallback import resolve_sources
 from splitft.job import load_job
-from splitft.load import load_tokenizer
+from splitft.weights.load import load_tokenizer
 
 VOCABULARY = 50257
 MODEL = "builtin:smollm2-135m"  # whose tokenizer cuts the speeches

@@ -21,7 +21,6 @@ from splitft.errors import JobError, ModelError
 from splitft.export import load_adapter
 from splitft.fallback import resolve_sources
 from splitft.job import Job
-from splitft.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.lora.blocks import Adapter
 from splitft.model import slots as adapters
 from splitft.model.attention import attend_samples_apart, use_fast_backward
@@ -29,8 +28,9 @@ from splitft.model.kernels import apply_kernels
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
 from splitft.model.window import find_blocks, install_window, learn_habits, num_blocks
-from splitft.partial import spread_habits
-from splitft.shrink import causal_class, shrink_config, tiny_random_model
+from splitft.weights.load import load_config, load_model, load_tokenizer, resolve_model
+from splitft.weights.partial import spread_habits
+from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
 from splitft.wire.codecs.registry import check_codecs
 
 

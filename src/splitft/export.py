@@ -184,7 +184,7 @@ def _merge(adapter: Path, out: Path) -> None:
     import torch
     from peft import PeftModel
 
-    from splitft.load import load_model, load_tokenizer
+    from splitft.weights.load import load_model, load_tokenizer
 
     quiet_libraries()
     base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[

@@ -7,7 +7,7 @@ from typing import Any
 
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.random_models import BUILTIN, RANDOM_MODELS, is_random
+from splitft.weights.random_models import BUILTIN, RANDOM_MODELS, is_random
 
 
 def resolve_sources(job: Job) -> tuple[Job, list[str]]:
@@ -55,8 +55,7 @@ def _model_is_out_of_reach(job: Job) -> bool:
     name = job.model_name_or_path
     if _is_local(name):
         return False
-    from splitft.hub import model_is_cached
-    from splitft.reach import hub_answers
+    from splitft.weights.hub import hub_answers, model_is_cached
 
     return not hub_answers(name, job.model_revision) and not model_is_cached(name, job.model_revision)
 
@@ -65,7 +64,7 @@ def _data_are_out_of_reach(job: Job) -> bool:
     name = str(job.dataset_name)
     if _is_local(name):
         return False
-    from splitft.reach import hub_answers
+    from splitft.weights.hub import hub_answers
 
     return not hub_answers(name, kind="dataset") and not _data_are_cached(job)
 
@@ -75,7 +74,7 @@ def _data_are_cached(job: Job) -> bool:
     import datasets
 
     from splitft.common.quiet import quiet_datasets
-    from splitft.reach import offline
+    from splitft.weights.hub import offline
 
     with quiet_datasets(), offline():
         try:

@@ -200,7 +200,7 @@ class _Output:
         """Write the adapter and the summary of the last whole round; return the summary."""
         from splitft.export import save_adapter
         from splitft.modelcard import model_card
-        from splitft.random_models import is_random
+        from splitft.weights.random_models import is_random
 
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}

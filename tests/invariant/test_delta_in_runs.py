@@ -14,7 +14,7 @@ from splitft import Job, JobError, RunResult, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.job import dump_job
-from splitft.load import load_tokenizer
+from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel
 
 NAMES = ["anna", "bert", "carl"]

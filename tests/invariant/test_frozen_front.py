@@ -20,7 +20,7 @@ from splitft import Job, JobError, ModelError, RunResult, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.engines.network.control import packed
-from splitft.load import load_tokenizer
+from splitft.weights.load import load_tokenizer
 from splitft.wire.messages import Activations
 
 NAMES = ["anna", "bert", "carl"]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from splitft import load_job, run
 from splitft.data import collate, prepare
-from splitft.load import load_tokenizer, resolve_model
+from splitft.weights.load import load_tokenizer, resolve_model
 
 pytestmark = pytest.mark.slow
 

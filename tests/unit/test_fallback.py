@@ -18,7 +18,7 @@ from hub import Hub, serve
 from splitft.errors import JobError
 from splitft.fallback import resolve_sources
 from splitft.job import Job
-from splitft.reach import is_hubs_answer
+from splitft.weights.hub import is_hubs_answer
 from tiny import save_tiny_model, save_to
 
 # Resolve a job in a fresh process, then use what was resolved; `told` is what went wrong with that.
@@ -150,7 +150,9 @@ def test_without_fallbacks_nothing_changes_and_the_error_says_so(folder: Path) -
 
 
 def test_what_needs_no_hub_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splitft.reach.hub_answers", lambda *_, **__: pytest.fail("nothing to ask a hub for"))
+    monkeypatch.setattr(
+        "splitft.weights.hub.hub_answers", lambda *_, **__: pytest.fail("nothing to ask a hub for")
+    )
     for model, data in ((str(folder / "model"), "builtin:sotu"), (RANDOM_NAME, str(folder / "set"))):
         job = Job(
             model_name_or_path=model,

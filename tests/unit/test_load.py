@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from hub import COMMIT, Hub, serve
 from splitft.check.architectures import default_config
 from splitft.errors import ModelError
-from splitft.load import load_config, load_model, load_part, load_tokenizer
 from splitft.model.window import find_blocks, num_blocks, run_blocks
-from splitft.shrink import shrink_config, tiny_random_model
+from splitft.weights.load import load_config, load_model, load_part, load_tokenizer
+from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model
 
 BLOCKS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from splitft.load import load_part
+from splitft.weights.load import load_part
 from tiny import save_tiny_model, tiny_model
 
 

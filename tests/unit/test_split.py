@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from splitft.errors import ModelError
 from splitft.model.window import dummy_ids, find_blocks, install_window, num_blocks, run_blocks
-from splitft.shrink import shrink_config, tiny_random_model
+from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, PAD_ID, VOCAB_SIZE, tiny_model
 
 BLOCKS = 4

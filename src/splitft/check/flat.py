@@ -19,7 +19,7 @@ from splitft.model.attention import attend_samples_apart
 from splitft.model.head import IGNORE, shifted
 from splitft.model.layout import Form, form_of
 from splitft.model.window import eval_mode, num_blocks, run_blocks
-from splitft.shrink import shrink_config
+from splitft.weights.shrink import shrink_config
 
 _RAGGED = (5, 9, 1, 12)  # tokens of the samples
 _LONG = (70, 60, 50)  # together more than a small copy has positions (shrink_rules), and each fewer

@@ -22,7 +22,7 @@ from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.head import HeadForm
 from splitft.model.window import count_blocks, eval_mode, install_window, num_blocks
-from splitft.shrink import NotBuiltError, causal_class, shrink_config
+from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
@@ -76,7 +76,7 @@ def check_split(
     model; whatever speaks against the split itself is in the report.
     """
     if isinstance(model_or_config, str | Path):
-        from splitft.load import load_config
+        from splitft.weights.load import load_config
 
         model_or_config = load_config(str(model_or_config))
     with kept_random_state():

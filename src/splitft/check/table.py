@@ -14,9 +14,9 @@ from transformers import PreTrainedConfig
 from splitft.check.every import check_all_architectures
 from splitft.check.prove import SplitReport, check_split, valid_cuts
 from splitft.errors import ModelError
-from splitft.load import load_config
 from splitft.model.window import count_blocks, find_blocks
-from splitft.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.weights.load import load_config
+from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 
 VERDICTS = ("exact", "exact with real ids", "refused", "could not be built")
 _COLORS = {"exact": "green", "exact with real ids": "cyan", "refused": "red", "could not be built": "yellow"}

@@ -25,7 +25,7 @@ from splitft.check.proof import (
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.window import install_window
-from splitft.shrink import tiny_random_model
+from splitft.weights.shrink import tiny_random_model
 
 _SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model answers finite numbers
 

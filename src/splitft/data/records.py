@@ -11,10 +11,10 @@ import numpy as np
 from splitft.data import columns as col
 from splitft.data.sources import Source, read_sources
 from splitft.data.table import Table
-from splitft.demo import BUILTIN
 from splitft.errors import DataError
 from splitft.job import Job
 from splitft.partition.report import Indices
+from splitft.weights.builtin import BUILTIN
 
 Sample = tuple[Any, ...]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from splitft.common.quiet import first_line, quiet_datasets
 from splitft.data.table import Table, exists, read_table, table_of
-from splitft.demo import BUILTIN, builtin_corpus
 from splitft.errors import DataError
 from splitft.job import Job
 from splitft.partition import client_names
+from splitft.weights.builtin import BUILTIN, builtin_corpus
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def source_names(paths: list[Path]) -> tuple[str, ...]:
 def _read_hub(job: Job, name: str) -> Table:
     import datasets
 
-    from splitft.reach import hub_or_cache
+    from splitft.weights.hub import hub_or_cache
 
     with quiet_datasets():
         try:

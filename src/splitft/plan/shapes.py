@@ -13,7 +13,7 @@ from splitft.errors import ModelError
 from splitft.lora.blocks import BlockAdapter, pairs, rank_of
 from splitft.model.split_model import Place, SplitModel, loss_token_count
 from splitft.model.window import run_blocks
-from splitft.shrink import shrink_config, tiny_random_model
+from splitft.weights.shrink import shrink_config, tiny_random_model
 from splitft.wire.messages import Metrics
 
 

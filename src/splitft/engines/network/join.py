@@ -21,9 +21,9 @@ from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.site import Site
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
-from splitft.load import load_part, load_tokenizer
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.split_model import SplitModel
+from splitft.weights.load import load_part, load_tokenizer
 
 MAX_PAYLOAD = (
     1 << 31
@@ -69,9 +69,9 @@ class Joining:
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
         head = job.labels == "client" or blocks is None
         if blocks is None:
-            from splitft.load import load_config
             from splitft.model.window import count_blocks
-            from splitft.shrink import causal_class
+            from splitft.weights.load import load_config
+            from splitft.weights.shrink import causal_class
 
             count = count_blocks(causal_class(load_config(job.model_name_or_path, job.model_revision))[1])
             blocks = frozenset(range(count))

@@ -22,7 +22,7 @@ from splitft.model.window import (
     num_blocks,
     run_blocks,
 )
-from splitft.shrink import shrink_config, tiny_random_model
+from splitft.weights.shrink import shrink_config, tiny_random_model
 
 # Names that checkpoints put before, or leave out before, the block list of a text model.
 _BASES = {"model", "transformer", "decoder", "language_model", "backbone"}

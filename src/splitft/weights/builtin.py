@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from splitft.errors import DataError, ModelError
-from splitft.random_models import BUILTIN, RANDOM_MODELS, write_random_model
+from splitft.weights.random_models import BUILTIN, RANDOM_MODELS, write_random_model
 
 __all__ = ["BUILTIN", "builtin_corpus", "builtin_model_path", "cache_folder"]
 
@@ -28,7 +28,7 @@ def builtin_model_path(name: str) -> Path:
 
     Args:
         name: builtin:smollm2-135m, which is SmolLM2-135M-Instruct (Apache-2.0) in float32, as far as its
-            4-bit file holds it; or builtin: with a name of `splitft.random_models.RANDOM_MODELS`, which has
+            4-bit file holds it; or builtin: with a name of `splitft.weights.random_models.RANDOM_MODELS`, which has
             that model's shape, random weights and SmolLM2's tokenizer.
 
     Raises:
@@ -102,7 +102,7 @@ def _write_model(short: str, file: Path, folder: Path) -> None:
     if short in RANDOM_MODELS:
         write_random_model(short, file, folder)
     else:
-        from splitft.gguf_folder import convert
+        from splitft.weights.gguf_folder import convert
 
         convert(file, folder)
 

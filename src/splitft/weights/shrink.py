@@ -10,7 +10,14 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
 from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.shrink_rules import GUESSES, Guess, kept_blocks, shrink_values, stated_blocks, with_blocks
+from splitft.weights.shrink_rules import (
+    GUESSES,
+    Guess,
+    kept_blocks,
+    shrink_values,
+    stated_blocks,
+    with_blocks,
+)
 
 MIN_BLOCKS, MAX_BLOCKS = 4, 16
 _NOT_SIZES = (

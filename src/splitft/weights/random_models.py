@@ -80,7 +80,7 @@ def write_random_model(short: str, tokenizer_file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from splitft.gguf_folder import write_tokenizer
+    from splitft.weights.gguf_folder import write_tokenizer
 
     config = random_config(short)
     ids = write_tokenizer(tokenizer_file, folder, model_max_length=config.max_position_embeddings)

@@ -17,11 +17,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.hub import INDEX, SINGLE, locator, resolve_model
 from splitft.model.window import count_blocks, install_window
-from splitft.partial import needed_keys, partial_class, prove_parts, spread_habits
-from splitft.reach import hub_or_cache
-from splitft.shrink import causal_class
+from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, resolve_model
+from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
+from splitft.weights.shrink import causal_class
 
 __all__ = ["load_config", "load_model", "load_part", "load_tokenizer", "resolve_model"]
 
