@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft import partition
+from splitft.data import partition
+from splitft.data.partition import PartitionReport
 from splitft.errors import DataError
-from splitft.partition import PartitionReport
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=150)
 CLIENTS = st.integers(1, 9)

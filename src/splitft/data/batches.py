@@ -12,10 +12,9 @@ from torch import Tensor
 
 from splitft.common.seeds import numpy_generator
 from splitft.common.transfer import to_device
-from splitft.data.rows import IGNORE, Rows
+from splitft.data.rows import IGNORE, Indices, Rows
 from splitft.errors import DataError
 from splitft.job import Job
-from splitft.partition.report import Indices
 
 POOL = 50  # batches whose rows are sorted together
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
+from splitft.data.partition.shares import keep_minimum
+from splitft.data.rows import Indices
 from splitft.errors import DataError
-from splitft.partition.report import Indices
-from splitft.partition.shares import keep_minimum
 
 
 def hold_out(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from splitft.data.partition import length_names
 from splitft.data.report import DataReport
-from splitft.partition import length_names
 
 if TYPE_CHECKING:
     from rich.table import Table

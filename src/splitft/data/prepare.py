@@ -8,16 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitft import partition
+from splitft.data import partition
 from splitft.data.holdout import hold_out, take_some
+from splitft.data.partition import PartitionReport
 from splitft.data.records import Records, read_records
 from splitft.data.report import ClientReport, DataReport, length_quantiles
-from splitft.data.rows import Rows, pack
+from splitft.data.rows import Indices, Rows, pack
 from splitft.data.tokenize import Dropped, tokenize
 from splitft.errors import DataError
 from splitft.job import Job
-from splitft.partition import PartitionReport
-from splitft.partition.report import Indices
 
 
 @dataclass(frozen=True)

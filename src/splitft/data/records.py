@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from splitft.data import columns as col
+from splitft.data.rows import Indices
 from splitft.data.sources import Source, read_sources
 from splitft.data.table import Table
 from splitft.errors import DataError
 from splitft.job import Job
-from splitft.partition.report import Indices
 from splitft.weights.builtin import BUILTIN
 
 Sample = tuple[Any, ...]

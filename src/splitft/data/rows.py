@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from splitft.partition.report import Indices
-
 IGNORE = -100  # label of a token that carries no loss, as in torch and transformers
 Tokens = NDArray[np.int32]
 
@@ -106,3 +104,6 @@ def pack(rows: Rows, max_length: int) -> Rows:
         lengths,
         blocks.columns,
     )
+
+
+Indices = NDArray[np.int64]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.quiet import first_line, quiet_datasets
+from splitft.data.partition import client_names
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.errors import DataError
 from splitft.job import Job
-from splitft.partition import client_names
 from splitft.weights.builtin import BUILTIN, builtin_corpus
 
 

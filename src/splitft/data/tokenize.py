@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from splitft.common.quiet import first_line
 from splitft.data.records import Records
-from splitft.data.rows import IGNORE, Rows, Tokens, has_loss
+from splitft.data.rows import IGNORE, Indices, Rows, Tokens, has_loss
 from splitft.errors import DataError
-from splitft.partition.report import Indices
 
 BATCH = 1000  # rows tokenised at once: enough for the tokenizer's threads, little memory
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")

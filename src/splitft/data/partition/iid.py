@@ -6,8 +6,9 @@ import numpy as np
 
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
-from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
-from splitft.partition.shares import check_enough, hand_out
+from splitft.data.partition.report import PartitionReport, as_counts, default_names
+from splitft.data.partition.shares import check_enough, hand_out
+from splitft.data.rows import Indices
 
 
 def iid(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from splitft.data.rows import Indices
 from splitft.errors import DataError
-from splitft.partition.report import Indices
 
 ALPHA_RANGE = (1e-6, 1e12)  # beyond it a draw equals the limit: all to one client, or equal shares
 

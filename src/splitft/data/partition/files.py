@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from splitft.partition.by_column import natural_sites
-from splitft.partition.report import Indices, PartitionReport
+from splitft.data.partition.by_column import natural_sites
+from splitft.data.partition.report import PartitionReport
+from splitft.data.rows import Indices
 
 
 def files(

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from splitft.common.seeds import numpy_generator
+from splitft.data.partition.dirichlet import label_classes
+from splitft.data.partition.report import PartitionReport, as_counts
+from splitft.data.partition.shares import hand_out
+from splitft.data.rows import Indices
 from splitft.errors import DataError
-from splitft.partition.dirichlet import label_classes
-from splitft.partition.report import Indices, PartitionReport, as_counts
-from splitft.partition.shares import hand_out
 
 NAME_LENGTH = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")

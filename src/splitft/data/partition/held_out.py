@@ -7,8 +7,9 @@ from numpy.typing import ArrayLike
 
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
-from splitft.partition.report import Indices, PartitionReport
-from splitft.partition.shares import hand_out, keep_minimum
+from splitft.data.partition.report import PartitionReport
+from splitft.data.partition.shares import hand_out, keep_minimum
+from splitft.data.rows import Indices
 
 
 def held_out(report: PartitionReport, classes: ArrayLike, *, seed: int = 0) -> list[Indices]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from splitft.common.seeds import numpy_generator
-from splitft.partition.dirichlet import deal_classes
-from splitft.partition.report import Indices, PartitionReport, as_counts, default_names
+from splitft.data.partition.dirichlet import deal_classes
+from splitft.data.partition.report import PartitionReport, as_counts, default_names
+from splitft.data.rows import Indices
 
 
 def length_dirichlet(

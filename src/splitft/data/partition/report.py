@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class PartitionReport:

@@ -1,0 +1,31 @@
+"""Who gets which rows: pure functions from lengths, labels or sources to row indices per client."""
+
+from __future__ import annotations
+
+from splitft.data.partition.by_column import by_column, client_names
+from splitft.data.partition.dirichlet import dirichlet, label_classes
+from splitft.data.partition.files import files
+from splitft.data.partition.held_out import held_out
+from splitft.data.partition.iid import iid
+from splitft.data.partition.length_dirichlet import (
+    length_classes,
+    length_dirichlet,
+    length_edges,
+    length_names,
+)
+from splitft.data.partition.report import PartitionReport
+
+__all__ = [
+    "PartitionReport",
+    "by_column",
+    "client_names",
+    "dirichlet",
+    "files",
+    "held_out",
+    "iid",
+    "label_classes",
+    "length_classes",
+    "length_dirichlet",
+    "length_edges",
+    "length_names",
+]
