@@ -12,10 +12,15 @@ from splitft.devices.memory import Memory, client_memory, highest_cut_in_memory,
 from splitft.devices.mix import available_members, draw_devices
 from splitft.devices.presets import PRESETS
 from splitft.devices.profile import check_devices, client_devices, resolve_device
-from splitft.devices.simulate import simulate_round
+from splitft.devices.simulate import (
+    ClientTimes,
+    ClientTrace,
+    RoundTimes,
+    StepTrace,
+    batch_shape,
+    simulate_round,
+)
 from splitft.devices.steps import StepSeconds, StepWork, batch_bytes, client_state_seconds, step_work
-from splitft.devices.times import ClientTimes, RoundTimes
-from splitft.devices.trace import ClientTrace, StepTrace, batch_shape
 
 __all__ = [
     "PRESETS",

@@ -12,10 +12,15 @@ from dataclasses import dataclass, field
 from splitft.common.state import State
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
-from splitft.devices.simulate import simulate_round
+from splitft.devices.simulate import (
+    ClientTimes,
+    ClientTrace,
+    RoundTimes,
+    StepTrace,
+    batch_shape,
+    simulate_round,
+)
 from splitft.devices.steps import StepSeconds, StepWork, step_work
-from splitft.devices.times import ClientTimes, RoundTimes
-from splitft.devices.trace import ClientTrace, StepTrace, batch_shape
 from splitft.job import Job
 from splitft.wire.ledger import Direction
 from splitft.wire.messages import (

@@ -1,20 +1,89 @@
-"""The time of a round, simulated event by event: clients compute and send, one server works them off. (ours)
-
-Deterministic; it never sleeps. Each client goes through the same script: download of its adapters; for every
-leg of every step computing, upload, the server's work, download; the last backward; upload of its adapter.
-What differs is how the server takes clients on (`splitft.devices.schedules`).
-"""
+"""What clients did in a round, as far as its time depends on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.schedules import Leg, Outcome, Script, barriers, queue, turns
 from splitft.devices.steps import StepSeconds
-from splitft.devices.times import ClientTimes, RoundTimes
-from splitft.devices.trace import ClientTrace, StepTrace
+
+
+def batch_shape(lengths: Sequence[int], padding_free: bool) -> tuple[float, float]:
+    """Return (rows, width) of what is computed of a batch.
+
+    Without padding these are no whole numbers: rows · width are the tokens, rows · width² the pairs of tokens
+    of a row.
+    """
+    if not padding_free:
+        return len(lengths), max(lengths)
+    tokens = sum(lengths)
+    width = sum(length**2 for length in lengths) / tokens
+    return tokens / width, width
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """One micro-batch: its `batch_shape`, and the bytes of its legs to the server and back.
+
+    One leg with labels: server, two with labels: client, none where the whole model is on the client.
+    """
+
+    rows: float
+    width: float
+    up_bytes: tuple[int, ...] = ()
+    down_bytes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClientTrace:
+    """A client's round. cut: its blocks; state_up_bytes: optimizer state of blocks that left it, sent first.
+
+    A cut of all the model's blocks: the whole model is on the client.
+    """
+
+    name: str
+    cut: int
+    adapter_down_bytes: int
+    steps: tuple[StepTrace, ...]
+    adapter_up_bytes: int
+    state_up_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ClientTimes:
+    """Seconds of one client in a round; the first five sum to the round's.
+
+    compute: on the client. transfer: on its link. server: the server working for it. queued: the server
+    working for others while it waits. idle: waiting for its turn, for others to arrive, and for the round's
+    end. finished: when its adapter has arrived at the server.
+    """
+
+    compute: float
+    transfer: float
+    server: float
+    queued: float
+    idle: float
+    finished: float
+
+
+@dataclass(frozen=True)
+class RoundTimes:
+    """A round: it ends when the last adapter has arrived.
+
+    waited_for: the client that finished last (the first of them in order); None without clients.
+    server_seconds: the server's work. queued_behind: {client: {other: seconds}}: for whom a client waited
+    before the end: for whose work at the server, for whose arrival at a barrier, for whose turn.
+    """
+
+    seconds: float
+    waited_for: str | None
+    server_seconds: float
+    clients: dict[str, ClientTimes]
+    queued_behind: dict[str, dict[str, float]] = field(default_factory=dict)
+
 
 Timing = Callable[[ClientTrace, StepTrace], StepSeconds]
 

@@ -28,7 +28,8 @@ def builtin_model_path(name: str) -> Path:
 
     Args:
         name: builtin:smollm2-135m, which is SmolLM2-135M-Instruct (Apache-2.0) in float32, as far as its
-            4-bit file holds it; or builtin: with a name of `splitft.weights.random_models.RANDOM_MODELS`, which has
+            4-bit file holds it; or builtin: with a name of
+            `splitft.weights.random_models.RANDOM_MODELS`, which has
             that model's shape, random weights and SmolLM2's tokenizer.
 
     Raises:
