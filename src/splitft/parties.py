@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from splitft.adapt import CutPlanner
 from splitft.assemble import Assembly
 from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
 from splitft.baselines.centralized import POOLED
@@ -17,6 +16,7 @@ from splitft.budget import cuts_in_memory
 from splitft.client import Client
 from splitft.codecs.auto import CodecChooser
 from splitft.common.state import State
+from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, first_lengths, join
 from splitft.devices import (
     Device,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from splitft.cuts.bounds import cut_bounds
 from splitft.cuts.decide import decide, replay
-from splitft.cuts.decision import Decision
-from splitft.cuts.observe import ClientState, CutPolicy, Observation, Proposal
+from splitft.cuts.observe import ClientState, CutPolicy, Decision, Observation, Proposal
 from splitft.cuts.predict import predict_step_seconds
 from splitft.cuts.registry import check_cut_policy, find_cut_policy, policy_names, register_cut_policy
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from splitft.cuts.answer import checked, json_state
 from splitft.cuts.bounds import cut_bounds
-from splitft.cuts.decision import Decision
-from splitft.cuts.observe import CutPolicy, Observation, Proposal
+from splitft.cuts.observe import CutPolicy, Decision, Observation, Proposal
 from splitft.cuts.registry import find_cut_policy
 from splitft.errors import JobError
 from splitft.job.sections import CutPolicyConfig

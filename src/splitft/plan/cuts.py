@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from splitft.adapt import CutPlanner
 from splitft.cuts import Observation, decide
+from splitft.cuts.planner import CutPlanner
 from splitft.cuts.registry import policy_names
 from splitft.data import ClientData, first_lengths
 from splitft.devices import (

@@ -12,13 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.adapt import CutPlanner
 from splitft.assemble import Assembly, assemble
 from splitft.baselines import WholeModels
 from splitft.codecs.auto import CodecChooser
 from splitft.common.failpoints import reach
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
+from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.averaging import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
