@@ -25,10 +25,10 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from splitft import Job
 from splitft.batching.calibrate import most_tokens
-from splitft.batching.prove import prove_batching
 from splitft.lora.blocks import initial_adapter
 from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
+from splitft.proof.batched import prove_batching
 from splitft.server import Server
 from splitft.wire.messages import Activations, Gradients, Message
 

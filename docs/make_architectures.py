@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from splitft.check import SplitReport
-from splitft.check.every import check_all_architectures
 from splitft.check.table import VERDICTS, totals
+from splitft.proof import SplitReport
+from splitft.proof.every_type import check_all_architectures
 
 PAGE = Path(__file__).with_name("architectures.md")
 

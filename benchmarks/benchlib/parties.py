@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
 from splitft.batching.setup import batch_tokens
-from splitft.check.head import try_head
 from splitft.client import Client
 from splitft.data import ClientData, Rows, collate, train_stream
 from splitft.engines.local import LocalCohort
@@ -19,6 +18,7 @@ from splitft.lora.blocks import initial_adapter, to_device
 from splitft.model.attention import use_fast_backward
 from splitft.model.slots import inject, lora_config, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
+from splitft.proof.head import try_head
 from splitft.round import exchange
 from splitft.server import Server
 from splitft.wire.ledger import Ledger

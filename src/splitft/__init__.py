@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from splitft.check import SplitReport, check_split
     from splitft.cuts import register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
+    from splitft.proof import SplitReport, check_split
     from splitft.runner import RunResult, run
     from splitft.wire.codecs import Codec, register_codec
 
@@ -29,8 +29,8 @@ _HOME = {
     "load_job": "job",
     "run": "runner",
     "RunResult": "runner",
-    "check_split": "check",
-    "SplitReport": "check",
+    "check_split": "proof",
+    "SplitReport": "proof",
     "register_cut_policy": "cuts",
     "register_codec": "wire.codecs",
     "Codec": "wire.codecs",

@@ -10,10 +10,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.check import SplitReport, check_split
-from splitft.check.flat import padded_notice
-from splitft.check.head import whole_loss_notice
-from splitft.compiled import compile_blocks
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
 from splitft.devices import check_devices
@@ -28,6 +24,10 @@ from splitft.model.kernels import apply_kernels
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
 from splitft.model.window import find_blocks, install_window, learn_habits, num_blocks
+from splitft.proof import SplitReport, check_split
+from splitft.proof.compiled import compile_blocks
+from splitft.proof.head import whole_loss_notice
+from splitft.proof.packed import padded_notice
 from splitft.weights.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model

@@ -250,7 +250,7 @@ def check(
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
     wanted = None if cuts is None else _parse_cuts(cuts)
     import_libraries(data=False)
-    from splitft.check import check_all_command, check_command
+    from splitft.proof import check_all_command, check_command
 
     raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))
 

@@ -24,11 +24,11 @@ from splitft import Job, run
 from splitft.assemble import assemble
 from splitft.batching.calibrate import most_tokens
 from splitft.batching.plan import _MOST_PADDING, plan_batches
-from splitft.batching.prove import prove_batching
 from splitft.batching.step import Waiting, train_together
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.parties import make_parties
+from splitft.proof.batched import prove_batching
 from splitft.wire.messages import Gradients
 from tiny import MODEL_TYPES, tiny_model
 

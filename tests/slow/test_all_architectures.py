@@ -8,9 +8,9 @@ from collections import defaultdict
 import pytest
 from rich.console import Console
 
-from splitft.check.architectures import causal_types
-from splitft.check.every import check_all_architectures
 from splitft.check.table import architecture_table, totals
+from splitft.proof.every_type import check_all_architectures
+from splitft.proof.types import causal_types
 
 
 @pytest.mark.slow

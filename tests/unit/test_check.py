@@ -14,12 +14,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, LlamaForCausalLM, PreTrainedModel
 
-from splitft.check import check_split, map_cuts, valid_cuts
-from splitft.check.architectures import default_config
-from splitft.check.every import check_all_architectures
 from splitft.check.table import architecture_table, check_command, totals
 from splitft.errors import ModelError
 from splitft.model.window import find_blocks
+from splitft.proof import check_split, map_cuts, valid_cuts
+from splitft.proof.every_type import check_all_architectures
+from splitft.proof.types import default_config
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, save_tiny_model, tiny_config, tiny_model
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from reference import make_setting
 from splitft import Job, JobError, run
-from splitft.compiled import compile_blocks
 from splitft.errors import ModelError
 from splitft.lora.blocks import Adapter, initial_adapter
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets
 from splitft.model.split_model import Place, SplitModel
 from splitft.model.window import install_window
+from splitft.proof.compiled import compile_blocks
 from tiny import tiny_model
 
 

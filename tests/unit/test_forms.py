@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from splitft.check.flat import try_padding_free
 from splitft.devices import batch_shape
 from splitft.model.attention import attend_samples_apart, sample_borders
 from splitft.model.layout import form_of
 from splitft.model.split_model import loss_token_count
 from splitft.model.window import call_model
+from splitft.proof.packed import try_padding_free
 from tiny import tiny_config, tiny_model
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=6)

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 
 from reference import make_setting, write_rows
 from splitft import Job, JobError, run
-from splitft.check import check_split
-from splitft.check.architectures import default_config
-from splitft.check.head import try_head
 from splitft.job import load_job
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import Place, SplitModel
+from splitft.proof import check_split
+from splitft.proof.head import try_head
+from splitft.proof.types import default_config
 from splitft.weights.load import load_part
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_model

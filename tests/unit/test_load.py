@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hub import COMMIT, Hub, serve
-from splitft.check.architectures import default_config
 from splitft.errors import ModelError
 from splitft.model.window import find_blocks, num_blocks, run_blocks
+from splitft.proof.types import default_config
 from splitft.weights.load import load_config, load_model, load_part, load_tokenizer
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model

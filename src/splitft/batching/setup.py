@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from splitft.batching.calibrate import most_tokens
-from splitft.batching.prove import prove_batching
 from splitft.job import Job
 from splitft.model.split_model import SplitModel
+from splitft.proof.batched import prove_batching
 
 
 def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Callable[[str], None]) -> int:

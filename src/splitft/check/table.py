@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import PreTrainedConfig
 
-from splitft.check.every import check_all_architectures
-from splitft.check.prove import SplitReport, check_split, valid_cuts
 from splitft.errors import ModelError
 from splitft.model.window import count_blocks, find_blocks
+from splitft.proof.every_type import check_all_architectures
+from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.weights.load import load_config
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
-from splitft.check.head import try_head, whole_loss_notice
 from splitft.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
@@ -23,6 +22,7 @@ from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.split_model import SplitModel
+from splitft.proof.head import try_head, whole_loss_notice
 from splitft.weights.load import load_part, load_tokenizer
 
 MAX_PAYLOAD = (

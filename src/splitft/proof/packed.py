@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitft.check.proof import ServerInputs, compared_parameters, make_rows
-from splitft.check.trial import finite_random_model
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.attention import attend_samples_apart
 from splitft.model.head import IGNORE, shifted
 from splitft.model.layout import Form, form_of
 from splitft.model.window import eval_mode, num_blocks, run_blocks
+from splitft.proof.compare import ServerInputs, compared_parameters, make_rows
+from splitft.proof.trial import finite_random_model
 from splitft.weights.shrink import shrink_config
 
 _RAGGED = (5, 9, 1, 12)  # tokens of the samples

@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 import torch
 from transformers.utils import logging
 
-from splitft.check.architectures import default_config
-from splitft.check.prove import SplitReport, check_split
 from splitft.common.text import one_line
+from splitft.proof.split import SplitReport, check_split
+from splitft.proof.types import default_config
 
 READY = "ready"
 

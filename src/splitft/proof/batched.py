@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from splitft.check.proof import kept_random_state
 from splitft.common.text import one_line
 from splitft.lora.blocks import Adapter
 from splitft.model.joined import learn_fixed, run_joined
@@ -17,6 +16,7 @@ from splitft.model.layout import mask_of
 from splitft.model.row_adapters import RowPart, bind_rows, unbind_rows
 from splitft.model.split_model import SplitModel
 from splitft.model.window import eval_mode, run_blocks
+from splitft.proof.compare import kept_random_state
 
 _MOST, _MOST_ROUNDED = 1e-5, 0.1  # difference relative to a tensor's length
 _LENGTHS = ((7, 4), (6,), (3, 7))  # tokens of the rows of three clients

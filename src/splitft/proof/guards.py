@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from splitft.check.proof import Result, Rows, ServerInputs, make_rows
 from splitft.common.text import one_line
 from splitft.model.window import dummy_ids, num_blocks, run_blocks
+from splitft.proof.compare import Result, Rows, ServerInputs, make_rows
 
 _PAD_TOLERANCE = 1e-5  # relative: other padding changes which tokens share an expert's matrix product
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitft.check.proof import Rows, loss_of, make_rows
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm
 from splitft.model.window import eval_mode, num_blocks, run_blocks
+from splitft.proof.compare import Rows, loss_of, make_rows
 
 _CHUNK = 8  # tokens: several chunks of the few that are compared
 _LOSS_TOKENS = 7  # another number than there are

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitft.check.proof import kept_random_state, make_rows
 from splitft.common.text import one_line
 from splitft.errors import JobError, ModelError
 from splitft.lora.blocks import initial_adapter
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import eval_mode, install_window, run_blocks
+from splitft.proof.compare import kept_random_state, make_rows
 
 _VARIANTS = 64  # of a block: with and without gradients, with a mask, each rank; torch's own limit is 8
 _ADVICE = "set torch_compile: false"

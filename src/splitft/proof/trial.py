@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from splitft.check.guards import independence, padding, vacuity
-from splitft.check.proof import (
+from splitft.common.text import one_line
+from splitft.errors import ModelError
+from splitft.model.window import install_window
+from splitft.proof.compare import (
     Difference,
     Result,
     Rows,
@@ -22,9 +24,7 @@ from splitft.check.proof import (
     run_split,
     run_whole,
 )
-from splitft.common.text import one_line
-from splitft.errors import ModelError
-from splitft.model.window import install_window
+from splitft.proof.guards import independence, padding, vacuity
 from splitft.weights.shrink import tiny_random_model
 
 _SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model answers finite numbers

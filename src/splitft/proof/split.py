@@ -14,14 +14,14 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
-from splitft.check.flat import try_padding_free
-from splitft.check.head import try_head
-from splitft.check.proof import ServerInputs, kept_random_state
-from splitft.check.trial import RefusedError, Trial, Wanted, finite_random_model, try_split
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.head import HeadForm
 from splitft.model.window import count_blocks, eval_mode, install_window, num_blocks
+from splitft.proof.compare import ServerInputs, kept_random_state
+from splitft.proof.head import try_head
+from splitft.proof.packed import try_padding_free
+from splitft.proof.trial import RefusedError, Trial, Wanted, finite_random_model, try_split
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
 
 Labels = Literal["server", "client"]
@@ -143,9 +143,9 @@ def _check_config(
 
 def _try_together(model: Any, report: SplitReport, seed: int) -> str:
     """Inject adapters into a small copy, and prove clients with different cuts in one pass."""
-    from splitft.batching.prove import prove_batching
     from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
     from splitft.model.split_model import SplitModel
+    from splitft.proof.batched import prove_batching
 
     try:
         targets, excluded = resolve_targets(model, None)

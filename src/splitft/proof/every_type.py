@@ -11,10 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 
-from splitft.check.architectures import causal_types
-from splitft.check.prove import SplitReport
-from splitft.check.worker import READY
 from splitft.errors import ModelError
+from splitft.proof.every_type_worker import READY
+from splitft.proof.split import SplitReport
+from splitft.proof.types import causal_types
 
 SECONDS_A_TYPE = 60.0
 _SECONDS_TO_START = 300.0  # importing torch and transformers on a slow, busy machine
@@ -56,7 +56,7 @@ class _Worker:
     def __init__(self) -> None:
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "splitft.check.worker"],
+            [sys.executable, "-m", "splitft.proof.every_type_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
