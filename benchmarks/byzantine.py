@@ -33,7 +33,7 @@ from rich.console import Console
 
 from splitft import load_job
 from splitft.assemble import Assembly, assemble
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.common.seeds import torch_generator
 from splitft.history import make_record

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
 from splitft.batching.setup import batch_tokens
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.data import ClientData, Rows, collate, train_stream
 from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import initial_adapter, to_device

@@ -13,7 +13,7 @@ from splitft.assemble import Assembly
 from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
 from splitft.baselines.centralized import POOLED
 from splitft.budget import cuts_in_memory
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.codecs.auto import CodecChooser
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner

@@ -13,7 +13,7 @@ from history_checker import check_history, effective_rounds, read_steps
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.history import read_history
 
 NAMES = ["anna", "bert", "cleo"]

@@ -12,7 +12,7 @@ import pytest
 from network_threads import QUIET, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.history import read_history
 
 NAMES = ["fast", "slow"]

@@ -16,7 +16,7 @@ from test_unsplit import assert_same_bits, assert_same_losses, final_adapter
 from network_threads import QUIET, Settings, together
 from reference import UnsplitClient, federated_lora, make_setting, write_rows
 from splitft import Job, run
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.wire.messages import Gradients
 
 NAMES = ["anna", "bert", "carl"]

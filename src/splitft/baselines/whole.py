@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.history import RoundRecord

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.common.state import State
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Direction, Ledger

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
-from splitft.client import Client
+from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.averaging import Desk, dial_aggregator
