@@ -31,7 +31,7 @@ from naive import Naive, NaiveServer, to_bytes
 from splitft.data import Rows, train_stream
 from splitft.lora.blocks import initial_adapter
 from splitft.model.split_model import SplitModel
-from splitft.server import Server
+from splitft.server.server import Server
 from splitft.wire.messages import Activations
 
 CLIENTS, BATCH, LORA = 5, 4, (RANK, ALPHA, TARGETS)

@@ -29,7 +29,7 @@ from splitft.lora.blocks import initial_adapter
 from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.batched import prove_batching
-from splitft.server import Server
+from splitft.server.server import Server
 from splitft.wire.messages import Activations, Gradients, Message
 
 CLIENTS, RANK, TARGETS = 5, 16, ["c_attn", "c_proj"]

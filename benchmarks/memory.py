@@ -23,7 +23,7 @@ from splitft.lora.blocks import initial_adapter, resize
 from splitft.lora.ranks import effective_ranks
 from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
-from splitft.server import Server
+from splitft.server.server import Server
 from splitft.wire.messages import Activations
 
 BATCH, SEQ, RANK, TARGETS = 4, 128, 16, ["c_attn", "c_proj"]

@@ -14,7 +14,6 @@ from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, Whol
 from splitft.baselines.centralized import POOLED
 from splitft.budget import cuts_in_memory
 from splitft.client.client import Client
-from splitft.codecs.auto import CodecChooser
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, first_lengths, join
@@ -37,8 +36,9 @@ from splitft.job import Job
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.overlap import micro_batches
-from splitft.server import Server
+from splitft.server.codec_trial import CodecChooser
+from splitft.server.parts import micro_batches
+from splitft.server.server import Server
 from splitft.wire.ledger import Ledger
 
 if TYPE_CHECKING:

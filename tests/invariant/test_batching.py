@@ -23,12 +23,11 @@ from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.assemble import assemble
 from splitft.batching.calibrate import most_tokens
-from splitft.batching.plan import _MOST_PADDING, plan_batches
-from splitft.batching.step import Waiting, train_together
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.parties import make_parties
 from splitft.proof.batched import prove_batching
+from splitft.server.batched_step import _MOST_PADDING, Waiting, plan_batches, train_together
 from splitft.wire.messages import Gradients
 from tiny import MODEL_TYPES, tiny_model
 
@@ -55,8 +54,8 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         seen.append([one.session.client for one in waiting])
         return train_together(model, waiting)
 
-    monkeypatch.setattr("splitft.batching.step.train_together", noting)
-    monkeypatch.setattr("splitft.batching.plan._MOST_PADDING", 100)
+    monkeypatch.setattr("splitft.server.batched_step.train_together", noting)
+    monkeypatch.setattr("splitft.server.batched_step._MOST_PADDING", 100)
     return seen
 
 

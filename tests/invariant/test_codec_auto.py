@@ -67,7 +67,7 @@ def test_a_run_that_was_cut_off_does_not_choose_again(
     with pytest.raises(KeyboardInterrupt):
         run(job, console=QUIET)
     monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr("splitft.codecs.auto.measure", None)  # would fail
+    monkeypatch.setattr("splitft.server.codec_trial.measure", None)  # would fail
     resumed = run(job, console=QUIET, resume=True)
     assert adapter_of(resumed.output_dir) == adapter_of(whole.output_dir)
     assert resumed.summary["bytes"] == whole.summary["bytes"]

@@ -19,7 +19,7 @@ from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.data import split_rows
-from splitft.overlap import best_parts, step_time
+from splitft.server.parts import best_parts, step_time
 from splitft.wire.messages import Activations, Gradients
 
 NAMES = ["anna", "bert", "carl"]

@@ -9,12 +9,12 @@ import torch
 from test_aggregate import SHAPES, block, largest_difference, product
 
 from splitft import Job
-from splitft.aggregator import Aggregator
-from splitft.averaging import average_blocks
 from splitft.lora.basis import unstack_basis
 from splitft.lora.blocks import TensorSpec, flatten, rank_of
 from splitft.lora.means import average
 from splitft.lora.robust import Contribution
+from splitft.server.average import average_blocks
+from splitft.server.global_adapter import Aggregator
 from splitft.wire.messages import AdapterDown
 
 BLOCKS = range(5)

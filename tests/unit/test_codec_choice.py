@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from splitft.codecs.choice import Choice, Trial, choose
 from splitft.job.sections import CodecBudgetConfig
+from splitft.server.codec_trial import Choice, Trial, choose
 
 UP = {
     "bf16": (8e6, 0.0),

@@ -36,7 +36,7 @@ from splitft.engines.network.gate import Gate
 from splitft.engines.network.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.engines.network.session import BrokenError, Session, ViolationError
 from splitft.model.split_model import SplitModel
-from splitft.server import Server
+from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
-from splitft.server import Server
+from splitft.server.server import Server
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 

@@ -15,8 +15,8 @@ from splitft.wire.ledger import Direction, Ledger
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 
 if TYPE_CHECKING:
-    from splitft.codecs.auto import CodecChooser
     from splitft.devices.clock import RoundTimes, VirtualClock
+    from splitft.server.codec_trial import CodecChooser
 
 
 class LocalCohort:

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 
 from splitft.assemble import inject_adapters, model_shapes
-from splitft.averaging import SHARED, average_blocks, client_contributions
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.averaging import SERVER, digest_of, job_digest
@@ -31,6 +30,7 @@ from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.robust import Contribution
 from splitft.model.window import num_blocks
 from splitft.output import check_output_dir
+from splitft.server.average import SHARED, average_blocks, client_contributions
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.messages import AdapterUp, wire_size
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.averaging import Contributions, check_sizes
 from splitft.engines.network.certs import AGGREGATOR_NAME
 from splitft.engines.network.control import (
     WIRE,
@@ -37,6 +36,7 @@ from splitft.engines.network.dialler import Dialler
 from splitft.errors import NetworkError
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
+from splitft.server.average import Contributions, check_sizes
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterUp
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from splitft.codecs.auto import CodecChooser
 from splitft.common.state import State
 from splitft.devices.steps import StateSeconds
 from splitft.engines.network.averaging import Averaging
@@ -35,7 +34,8 @@ from splitft.engines.network.script import EVAL_IN_FLIGHT, Script, evaluation_sc
 from splitft.engines.network.timing import step_seconds
 from splitft.engines.network.turn import Turn
 from splitft.job import Job
-from splitft.overlap import best_parts
+from splitft.server.codec_trial import CodecChooser
+from splitft.server.parts import best_parts
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from splitft.assemble import Assembly, base_dtype
-from splitft.averaging import check_sizes
 from splitft.lora.blocks import trained_specs
 from splitft.lora.moments import unpack_blocks
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
-from splitft.server import Server
+from splitft.server.average import check_sizes
+from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (
     Activations,

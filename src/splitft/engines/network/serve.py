@@ -14,7 +14,6 @@ from rich.markup import escape
 
 from splitft.assemble import Assembly, assemble
 from splitft.baselines import WholeModels
-from splitft.codecs.auto import CodecChooser
 from splitft.common.failpoints import reach
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
@@ -31,11 +30,12 @@ from splitft.engines.network.listener import Listener
 from splitft.engines.network.members import Members
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.overlap import micro_batches
 from splitft.parties import Parties, highest_cuts, machines_of
 from splitft.resume import open_run
 from splitft.runner import RunResult, complete_run, proof_line, run_parties
-from splitft.server import Server
+from splitft.server.codec_trial import CodecChooser
+from splitft.server.parts import micro_batches
+from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger

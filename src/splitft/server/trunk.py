@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.aggregator import Aggregator
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, rank_of, resize
 from splitft.lora.moments import Moments, rebase, resize_moments
 from splitft.lora.optimizer import TrainedAdapter, learning_rates, total_norm
+from splitft.server.global_adapter import Aggregator
 
 
 @dataclass

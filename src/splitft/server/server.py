@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from splitft.aggregator import Aggregator
-from splitft.averaging import SHARED, Contributions, average_blocks, client_contributions
-from splitft.batching.step import Waiting, train_in_batches
 from splitft.common.failpoints import reach
 from splitft.common.state import State
 from splitft.job import Job
@@ -20,8 +17,11 @@ from splitft.lora.optimizer import global_step
 from splitft.lora.ranks import job_ranks
 from splitft.lora.robust import Contribution
 from splitft.model.split_model import SplitModel
-from splitft.session import Session
-from splitft.trunk import Trunk
+from splitft.server.average import SHARED, Contributions, average_blocks, client_contributions
+from splitft.server.batched_step import Waiting, train_in_batches
+from splitft.server.global_adapter import Aggregator
+from splitft.server.served import Session
+from splitft.server.trunk import Trunk
 from splitft.wire.messages import (
     Activations,
     AdapterDown,

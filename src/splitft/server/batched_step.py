@@ -1,8 +1,8 @@
-"""A training step of the server for several clients at once: one forward, one backward. (ours)"""
+"""Which of the clients that wait are computed together. (ours)"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -10,15 +10,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.batching.plan import plan_batches
 from splitft.common.seeds import seed_dropout
 from splitft.lora.optimizer import TrainedAdapter
 from splitft.model.joined import run_joined
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.row_adapters import RowPart, bind_rows
 from splitft.model.split_model import SplitModel, loss_token_count
-from splitft.session import Session, add_gradients
+from splitft.server.served import Session, add_gradients
 from splitft.wire.messages import Activations, Gradients
+
+_MOST_PADDING = 1.1  # times the tokens that the clients' batches take one by one
+
+
+def plan_batches(lengths: Mapping[str, Sequence[int]], most_tokens: int) -> list[list[str]]:
+    """Return the clients in batches of at most `most_tokens` tokens, padding counted.
+
+    lengths: of each client's rows. Clients with rows of like length go together, since a batch is as wide as
+    its longest row: no batch pads more than a tenth beyond what its clients pad by themselves. A client that
+    is larger than the limit is alone. Ties go in the order given.
+    """
+    widest_first = sorted(lengths, key=lambda client: -max(lengths[client]))
+    batches: list[list[str]] = []
+    rows = alone = 0
+    for client in widest_first:
+        own = len(lengths[client])
+        if batches:
+            width = max(lengths[batches[-1][0]])
+            together = (rows + own) * width
+            if together <= min(most_tokens, _MOST_PADDING * (alone + own * max(lengths[client]))):
+                batches[-1].append(client)
+                rows, alone = rows + own, alone + own * max(lengths[client])
+                continue
+        batches.append([client])
+        rows, alone = own, own * max(lengths[client])
+    return batches
 
 
 @dataclass(frozen=True)
