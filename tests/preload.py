@@ -7,7 +7,7 @@ for name in (
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
     "splitft.cli",
-    "splitft.engines.network.aggregator",
+    "splitft.engines.network.aggregator_process",
     "splitft.engines.network.join",
     "splitft.engines.network.serve",
 ):

@@ -226,7 +226,7 @@ def aggregator(
     from splitft.job import load_job
 
     loaded = load_job(job, overrides or ())
-    from splitft.engines.network.aggregator import serve_averages
+    from splitft.engines.network.aggregator_process import serve_averages
 
     serve_averages(loaded, listen, folder=folder, certs=certs, token=_token(token_file), insecure=insecure)
 

@@ -19,7 +19,7 @@ def certs_init(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Make an authority and the server's certificate."""
-    from splitft.engines.network.certs import create_authority
+    from splitft.engines.network.transport.certs import create_authority
 
     create_authority(folder, hosts or ())
     typer.echo(
@@ -34,7 +34,7 @@ def certs_add(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Make a certificate for each client."""
-    from splitft.engines.network.certs import add_client
+    from splitft.engines.network.transport.certs import add_client
 
     for name in names:
         made = add_client(folder, name)
@@ -49,7 +49,7 @@ def certs_aggregator(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Make certificates for an aggregator, and for the server to dial it."""
-    from splitft.engines.network.certs import add_aggregator
+    from splitft.engines.network.transport.certs import add_aggregator
 
     made = add_aggregator(folder, hosts or ())
     typer.echo(
@@ -64,7 +64,7 @@ def certs_revoke(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Refuse clients' certificates from now on, also in a run that goes on."""
-    from splitft.engines.network.certs import revoke
+    from splitft.engines.network.transport.certs import revoke
 
     for name in names:
         typer.echo(f"Revoked the certificate of {name} (serial number {revoke(folder, name):x}).")

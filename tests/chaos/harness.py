@@ -12,7 +12,7 @@ from typing import Any
 
 from forks import start_command
 from splitft import Job
-from splitft.engines.network.certs import add_aggregator, add_client, create_authority
+from splitft.engines.network.transport.certs import add_aggregator, add_client, create_authority
 from splitft.job import dump_job
 from splitft.resume import is_complete
 

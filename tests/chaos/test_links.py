@@ -13,7 +13,7 @@ from history_checker import check_history
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.engines.network.link import SILENCE_SECONDS
+from splitft.engines.network.transport.link import SILENCE_SECONDS
 from splitft.history import read_history
 from tcp_proxy import Proxy
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from splitft.engines.network import certs
 from splitft.engines.network.control import Refused, Welcome
-from splitft.engines.network.credentials import channel_credentials
-from splitft.engines.network.dialler import Dialler
-from splitft.engines.network.door import Audit, Door
-from splitft.engines.network.listener import Listener
+from splitft.engines.network.transport import certs
+from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.certs import channel_credentials
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, LostError, NetworkError
 
 pytest.importorskip("flwr", reason="the extra [flower] is not installed")

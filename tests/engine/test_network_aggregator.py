@@ -15,8 +15,8 @@ import torch
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.engines.network.aggregator import serve_averages
-from splitft.engines.network.averaging import Desk
+from splitft.engines.network.aggregator_link import Desk
+from splitft.engines.network.aggregator_process import serve_averages
 from splitft.errors import NetworkError
 from splitft.wire.messages import AdapterUp
 from tcp_proxy import Proxy

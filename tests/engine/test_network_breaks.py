@@ -12,11 +12,11 @@ import grpc
 import pytest
 
 from splitft.engines.network.control import Welcome
-from splitft.engines.network.dialler import Dialler
-from splitft.engines.network.door import Audit, Door
-from splitft.engines.network.link import Link
-from splitft.engines.network.listener import Event, Listener
-from splitft.engines.network.session import BrokenError, Session
+from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.delivery import BrokenError, Session
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.link import Link
+from splitft.engines.network.transport.listener import Event, Listener
 
 LIMIT = 1 << 20
 ENDS = [  # what gRPC raises where a connection ends under a read or write, and what it never did

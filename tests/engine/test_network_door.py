@@ -14,13 +14,14 @@ import grpc
 import pytest
 
 from splitft import Job
-from splitft.engines.network import certs, front
-from splitft.engines.network.averaging import dial_aggregator
+from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import Refused, Welcome
-from splitft.engines.network.credentials import channel_credentials
-from splitft.engines.network.dialler import Dialler
-from splitft.engines.network.door import AUDIT, Audit, Door
-from splitft.engines.network.listener import Listener
+from splitft.engines.network.transport import certs
+from splitft.engines.network.transport import tls_front as front
+from splitft.engines.network.transport.admission import AUDIT, Audit, Door
+from splitft.engines.network.transport.certs import channel_credentials
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.listener import Listener
 
 NAMES = ("alice", "bob")
 WELCOME = Welcome("", 0, "{}", (), (), "dummy_ids")

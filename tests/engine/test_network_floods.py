@@ -29,7 +29,6 @@ from raw_http2 import PREFACE, RawConnection, frame, grpc_prefix
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.assemble import assemble
-from splitft.engines.network import certs, link
 from splitft.engines.network.control import (
     PROTOCOL,
     WIRE,
@@ -43,13 +42,21 @@ from splitft.engines.network.control import (
     Welcome,
     packed,
 )
-from splitft.engines.network.dialler import Dialler
-from splitft.engines.network.frames import PIECE_BYTES, Frame, Kind
-from splitft.engines.network.front import HANDSHAKE_SECONDS, STRANGER_SECONDS
 from splitft.engines.network.gate import most_bytes
 from splitft.engines.network.join import MAX_PAYLOAD, channel_credentials
-from splitft.engines.network.link import SILENCE_SECONDS
-from splitft.engines.network.listener import HELLO_SECONDS, METHOD, MOST_UNREAD, SERVICE, Listener, most_held
+from splitft.engines.network.transport import certs, link
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
+from splitft.engines.network.transport.link import SILENCE_SECONDS
+from splitft.engines.network.transport.listener import (
+    HELLO_SECONDS,
+    METHOD,
+    MOST_UNREAD,
+    SERVICE,
+    Listener,
+    most_held,
+)
+from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRANGER_SECONDS
 from splitft.job import dump_job
 from splitft.wire.messages import Activations, AdapterUp
 from tcp_proxy import Proxy

@@ -30,11 +30,11 @@ from reference import make_setting
 from splitft import Job
 from splitft.assemble import Assembly, assemble
 from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
-from splitft.engines.network.door import Audit, Door
-from splitft.engines.network.frames import Frame, Kind, decode_frame
 from splitft.engines.network.gate import Gate
-from splitft.engines.network.listener import MAX_HELLO_BYTES, Identity, read_hello
-from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.delivery import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
+from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.model.split_model import SplitModel
 from splitft.server.server import Server
 from splitft.wire.channel import Channel

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.engines.network.frames import MAX_FRAME_BYTES, PIECE_BYTES, Frame, Kind, decode_frame
-from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.delivery import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, PIECE_BYTES, Frame, Kind, decode_frame
 
 LIMIT = 4 * PIECE_BYTES
 

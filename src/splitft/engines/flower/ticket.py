@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
-from splitft.engines.network.certs import CA, CA_KEY, create_authority
+from splitft.engines.network.transport.certs import CA, CA_KEY, create_authority
 from splitft.errors import NetworkError
 
 RECORD = "session"

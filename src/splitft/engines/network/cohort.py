@@ -15,7 +15,7 @@ from typing import Any
 
 from splitft.common.state import State
 from splitft.devices.steps import StateSeconds
-from splitft.engines.network.averaging import Averaging
+from splitft.engines.network.aggregator_link import Averaging
 from splitft.engines.network.control import (
     EVALUATION,
     Control,
@@ -28,7 +28,7 @@ from splitft.engines.network.control import (
     Started,
     Worked,
 )
-from splitft.engines.network.farewell import SHORT_SECONDS, say_farewell
+from splitft.engines.network.ending import SHORT_SECONDS, say_farewell
 from splitft.engines.network.members import Members
 from splitft.engines.network.script import EVAL_IN_FLIGHT, Script, evaluation_script
 from splitft.engines.network.timing import step_seconds

@@ -13,11 +13,11 @@ from splitft.assemble import base_dtype, check_positions, check_vocabulary, devi
 from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
-from splitft.engines.network.averaging import Desk, dial_aggregator
+from splitft.engines.network.aggregator_link import Desk, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
-from splitft.engines.network.credentials import channel_credentials
-from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.site import Site
+from splitft.engines.network.transport.certs import channel_credentials
+from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward

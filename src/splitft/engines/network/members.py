@@ -1,9 +1,10 @@
-"""Who of a job's clients is there, and how one that comes anew is brought to where it should be. (ours)"""
+"""What a client has sent and nothing has used yet: it counts against the client until it is used. (ours)"""
 
 from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,14 +26,61 @@ from splitft.engines.network.control import (
     Train,
     packed,
 )
-from splitft.engines.network.inbox import Inbox
-from splitft.engines.network.listener import Event, Listener
 from splitft.engines.network.timing import StepClock
+from splitft.engines.network.transport.listener import Event, Listener
 from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
+
+Release = Callable[[], None]  # there is room for more
+
+
+class Inbox:
+    """Messages in the order in which they came. Whoever takes one out makes room for another."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[Message | Control, Release]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def append(self, message: Message | Control, release: Release) -> None:
+        """Keep a message; `release` is called when it is taken out."""
+        self._entries.append((message, release))
+
+    def popleft(self) -> Message | Control:
+        """Take out the oldest message."""
+        message, release = self._entries.popleft()
+        release()
+        return message
+
+    def take(self, kind: type | tuple[type, ...]) -> list[Message | Control]:
+        """Take out all messages of a kind."""
+        entries, self._entries = self._entries, deque()
+        found = []
+        for message, release in entries:
+            if isinstance(message, kind):
+                found.append(message)
+                release()
+            else:
+                self._entries.append((message, release))
+        return found
+
+    def keep(self, kind: type | tuple[type, ...]) -> None:
+        """Drop all messages that are not of a kind."""
+        entries, self._entries = self._entries, deque()
+        for message, release in entries:
+            if isinstance(message, kind):
+                self._entries.append((message, release))
+            else:
+                release()
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        self.keep(())
+
 
 ANSWERS = (Held, OptimizerState, Saved)  # what clients send between training and evaluation
 MOST_ANSWERS = 8  # of a client, beyond what is asked for: of what was asked before it came anew

@@ -18,16 +18,16 @@ from splitft.common.failpoints import reach
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
-from splitft.engines.network.averaging import SERVER, Averaging, Incoming, dial_aggregator, dismiss
+from splitft.engines.network.aggregator_link import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
-from splitft.engines.network.credentials import is_loopback
-from splitft.engines.network.dialler import Dialler
-from splitft.engines.network.door import Audit, Door
-from splitft.engines.network.farewell import STEPS, say_farewell, untold
+from splitft.engines.network.ending import STEPS, say_farewell, untold
 from splitft.engines.network.gate import Gate, most_bytes
-from splitft.engines.network.listener import Listener
 from splitft.engines.network.members import Members
+from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.certs import is_loopback
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.parties import Parties, highest_cuts, machines_of

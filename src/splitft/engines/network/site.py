@@ -9,7 +9,7 @@ from typing import Any
 from splitft.client.client import Client
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
-from splitft.engines.network.averaging import Desk
+from splitft.engines.network.aggregator_link import Desk
 from splitft.engines.network.control import (
     EVALUATION,
     WIRE,
@@ -32,9 +32,9 @@ from splitft.engines.network.control import (
     Worked,
     packed,
 )
-from splitft.engines.network.dialler import Dialler
 from splitft.engines.network.script import EVAL_IN_FLIGHT
 from splitft.engines.network.timing import Stopwatch
+from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import (
     DataError,
     DivergedError,

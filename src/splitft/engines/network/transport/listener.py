@@ -20,10 +20,10 @@ from typing import Any
 import grpc
 
 from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
-from splitft.engines.network.front import MOST_STRANGERS, STRANGER_BYTES, Audit, Front
-from splitft.engines.network.link import Link
-from splitft.engines.network.session import Session, ViolationError
+from splitft.engines.network.transport.delivery import Session, ViolationError
+from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
+from splitft.engines.network.transport.link import Link
+from splitft.engines.network.transport.tls_front import MOST_STRANGERS, STRANGER_BYTES, Audit, Front
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"

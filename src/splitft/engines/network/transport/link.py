@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from splitft.common.failpoints import reach
-from splitft.engines.network.frames import Frame, Kind, decode_frame
-from splitft.engines.network.session import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.delivery import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 
 BEAT_SECONDS = 2.0  # a sign of life is sent at least this often
 SILENCE_SECONDS = 8.0  # an end of which nothing comes, or that takes nothing, for so long is taken for dead

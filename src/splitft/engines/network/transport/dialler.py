@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import grpc
 
 from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.frames import Frame, Kind, decode_frame
-from splitft.engines.network.link import SILENCE_SECONDS, Link
-from splitft.engines.network.listener import METHOD, OPTIONS, SERVICE
-from splitft.engines.network.session import BrokenError, Session
+from splitft.engines.network.transport.delivery import BrokenError, Session
+from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
+from splitft.engines.network.transport.link import SILENCE_SECONDS, Link
+from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
 from splitft.errors import LostError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries

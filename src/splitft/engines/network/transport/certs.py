@@ -10,13 +10,14 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splitft.errors import JobError, OutputError
+from splitft.errors import JobError, NetworkError, OutputError
 
 CA, CA_KEY, CRL = "ca.pem", "ca.key", "revoked.pem"
 SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = "server.pem", "server.key", "client.pem", "client.key"
@@ -191,3 +192,36 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
         beside.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def channel_credentials(server: str, certs: Path | None, insecure: bool, authority: bytes = b"") -> Any:
+    """Return what a client shows and asks for; None: no TLS, on this machine or with `insecure`.
+
+    authority: PEM of the one that the server's certificate must be of, where clients need none. Without
+    both it is TLS as in a browser: for a server behind a proxy. Raises JobError on an address that is none,
+    NetworkError where a certificate is missing.
+    """
+    import grpc
+
+    host, _, port = server.rpartition(":")
+    if not host or not port.isdigit():
+        raise JobError(f"--server {server}: write HOST:PORT")
+    if certs is not None:
+        try:
+            root, key, own = ((certs / name).read_bytes() for name in (CA, CLIENT_KEY, CLIENT))
+        except OSError as error:
+            raise NetworkError(
+                f"cannot read {error.filename}: {error.strerror}; `splitft certs add NAME` makes the folder"
+            ) from None
+        return grpc.ssl_channel_credentials(root, key, own)
+    if authority:
+        return grpc.ssl_channel_credentials(authority)
+    return None if insecure or is_loopback(host) else grpc.ssl_channel_credentials()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

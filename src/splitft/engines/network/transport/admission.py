@@ -11,7 +11,7 @@ from pathlib import Path
 
 from splitft.common.files import append_line
 from splitft.engines.network.control import PROTOCOL, Hello, Refused
-from splitft.engines.network.listener import Identity
+from splitft.engines.network.transport.listener import Identity
 
 AUDIT = "audit.jsonl"
 MOST_LINES = 10_000  # of one server process: nobody fills the disk by knocking

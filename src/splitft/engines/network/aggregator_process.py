@@ -17,12 +17,12 @@ from rich.console import Console
 from splitft.assemble import inject_adapters, model_shapes
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.quiet import quiet_libraries
-from splitft.engines.network.averaging import SERVER, digest_of, job_digest
+from splitft.engines.network.aggregator_link import SERVER, digest_of, job_digest
 from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, Welcome, packed
-from splitft.engines.network.door import Audit, Door
 from splitft.engines.network.gate import SLACK, check_adapters
-from splitft.engines.network.listener import Event, Listener
 from splitft.engines.network.serve import check_address, client_names, notice
+from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.listener import Event, Listener
 from splitft.errors import JobError, NetworkError
 from splitft.fallback import resolve_sources
 from splitft.job import Job

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitft.engines.network.certs import CA, CRL, SERVER, SERVER_KEY
+from splitft.engines.network.transport.certs import CA, CRL, SERVER, SERVER_KEY
 from splitft.errors import NetworkError
 
 HANDSHAKE_SECONDS = 5.0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from splitft.common.files import append_line
 from splitft.engines.network.control import End
-from splitft.engines.network.listener import Listener
+from splitft.engines.network.transport.listener import Listener
 
 STEPS = "steps.jsonl"  # what took effect at the server, in order
 TOLD, OVER = "told", "over"  # events: one client has heard, nobody else is told

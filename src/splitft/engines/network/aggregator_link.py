@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.engines.network.certs import AGGREGATOR_NAME
 from splitft.engines.network.control import (
     WIRE,
     Average,
@@ -31,8 +30,8 @@ from splitft.engines.network.control import (
     Welcome,
     packed,
 )
-from splitft.engines.network.credentials import channel_credentials
-from splitft.engines.network.dialler import Dialler
+from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
+from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import NetworkError
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from splitft.engines.network.frames import PIECE_BYTES, Frame, Kind
+from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
 
 
 class BrokenError(Exception):

@@ -1,0 +1,1 @@
+"""Bytes between machines: frames, delivery, links, TLS, admission and certificates."""
