@@ -32,7 +32,6 @@ import torch
 from rich.console import Console
 
 from splitft import load_job
-from splitft.assemble import Assembly, assemble
 from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.common.seeds import torch_generator
@@ -40,8 +39,9 @@ from splitft.history import make_record
 from splitft.lora.blocks import BlockAdapter, flatten, rank_of, resize, trained_tensors
 from splitft.lora.robust import OUTLIER
 from splitft.model.split_model import SplitModel
-from splitft.parties import make_parties
 from splitft.round import run_rounds
+from splitft.run.parties import make_parties
+from splitft.run.prepare import Assembly, assemble
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState
 

@@ -29,9 +29,9 @@ import torch
 from rich.console import Console
 
 from splitft import Job, run
-from splitft.assemble import assemble
 from splitft.common.quiet import quiet_libraries
 from splitft.plan.dry import dry_run
+from splitft.run.prepare import assemble
 
 TOLERANCE = 0.1  # MiB
 TURNS, STEPS = 2, 2  # of the short run

@@ -31,9 +31,9 @@ import torch
 from rich.console import Console
 
 from splitft import Job, load_job
-from splitft.assemble import Assembly, assemble
 from splitft.data import train_stream
 from splitft.plan.dry import dry_run
+from splitft.run.prepare import Assembly, assemble
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, Gradients
@@ -142,7 +142,7 @@ def small_model(folder: Path, like: str) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from splitft.fallback import resolve_sources
+    from splitft.run.fallback import resolve_sources
     from splitft.weights.load import load_config, load_tokenizer
 
     job, _ = resolve_sources(load_job("quickstart", [f"model_name_or_path={like}"]))
@@ -160,8 +160,8 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     from concurrent.futures import ThreadPoolExecutor
     from threading import Event
 
-    from splitft.engines.network.join import join
-    from splitft.engines.network.serve import client_names, serve
+    from splitft.run.join import join
+    from splitft.run.serve import client_names, serve
     from tcp_proxy import Proxy
 
     names, proxies, listening = client_names(job), list[Proxy](), Event()

@@ -13,11 +13,11 @@ from rich.console import Console
 from splitft import Job
 from splitft.engines.network.aggregator_link import Desk, dial_aggregator
 from splitft.engines.network.control import End
-from splitft.engines.network.join import MAX_PAYLOAD, Joining
-from splitft.engines.network.serve import serve
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
+from splitft.run.join import MAX_PAYLOAD, Joining
+from splitft.run.serve import serve
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]

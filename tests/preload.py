@@ -8,7 +8,7 @@ for name in (
     "transformers.models.llama.modeling_llama",
     "splitft.cli",
     "splitft.engines.network.aggregator_process",
-    "splitft.engines.network.join",
-    "splitft.engines.network.serve",
+    "splitft.run.join",
+    "splitft.run.serve",
 ):
     import_module(name)

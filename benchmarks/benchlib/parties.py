@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
-from splitft.batching.setup import batch_tokens
 from splitft.client.client import Client
 from splitft.data import ClientData, Rows, collate, train_stream
 from splitft.engines.local import LocalCohort
@@ -20,6 +19,7 @@ from splitft.model.slots import inject, lora_config, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head
 from splitft.round import exchange
+from splitft.run.batching import batch_tokens
 from splitft.server.server import Server
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Message

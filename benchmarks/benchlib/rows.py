@@ -8,8 +8,8 @@ import numpy as np
 
 from splitft import Job
 from splitft.data import Rows, prepare
-from splitft.fallback import resolve_sources
 from splitft.job import load_job
+from splitft.run.fallback import resolve_sources
 from splitft.weights.load import load_tokenizer
 
 VOCABULARY = 50257

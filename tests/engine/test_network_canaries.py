@@ -27,10 +27,10 @@ from network_threads import Settings, follow, together
 from reference import WORDS, make_setting
 from splitft import Job
 from splitft.common.failpoints import VARIABLE
-from splitft.engines.network.join import join
 from splitft.errors import SplitFTError
 from splitft.job import dump_job
 from splitft.report.command import report_command
+from splitft.run.join import join
 from splitft.wire.messages import Activations
 from tcp_proxy import Proxy
 

@@ -28,7 +28,6 @@ from network_threads import QUIET, Settings, follow
 from raw_http2 import PREFACE, RawConnection, frame, grpc_prefix
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.assemble import assemble
 from splitft.engines.network.control import (
     PROTOCOL,
     WIRE,
@@ -42,8 +41,6 @@ from splitft.engines.network.control import (
     Welcome,
     packed,
 )
-from splitft.engines.network.gate import most_bytes
-from splitft.engines.network.join import MAX_PAYLOAD, channel_credentials
 from splitft.engines.network.transport import certs, link
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
@@ -58,6 +55,9 @@ from splitft.engines.network.transport.listener import (
 )
 from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRANGER_SECONDS
 from splitft.job import dump_job
+from splitft.run.join import MAX_PAYLOAD, channel_credentials
+from splitft.run.prepare import assemble
+from splitft.run.serve import most_bytes
 from splitft.wire.messages import Activations, AdapterUp
 from tcp_proxy import Proxy
 

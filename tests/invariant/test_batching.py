@@ -21,12 +21,12 @@ from transformers import BloomConfig, BloomForCausalLM
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.assemble import assemble
-from splitft.batching.calibrate import most_tokens
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
-from splitft.parties import make_parties
 from splitft.proof.batched import prove_batching
+from splitft.run.batching import most_tokens
+from splitft.run.parties import make_parties
+from splitft.run.prepare import assemble
 from splitft.server.batched_step import _MOST_PADDING, Waiting, plan_batches, train_together
 from splitft.wire.messages import Gradients
 from tiny import MODEL_TYPES, tiny_model

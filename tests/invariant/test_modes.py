@@ -20,11 +20,11 @@ from transformers import AutoTokenizer, get_scheduler
 
 from reference import UnsplitClient, federated_lora, make_setting, mean_loss, weighted_mean
 from splitft import Job, RunResult
-from splitft.assemble import assemble
 from splitft.data import ClientData, prepare
 from splitft.history import RoundRecord
-from splitft.parties import Parties, make_parties
 from splitft.round import run_rounds
+from splitft.run.parties import Parties, make_parties
+from splitft.run.prepare import assemble
 from splitft.wire.messages import Activations, AdapterUp
 
 Settings = dict[str, Any]

@@ -16,7 +16,6 @@ from torch import nn
 from transformers import BertConfig, BertLMHeadModel
 
 from splitft import Job, ModelError
-from splitft.export import load_adapter, save_adapter
 from splitft.lora.blocks import (
     BlockAdapter,
     Layout,
@@ -30,6 +29,7 @@ from splitft.lora.blocks import (
 from splitft.lora.ranks import effective_ranks
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.window import num_blocks
+from splitft.run.export import load_adapter, save_adapter
 from tiny import MODEL_TYPES, tiny_model
 
 SPECS = (

@@ -35,12 +35,12 @@ FLAGS: dict[str, set[str]] = {
     "export": {"--merge"},
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "yaml", "splitft.job")
-# Runs the console entry point with a `splitft.runner` whose run() does as the test says: the mapping of
+# Runs the console entry point with a `splitft.run.runner` whose run() does as the test says: the mapping of
 # errors to exit codes is the command line's own promise, whatever raises them.
 STAGED = """
 import sys, types
-module = types.ModuleType("splitft.runner")
-sys.modules["splitft.runner"] = module
+module = types.ModuleType("splitft.run.runner")
+sys.modules["splitft.run.runner"] = module
 exec({body!r}, module.__dict__)
 import splitft.imports
 splitft.common.startup.import_libraries = lambda: None

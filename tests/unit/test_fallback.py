@@ -16,8 +16,8 @@ import pytest
 
 from hub import Hub, serve
 from splitft.errors import JobError
-from splitft.fallback import resolve_sources
 from splitft.job import Job
+from splitft.run.fallback import resolve_sources
 from splitft.weights.hub import is_hubs_answer
 from tiny import save_tiny_model, save_to
 

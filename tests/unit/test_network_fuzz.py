@@ -28,7 +28,6 @@ from torch import Tensor
 
 from reference import make_setting
 from splitft import Job
-from splitft.assemble import Assembly, assemble
 from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.transport.admission import Audit, Door
@@ -36,6 +35,7 @@ from splitft.engines.network.transport.delivery import BrokenError, Session, Vio
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.model.split_model import SplitModel
+from splitft.run.prepare import Assembly, assemble
 from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from splitft.compare.processes import Task
-from splitft.progress import clock, number
+from splitft.run.progress import clock, number
 
 SECONDS_BETWEEN_LINES = 60.0
 

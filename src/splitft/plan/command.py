@@ -45,8 +45,8 @@ def plan_command(
     import_libraries()
     quiet_libraries()
 
-    from splitft.assemble import assemble
     from splitft.plan.scale import draw_cohort, parse_mix
+    from splitft.run.prepare import assemble
 
     devices = None if clients is None else draw_cohort(job, clients, parse_mix(mix or ""))
     folder = _folder(out)
@@ -62,11 +62,11 @@ def plan_command(
 
 def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, Any]:
     from splitft.devices import model_costs
-    from splitft.parties import make_planner
     from splitft.plan import tables
     from splitft.plan.cuts import cut_costs, policy_starts
     from splitft.plan.dry import dry_run
     from splitft.plan.picture import cuts_picture
+    from splitft.run.parties import make_planner
 
     job = start.job
     with console.status("planning") as status:

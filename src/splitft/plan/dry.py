@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from splitft.assemble import Assembly
 from splitft.history import RoundRecord
-from splitft.parties import Machines, Parties, make_parties
 from splitft.plan.shapes import ShapeModel, activation_dtype, shape_mean
 from splitft.round import run_rounds
+from splitft.run.machines import Machines
+from splitft.run.parties import Parties, make_parties
+from splitft.run.prepare import Assembly
 from splitft.wire.ledger import Ledger
 
 

@@ -27,8 +27,8 @@ from splitft.devices import (
 from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.parties import Machines
 from splitft.plan.cuts import round_of, trace_of
+from splitft.run.machines import Machines
 
 
 @dataclass(frozen=True)

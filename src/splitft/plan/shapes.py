@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.assemble import Assembly, base_dtype, inject_adapters
 from splitft.errors import ModelError
 from splitft.lora.blocks import BlockAdapter, pairs, rank_of
 from splitft.model.split_model import Place, SplitModel, loss_token_count
 from splitft.model.window import run_blocks
+from splitft.run.prepare import Assembly, base_dtype, inject_adapters
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from splitft.wire.messages import Metrics
 

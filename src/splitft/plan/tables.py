@@ -12,7 +12,7 @@ from rich.table import Table
 from splitft.plan.cuts import CutCost, PolicyStart
 from splitft.plan.dry import DryRun
 from splitft.plan.scale import ScalePlan
-from splitft.progress import seconds_text
+from splitft.run.progress import seconds_text
 
 _PARTS = ("compute", "transfer", "server", "queued", "idle")
 

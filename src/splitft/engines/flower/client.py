@@ -9,10 +9,10 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from splitft.engines.flower.ticket import Ticket, check_pin
-from splitft.engines.network.join import join
 from splitft.engines.network.site import Site
 from splitft.errors import JobError, LostError, SplitFTError
 from splitft.history import accuracy_of, perplexity_of
+from splitft.run.join import join
 
 METRICS, FAILURE = "metrics", "failure"
 PATIENCE_SECONDS = 30.0  # without a server; a SuperNode runs one app at a time, and another run may wait

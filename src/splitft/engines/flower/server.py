@@ -16,12 +16,12 @@ from rich.console import Console
 from splitft.common.files import write_atomically
 from splitft.engines.flower.launcher import Launcher
 from splitft.engines.flower.ticket import Ticket, make_authority
-from splitft.engines.network.serve import client_names, notice, serve
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job, load_job
-from splitft.runner import RunResult
+from splitft.run.runner import RunResult
+from splitft.run.serve import client_names, notice, serve
 
 REPLIES = "flower.json"  # what clients reply, in the run's folder
 

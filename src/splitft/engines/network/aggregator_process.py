@@ -6,85 +6,25 @@ disk before the server is told: it can be killed at any moment. (ours; the role 
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from splitft.assemble import inject_adapters, model_shapes
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
-from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER, digest_of, job_digest
-from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, Welcome, packed
-from splitft.engines.network.gate import SLACK, check_adapters
-from splitft.engines.network.serve import check_address, client_names, notice
-from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, packed
+from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Event, Listener
-from splitft.errors import JobError, NetworkError
-from splitft.fallback import resolve_sources
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.robust import Contribution
-from splitft.model.window import num_blocks
-from splitft.output import check_output_dir
+from splitft.run.serve import client_names
 from splitft.server.average import SHARED, average_blocks, client_contributions
-from splitft.wire.codecs.registry import network_job
 from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
-
-
-def serve_averages(
-    job: Job,
-    address: str | None = None,
-    *,
-    folder: Path,
-    certs: Path | None = None,
-    token: str = "",
-    insecure: bool = False,
-    console: Console | None = None,
-) -> None:
-    """Average for the server of a job, until that ends the run.
-
-    address: HOST:PORT to listen at, by default the job's `network.aggregator`. folder: where updates are kept
-    meanwhile. Raises JobError, ModelError, OutputError, and NetworkError where the run does not come to its
-    end.
-    """
-    console = console or Console()
-    if not job.network.aggregator:
-        raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
-    address = address or job.network.aggregator
-    check_address(address, certs, insecure)
-    quiet_libraries()
-    job, _ = resolve_sources(network_job(job))
-    names = client_names(job)
-    if SERVER in names:
-        raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
-    with console.status(f"reading the shapes of {job.model_name_or_path}"):
-        model = model_shapes(job)
-        layout = inject_adapters(job, model)[0].layout
-    door = Door(
-        (SERVER, *names),
-        dict.fromkeys((SERVER, *names), token) if token else {},
-        certs is not None,
-        Audit(check_output_dir(folder, new=False), lambda text: notice(console, text)),
-    )
-    adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
-    limit = (2 + len(names)) * adapter_bytes + SLACK
-    listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
-    console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
-    desk = Averager(job, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t))
-    try:
-        end = desk.serve()
-    finally:
-        listener.close()
-    if not end.ok:
-        raise NetworkError(f"the run has not come to its end: {end.reason}")
-    shutil.rmtree(folder / UPDATES, ignore_errors=True)
-    console.print(end.reason)
 
 
 class Averager:

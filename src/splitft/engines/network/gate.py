@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from splitft.assemble import Assembly, base_dtype
 from splitft.lora.blocks import trained_specs
 from splitft.lora.moments import unpack_blocks
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
+from splitft.run.prepare import Assembly, base_dtype
 from splitft.server.average import check_sizes
 from splitft.server.server import Server
 from splitft.wire.channel import Channel
@@ -30,15 +30,6 @@ from splitft.wire.messages import (
 
 LARGEST = 1e6  # root mean square of what a tensor may hold; activations and gradients stay far below
 SLACK = 1 << 20
-
-
-def most_bytes(start: Assembly) -> int:
-    """Return the bytes of the largest message that a client of this job can send."""
-    job, config = start.job, start.model.config.get_text_config(decoder=True)
-    rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
-    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
-    adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
-    return max(batch, 2 * 4 * adapter) + SLACK
 
 
 class Gate:

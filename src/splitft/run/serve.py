@@ -1,4 +1,7 @@
-"""`splitft server`: the server of a run whose clients are elsewhere. (ours)"""
+"""What a client sends is checked before anything is done with it: shapes, types, counts, values. (ours)
+
+What is expected follows from the session, never from the message. The order of messages is `script`'s.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.assemble import Assembly, assemble
-from splitft.baselines import WholeModels
 from splitft.common.failpoints import reach
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
@@ -22,7 +23,7 @@ from splitft.engines.network.aggregator_link import SERVER, Averaging, Incoming,
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
 from splitft.engines.network.ending import STEPS, say_farewell, untold
-from splitft.engines.network.gate import Gate, most_bytes
+from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members
 from splitft.engines.network.transport.admission import Audit, Door
 from splitft.engines.network.transport.certs import is_loopback
@@ -30,15 +31,28 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.parties import Parties, highest_cuts, machines_of
-from splitft.resume import open_run
-from splitft.runner import RunResult, complete_run, proof_line, run_parties
+from splitft.run.baselines import WholeModels
+from splitft.run.folder import open_run
+from splitft.run.machines import highest_cuts, machines_of
+from splitft.run.parties import Parties
+from splitft.run.prepare import Assembly, assemble
+from splitft.run.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
+
+
+def most_bytes(start: Assembly) -> int:
+    """Return the bytes of the largest message that a client of this job can send."""
+    job, config = start.job, start.model.config.get_text_config(decoder=True)
+    rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
+    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
+    adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
+    return max(batch, 2 * 4 * adapter) + SLACK
+
 
 METHODS = ("splitft", "same_split", "fed_lora")
 

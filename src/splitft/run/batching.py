@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
+from splitft.job import Job
 from splitft.lora.blocks import Adapter
 from splitft.model.joined import learn_fixed, run_joined
 from splitft.model.row_adapters import RowPart, bind_rows, unbind_rows
 from splitft.model.split_model import SplitModel
 from splitft.model.window import dummy_ids, eval_mode, run_blocks
+from splitft.proof.batched import prove_batching
 
 _ROW = 32  # tokens of a row; a client's share of the smallest batch
 _MOST = 65536  # tokens
@@ -92,3 +94,31 @@ def synchronize(device: torch.device) -> None:
     """Wait for what an accelerator still computes."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Callable[[str], None]) -> int:
+    """Return the most tokens of a batch of several clients; 0: one client at a time.
+
+    cuts: of the clients. What decides is told as a notice: the proof that clients computed together get what
+    each gets alone, and with `server_batch_tokens: auto` what a step takes either way.
+    """
+    if not job.server_batch_tokens or not job.splits_model:
+        return 0
+    if job.labels == "client":
+        notice("one client at a time: with labels at home each comes back with its own gradient")
+        return 0
+    if problem := prove_batching(model, cuts, job.seed):
+        notice(f"one client at a time: {problem}")
+        return 0
+    if job.server_batch_tokens != "auto":
+        notice(f"clients together, up to {job.server_batch_tokens} tokens: proven equal to one at a time")
+        return job.server_batch_tokens
+    found = most_tokens(model, cuts)
+    if found.tokens:
+        notice(
+            f"clients together, up to {found.tokens} tokens: proven, and {found.gain:.2f} times as fast as "
+            "rows of 32 tokens by themselves"
+        )
+    else:
+        notice("one client at a time: rows of 32 tokens are as fast by themselves")
+    return found.tokens

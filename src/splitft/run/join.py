@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.assemble import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
 from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
@@ -23,6 +22,7 @@ from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
+from splitft.run.prepare import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
 from splitft.weights.load import load_part, load_tokenizer
 
 MAX_PAYLOAD = (
@@ -55,7 +55,7 @@ class Joining:
         pad: Any = tokenizer.pad_token_id
         if job.splits_model:
             return Client(self.name, data, model, job, pad)
-        from splitft.baselines import WholeClient
+        from splitft.run.baselines import WholeClient
 
         return WholeClient(self.name, data, model, job, pad)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from splitft.baselines.local_only import LocalOnlyCohort
-from splitft.baselines.whole import WholeClient
 from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import Place
+from splitft.run.baselines.local_only import LocalOnlyCohort
+from splitft.run.baselines.whole import WholeClient
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, Message, OptimizerState
 

@@ -14,8 +14,6 @@ from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
 from splitft.devices import check_devices
 from splitft.errors import JobError, ModelError
-from splitft.export import load_adapter
-from splitft.fallback import resolve_sources
 from splitft.job import Job
 from splitft.lora.blocks import Adapter
 from splitft.model import slots as adapters
@@ -28,6 +26,8 @@ from splitft.proof import SplitReport, check_split
 from splitft.proof.compiled import compile_blocks
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
+from splitft.run.export import load_adapter
+from splitft.run.fallback import resolve_sources
 from splitft.weights.load import load_config, load_model, load_tokenizer, resolve_model
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model

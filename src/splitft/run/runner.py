@@ -18,7 +18,7 @@ from splitft.common.quiet import quiet_libraries
 from splitft.errors import DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
-from splitft.resume import (
+from splitft.run.folder import (
     DECISIONS,
     HISTORY,
     PARTITION,
@@ -31,9 +31,9 @@ from splitft.resume import (
 )
 
 if TYPE_CHECKING:
-    from splitft.assemble import Assembly
     from splitft.lora.blocks import Adapter
-    from splitft.parties import Parties
+    from splitft.run.parties import Parties
+    from splitft.run.prepare import Assembly
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
         return complete_run(opened, job, console)
     quiet_libraries()
 
-    from splitft.assemble import assemble
-    from splitft.parties import make_parties
+    from splitft.run.parties import make_parties
+    from splitft.run.prepare import assemble
 
     start = assemble(job, console)
     console.print(proof_line(start), highlight=False)
@@ -74,12 +74,12 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
-    from splitft.batching.setup import batch_tokens
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.export import usage_hints
-    from splitft.progress import RunProgress, final_tables
-    from splitft.report.curves import perplexity_picture
     from splitft.round import run_rounds
+    from splitft.run.batching import batch_tokens
+    from splitft.run.export import usage_hints
+    from splitft.run.picture import perplexity_picture
+    from splitft.run.progress import RunProgress, final_tables
 
     job, folder = start.job, opened.folder
 
@@ -128,7 +128,7 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.report.curves import perplexity_picture
+    from splitft.run.picture import perplexity_picture
 
     folder, records = opened.folder, read_records(opened.folder)
     if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
@@ -198,8 +198,7 @@ class _Output:
 
     def save(self) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary."""
-        from splitft.export import save_adapter
-        from splitft.modelcard import model_card
+        from splitft.run.export import model_card, save_adapter
         from splitft.weights.random_models import is_random
 
         start, report = self.start, self.start.report

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from splitft.assemble import Assembly
-from splitft.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
-from splitft.baselines.centralized import POOLED
-from splitft.budget import cuts_in_memory
 from splitft.client.client import Client
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
-from splitft.data import ClientData, first_lengths, join
+from splitft.data import ClientData, join
 from splitft.devices import (
-    Device,
-    ModelCosts,
     available_members,
-    batch_bytes,
-    batch_shape,
-    client_devices,
-    client_state_seconds,
-    highest_cut_in_memory,
-    model_costs,
-    resolve_device,
 )
 from splitft.devices.clock import VirtualClock
-from splitft.devices.steps import StateSeconds
 from splitft.engines.local import LocalCohort
-from splitft.job import Job
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
+from splitft.run.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
+from splitft.run.baselines.centralized import POOLED
+from splitft.run.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
+from splitft.run.prepare import Assembly
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
@@ -81,15 +67,6 @@ class Parties:
         return {"adapter": dict(self.server.adapter)}
 
 
-@dataclass(frozen=True)
-class Machines:
-    """The devices of a job's clients and server, and what the model costs them."""
-
-    clients: Mapping[str, Device]
-    server: Device
-    costs: ModelCosts
-
-
 def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | None = None) -> Parties:
     """Set up the parties of a job. Raises JobError where devices, cuts or the policy do not fit.
 
@@ -124,15 +101,6 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
     return Parties(policy, server, CentralCohort(pooled, whole, ledger, clock, present), ledger, machines)
 
 
-def machines_of(start: Assembly) -> Machines | None:
-    """Return the devices of a job, None where it states none. Raises JobError on unknown ones."""
-    job = start.job
-    if job.devices is None:
-        return None
-    server = resolve_device(job.server_device, job.device_profiles)
-    return Machines(client_devices(job, start.names), server, model_costs(start.model))
-
-
 def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
     """Return what decides the cuts, with the seconds that devices predict for a typical batch.
 
@@ -151,35 +119,3 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
         planner = CutPlanner(job, start.cuts, most, blocks)
     planner.rehearse([data.name for data in start.clients if len(data.eval)])
     return planner
-
-
-def highest_cuts(start: Assembly, machines: Machines | None) -> dict[str, int]:
-    """Return the most blocks that each client may hold: with a device, what its memory holds."""
-    most = dict.fromkeys(start.names, start.num_blocks - start.job.tail_blocks - 1)
-    if machines:
-        for name, device in machines.clients.items():
-            most[name] = highest_cut_in_memory(machines.costs, start.job, device)
-    return most
-
-
-def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:
-    """Return the seconds of one step of a client on its device (`ClientState`), for its typical batch.
-
-    That is the mean of the batches of its first round: rows as they are, padded to the mean longest row, or
-    without padding (`batch_shape`).
-    """
-    batches = first_lengths(job, data.name, data.train)
-    tokens = float(np.mean([batch.sum() for batch in batches]))
-    shape: Any = np.mean([batch_shape(batch.tolist(), job.padding_free) for batch in batches], axis=0)
-    rows, width = (shape if job.padding_free else np.round(shape)).tolist()
-    up, down = batch_bytes(machines.costs, job, round(tokens))
-    return client_state_seconds(
-        machines.costs,
-        job,
-        device,
-        machines.server,
-        rows=rows,
-        width=width,
-        up_bytes=up,
-        down_bytes=down,
-    )

@@ -1,1 +1,0 @@
-"""Several clients, with different cuts, in one pass of the server. (ours)"""

@@ -1,0 +1,1 @@
+"""Everything around the rounds, one file for each way to start: runner, serve, join, aggregator."""

@@ -1,0 +1,122 @@
+"""The parties of a run in one process: server, clients, cut planner, ledger and, with devices, the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitft.data import ClientData, first_lengths
+from splitft.devices import (
+    Device,
+    ModelCosts,
+    batch_bytes,
+    batch_shape,
+    client_devices,
+    client_memory,
+    client_state_seconds,
+    highest_cut_in_memory,
+    model_costs,
+    resolve_device,
+    server_memory,
+)
+from splitft.devices.steps import StateSeconds
+from splitft.errors import JobError
+from splitft.job import Job
+from splitft.run.prepare import Assembly, stated_cuts
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The devices of a job's clients and server, and what the model costs them."""
+
+    clients: Mapping[str, Device]
+    server: Device
+    costs: ModelCosts
+
+
+def machines_of(start: Assembly) -> Machines | None:
+    """Return the devices of a job, None where it states none. Raises JobError on unknown ones."""
+    job = start.job
+    if job.devices is None:
+        return None
+    server = resolve_device(job.server_device, job.device_profiles)
+    return Machines(client_devices(job, start.names), server, model_costs(start.model))
+
+
+def highest_cuts(start: Assembly, machines: Machines | None) -> dict[str, int]:
+    """Return the most blocks that each client may hold: with a device, what its memory holds."""
+    most = dict.fromkeys(start.names, start.num_blocks - start.job.tail_blocks - 1)
+    if machines:
+        for name, device in machines.clients.items():
+            most[name] = highest_cut_in_memory(machines.costs, start.job, device)
+    return most
+
+
+def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:
+    """Return the seconds of one step of a client on its device (`ClientState`), for its typical batch.
+
+    That is the mean of the batches of its first round: rows as they are, padded to the mean longest row, or
+    without padding (`batch_shape`).
+    """
+    batches = first_lengths(job, data.name, data.train)
+    tokens = float(np.mean([batch.sum() for batch in batches]))
+    shape: Any = np.mean([batch_shape(batch.tolist(), job.padding_free) for batch in batches], axis=0)
+    rows, width = (shape if job.padding_free else np.round(shape)).tolist()
+    up, down = batch_bytes(machines.costs, job, round(tokens))
+    return client_state_seconds(
+        machines.costs,
+        job,
+        device,
+        machines.server,
+        rows=rows,
+        width=width,
+        up_bytes=up,
+        down_bytes=down,
+    )
+
+
+def cuts_in_memory(start: Assembly, most: Mapping[str, int], machines: Machines) -> dict[str, int]:
+    """Return the cuts to begin with; where a policy moves them from the first round on, no more than fit.
+
+    Raises JobError where memory does not hold what the job states.
+    """
+    job, stated = start.job, stated_cuts(start.job, start.names)
+    explicit = job.method == "same_split" or job.cut_policy.method in ("fixed", "schedule")
+    if not explicit or (job.method == "splitft" and "1" in (job.cut_policy.schedule or {})):
+        stated["cuts"] = {name: min(cut, most[name]) for name, cut in stated["cuts"].items()}
+    for key, cuts in stated.items():
+        _check_clients(job, key, cuts, most, machines)
+    for chosen in stated.values() if explicit else [most]:
+        _check_server(job, chosen, machines)
+    return stated["cuts"]
+
+
+def _check_clients(
+    job: Job, key: str, cuts: Mapping[str, int], most: Mapping[str, int], machines: Machines
+) -> None:
+    too_much = [name for name, cut in cuts.items() if cut > most[name]]
+    if too_much:
+        name = too_much[0]
+        device, needed = machines.clients[name], client_memory(machines.costs, job, cuts[name]).total
+        raise JobError(
+            f"{key}: client {name} ({device.name}, {device.memory_bytes / 1e9:.3g} GB) cannot "
+            f"hold {cuts[name]} blocks, which need about {needed / 1e9:.3g} GB: set its cut to {most[name]} "
+            "or lower, or give it another device"
+        )
+
+
+def _check_server(job: Job, cuts: Mapping[str, int], machines: Machines) -> None:
+    needed, server = server_memory(machines.costs, job, cuts.values()).total, machines.server
+    if needed > server.memory_bytes:
+        shared = "" if job.server_adapter == "shared" else "set server_adapter: shared, "
+        raise JobError(
+            f"server_device {server.name} has {server.memory_bytes / 1e9:.3g} GB of memory, but the trunks "
+            f"of {len(cuts)} clients need about {needed / 1e9:.3g} GB: name a larger device, {shared}raise "
+            "the cuts, or lower max_length or per_device_train_batch_size"
+        )
