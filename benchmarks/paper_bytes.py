@@ -30,8 +30,8 @@ from rich.console import Console
 
 from splitft import Job, run
 from splitft.common.quiet import quiet_libraries
-from splitft.plan.dry import dry_run
 from splitft.run.prepare import assemble
+from splitft.tools.plan.dry import dry_run
 
 TOLERANCE = 0.1  # MiB
 TURNS, STEPS = 2, 2  # of the short run

@@ -25,14 +25,14 @@ from studylib.results import add_targets, measure
 from studylib.sweeps import SWEEPS
 
 from splitft.common.files import write_atomically
-from splitft.compare.arms import Arm
-from splitft.compare.command import tell_failures, write_results
-from splitft.compare.plan import Variant, plan_variants, seeds_of
-from splitft.compare.store import Store, run_state
-from splitft.compare.sweep import INDEX, SweepResult, run_sweep, write_index
 from splitft.errors import SplitFTError
 from splitft.job import Job, load_job
-from splitft.report.runs import read_run
+from splitft.tools.compare.arms import Arm
+from splitft.tools.compare.command import tell_failures, write_results
+from splitft.tools.compare.plan import Variant, plan_variants, seeds_of
+from splitft.tools.compare.store import Store, run_state
+from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep, write_index
+from splitft.tools.report.runs import read_run
 
 RECIPE, SEEDS = "study-smollm2", 3
 OUT, DOCS = Path("runs/study"), Path("docs/study")

@@ -32,8 +32,8 @@ from rich.console import Console
 
 from splitft import Job, load_job
 from splitft.data import train_stream
-from splitft.plan.dry import dry_run
 from splitft.run.prepare import Assembly, assemble
+from splitft.tools.plan.dry import dry_run
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, Gradients

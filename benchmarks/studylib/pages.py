@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from splitft.report.units import figure, mean_and_sd, places
+from splitft.tools.report.units import figure, mean_and_sd, places
 from studylib.claims import CLAIMS, FAILS, HOLDS, NOISE, UNMEASURED, Verdict, decide, signed_percent, times
 from studylib.results import Group, Seeds, by_seed, paired, ratios, relative_differences
 from studylib.sweeps import SWEEPS

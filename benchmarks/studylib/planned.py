@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.compare.plan import Variant
 from splitft.errors import SplitFTError
 from splitft.history import read_history
 from splitft.job import Job
+from splitft.tools.compare.plan import Variant
 
 
 def planned_seconds(variants: Sequence[Variant], cache: Path, console: Console) -> dict[str, float | None]:
@@ -49,7 +49,7 @@ def told_its_cuts(variant: Variant, run: Path) -> Variant | None:
 
 
 def _plan(variant: Variant) -> float | None:
-    from splitft.plan.command import plan_command
+    from splitft.tools.plan.command import plan_command
 
     try:
         seconds = plan_command(variant.job, console=Console(quiet=True)).get("virtual_seconds")

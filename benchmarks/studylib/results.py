@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from splitft.report.runs import RunFolder
-from splitft.report.series import PARTS, crossing, cuts_by_round, mean_parts, points
+from splitft.tools.report.runs import RunFolder
+from splitft.tools.report.series import PARTS, crossing, cuts_by_round, mean_parts, points
 
 Seeds = Mapping[str, Mapping[str, Any]]  # {seed: figures}; seeds are texts, as in JSON
 Group = Mapping[str, Seeds]  # {arm: seeds}

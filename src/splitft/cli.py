@@ -271,7 +271,7 @@ def plan(
     from splitft.job import load_job
 
     loaded = load_job(job, overrides or ())
-    from splitft.plan.command import plan_command
+    from splitft.tools.plan.command import plan_command
 
     plan_command(loaded, clients=clients, mix=mix, out=out)
 
@@ -291,7 +291,7 @@ def compare(
     parallel: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
 ) -> None:
     """Run a job with several methods, values and seeds; write a table and a report. Resumable."""
-    from splitft.compare.command import compare_command
+    from splitft.tools.compare.command import compare_command
 
     code = compare_command(
         job, overrides or (), methods=methods, vary=vary or (), seeds=seeds, out=out, parallel=parallel
@@ -306,7 +306,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="The page's heading.")] = None,
 ) -> None:
     """Make one HTML page, which needs no network, from finished runs."""
-    from splitft.report.command import report_command
+    from splitft.tools.report.command import report_command
 
     report_command(runs, out, title)
 

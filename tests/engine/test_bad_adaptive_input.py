@@ -19,7 +19,7 @@ from splitft import Job, cli, run
 from splitft.cuts import Observation, Proposal
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig
-from splitft.plan.command import plan_command
+from splitft.tools.plan.command import plan_command
 from tiny import save_tiny_model
 
 QUIET = Console(quiet=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from splitft.compare.store import Store, open_store, run_state
-from splitft.compare.sweep import index_of
 from splitft.errors import OutputError
+from splitft.tools.compare.store import Store, open_store, run_state
+from splitft.tools.compare.sweep import index_of
 from tiny import save_tiny_model
 
 SPLITFT = [sys.executable, "-m", "splitft.cli"]

@@ -20,7 +20,7 @@ from reference import make_setting, write_rows
 from splitft import Job, RunResult, run
 from splitft.job import load_job
 from splitft.model.window import run_blocks
-from splitft.plan.command import plan_command
+from splitft.tools.plan.command import plan_command
 from splitft.wire.messages import Activations, Gradients
 from tiny import MODEL_TYPES
 

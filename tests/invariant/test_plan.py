@@ -15,7 +15,7 @@ from test_unsplit import trained
 from reference import make_hybrid_setting, make_setting
 from splitft import Job, cli
 from splitft.errors import JobError, ModelError, OutputError
-from splitft.plan.command import plan_command
+from splitft.tools.plan.command import plan_command
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]

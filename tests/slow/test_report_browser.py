@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from report_runs import make_runs
-from splitft.report.page import render_page
-from splitft.report.runs import collect_runs
+from splitft.tools.report.page import render_page
+from splitft.tools.report.runs import collect_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((found for name in BROWSERS if (found := shutil.which(name))), None)

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitft import Job
-from splitft.compare.arms import METHODS, Arm, make_arms, method_overrides, parse_methods, parse_vary
-from splitft.compare.plan import distinct_runs, name_variants, plan_variants, run_name, seeds_of
-from splitft.compare.processes import reason_of, thread_settings
-from splitft.compare.progress import Advance, read_advance, seconds_left
-from splitft.compare.store import MARKER, Store, open_store, prepare_run, run_state
-from splitft.compare.sweep import index_of, write_index
 from splitft.errors import JobError, OutputError
 from splitft.job import load_job
+from splitft.tools.compare.arms import METHODS, Arm, make_arms, method_overrides, parse_methods, parse_vary
+from splitft.tools.compare.plan import distinct_runs, name_variants, plan_variants, run_name, seeds_of
+from splitft.tools.compare.processes import reason_of, thread_settings
+from splitft.tools.compare.progress import Advance, read_advance, seconds_left
+from splitft.tools.compare.store import MARKER, Store, open_store, prepare_run, run_state
+from splitft.tools.compare.sweep import index_of, write_index
 
 POLICIES = ("fixed", "resource", "accuracy", "splitft", "makespan", "schedule")
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)

@@ -13,14 +13,14 @@ from rich.console import Console
 
 from report_runs import HOSTILE, QUIET, make_runs
 from splitft.errors import JobError, OutputError
-from splitft.report.charts.svg import element
-from splitft.report.command import report_command
-from splitft.report.groups import group_runs
-from splitft.report.page import render_page
-from splitft.report.runs import collect_runs, read_run
-from splitft.report.series import points
-from splitft.report.table import report_data, verdict_columns, verdict_csv, verdict_tables
-from splitft.report.units import figure
+from splitft.tools.report.charts.svg import element
+from splitft.tools.report.command import report_command
+from splitft.tools.report.groups import group_runs
+from splitft.tools.report.page import render_page
+from splitft.tools.report.runs import collect_runs, read_run
+from splitft.tools.report.series import points
+from splitft.tools.report.table import report_data, verdict_columns, verdict_csv, verdict_tables
+from splitft.tools.report.units import figure
 
 
 @pytest.fixture(scope="module")

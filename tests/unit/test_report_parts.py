@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitft.report.charts.axes import Scale, ticks
-from splitft.report.charts.svg import FONT, element, shorten, text_width
-from splitft.report.groups import spread
-from splitft.report.labels import make_labels
-from splitft.report.series import crossing
-from splitft.report.units import byte_unit, figure, mean_and_sd, time_unit
+from splitft.tools.report.charts.axes import Scale, ticks
+from splitft.tools.report.charts.svg import FONT, element, shorten, text_width
+from splitft.tools.report.groups import spread
+from splitft.tools.report.labels import make_labels
+from splitft.tools.report.series import crossing
+from splitft.tools.report.units import byte_unit, figure, mean_and_sd, time_unit
 
 
 def test_labels_name_what_differs_and_matters() -> None:

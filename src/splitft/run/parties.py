@@ -10,9 +10,7 @@ from splitft.client.client import Client
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
-from splitft.devices import (
-    available_members,
-)
+from splitft.devices import available_members
 from splitft.devices.clock import VirtualClock
 from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter

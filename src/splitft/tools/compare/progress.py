@@ -12,8 +12,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from splitft.compare.processes import Task
 from splitft.run.progress import clock, number
+from splitft.tools.compare.processes import Task
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -66,7 +66,7 @@ class CompareProgress:
     """Shows how many runs are done, the time left, and the round and perplexity of those that go on.
 
     advances: of every run of the comparison, by name, those that were finished before included; labels: what
-    a person calls each run. A `Watcher` of splitft.compare.processes.
+    a person calls each run. A `Watcher` of splitft.tools.compare.processes.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from splitft.report.charts.svg import FONT, WIDTH, element, fitted, text, text_width
-from splitft.report.units import places
+from splitft.tools.report.charts.svg import FONT, WIDTH, element, fitted, text, text_width
+from splitft.tools.report.units import places
 
 LINE = 18.0  # from base line to base line
 LOG_FROM = 5.0  # a scale turns logarithmic where its largest value is this many times the smallest

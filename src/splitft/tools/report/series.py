@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splitft.report.runs import RunFolder
+from splitft.tools.report.runs import RunFolder
 
 KINDS = ("activations", "gradients", "labels", "adapter", "control", "evaluation")
 PARTS = ("compute", "transfer", "server", "queued", "idle")

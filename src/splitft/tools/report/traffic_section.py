@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from splitft.report.charts.bars import Bar, bar_chart
-from splitft.report.groups import Variant
-from splitft.report.palette import piece_classes
-from splitft.report.sections import Panel, Section
-from splitft.report.series import KINDS, bytes_by_kind
-from splitft.report.units import byte_unit
+from splitft.tools.report.charts.bars import Bar, bar_chart
+from splitft.tools.report.groups import Variant
+from splitft.tools.report.palette import piece_classes
+from splitft.tools.report.sections import Panel, Section
+from splitft.tools.report.series import KINDS, bytes_by_kind
+from splitft.tools.report.units import byte_unit
 
 KIND_NAMES = {"adapter": "adapters", "control": "headers and norms", "evaluation": "evaluation (all of it)"}
 

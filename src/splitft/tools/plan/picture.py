@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from splitft.plan.cuts import CutCost
-from splitft.plan.scale import ScalePlan
+from splitft.tools.plan.cuts import CutCost
+from splitft.tools.plan.scale import ScalePlan
 
 
 def scale_picture(plan: ScalePlan, path: Path) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from splitft.report.charts.bars import Bar, bar_chart, evenly
-from splitft.report.charts.cuts import MOST_LINES, cuts_chart
-from splitft.report.groups import Variant
-from splitft.report.palette import ordered, piece_classes
-from splitft.report.sections import Panel, Section
-from splitft.report.series import PARTS, cuts_by_round, devices_of, mean_parts, waited_for
-from splitft.report.units import time_unit
+from splitft.tools.report.charts.bars import Bar, bar_chart, evenly
+from splitft.tools.report.charts.cuts import MOST_LINES, cuts_chart
+from splitft.tools.report.groups import Variant
+from splitft.tools.report.palette import ordered, piece_classes
+from splitft.tools.report.sections import Panel, Section
+from splitft.tools.report.series import PARTS, cuts_by_round, devices_of, mean_parts, waited_for
+from splitft.tools.report.units import time_unit
 
 PART_NAMES = {"idle": "waiting for others", "queued": "waiting for the server", "server": "the server's work"}
 MOST_CLIENTS = 12  # clients in a panel of times

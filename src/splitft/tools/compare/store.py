@@ -1,6 +1,6 @@
 """The folder of a comparison: each distinct job's run once, whatever it was made for. (ours)
 
-FOLDER/runs/NAME/        one run (splitft.compare.plan.run_name), as `splitft run` leaves it
+FOLDER/runs/NAME/        one run (splitft.tools.compare.plan.run_name), as `splitft run` leaves it
 FOLDER/jobs/NAME.yaml    its effective job
 FOLDER/logs/NAME.log     what it printed
 FOLDER/unfinished/       runs that were interrupted or failed, moved away; nothing is ever deleted

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from splitft.report.groups import Variant
-from splitft.report.labels import value_text
-from splitft.report.runs import RunFolder
-from splitft.report.series import devices_of
+from splitft.tools.report.groups import Variant
+from splitft.tools.report.labels import value_text
+from splitft.tools.report.runs import RunFolder
+from splitft.tools.report.series import devices_of
 
 MOST_NAMED = 8
 

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.compare.plan import Variant, distinct_runs
-from splitft.compare.processes import Task, reason_of, run_tasks
-from splitft.compare.store import Store, open_store, prepare_run, run_state
 from splitft.errors import OutputError
+from splitft.tools.compare.plan import Variant, distinct_runs
+from splitft.tools.compare.processes import Task, reason_of, run_tasks
+from splitft.tools.compare.store import Store, open_store, prepare_run, run_state
 
 INDEX = "sweep.json"
 
@@ -42,7 +42,7 @@ def run_sweep(
     An interrupt stops all runs and is raised again; what is finished stays. A run that fails does not stop
     the others. Raises OutputError.
     """
-    from splitft.compare.progress import CompareProgress, read_advance
+    from splitft.tools.compare.progress import CompareProgress, read_advance
 
     needed = distinct_runs(sorted(variants, key=lambda variant: variant.seed))  # all arms of one seed first
     with open_store(out) as (store, lock):

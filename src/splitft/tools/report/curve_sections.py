@@ -8,13 +8,13 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from splitft.report.charts.bars import evenly
-from splitft.report.charts.curves import Curve, coincide, curve_chart
-from splitft.report.charts.strips import strip_chart
-from splitft.report.groups import Variant
-from splitft.report.sections import Panel, Section
-from splitft.report.series import Point, points
-from splitft.report.units import byte_unit, figure, time_unit
+from splitft.tools.report.charts.bars import evenly
+from splitft.tools.report.charts.curves import Curve, coincide, curve_chart
+from splitft.tools.report.charts.strips import strip_chart
+from splitft.tools.report.groups import Variant
+from splitft.tools.report.sections import Panel, Section
+from splitft.tools.report.series import Point, points
+from splitft.tools.report.units import byte_unit, figure, time_unit
 
 MOST_POINTS = 240  # of a curve
 BEFORE = "0: before training"

@@ -45,8 +45,8 @@ def plan_command(
     import_libraries()
     quiet_libraries()
 
-    from splitft.plan.scale import draw_cohort, parse_mix
     from splitft.run.prepare import assemble
+    from splitft.tools.plan.scale import draw_cohort, parse_mix
 
     devices = None if clients is None else draw_cohort(job, clients, parse_mix(mix or ""))
     folder = _folder(out)
@@ -62,11 +62,11 @@ def plan_command(
 
 def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, Any]:
     from splitft.devices import model_costs
-    from splitft.plan import tables
-    from splitft.plan.cuts import cut_costs, policy_starts
-    from splitft.plan.dry import dry_run
-    from splitft.plan.picture import cuts_picture
     from splitft.run.parties import make_planner
+    from splitft.tools.plan import tables
+    from splitft.tools.plan.cuts import cut_costs, policy_starts
+    from splitft.tools.plan.dry import dry_run
+    from splitft.tools.plan.picture import cuts_picture
 
     job = start.job
     with console.status("planning") as status:
@@ -109,9 +109,9 @@ def _plan_scale(
     start: Any, devices: Mapping[str, Device], folder: Path | None, console: Console
 ) -> dict[str, Any]:
     from splitft.devices import model_costs
-    from splitft.plan import tables
-    from splitft.plan.picture import scale_picture
-    from splitft.plan.scale import plan_scale
+    from splitft.tools.plan import tables
+    from splitft.tools.plan.picture import scale_picture
+    from splitft.tools.plan.scale import plan_scale
 
     with console.status(f"planning a round of {len(devices):,} clients"):
         plan = plan_scale(start.job, model_costs(start.model), start.clients, devices)

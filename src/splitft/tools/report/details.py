@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from splitft.report.groups import Variant
-from splitft.report.labels import value_text
-from splitft.report.runs import RunFolder
-from splitft.report.series import cuts_by_round, points
-from splitft.report.units import figure
+from splitft.tools.report.groups import Variant
+from splitft.tools.report.labels import value_text
+from splitft.tools.report.runs import RunFolder
+from splitft.tools.report.series import cuts_by_round, points
+from splitft.tools.report.units import figure
 
 MOST_CLIENTS = 60
 MOST_DECISIONS = 300

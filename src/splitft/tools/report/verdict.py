@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from splitft.report.groups import Spread, Variant, group_runs, spread
-from splitft.report.runs import RunFolder
-from splitft.report.series import Point, crossing, has_virtual_time, points, training_bytes
-from splitft.report.units import figure, time_unit
+from splitft.tools.report.groups import Spread, Variant, group_runs, spread
+from splitft.tools.report.runs import RunFolder
+from splitft.tools.report.series import Point, crossing, has_virtual_time, points, training_bytes
+from splitft.tools.report.units import figure, time_unit
 
 ALONE = "local_only"
 REFERENCES = (ALONE, "centralized")  # no clients that train together: other times say little beside theirs

@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.compare.arms import make_arms, parse_methods, parse_vary
-from splitft.compare.plan import Variant, name_variants, plan_variants, problems_of, seeds_of
-from splitft.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.errors import JobError
 from splitft.job import Job, load_job
-from splitft.report.command import NAME, check_replaceable
+from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
+from splitft.tools.compare.plan import Variant, name_variants, plan_variants, problems_of, seeds_of
+from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
+from splitft.tools.report.command import NAME, check_replaceable
 
 
 def compare_command(
@@ -35,7 +35,7 @@ def compare_command(
         methods: Names with commas between: job methods, or cut policies (method splitft with that policy).
         vary: `KEY=[V1,V2,...]` texts; several make every combination.
         seeds: Runs of each combination, with the job's seed and those that follow it.
-        out: Folder of the comparison (splitft.compare.store). Default: runs/compare-JOB. What it holds
+        out: Folder of the comparison (splitft.tools.compare.store). Default: runs/compare-JOB. What it holds
             already is not run again: a run is known by its whole job. After a change of the data or the model
             under the same name, choose another folder.
         parallel: Runs at a time; they share the cores.
@@ -103,9 +103,9 @@ def write_results(result: SweepResult, folder: Path, console: Console, title: st
     Nothing is written where no run is finished.
     """
     from splitft.history import strict_json
-    from splitft.report.page import render_page
-    from splitft.report.runs import read_run
-    from splitft.report.table import report_data, verdict_tables
+    from splitft.tools.report.page import render_page
+    from splitft.tools.report.runs import read_run
+    from splitft.tools.report.table import report_data, verdict_tables
 
     runs = [read_run(path) for path in result.folders.values()]
     if not runs:

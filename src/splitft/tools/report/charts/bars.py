@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from splitft.report.charts.axes import LINE, Range, Scale, bottom_axis, linear_ticks
-from splitft.report.charts.svg import FONT, WIDTH, chart, element, fitted, text, text_width
-from splitft.report.units import figure
+from splitft.tools.report.charts.axes import LINE, Range, Scale, bottom_axis, linear_ticks
+from splitft.tools.report.charts.svg import FONT, WIDTH, chart, element, fitted, text, text_width
+from splitft.tools.report.units import figure
 
 MOST_NAMED = 12  # more bars than this lose their names and grow thin
 MOST_BARS = 100

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from splitft.report.charts.axes import LINE, Range, Scale, bottom_axis, linear_ticks, ticks
-from splitft.report.charts.bars import evenly
-from splitft.report.charts.svg import FONT, WIDTH, chart, element, fitted, path, text, text_width
+from splitft.tools.report.charts.axes import LINE, Range, Scale, bottom_axis, linear_ticks, ticks
+from splitft.tools.report.charts.bars import evenly
+from splitft.tools.report.charts.svg import FONT, WIDTH, chart, element, fitted, path, text, text_width
 
 MOST_LINES = 9
 MOST_ROWS = 60

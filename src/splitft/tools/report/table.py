@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from splitft.report.units import byte_unit, figure, mean_and_sd, places, time_unit
-from splitft.report.verdict import MEASURES, report_data
+from splitft.tools.report.units import byte_unit, figure, mean_and_sd, places, time_unit
+from splitft.tools.report.verdict import MEASURES, report_data
 
 if TYPE_CHECKING:
     from rich.table import Table

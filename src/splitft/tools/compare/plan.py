@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from splitft.compare.arms import Arm, override_texts
 from splitft.cuts import check_cut_policy
 from splitft.devices.profile import check_devices
 from splitft.errors import JobError
 from splitft.job import Job, load_job
-from splitft.report.groups import differing_keys, make_labels
+from splitft.tools.compare.arms import Arm, override_texts
+from splitft.tools.report.groups import differing_keys, make_labels
 from splitft.wire.codecs.registry import check_codecs
 
 _DIGITS = 10  # of the hash in a run's name

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from splitft.report.charts.axes import LOG_FROM, Frame, Range, frame
-from splitft.report.charts.svg import chart, element, path
-from splitft.report.units import figure
+from splitft.tools.report.charts.axes import LOG_FROM, Frame, Range, frame
+from splitft.tools.report.charts.svg import chart, element, path
+from splitft.tools.report.units import figure
 
 MOST_RIMS = 3
 MANY_POINTS = 25  # above this, points would hide the line

@@ -32,9 +32,9 @@ def report_command(
     """
     from rich.console import Console
 
-    from splitft.report.page import render_page
-    from splitft.report.runs import collect_runs
-    from splitft.report.table import report_data, verdict_tables
+    from splitft.tools.report.page import render_page
+    from splitft.tools.report.runs import collect_runs
+    from splitft.tools.report.table import report_data, verdict_tables
 
     console = console or Console()
     runs, passed_over = collect_runs(run_dirs)
@@ -53,7 +53,7 @@ def report_command(
 
 def check_replaceable(path: Path) -> None:
     """Raise OutputError where a file is there that is no report of ours, or that cannot be told."""
-    from splitft.report.page import GENERATOR
+    from splitft.tools.report.page import GENERATOR
 
     if not os.path.lexists(path):
         if not path.parent.is_dir():

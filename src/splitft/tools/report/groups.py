@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from splitft.report.labels import make_labels, without_effect
-from splitft.report.runs import RunFolder
+from splitft.tools.report.labels import make_labels, without_effect
+from splitft.tools.report.runs import RunFolder
 
 __all__ = ["Spread", "Variant", "differing_keys", "group_runs", "make_labels", "spread", "unnamed_keys"]
 

@@ -9,10 +9,10 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from splitft.plan.cuts import CutCost, PolicyStart
-from splitft.plan.dry import DryRun
-from splitft.plan.scale import ScalePlan
 from splitft.run.progress import seconds_text
+from splitft.tools.plan.cuts import CutCost, PolicyStart
+from splitft.tools.plan.dry import DryRun
+from splitft.tools.plan.scale import ScalePlan
 
 _PARTS = ("compute", "transfer", "server", "queued", "idle")
 

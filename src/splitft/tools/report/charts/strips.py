@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from splitft.report.charts.axes import LINE, LOG_FROM, Range, bottom_axis
-from splitft.report.charts.svg import FONT, WIDTH, chart, element, fitted, text, text_width
-from splitft.report.groups import spread
-from splitft.report.units import figure, mean_and_sd
+from splitft.tools.report.charts.axes import LINE, LOG_FROM, Range, bottom_axis
+from splitft.tools.report.charts.svg import FONT, WIDTH, chart, element, fitted, text, text_width
+from splitft.tools.report.groups import spread
+from splitft.tools.report.units import figure, mean_and_sd
 
 ROW = 2.0 * LINE
 

@@ -1,0 +1,1 @@
+"""Commands that read jobs and finished runs: plan, compare, report."""
