@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from splitft.check.table import VERDICTS, totals
+from splitft.launch.check import VERDICTS, totals
 from splitft.proof import SplitReport
 from splitft.proof.every_type import check_all_architectures
 

@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from splitft.cli import EXIT_CODES
 from splitft.devices import PRESETS
 from splitft.history import ClientRecord, RoundRecord
 from splitft.job import Job, grouped_keys
@@ -19,6 +18,7 @@ from splitft.job.describe import describe_type
 from splitft.job.nested import nested_models
 from splitft.job.problems import field_schemas
 from splitft.job.recipes import recipes
+from splitft.launch.cli import EXIT_CODES
 
 PAGE = Path(__file__).with_name("reference.md")
 

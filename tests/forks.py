@@ -30,7 +30,7 @@ def start_command(arguments: Sequence[str], log: Path, points: str = "") -> Fork
 def _be_command(arguments: Sequence[str], points: str, log: str) -> None:
     import torch
 
-    from splitft.cli import main
+    from splitft.launch.cli import main
 
     torch.set_num_threads(1)
     os.environ |= {VARIABLE: points, "NO_COLOR": "1"}

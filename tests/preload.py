@@ -6,7 +6,7 @@ for name in (
     "peft",
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
-    "splitft.cli",
+    "splitft.launch.cli",
     "splitft.engines.network.aggregator_process",
     "splitft.run.join",
     "splitft.run.serve",

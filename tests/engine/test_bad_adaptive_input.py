@@ -15,10 +15,11 @@ from rich.console import Console
 from test_bad_input import assert_one_message, hashes, write_job
 
 import splitft
-from splitft import Job, cli, run
+from splitft import Job, run
 from splitft.cuts import Observation, Proposal
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig
+from splitft.launch import cli
 from splitft.tools.plan.command import plan_command
 from tiny import save_tiny_model
 

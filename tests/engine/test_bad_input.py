@@ -22,8 +22,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
-from splitft import Job, cli, run
+from splitft import Job, run
 from splitft.engines.local import LocalCohort
+from splitft.launch import cli
 from tiny import save_tiny_model, save_to, tiny_model
 
 Settings = dict[str, Any]

@@ -19,9 +19,9 @@ from splitft.errors import JobError, LostError, NetworkError
 pytest.importorskip("flwr", reason="the extra [flower] is not installed")
 from flwr.app import ConfigRecord, RecordDict
 
-from splitft.engines.flower.client import take_part
-from splitft.engines.flower.server import host_for_clients
-from splitft.engines.flower.ticket import RECORD, Ticket, check_pin, make_authority
+from splitft.launch.flower.client import take_part
+from splitft.launch.flower.server import host_for_clients
+from splitft.launch.flower.ticket import RECORD, Ticket, check_pin, make_authority
 
 TOKENS = {"anna": "a" * 43, "bert": "b" * 43}
 WELCOME = Welcome("", 0, "{}", (), (), "dummy_ids")

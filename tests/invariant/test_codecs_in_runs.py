@@ -13,8 +13,9 @@ import torch
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
-from splitft import Job, JobError, cli, load_job, register_codec, run
+from splitft import Job, JobError, load_job, register_codec, run
 from splitft.errors import DivergedError
+from splitft.launch import cli
 from splitft.wire.codecs import Part
 from splitft.wire.messages import Activations
 

@@ -18,8 +18,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reference import make_setting
-from splitft import Job, RunResult, cli, run
+from splitft import Job, RunResult, run
 from splitft.data import prepare
+from splitft.launch import cli
 
 QUIET = Console(quiet=True)
 # model type, cuts, blocks that keep the lower rank in the export: those at the cut of every client

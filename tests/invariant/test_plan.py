@@ -13,8 +13,9 @@ from rich.console import Console
 from test_unsplit import trained
 
 from reference import make_hybrid_setting, make_setting
-from splitft import Job, cli
+from splitft import Job
 from splitft.errors import JobError, ModelError, OutputError
+from splitft.launch import cli
 from splitft.tools.plan.command import plan_command
 
 QUIET = Console(quiet=True)

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 from rich.console import Console
 
-from splitft.check.table import architecture_table, totals
+from splitft.launch.check import architecture_table, totals
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.types import causal_types
 

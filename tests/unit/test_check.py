@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, LlamaForCausalLM, PreTrainedModel
 
-from splitft.check.table import architecture_table, check_command, totals
 from splitft.errors import ModelError
+from splitft.launch.check import architecture_table, check_command, totals
 from splitft.model.window import find_blocks
 from splitft.proof import check_split, map_cuts, valid_cuts
 from splitft.proof.every_type import check_all_architectures

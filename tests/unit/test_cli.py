@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from splitft import errors
-from splitft.cli import EXIT_CODES, app
 from splitft.job.recipes import recipe_path, recipes
+from splitft.launch.cli import EXIT_CODES, app
 
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
 FLAGS: dict[str, set[str]] = {
@@ -113,7 +113,7 @@ def test_help_of_a_command_says_what_to_write(command: str, wanted: tuple[str, .
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
-        "from splitft.cli import main\n"
+        "from splitft.launch.cli import main\n"
         f"sys.argv = ['splitft', *{arguments!r}]\n"
         "try:\n    main()\n"
         f"finally:\n    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"

@@ -105,8 +105,8 @@ def reason_of(log: Path, code: int) -> str:
 def _start(task: Task, environment: Mapping[str, str], lock: int | None) -> subprocess.Popen[bytes]:
     with task.log.open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "splitft.compare.worker", str(task.job_file)],
-            stdin=subprocess.PIPE,  # its end stops the run; see splitft.compare.worker
+            [sys.executable, "-m", "splitft.launch.compare_worker", str(task.job_file)],
+            stdin=subprocess.PIPE,  # its end stops the run; see splitft.launch.compare_worker
             stdout=log,
             stderr=subprocess.STDOUT,
             env=dict(environment),

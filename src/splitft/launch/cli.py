@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from splitft.cli_certs import certs_app
 from splitft.common.startup import import_libraries
 from splitft.errors import JobError, OutputError, SplitFTError
+from splitft.launch.certs import certs_app
 
 EXIT_CODES = {
     0: "done",

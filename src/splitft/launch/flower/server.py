@@ -14,12 +14,12 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.engines.flower.launcher import Launcher
-from splitft.engines.flower.ticket import Ticket, make_authority
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job, load_job
+from splitft.launch.flower.launcher import Launcher
+from splitft.launch.flower.ticket import Ticket, make_authority
 from splitft.run.runner import RunResult
 from splitft.run.serve import client_names, notice, serve
 

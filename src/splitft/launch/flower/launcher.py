@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from flwr.app import ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
-from splitft.engines.flower.client import FAILURE, METRICS
-from splitft.engines.flower.ticket import Ticket
+from splitft.launch.flower.client import FAILURE, METRICS
+from splitft.launch.flower.ticket import Ticket
 
 POLL_SECONDS = 2.0
 LAST_WORDS_SECONDS = 60.0  # after the end, for replies; SuperLink and SuperNodes look every few seconds

@@ -8,10 +8,10 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from splitft.engines.flower.ticket import Ticket, check_pin
 from splitft.engines.network.site import Site
 from splitft.errors import JobError, LostError, SplitFTError
 from splitft.history import accuracy_of, perplexity_of
+from splitft.launch.flower.ticket import Ticket, check_pin
 from splitft.run.join import join
 
 METRICS, FAILURE = "metrics", "failure"

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from splitft.cli import main
+from splitft.launch.cli import main
 
 
 def _interrupt_at_the_end_of_input() -> None:
