@@ -47,7 +47,7 @@ def free_port() -> int:
 
 def commands(side: str, folder: Path) -> list[list[str]]:
     """Return the command of every process of a side."""
-    splitft, job = [sys.executable, "-m", "splitft"], str(folder / "job.yaml")
+    splitft, job = [sys.executable, "-m", "splitft.launch"], str(folder / "job.yaml")
     if side == "local":
         return [[*splitft, "run", job]]
     address, certs = f"localhost:{free_port()}", folder / "certs"

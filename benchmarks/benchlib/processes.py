@@ -54,7 +54,7 @@ class Processes:
         self.folder, self.history = folder, folder / "run" / "history.jsonl"
         job = Job(**{**settings, "output_dir": str(folder / "run")})
         dump_job(job, folder / "job.yaml")
-        port, splitft = free_port(), [sys.executable, "-m", "splitft"]
+        port, splitft = free_port(), [sys.executable, "-m", "splitft.launch"]
         self.proxies = [Proxy(port) for _ in data]
         commands = [[*splitft, "server", str(folder / "job.yaml"), "--listen", f"127.0.0.1:{port}"]]
         for (name, file), proxy in zip(data.items(), self.proxies, strict=True):

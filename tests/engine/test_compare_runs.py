@@ -20,7 +20,7 @@ from splitft.tools.compare.store import Store, open_store, run_state
 from splitft.tools.compare.sweep import index_of
 from tiny import save_tiny_model
 
-SPLITFT = [sys.executable, "-m", "splitft"]
+SPLITFT = [sys.executable, "-m", "splitft.launch"]
 ENVIRONMENT = {
     **os.environ,
     "OMP_NUM_THREADS": "1",

@@ -132,7 +132,7 @@ class Run:
 
     def start_server(self, points: str = "") -> None:
         command = [
-            sys.executable, "-m", "splitft", "server", str(self.server / "job.yaml"), "--listen",
+            sys.executable, "-m", "splitft.launch", "server", str(self.server / "job.yaml"), "--listen",
             f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret"), "--resume",
         ]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", VARIABLE: points}

@@ -117,7 +117,7 @@ class Siege:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
         command = [
-            sys.executable, "-m", "splitft", "server", str(self.folder / "job.yaml"), "--listen",
+            sys.executable, "-m", "splitft.launch", "server", str(self.folder / "job.yaml"), "--listen",
             f"127.0.0.1:{port}", *(["--certs", str(self.certs)] if self.certs else []),
         ]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}

@@ -142,7 +142,19 @@ def make_gate(start: Assembly, codec: str = "none") -> tuple[Gate, Server]:
     server = Server(model, start.job, start.adapter)
     server.hand_out(1, {"anna": 2})
     server.hand_out(2, {"anna": 1})
-    return Gate(start, server, channels_of(start.job)), server
+    return gate_of(start, server), server
+
+
+def gate_of(start: Assembly, server: Server) -> Gate:
+    config = start.model.config
+    return Gate(
+        start.job,
+        server,
+        channels_of(start.job),
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        needs_ids=start.report.server_inputs == "input_ids",
+    )
 
 
 def good_messages(server: Server) -> list[Message]:
@@ -175,7 +187,7 @@ def test_the_gate_lets_in_what_a_correct_client_sends(codec: str, start: Assembl
 
 def test_before_anything_is_handed_out_nothing_is_let_in(start: Assembly) -> None:
     model = SplitModel(start.model, start.slots, seed=0, server_inputs=start.report.server_inputs)
-    gate = Gate(start, Server(model, start.job, start.adapter), channels_of(start.job))
+    gate = gate_of(start, Server(model, start.job, start.adapter))
     for message in one_of_each():
         if isinstance(message, KINDS):
             with pytest.raises(ValueError):

@@ -250,7 +250,7 @@ def check(
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
     wanted = None if cuts is None else _parse_cuts(cuts)
     import_libraries(data=False)
-    from splitft.proof import check_all_command, check_command
+    from splitft.launch.check import check_all_command, check_command
 
     raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))
 
@@ -365,7 +365,3 @@ def _parse_cuts(text: str) -> list[int]:
 def _tell(message: str) -> None:
     color = False if os.environ.get("NO_COLOR") else None  # None: colour on a terminal only
     typer.echo(typer.style("error:", fg=typer.colors.RED) + f" {message}", err=True, color=color)
-
-
-if __name__ == "__main__":
-    main()

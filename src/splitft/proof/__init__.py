@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from splitft.proof.split import (
     SplitReport,
-    check_all_command,
-    check_command,
     check_split,
     map_cuts,
     valid_cuts,
 )
 
-__all__ = ["SplitReport", "check_all_command", "check_command", "check_split", "map_cuts", "valid_cuts"]
+__all__ = ["SplitReport", "check_split", "map_cuts", "valid_cuts"]

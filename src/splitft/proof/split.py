@@ -229,17 +229,3 @@ def map_cuts(cuts: Sequence[int], count: int, small: int) -> tuple[int, ...]:
         near = {c for c in (cut, small - (count - cut)) if 1 <= c < small}
         mapped |= near or set(range(1, small))
     return tuple(sorted(mapped))
-
-
-def check_all_command() -> int:
-    """Try every causal-LM type of the installed transformers and print the table; returns the exit code."""
-    from splitft.launch.check import check_all_command as command
-
-    return command()
-
-
-def check_command(model: str, cuts: Sequence[int] | None = None) -> int:
-    """Prove one model's split from its configuration and print the result; returns the exit code."""
-    from splitft.launch.check import check_command as command
-
-    return command(model, cuts)

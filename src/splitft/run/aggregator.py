@@ -15,7 +15,7 @@ from rich.console import Console
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.aggregator_process import UPDATES, Averager
-from splitft.engines.network.control import Welcome
+from splitft.engines.network.control import Welcome, client_names
 from splitft.engines.network.gate import SLACK
 from splitft.engines.network.transport.admission import Audit, Door
 from splitft.engines.network.transport.listener import Listener
@@ -25,7 +25,7 @@ from splitft.model.window import num_blocks
 from splitft.run.fallback import resolve_sources
 from splitft.run.folder import check_output_dir
 from splitft.run.prepare import inject_adapters, model_shapes
-from splitft.run.serve import check_address, client_names, notice
+from splitft.run.serve import check_address, notice
 from splitft.wire.codecs.registry import network_job
 
 

@@ -22,8 +22,8 @@ from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
-from splitft.run.prepare import base_dtype, check_positions, check_vocabulary, device_for, inject_targets
-from splitft.weights.load import load_part, load_tokenizer
+from splitft.run.prepare import check_positions, check_vocabulary, device_for, inject_targets
+from splitft.weights.load import base_dtype, load_part, load_tokenizer
 
 MAX_PAYLOAD = (
     1 << 31

@@ -15,11 +15,10 @@ from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
 from splitft.devices import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.job import Job
-from splitft.lora.blocks import Adapter
-from splitft.model import slots as adapters
+from splitft.lora.blocks import Adapter, initial_adapter
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.kernels import apply_kernels
-from splitft.model.slots import AdapterSlots
+from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.model.window import find_blocks, install_window, learn_habits, num_blocks
 from splitft.proof import SplitReport, check_split
@@ -28,7 +27,7 @@ from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
 from splitft.run.export import load_adapter
 from splitft.run.fallback import resolve_sources
-from splitft.weights.load import load_config, load_model, load_tokenizer, resolve_model
+from splitft.weights.load import base_dtype, load_config, load_model, load_tokenizer, resolve_model
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
 from splitft.wire.codecs.registry import check_codecs
@@ -122,7 +121,7 @@ def assemble(
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, slots, job)
     else:
-        adapter = adapters.initial_adapter(slots.layout, job.lora_r, job.seed)
+        adapter = initial_adapter(slots.layout, job.lora_r, job.seed)
     if weights:
         adapter = {b: {n: t.to(model.device) for n, t in block.items()} for b, block in adapter.items()}
     pad = tokenizer.pad_token_id
@@ -131,22 +130,22 @@ def assemble(
 
 def inject_adapters(job: Job, model: Any) -> tuple[AdapterSlots, list[str]]:
     """Inject LoRA as the job asks; return its slots and the names of the target modules."""
-    targets, excluded = adapters.resolve_targets(model, job.lora_target_modules)
+    targets, excluded = resolve_targets(model, job.lora_target_modules)
     return inject_targets(job, model, targets, excluded), targets
 
 
 def inject_targets(job: Job, model: Any, targets: list[str], excluded: list[str]) -> AdapterSlots:
     """Inject LoRA into the modules of these names, but for those in `excluded`; return its slots."""
-    config = adapters.lora_config(
+    config = lora_config(
         targets,
         excluded,
         r=job.lora_r,
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
-        fan_in_fan_out=adapters.uses_fan_in_fan_out(model),
+        fan_in_fan_out=uses_fan_in_fan_out(model),
         blocks=range(job.frozen_blocks, num_blocks(model)) if job.frozen_blocks else None,
     )
-    slots = adapters.inject(model, config)
+    slots = inject(model, config)
     if job.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return slots
@@ -174,11 +173,6 @@ def model_shapes(job: Job) -> Any:
     names = tuple(type(block).__name__ for block in find_blocks(small)[2])
     install_window(model, spread_habits(learn_habits(small), names, model))
     return model
-
-
-def base_dtype(job: Job) -> torch.dtype:
-    """The dtype of the frozen base."""
-    return torch.bfloat16 if job.bf16 else torch.float32
 
 
 def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitReport:

@@ -21,7 +21,7 @@ from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, Averaging, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
-from splitft.engines.network.control import End, Welcome
+from splitft.engines.network.control import End, Welcome, client_names
 from splitft.engines.network.ending import STEPS, say_farewell, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members
@@ -55,11 +55,6 @@ def most_bytes(start: Assembly) -> int:
 
 
 METHODS = ("splitft", "same_split", "fed_lora")
-
-
-def client_names(job: Job) -> list[str]:
-    """Return the names of the clients that may take part, in the order of all sums."""
-    return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
 
 
 def serve(
@@ -188,8 +183,16 @@ def make_parties(
     limit = most_bytes(start)
     listener = Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
     channels = {name: Channel(job, model.width) for name in start.names}
+    gate = Gate(
+        job,
+        server,
+        channels,
+        hidden_size=model.width,
+        vocab_size=int(start.model.config.get_text_config(decoder=True).vocab_size),
+        needs_ids=start.report.server_inputs == "input_ids",
+    )
     members = Members(
-        start.names, job.network, listener, ledger, server, Gate(start, server, channels).check, channels,
+        start.names, job.network, listener, ledger, server, gate.check, channels,
         lambda text: notice(console, text),
     )  # fmt: skip
     if averaging is not None:

@@ -14,13 +14,21 @@ import torch
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.engines.network.aggregator_link import SERVER, digest_of, job_digest
-from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, packed
+from splitft.engines.network.control import (
+    WIRE,
+    Average,
+    Averaged,
+    End,
+    Rejected,
+    Taken,
+    client_names,
+    packed,
+)
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Event, Listener
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.robust import Contribution
-from splitft.run.serve import client_names
 from splitft.server.average import SHARED, average_blocks, client_contributions
 from splitft.wire.messages import AdapterUp, wire_size
 

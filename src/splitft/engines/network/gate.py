@@ -10,13 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from splitft.job import Job
 from splitft.lora.blocks import trained_specs
 from splitft.lora.moments import unpack_blocks
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
-from splitft.run.prepare import Assembly, base_dtype
 from splitft.server.average import check_sizes
 from splitft.server.server import Server
+from splitft.weights.load import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (
     Activations,
@@ -35,14 +36,22 @@ SLACK = 1 << 20
 class Gate:
     """Checks messages of one run against what its job and the session lead to expect."""
 
-    def __init__(self, start: Assembly, server: Server, channels: Mapping[str, Channel]) -> None:
-        config = start.model.config.get_text_config(decoder=True)
-        self.job = start.job
+    def __init__(
+        self,
+        job: Job,
+        server: Server,
+        channels: Mapping[str, Channel],
+        *,
+        hidden_size: int,
+        vocab_size: int,
+        needs_ids: bool,
+    ) -> None:
+        self.job = job
         self.server = server
         self.channels = channels
-        self.hidden = int(config.hidden_size)
-        self.vocabulary = int(config.vocab_size)
-        self.needs_ids = start.report.server_inputs == "input_ids"
+        self.hidden = hidden_size
+        self.vocabulary = vocab_size
+        self.needs_ids = needs_ids
         self._tokens: dict[tuple[str, int], int] = {}  # of each client's activations, by micro-step
         self._batches: dict[str, tuple[int, int]] = {}  # tokens of the batch under way: stated, seen
 

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from splitft.common.files import write_atomically
+from splitft.engines.network.control import client_names
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
@@ -21,7 +22,7 @@ from splitft.job import Job, load_job
 from splitft.launch.flower.launcher import Launcher
 from splitft.launch.flower.ticket import Ticket, make_authority
 from splitft.run.runner import RunResult
-from splitft.run.serve import client_names, notice, serve
+from splitft.run.serve import notice, serve
 
 REPLIES = "flower.json"  # what clients reply, in the run's folder
 

@@ -1,0 +1,128 @@
+"""The shape of the package: which package may import which, and the sizes of classes and files."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+import splitft
+
+SOURCE = Path(splitft.__file__).parent
+# Each package, or file at the root, may import those to its right; server and client do not know each other.
+LAW = (
+    "launch > tools > run > engines > round > server, client > proof > cuts > history > devices > data > "
+    "weights > model > lora > wire > job > common > errors"
+)
+LAYERS = [layer.split(", ") for layer in LAW.split(" > ")]
+HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
+MOST_CLASS_LINES, MOST_PUBLIC_METHODS, MOST_FILE_LINES, MEDIAN_FILE_LINES = 200, 12, 350, 110
+ALLOWED = {"wide classes": set[str](), "long files": set[str](), "twice": set[str](), "circles": set[str]()}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TREES = {module_of(path): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def package_of(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports name the whole path"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in TREES else node.module for name in names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "splitft"}
+
+
+IMPORTS = {module: imports(tree) for module, tree in TREES.items()}
+
+
+def test_every_package_has_its_place_in_the_law() -> None:
+    there = {package_of(module) for module in TREES} - {""}
+    assert there == set(HEIGHT)
+
+
+def test_names_at_the_root() -> None:
+    names = [path.name for path in SOURCE.iterdir() if path.name not in ("__pycache__", "py.typed")]
+    assert len(names) <= 20, names
+    files = {name for name in names if name.endswith(".py")}
+    assert files == {"__init__.py", "errors.py", "history.py", "round.py"}
+
+
+def test_no_import_goes_up() -> None:
+    up = []
+    for module, imported in IMPORTS.items():
+        here = package_of(module)
+        if here == "":
+            continue
+        for other in imported:
+            there = package_of(other)
+            if there != here and HEIGHT.get(there, 1) >= HEIGHT[here]:
+                up.append(f"{module} imports {other}")
+    assert not up
+
+
+def test_no_circle_of_files() -> None:
+    assert not circles(IMPORTS) - ALLOWED["circles"]
+
+
+def circles(edges: dict[str, set[str]]) -> set[str]:
+    """Modules from which imports lead back to themselves."""
+    reach = {module: set(imported) for module, imported in edges.items()}
+    changed = True
+    while changed:
+        changed = False
+        for known in reach.values():
+            more = set().union(*(reach.get(other, set()) for other in known)) - known
+            changed |= bool(more)
+            known |= more
+    return {module for module, known in reach.items() if module in known}
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {"a", "b", "c"}
+
+
+def classes() -> list[tuple[str, ast.ClassDef]]:
+    return [
+        (m, node) for m, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    ]
+
+
+def test_size_of_classes() -> None:
+    wide = {}
+    for module, node in classes():
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        methods = [
+            item.name for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        public = len([name for name in methods if not name.startswith("_")])
+        if lines > MOST_CLASS_LINES or public > MOST_PUBLIC_METHODS:
+            wide[f"{module}.{node.name}"] = (lines, public)
+    assert not {name: size for name, size in wide.items() if name not in ALLOWED["wide classes"]}
+
+
+def test_no_class_name_stands_twice() -> None:
+    homes = defaultdict(list)
+    for module, node in classes():
+        if not node.name.startswith("_"):
+            homes[node.name].append(module)
+    assert not {n: where for n, where in homes.items() if len(where) > 1 and n not in ALLOWED["twice"]}
+
+
+def test_size_of_files() -> None:
+    lines = {module_of(path): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
+    assert not {m: n for m, n in lines.items() if n > MOST_FILE_LINES and m not in ALLOWED["long files"]}
+    assert median(lines.values()) <= MEDIAN_FILE_LINES
