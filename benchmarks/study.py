@@ -29,7 +29,7 @@ from splitft.errors import SplitFTError
 from splitft.job import Job, load_job
 from splitft.tools.compare.arms import Arm
 from splitft.tools.compare.command import tell_failures, write_results
-from splitft.tools.compare.plan import Variant, plan_variants, seeds_of
+from splitft.tools.compare.plan import PlannedVariant, plan_variants, seeds_of
 from splitft.tools.compare.store import Store, run_state
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep, write_index
 from splitft.tools.report.runs import read_run
@@ -88,10 +88,10 @@ def docs_of(options: argparse.Namespace) -> Path:
 
 def plan_study(
     recipe: str, overrides: Sequence[str], names: Sequence[str], seeds: int
-) -> dict[str, dict[tuple[str, str], list[Variant]]]:
+) -> dict[str, dict[tuple[str, str], list[PlannedVariant]]]:
     """Return {sweep: {(group, arm): a variant a seed}}; every job is complete and checked."""
     base: Job = load_job(recipe, overrides)
-    planned: dict[str, dict[tuple[str, str], list[Variant]]] = {}
+    planned: dict[str, dict[tuple[str, str], list[PlannedVariant]]] = {}
     for name in names:
         planned[name] = {}
         for group, label, keys in SWEEPS[name].arms():
@@ -101,7 +101,7 @@ def plan_study(
 
 
 def make_runs(
-    planned: Mapping[str, Mapping[Any, list[Variant]]],
+    planned: Mapping[str, Mapping[Any, list[PlannedVariant]]],
     names: Sequence[str],
     out: Path,
     parallel: int,
@@ -124,7 +124,7 @@ def make_runs(
 
 
 def write_pages(
-    planned: Mapping[str, Mapping[tuple[str, str], list[Variant]]],
+    planned: Mapping[str, Mapping[tuple[str, str], list[PlannedVariant]]],
     out: Path,
     docs: Path,
     settings: str,
@@ -159,7 +159,7 @@ def write_pages(
     console.print(f"Pages: {docs / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def sweep_results(arms: Mapping[tuple[str, str], list[Variant]], store: Store) -> dict[str, Any]:
+def sweep_results(arms: Mapping[tuple[str, str], list[PlannedVariant]], store: Store) -> dict[str, Any]:
     """Return {groups: {group: {arm: {seed: figures}}}, missing: [who is not finished], made_with: [...]}.
 
     made_with: every combination of versions and hardware that the runs were made with.
@@ -182,7 +182,7 @@ def sweep_results(arms: Mapping[tuple[str, str], list[Variant]], store: Store) -
 
 def add_plans(
     groups: Mapping[str, Any],
-    arms: Mapping[tuple[str, str], list[Variant]],
+    arms: Mapping[tuple[str, str], list[PlannedVariant]],
     store: Store,
     cache: Path,
     console: Console,

@@ -16,7 +16,7 @@ from splitft.engines.network.control import End
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
-from splitft.run.join import MAX_PAYLOAD, Joining
+from splitft.run.join import MAX_PAYLOAD, ClientSetup
 from splitft.run.serve import serve
 
 QUIET = Console(quiet=True)
@@ -47,7 +47,7 @@ def follow(
     token: str = "",
 ) -> End:
     """Be a client of the server at an address, to the end of the run."""
-    joining = Joining(name, data, None, QUIET)
+    joining = ClientSetup(name, data, None, QUIET)
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
 
     def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:

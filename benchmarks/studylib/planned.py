@@ -13,10 +13,12 @@ from splitft.common.files import write_atomically
 from splitft.errors import SplitFTError
 from splitft.history import read_history
 from splitft.job import Job
-from splitft.tools.compare.plan import Variant
+from splitft.tools.compare.plan import PlannedVariant
 
 
-def planned_seconds(variants: Sequence[Variant], cache: Path, console: Console) -> dict[str, float | None]:
+def planned_seconds(
+    variants: Sequence[PlannedVariant], cache: Path, console: Console
+) -> dict[str, float | None]:
     """Return {run: virtual seconds of all rounds, planned without training}; None where no plan can be made.
 
     cache: a JSON file that keeps them. A plan takes the run's loading of data, and seconds more.
@@ -33,7 +35,7 @@ def planned_seconds(variants: Sequence[Variant], cache: Path, console: Console) 
     return {variant.run: known[variant.run] for variant in variants}
 
 
-def told_its_cuts(variant: Variant, run: Path) -> Variant | None:
+def told_its_cuts(variant: PlannedVariant, run: Path) -> PlannedVariant | None:
     """Return the variant with a schedule of the cuts that its run came to, for a policy by accuracies.
 
     A plan cannot know accuracies, and so not these cuts; None for other policies.
@@ -48,7 +50,7 @@ def told_its_cuts(variant: Variant, run: Path) -> Variant | None:
     return replace(variant, job=job, run=f"{variant.run}, told its cuts")
 
 
-def _plan(variant: Variant) -> float | None:
+def _plan(variant: PlannedVariant) -> float | None:
     from splitft.tools.plan.command import plan_command
 
     try:

@@ -1,4 +1,4 @@
-"""The run, read top to bottom. It knows two roles, `Server` and `Cohort`, and no engine that joins them."""
+"""The run, read top to bottom. It knows two roles, `ServerRole` and `CohortRole`, and no engine that joins them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes
 
 
-class Server(Protocol):
+class ServerRole(Protocol):
     """Runs trunks, and keeps the global adapter."""
 
     def hand_out(
@@ -39,7 +39,7 @@ class Server(Protocol):
     def truncation_errors(self) -> dict[int, float]: ...
 
 
-class Cohort(Protocol):
+class CohortRole(Protocol):
     """All clients, wherever they are, and the carrier of their messages."""
 
     @property
@@ -63,7 +63,7 @@ class Cuts(Protocol):
 
 
 class Observer(Protocol):
-    """Is told what happens, for people to see."""
+    """Receives progress events (loss, evaluation, end of round) for display."""
 
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None: ...
     def on_evaluation(self, round_: int) -> None: ...
@@ -73,8 +73,8 @@ class Observer(Protocol):
 def run_rounds(
     job: Job,
     policy: Cuts,
-    server: Server,
-    cohort: Cohort,
+    server: ServerRole,
+    cohort: CohortRole,
     ledger: Ledger,
     observer: Observer,
     last: RoundRecord | None = None,
@@ -135,7 +135,9 @@ def run_rounds(
         yield record
 
 
-def exchange(server: Server, cohort: Cohort, messages: dict[str, Message], observer: Observer) -> None:
+def exchange(
+    server: ServerRole, cohort: CohortRole, messages: dict[str, Message], observer: Observer
+) -> None:
     """Carry messages to the server and its replies back, until neither has anything left to say."""
     while messages:
         for client, message in messages.items():

@@ -10,7 +10,7 @@ import pytest
 
 from splitft.engines.network.control import Refused, Welcome
 from splitft.engines.network.transport import certs
-from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
@@ -31,7 +31,7 @@ WELCOME = Welcome("", 0, "{}", (), (), "dummy_ids")
 def ticket(tmp_path: Path) -> Iterator[Ticket]:
     """Of a session that goes on."""
     authority = make_authority(tmp_path / "certs", "localhost")
-    door = Door(tuple(TOKENS), TOKENS, False, Audit(tmp_path, lambda text: None))
+    door = Admission(tuple(TOKENS), TOKENS, False, AuditLog(tmp_path, lambda text: None))
     listener = Listener(
         "127.0.0.1:0", tmp_path / "certs", door.admit, WELCOME, 1 << 20, door.audit, client_certs=False
     )

@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from splitft.engines.network.control import Welcome
-from splitft.engines.network.transport.admission import Audit, Door
-from splitft.engines.network.transport.delivery import BrokenError, Session
+from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.delivery import BrokenError, Delivery
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.link import Link
 from splitft.engines.network.transport.listener import Event, Listener
@@ -47,7 +47,7 @@ def ending(error: BaseException) -> Callable[..., Any]:
 def test_a_half_that_is_cancelled_from_below_breaks_the_connection(half: str) -> None:
     """gRPC cancels a whole call where one operation on it is given up: the other half sees a cancellation."""
     cancelled = ending(asyncio.CancelledError())
-    link = Link(Session(LIMIT), lambda payload: None, "client")
+    link = Link(Delivery(LIMIT), lambda payload: None, "client")
 
     async def carry() -> None:
         link.send(b"something to write")
@@ -61,7 +61,7 @@ def test_a_half_that_is_cancelled_from_below_breaks_the_connection(half: str) ->
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[Listener]:
-    door = Door(("alice",), {}, False, Audit(tmp_path, lambda line: None))
+    door = Admission(("alice",), {}, False, AuditLog(tmp_path, lambda line: None))
     made = Listener("127.0.0.1:0", None, door.admit, Welcome("", 0, "{}", (), (), ""), LIMIT, door.audit)
     yield made
     made.close(0)

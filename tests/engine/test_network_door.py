@@ -18,7 +18,7 @@ from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import Refused, Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport import tls_front as front
-from splitft.engines.network.transport.admission import AUDIT, Audit, Door
+from splitft.engines.network.transport.admission import AUDIT, Admission, AuditLog
 from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
@@ -44,7 +44,7 @@ class Server:
         self.said: list[str] = []
         self.folder = folder
         tokens = dict.fromkeys(NAMES, token) if token else {}
-        door = Door(NAMES, tokens, authority is not None, Audit(folder, self.said.append))
+        door = Admission(NAMES, tokens, authority is not None, AuditLog(folder, self.said.append))
         self.listener = Listener("127.0.0.1:0", authority, door.admit, WELCOME, LIMIT, door.audit)
         self.address = f"localhost:{self.listener.port}"
 
@@ -229,7 +229,7 @@ def test_only_an_aggregator_is_taken_for_one(
 
     assert meet(served.listener.port, authority / "alice") is None
     assert said and served.listener.events.empty()
-    door = Door(("server", *NAMES), {}, True, Audit(tmp_path, said.append))
+    door = Admission(("server", *NAMES), {}, True, AuditLog(tmp_path, said.append))
     listener = Listener("127.0.0.1:0", made, door.admit, WELCOME, LIMIT, door.audit)
     try:
         assert isinstance(meet(listener.port, authority / "alice"), Welcome)

@@ -14,7 +14,7 @@ from splitft.lora.blocks import TensorSpec, flatten, rank_of
 from splitft.lora.means import average
 from splitft.lora.robust import Contribution
 from splitft.server.average import average_blocks
-from splitft.server.global_adapter import Aggregator
+from splitft.server.global_adapter import GlobalAdapter
 from splitft.wire.messages import AdapterDown
 
 BLOCKS = range(5)
@@ -25,20 +25,20 @@ def layout() -> dict[int, tuple[TensorSpec, ...]]:
     return dict.fromkeys(BLOCKS, specs)
 
 
-def aggregator(**changes: Any) -> Aggregator:
+def aggregator(**changes: Any) -> GlobalAdapter:
     job = Job(
         **{"model_name_or_path": "m", "dataset_name": "d", "lora_r": 4, "lora_r_cut": 2, **changes}  # type: ignore[arg-type]
     )
-    return Aggregator({index: block(4, index) for index in BLOCKS}, job, layout())
+    return GlobalAdapter({index: block(4, index) for index in BLOCKS}, job, layout())
 
 
-def aggregate(server: Aggregator, given: dict[int, list[Contribution]]) -> None:
+def aggregate(server: GlobalAdapter, given: dict[int, list[Contribution]]) -> None:
     held = {b: {str(i): one for i, one in enumerate(ones)} for b, ones in given.items()}
     server.adopt(average_blocks(server.job, server.adapter, held, ["0", "1"]))
 
 
 def hand_out(
-    server: Aggregator, cuts: dict[str, int], tail_start: int = 5, rank: int = 4
+    server: GlobalAdapter, cuts: dict[str, int], tail_start: int = 5, rank: int = 4
 ) -> dict[str, AdapterDown]:
     ranks = dict.fromkeys(BLOCKS, rank)
     return {name: server.hand_out(1, name, cut, tail_start, ranks) for name, cut in cuts.items()}
@@ -145,7 +145,7 @@ def test_the_callers_adapter_is_left_alone() -> None:
     job = Job(model_name_or_path="m", dataset_name="d", lora_r=4, lora_r_cut=2)
     own = {index: block(4, index) for index in BLOCKS}
     kept = {name: tensor.clone() for name, tensor in own[0].items()}
-    server = Aggregator(own, job, layout())
+    server = GlobalAdapter(own, job, layout())
     server.fit({0: [2, 4]})
     aggregate(server, {0: [(block(4, 1), 1.0), (block(4, 2), 1.0)]})
     assert all(torch.equal(own[0][name], kept[name]) for name in kept)

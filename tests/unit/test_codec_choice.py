@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from splitft.job.sections import CodecBudgetConfig
-from splitft.server.codec_trial import Choice, Trial, choose
+from splitft.server.codec_trial import Choice, CodecTrial, choose
 
 UP = {
     "bf16": (8e6, 0.0),
@@ -23,9 +23,9 @@ DOWN = {
 }
 
 
-def trials(loss_change: float = 0.001) -> list[Trial]:
-    up = [Trial("activations", name, size, lost, loss_change, 0.99) for name, (size, lost) in UP.items()]
-    return up + [Trial("gradients", name, size, lost) for name, (size, lost) in DOWN.items()]
+def trials(loss_change: float = 0.001) -> list[CodecTrial]:
+    up = [CodecTrial("activations", name, size, lost, loss_change, 0.99) for name, (size, lost) in UP.items()]
+    return up + [CodecTrial("gradients", name, size, lost) for name, (size, lost) in DOWN.items()]
 
 
 def chosen(**budget: float) -> Choice:

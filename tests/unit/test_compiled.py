@@ -15,7 +15,7 @@ from splitft import Job, JobError, run
 from splitft.errors import ModelError
 from splitft.lora.blocks import Adapter, initial_adapter
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets
-from splitft.model.split_model import Place, SplitModel
+from splitft.model.split_model import SplitModel, StepId
 from splitft.model.window import install_window
 from splitft.proof.compiled import compile_blocks
 from tiny import tiny_model
@@ -47,14 +47,14 @@ def one_step(split: SplitModel, adapter: Adapter, rows: int, seq: int) -> list[T
     mask[-1, seq // 2 :] = 0
     inputs = {"attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
     split.bind(adapter)
-    place = Place("client-0", 1, 0, 0, train=True)
+    place = StepId("client-0", 1, 0, 0, train=True)
     front = split.run(0, 1, place, input_ids=ids, attention_mask=mask)
     crossed = front.detach().requires_grad_()
     loss = split.loss(1, place, loss_tokens=0, hidden=crossed, **inputs)
     mine, own = list(adapter[0].values()), list(adapter[1].values())
     back, *gradients = torch.autograd.grad(loss, [crossed, *own])
     gradients += torch.autograd.grad(front, mine, back)
-    calm = Place("client-0", 1, 0, 0, train=False)
+    calm = StepId("client-0", 1, 0, 0, train=False)
     nll = split.metrics(1, calm, hidden=crossed.detach(), **inputs).nll
     return [loss.detach(), torch.tensor(nll), back, *gradients]
 

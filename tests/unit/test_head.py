@@ -17,7 +17,7 @@ from reference import make_setting, write_rows
 from splitft import Job, JobError, run
 from splitft.job import load_job
 from splitft.model.slots import AdapterSlots
-from splitft.model.split_model import Place, SplitModel
+from splitft.model.split_model import SplitModel, StepId
 from splitft.proof import check_split
 from splitft.proof.head import try_head
 from splitft.proof.types import default_config
@@ -26,7 +26,7 @@ from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_model
 
 CHUNK = 32
-PLACE = Place("client-0", 1, 0, 0, train=True)
+PLACE = StepId("client-0", 1, 0, 0, train=True)
 
 
 def small_model(model_type: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -94,7 +94,7 @@ def test_chunks_give_the_models_own_loss_gradient_and_metrics(model_type: str, l
     ours, our_gradient = loss_and_gradient(chunked, inputs, loss_tokens)
     torch.testing.assert_close(ours, loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(our_gradient, gradient, rtol=0, atol=1e-6 * float(gradient.abs().max()))
-    calm = Place("client-0", 1, 0, 0, train=False)
+    calm = StepId("client-0", 1, 0, 0, train=False)
     wanted, metrics = own.metrics(1, calm, **inputs), chunked.metrics(1, calm, **inputs)
     assert metrics.nll == pytest.approx(wanted.nll, rel=1e-6)
     assert (metrics.correct, metrics.tokens) == (wanted.correct, wanted.tokens)
@@ -123,7 +123,7 @@ def test_logits_of_a_chunk_at_a_time_are_all_that_ever_exists(model_type: str) -
     assert whole.rows == inputs["labels"].numel()
     with Largest(model.config.vocab_size) as largest:
         loss_and_gradient(chunked, inputs, 0)
-        chunked.metrics(1, Place("client-0", 1, 0, 0, train=False), **inputs)
+        chunked.metrics(1, StepId("client-0", 1, 0, 0, train=False), **inputs)
     assert 0 < largest.rows <= CHUNK
 
 

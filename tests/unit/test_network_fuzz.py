@@ -30,8 +30,8 @@ from reference import make_setting
 from splitft import Job
 from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
 from splitft.engines.network.gate import Gate
-from splitft.engines.network.transport.admission import Audit, Door
-from splitft.engines.network.transport.delivery import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.model.split_model import SplitModel
@@ -262,7 +262,7 @@ def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assem
 def test_mutated_frames_break_a_connection_or_a_session_and_nothing_else() -> None:
     rng, seen = random.Random(3), Counter[str]()
     payloads = [b"", b"x", bytes(300), bytes(range(256)) * 4]
-    frames = [frame.encode() for payload in payloads for frame in Session(1 << 20).send(payload)]
+    frames = [frame.encode() for payload in payloads for frame in Delivery(1 << 20).send(payload)]
     frames += [
         Frame(kind, n, m, t, b"abc").encode()
         for kind in Kind
@@ -272,7 +272,7 @@ def test_mutated_frames_break_a_connection_or_a_session_and_nothing_else() -> No
     ]
     for number in range(FRAME_MUTANTS):
         if not number % 10:
-            session = Session(1 << 20)
+            session = Delivery(1 << 20)
             list(session.send(b"one"))
         data = mutate(rng, frames)
         if number % 2 and len(data) >= 25:  # half of them with a sum that fits, so that they get further
@@ -293,11 +293,11 @@ def hello(name: str = "anna", token: str = "0123456789abcdef") -> bytes:
 
 def test_mutated_hellos_are_refused(tmp_path: Path) -> None:
     """What strangers say first. None that lost its token comes in, under whatever name."""
-    door = Door(
+    door = Admission(
         ("anna", "bert"),
         dict.fromkeys(("anna", "bert"), "0123456789abcdef"),
         False,
-        Audit(tmp_path, lambda text: None),
+        AuditLog(tmp_path, lambda text: None),
     )
     seeds = [
         *[hello(), hello("bert"), hello("\x00")] * 5,
@@ -362,7 +362,7 @@ def test_a_long_hello_is_not_even_read() -> None:
 
 def test_many_small_pieces_do_not_make_a_payload() -> None:
     """A million pieces of a byte would cost forty times what they hold."""
-    session = Session(1 << 20)
+    session = Delivery(1 << 20)
     with pytest.raises(ViolationError, match="length"):
         session.take(Frame(Kind.DATA, 1, 0, 1 << 20, b"x"))
 

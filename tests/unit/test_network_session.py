@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.engines.network.transport.delivery import BrokenError, Session, ViolationError
+from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
 from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, PIECE_BYTES, Frame, Kind, decode_frame
 
 LIMIT = 4 * PIECE_BYTES
@@ -18,7 +18,7 @@ class Pipe:
     """Two sessions and the frames between them; a connection can be cut, frames lost and doubled."""
 
     def __init__(self) -> None:
-        self.ends = (Session(LIMIT), Session(LIMIT))
+        self.ends = (Delivery(LIMIT), Delivery(LIMIT))
         self.ways: tuple[deque[bytes], deque[bytes]] = (deque(), deque())  # from end 0, from end 1
         self.got: tuple[list[bytes], list[bytes]] = ([], [])
 
@@ -113,7 +113,7 @@ def test_acknowledged_pieces_are_forgotten() -> None:
     (Frame(Kind.DATA, 1, 9, 1, b"x"), "acknowledged"),
 ])  # fmt: skip
 def test_what_no_correct_end_sends_ends_the_session(frame: Frame, why: str) -> None:
-    session = Session(LIMIT)
+    session = Delivery(LIMIT)
     with pytest.raises(ViolationError, match=why):
         session.take(frame)
 
@@ -142,7 +142,7 @@ def test_bytes_that_are_no_frame_are_told(data: bytes) -> None:
 
 
 def test_a_frame_is_never_larger_than_the_connection_takes() -> None:
-    frames = list(Session(LIMIT).send(b"z" * (3 * PIECE_BYTES + 1)))
+    frames = list(Delivery(LIMIT).send(b"z" * (3 * PIECE_BYTES + 1)))
     assert [len(frame.piece) for frame in frames] == [PIECE_BYTES] * 3 + [1]
     assert max(len(frame.encode()) for frame in frames) == MAX_FRAME_BYTES
     with pytest.raises(ValueError, match="bytes"):

@@ -36,8 +36,8 @@ from splitft.lora.optimizer import (
 )
 from splitft.lora.ranks import job_ranks
 from splitft.model.head import IGNORE
-from splitft.model.layout import Form, Padded, form_of
-from splitft.model.split_model import Place, SplitModel, loss_token_count
+from splitft.model.layout import BatchLayout, PaddedBatch, form_of
+from splitft.model.split_model import SplitModel, StepId, loss_token_count
 from splitft.wire.messages import (
     Activations,
     AdapterDown,
@@ -55,9 +55,9 @@ from splitft.wire.messages import (
 class _InFlight:
     """A batch between its way up and its way down."""
 
-    place: Place
+    place: StepId
     batch: Batch
-    form: Form
+    form: BatchLayout
     hidden: Tensor  # (batch, seq, hidden) at the cut, with its graph; rows alone where fronts are frozen
     weights: Weights  # what it was computed with
     loss_tokens: int = 0
@@ -153,7 +153,7 @@ class Client:
             self._weights = copied(self.trained) if self.job.max_staleness else self.trained.blocks
         chosen = self._next_micro_batch(micro_step)
         batch, samples = chosen.batch, chosen.samples
-        place = Place(self.name, round_, step, micro_step, train=True)
+        place = StepId(self.name, round_, step, micro_step, train=True)
         self.model.bind(self._weights)
         if self.job.caches_activations:
             return self._forward_missing(place, chosen)
@@ -166,7 +166,7 @@ class Client:
         message = self._activations(place, batch, form.rows(hidden.detach()), chosen)
         return replace(message, samples=samples) if self.job.sends_differences else message
 
-    def _forward_missing(self, place: Place, chosen: _Chosen) -> Activations:
+    def _forward_missing(self, place: StepId, chosen: _Chosen) -> Activations:
         """Run the frozen front, without dropout, on the samples that the server lacks; each by itself.
 
         A sample's activations are then the same whatever batch it is first in.
@@ -208,13 +208,13 @@ class Client:
             self._in_flight[place.step, 0] = _InFlight(place, batch, form, hidden, {})
             yield self._activations(place, batch, form.rows(hidden))
 
-    def _eval_batches(self, round_: int) -> Iterator[tuple[Place, Batch]]:
+    def _eval_batches(self, round_: int) -> Iterator[tuple[StepId, Batch]]:
         """Rows of like length share a batch: the sums are the same, and little of a batch is padding."""
         size = self.job.per_device_eval_batch_size
         by_length = np.argsort(self.data.eval.lengths, kind="stable")
         for start in range(0, len(by_length), size):
             batch = collate(self.data.eval, by_length[start : start + size], self.pad_token_id)
-            yield Place(self.name, round_, start, 0, train=False), batch.to(self.model.device)
+            yield StepId(self.name, round_, start, 0, train=False), batch.to(self.model.device)
 
     def answer(self, message: Message) -> Message | None:
         """Take what came down and return what goes up next; None ends the exchange of this batch."""
@@ -280,21 +280,21 @@ class Client:
             for part in parts
         ]
 
-    def _form(self, batch: Batch) -> Form:
+    def _form(self, batch: Batch) -> BatchLayout:
         """How this client computes a batch."""
         if not self.job.padding_free:
-            return Padded(batch.attention_mask)
+            return PaddedBatch(batch.attention_mask)
         return form_of(batch.lengths, self.model.device, True)
 
-    def _ids(self, batch: Batch, form: Form) -> Tensor:
+    def _ids(self, batch: Batch, form: BatchLayout) -> Tensor:
         return form.batch(batch.rows(batch.input_ids), fill=self.pad_token_id)
 
-    def _front(self, batch: Batch, form: Form, place: Place) -> Tensor:
+    def _front(self, batch: Batch, form: BatchLayout, place: StepId) -> Tensor:
         hidden: Tensor = self.model.run(0, self.cut, place, input_ids=self._ids(batch, form), **form.inputs)
         return hidden
 
     def _activations(
-        self, place: Place, batch: Batch, hidden: Tensor, chosen: _Chosen | None = None
+        self, place: StepId, batch: Batch, hidden: Tensor, chosen: _Chosen | None = None
     ) -> Activations:
         """Return what goes up. hidden: (tokens, hidden)."""
         with_labels = self.job.labels == "server"
@@ -344,7 +344,7 @@ class Client:
         self.model.bind(self.adapter)
         return self._metrics(self.tail_start, now.place, now.batch, hidden=now.form.batch(message.hidden))
 
-    def _metrics(self, start: int, place: Place, batch: Batch, **inputs: Tensor) -> Metrics:
+    def _metrics(self, start: int, place: StepId, batch: Batch, **inputs: Tensor) -> Metrics:
         """Return the sums over a batch, of which this client has computed the blocks before `start`."""
         form, labels = self._form(batch), batch.rows(batch.labels)
         return self.model.metrics(

@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors.torch import load, save
 
-from splitft.common.failpoints import reach
+from splitft.common.failpoints import failpoint
 from splitft.common.state import State, pack, unpack
 from splitft.errors import OutputError
 
@@ -56,15 +56,15 @@ def save_checkpoint(folder: Path, round_: int, state: State, *, keep: int) -> No
         files[MANIFEST] = _manifest(round_, {name: _digest(content) for name, content in files.items()})
         for name, content in files.items():
             _write(beside / name, content)
-            reach(f"checkpoint.{name}")
+            failpoint(f"checkpoint.{name}")
         _flush_folder(beside)
-        reach("checkpoint.written")
+        failpoint("checkpoint.written")
         if place.exists():  # a damaged one, or one of an attempt that went further
             shutil.rmtree(place)
         beside.rename(place)
-        reach("checkpoint.renamed")
+        failpoint("checkpoint.renamed")
         _flush_folder(folder)
-        reach("checkpoint.flushed")
+        failpoint("checkpoint.flushed")
         for old in sorted(folder.glob("round-*"))[:-keep]:
             shutil.rmtree(old)
     except OSError as error:

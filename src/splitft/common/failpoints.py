@@ -20,7 +20,7 @@ Action = Literal["kill", "interrupt", "drop", "duplicate", "delay", "corrupt"]
 _reached: Counter[str] = Counter()  # since the variable was set
 
 
-def reach(name: str) -> Action | None:
+def failpoint(name: str) -> Action | None:
     """Note that a place is reached; return what its caller is to do with its message, None almost always.
 
     kill ends this process at once, as if it had lost its power; interrupt is a Ctrl-C; delay sleeps. Raises

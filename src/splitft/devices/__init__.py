@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from splitft.devices.costs import BlockCosts, ModelCosts, model_costs
 from splitft.devices.device import Device, transfer_seconds
-from splitft.devices.memory import Memory, client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.memory import MemoryUse, client_memory, highest_cut_in_memory, server_memory
 from splitft.devices.mix import available_members, draw_devices
 from splitft.devices.presets import PRESETS
 from splitft.devices.profile import check_devices, client_devices, resolve_device
@@ -28,7 +28,7 @@ __all__ = [
     "ClientTimes",
     "ClientTrace",
     "Device",
-    "Memory",
+    "MemoryUse",
     "ModelCosts",
     "RoundTimes",
     "StepSeconds",

@@ -29,7 +29,7 @@ _WORKSPACE = 0.5  # of what a block keeps: the gradients that its backward holds
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """Bytes of one party, or of several together."""
 
     weights: int
@@ -41,7 +41,7 @@ class Memory:
         return self.weights + self.adapters + self.activations
 
 
-def client_memory(costs: ModelCosts, job: Job, cut: int) -> Memory:
+def client_memory(costs: ModelCosts, job: Job, cut: int) -> MemoryUse:
     """Return what a client holds: embeddings, front, and with labels at home also tail, norm and head.
 
     A cut of all blocks: the whole model.
@@ -53,14 +53,14 @@ def client_memory(costs: ModelCosts, job: Job, cut: int) -> Memory:
     head = job.labels == "client" or whole
     weights = costs.embedding_bytes + sum(costs.blocks[b].weight_bytes for b in held)
     activations = _activations(costs, job, held, head=head, crossings=0 if whole else 2 if head else 1)
-    return Memory(
+    return MemoryUse(
         weights + (costs.head_bytes - costs.tied_bytes if head else 0),
         (_TRAINED + _KEPT) * _adapter_parameters(costs, job, cut, held),
         activations,
     )
 
 
-def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> Memory:
+def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> MemoryUse:
     """Return what the server holds for clients with these cuts: one frozen base, whatever their number.
 
     With per_client each client has its own trunk adapter. Batches pass one after another; with labels at the
@@ -83,7 +83,7 @@ def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> Memory:
         activations = max(batches.values())
     else:
         activations = sum(number * batches[cut] for cut, number in clients.items())
-    return Memory(weights, _TRAINED * trained + _KEPT * everything, activations)
+    return MemoryUse(weights, _TRAINED * trained + _KEPT * everything, activations)
 
 
 def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:

@@ -10,7 +10,7 @@ Leg = tuple[float, float, float, float]  # seconds of computing, upload, the ser
 
 
 @dataclass(frozen=True)
-class Script:
+class Timeline:
     """What a client does in a round, in seconds: start, legs, the last computing, upload of the adapter."""
 
     name: str
@@ -52,7 +52,7 @@ def _outcome(count: int) -> Outcome:
     return Outcome([0.0] * count, [0.0] * count, [0.0] * count)
 
 
-def queue(scripts: Sequence[Script], pairs: bool) -> Outcome:
+def queue(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
     """One queue, in order of arrival; ties go to the client that comes first in order."""
     outcome = _outcome(len(scripts))
     place = [0] * len(scripts)
@@ -88,7 +88,7 @@ def queue(scripts: Sequence[Script], pairs: bool) -> Outcome:
     return outcome
 
 
-def barriers(scripts: Sequence[Script], pairs: bool) -> Outcome:
+def barriers(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
     """The server starts a leg when all who still have one are there, and answers them after all its work."""
     outcome = _outcome(len(scripts))
     now = [script.start for script in scripts]
@@ -114,7 +114,7 @@ def barriers(scripts: Sequence[Script], pairs: bool) -> Outcome:
     return outcome
 
 
-def turns(scripts: Sequence[Script], pairs: bool) -> Outcome:
+def turns(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
     """One client after another, each from its download to its upload."""
     outcome = _outcome(len(scripts))
     now = 0.0

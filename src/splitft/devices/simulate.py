@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from splitft.devices.device import Device, transfer_seconds
-from splitft.devices.schedules import Leg, Outcome, Script, barriers, queue, turns
+from splitft.devices.schedules import Leg, Outcome, Timeline, barriers, queue, turns
 from splitft.devices.steps import StepSeconds
 
 
@@ -116,7 +116,7 @@ def simulate_round(
     return round_times(scripts, outcome)
 
 
-def script_of(trace: ClientTrace, device: Device, server: Device, timing: Timing) -> Script:
+def script_of(trace: ClientTrace, device: Device, server: Device, timing: Timing) -> Timeline:
     """Return the seconds of all that a client does in a round, in order.
 
     The backward of a step and the forward of the next are one stretch of computing.
@@ -136,12 +136,12 @@ def script_of(trace: ClientTrace, device: Device, server: Device, timing: Timing
             legs.append((computing + own, up_seconds, theirs, transfer_seconds(server, device, down)))
             computing = 0.0
         computing += seconds.client[-1]
-    return Script(
+    return Timeline(
         trace.name, start, legs, computing, transfer_seconds(device, server, trace.adapter_up_bytes)
     )
 
 
-def round_times(scripts: Sequence[Script], outcome: Outcome) -> RoundTimes:
+def round_times(scripts: Sequence[Timeline], outcome: Outcome) -> RoundTimes:
     """Put scripts and schedule together; those who finish early idle until the end."""
     end = max(outcome.finished, default=0.0)
     clients = {}

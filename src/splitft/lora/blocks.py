@@ -123,7 +123,7 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def join(parts: Sequence[BlockAdapter]) -> BlockAdapter:
+def concat(parts: Sequence[BlockAdapter]) -> BlockAdapter:
     """Return a block of all components of the parts, in their order."""
     return {
         name: torch.cat([part[name] for part in parts], dim=0 if ".lora_A." in name else 1)
@@ -131,7 +131,7 @@ def join(parts: Sequence[BlockAdapter]) -> BlockAdapter:
     }
 
 
-def components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
+def slice_components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
     """Return the components [low, high) of a block."""
     return {
         name: tensor.narrow(0 if ".lora_A." in name else 1, low, high - low).contiguous()

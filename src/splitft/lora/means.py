@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from splitft.lora.basis import align, canonical
-from splitft.lora.blocks import BlockAdapter, components, join, pairs, rank_of, resize
+from splitft.lora.blocks import BlockAdapter, concat, pairs, rank_of, resize, slice_components
 
 Mean = Callable[[Sequence[BlockAdapter], Sequence[float]], BlockAdapter]
 
@@ -46,10 +46,10 @@ def by_rank(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAd
     parts: list[BlockAdapter] = []
     for low, high in zip([0, *sorted(set(ranks))], sorted(set(ranks)), strict=False):
         holders = [i for i, rank in enumerate(ranks) if rank >= high]
-        slices = [components(blocks[i], low, high) for i in holders]
+        slices = [slice_components(blocks[i], low, high) for i in holders]
         own = [weights[i] for i in holders]
         parts.append(average(slices, own) if sum(own) > 0 else average(slices, [1.0] * len(own)))
-    return join(parts)
+    return concat(parts)
 
 
 def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:

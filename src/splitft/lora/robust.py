@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from splitft.lora.blocks import BlockAdapter, components, flatten, join, rank_of, resize
+from splitft.lora.blocks import BlockAdapter, concat, flatten, rank_of, resize, slice_components
 
 Contribution = tuple[BlockAdapter, float]
 OUTLIER = 3.0  # times the median length of the updates; honest ones of a round stay well below
@@ -97,10 +97,12 @@ def _by_rank(blocks: Sequence[BlockAdapter], middle: Callable[[Tensor], Tensor])
     parts: list[BlockAdapter] = []
     for low, high in zip([0, *sorted(set(ranks))], sorted(set(ranks)), strict=False):
         held = [
-            components(block, low, high) for block, rank in zip(blocks, ranks, strict=True) if rank >= high
+            slice_components(block, low, high)
+            for block, rank in zip(blocks, ranks, strict=True)
+            if rank >= high
         ]
         parts.append({
             name: middle(torch.stack([block[name].detach().cpu().double() for block in held])).to(first)
             for name, first in held[0].items()
         })  # fmt: skip
-    return join(parts)
+    return concat(parts)

@@ -31,7 +31,7 @@ _PROBE_ROWS, _PROBE_TOKENS = 3, 5  # no block has arguments of such a size for a
 
 
 @dataclass
-class Joining(Plan):
+class JoinedPlan(Plan):
     """Which rows enter where: {block: (rows, seq, hidden)}, in the order of the blocks."""
 
     arrivals: Mapping[int, Tensor] = field(default_factory=dict)
@@ -90,7 +90,7 @@ def run_joined(
         raise ModelError(f"{type(model).__name__} does not take rows that join at different blocks")
     if input_ids is None:
         input_ids = dummy_ids(model, rows, seq, attention_mask.device)
-    plan = Joining(window, min(arrivals), stop, None, on_block)
+    plan = JoinedPlan(window, min(arrivals), stop, None, on_block)
     plan.arrivals, plan.rows, plan.fixed = arrivals, rows, learn_fixed(model, *next(iter(arrivals.items())))
     try:
         with obeyed(plan):

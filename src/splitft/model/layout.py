@@ -16,7 +16,7 @@ from splitft.common.transfer import to_device
 from splitft.model.head import IGNORE
 
 
-class Form(Protocol):
+class BatchLayout(Protocol):
     """A form of a batch whose valid rows are (tokens, …)."""
 
     @property
@@ -38,7 +38,7 @@ class Form(Protocol):
 
 
 @dataclass(frozen=True)
-class Padded:
+class PaddedBatch:
     """A row for each sample, padded on the right. mask: (batch, seq), 0 on padding."""
 
     mask: Tensor
@@ -58,7 +58,7 @@ class Padded:
 
 
 @dataclass(frozen=True)
-class Flat:
+class PackedBatch:
     """All samples in one row, without padding. position_ids: (1, tokens), from 0 on in each sample.
 
     Without an attention mask transformers makes one of the positions: a sample sees itself only.
@@ -80,11 +80,11 @@ class Flat:
         return self.batch(rows).masked_fill(self.position_ids == 0, IGNORE)
 
 
-def form_of(lengths: Sequence[int], device: torch.device, padding_free: bool) -> Form:
+def form_of(lengths: Sequence[int], device: torch.device, padding_free: bool) -> BatchLayout:
     """Return the form of a batch of samples of these lengths, as a job says."""
     if not padding_free:
-        return Padded(mask_of(lengths, device))
-    return Flat(torch.cat([torch.arange(length, device=device) for length in lengths])[None])
+        return PaddedBatch(mask_of(lengths, device))
+    return PackedBatch(torch.cat([torch.arange(length, device=device) for length in lengths])[None])
 
 
 def mask_of(lengths: Sequence[int], device: torch.device) -> Tensor:

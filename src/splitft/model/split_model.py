@@ -17,7 +17,7 @@ from splitft.wire.messages import Metrics
 
 
 @dataclass(frozen=True)
-class Place:
+class StepId:
     """Where in a run a forward happens; names the random numbers of its dropout."""
 
     client: str
@@ -74,7 +74,7 @@ class SplitModel:
         self,
         start: int,
         stop: int,
-        place: Place,
+        place: StepId,
         *,
         hidden: Tensor | None = None,
         input_ids: Tensor | None = None,
@@ -88,12 +88,12 @@ class SplitModel:
             self.model, start, stop, hidden=hidden, input_ids=input_ids, on_block=seed_block, **inputs
         )
 
-    def _seeder(self, place: Place) -> Callable[[int], None]:
+    def _seeder(self, place: StepId) -> Callable[[int], None]:
         names = (self.seed, "dropout", place.client, place.round, place.step, place.micro_step)
         device = self.device
         return lambda block: seed_dropout(device, *names, block)
 
-    def loss(self, start: int, place: Place, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
+    def loss(self, start: int, place: StepId, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
         """Return the model's loss over blocks [start, end), a scalar.
 
         loss_tokens: 0 for the mean over this batch; else the tokens of all micro-batches of the step, which
@@ -126,7 +126,7 @@ class SplitModel:
 
     @torch.no_grad()
     def metrics(
-        self, start: int, place: Place, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
+        self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
     ) -> Metrics:
         """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's.
 

@@ -22,7 +22,7 @@ ServerInputs = Literal["dummy_ids", "input_ids"]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProbeRows:
     """Two rows of unequal length: (2, seq) each, padded on one side."""
 
     side: Side
@@ -70,7 +70,7 @@ class Difference:
         )
 
 
-def make_rows(model: nn.Module, side: Side, seed: int, seq: int = 12) -> Rows:
+def make_rows(model: nn.Module, side: Side, seed: int, seq: int = 12) -> ProbeRows:
     """Rows of seq and seq - 5 random tokens, none of them special and none that dummy ids may take."""
     text: Any = model.config.get_text_config(decoder=True)  # type: ignore[union-attr,operator]
     special = {0, 1, 2, 3} | _special_ids(model.config) | _special_ids(text)
@@ -84,7 +84,7 @@ def make_rows(model: nn.Module, side: Side, seed: int, seq: int = 12) -> Rows:
     ids[1, short] = pad if isinstance(pad, int) and 0 <= pad < text.vocab_size else 0
     device = next(model.parameters()).device
     labels = ids.masked_fill(mask == 0, -100)
-    return Rows(side, ids.to(device), mask.to(device), labels.to(device))
+    return ProbeRows(side, ids.to(device), mask.to(device), labels.to(device))
 
 
 def _special_ids(config: Any) -> set[int]:
@@ -105,7 +105,7 @@ def compared_parameters(model: nn.Module) -> list[nn.Parameter]:
     return trained if sum(p.numel() for p in trained) <= _MOST_COMPARED else []
 
 
-def run_whole(model: nn.Module, rows: Rows, cuts: Iterable[int]) -> Result:
+def run_whole(model: nn.Module, rows: ProbeRows, cuts: Iterable[int]) -> Result:
     """Run the model as it is, and note the gradient of what enters the block at each cut."""
     parameters = compared_parameters(model)
     _, _, blocks = find_blocks(model)
@@ -150,7 +150,7 @@ def _noting(index: int, is_cut: bool, entering: dict[int, Tensor], ran: set[int]
 
 
 def run_split(
-    model: nn.Module, rows: Rows, cut: int, tail: int | None, server_inputs: ServerInputs
+    model: nn.Module, rows: ProbeRows, cut: int, tail: int | None, server_inputs: ServerInputs
 ) -> Result:
     """Run front [0, cut), trunk [cut, tail or end) and, with `tail`, the last blocks, as three parties would.
 
@@ -199,7 +199,7 @@ def run_split(
 
 
 @torch.no_grad()
-def _overwrite_memory(model: nn.Module, rows: Rows, stop: int) -> None:
+def _overwrite_memory(model: nn.Module, rows: ProbeRows, stop: int) -> None:
     """Run the blocks before `stop` on other text: another party does not see what a block keeps in itself."""
     others = rows.input_ids.roll(1, dims=1)
     run_blocks(model, 0, stop, input_ids=others, attention_mask=rows.attention_mask)
@@ -225,7 +225,7 @@ def _add_gradients(
     return first
 
 
-def loss_of(out: Any, rows: Rows) -> Tensor:
+def loss_of(out: Any, rows: ProbeRows) -> Tensor:
     """The model's own loss, or next-token cross-entropy where the model computes none."""
     if getattr(out, "loss", None) is not None:
         loss: Tensor = out.loss

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from splitft.common.text import one_line
 from splitft.model.window import dummy_ids, num_blocks, run_blocks
-from splitft.proof.compare import Result, Rows, ServerInputs, make_rows
+from splitft.proof.compare import ProbeRows, Result, ServerInputs, make_rows
 
 _PAD_TOLERANCE = 1e-5  # relative: other padding changes which tokens share an expert's matrix product
 
 
 @torch.no_grad()
-def vacuity(model: nn.Module, rows: Rows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
+def vacuity(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
     """Refuse where noise at the cut, or a block left out, would not be noticed."""
     end = num_blocks(model)
     ids = rows.input_ids if server_inputs == "input_ids" else None
@@ -45,7 +45,7 @@ def vacuity(model: nn.Module, rows: Rows, whole: Result, cut: int, server_inputs
 
 
 @torch.no_grad()
-def independence(model: nn.Module, rows: Rows, cut: int, seed: int) -> str:
+def independence(model: nn.Module, rows: ProbeRows, cut: int, seed: int) -> str:
     """Refuse where the trunk's output depends on which ids stand in for the text."""
     dummy = dummy_ids(model, 1, 1, rows.input_ids.device)
     if bool((rows.input_ids[rows.valid] == dummy.item()).any()):
@@ -60,7 +60,7 @@ def independence(model: nn.Module, rows: Rows, cut: int, seed: int) -> str:
 
 
 @torch.no_grad()
-def padding(model: nn.Module, rows: Rows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
+def padding(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
     """Refuse where the hidden states of padding matter: only those of real tokens cross the cut in a run.
 
     Also refuses hidden states that are not (batch, seq, …), which cannot be cut into rows.
@@ -79,12 +79,12 @@ def padding(model: nn.Module, rows: Rows, whole: Result, cut: int, server_inputs
     return ""
 
 
-def _front(model: nn.Module, rows: Rows, cut: int) -> Tensor:
+def _front(model: nn.Module, rows: ProbeRows, cut: int) -> Tensor:
     hidden: Tensor = run_blocks(model, 0, cut, input_ids=rows.input_ids, attention_mask=rows.attention_mask)
     return hidden
 
 
-def _trunk(model: nn.Module, rows: Rows, cut: int, hidden: Tensor, ids: Tensor | None) -> Tensor:
+def _trunk(model: nn.Module, rows: ProbeRows, cut: int, hidden: Tensor, ids: Tensor | None) -> Tensor:
     end = num_blocks(model)
     out = run_blocks(model, cut, end, hidden=hidden, input_ids=ids, attention_mask=rows.attention_mask)
     return rows.pick(out.logits)

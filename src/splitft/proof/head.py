@@ -13,7 +13,7 @@ from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm
 from splitft.model.window import eval_mode, num_blocks, run_blocks
-from splitft.proof.compare import Rows, loss_of, make_rows
+from splitft.proof.compare import ProbeRows, loss_of, make_rows
 
 _CHUNK = 8  # tokens: several chunks of the few that are compared
 _LOSS_TOKENS = 7  # another number than there are
@@ -45,7 +45,7 @@ def whole_loss_notice(reason: str) -> str:
 
 
 @torch.no_grad()
-def _entering(model: Any, rows: Rows, seed: int, whole: bool) -> Tensor:
+def _entering(model: Any, rows: ProbeRows, seed: int, whole: bool) -> Tensor:
     last = num_blocks(model) - 1
     if whole:
         hidden: Tensor = run_blocks(
@@ -58,7 +58,7 @@ def _entering(model: Any, rows: Rows, seed: int, whole: bool) -> Tensor:
     return random.to(rows.input_ids.device, next(model.parameters()).dtype)
 
 
-def _run(model: Any, rows: Rows, hidden: Tensor, **more: Any) -> Any:
+def _run(model: Any, rows: ProbeRows, hidden: Tensor, **more: Any) -> Any:
     last = num_blocks(model) - 1
     return run_blocks(
         model,
@@ -72,7 +72,7 @@ def _run(model: Any, rows: Rows, hidden: Tensor, **more: Any) -> Any:
 
 
 @torch.no_grad()
-def _form(model: Any, rows: Rows, hidden: Tensor) -> HeadForm:
+def _form(model: Any, rows: ProbeRows, hidden: Tensor) -> HeadForm:
     head = ChunkedHead(model, "plain", _CHUNK)
     logits = _run(model, rows, hidden).logits
     plain = head.module(head.hidden(lambda: _run(model, rows, hidden)))
@@ -80,7 +80,7 @@ def _form(model: Any, rows: Rows, hidden: Tensor) -> HeadForm:
     return "plain" if same else "own"
 
 
-def _compare(model: Any, rows: Rows, hidden: Tensor, head: ChunkedHead) -> str:
+def _compare(model: Any, rows: ProbeRows, hidden: Tensor, head: ChunkedHead) -> str:
     labels = rows.labels.clone()
     labels[:, 3::4] = IGNORE
     some = replace(rows, labels=labels)

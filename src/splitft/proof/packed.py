@@ -15,7 +15,7 @@ from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.attention import attend_samples_apart
 from splitft.model.head import IGNORE, shifted
-from splitft.model.layout import Form, form_of
+from splitft.model.layout import BatchLayout, form_of
 from splitft.model.window import eval_mode, num_blocks, run_blocks
 from splitft.proof.compare import ServerInputs, compared_parameters, make_rows
 from splitft.proof.trial import finite_random_model
@@ -116,7 +116,7 @@ def _difference_of_forms(
 
 
 def _results(
-    model: Any, samples: _Samples, form: Form, cut: int, tail: int | None, server_inputs: ServerInputs
+    model: Any, samples: _Samples, form: BatchLayout, cut: int, tail: int | None, server_inputs: ServerInputs
 ) -> dict[str, Tensor]:
     """Run front, trunk and, with `tail`, the last blocks, forward and back; all by (tokens, …)."""
     ids, labels, end = form.batch(samples.input_ids), form.labels(samples.labels), num_blocks(model)

@@ -21,7 +21,7 @@ from splitft.model.window import count_blocks, eval_mode, install_window, num_bl
 from splitft.proof.compare import ServerInputs, kept_random_state
 from splitft.proof.head import try_head
 from splitft.proof.packed import try_padding_free
-from splitft.proof.trial import RefusedError, Trial, Wanted, finite_random_model, try_split
+from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
 
 Labels = Literal["server", "client"]
@@ -182,7 +182,7 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
     )
 
 
-def _judge(dummy: Trial, best: Trial, wanted: Wanted, labels: Labels) -> tuple[bool, str]:
+def _judge(dummy: SplitTrial, best: SplitTrial, wanted: Wanted, labels: Labels) -> tuple[bool, str]:
     if best.problems:
         exact = [cut for cut in wanted.cuts if cut not in best.problems]
         even = ""

@@ -15,8 +15,8 @@ from splitft.errors import ModelError
 from splitft.model.window import install_window
 from splitft.proof.compare import (
     Difference,
+    ProbeRows,
     Result,
-    Rows,
     ServerInputs,
     Side,
     compare,
@@ -42,7 +42,7 @@ class Wanted:
 
 
 @dataclass
-class Trial:
+class SplitTrial:
     """What the comparisons found with one way of feeding the server's embeddings."""
 
     server_inputs: ServerInputs = "dummy_ids"
@@ -59,7 +59,7 @@ class Trial:
 class _Whole:
     """The whole model's result on rows, and the noise between two identical runs' gradients."""
 
-    rows: Rows
+    rows: ProbeRows
     result: Result
     noise: float
 
@@ -68,7 +68,7 @@ class RefusedError(Exception):
     """Why nothing can be proven about a model."""
 
 
-def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[Trial, Trial]:
+def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[SplitTrial, SplitTrial]:
     """Return what dummy ids gave, and what decides: the same, or with real ids where dummy ids fail.
 
     The model is in eval mode. Raises RefusedError where the whole model cannot be measured against, and
@@ -79,14 +79,14 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[Trial, Trial]:
     for whole in wholes:
         at_cut = whole.result.at_cut
         at_cut.update({cut: gradient.movedim(axes, (0, 1)) for cut, gradient in at_cut.items()})
-    dummy = Trial("dummy_ids")
+    dummy = SplitTrial("dummy_ids")
     for cut in wanted.cuts:
         _try_cut(model, wholes, dummy, wanted, cut, seed)
         if dummy.problems:
             break
     if not dummy.problems:
         return dummy, dummy
-    real = Trial("input_ids")
+    real = SplitTrial("input_ids")
     for cut in wanted.cuts:
         _try_cut(model, wholes, real, wanted, cut, seed)
     return dummy, real
@@ -108,7 +108,9 @@ def is_finite(model: Any, seed: int) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(run_whole(model, rows, ())))
 
 
-def _try_cut(model: Any, wholes: list[_Whole], trial: Trial, wanted: Wanted, cut: int, seed: int) -> None:
+def _try_cut(
+    model: Any, wholes: list[_Whole], trial: SplitTrial, wanted: Wanted, cut: int, seed: int
+) -> None:
     tail = wanted.tail if wanted.tail is not None and cut < wanted.tail else None
     problem = ""
     try:
@@ -129,7 +131,7 @@ def _try_cut(model: Any, wholes: list[_Whole], trial: Trial, wanted: Wanted, cut
         trial.problems[cut] = problem
 
 
-def _compare(model: Any, wholes: list[_Whole], trial: Trial, cut: int, tail: int | None) -> str:
+def _compare(model: Any, wholes: list[_Whole], trial: SplitTrial, cut: int, tail: int | None) -> str:
     problem = ""
     for whole in wholes:
         split = run_split(model, whole.rows, cut, tail, trial.server_inputs)

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
-from splitft.engines.network.aggregator_process import UPDATES, Averager
+from splitft.engines.network.aggregator_process import UPDATES, AggregatorProcess
 from splitft.engines.network.control import Welcome, client_names
 from splitft.engines.network.gate import SLACK
-from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
@@ -58,17 +58,19 @@ def serve_averages(
     with console.status(f"reading the shapes of {job.model_name_or_path}"):
         model = model_shapes(job)
         layout = inject_adapters(job, model)[0].layout
-    door = Door(
+    door = Admission(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},
         certs is not None,
-        Audit(check_output_dir(folder, new=False), lambda text: notice(console, text)),
+        AuditLog(check_output_dir(folder, new=False), lambda text: notice(console, text)),
     )
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
-    desk = Averager(job, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t))
+    desk = AggregatorProcess(
+        job, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t)
+    )
     try:
         end = desk.serve()
     finally:

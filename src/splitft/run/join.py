@@ -30,7 +30,7 @@ MAX_PAYLOAD = (
 )  # of what a server may send: a client trusts it with its training, and has room for that
 
 
-class Joining:
+class ClientSetup:
     """Makes a client out of what the server tells: its job, and which modules have LoRA."""
 
     def __init__(self, name: str, data: Path | None, model: str | None, console: Console) -> None:
@@ -159,7 +159,7 @@ def join(
             "whose data? name this client's file with --data, or take its share of the data set that the "
             "server's job names with --job-data"
         )
-    joining = Joining(name, data, model, console)
+    joining = ClientSetup(name, data, model, console)
     credentials = channel_credentials(server, certs, insecure, authority)
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, notice, patience)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.common.failpoints import reach
+from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.errors import DivergedError, JobError
@@ -185,7 +185,7 @@ class _Output:
             append_line(self.folder / DECISIONS, decision.to_json())
         self._decisions = len(self.parties.policy.decisions)
         append_line(self.folder / HISTORY, record.to_json())
-        reach("run.recorded")
+        failpoint("run.recorded")
         self.save()
         job = self.start.job
         if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:

@@ -15,17 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.common.failpoints import reach
+from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
-from splitft.engines.network.aggregator_link import SERVER, Averaging, Incoming, dial_aggregator, dismiss
+from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, Incoming, dial_aggregator, dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome, client_names
 from splitft.engines.network.ending import STEPS, say_farewell, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members
-from splitft.engines.network.transport.admission import Audit, Door
+from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
@@ -86,8 +86,8 @@ def serve(
     opened = open_run(job, resume=resume)
     names = client_names(job)
     secrets = tokens or (dict.fromkeys(names, token) if token else {})
-    audit = Audit(opened.folder, lambda text: notice(console, text))
-    door = Door(tuple(names), secrets, certs is not None and not tokens, audit)
+    audit = AuditLog(opened.folder, lambda text: notice(console, text))
+    door = Admission(tuple(names), secrets, certs is not None and not tokens, audit)
     dial = aggregator_dialler(job, certs, insecure, token, console) if job.network.aggregator else None
     if opened.complete:
         result = complete_run(opened, job, console)
@@ -112,7 +112,7 @@ def serve(
                 opened.folder / STEPS, json.dumps({"event": "resume", "rounds": opened.checkpoint.round})
             )
         result = run_parties(opened, start, parties, console)
-        reach("run.complete")
+        failpoint("run.complete")
     except BaseException:
         cohort.stop("the server stopped")
         raise
@@ -125,7 +125,7 @@ def tell_rest(
     folder: Path,
     address: str,
     certs: Path | None,
-    door: Door,
+    door: Admission,
     dial: Callable[[Any], Dialler] | None,
     console: Console,
 ) -> None:
@@ -156,14 +156,14 @@ def aggregator_dialler(
 
 
 def make_parties(
-    start: Assembly, address: str, certs: Path | None, door: Door, folder: Path, console: Console
+    start: Assembly, address: str, certs: Path | None, door: Admission, folder: Path, console: Console
 ) -> tuple[Parties, Listener]:
     """Set up the server's side of a run and start listening."""
     job, ledger = start.job, Ledger()
     model = start.split_model()
     steps, averaging = folder / STEPS, None
     if job.network.aggregator:
-        averaging = Averaging(job, start.slots.layout, start.num_blocks, model.device, ledger)
+        averaging = AggregatorLink(job, start.slots.layout, start.num_blocks, model.device, ledger)
     server = Server(
         model,
         job,

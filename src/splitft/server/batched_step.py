@@ -16,7 +16,7 @@ from splitft.model.joined import run_joined
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.row_adapters import RowPart, bind_rows
 from splitft.model.split_model import SplitModel, loss_token_count
-from splitft.server.served import Session, add_gradients
+from splitft.server.served import Served, add_gradients
 from splitft.wire.messages import Activations, Gradients
 
 _MOST_PADDING = 1.1  # times the tokens that the clients' batches take one by one
@@ -50,7 +50,7 @@ def plan_batches(lengths: Mapping[str, Sequence[int]], most_tokens: int) -> list
 class Waiting:
     """A client's batch, and the adapters that compute it: its own, or those that all clients share."""
 
-    session: Session
+    session: Served
     message: Activations
     trunk: TrainedAdapter
 

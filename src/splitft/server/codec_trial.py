@@ -18,7 +18,7 @@ from splitft.job import Job
 from splitft.job.sections import CodecBudgetConfig
 from splitft.lora.blocks import Adapter
 from splitft.model.layout import form_of
-from splitft.model.split_model import Place, SplitModel
+from splitft.model.split_model import SplitModel, StepId
 from splitft.server.server import Server
 from splitft.wire.codecs.registry import make_codec
 from splitft.wire.messages import Activations, Message
@@ -29,7 +29,7 @@ GRADIENTS = ("bf16", "int8", "int4", "int3", "int2")
 
 
 @dataclass(frozen=True)
-class Trial:
+class CodecTrial:
     """What a codec does to some batches.
 
     step_bytes: of a local step, on average. lost: share of the energy. loss_change: of the training loss,
@@ -52,7 +52,7 @@ class Choice:
     codec: str
     gradient_codec: str
     why: str
-    trials: tuple[Trial, ...]
+    trials: tuple[CodecTrial, ...]
 
 
 def candidates(what: Literal["activations", "gradients"], fixed: str | None) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def layout_bytes(
     return sum(part.nbytes for part in codec.layout(lengths, width))
 
 
-def choose(trials: Sequence[Trial], budget: CodecBudgetConfig) -> Choice:
+def choose(trials: Sequence[CodecTrial], budget: CodecBudgetConfig) -> Choice:
     """Return the codecs for a budget.
 
     With `step_mb` the finest pair that fits, gradients coarsened first, or the smallest pair where none does.
@@ -97,21 +97,21 @@ def choose(trials: Sequence[Trial], budget: CodecBudgetConfig) -> Choice:
     return Choice(one.codec, other.codec, f"{why}: {_told(one)}; {_told(other)}", tuple(trials))
 
 
-def _bearable(trial: Trial, budget: CodecBudgetConfig) -> bool:
+def _bearable(trial: CodecTrial, budget: CodecBudgetConfig) -> bool:
     if trial.what == "gradients":
         return trial.lost <= budget.gradient_error
     return abs(trial.loss_change or 0.0) <= budget.loss_change and trial.lost <= budget.activation_error
 
 
-def _bytes(pair: tuple[Trial, Trial]) -> float:
+def _bytes(pair: tuple[CodecTrial, CodecTrial]) -> float:
     return pair[0].step_bytes + pair[1].step_bytes
 
 
-def _place(trial: Trial, among: Sequence[Trial]) -> int:
+def _place(trial: CodecTrial, among: Sequence[CodecTrial]) -> int:
     return list(among).index(trial)
 
 
-def _told(trial: Trial) -> str:
+def _told(trial: CodecTrial) -> str:
     text = f"{trial.codec} for {trial.what}, {trial.step_bytes / 1e6:.3g} MB a step, loses {trial.lost:.2%}"
     if trial.loss_change is None or trial.direction is None:
         return text
@@ -173,11 +173,11 @@ class CodecChooser:
         """Be as `state` was taken."""
         made = state["choice"]
         self.choice = (
-            Choice(**made | {"trials": tuple(Trial(**one) for one in made["trials"])}) if made else None
+            Choice(**made | {"trials": tuple(CodecTrial(**one) for one in made["trials"])}) if made else None
         )
 
 
-def measure(server: Server, job: Job, batches: Sequence[tuple[str, Activations]]) -> list[Trial]:
+def measure(server: Server, job: Job, batches: Sequence[tuple[str, Activations]]) -> list[CodecTrial]:
     """Try every codec on these batches, as the server computes them. Needs `labels: server`."""
     trunk = _Trunk(server.model, job, server.adapter)
     plain = [
@@ -191,7 +191,7 @@ def measure(server: Server, job: Job, batches: Sequence[tuple[str, Activations]]
             for (client, message), rows in zip(batches, rounded, strict=True)
         ]
         pairs = list(zip(changed, plain, strict=True))
-        trials.append(Trial(
+        trials.append(CodecTrial(
             "activations", name, _step_bytes(job, name, "activations", batches),
             _lost([(rows, message.hidden) for rows, (_, message) in zip(rounded, batches, strict=True)]),
             sum(one.loss for one, _ in pairs) / sum(other.loss for _, other in pairs) - 1,
@@ -200,7 +200,7 @@ def measure(server: Server, job: Job, batches: Sequence[tuple[str, Activations]]
     for name in candidates("gradients", job.gradient_codec):
         rows = [(message, one.gradient) for (_, message), one in zip(batches, plain, strict=True)]
         lost = _lost([(_again(name, "gradients", message, gradient), gradient) for message, gradient in rows])
-        trials.append(Trial("gradients", name, _step_bytes(job, name, "gradients", batches), lost))
+        trials.append(CodecTrial("gradients", name, _step_bytes(job, name, "gradients", batches), lost))
     return trials
 
 
@@ -234,7 +234,7 @@ class _Trunk:
         ids = {} if message.input_ids is None else {"input_ids": form.batch(message.input_ids.long())}
         blocks = {block: tensors for block, tensors in self._adapter.items() if block >= cut}
         model.bind(blocks)
-        place = Place(client, message.round, message.step, message.micro_step, train=True)
+        place = StepId(client, message.round, message.step, message.micro_step, train=True)
         loss = model.loss(cut, place, labels=labels, loss_tokens=0, hidden=entering, **form.inputs, **ids)
         parameters = [tensor for tensors in blocks.values() for tensor in tensors.values()]
         found = torch.autograd.grad(loss, [entering, *parameters], allow_unused=True)

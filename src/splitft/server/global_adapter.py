@@ -14,11 +14,11 @@ from splitft.lora.basis import Basis, basis_between, canonical_block, truncation
 from splitft.lora.blocks import (
     Adapter,
     Layout,
-    components,
+    concat,
     flatten,
-    join,
     rank_of,
     resize,
+    slice_components,
     to_device,
     trained_tensors,
     widen,
@@ -35,7 +35,7 @@ class _Copy:
     rank: int
 
 
-class Aggregator:
+class GlobalAdapter:
     """Holds the global adapter of every block and its version (the paper's Local FedAvg Server).
 
     A block has the highest of the effective ranks at which parties hold it. Where these differ, it is kept in
@@ -143,7 +143,7 @@ class Aggregator:
         for block, new in averaged.items():
             old, have = self.adapter[block], rank_of(new)
             if self.job.aggregation == "by_rank" and have < rank_of(old):  # nobody trained these components
-                new = join([new, components(old, have, rank_of(old))])
+                new = concat([new, slice_components(old, have, rank_of(old))])
             self.adapter[block] = new
             self._version[block] += 1
             if self.job.aggregation != "freeze_a":

@@ -13,8 +13,8 @@ from splitft.lora.basis import Basis
 from splitft.lora.blocks import Adapter
 from splitft.lora.optimizer import TrainedAdapter
 from splitft.model.head import IGNORE
-from splitft.model.layout import Form, form_of
-from splitft.model.split_model import Place, SplitModel, loss_token_count
+from splitft.model.layout import BatchLayout, form_of
+from splitft.model.split_model import SplitModel, StepId, loss_token_count
 from splitft.wire.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
 
 
@@ -24,11 +24,11 @@ class _AtTail:
 
     entering: Tensor  # (batch, seq, hidden) at the cut
     leaving: Tensor  # (batch, seq, hidden) at the tail, or the loss; with its graph
-    form: Form
+    form: BatchLayout
 
 
 @dataclass
-class Session:
+class Served:
     """What the server knows of one client, and the batch of it that is under way.
 
     Raises ValueError where a message does not fit the session.
@@ -57,7 +57,7 @@ class Session:
 
     def train(self, message: Activations, trunk: TrainedAdapter) -> Message:
         """Run the trunk forward and back to the cut; with `labels: client` forward only, to the tail."""
-        place = Place(self.client, message.round, message.step, message.micro_step, train=True)
+        place = StepId(self.client, message.round, message.step, message.micro_step, train=True)
         form, inputs = self._inputs(message)
         entering = form.batch(message.hidden).requires_grad_(self.job.train_front)
         self.model.bind(trunk.blocks)
@@ -78,7 +78,7 @@ class Session:
         now = self.at_tail.pop(message.micro_step, None)
         if now is None:
             raise ValueError(f"{self.client} sent a tail gradient, but nothing waits for one")
-        place = Place(self.client, message.round, message.step, message.micro_step, train=True)
+        place = StepId(self.client, message.round, message.step, message.micro_step, train=True)
         self.model.bind(trunk.blocks)  # for recomputed blocks
         gradient = now.form.batch(message.gradient).to(now.leaving.dtype)
         return self._backward(trunk, place, now, gradient, message.loss, message.loss_tokens)
@@ -86,7 +86,7 @@ class Session:
     def _backward(
         self,
         trunk: TrainedAdapter,
-        place: Place,
+        place: StepId,
         now: _AtTail,
         gradient: Tensor | None,
         loss: float,
@@ -105,7 +105,7 @@ class Session:
 
     def evaluate(self, message: Activations, adapter: Adapter) -> Message:
         """Return the sums over held-out rows, or with `labels: client` where the tail begins."""
-        place = Place(self.client, message.round, message.step, 0, train=False)
+        place = StepId(self.client, message.round, message.step, 0, train=False)
         form, inputs = self._inputs(message)
         inputs["hidden"] = form.batch(message.hidden)
         self.model.bind({b: a for b, a in adapter.items() if self.cut <= b < self.tail_start})
@@ -117,7 +117,7 @@ class Session:
         own = form.batch(labels, fill=IGNORE)
         return self.model.metrics(self.cut, place, labels=form.labels(labels), own=own, **inputs)
 
-    def _inputs(self, message: Activations) -> tuple[Form, dict[str, Tensor]]:
+    def _inputs(self, message: Activations) -> tuple[BatchLayout, dict[str, Tensor]]:
         """Return the batch's form, and with what it tells the real ids where later blocks read them."""
         form = form_of(message.lengths, self.model.device, self.job.padding_free)
         ids = self.ids_of(message)

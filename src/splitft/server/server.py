@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from splitft.common.failpoints import reach
+from splitft.common.failpoints import failpoint
 from splitft.common.state import State
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, rank_of, trained_specs
@@ -19,8 +19,8 @@ from splitft.lora.robust import Contribution
 from splitft.model.split_model import SplitModel
 from splitft.server.average import SHARED, Contributions, average_blocks, client_contributions
 from splitft.server.batched_step import Waiting, train_in_batches
-from splitft.server.global_adapter import Aggregator
-from splitft.server.served import Session
+from splitft.server.global_adapter import GlobalAdapter
+from splitft.server.served import Served
 from splitft.server.trunk import Trunk
 from splitft.wire.messages import (
     Activations,
@@ -35,7 +35,7 @@ from splitft.wire.messages import (
 )
 
 
-class Averager(Protocol):
+class RemoteAverage(Protocol):
     """Averages elsewhere what clients hand in there (`splitft aggregator`)."""
 
     def average(
@@ -58,19 +58,19 @@ class Server:
         adapter: Adapter,
         mean: Mean | None = None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
-        averager: Averager | None = None,
+        averager: RemoteAverage | None = None,
     ) -> None:
         self._log = log
         self.model = model
         self.job = job
         self.shared = job.server_adapter == "shared"
-        self.aggregator = Aggregator(adapter, job, model.slots.layout)
+        self.aggregator = GlobalAdapter(adapter, job, model.slots.layout)
         self.averager = averager
         self._mean = mean
         self.micro_batches: Callable[[str], int] = lambda client: 1  # of each client, in the next round
         self.batch_tokens = 0  # most tokens of several clients at once; 0: one client at a time
         self.metrics: dict[str, Metrics] = {}
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, Served] = {}
         self._trunks: dict[str, Trunk] = {}
         self._marks: dict[str, State] = {}
         self._contributions: dict[int, dict[str, Contribution]] = defaultdict(dict)  # block, holder
@@ -142,7 +142,7 @@ class Server:
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Answer one message of each client named; with a shared trunk, of the whole cohort at once."""
-        reach("server.step")
+        failpoint("server.step")
         train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
         self._take_norms(train)
         rows = {c: message.batch_tokens or sum(message.lengths) for c, message in train.items()}
@@ -175,7 +175,7 @@ class Server:
         Sums go in the clients' order, whether a client or its trunk holds the block, and a shared trunk comes
         last: where the cuts are is then not seen in the last bit, either.
         """
-        reach("server.aggregate")
+        failpoint("server.aggregate")
         trained = {client: session for client, session in self._sessions.items() if session.rows}
         for key in dict.fromkeys(self._key(client) for client in trained):
             members = [session for client, session in trained.items() if self._key(client) == key]
@@ -254,7 +254,7 @@ class Server:
             self._trunks[key].trained.load_state(self._marks[key], self.model.device)
         for client in clients:
             old = self._sessions[client]
-            self._sessions[client] = Session(
+            self._sessions[client] = Served(
                 client, self.model, self.job, old.cut, old.returning, micro_batches=old.micro_batches
             )
             self.metrics.pop(client, None)
@@ -294,9 +294,9 @@ class Server:
         metrics, self.metrics = self.metrics, {}
         return metrics
 
-    def _session(self, client: str) -> Session:
+    def _session(self, client: str) -> Served:
         if client not in self._sessions:
-            self._sessions[client] = Session(client, self.model, self.job)
+            self._sessions[client] = Served(client, self.model, self.job)
         return self._sessions[client]
 
     def _key(self, client: str) -> str:

@@ -11,7 +11,7 @@ from splitft.job import Job
 from splitft.lora.blocks import Adapter, rank_of, resize
 from splitft.lora.moments import Moments, rebase, resize_moments
 from splitft.lora.optimizer import TrainedAdapter, learning_rates, total_norm
-from splitft.server.global_adapter import Aggregator
+from splitft.server.global_adapter import GlobalAdapter
 
 
 @dataclass
@@ -36,12 +36,12 @@ class Trunk:
         self._waiting: _Waiting | None = None
         self._learning_rate = learning_rates(job)
 
-    def load(self, aggregator: Aggregator, ranks: Mapping[int, int]) -> None:
+    def load(self, aggregator: GlobalAdapter, ranks: Mapping[int, int]) -> None:
         """Hold these blocks of the global adapter, {block: effective rank}, with their optimizer state."""
         bases = aggregator.take(self.name, list(ranks))
         self.trained.load({b: resize(aggregator.adapter[b], rank) for b, rank in ranks.items()}, bases)
 
-    def moments(self, aggregator: Aggregator, blocks: Iterable[int]) -> dict[int, Moments]:
+    def moments(self, aggregator: GlobalAdapter, blocks: Iterable[int]) -> dict[int, Moments]:
         """Return the optimizer state of blocks about to leave, in the basis of the global adapter."""
         leaving: dict[int, Moments] = {}
         for block in blocks:

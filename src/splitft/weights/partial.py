@@ -55,14 +55,14 @@ def partial_class(model_class: Any, held: Collection[int], *, head: bool, embedd
     tied head needs it.
     """
 
-    class Part(model_class):  # type: ignore[misc]
+    class HeldPart(model_class):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
             drop_parts(self, held, head=head, embeddings=embeddings)
 
     for name in ("__name__", "__qualname__", "__module__"):
-        setattr(Part, name, getattr(model_class, name))
-    return Part
+        setattr(HeldPart, name, getattr(model_class, name))
+    return HeldPart
 
 
 def drop_parts(model: Any, held: Collection[int], *, head: bool, embeddings: bool) -> None:

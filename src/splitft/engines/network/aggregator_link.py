@@ -88,7 +88,7 @@ class Desk:
         self._dialler.close(0)
 
 
-class Averaging:
+class AggregatorLink:
     """The server's way to the aggregator, once it is opened.
 
     wake, pump: pump takes in what comes from clients for a while, or until it is woken. expel: is told of

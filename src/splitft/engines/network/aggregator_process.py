@@ -35,7 +35,7 @@ from splitft.wire.messages import AdapterUp, wire_size
 UPDATES = "updates"
 
 
-class Averager:
+class AggregatorProcess:
     """Keeps the last update of every client, and averages when the server asks. notice: is told in words."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The network engine at the server: clients as a `Cohort`, wherever they are and however often they are lost.
+"""The network engine at the server: clients of other machines as a `CohortRole`.
 
 A client that is lost and comes back takes the round's steps again from their start, and with it all who
 share its trunk; one that stays away is left out as if it had not been a member. (ours)
@@ -15,7 +15,7 @@ from typing import Any
 
 from splitft.common.state import State
 from splitft.devices.steps import StateSeconds
-from splitft.engines.network.aggregator_link import Averaging
+from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import (
     EVALUATION,
     Control,
@@ -30,9 +30,9 @@ from splitft.engines.network.control import (
 )
 from splitft.engines.network.ending import SHORT_SECONDS, say_farewell
 from splitft.engines.network.members import Members
-from splitft.engines.network.script import EVAL_IN_FLIGHT, Script, evaluation_script
+from splitft.engines.network.script import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.timing import step_seconds
-from splitft.engines.network.turn import Turn
+from splitft.engines.network.turn import TrunkTransaction
 from splitft.job import Job
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import best_parts
@@ -42,7 +42,7 @@ from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerStat
 class NetworkCohort:
     """Clients behind a listener, in the order of their names in the job."""
 
-    def __init__(self, members: Members, job: Job, averaging: Averaging | None = None) -> None:
+    def __init__(self, members: Members, job: Job, averaging: AggregatorLink | None = None) -> None:
         self.members = members
         self.job = job
         self.averaging = averaging  # where adapters go that do not come here
@@ -122,11 +122,13 @@ class NetworkCohort:
                 self.members.pump()
         self.members.on_return = lambda name: None
 
-    def _turn(self, names: list[str], round_: int) -> Turn:
+    def _turn(self, names: list[str], round_: int) -> TrunkTransaction:
         recovery = self.members.recovery
-        return Turn(names, round_, self.job, self.members.send, recovery.rewind, recovery.micro_batches_of)
+        return TrunkTransaction(
+            names, round_, self.job, self.members.send, recovery.rewind, recovery.micro_batches_of
+        )
 
-    def _ready(self, turns: Iterable[Turn]) -> dict[str, Message]:
+    def _ready(self, turns: Iterable[TrunkTransaction]) -> dict[str, Message]:
         """Return what waits for the server: of one turn, or of all where it may compute clients together."""
         ready: dict[str, Message] = {}
         for turn in sorted(dict.fromkeys(turns), key=lambda turn: turn.served):
@@ -134,7 +136,7 @@ class NetworkCohort:
                 ready |= turn.ready() or {}
         return ready
 
-    def _measure(self, turn: Turn) -> None:
+    def _measure(self, turn: TrunkTransaction) -> None:
         """Tell what a step took each client, for policies that go by it."""
         for name in turn.names if self.job.splits_model else ():
             if name in turn.worked:
@@ -154,7 +156,7 @@ class NetworkCohort:
             self.job.per_device_train_batch_size, client / steps, link / steps, server / steps, clients
         )
 
-    def _on_the_way(self, turn: Turn) -> list[str]:
+    def _on_the_way(self, turn: TrunkTransaction) -> list[str]:
         """Those whose adapters have been sent, and have not arrived where they are averaged."""
         if self.averaging is None:
             return []
@@ -169,7 +171,7 @@ class NetworkCohort:
                 waiting.append(name)
         return waiting
 
-    def _leave_out(self, turns: dict[str, Turn], deadline: float) -> float:
+    def _leave_out(self, turns: dict[str, TrunkTransaction], deadline: float) -> float:
         """Go on without members that are given up, or are late where there are enough others.
 
         Returns the deadline, which is a new one where others take their steps again.
@@ -206,7 +208,7 @@ class NetworkCohort:
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
         """Have the members evaluate their held-out rows; yield what they send as it comes."""
         left = list(members)
-        scripts: dict[str, Script] = {}  # of those that have begun
+        scripts: dict[str, MessageOrder] = {}  # of those that have begun
         self.members.evaluating = True
         deadline = self._deadline()
         late: list[str] = []
@@ -244,10 +246,10 @@ class NetworkCohort:
                 self.members.pump()
         self.members.on_return = lambda name: None
 
-    def _script(self, name: str, round_: int) -> Script:
+    def _script(self, name: str, round_: int) -> MessageOrder:
         rows = self.members.all[name].eval_rows
         lines = evaluation_script(self.job, rows)
-        return Script(self.job, lines, round_, train=False, in_flight=EVAL_IN_FLIGHT)
+        return MessageOrder(self.job, lines, round_, train=False, in_flight=EVAL_IN_FLIGHT)
 
     def _accepted(self, name: str, check: Callable[[Any], None], message: Message | Control) -> bool:
         """Whether a message may come now; a client that sends another takes part no more."""

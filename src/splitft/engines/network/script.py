@@ -26,7 +26,7 @@ def evaluation_script(job: Job, eval_rows: int) -> Iterator[Line]:
         yield Activations if job.splits_model else Metrics, start, 0
 
 
-class Script:
+class MessageOrder:
     """Follows what one client sends in one turn or evaluation.
 
     in_flight: activations that it may have sent before the first of them has been answered to the end.

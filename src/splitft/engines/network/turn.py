@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from splitft.engines.network.control import Control, Started, Train, Worked
-from splitft.engines.network.script import Script, training_script
+from splitft.engines.network.script import MessageOrder, training_script
 from splitft.engines.network.timing import check_worked
 from splitft.job import Job
 from splitft.wire.messages import KINDS, AdapterUp, Message
@@ -14,7 +14,7 @@ from splitft.wire.messages import KINDS, AdapterUp, Message
 Send = Callable[[str, Control], None]
 
 
-class Turn:
+class TrunkTransaction:
     """One client, or all that share a trunk. rewind: takes their trunk back to where the turn began."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Turn:
         self._rewind = rewind
         self._micro_batches = micro_batches
         self._attempt = 0
-        self._scripts: dict[str, Script] = {}  # of those that have begun this attempt
+        self._scripts: dict[str, MessageOrder] = {}  # of those that have begun this attempt
         self._inbox: dict[str, deque[Message]] = {}
         self._begin()
 
@@ -61,7 +61,7 @@ class Turn:
                 steps = self._job.gradient_accumulation_steps * parts
                 lines = training_script(self._job, steps)
                 ahead = parts + self._job.max_staleness * steps
-                self._scripts[name] = Script(self._job, lines, self._round, train=True, in_flight=ahead)
+                self._scripts[name] = MessageOrder(self._job, lines, self._round, train=True, in_flight=ahead)
         elif name in self._scripts:
             if isinstance(message, Worked):
                 check_worked(message)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.lora.blocks import Adapter
-from splitft.model.split_model import Place
+from splitft.model.split_model import StepId
 from splitft.run.baselines.local_only import LocalOnlyCohort
 from splitft.run.baselines.whole import WholeClient
 from splitft.wire.ledger import Ledger
@@ -45,7 +45,7 @@ class CentralCohort(LocalOnlyCohort):
         for step in range(self.job.local_steps):
             for number in range(len(members)):
                 for micro in range(self.job.gradient_accumulation_steps):
-                    place = Place(POOLED, round_, step * len(members) + number, micro, train=True)
+                    place = StepId(POOLED, round_, step * len(members) + number, micro, train=True)
                     yield self._sent({POOLED: self.pooled.train_step(place, step)})
 
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:

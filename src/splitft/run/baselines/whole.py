@@ -9,7 +9,7 @@ from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.history import RoundRecord
 from splitft.lora.optimizer import global_step, total_norm
-from splitft.model.split_model import Place, loss_token_count
+from splitft.model.split_model import StepId, loss_token_count
 from splitft.wire.messages import LocalLoss, Message
 
 
@@ -22,9 +22,9 @@ class WholeClient(Client):
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
         """Train on the next micro-batch; after the last of a step, take it."""
-        return self.train_step(Place(self.name, round_, step, micro_step, train=True), step)
+        return self.train_step(StepId(self.name, round_, step, micro_step, train=True), step)
 
-    def train_step(self, place: Place, step: int) -> LocalLoss:
+    def train_step(self, place: StepId, step: int) -> LocalLoss:
         """Train on the next micro-batch. step: the local step that the learning rate follows."""
         chosen = self._next_micro_batch(place.micro_step)
         batch, loss_tokens = chosen.batch, chosen.loss_tokens

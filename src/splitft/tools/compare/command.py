@@ -11,7 +11,7 @@ from splitft.common.files import write_atomically
 from splitft.errors import JobError
 from splitft.job import Job, load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
-from splitft.tools.compare.plan import Variant, name_variants, plan_variants, problems_of, seeds_of
+from splitft.tools.compare.plan import PlannedVariant, name_variants, plan_variants, problems_of, seeds_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.tools.report.command import NAME, check_replaceable
 
@@ -71,7 +71,7 @@ def plan_comparison(
     vary: Sequence[str] = (),
     seeds: int = 1,
     parallel: int = 1,
-) -> list[Variant]:
+) -> list[PlannedVariant]:
     """Return the variants that `splitft compare` is asked for. Raises JobError with every problem."""
     from splitft.cuts import policy_names
 

@@ -21,7 +21,7 @@ _DIGITS = 10  # of the hash in a run's name
 
 
 @dataclass(frozen=True)
-class Variant:
+class PlannedVariant:
     """One arm with one seed. run: the name of the run that it needs; equal jobs share a run.
 
     job: complete, but for output_dir, which is the store's to choose.
@@ -36,13 +36,13 @@ class Variant:
 
 def plan_variants(
     source: str, overrides: Sequence[str], arms: Sequence[Arm], seeds: Sequence[int]
-) -> list[Variant]:
+) -> list[PlannedVariant]:
     """Return the variants, by arm, then by seed.
 
     source: a job file or a recipe; overrides: `key=value` texts that all variants share. An arm's keys win
     over both, and the seed over all. Raises JobError with every problem of every variant's job at once.
     """
-    variants: list[Variant] = []
+    variants: list[PlannedVariant] = []
     problems: dict[str, list[str]] = {}
     for arm in arms:
         for seed in seeds:
@@ -54,7 +54,7 @@ def plan_variants(
                     labels = problems.setdefault(problem, [])
                     labels += [arm.label] if arm.label not in labels else []
             else:
-                variants.append(Variant(arm.label, dict(arm.overrides), seed, job, run_name(job)))
+                variants.append(PlannedVariant(arm.label, dict(arm.overrides), seed, job, run_name(job)))
     if problems:
         lines = [f"{some(labels)}: {problem}" for problem, labels in problems.items()]
         raise JobError("\n  ".join([f"{source}: not every variant is a job; nothing was started", *lines]))
@@ -68,7 +68,7 @@ def check_names(job: Job) -> None:
     check_devices(job)
 
 
-def name_variants(variants: Sequence[Variant]) -> list[Variant]:
+def name_variants(variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:
     """Return the variants with the labels that the report gives them: what sets their jobs apart."""
     jobs = {variant.label: flat(variant.job) for variant in variants}
     labels = make_labels(list(jobs.values()), differing_keys(list(jobs.values())))
@@ -84,9 +84,9 @@ def flat(job: Job) -> dict[str, Any]:
     return values
 
 
-def distinct_runs(variants: Sequence[Variant]) -> dict[str, Variant]:
+def distinct_runs(variants: Sequence[PlannedVariant]) -> dict[str, PlannedVariant]:
     """Return {run: the first variant that needs it}, in order."""
-    runs: dict[str, Variant] = {}
+    runs: dict[str, PlannedVariant] = {}
     for variant in variants:
         runs.setdefault(variant.run, variant)
     return runs

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from splitft.common.files import write_atomically
 from splitft.errors import OutputError
-from splitft.tools.compare.plan import Variant, distinct_runs
+from splitft.tools.compare.plan import PlannedVariant, distinct_runs
 from splitft.tools.compare.processes import Task, reason_of, run_tasks
 from splitft.tools.compare.store import Store, open_store, prepare_run, run_state
 
@@ -27,14 +27,14 @@ class SweepResult:
     (exit code, reason)}. new: the runs that were started now.
     """
 
-    variants: tuple[Variant, ...]
+    variants: tuple[PlannedVariant, ...]
     folders: dict[str, Path]
     failed: dict[str, tuple[int, str]]
     new: tuple[str, ...]
 
 
 def run_sweep(
-    variants: Sequence[Variant], out: Path, *, index: Path, parallel: int, console: Console
+    variants: Sequence[PlannedVariant], out: Path, *, index: Path, parallel: int, console: Console
 ) -> SweepResult:
     """Make the runs that the variants need and that `out` does not hold yet; write the index.
 
@@ -76,7 +76,7 @@ def run_sweep(
     return SweepResult(tuple(variants), folders, failed, tuple(missing))
 
 
-def write_index(path: Path, store: Store, variants: Sequence[Variant]) -> None:
+def write_index(path: Path, store: Store, variants: Sequence[PlannedVariant]) -> None:
     """Write which run belongs to which variant; paths are below the folder of the comparison."""
     path.parent.mkdir(parents=True, exist_ok=True)
     index = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splitft.errors import ModelError
 from splitft.lora.blocks import BlockAdapter, pairs, rank_of
-from splitft.model.split_model import Place, SplitModel, loss_token_count
+from splitft.model.split_model import SplitModel, StepId, loss_token_count
 from splitft.model.window import run_blocks
 from splitft.run.prepare import Assembly, inject_adapters
 from splitft.weights.load import base_dtype
@@ -46,7 +46,7 @@ class ShapeModel(SplitModel):
         self,
         start: int,
         stop: int,
-        place: Place,
+        place: StepId,
         *,
         hidden: Tensor | None = None,
         input_ids: Tensor | None = None,
@@ -58,14 +58,14 @@ class ShapeModel(SplitModel):
             hidden = torch.zeros(*input_ids.shape, self.hidden_size, dtype=self.dtype)
         return hidden + self._nothing(start, stop).to(hidden.dtype)
 
-    def loss(self, start: int, place: Place, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
+    def loss(self, start: int, place: StepId, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
         """Return a loss of zero, whose gradients are zeros."""
         output = self.run(start, self.num_blocks, place, **inputs)
         loss: Tensor = output.flatten()[0].float() * 0
         return loss
 
     def metrics(
-        self, start: int, place: Place, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
+        self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
     ) -> Metrics:
         """Return the counts of tokens, and nothing learned."""
         known = labels if own is None else own

@@ -17,7 +17,7 @@ AUDIT = "audit.jsonl"
 MOST_LINES = 10_000  # of one server process: nobody fills the disk by knocking
 
 
-class Audit:
+class AuditLog:
     """Writes down who was refused, when and why, in `audit.jsonl`; no secrets, and no text of a client."""
 
     def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
@@ -36,7 +36,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Door:
+class Admission:
     """names: of the clients. tokens: the secret of each, the same for all or its own; empty for none.
 
     by_certificate: a client's name must be its certificate's. Where each client has a secret of its own, a
@@ -46,7 +46,7 @@ class Door:
     names: tuple[str, ...]
     tokens: Mapping[str, str]
     by_certificate: bool
-    audit: Audit
+    audit: AuditLog
 
     def admit(self, hello: Hello, identity: Identity) -> Refused | None:
         """Return why a client may not come in, None where it may."""

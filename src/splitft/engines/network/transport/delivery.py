@@ -20,7 +20,7 @@ class ViolationError(Exception):
     """The other end does what no correct one would; the session must be given up."""
 
 
-class Session:
+class Delivery:
     """One end. max_payload: bytes of the largest payload that may come."""
 
     def __init__(self, max_payload: int) -> None:

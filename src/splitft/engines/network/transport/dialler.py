@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import grpc
 
 from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.transport.delivery import BrokenError, Session
+from splitft.engines.network.transport.delivery import BrokenError, Delivery
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link
 from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
@@ -166,7 +166,7 @@ class Dialler:
                 raise BrokenError("the server did not welcome this client")
             if self._link is None or answer.session != self._session:
                 self._session = answer.session
-                self._link = Link(Session(self._max_payload), self._sink.put, "client")
+                self._link = Link(Delivery(self._max_payload), self._sink.put, "client")
                 self._sink.put(answer)
             self._tell("")
             try:

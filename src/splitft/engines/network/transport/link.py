@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from splitft.common.failpoints import reach
-from splitft.engines.network.transport.delivery import BrokenError, Session, ViolationError
+from splitft.common.failpoints import failpoint
+from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 
 BEAT_SECONDS = 2.0  # a sign of life is sent at least this often
@@ -26,7 +26,7 @@ class Link:
     """
 
     def __init__(
-        self, session: Session, deliver: Callable[[bytes], None], place: str, room: Room | None = None
+        self, session: Delivery, deliver: Callable[[bytes], None], place: str, room: Room | None = None
     ) -> None:
         self.session = session
         self.queued_bytes = 0  # of pieces, for this connection, and not yet written
@@ -93,7 +93,7 @@ class Link:
                 raise BrokenError(f"nothing came for {SILENCE_SECONDS:g} seconds") from None
             except (EOFError, ValueError) as error:
                 raise BrokenError(str(error) or "the connection ended") from None
-            action = reach(f"{self._place}.take") if frame.kind is Kind.DATA else None
+            action = failpoint(f"{self._place}.take") if frame.kind is Kind.DATA else None
             if action == "drop":
                 continue
             for _ in range(2 if action == "duplicate" else 1):
@@ -110,7 +110,7 @@ class Link:
                 if done:
                     waiting = asyncio.ensure_future(outgoing.get())
                 data = replace(frame, received=self.session.received).encode()
-                action = reach(f"{self._place}.send") if frame.kind is Kind.DATA else None
+                action = failpoint(f"{self._place}.send") if frame.kind is Kind.DATA else None
                 if action == "drop":
                     self.queued_bytes -= len(frame.piece)
                     continue

@@ -20,10 +20,10 @@ from typing import Any
 import grpc
 
 from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.transport.delivery import Session, ViolationError
+from splitft.engines.network.transport.delivery import Delivery, ViolationError
 from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
 from splitft.engines.network.transport.link import Link
-from splitft.engines.network.transport.tls_front import MOST_STRANGERS, STRANGER_BYTES, Audit, Front
+from splitft.engines.network.transport.tls_front import MOST_STRANGERS, STRANGER_BYTES, Audit, TlsFront
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"
@@ -139,7 +139,7 @@ class Listener:
         self._admit = admit
         self._welcome = welcome
         self._max_payload = max_payload
-        self._front = Front(certs, audit, client_certs)
+        self._front = TlsFront(certs, audit, client_certs)
         self._by_certificate = certs is not None and client_certs
         self._peers: dict[str, _Peer] = {}
         self._expelled: dict[str, str] = {}
@@ -337,7 +337,7 @@ class Listener:
         async def room() -> None:
             await made.room.wait()
 
-        link = Link(Session(self._max_payload), deliver, "server", room)
+        link = Link(Delivery(self._max_payload), deliver, "server", room)
         made = _Peer(hello.process, session, link)
         made.room.set()
         self._peers[hello.name] = made

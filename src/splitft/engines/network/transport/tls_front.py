@@ -62,7 +62,7 @@ class _Connection:
     stranger: bool = True
 
 
-class Front:
+class TlsFront:
     """Listens at an address and passes on to a port of this machine.
 
     folder: the server's certificates; None: no TLS. client_certs: whether clients must have one.

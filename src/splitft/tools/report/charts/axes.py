@@ -55,7 +55,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ChartFrame:
     """Where to draw: scales of both axes, and what is drawn around them."""
 
     x: Scale
@@ -64,7 +64,7 @@ class Frame:
     marks: Markup
 
 
-def frame(x: Range, y: Range, plot_height: float = 190.0) -> Frame:
+def frame(x: Range, y: Range, plot_height: float = 190.0) -> ChartFrame:
     """Return the frame of a chart of lines: y's name above, its ticks at the left, x below."""
     top, bottom = LINE + 12, LINE + 12 + plot_height
     y_scale = Scale(y.low, y.high, bottom, top, y.log, y.whole)
@@ -77,7 +77,7 @@ def frame(x: Range, y: Range, plot_height: float = 190.0) -> Frame:
         marks.append(element("line", x1=left, x2=x_scale.end, y1=at, y2=at, class_="grid"))
         marks.append(text(left - 6, at + 0.36 * FONT, label, "end"))
     marks.append(below)
-    return Frame(x_scale, y_scale, bottom + 2 * LINE + 8, Markup("").join(marks))
+    return ChartFrame(x_scale, y_scale, bottom + 2 * LINE + 8, Markup("").join(marks))
 
 
 def bottom_axis(

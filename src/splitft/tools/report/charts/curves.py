@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from splitft.tools.report.charts.axes import LOG_FROM, Frame, Range, frame
+from splitft.tools.report.charts.axes import LOG_FROM, ChartFrame, Range, frame
 from splitft.tools.report.charts.svg import chart, element, path
 from splitft.tools.report.units import figure
 
@@ -89,19 +89,19 @@ def _label(name: str, unit: str, log: bool) -> str:
     return f"{name} ({unit}{', log scale' if log else ''})"
 
 
-def _places(curve: Curve, box: Frame, values: Sequence[float]) -> list[tuple[float, float]]:
+def _places(curve: Curve, box: ChartFrame, values: Sequence[float]) -> list[tuple[float, float]]:
     pairs = zip(curve.x, values, strict=True)
     return [(box.x(x), box.y(y)) for x, y in pairs if x > 0 or not box.x.log]
 
 
-def _band(curve: Curve, box: Frame) -> Markup:
+def _band(curve: Curve, box: ChartFrame) -> Markup:
     if curve.low == curve.high:
         return Markup("")
     edge = _places(curve, box, curve.high) + _places(curve, box, curve.low)[::-1]
     return path(edge, closed=True, class_=f"band v{curve.style % 7}")
 
 
-def _line(curve: Curve, box: Frame, x_unit: str, y_unit: str, width: float) -> Markup:
+def _line(curve: Curve, box: ChartFrame, x_unit: str, y_unit: str, width: float) -> Markup:
     colour = f"v{curve.style % 7}"
     places = _places(curve, box, curve.y)
     marks = [path(places, class_=f"line {colour} d{curve.style // 7 % 4}", stroke_width=width)]
