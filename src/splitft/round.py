@@ -1,4 +1,4 @@
-"""The run, read top to bottom. It knows two roles, `ServerRole` and `CohortRole`, and no engine that joins them."""
+"""The run, read top to bottom. Two roles, `ServerRole` and `CohortRole`, and no engine that joins them."""
 
 from __future__ import annotations
 
