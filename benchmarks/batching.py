@@ -28,7 +28,7 @@ from splitft.lora.blocks import initial_adapter
 from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.batched import prove_batching
-from splitft.run.batching import most_tokens
+from splitft.running.batching import most_tokens
 from splitft.server.server import Server
 from splitft.wire.messages import Activations, Gradients, Message
 

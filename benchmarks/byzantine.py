@@ -40,8 +40,8 @@ from splitft.lora.blocks import BlockAdapter, flatten, rank_of, resize, trained_
 from splitft.lora.robust import OUTLIER
 from splitft.model.split_model import SplitModel
 from splitft.round import run_rounds
-from splitft.run.parties import make_parties
-from splitft.run.prepare import Assembly, assemble
+from splitft.running.parties import make_parties
+from splitft.running.prepare import Assembly, assemble
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState
 

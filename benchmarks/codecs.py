@@ -23,8 +23,8 @@ from rich.console import Console
 from torch import Tensor
 
 from splitft import load_job
-from splitft.run.parties import make_parties
-from splitft.run.prepare import assemble
+from splitft.running.parties import make_parties
+from splitft.running.prepare import assemble
 from splitft.wire.codecs import Codec, make_codec
 from splitft.wire.messages import Activations, Gradients
 

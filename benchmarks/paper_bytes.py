@@ -30,7 +30,7 @@ from rich.console import Console
 
 from splitft import Job, run
 from splitft.common.quiet import quiet_libraries
-from splitft.run.prepare import assemble
+from splitft.running.prepare import assemble
 from splitft.tools.plan.dry import dry_run
 
 TOLERANCE = 0.1  # MiB

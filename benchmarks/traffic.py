@@ -32,7 +32,7 @@ from rich.console import Console
 
 from splitft import Job, load_job
 from splitft.data import train_stream
-from splitft.run.prepare import Assembly, assemble
+from splitft.running.prepare import Assembly, assemble
 from splitft.tools.plan.dry import dry_run
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
@@ -142,7 +142,7 @@ def small_model(folder: Path, like: str) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from splitft.run.fallback import resolve_sources
+    from splitft.running.fallback import resolve_sources
     from splitft.weights.load import load_config, load_tokenizer
 
     job, _ = resolve_sources(load_job("quickstart", [f"model_name_or_path={like}"]))
@@ -160,8 +160,8 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     from concurrent.futures import ThreadPoolExecutor
     from threading import Event
 
-    from splitft.run.join import join
-    from splitft.run.serve import client_names, serve
+    from splitft.running.join import join
+    from splitft.running.serve import client_names, serve
     from tcp_proxy import Proxy
 
     names, proxies, listening = client_names(job), list[Proxy](), Event()

@@ -16,8 +16,8 @@ from splitft.engines.network.control import End
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
-from splitft.run.join import MAX_PAYLOAD, ClientSetup
-from splitft.run.serve import serve
+from splitft.running.join import MAX_PAYLOAD, ClientSetup
+from splitft.running.serve import serve
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]

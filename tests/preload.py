@@ -8,7 +8,7 @@ for name in (
     "transformers.models.llama.modeling_llama",
     "splitft.launch.cli",
     "splitft.engines.network.aggregator_process",
-    "splitft.run.join",
-    "splitft.run.serve",
+    "splitft.running.join",
+    "splitft.running.serve",
 ):
     import_module(name)

@@ -19,7 +19,7 @@ from splitft.model.slots import inject, lora_config, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head
 from splitft.round import exchange
-from splitft.run.batching import batch_tokens
+from splitft.running.batching import batch_tokens
 from splitft.server.server import Server
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Message

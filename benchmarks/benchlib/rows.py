@@ -9,7 +9,7 @@ import numpy as np
 from splitft import Job
 from splitft.data import Rows, prepare
 from splitft.job import load_job
-from splitft.run.fallback import resolve_sources
+from splitft.running.fallback import resolve_sources
 from splitft.weights.load import load_tokenizer
 
 VOCABULARY = 50257

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.proof import SplitReport, check_split
-    from splitft.run.runner import RunResult, run
+    from splitft.running.runner import RunResult, run
     from splitft.wire.codecs import Codec, register_codec
 
 
@@ -27,8 +27,8 @@ _HOME = {
     "Job": "job",
     "PartitionConfig": "job",
     "load_job": "job",
-    "run": "run.runner",
-    "RunResult": "run.runner",
+    "run": "running.runner",
+    "RunResult": "running.runner",
     "check_split": "proof",
     "SplitReport": "proof",
     "register_cut_policy": "cuts",

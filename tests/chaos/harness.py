@@ -14,7 +14,7 @@ from forks import start_command
 from splitft import Job
 from splitft.engines.network.transport.certs import add_aggregator, add_client, create_authority
 from splitft.job import dump_job
-from splitft.run.folder import is_complete
+from splitft.running.folder import is_complete
 
 SERVER, AGGREGATOR = "server", "aggregator"
 

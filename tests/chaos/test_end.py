@@ -11,7 +11,7 @@ import pytest
 from harness import AGGREGATOR, SERVER, Processes
 
 from reference import make_setting
-from splitft.run.folder import is_complete
+from splitft.running.folder import is_complete
 
 NAMES = ["client-0", "client-1"]
 COMPLETE = "run.complete"  # the server has written its results, and told nobody

@@ -17,7 +17,7 @@ from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.engines.network.aggregator_link import Desk
 from splitft.errors import NetworkError
-from splitft.run.aggregator import serve_averages
+from splitft.running.aggregator import serve_averages
 from splitft.wire.messages import AdapterUp
 from tcp_proxy import Proxy
 

@@ -29,7 +29,7 @@ from splitft import Job
 from splitft.common.failpoints import VARIABLE
 from splitft.errors import SplitFTError
 from splitft.job import dump_job
-from splitft.run.join import join
+from splitft.running.join import join
 from splitft.tools.report.command import report_command
 from splitft.wire.messages import Activations
 from tcp_proxy import Proxy

@@ -55,9 +55,9 @@ from splitft.engines.network.transport.listener import (
 )
 from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRANGER_SECONDS
 from splitft.job import dump_job
-from splitft.run.join import MAX_PAYLOAD, channel_credentials
-from splitft.run.prepare import assemble
-from splitft.run.serve import most_bytes
+from splitft.running.join import MAX_PAYLOAD, channel_credentials
+from splitft.running.prepare import assemble
+from splitft.running.serve import most_bytes
 from splitft.wire.messages import Activations, AdapterUp
 from tcp_proxy import Proxy
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from splitft.run.parties import Parties, make_parties
+from splitft.running.parties import Parties, make_parties
 
 
 @pytest.fixture
@@ -18,5 +18,5 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Parties]:
         seen.append(make_parties(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr("splitft.run.parties.make_parties", keep)
+    monkeypatch.setattr("splitft.running.parties.make_parties", keep)
     return seen

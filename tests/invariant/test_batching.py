@@ -24,9 +24,9 @@ from splitft import Job, run
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.proof.batched import prove_batching
-from splitft.run.batching import most_tokens
-from splitft.run.parties import make_parties
-from splitft.run.prepare import assemble
+from splitft.running.batching import most_tokens
+from splitft.running.parties import make_parties
+from splitft.running.prepare import assemble
 from splitft.server.batched_step import _MOST_PADDING, Waiting, plan_batches, train_together
 from splitft.wire.messages import Gradients
 from tiny import MODEL_TYPES, tiny_model

@@ -23,8 +23,8 @@ from splitft import Job, RunResult
 from splitft.data import ClientData, prepare
 from splitft.history import RoundRecord
 from splitft.round import run_rounds
-from splitft.run.parties import Parties, make_parties
-from splitft.run.prepare import assemble
+from splitft.running.parties import Parties, make_parties
+from splitft.running.prepare import assemble
 from splitft.wire.messages import Activations, AdapterUp
 
 Settings = dict[str, Any]

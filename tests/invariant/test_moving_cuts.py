@@ -15,7 +15,7 @@ from splitft.common.seeds import numpy_generator
 from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
 from splitft.lora.blocks import rank_of
-from splitft.run.parties import Parties
+from splitft.running.parties import Parties
 
 DEVICES = {
     "devices": ["slowest", "slow", "fast", "fastest"],

@@ -21,7 +21,7 @@ from splitft.common.state import pack
 from splitft.errors import DataError, JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import dump_job
-from splitft.run.parties import Parties
+from splitft.running.parties import Parties
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]

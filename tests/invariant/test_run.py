@@ -106,7 +106,7 @@ def record_messages(monkeypatch: pytest.MonkeyPatch) -> type[Wire]:
     class Recording(Wire):
         sent: list[tuple[str, str, Message, int]] = []  # noqa: RUF012 - one list a test
 
-    monkeypatch.setattr("splitft.run.parties.LocalCohort", Recording)
+    monkeypatch.setattr("splitft.running.parties.LocalCohort", Recording)
     return Recording
 
 

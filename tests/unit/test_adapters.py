@@ -29,7 +29,7 @@ from splitft.lora.blocks import (
 from splitft.lora.ranks import effective_ranks
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.window import num_blocks
-from splitft.run.export import load_adapter, save_adapter
+from splitft.running.export import load_adapter, save_adapter
 from tiny import MODEL_TYPES, tiny_model
 
 SPECS = (

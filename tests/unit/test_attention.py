@@ -16,7 +16,7 @@ from reference import make_setting
 from splitft import Job, run
 from splitft.model.attention import LONGEST, NAME, attend, use_fast_backward
 from splitft.proof import check_split
-from splitft.run.prepare import assemble
+from splitft.running.prepare import assemble
 from tiny import MODEL_TYPES, tiny_model
 
 SHAPES = [(2, 4, 4, 33, 16), (3, 6, 2, 128, 64), (1, 4, 1, 5, 8), (2, 2, 2, 1, 16)]  # batch, heads, shared, …

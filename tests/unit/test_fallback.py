@@ -17,7 +17,7 @@ import pytest
 from hub import Hub, serve
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.run.fallback import resolve_sources
+from splitft.running.fallback import resolve_sources
 from splitft.weights.hub import is_hubs_answer
 from tiny import save_tiny_model, save_to
 

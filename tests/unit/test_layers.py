@@ -12,7 +12,7 @@ import splitft
 SOURCE = Path(splitft.__file__).parent
 # Each package, or file at the root, may import those to its right; server and client do not know each other.
 LAW = (
-    "launch > tools > run > engines > round > server, client > proof > cuts > history > devices > data > "
+    "launch > tools > running > engines > round > server, client > proof > cuts > history > devices > data > "
     "weights > model > lora > wire > job > common > errors"
 )
 LAYERS = [layer.split(", ") for layer in LAW.split(" > ")]

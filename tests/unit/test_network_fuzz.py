@@ -35,7 +35,7 @@ from splitft.engines.network.transport.delivery import BrokenError, Delivery, Vi
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.model.split_model import SplitModel
-from splitft.run.prepare import Assembly, assemble
+from splitft.running.prepare import Assembly, assemble
 from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from splitft.devices import ClientTimes, RoundTimes
 from splitft.history import RoundRecord, make_record
-from splitft.run.progress import MOST_NAMED, devices_line, final_tables, moves
+from splitft.running.progress import MOST_NAMED, devices_line, final_tables, moves
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Metrics
 

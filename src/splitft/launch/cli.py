@@ -139,7 +139,7 @@ def run(
 
     loaded = load_job(job, overrides or ())  # before the heavy imports: a wrong job is told at once
     import_libraries()
-    from splitft.run.runner import run
+    from splitft.running.runner import run
 
     run(loaded, resume=resume)
 
@@ -165,7 +165,7 @@ def server(
 
     loaded = load_job(job, overrides or ())
     import_libraries()
-    from splitft.run.serve import serve
+    from splitft.running.serve import serve
 
     serve(loaded, listen, certs=certs, token=_token(token_file), insecure=insecure, resume=resume)
 
@@ -191,7 +191,7 @@ def client(
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
     import_libraries()
-    from splitft.run.join import join
+    from splitft.running.join import join
 
     join(
         server,
@@ -226,7 +226,7 @@ def aggregator(
     from splitft.job import load_job
 
     loaded = load_job(job, overrides or ())
-    from splitft.run.aggregator import serve_averages
+    from splitft.running.aggregator import serve_averages
 
     serve_averages(loaded, listen, folder=folder, certs=certs, token=_token(token_file), insecure=insecure)
 
@@ -320,7 +320,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter as a stock PEFT folder, or merged into its model."""
-    from splitft.run.export import export_command
+    from splitft.running.export import export_command
 
     export_command(run_dir, out, merge)
 

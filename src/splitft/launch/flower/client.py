@@ -12,7 +12,7 @@ from splitft.engines.network.site import Site
 from splitft.errors import JobError, LostError, SplitFTError
 from splitft.history import accuracy_of, perplexity_of
 from splitft.launch.flower.ticket import Ticket, check_pin
-from splitft.run.join import join
+from splitft.running.join import join
 
 METRICS, FAILURE = "metrics", "failure"
 PATIENCE_SECONDS = 30.0  # without a server; a SuperNode runs one app at a time, and another run may wait

@@ -21,8 +21,8 @@ from splitft.errors import JobError
 from splitft.job import Job, load_job
 from splitft.launch.flower.launcher import Launcher
 from splitft.launch.flower.ticket import Ticket, make_authority
-from splitft.run.runner import RunResult
-from splitft.run.serve import notice, serve
+from splitft.running.runner import RunResult
+from splitft.running.serve import notice, serve
 
 REPLIES = "flower.json"  # what clients reply, in the run's folder
 

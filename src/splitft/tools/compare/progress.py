@@ -12,7 +12,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from splitft.run.progress import clock, number
+from splitft.running.progress import clock, number
 from splitft.tools.compare.processes import Task
 
 SECONDS_BETWEEN_LINES = 60.0

@@ -45,7 +45,7 @@ def plan_command(
     import_libraries()
     quiet_libraries()
 
-    from splitft.run.prepare import assemble
+    from splitft.running.prepare import assemble
     from splitft.tools.plan.scale import draw_cohort, parse_mix
 
     devices = None if clients is None else draw_cohort(job, clients, parse_mix(mix or ""))
@@ -62,7 +62,7 @@ def plan_command(
 
 def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, Any]:
     from splitft.devices import model_costs
-    from splitft.run.parties import make_planner
+    from splitft.running.parties import make_planner
     from splitft.tools.plan import tables
     from splitft.tools.plan.cuts import cut_costs, policy_starts
     from splitft.tools.plan.dry import dry_run

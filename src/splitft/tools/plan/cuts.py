@@ -26,7 +26,7 @@ from splitft.devices import (
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig, Job
 from splitft.lora.ranks import job_ranks
-from splitft.run.machines import Machines
+from splitft.running.machines import Machines
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from splitft.history import RoundRecord
 from splitft.round import run_rounds
-from splitft.run.machines import Machines
-from splitft.run.parties import Parties, make_parties
-from splitft.run.prepare import Assembly
+from splitft.running.machines import Machines
+from splitft.running.parties import Parties, make_parties
+from splitft.running.prepare import Assembly
 from splitft.tools.plan.shapes import ShapeModel, activation_dtype, shape_mean
 from splitft.wire.ledger import Ledger
 

@@ -27,7 +27,7 @@ from splitft.devices import (
 from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.run.machines import Machines
+from splitft.running.machines import Machines
 from splitft.tools.plan.cuts import round_of, trace_of
 
 

@@ -12,7 +12,7 @@ from splitft.errors import ModelError
 from splitft.lora.blocks import BlockAdapter, pairs, rank_of
 from splitft.model.split_model import SplitModel, StepId, loss_token_count
 from splitft.model.window import run_blocks
-from splitft.run.prepare import Assembly, inject_adapters
+from splitft.running.prepare import Assembly, inject_adapters
 from splitft.weights.load import base_dtype
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from splitft.wire.messages import Metrics

@@ -9,7 +9,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from splitft.run.progress import seconds_text
+from splitft.running.progress import seconds_text
 from splitft.tools.plan.cuts import CutCost, PolicyStart
 from splitft.tools.plan.dry import DryRun
 from splitft.tools.plan.scale import ScalePlan

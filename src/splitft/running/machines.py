@@ -25,7 +25,7 @@ from splitft.devices import (
 from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.run.prepare import Assembly, stated_cuts
+from splitft.running.prepare import Assembly, stated_cuts
 
 if TYPE_CHECKING:
     pass

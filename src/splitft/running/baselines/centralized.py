@@ -12,8 +12,8 @@ from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
-from splitft.run.baselines.local_only import LocalOnlyCohort
-from splitft.run.baselines.whole import WholeClient
+from splitft.running.baselines.local_only import LocalOnlyCohort
+from splitft.running.baselines.whole import WholeClient
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, Message, OptimizerState
 

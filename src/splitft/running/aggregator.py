@@ -22,10 +22,10 @@ from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
 from splitft.model.window import num_blocks
-from splitft.run.fallback import resolve_sources
-from splitft.run.folder import check_output_dir
-from splitft.run.prepare import inject_adapters, model_shapes
-from splitft.run.serve import check_address, notice
+from splitft.running.fallback import resolve_sources
+from splitft.running.folder import check_output_dir
+from splitft.running.prepare import inject_adapters, model_shapes
+from splitft.running.serve import check_address, notice
 from splitft.wire.codecs.registry import network_job
 
 

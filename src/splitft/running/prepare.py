@@ -25,8 +25,8 @@ from splitft.proof import SplitReport, check_split
 from splitft.proof.compiled import compile_blocks
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
-from splitft.run.export import load_adapter
-from splitft.run.fallback import resolve_sources
+from splitft.running.export import load_adapter
+from splitft.running.fallback import resolve_sources
 from splitft.weights.load import base_dtype, load_config, load_model, load_tokenizer, resolve_model
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model

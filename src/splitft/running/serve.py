@@ -31,12 +31,12 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job
-from splitft.run.baselines import WholeModels
-from splitft.run.folder import open_run
-from splitft.run.machines import highest_cuts, machines_of
-from splitft.run.parties import Parties
-from splitft.run.prepare import Assembly, assemble
-from splitft.run.runner import RunResult, complete_run, proof_line, run_parties
+from splitft.running.baselines import WholeModels
+from splitft.running.folder import open_run
+from splitft.running.machines import highest_cuts, machines_of
+from splitft.running.parties import Parties
+from splitft.running.prepare import Assembly, assemble
+from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server

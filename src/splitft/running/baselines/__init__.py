@@ -6,8 +6,8 @@ local_only: no exchange at all. centralized: all data in one place.
 
 from __future__ import annotations
 
-from splitft.run.baselines.centralized import CentralCohort
-from splitft.run.baselines.local_only import LocalOnlyCohort, SilentServer
-from splitft.run.baselines.whole import WholeClient, WholeModels
+from splitft.running.baselines.centralized import CentralCohort
+from splitft.running.baselines.local_only import LocalOnlyCohort, SilentServer
+from splitft.running.baselines.whole import WholeClient, WholeModels
 
 __all__ = ["CentralCohort", "LocalOnlyCohort", "SilentServer", "WholeClient", "WholeModels"]

@@ -16,10 +16,10 @@ from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.run.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
-from splitft.run.baselines.centralized import POOLED
-from splitft.run.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
-from splitft.run.prepare import Assembly
+from splitft.running.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
+from splitft.running.baselines.centralized import POOLED
+from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
+from splitft.running.prepare import Assembly
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server

@@ -18,7 +18,7 @@ from splitft.common.quiet import quiet_libraries
 from splitft.errors import DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job
-from splitft.run.folder import (
+from splitft.running.folder import (
     DECISIONS,
     HISTORY,
     PARTITION,
@@ -32,8 +32,8 @@ from splitft.run.folder import (
 
 if TYPE_CHECKING:
     from splitft.lora.blocks import Adapter
-    from splitft.run.parties import Parties
-    from splitft.run.prepare import Assembly
+    from splitft.running.parties import Parties
+    from splitft.running.prepare import Assembly
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
         return complete_run(opened, job, console)
     quiet_libraries()
 
-    from splitft.run.parties import make_parties
-    from splitft.run.prepare import assemble
+    from splitft.running.parties import make_parties
+    from splitft.running.prepare import assemble
 
     start = assemble(job, console)
     console.print(proof_line(start), highlight=False)
@@ -76,10 +76,10 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     """Run the rounds with these parties, and write the results."""
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
     from splitft.round import run_rounds
-    from splitft.run.batching import batch_tokens
-    from splitft.run.export import usage_hints
-    from splitft.run.picture import perplexity_picture
-    from splitft.run.progress import RunProgress, final_tables
+    from splitft.running.batching import batch_tokens
+    from splitft.running.export import usage_hints
+    from splitft.running.picture import perplexity_picture
+    from splitft.running.progress import RunProgress, final_tables
 
     job, folder = start.job, opened.folder
 
@@ -128,7 +128,7 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.run.picture import perplexity_picture
+    from splitft.running.picture import perplexity_picture
 
     folder, records = opened.folder, read_records(opened.folder)
     if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
@@ -198,7 +198,7 @@ class _Output:
 
     def save(self) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary."""
-        from splitft.run.export import model_card, save_adapter
+        from splitft.running.export import model_card, save_adapter
         from splitft.weights.random_models import is_random
 
         start, report = self.start, self.start.report

@@ -22,7 +22,7 @@ from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
-from splitft.run.prepare import check_positions, check_vocabulary, device_for, inject_targets
+from splitft.running.prepare import check_positions, check_vocabulary, device_for, inject_targets
 from splitft.weights.load import base_dtype, load_part, load_tokenizer
 
 MAX_PAYLOAD = (
@@ -55,7 +55,7 @@ class ClientSetup:
         pad: Any = tokenizer.pad_token_id
         if job.splits_model:
             return Client(self.name, data, model, job, pad)
-        from splitft.run.baselines import WholeClient
+        from splitft.running.baselines import WholeClient
 
         return WholeClient(self.name, data, model, job, pad)
 
