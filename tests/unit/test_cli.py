@@ -44,7 +44,7 @@ sys.modules["splitft.running.runner"] = module
 exec({body!r}, module.__dict__)
 import splitft.common.startup
 splitft.common.startup.import_libraries = lambda: None
-from splitft.cli import main
+from splitft.launch.cli import main
 sys.argv = ["splitft", "run", "quickstart"]
 main()
 """
