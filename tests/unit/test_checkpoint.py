@@ -162,7 +162,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
-from splitft.checkpoint import save_checkpoint
+from splitft.common.checkpoint import save_checkpoint
 from splitft.errors import OutputError
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

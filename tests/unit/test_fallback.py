@@ -24,7 +24,7 @@ from tiny import save_tiny_model, save_to
 # Resolve a job in a fresh process, then use what was resolved; `told` is what went wrong with that.
 _RESOLVE = """
 import json, sys
-from splitft.imports import import_libraries
+from splitft.common.startup import import_libraries
 import_libraries(data=True)
 from splitft.data import read_records
 from splitft.errors import SplitFTError

@@ -135,7 +135,7 @@ import resource, sys, torch
 from pathlib import Path
 from transformers import LlamaForCausalLM
 from splitft.load import load_model, load_part
-from splitft.split import run_blocks
+from splitft.model.window import run_blocks
 torch.set_num_threads(1)
 def peak():
     status = Path("/proc/self/status")
