@@ -11,9 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from splitft.devices import PRESETS
 from splitft.history import ClientRecord, RoundRecord
-from splitft.job import Job, grouped_keys
+from splitft.job import Job, grouped_keys, sections
 from splitft.job.describe import describe_type
 from splitft.job.nested import nested_models
 from splitft.job.problems import field_schemas
@@ -119,6 +121,12 @@ Paths are relative to the folder in which `splitft` runs.
 - The effective job, overrides and defaults included, is written into the run's folder.
 """
 
+ADVANCED = """\
+### Advanced
+
+Keys that few jobs need: limits, constants of a method, and what a run chooses by itself.
+"""
+
 PRESETS_NOTE = """\
 Stated assumptions about a class of machine, not measurements. FLOP/s are what training sustains; latency is
 one way.
@@ -133,7 +141,7 @@ RULES = """\
 - A list of `cuts`, of `devices` or in `cut_policy.schedule` has one entry per client. For `files` and
   `by_column` the run checks this with the data.
 - `clients_per_round` ≤ `clients`; `lora_r_cut` ≤ `lora_r`; `warmup_steps` ≤ `rounds` × `local_steps`.
-- `labels: client` needs `tail_blocks` ≥ 1; `labels: server` needs `tail_blocks: 0`.
+- `tail_blocks`, where it is stated, is 1 or more with `labels: client` and 0 with `labels: server`.
 - `lr_scheduler_type: constant` takes no warm-up.
 - `cut_policy.min_cut` ≤ `cut_policy.max_cut`, with `cuts` and every entry of the schedule between them.
 - `cut_policy.w_min` ≤ 1 ≤ `cut_policy.w_max`: 1 is the weight that every client starts with.
@@ -152,12 +160,12 @@ def reference() -> str:
     parts += ["## Exit codes\n", _table(("Code", "Meaning"), [[str(c), m] for c, m in EXIT_CODES.items()])]
     parts.append(JOB_FILE)
     columns = ("Key", "Type", "Default", "Description")
-    for heading, keys in grouped_keys().items():
-        parts += [f"### {heading}\n", _table(columns, [_key_row(key, schemas) for key in keys])]
-        for group, model in nested_models(Job).items():
-            if group.split(".")[0] in keys:
-                rows = [_key_row(f"{group}.{key}", schemas) for key in model.model_fields]
-                parts += [f"### {_heading(group)}\n", _table(columns, rows)]
+    advanced: list[str] = []
+    for heading, keys in _headings().items():
+        advanced += [key for key in keys if _is_advanced(key)]
+        rows = [_key_row(key, schemas) for key in keys if not _is_advanced(key)]
+        parts += [f"### {heading}\n", _table(columns, rows)]
+    parts += [ADVANCED, _table(columns, [_key_row(key, schemas) for key in advanced])]
     columns = ("Preset", "TFLOP/s", "Memory, GB", "Up, Mbit/s", "Down, Mbit/s", "Latency, ms")
     parts += ["## Device presets\n", PRESETS_NOTE, _table(columns, _preset_rows())]
     parts += [RULES, RUN_FOLDER, "### History\n"]
@@ -187,13 +195,31 @@ def _recipe_rows() -> list[list[str]]:
     return [[f"`{name}`", description] for name, description in recipes().items()]
 
 
-def _key_row(key: str, schemas: dict[str, dict[str, Any]]) -> list[str]:
-    groups = nested_models(Job)
+def _headings() -> dict[str, list[str]]:
+    """Return the keys of every table; a group of keys has its own after the table in which it is named."""
+    found = {}
+    for heading, keys in grouped_keys().items():
+        found[heading] = keys
+        for group, model in nested_models(Job).items():
+            if group.split(".")[0] in keys:
+                found[_heading(group)] = [f"{group}.{key}" for key in model.model_fields]
+    return found
+
+
+def _field(key: str) -> FieldInfo:
     group, _, name = key.rpartition(".")
-    field = (groups[group] if group else Job).model_fields[name]
+    return (nested_models(Job)[group] if group else Job).model_fields[name]
+
+
+def _is_advanced(key: str) -> bool:
+    return _field(key).json_schema_extra == sections.ADVANCED
+
+
+def _key_row(key: str, schemas: dict[str, dict[str, Any]]) -> list[str]:
+    field = _field(key)
     if field.is_required():
         default = "required"
-    elif key in groups:
+    elif key in nested_models(Job):
         default = f"see {_heading(key)}"
     elif field.default_factory is not None:
         default = f"`{json.dumps(field.get_default(call_default_factory=True))}`"

@@ -113,7 +113,12 @@ SWEEPS: dict[str, Sweep] = {
             "r-cut-side",
             "Rank at the cut: on which side",
             "Is it worse to lower the rank on the client's side of the cut only?",
-            {"all": _varied("side", "lora_r_cut_side", ("both", "client", "none"), SPLIT)},
+            {
+                "all": {
+                    **_varied("side", "lora_r_cut_side", ("both", "client"), SPLIT),
+                    "side none": {**SPLIT, "lora_r_cut": None},
+                }
+            },
         ),
         Sweep(
             "cut",

@@ -134,6 +134,16 @@ def test_numbers_are_read_as_people_write_them(folder: Path) -> None:
             "order: turn",
             "order: must be one of parallel, turns, not the string 'turn'; did you mean turns?",
         ),
+        ("micro_batches: 0", "micro_batches: must be one of off, auto or an integer ≥ 2, not 0"),
+        ("micro_batches: 1", "micro_batches: must be one of off, auto or an integer ≥ 2, not 1; write off"),
+        (
+            "server_batch_tokens: 0",
+            "server_batch_tokens: must be one of off, auto or an integer ≥ 1, not 0; write off",
+        ),
+        (
+            "lora_r_cut_side: none",
+            "lora_r_cut_side: must be one of both, client, not the string 'none'; write lora_r_cut: null",
+        ),
         (
             "labels: clients",
             "labels: must be one of server, client, not the string 'clients'; did you mean client?",
@@ -209,7 +219,7 @@ def test_one_letter_lost_from_any_key_is_found_again(folder: Path, key: str) -> 
 # Rules across keys
 
 RULES = [
-    ("labels: client", "tail_blocks"),
+    ("labels: client\ntail_blocks: 0", "tail_blocks"),
     ("tail_blocks: 1", "tail_blocks"),
     ("lora_r_cut: 17", "lora_r_cut"),
     ("cuts: [1, 2, 3]", "cuts"),
@@ -244,6 +254,7 @@ RULES = [
 ]
 KEPT = [
     "labels: client\ntail_blocks: 1",
+    "labels: server\ntail_blocks: 0",
     "lora_r_cut: 16",
     "cuts: [1, 2, 3]\nclients: 3",
     "cuts: [1, 2, 3]\npartition: {method: by_column, column: c}",
@@ -261,8 +272,7 @@ KEPT = [
     "cut_policy: {method: registered-later}",
     "devices: [phone, laptop]\nclients: 2",
     "devices: [phone, laptop]\npartition: {method: by_column, column: c}",
-    "lora_r_cut_side: none",
-    "padding_free: true\nserver_batch_tokens: 0",
+    "padding_free: true\nserver_batch_tokens: off",
     "order: turns\nserver_adapter: shared",
     "method: fed_lora\ncut_policy: {method: splitft}",
 ]
@@ -276,6 +286,11 @@ def test_a_broken_rule_is_told_at_its_key(folder: Path, text: str, key: str) -> 
 @pytest.mark.parametrize("text", KEPT)
 def test_the_edge_of_a_rule_is_allowed(folder: Path, text: str) -> None:
     load_job(write(folder, BASE + text))
+
+
+def test_the_tail_follows_the_labels(folder: Path) -> None:
+    for text, blocks in (("labels: server", 0), ("labels: client", 1), ("labels: client\ntail_blocks: 2", 2)):
+        assert load_job(write(folder, BASE + text)).num_tail_blocks == blocks
 
 
 def test_no_data_at_all_is_told(folder: Path) -> None:
@@ -296,13 +311,13 @@ def test_a_mapping_of_files_is_the_partition_files(folder: Path) -> None:
 def test_every_error_is_told_at_once(folder: Path) -> None:
     text = BASE + (
         "seed: true\nseed: x\nbatch_size: 4\nlearning_rate: -1\npartition: {aplha: 1, method: by_column}\n"
-        "labels: client\nlora_r_cut: 64\nuse_cpu: !!python/name:os.system\n"
+        "labels: client\ntail_blocks: 0\nlora_r_cut: 64\nuse_cpu: !!python/name:os.system\n"
     )
     lines = problems(folder, text, "cuts=[1, no]", "nothing", "partition.alpha=[", "rounds=0")
     told = [line.split(":")[0] for line in lines]
     assert told[:4] == [
         "seed",
-        "use_cpu (line 10)",
+        "use_cpu (line 11)",
         "nothing",
         "partition.alpha",
     ]  # the file and the overrides
@@ -338,7 +353,7 @@ def test_problems_of_all_groups_are_told_at_once(folder: Path) -> None:
 
 
 INDEPENDENT_RULES = [
-    ({"labels": "client"}, "tail_blocks"),
+    ({"labels": "client", "tail_blocks": 0}, "tail_blocks"),
     ({"lora_r_cut": 17}, "lora_r_cut"),
     ({"clients": 3, "clients_per_round": 4}, "clients_per_round"),
     ({"data_files": "a.txt"}, "dataset_name"),
@@ -371,9 +386,9 @@ def test_rules_and_wrong_values_are_told_together(
 
 def test_the_class_itself_checks_the_same_rules() -> None:
     with pytest.raises(ValidationError) as caught:
-        Job(model_name_or_path="m", dataset_name="d", labels="client", lora_r=4, lora_r_cut=8)
+        Job(model_name_or_path="m", dataset_name="d", tail_blocks=1, lora_r=4, lora_r_cut=8)
     assert [line["loc"] for line in caught.value.errors()] == [("tail_blocks",), ("lora_r_cut",)]
-    assert "set tail_blocks to 1 or more" in str(caught.value)
+    assert "set labels: client" in str(caught.value)
     with pytest.raises(ValidationError, match="not both"):
         Job(model_name_or_path="m", dataset_name="{d}", data_files="{one per client}")
 
@@ -612,7 +627,7 @@ def jobs(draw: st.DrawFn) -> Job:
         cut_policy=draw(cut_policies(clients)),
         order=draw(st.sampled_from(["parallel", "turns"])),
         aggregation=draw(st.sampled_from(["average", "exact", "freeze_a"])),
-        lora_r_cut_side=draw(st.sampled_from(["both", "client", "none"])),
+        lora_r_cut_side=draw(st.sampled_from(["both", "client"])),
         devices=maybe(
             NAMES
             | st.lists(NAMES, min_size=clients, max_size=clients)
@@ -620,7 +635,7 @@ def jobs(draw: st.DrawFn) -> Job:
         ),
         device_profiles=draw(st.dictionaries(NAMES, device_profiles(), max_size=3)),
         labels="client" if tail else "server",
-        tail_blocks=tail,
+        tail_blocks=draw(st.sampled_from([tail, None])),
         lora_r=lora_r,
         lora_r_cut=maybe(st.integers(1, lora_r)),
         lora_alpha=draw(POSITIVE),

@@ -108,7 +108,7 @@ class Client:
 
     @property
     def tail_start(self) -> int:
-        return self.model.num_blocks - self.job.tail_blocks
+        return self.model.num_blocks - self.job.num_tail_blocks
 
     @property
     def micro_steps(self) -> int:

@@ -48,7 +48,7 @@ def client_memory(costs: ModelCosts, job: Job, cut: int) -> MemoryUse:
     """
     count = len(costs.blocks)
     whole = cut >= count
-    tail = range(count - job.tail_blocks, count) if not whole else range(0)
+    tail = range(count - job.num_tail_blocks, count) if not whole else range(0)
     held = [*range(min(cut, count)), *tail]
     head = job.labels == "client" or whole
     weights = costs.embedding_bytes + sum(costs.blocks[b].weight_bytes for b in held)
@@ -67,7 +67,7 @@ def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> MemoryUse
     clients and `order: parallel`, every client's trunk waits for the gradient of its tail at the same time.
     """
     clients = Counter(cuts)
-    tail_start = len(costs.blocks) - job.tail_blocks
+    tail_start = len(costs.blocks) - job.num_tail_blocks
     lowest, head = min(clients), job.labels == "server"
     trunks = {cut: range(cut, tail_start) for cut in clients}
     weights = sum(costs.blocks[b].weight_bytes for b in trunks[lowest]) + (costs.head_bytes if head else 0)
@@ -92,7 +92,7 @@ def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
     Raises JobError where not even cut_policy.min_cut fits.
     """
     lowest = job.cut_policy.min_cut
-    for cut in range(len(costs.blocks) - job.tail_blocks - 1, lowest - 1, -1):
+    for cut in range(len(costs.blocks) - job.num_tail_blocks - 1, lowest - 1, -1):
         if client_memory(costs, job, cut).total <= device.memory_bytes:
             return cut
     least = client_memory(costs, job, lowest)

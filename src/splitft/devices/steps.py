@@ -60,7 +60,7 @@ def step_work(costs: ModelCosts, job: Job, cut: int) -> StepWork:
 
     if cut >= count:
         return StepWork((run(range(count), head=True).both,), ())
-    front, tail_start = run(range(cut)), count - job.tail_blocks
+    front, tail_start = run(range(cut)), count - job.num_tail_blocks
     if job.labels == "client":
         trunk, tail = run(range(cut, tail_start)), run(range(tail_start, count), head=True)
         return StepWork((front.forward, tail.both, front.backward), (trunk.forward, trunk.backward))
@@ -107,7 +107,7 @@ def client_state_seconds(
     A block is the mean of those that a cut divides, at full rank. up_bytes, down_bytes: of the messages of
     one micro-batch (see `batch_bytes`). Every figure is for all micro-batches of an optimizer step.
     """
-    count, tail_start = len(costs.blocks), len(costs.blocks) - job.tail_blocks
+    count, tail_start = len(costs.blocks), len(costs.blocks) - job.num_tail_blocks
     times = job.gradient_accumulation_steps
 
     def work(blocks: Iterable[int]) -> Work:

@@ -73,7 +73,7 @@ class LocalCohort:
 
         Together, too, where the server may compute several clients at once.
         """
-        all_at_once = together or self.job.server_batch_tokens
+        all_at_once = together or self.job.batches_clients
         groups = [list(members)] if all_at_once else [[name] for name in members]
         for name in members if self.chooser else ():
             self._channels[name].use(self.chooser.names if self.chooser else "")

@@ -14,6 +14,11 @@ from splitft.job.model import RULE, Job
 from splitft.job.nested import home_of, key_path, nested_models
 
 _NAME = {"type": "string"}  # what a key of a mapping must be
+OLD_VALUES = {  # what stands in place of a value that a key took once
+    ("lora_r_cut_side", "none"): "write lora_r_cut: null",
+    ("micro_batches", "1"): "write off",
+    ("server_batch_tokens", "0"): "write off",
+}
 
 
 def problem_lines(error: ValidationError) -> list[str]:
@@ -61,6 +66,8 @@ def _wrong_values(details: Sequence[ErrorDetails], schemas: Mapping[str, dict[st
             schemas.get(f"{home}.{path[-1]}" if home else ".".join(path), {}), loc[len(path) :]
         )
         must = must_be(_NAME if names else schema, detail["input"])
+        if instead := OLD_VALUES.get((".".join(path), str(detail["input"]))):
+            must = f"{must}; {instead}"
         told.setdefault(".".join(path) + place, f"every name in it {must}" if names else must)
     # A branch of a union that got further knows better what was meant.
     outer = {a for a in told for b in told if b.startswith((f"{a}.", f"{a}["))}

@@ -63,8 +63,11 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if known("labels", "tail_blocks"):
         labels, tail_blocks = job["labels"], job["tail_blocks"]
         if labels == "client" and tail_blocks == 0:
-            yield "tail_blocks", "labels: client keeps the last blocks at home; set tail_blocks to 1 or more"
-        elif labels == "server" and tail_blocks > 0:
+            yield (
+                "tail_blocks",
+                "labels: client keeps the last blocks at home: leave it out, or set 1 or more",
+            )
+        elif labels == "server" and tail_blocks:
             yield (
                 "tail_blocks",
                 f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
@@ -77,17 +80,17 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "full logits",
         )
 
-    for key in ("server_batch_tokens", "torch_compile"):
-        if known("padding_free", key) and job["padding_free"] and job[key]:
+    for key, off in (("server_batch_tokens", "off"), ("torch_compile", False)):
+        if known("padding_free", key) and job["padding_free"] and job[key] != off:
             yield (
                 "padding_free",
                 f"does not go with {key}, which computes padded rows: leave out one of the two",
             )
 
-    if known("devices", "micro_batches") and job["devices"] and job["micro_batches"] not in (1, "auto"):
+    if known("devices", "micro_batches") and job["devices"] and isinstance(job["micro_batches"], int):
         yield (
             "micro_batches",
-            f"must be 1 with devices, not {job['micro_batches']}: the virtual clock counts the parts of a "
+            f"must be off with devices, not {job['micro_batches']}: the virtual clock counts the parts of a "
             "batch one after another, and would tell times that are too long",
         )
 

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+ADVANCED: dict[str, Any] = {
+    "advanced": True
+}  # keys that few jobs need: the reference lists them by themselves
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 PathName = Annotated[  # a pathlib.Path is welcome from Python; the job holds text, as its file does
@@ -107,15 +110,27 @@ class CutPolicyConfig(Strict):
     max_step: Count = Field(
         default=2,
         description="Most blocks by which a cut moves in one decision; not in the first, nor by a schedule.",
+        json_schema_extra=ADVANCED,
     )
     hysteresis: float = Field(
         default=0.25,
         ge=0,
         description="A cut stays while its target is less than 0.5 + this away, in blocks; not in the "
         "first decision, nor by a schedule.",
+        json_schema_extra=ADVANCED,
     )
-    w_min: float = Field(default=0.5, gt=0, description="Least accuracy weight of a client; at most 1.")
-    w_max: float = Field(default=2.0, gt=0, description="Greatest accuracy weight of a client; at least 1.")
+    w_min: float = Field(
+        default=0.5,
+        gt=0,
+        description="Least accuracy weight of a client; at most 1.",
+        json_schema_extra=ADVANCED,
+    )
+    w_max: float = Field(
+        default=2.0,
+        gt=0,
+        description="Greatest accuracy weight of a client; at least 1.",
+        json_schema_extra=ADVANCED,
+    )
     schedule: Annotated[
         dict[Name, Count | Annotated[list[Count], Field(min_length=1)]] | None, BeforeValidator(_as_names)
     ] = Field(

@@ -39,7 +39,7 @@ class HeldBlocks:
 
 def held_blocks(split: SplitSettings, num_blocks: int, cut: int) -> HeldBlocks:
     """Return the division of a model of `num_blocks` blocks for a client with this cut."""
-    return HeldBlocks(cut, num_blocks - split.tail_blocks, num_blocks)
+    return HeldBlocks(cut, num_blocks - split.num_tail_blocks, num_blocks)
 
 
 def effective_ranks(
@@ -51,11 +51,11 @@ def effective_ranks(
 
     Args:
         r_cut: Rank at the cut. None: r.
-        side: Blocks with r_cut: both at the cut (the paper's), the client's last one alone, or none.
+        side: Blocks with r_cut: both at the cut (the paper's), or the client's last one alone.
     """
     if cut >= num_blocks:
         return dict.fromkeys(range(num_blocks), r)
-    lower = {"both": (cut - 1, cut), "client": (cut - 1,), "none": ()}[side]
+    lower = (cut - 1, cut) if side == "both" else (cut - 1,)
     return {block: (r_cut or r) if block in lower else r for block in range(num_blocks)}
 
 

@@ -102,7 +102,7 @@ def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Calla
     cuts: of the clients. What decides is told as a notice: the proof that clients computed together get what
     each gets alone, and with `server_batch_tokens: auto` what a step takes either way.
     """
-    if not job.server_batch_tokens or not job.splits_model:
+    if not job.batches_clients or not job.splits_model:
         return 0
     if job.labels == "client":
         notice("one client at a time: with labels at home each comes back with its own gradient")
@@ -110,7 +110,7 @@ def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Calla
     if problem := prove_batching(model, cuts, job.seed):
         notice(f"one client at a time: {problem}")
         return 0
-    if job.server_batch_tokens != "auto":
+    if isinstance(job.server_batch_tokens, int):
         notice(f"clients together, up to {job.server_batch_tokens} tokens: proven equal to one at a time")
         return job.server_batch_tokens
     found = most_tokens(model, cuts)

@@ -51,7 +51,7 @@ def machines_of(start: Assembly) -> Machines | None:
 
 def highest_cuts(start: Assembly, machines: Machines | None) -> dict[str, int]:
     """Return the most blocks that each client may hold: with a device, what its memory holds."""
-    most = dict.fromkeys(start.names, start.num_blocks - start.job.tail_blocks - 1)
+    most = dict.fromkeys(start.names, start.num_blocks - start.job.num_tail_blocks - 1)
     if machines:
         for name, device in machines.clients.items():
             most[name] = highest_cut_in_memory(machines.costs, start.job, device)

@@ -104,7 +104,7 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
 
     Raises JobError where a client's memory does not hold its cut.
     """
-    job, blocks = start.job, start.num_blocks - start.job.tail_blocks
+    job, blocks = start.job, start.num_blocks - start.job.num_tail_blocks
     most = highest_cuts(start, machines)
     if machines:
         seconds = {

@@ -181,12 +181,12 @@ def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitR
     if policy.method == "fixed" or job.method != "splitft":
         possible = set(cuts.values())
     else:
-        highest = min(policy.max_cut or blocks, blocks - job.tail_blocks - 1)
+        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
         possible = {*range(policy.min_cut, highest + 1), *cuts.values()}
     report = check_split(
         model,
         sorted(possible),
-        tail_blocks=job.tail_blocks,
+        tail_blocks=job.num_tail_blocks,
         labels=job.labels,
         padding_free=job.padding_free,
         seed=job.seed,
@@ -199,13 +199,13 @@ def _prove(job: Job, model: Any, cuts: Mapping[str, int], blocks: int) -> SplitR
 def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
     """Return {client: cut}. Raises JobError where a cut leaves the server without a block."""
     stated = stated_cuts(job, names)
-    highest = blocks - job.tail_blocks - 1
+    highest = blocks - job.num_tail_blocks - 1
     if highest < 1:
         raise JobError(
-            f"the model has {blocks} blocks and tail_blocks is {job.tail_blocks}, but client and server need "
-            "one each before the tail: lower tail_blocks, or choose a model with more blocks"
+            f"the model has {blocks} blocks and tail_blocks is {job.num_tail_blocks}, but client and server "
+            "need one each before the tail: lower tail_blocks, or choose a model with more blocks"
         )
-    tail = f" and tail_blocks={job.tail_blocks}" if job.tail_blocks else ""
+    tail = f" and tail_blocks={job.num_tail_blocks}" if job.num_tail_blocks else ""
     why = f"since the model has {blocks} blocks{tail} and the server needs at least one"
     if job.cut_policy.min_cut > highest:
         raise JobError(f"cut_policy.min_cut must be at most {highest}, {why}; got {job.cut_policy.min_cut}")

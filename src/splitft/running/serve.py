@@ -171,7 +171,7 @@ def make_parties(
         log=lambda line: append_line(steps, json.dumps(line)),
         averager=averaging,
     )
-    blocks = start.num_blocks - job.tail_blocks
+    blocks = start.num_blocks - job.num_tail_blocks
     policy: CutPlanner | WholeModels
     if job.splits_model:
         policy = CutPlanner(job, start.cuts, highest_cuts(start, machines_of(start)), blocks, measured=True)
@@ -213,7 +213,7 @@ def check_stated(job: Job) -> None:
     if "labels" not in job.model_fields_set:
         raise JobError(
             "over a network a job must state `labels`: `labels: server` sends the text to the server, "
-            "`labels: client` keeps labels at home and needs tail_blocks of 1 or more (docs/threat-model.md)"
+            "`labels: client` keeps labels, head and tail on the clients (docs/threat-model.md)"
         )
 
 

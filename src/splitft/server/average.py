@@ -30,7 +30,7 @@ def check_sizes(
     job: Job, layout: Layout, num_blocks: int, cut: int, blocks: Sequence[int], sizes: Sequence[int]
 ) -> None:
     """Raise ValueError where blocks with so many values are not what a client with this cut trains."""
-    held = held_blocks(layout, cut, num_blocks - job.tail_blocks)
+    held = held_blocks(layout, cut, num_blocks - job.num_tail_blocks)
     if tuple(blocks) != held or len(sizes) != len(held):
         raise ValueError(f"blocks: {list(blocks)[:9]} where {list(held)} are held")
     ranks = job_ranks(job, num_blocks, cut)

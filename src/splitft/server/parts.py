@@ -37,7 +37,8 @@ def micro_batches(
     """
 
     def parts(client: str) -> int:
-        wanted = found.get(client, 1) if job.micro_batches == "auto" else job.micro_batches
+        stated = job.micro_batches
+        wanted = stated if isinstance(stated, int) else found.get(client, 1) if stated == "auto" else 1
         return max(1, min(wanted, job.per_device_train_batch_size, rows(client)))
 
     def of(client: str) -> int:

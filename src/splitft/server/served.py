@@ -48,7 +48,7 @@ class Served:
 
     @property
     def tail_start(self) -> int:
-        return self.model.num_blocks - self.job.tail_blocks
+        return self.model.num_blocks - self.job.num_tail_blocks
 
     def add_loss(self, loss: float, loss_tokens: int, micro_step: int) -> None:
         """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""

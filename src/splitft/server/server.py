@@ -82,7 +82,7 @@ class Server:
 
     @property
     def tail_start(self) -> int:
-        return self.model.num_blocks - self.job.tail_blocks
+        return self.model.num_blocks - self.job.num_tail_blocks
 
     def hand_out(
         self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False

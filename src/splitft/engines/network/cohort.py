@@ -132,7 +132,7 @@ class NetworkCohort:
         """Return what waits for the server: of one turn, or of all where it may compute clients together."""
         ready: dict[str, Message] = {}
         for turn in sorted(dict.fromkeys(turns), key=lambda turn: turn.served):
-            if not ready or self.job.server_batch_tokens:
+            if not ready or self.job.batches_clients:
                 ready |= turn.ready() or {}
         return ready
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from splitft.job.sections import (
+    ADVANCED,
     Count,
     CutPolicyConfig,
     DeviceProfile,
@@ -69,4 +70,8 @@ class RunSettings(Strict):
     save_every: Annotated[int, Field(ge=0)] = Field(
         default=1, description="Write a checkpoint after every so many rounds, for --resume; 0: never."
     )
-    save_total_limit: Count = Field(default=2, description="Checkpoints to keep; a finished run keeps none.")
+    save_total_limit: Count = Field(
+        default=2,
+        description="Checkpoints to keep; a finished run keeps none.",
+        json_schema_extra=ADVANCED,
+    )

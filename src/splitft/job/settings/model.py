@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitft.job.sections import Name, PathName, Strict
+from splitft.job.sections import ADVANCED, Name, PathName, Strict
 
 
 class ModelSettings(Strict):
@@ -43,9 +43,11 @@ class ModelSettings(Strict):
         description="Head and cross-entropy take so many tokens at a time, and none without a label: the "
         "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
         "the model's own loss, over the full logits.",
+        json_schema_extra=ADVANCED,
     )
     attn_implementation: Name | None = Field(
         default=None,
         description="As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward.",
+        json_schema_extra=ADVANCED,
     )
     use_cpu: bool = Field(default=False, description="Stay on the CPU even where an accelerator is present.")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitft.job.sections import Count, Name, Names, Strict
+from splitft.job.sections import ADVANCED, Count, Name, Names, Strict
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
@@ -47,8 +47,9 @@ class SplitSettings(Strict):
         description="server: clients send their labels (the text) to the server. client: labels, head and "
         "the last tail_blocks blocks stay on the client.",
     )
-    tail_blocks: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Last blocks on the client; at least 1 with labels: client, else 0."
+    tail_blocks: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Last blocks on the client. Default: 1 with labels: client, 0 with labels: server.",
     )
     server_adapter: Literal["per_client", "shared"] = Field(
         default="per_client",
@@ -68,6 +69,11 @@ class SplitSettings(Strict):
         return self.method in ("splitft", "same_split")
 
     @property
+    def num_tail_blocks(self) -> int:
+        """Blocks of the tail: as stated, else one where labels stay on the client."""
+        return int(self.labels == "client") if self.tail_blocks is None else self.tail_blocks
+
+    @property
     def frozen_blocks(self) -> int:
         """Blocks without an adapter, from the first on: with train_front: no, those of the highest cut."""
         if self.train_front:
@@ -83,9 +89,10 @@ class LoraSettings(Strict):
         default=None,
         description="Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r.",
     )
-    lora_r_cut_side: Literal["both", "client", "none"] = Field(
+    lora_r_cut_side: Literal["both", "client"] = Field(
         default="both",
-        description="Which of the two blocks have lora_r_cut: both (paper), the client's last one, or none.",
+        description="Blocks with lora_r_cut: both (paper), or the client's last one alone.",
+        json_schema_extra=ADVANCED,
     )
     lora_alpha: float = Field(
         default=32.0, gt=0, description="Adapter scaling is lora_alpha / lora_r in every block."
@@ -113,7 +120,9 @@ class AverageSettings(Strict):
         "one adapter nearest to the others. none: anything.",
     )
     byzantine_clients: Count = Field(
-        default=1, description="How many such clients trimmed_mean and krum are to bear."
+        default=1,
+        description="Broken or dishonest clients that trimmed_mean and krum withstand.",
+        json_schema_extra=ADVANCED,
     )
 
     @property
@@ -127,9 +136,26 @@ class OptimizerSettings(ScheduleSettings):
 
     learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW.")
-    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's first beta.")
-    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's second beta.")
-    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    adam_beta1: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="AdamW's first beta.",
+        json_schema_extra=ADVANCED,
+    )
+    adam_beta2: float = Field(
+        default=0.999,
+        ge=0,
+        lt=1,
+        description="AdamW's second beta.",
+        json_schema_extra=ADVANCED,
+    )
+    adam_epsilon: float = Field(
+        default=1e-8,
+        gt=0,
+        description="AdamW's epsilon.",
+        json_schema_extra=ADVANCED,
+    )
     max_grad_norm: float = Field(
         default=1.0, ge=0, description="Clip the norm over front, trunk and tail; 0: never."
     )
@@ -153,22 +179,30 @@ class BatchSettings(ScheduleSettings, SeedSettings):
         description="Compute a batch as one row of all its samples, with position ids, and no padding: the "
         "same but for the order of sums. Where a model cannot, rows are padded, and the run says so.",
     )
-    micro_batches: Count | Literal["auto"] = Field(
-        default=1,
-        description="Parts that each batch is sent in, so that clients, link and server work side by side; "
-        "the gradients are those of the whole batch, but for the order of sums. auto: over a network what "
-        "the first round's times ask for, in one process 1.",
+    micro_batches: Literal["off", "auto"] | Annotated[int, Field(ge=2)] = Field(
+        default="off",
+        description="Batches in parts, so that clients, link and server work side by side; gradients differ "
+        "from those of whole batches in the order of sums only. off: whole batches. auto: over a network, "
+        "the number of parts that the first round's times ask for; in one process, whole batches.",
+        json_schema_extra=ADVANCED,
     )
     max_staleness: Annotated[int, Field(ge=0, le=16)] = Field(
         default=0,
         description="Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none.",
+        json_schema_extra=ADVANCED,
     )
-    server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        default=0,
+    server_batch_tokens: Literal["off", "auto"] | Count = Field(
+        default="off",
         description="Most tokens, padding counted, of several clients that the server computes at once, "
-        "whatever their cuts. 0: one client at a time. auto: measured at the start. Results then differ in "
-        "the order of sums.",
+        "whatever their cuts; results then differ in the order of sums. off: one client at a time. auto: "
+        "the limit is measured at the start.",
+        json_schema_extra=ADVANCED,
     )
+
+    @property
+    def batches_clients(self) -> bool:
+        """Whether the server may compute several clients at once."""
+        return self.server_batch_tokens != "off"
 
 
 class TrainingSettings(SplitSettings, LoraSettings, AverageSettings, OptimizerSettings, BatchSettings):

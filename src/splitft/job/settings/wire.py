@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitft.job.sections import CodecBudgetConfig, Name
+from splitft.job.sections import ADVANCED, CodecBudgetConfig, Name
 from splitft.job.settings.training import SplitSettings
 
 
@@ -19,6 +19,7 @@ class WireSettings(SplitSettings):
         description="With train_front: no, memory of the server for each client's activations; samples "
         "beyond it go up every time. With codec delta, memory of either end for them; samples beyond it go "
         "whole every time.",
+        json_schema_extra=ADVANCED,
     )
     codec: Name | None = Field(
         default=None,
@@ -28,7 +29,9 @@ class WireSettings(SplitSettings):
         "registered from Python. Default: none in one process, int8 over a network.",
     )
     delta_bits: Annotated[int, Field(ge=1, le=4)] = Field(
-        default=1, description="With codec delta, bits of a value of what has changed."
+        default=1,
+        description="With codec delta, bits of a value of what has changed.",
+        json_schema_extra=ADVANCED,
     )
     gradient_codec: Name | None = Field(
         default=None,
@@ -40,7 +43,8 @@ class WireSettings(SplitSettings):
     )
     eval_codec: Name | None = Field(
         default=None,
-        description="The same for activations of held-out rows. Default: bf16, none with codec none.",
+        description="How activations of held-out rows cross the cut. Default: bf16; none with codec none.",
+        json_schema_extra=ADVANCED,
     )
 
     @property

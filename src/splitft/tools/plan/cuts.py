@@ -59,7 +59,7 @@ def trace_of(
 ) -> ClientTrace:
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
     count = len(costs.blocks)
-    held = [*range(cut), *range(count - job.tail_blocks, count)]
+    held = [*range(cut), *range(count - job.num_tail_blocks, count)]
     ranks = job_ranks(job, count, cut)
     adapter = 4 * sum(ranks[block] * costs.blocks[block].lora_parameters for block in held)
     steps = tuple(StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn)
@@ -86,7 +86,8 @@ def cut_costs(
     """Return a row for every cut that the model allows."""
     drawn = {client.name: batches(job, client) for client in data}
     return [
-        _cut_cost(job, costs, machines, drawn, cut) for cut in range(1, len(costs.blocks) - job.tail_blocks)
+        _cut_cost(job, costs, machines, drawn, cut)
+        for cut in range(1, len(costs.blocks) - job.num_tail_blocks)
     ]
 
 

@@ -130,7 +130,7 @@ def _starting_cuts(
     job: Job, machines: Machines, names: Sequence[str], batches: NDArray[np.float64]
 ) -> dict[str, int]:
     """The cuts of the job's policy in round 1; the job's `cuts`, or the mean of a list, before that."""
-    blocks = len(machines.costs.blocks) - job.tail_blocks
+    blocks = len(machines.costs.blocks) - job.num_tail_blocks
     first = job.cuts if isinstance(job.cuts, int) else round(sum(job.cuts) / len(job.cuts))
     mean = batches.reshape(-1, 3).mean(0)
     rows, width, tokens = (mean if job.padding_free else np.round(mean)).tolist()
