@@ -1,7 +1,7 @@
 """Devices and virtual time: what machines can do, what a model costs, and how long a round takes on them.
 
-device, presets, profile, mix: the machines. costs (matrices, probe): a model in plain numbers. flops, memory,
-steps: functions of them. trace, simulate, schedules, times: a round. clock: listens to a run.
+device, presets, profile: the machines. costs (matrices, probe): a model in plain numbers. flops, memory,
+steps: functions of them. simulate, schedules: a round. clock: listens to a run.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from splitft.devices.costs import BlockCosts, ModelCosts, model_costs
 from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.memory import MemoryUse, client_memory, highest_cut_in_memory, server_memory
-from splitft.devices.mix import available_members, draw_devices
 from splitft.devices.presets import PRESETS
-from splitft.devices.profile import check_devices, client_devices, resolve_device
+from splitft.devices.profile import available_members, check_devices, client_devices, resolve_device
 from splitft.devices.simulate import (
     ClientTimes,
     ClientTrace,
@@ -41,7 +40,6 @@ __all__ = [
     "client_devices",
     "client_memory",
     "client_state_seconds",
-    "draw_devices",
     "highest_cut_in_memory",
     "model_costs",
     "resolve_device",

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from splitft.common.seeds import derive_seed
 from splitft.devices.device import Device
 from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
@@ -87,6 +88,23 @@ def client_devices(job: Job, names: Sequence[str]) -> dict[str, Device]:
         chosen = {client: job.devices[client] for client in names}
     resolved = {name: resolve_device(name, job.device_profiles) for name in dict.fromkeys(chosen.values())}
     return {client: resolved[name] for client, name in chosen.items()}
+
+
+def available_members(
+    devices: Mapping[str, Device], names: Iterable[str], seed: int, round_: int
+) -> list[str]:
+    """Return those of `names`, in their order, whose device is there in this round; it may be none.
+
+    Each client's chance is its device's availability, drawn by client and round alone; a client without a
+    device is always there.
+    """
+
+    def there(name: str) -> bool:
+        if name not in devices:
+            return True
+        return derive_seed(seed, "availability", name, round_) / 2**63 < devices[name].availability
+
+    return [name for name in names if there(name)]
 
 
 def _given(own: float | None, preset: float) -> float:

@@ -259,12 +259,6 @@ def check(
 def plan(
     job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
     overrides: _OVERRIDES = None,
-    clients: Annotated[
-        int | None, typer.Option(help="Plan one round for so many clients of a --mix.")
-    ] = None,
-    mix: Annotated[
-        str | None, typer.Option(help="Their devices: phone=0.6,laptop=0.3,workstation=0.1")
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
@@ -273,7 +267,7 @@ def plan(
     loaded = load_job(job, overrides or ())
     from splitft.tools.plan.command import plan_command
 
-    plan_command(loaded, clients=clients, mix=mix, out=out)
+    plan_command(loaded, out=out)
 
 
 @app.command()

@@ -3,71 +3,41 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from splitft.common.files import write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.common.startup import import_libraries
-from splitft.errors import JobError, OutputError
+from splitft.errors import OutputError
 from splitft.history import strict_json
 from splitft.job import Job
-
-if TYPE_CHECKING:
-    from splitft.devices import Device
-
 
 _BY_ACCURACY = ("accuracy", "splitft")
 
 
-def plan_command(
-    job: Job,
-    *,
-    clients: int | None = None,
-    mix: str | None = None,
-    out: Path | None = None,
-    console: Console | None = None,
-) -> dict[str, Any]:
+def plan_command(job: Job, *, out: Path | None = None, console: Console | None = None) -> dict[str, Any]:
     """Print the plan of a job and return it as JSON values; write plan.json and plan.png into `out`.
 
-    clients, mix: plan one round of so many clients with devices drawn from the mix instead. Raises JobError,
-    DataError, ModelError, OutputError.
+    Raises JobError, DataError, ModelError, OutputError.
     """
-    if (clients is None) != (mix is None):
-        raise JobError("--clients and --mix go together: --clients 10000 --mix phone=0.6,laptop=0.4")
-    if clients is not None and not job.splits_model:
-        raise JobError(f"--clients plans a split, and method {job.method} has none")
-    console = console or Console()
     import_libraries()
     quiet_libraries()
 
-    from splitft.running.prepare import assemble
-    from splitft.tools.plan.scale import draw_cohort, parse_mix
-
-    devices = None if clients is None else draw_cohort(job, clients, parse_mix(mix or ""))
-    folder = _folder(out)
-    start = assemble(job, console, weights=False)
-    plan = (
-        _plan_run(start, folder, console) if devices is None else _plan_scale(start, devices, folder, console)
-    )
-    if folder:
-        write_atomically(folder / "plan.json", strict_json(plan, indent=1))
-        console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
-    return plan
-
-
-def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, Any]:
     from splitft.devices import model_costs
     from splitft.running.parties import make_planner
+    from splitft.running.prepare import assemble
     from splitft.tools.plan import tables
     from splitft.tools.plan.cuts import cut_costs, policy_starts
     from splitft.tools.plan.dry import dry_run
     from splitft.tools.plan.picture import cuts_picture
 
+    console = console or Console()
+    folder = output_folder(out)
+    start = assemble(job, console, weights=False)
     job = start.job
     with console.status("planning") as status:
         run = dry_run(start, lambda round_: status.update(f"planning round {round_} of {job.rounds}"))
@@ -91,9 +61,7 @@ def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, An
             "Codecs are chosen after the first round: the plan counts int8, with which that one goes.",
             highlight=False,
         )
-    if folder:
-        cuts_picture(rows, folder / "plan.png")
-    return {
+    plan = {
         "cuts": [asdict(row) for row in rows],
         "policies": [asdict(each) for each in starts],
         "bytes": run.ledger.by_kind(),
@@ -103,39 +71,15 @@ def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, An
         ],
         "virtual_seconds": sum(r.virtual_seconds or 0.0 for r in run.records) if machines else None,
     }
-
-
-def _plan_scale(
-    start: Any, devices: Mapping[str, Device], folder: Path | None, console: Console
-) -> dict[str, Any]:
-    from splitft.devices import model_costs
-    from splitft.tools.plan import tables
-    from splitft.tools.plan.picture import scale_picture
-    from splitft.tools.plan.scale import plan_scale
-
-    with console.status(f"planning a round of {len(devices):,} clients"):
-        plan = plan_scale(start.job, model_costs(start.model), start.clients, devices)
-    for table in tables.scale_tables(plan):
-        console.print(table)
-    for line in tables.scale_lines(plan):
-        console.print(line, highlight=False)
     if folder:
-        scale_picture(plan, folder / "plan.png")
-    return {
-        "clients": plan.clients,
-        "present": plan.present,
-        "round_seconds": plan.times.seconds,
-        "server_seconds": plan.times.server_seconds,
-        "server_memory_bytes": plan.server_memory_bytes,
-        "bytes_up": plan.bytes_up,
-        "bytes_down": plan.bytes_down,
-        "devices": plan.devices,
-        "cuts": plan.cuts,
-        "finished_seconds": plan.finished.tolist(),
-    }
+        cuts_picture(rows, folder / "plan.png")
+        write_atomically(folder / "plan.json", strict_json(plan, indent=1))
+        console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
+    return plan
 
 
-def _folder(out: Path | None) -> Path | None:
+def output_folder(out: Path | None) -> Path | None:
+    """Make the folder of --out and prove that it can be written. Raises OutputError."""
     if out is None:
         return None
     folder = out.expanduser()

@@ -12,9 +12,8 @@ from rich.table import Table
 from splitft.running.progress import seconds_text
 from splitft.tools.plan.cuts import CutCost, PolicyStart
 from splitft.tools.plan.dry import DryRun
-from splitft.tools.plan.scale import ScalePlan
 
-_PARTS = ("compute", "transfer", "server", "queued", "idle")
+PARTS = ("compute", "transfer", "server", "queued", "idle")
 
 
 def table(title: str, *headings: str, left: int = 1) -> Table:
@@ -75,41 +74,13 @@ def time_table(run: DryRun) -> Table | None:
     made = table(
         f"Time: {len(timed)} rounds take {seconds_text(total)} on these devices (simulated; mean seconds "
         "a round)",
-        "client", "device", *_PARTS, "last to finish", left=2,
+        "client", "device", *PARTS, "last to finish", left=2,
     )  # fmt: skip
     last: Mapping[str | None, int] = Counter(r.waited_for for r in timed)
     machines = run.machines
     for name in run.parties.cohort.names:
         parts = [r.clients[name].virtual for r in timed if r.clients[name].virtual]
-        figures = [f"{np.mean([p[part] for p in parts if p]):.3g}" if parts else "–" for part in _PARTS]
+        figures = [f"{np.mean([p[part] for p in parts if p]):.3g}" if parts else "–" for part in PARTS]
         device = machines.clients[name].name if machines else "–"
         made.add_row(name, device, *figures, f"{last.get(name, 0)} of {len(timed)}")
     return made
-
-
-def scale_tables(plan: ScalePlan) -> list[Table]:
-    """One round of a large cohort, by kind of device: when clients are done, and where the time goes."""
-    done = table(
-        f"One round of {plan.present:,} of {plan.clients:,} clients: {seconds_text(plan.times.seconds)}",
-        "device", "clients", "cut (median)", "half are done", "95 % are done", "all are done",
-    )  # fmt: skip
-    where = table("Where a client's seconds go (mean)", "device", *_PARTS)
-    times, names = list(plan.times.clients.values()), np.asarray(plan.devices)
-    for kind, number in Counter(plan.devices).most_common():
-        chosen = np.flatnonzero(names == kind)
-        ends = [float(np.quantile(plan.finished[chosen], share)) for share in (0.5, 0.95, 1.0)]
-        cut = f"{np.median(np.asarray(plan.cuts)[chosen]):g}"
-        done.add_row(kind, f"{number:,}", cut, *(seconds_text(end) for end in ends))
-        where.add_row(kind, *(f"{np.mean([getattr(times[i], part) for i in chosen]):.3g}" for part in _PARTS))
-    return [done, where]
-
-
-def scale_lines(plan: ScalePlan) -> list[str]:
-    """The server's side of a large round."""
-    rate = (plan.bytes_up + plan.bytes_down) * 8 / plan.times.seconds / 1e9
-    return [
-        f"server: busy {100 * plan.server_load:.0f} % of the round, about "
-        f"{plan.server_memory_bytes / 1e9:,.1f} GB of memory",
-        f"traffic: {plan.bytes_up / 1e9:,.2f} GB up, {plan.bytes_down / 1e9:,.2f} GB down, "
-        f"{rate:.3g} Gbit/s on average at the server",
-    ]
