@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from splitft.common.seeds import numpy_generator
 from splitft.history import RoundRecord, make_record
-from splitft.job import Job
+from splitft.job.settings import FederationSettings
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import (
     AdapterDown,
@@ -71,7 +71,7 @@ class Observer(Protocol):
 
 
 def run_rounds(
-    job: Job,
+    job: FederationSettings,
     policy: Cuts,
     server: ServerRole,
     cohort: CohortRole,
@@ -150,7 +150,7 @@ def exchange(
         messages = cohort.answer(replies)
 
 
-def sample_members(job: Job, names: Sequence[str], round_: int) -> list[str]:
+def sample_members(job: FederationSettings, names: Sequence[str], round_: int) -> list[str]:
     """Return the cohort of a round, in the clients' order: all, or a seeded sample without replacement."""
     count = job.clients_per_round or len(names)
     if count >= len(names):

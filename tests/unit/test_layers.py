@@ -17,6 +17,7 @@ LAW = (
 )
 LAYERS = [layer.split(", ") for layer in LAW.split(" > ")]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
+MOST_FILES_WITH_JOB = 40  # they take it whole; a function that reads a few keys names their settings class
 MOST_CLASS_LINES, MOST_PUBLIC_METHODS, MOST_FILE_LINES, MEDIAN_FILE_LINES = 200, 12, 350, 110
 ALLOWED = {"wide classes": set[str](), "long files": set[str](), "twice": set[str](), "circles": set[str]()}
 
@@ -93,6 +94,18 @@ def circles(edges: dict[str, set[str]]) -> set[str]:
 
 def test_a_circle_would_be_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {"a", "b", "c"}
+
+
+def test_files_that_import_the_whole_job() -> None:
+    names = {"splitft.job.Job", "splitft.job.model.Job"}
+    files = [
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and names & {f"{node.module}.{alias.name}" for alias in node.names}
+    ]
+    assert len(set(files)) <= MOST_FILES_WITH_JOB, sorted(set(files))
 
 
 def classes() -> list[tuple[str, ast.ClassDef]]:

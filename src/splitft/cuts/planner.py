@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from splitft.common.state import State
 from splitft.history import RoundRecord
-from splitft.job import Job
+from splitft.job.settings import FederationSettings
 
 if TYPE_CHECKING:
     from splitft.cuts import Decision, Observation
@@ -28,7 +28,7 @@ class CutPlanner:
 
     def __init__(
         self,
-        job: Job,
+        job: FederationSettings,
         cuts: Mapping[str, int],
         max_cuts: Mapping[str, int],
         num_blocks: int,

@@ -12,7 +12,7 @@ from splitft.cuts.observe import CutPolicy
 from splitft.cuts.resource import resource
 from splitft.cuts.splitft import splitft
 from splitft.errors import JobError, unknown_name
-from splitft.job.model import Job
+from splitft.job.settings import FederationSettings
 
 _BUILT_IN: dict[str, CutPolicy] = {
     "fixed": fixed,
@@ -66,7 +66,7 @@ def find_cut_policy(name: str) -> CutPolicy:
     return policy
 
 
-def check_cut_policy(job: Job) -> None:
+def check_cut_policy(job: FederationSettings) -> None:
     """Raise JobError where the job names a policy that nobody has registered.
 
     A job file may name a policy that its reader registers later, so loading cannot know; whoever starts to

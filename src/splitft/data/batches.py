@@ -14,7 +14,7 @@ from splitft.common.seeds import numpy_generator
 from splitft.common.transfer import to_device
 from splitft.data.rows import IGNORE, Indices, Rows
 from splitft.errors import DataError
-from splitft.job import Job
+from splitft.job.settings import BatchSettings
 
 POOL = 50  # batches whose rows are sorted together
 
@@ -176,13 +176,13 @@ def group_by_length(
     return np.concatenate([batches.ravel(), ordered[whole:]]).astype(np.int64)
 
 
-def train_stream(job: Job, client: str, rows: Rows) -> BatchStream:
+def train_stream(job: BatchSettings, client: str, rows: Rows) -> BatchStream:
     """Return the stream of a client's training rows, as the job says."""
     lengths = rows.lengths if job.group_by_length else None
     return BatchStream(len(rows), job.per_device_train_batch_size, job.seed, client, lengths)
 
 
-def first_lengths(job: Job, client: str, rows: Rows) -> list[NDArray[np.int64]]:
+def first_lengths(job: BatchSettings, client: str, rows: Rows) -> list[NDArray[np.int64]]:
     """Return the lengths of the rows, (batch,), of each micro-batch of a client's first round."""
     stream = train_stream(job, client, rows)
     lengths = np.asarray(rows.lengths)

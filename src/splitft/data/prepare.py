@@ -16,7 +16,7 @@ from splitft.data.report import ClientReport, DataReport, length_quantiles
 from splitft.data.rows import Indices, Rows, pack
 from splitft.data.tokenize import Dropped, tokenize
 from splitft.errors import DataError
-from splitft.job import Job
+from splitft.job.settings import DataSettings
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Prepared:
     report: DataReport
 
 
-def prepare(job: Job, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     """Read the job's data and deal them to the clients.
 
     Held-out rows are split off first, by document; then both sides are dealt alike. With natural sites
@@ -100,7 +100,7 @@ def prepare(job: Job, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     )
 
 
-def _natural_sites(job: Job, records: Records) -> tuple[Indices, Sequence[str]]:
+def _natural_sites(job: DataSettings, records: Records) -> tuple[Indices, Sequence[str]]:
     """Site of each record and the sites' names; one place and no name where rows are dealt freely."""
     if job.partition.method == "files":
         return records.sources, records.source_names
@@ -110,14 +110,14 @@ def _natural_sites(job: Job, records: Records) -> tuple[Indices, Sequence[str]]:
     return np.zeros(len(records), dtype=np.int64), ()
 
 
-def _labels(job: Job, columns: dict[str, list[str]]) -> list[str]:
+def _labels(job: DataSettings, columns: dict[str, list[str]]) -> list[str]:
     column = job.partition.column
     if column is None:
         raise DataError(f"partition.method {job.partition.method} needs partition.column")
     return columns[column]
 
 
-def _deal(job: Job, records: Records, train: Rows) -> tuple[list[Indices], PartitionReport]:
+def _deal(job: DataSettings, records: Records, train: Rows) -> tuple[list[Indices], PartitionReport]:
     """Deal the training rows by the job's method."""
     config = job.partition
     if config.method == "files":
@@ -167,7 +167,7 @@ def _deal(job: Job, records: Records, train: Rows) -> tuple[list[Indices], Parti
     )
 
 
-def _deal_held_out(job: Job, report: PartitionReport, held: Rows) -> list[Indices]:
+def _deal_held_out(job: DataSettings, report: PartitionReport, held: Rows) -> list[Indices]:
     """Deal the held-out rows: to their own site, or in the proportions of the training rows."""
     number = {label: i for i, label in enumerate(report.classes)}
     if job.partition.method in ("by_column", "files"):
@@ -187,7 +187,7 @@ def _deal_held_out(job: Job, report: PartitionReport, held: Rows) -> list[Indice
 
 
 def _report(
-    job: Job,
+    job: DataSettings,
     records: Records,
     report: PartitionReport,
     edges: tuple[int, ...],

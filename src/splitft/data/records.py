@@ -13,7 +13,7 @@ from splitft.data.rows import Indices
 from splitft.data.sources import Source, read_sources
 from splitft.data.table import Table
 from splitft.errors import DataError
-from splitft.job import Job
+from splitft.job.settings import DataSettings
 from splitft.weights.builtin import BUILTIN
 
 Sample = tuple[Any, ...]
@@ -49,7 +49,7 @@ class Records:
         return len(self.samples)
 
 
-def read_records(job: Job) -> Records:
+def read_records(job: DataSettings) -> Records:
     """Read and check all rows that a job names.
 
     Raises:
@@ -112,7 +112,7 @@ def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
     return [tuple(col.check_messages(table, name, row) for name in names) for row in rows]
 
 
-def _document_of(job: Job, sources: list[Source]) -> str:
+def _document_of(job: DataSettings, sources: list[Source]) -> str:
     """What a document is where the job does not say: a speech, a text file among many, else the row.
 
     Whole files are held out only if there are enough of them to hold out the asked share, and not where each

@@ -13,7 +13,7 @@ from splitft.common.quiet import first_line, quiet_datasets
 from splitft.data.partition import client_names
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.errors import DataError
-from splitft.job import Job
+from splitft.job.settings import DataSettings
 from splitft.weights.builtin import BUILTIN, builtin_corpus
 
 
@@ -25,7 +25,7 @@ class Source:
     tables: list[Table]
 
 
-def read_sources(job: Job) -> list[Source]:
+def read_sources(job: DataSettings) -> list[Source]:
     """Read everything that `dataset_name` or `data_files` names.
 
     Raises:
@@ -44,13 +44,13 @@ def read_sources(job: Job) -> list[Source]:
     return [Source("data", [_read_hub(job, job.dataset_name)])]
 
 
-def wanted_columns(job: Job) -> set[str]:
+def wanted_columns(job: DataSettings) -> set[str]:
     """Every column that the job may read."""
     named = {job.dataset_text_field, job.document_column, job.partition.column}
     return {"prompt", "completion", "messages"} | {name for name in named if name is not None}
 
 
-def _read_files(job: Job, data_files: str | list[str] | dict[str, str]) -> list[Source]:
+def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str]) -> list[Source]:
     def read(paths: Iterable[Path]) -> list[Table]:
         return [
             read_table(path, job.dataset_text_field, job.sample_by, wanted_columns(job)) for path in paths
@@ -90,7 +90,7 @@ def source_names(paths: list[Path]) -> tuple[str, ...]:
     return client_names(stems)
 
 
-def _read_hub(job: Job, name: str) -> Table:
+def _read_hub(job: DataSettings, name: str) -> Table:
     import datasets
 
     from splitft.weights.hub import hub_or_cache

@@ -21,7 +21,7 @@ from splitft.devices.simulate import (
     simulate_round,
 )
 from splitft.devices.steps import StepSeconds, StepWork, step_work
-from splitft.job import Job
+from splitft.job.settings import CostSettings
 from splitft.wire.ledger import Direction
 from splitft.wire.messages import (
     Activations,
@@ -68,7 +68,9 @@ class VirtualClock:
     that it sends back then. devices: of every client that trains.
     """
 
-    def __init__(self, costs: ModelCosts, job: Job, devices: Mapping[str, Device], server: Device) -> None:
+    def __init__(
+        self, costs: ModelCosts, job: CostSettings, devices: Mapping[str, Device], server: Device
+    ) -> None:
         self.costs = costs
         self.job = job
         self.devices = devices

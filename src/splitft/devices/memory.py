@@ -20,7 +20,7 @@ from splitft.devices.device import Device
 from splitft.errors import JobError
 
 if TYPE_CHECKING:
-    from splitft.job import Job
+    from splitft.job.settings import CostSettings
 
 
 _TRAINED = 4 * 4  # float32: value, gradient, two moments
@@ -41,7 +41,7 @@ class MemoryUse:
         return self.weights + self.adapters + self.activations
 
 
-def client_memory(costs: ModelCosts, job: Job, cut: int) -> MemoryUse:
+def client_memory(costs: ModelCosts, job: CostSettings, cut: int) -> MemoryUse:
     """Return what a client holds: embeddings, front, and with labels at home also tail, norm and head.
 
     A cut of all blocks: the whole model.
@@ -60,7 +60,7 @@ def client_memory(costs: ModelCosts, job: Job, cut: int) -> MemoryUse:
     )
 
 
-def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> MemoryUse:
+def server_memory(costs: ModelCosts, job: CostSettings, cuts: Iterable[int]) -> MemoryUse:
     """Return what the server holds for clients with these cuts: one frozen base, whatever their number.
 
     With per_client each client has its own trunk adapter. Batches pass one after another; with labels at the
@@ -86,7 +86,7 @@ def server_memory(costs: ModelCosts, job: Job, cuts: Iterable[int]) -> MemoryUse
     return MemoryUse(weights, _TRAINED * trained + _KEPT * everything, activations)
 
 
-def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
+def highest_cut_in_memory(costs: ModelCosts, job: CostSettings, device: Device) -> int:
     """Return the most blocks that a client on this device can hold, one left for the server.
 
     Raises JobError where not even cut_policy.min_cut fits.
@@ -108,14 +108,16 @@ def highest_cut_in_memory(costs: ModelCosts, job: Job, device: Device) -> int:
     )
 
 
-def _adapter_parameters(costs: ModelCosts, job: Job, cut: int, blocks: Iterable[int]) -> int:
+def _adapter_parameters(costs: ModelCosts, job: CostSettings, cut: int, blocks: Iterable[int]) -> int:
     from splitft.lora.ranks import job_ranks
 
     ranks = job_ranks(job, len(costs.blocks), cut)
     return sum(ranks[block] * costs.blocks[block].lora_parameters for block in blocks)
 
 
-def _activations(costs: ModelCosts, job: Job, blocks: Iterable[int], *, head: bool, crossings: int) -> int:
+def _activations(
+    costs: ModelCosts, job: CostSettings, blocks: Iterable[int], *, head: bool, crossings: int
+) -> int:
     """Bytes of one batch at its peak; crossings: cuts where a party holds an activation and its gradient."""
     rows, width = job.per_device_train_batch_size, job.max_length
     state = costs.hidden * costs.element_bytes

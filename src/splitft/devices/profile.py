@@ -12,7 +12,8 @@ from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
 
 if TYPE_CHECKING:
-    from splitft.job import DeviceProfile, Job
+    from splitft.job import DeviceProfile
+    from splitft.job.settings import DeviceSettings
 
 
 __all__ = ["Device", "check_devices", "client_devices", "resolve_device"]
@@ -50,7 +51,7 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
     )
 
 
-def check_devices(job: Job) -> None:
+def check_devices(job: DeviceSettings) -> None:
     """Raise JobError where the job names a device that is neither a preset nor one of its profiles.
 
     Whoever starts to work on a job asks here first: who the clients are is known only with the data.
@@ -62,7 +63,7 @@ def check_devices(job: Job) -> None:
     resolve_device(job.server_device, job.device_profiles, key="server_device")
 
 
-def client_devices(job: Job, names: Sequence[str]) -> dict[str, Device]:
+def client_devices(job: DeviceSettings, names: Sequence[str]) -> dict[str, Device]:
     """Return {client: device} in the clients' order; empty where the job states no devices.
 
     Raises JobError where a client has no device, a device no client, or a name is unknown.

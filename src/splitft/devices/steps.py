@@ -13,7 +13,7 @@ from splitft.devices.device import Device, link_seconds, transfer_seconds
 from splitft.devices.flops import Passes, Work, block_work, head_work
 
 if TYPE_CHECKING:
-    from splitft.job import Job
+    from splitft.job.settings import CostSettings
     from splitft.wire.codecs.codec import Codec
 
 
@@ -44,7 +44,7 @@ class StepWork:
         )
 
 
-def step_work(costs: ModelCosts, job: Job, cut: int) -> StepWork:
+def step_work(costs: ModelCosts, job: CostSettings, cut: int) -> StepWork:
     """Return the work of a client's step at this cut; a cut of all blocks: the whole model on the client.
 
     Effective ranks are those of the client; a shared trunk's may be higher.
@@ -93,7 +93,7 @@ def mean_seconds(one: StateSeconds, other: StateSeconds) -> StateSeconds:
 
 def client_state_seconds(
     costs: ModelCosts,
-    job: Job,
+    job: CostSettings,
     client: Device,
     server: Device,
     *,
@@ -131,7 +131,7 @@ def client_state_seconds(
     )
 
 
-def batch_bytes(costs: ModelCosts, job: Job, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (up, down): tensor bytes of the messages of one micro-batch with so many tokens, no padding.
 
     Without headers and gradient norms, which a batch of text dwarfs.
@@ -147,7 +147,7 @@ def batch_bytes(costs: ModelCosts, job: Job, tokens: int) -> tuple[tuple[int, ..
     return (hidden + 4 * tokens,), (down,)
 
 
-def _row_bytes(costs: ModelCosts, job: Job, tokens: int, codec: Codec | None) -> int:
+def _row_bytes(costs: ModelCosts, job: CostSettings, tokens: int, codec: Codec | None) -> int:
     if codec is None:
         return tokens * costs.hidden * costs.element_bytes
     samples = min(tokens, job.per_device_train_batch_size)

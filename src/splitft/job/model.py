@@ -15,6 +15,7 @@ from splitft.job.sections import PartitionConfig, Strict
 from splitft.job.settings import (
     AverageSettings,
     BatchSettings,
+    CostSettings,
     DataSettings,
     DeviceSettings,
     FederationSettings,
@@ -26,23 +27,13 @@ from splitft.job.settings import (
     ScheduleSettings,
     SeedSettings,
     SplitSettings,
-    TrainingSettings,
     WireSettings,
 )
 
 RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.job.rules
 
 
-class Job(
-    ModelSettings,
-    DataSettings,
-    FederationSettings,
-    TrainingSettings,
-    WireSettings,
-    DeviceSettings,
-    NetworkSettings,
-    RunSettings,
-):
+class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings):
     """One run, complete. Keys known from the Hugging Face stack keep their names and meaning.
 
     Values are taken strictly: "5" is no integer, true is no number, an integer may stand for a float. Raises

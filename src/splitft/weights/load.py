@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from splitft.common.text import one_line
 from splitft.errors import ModelError
-from splitft.job import Job
+from splitft.job.settings import ModelSettings
 from splitft.model.window import count_blocks, install_window
 from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, resolve_model
 from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
@@ -228,6 +228,6 @@ def _from_folder(
     return loaded
 
 
-def base_dtype(job: Job) -> torch.dtype:
+def base_dtype(job: ModelSettings) -> torch.dtype:
     """The dtype of the frozen base."""
     return torch.bfloat16 if job.bf16 else torch.float32

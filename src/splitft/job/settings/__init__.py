@@ -1,7 +1,13 @@
 """Settings by what needs them: base classes of `Job`. A function names the one that it reads."""
 
 from splitft.job.settings.data import DataSettings
-from splitft.job.settings.federation import DeviceSettings, FederationSettings, NetworkSettings, RunSettings
+from splitft.job.settings.federation import (
+    CostSettings,
+    DeviceSettings,
+    FederationSettings,
+    NetworkSettings,
+    RunSettings,
+)
 from splitft.job.settings.model import ModelSettings
 from splitft.job.settings.training import (
     AverageSettings,
@@ -19,6 +25,7 @@ from splitft.job.settings.wire import WireSettings
 __all__ = [
     "AverageSettings",
     "BatchSettings",
+    "CostSettings",
     "DataSettings",
     "DeviceSettings",
     "FederationSettings",

@@ -17,10 +17,14 @@ from splitft.job.sections import (
     PathName,
     Strict,
 )
+from splitft.job.settings.data import DataSettings
+from splitft.job.settings.model import ModelSettings
+from splitft.job.settings.training import ScheduleSettings, SeedSettings, SplitSettings, TrainingSettings
+from splitft.job.settings.wire import WireSettings
 
 
-class FederationSettings(Strict):
-    """Who takes part in a round, how cuts move, and when results are measured."""
+class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
+    """The rounds: their members, their cuts, their order, and their evaluations."""
 
     clients_per_round: Count | None = Field(
         default=None, description="Clients sampled each round; default: all."
@@ -50,6 +54,10 @@ class DeviceSettings(Strict):
     device_profiles: dict[Name, DeviceProfile] = Field(
         default_factory=dict, description="{name: profile}: devices of your own."
     )
+
+
+class CostSettings(ModelSettings, DataSettings, FederationSettings, TrainingSettings, WireSettings):
+    """Everything that decides what a round computes, holds and sends, whatever the machines."""
 
 
 class NetworkSettings(Strict):

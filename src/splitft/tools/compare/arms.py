@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from splitft.job import Job
+from splitft.job.settings import SplitSettings
 from splitft.job.yaml import parse_yaml
 
-METHODS: tuple[str, ...] = get_args(Job.model_fields["method"].annotation)
+METHODS: tuple[str, ...] = get_args(SplitSettings.model_fields["method"].annotation)
 _RESERVED = {"seed": "--seeds N", "output_dir": "--out FOLDER"}
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from splitft.common.files import write_atomically
 from splitft.errors import JobError
-from splitft.job import Job, load_job
+from splitft.job import load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
 from splitft.tools.compare.plan import PlannedVariant, name_variants, plan_variants, problems_of, seeds_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
@@ -85,12 +85,11 @@ def plan_comparison(
         for option, number in (("seeds", seeds), ("parallel", parallel))
         if number < 1
     ]
-    base: Job | None = None
     try:
         base = load_job(source, overrides)
     except JobError as error:
         problems += problems_of(error)
-    if base is None or problems:
+    if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise JobError("\n  ".join([f"{source}: {count}; nothing was started", *problems]))
     arms = make_arms(names, varied, base.cut_policy.method)

@@ -24,7 +24,8 @@ from splitft.devices import (
     step_work,
 )
 from splitft.errors import JobError
-from splitft.job import CutPolicyConfig, Job
+from splitft.job import CutPolicyConfig
+from splitft.job.settings import CostSettings
 from splitft.lora.ranks import job_ranks
 from splitft.running.machines import Machines
 
@@ -48,14 +49,14 @@ class CutCost:
     slowest_client: str | None
 
 
-def batches(job: Job, data: ClientData) -> list[tuple[float, float, int]]:
+def batches(job: CostSettings, data: ClientData) -> list[tuple[float, float, int]]:
     """Return (rows, width, tokens) of the micro-batches of a client's first round (`batch_shape`)."""
     drawn = first_lengths(job, data.name, data.train)
     return [(*batch_shape(batch.tolist(), job.padding_free), int(batch.sum())) for batch in drawn]
 
 
 def trace_of(
-    job: Job, costs: ModelCosts, name: str, cut: int, drawn: Sequence[tuple[float, float, int]]
+    job: CostSettings, costs: ModelCosts, name: str, cut: int, drawn: Sequence[tuple[float, float, int]]
 ) -> ClientTrace:
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
     count = len(costs.blocks)
@@ -66,7 +67,9 @@ def trace_of(
     return ClientTrace(name, cut, adapter, steps, adapter)
 
 
-def round_of(job: Job, machines: Machines, traces: Sequence[ClientTrace], *, pairs: bool = False) -> Any:
+def round_of(
+    job: CostSettings, machines: Machines, traces: Sequence[ClientTrace], *, pairs: bool = False
+) -> Any:
     """Return the simulated times of a round in which clients do what `traces` say."""
     works = {cut: step_work(machines.costs, job, cut) for cut in {trace.cut for trace in traces}}
 
@@ -81,7 +84,7 @@ def round_of(job: Job, machines: Machines, traces: Sequence[ClientTrace], *, pai
 
 
 def cut_costs(
-    job: Job, costs: ModelCosts, machines: Machines | None, data: Sequence[ClientData]
+    job: CostSettings, costs: ModelCosts, machines: Machines | None, data: Sequence[ClientData]
 ) -> list[CutCost]:
     """Return a row for every cut that the model allows."""
     drawn = {client.name: batches(job, client) for client in data}
@@ -92,7 +95,7 @@ def cut_costs(
 
 
 def _cut_cost(
-    job: Job, costs: ModelCosts, machines: Machines | None, drawn: Mapping[str, Any], cut: int
+    job: CostSettings, costs: ModelCosts, machines: Machines | None, drawn: Mapping[str, Any], cut: int
 ) -> CutCost:
     traces = [trace_of(job, costs, name, cut, each) for name, each in drawn.items()]
     up = float(np.mean([sum(sum(step.up_bytes) for step in trace.steps) for trace in traces]))
@@ -124,7 +127,7 @@ class PolicyStart:
 
 
 def policy_starts(
-    job: Job, planner: CutPlanner, machines: Machines | None, data: Sequence[ClientData]
+    job: CostSettings, planner: CutPlanner, machines: Machines | None, data: Sequence[ClientData]
 ) -> list[PolicyStart]:
     """Return what every policy would start with, the job's own first. Accuracies are not known yet."""
     own = job.cut_policy.method
@@ -134,7 +137,11 @@ def policy_starts(
 
 
 def _policy_start(
-    job: Job, name: str, observation: Observation, machines: Machines | None, drawn: Mapping[str, Any]
+    job: CostSettings,
+    name: str,
+    observation: Observation,
+    machines: Machines | None,
+    drawn: Mapping[str, Any],
 ) -> PolicyStart:
     settings = job.cut_policy.model_dump() | {"method": name}
     try:
