@@ -8,8 +8,9 @@ YAML.
 from __future__ import annotations
 
 from splitft.job.file import dump_job, job_schema, load_job
-from splitft.job.model import GROUPS, RULE, Job, SchedulerType, grouped_keys
+from splitft.job.model import GROUPS, RULE, Job, grouped_keys
 from splitft.job.sections import CutPolicyConfig, DeviceProfile, NetworkConfig, PartitionConfig
+from splitft.job.settings import SchedulerType
 
 __all__ = [
     "GROUPS",

@@ -1,12 +1,45 @@
-"""LoRA adapters per block: where they sit in a model, how they start, and how they travel.
-
-peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
-and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
-"""
+"""Blocks of one client's model: who holds which, and the effective rank of each adapter."""
 
 from __future__ import annotations
 
-from splitft.job import Job
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from splitft.job.settings import LoraSettings, SplitSettings
+
+
+@dataclass(frozen=True)
+class HeldBlocks:
+    """The division of one client's model: front up to the cut, trunk up to the tail, tail up to the end."""
+
+    cut: int
+    tail_start: int
+    num_blocks: int
+
+    @property
+    def front(self) -> range:
+        return range(self.cut)
+
+    @property
+    def trunk(self) -> range:
+        return range(self.cut, self.tail_start)
+
+    @property
+    def tail(self) -> range:
+        return range(max(self.cut, self.tail_start), self.num_blocks)
+
+    def on_client(self, blocks: Iterable[int]) -> tuple[int, ...]:
+        """Return those of `blocks` that the client holds."""
+        return tuple(block for block in blocks if block < self.cut or block >= self.tail_start)
+
+    def ranks(self, lora: LoraSettings) -> dict[int, int]:
+        """Return {block: effective rank of its adapter}."""
+        return effective_ranks(self.num_blocks, self.cut, lora.lora_r, lora.lora_r_cut, lora.lora_r_cut_side)
+
+
+def held_blocks(split: SplitSettings, num_blocks: int, cut: int) -> HeldBlocks:
+    """Return the division of a model of `num_blocks` blocks for a client with this cut."""
+    return HeldBlocks(cut, num_blocks - split.tail_blocks, num_blocks)
 
 
 def effective_ranks(
@@ -14,8 +47,11 @@ def effective_ranks(
 ) -> dict[int, int]:
     """Return {block: rank} of one client's model: r_cut at its cut, r elsewhere.
 
-    side: both blocks at the cut (paper), the client's last one alone, or none. r_cut None: r. A cut of all
-    blocks is none: the whole model is on the client.
+    A cut of all blocks is no cut: the whole model is on the client.
+
+    Args:
+        r_cut: Rank at the cut. None: r.
+        side: Blocks with r_cut: both at the cut (the paper's), the client's last one alone, or none.
     """
     if cut >= num_blocks:
         return dict.fromkeys(range(num_blocks), r)
@@ -23,6 +59,6 @@ def effective_ranks(
     return {block: (r_cut or r) if block in lower else r for block in range(num_blocks)}
 
 
-def job_ranks(job: Job, num_blocks: int, cut: int) -> dict[int, int]:
+def job_ranks(lora: LoraSettings, num_blocks: int, cut: int) -> dict[int, int]:
     """Return {block: effective rank} of a client of a job at this cut."""
-    return effective_ranks(num_blocks, cut, job.lora_r, job.lora_r_cut, job.lora_r_cut_side)
+    return effective_ranks(num_blocks, cut, lora.lora_r, lora.lora_r_cut, lora.lora_r_cut_side)

@@ -1,0 +1,72 @@
+"""Settings of the federation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from splitft.job.sections import (
+    Count,
+    CutPolicyConfig,
+    DeviceProfile,
+    Name,
+    Names,
+    NetworkConfig,
+    PathName,
+    Strict,
+)
+
+
+class FederationSettings(Strict):
+    """Who takes part in a round, how cuts move, and when results are measured."""
+
+    clients_per_round: Count | None = Field(
+        default=None, description="Clients sampled each round; default: all."
+    )
+    cut_policy: CutPolicyConfig = Field(
+        default_factory=CutPolicyConfig, description="How cuts are chosen and adapted."
+    )
+    order: Literal["parallel", "turns"] = Field(
+        default="parallel",
+        description="parallel: all clients take step by step together. turns: one client after another takes "
+        "all its local steps (the paper's).",
+    )
+    eval_every: Count = Field(
+        default=1, description="Evaluate after every so many rounds (and before and at the end)."
+    )
+
+
+class DeviceSettings(Strict):
+    """Devices of the virtual clock."""
+
+    devices: Name | Names | dict[Name, Name] | None = Field(
+        default=None,
+        description="Device of every client, one per client in order, or {client: device}: names of presets "
+        "or of device_profiles. They drive the virtual clock and the cut policies.",
+    )
+    server_device: Name = Field(default="gpu_server", description="Device of the server.")
+    device_profiles: dict[Name, DeviceProfile] = Field(
+        default_factory=dict, description="{name: profile}: devices of your own."
+    )
+
+
+class NetworkSettings(Strict):
+    """Members of a run over a network."""
+
+    network: NetworkConfig = Field(
+        default_factory=NetworkConfig,
+        description="Who takes part in a run over a network (`splitft server`).",
+    )
+
+
+class RunSettings(Strict):
+    """The run as a process: its folder and its checkpoints."""
+
+    output_dir: PathName = Field(
+        default="runs/splitft", description="Folder of this run; must not hold another one."
+    )
+    save_every: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Write a checkpoint after every so many rounds, for --resume; 0: never."
+    )
+    save_total_limit: Count = Field(default=2, description="Checkpoints to keep; a finished run keeps none.")

@@ -1,0 +1,175 @@
+"""Settings of training: what client and server agree on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from splitft.job.sections import Count, Name, Names, Strict
+
+SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
+
+
+class SeedSettings(Strict):
+    """The seed of all named generators."""
+
+    seed: int = Field(
+        default=42,
+        ge=0,
+        le=2**32 - 1,
+        description="Seeds the partition, the order of rows, dropout and new adapters.",
+    )
+
+
+class ScheduleSettings(Strict):
+    """The number of steps."""
+
+    rounds: Count = Field(default=10, description="Rounds of local steps, aggregation and evaluation.")
+    local_steps: Count = Field(default=10, description="Optimizer steps of each client in a round.")
+    gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches of one optimizer step.")
+
+
+class SplitSettings(Strict):
+    """The division of the model, and of a step, between client and server."""
+
+    method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = Field(
+        default="splitft",
+        description="splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora "
+        "(whole models on the clients), local_only (no exchange at all), centralized (all data in one "
+        "place).",
+    )
+    cuts: Count | Annotated[list[Count], Field(min_length=1)] = Field(
+        default=2, description="Blocks on each client: one number, or one per client."
+    )
+    labels: Literal["server", "client"] = Field(
+        default="server",
+        description="server: clients send their labels (the text) to the server. client: labels, head and "
+        "the last tail_blocks blocks stay on the client.",
+    )
+    tail_blocks: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Last blocks on the client; at least 1 with labels: client, else 0."
+    )
+    server_adapter: Literal["per_client", "shared"] = Field(
+        default="per_client",
+        description="per_client: the server trains one trunk adapter per client and averages them each "
+        "round. shared: one trunk adapter, trained on all clients' batches.",
+    )
+    train_front: bool = Field(
+        default=True,
+        description="No: blocks below the highest cut stay as they are. Clients run forward alone, no "
+        "gradient comes down, and a sample's activations go up once in the whole job. Needs "
+        "cut_policy.method fixed.",
+    )
+
+    @property
+    def splits_model(self) -> bool:
+        """Whether client and server each run a part of the model; a baseline's clients may run all of it."""
+        return self.method in ("splitft", "same_split")
+
+    @property
+    def frozen_blocks(self) -> int:
+        """Blocks without an adapter, from the first on: with train_front: no, those of the highest cut."""
+        if self.train_front:
+            return 0
+        return max(self.cuts) if isinstance(self.cuts, list) else self.cuts
+
+
+class LoraSettings(Strict):
+    """The adapters."""
+
+    lora_r: Count = Field(default=16, description="Rank of the adapter of every block.")
+    lora_r_cut: Count | None = Field(
+        default=None,
+        description="Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r.",
+    )
+    lora_r_cut_side: Literal["both", "client", "none"] = Field(
+        default="both",
+        description="Which of the two blocks have lora_r_cut: both (paper), the client's last one, or none.",
+    )
+    lora_alpha: float = Field(
+        default=32.0, gt=0, description="Adapter scaling is lora_alpha / lora_r in every block."
+    )
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    lora_target_modules: Name | Names | None = Field(
+        default=None, description="Module names, or all-linear. Default: peft's choice for the model type."
+    )
+
+
+class AverageSettings(Strict):
+    """The average of a round."""
+
+    aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = Field(
+        default="by_rank",
+        description="by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
+        "but missing components count as zero. exact: the products B·A, re-factored. freeze_a: A stays "
+        "as it started, B is trained and averaged (FFA-LoRA).",
+    )
+    robust_aggregation: Literal["norm_clip", "none", "median", "trimmed_mean", "krum"] = Field(
+        default="norm_clip",
+        description="What a broken or dishonest client may do to the average of a block. norm_clip: an "
+        "update of more than 3 times the median length is scaled to that length, and its weight by the same "
+        "factor. The others leave it out; then median, trimmed_mean: of every value, unweighted; krum: the "
+        "one adapter nearest to the others. none: anything.",
+    )
+    byzantine_clients: Count = Field(
+        default=1, description="How many such clients trimmed_mean and krum are to bear."
+    )
+
+    @property
+    def freeze_a(self) -> bool:
+        """Whether A stays as it started, and B alone is trained and averaged."""
+        return self.aggregation == "freeze_a"
+
+
+class OptimizerSettings(ScheduleSettings):
+    """AdamW, its schedule and its clipping."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's first beta.")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's second beta.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="AdamW's epsilon.")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="Clip the norm over front, trunk and tail; 0: never."
+    )
+    lr_scheduler_type: SchedulerType = Field(default="linear", description="Schedule over all rounds' steps.")
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="Share of all steps used to warm up.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Steps of warm-up; overrides the ratio."
+    )
+
+
+class BatchSettings(ScheduleSettings, SeedSettings):
+    """Batches: their size, layout, parts and order."""
+
+    per_device_train_batch_size: Count = Field(default=8, description="Rows of one client's micro-batch.")
+    per_device_eval_batch_size: Count = Field(default=8, description="Rows of one evaluation batch.")
+    group_by_length: bool = Field(
+        default=False, description="Batches of rows of like length: less padding to compute, other batches."
+    )
+    padding_free: bool = Field(
+        default=False,
+        description="Compute a batch as one row of all its samples, with position ids, and no padding: the "
+        "same but for the order of sums. Where a model cannot, rows are padded, and the run says so.",
+    )
+    micro_batches: Count | Literal["auto"] = Field(
+        default=1,
+        description="Parts that each batch is sent in, so that clients, link and server work side by side; "
+        "the gradients are those of the whole batch, but for the order of sums. auto: over a network what "
+        "the first round's times ask for, in one process 1.",
+    )
+    max_staleness: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0,
+        description="Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none.",
+    )
+    server_batch_tokens: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default=0,
+        description="Most tokens, padding counted, of several clients that the server computes at once, "
+        "whatever their cuts. 0: one client at a time. auto: measured at the start. Results then differ in "
+        "the order of sums.",
+    )
+
+
+class TrainingSettings(SplitSettings, LoraSettings, AverageSettings, OptimizerSettings, BatchSettings):
+    """Everything that decides what a training step computes."""

@@ -1,0 +1,59 @@
+"""Settings of the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from splitft.job.sections import CodecBudgetConfig, Name
+from splitft.job.settings.training import SplitSettings
+
+
+class WireSettings(SplitSettings):
+    """Codecs, and what the server remembers of samples."""
+
+    activation_cache_gb: float = Field(
+        default=1.0,
+        ge=0,
+        description="With train_front: no, memory of the server for each client's activations; samples "
+        "beyond it go up every time. With codec delta, memory of either end for them; samples beyond it go "
+        "whole every time.",
+    )
+    codec: Name | None = Field(
+        default=None,
+        description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
+        "int2, delta (int4 the first time that a sample crosses, then what has changed), auto (int8 in the "
+        "first round, then what codec_budget allows), or a codec "
+        "registered from Python. Default: none in one process, int8 over a network.",
+    )
+    delta_bits: Annotated[int, Field(ge=1, le=4)] = Field(
+        default=1, description="With codec delta, bits of a value of what has changed."
+    )
+    gradient_codec: Name | None = Field(
+        default=None,
+        description="The same for their gradients, which bear fewer bits. Default: as codec; int2 with "
+        "delta.",
+    )
+    codec_budget: CodecBudgetConfig = Field(
+        default_factory=CodecBudgetConfig, description="With codec auto, what the codecs may cost."
+    )
+    eval_codec: Name | None = Field(
+        default=None,
+        description="The same for activations of held-out rows. Default: bf16, none with codec none.",
+    )
+
+    @property
+    def caches_activations(self) -> bool:
+        """Whether the server keeps what each training sample's activations are."""
+        return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
+
+    @property
+    def chooses_codecs(self) -> bool:
+        """Whether codecs are chosen from the first round's batches."""
+        return self.codec == "auto" and self.splits_model
+
+    @property
+    def sends_differences(self) -> bool:
+        """Whether client and server keep what each training sample's activations were."""
+        return self.codec == "delta" and self.splits_model
