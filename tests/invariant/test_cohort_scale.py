@@ -13,20 +13,18 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
-from rich.console import Console
-from test_plan import DEVICES, planned
+from plans import DEVICES, planned
+from runs import QUIET, Settings
 
+from repository import ROOT
 from splitft import Job
 from splitft.devices import PRESETS
 from splitft.errors import JobError
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import cohort_scale
 from cohort_scale import draw_cohort, draw_devices, parse_mix
-
-QUIET = Console(quiet=True)
-Settings = dict[str, Any]
 
 MIX = "phone=0.5,laptop=0.3,workstation=0.2"
 SHARES = st.dictionaries(st.sampled_from(sorted(PRESETS)), st.integers(0, 20), min_size=1).filter(

@@ -8,47 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
-from test_unsplit import trained
+from plans import DEVICES, assert_is_the_run, planned
+from runs import QUIET, Settings, trained
 
+from commands import splitft
 from reference import make_hybrid_setting
 from splitft import Job
 from splitft.errors import ModelError, OutputError
-from splitft.launch import cli
 from splitft.tools.plan.command import plan_command
 
-QUIET = Console(quiet=True)
-Settings = dict[str, Any]
-
-DEVICES = {
-    "devices": ["slow", "fast", "flaky", "slow"],
-    "server_device": "fast",  # no faster than a client, so that the clients wait for each other there
-    "device_profiles": {
-        "slow": {"flops": 1e6, "uplink_mbps": 1},
-        "fast": {"flops": 8e6, "uplink_mbps": 8, "preset": "workstation"},
-        "flaky": {"flops": 2e6, "latency_ms": 20, "preset": "phone", "availability": 0.6},
-    },
-}
 MOVES = {"method": "schedule", "schedule": {"1": [1, 2, 3, 4], "2": [4, 1, 3, 2], "4": [2, 3, 3, 1]}}
 MUCH_TO_EVALUATE = {"eval_fraction": 0.6, "max_eval_samples": 36}  # sums of several digits
 FEW_MOVES = {"method": "schedule", "schedule": {"1": [1, 2, 3, 1], "3": [3, 1, 3, 2]}}
-
-
-def planned(settings: Settings, **changes: Any) -> dict[str, Any]:
-    return plan_command(Job(**{**settings, **changes}), console=QUIET)
-
-
-def assert_is_the_run(plan: dict[str, Any], result: Any) -> None:
-    """Every kind and direction of every round, to the byte; cuts; virtual time to the last bit."""
-    assert plan["bytes"] == result.summary["bytes"]
-    rounds = [
-        {"round": r.round, "cuts": r.cuts, "bytes": r.bytes, "virtual_seconds": r.virtual_seconds}
-        for r in result.history
-    ]
-    assert plan["rounds"] == rounds
-    assert plan["virtual_seconds"] == result.summary.get("virtual_seconds")
-
-
 JOBS: dict[str, tuple[str, Settings]] = {
     "llama, other cuts": ("llama", {"cuts": [1, 3, 5, 2], **MUCH_TO_EVALUATE}),
     "gpt2, labels at home, accumulation": (
@@ -163,13 +134,6 @@ def test_a_plan_holds_for_blocks_without_a_target_module(tmp_path: Path) -> None
 
 
 # The command
-
-
-def splitft(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["splitft", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_the_command_line_plans_what_it_then_runs(

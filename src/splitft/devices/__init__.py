@@ -6,7 +6,7 @@ steps: functions of them. simulate, schedules: a round. clock: listens to a run.
 
 from __future__ import annotations
 
-from splitft.devices.costs import BlockCosts, ModelCosts, model_costs
+from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.memory import MemoryUse, client_memory, highest_cut_in_memory, server_memory
 from splitft.devices.presets import PRESETS
@@ -41,7 +41,6 @@ __all__ = [
     "client_memory",
     "client_state_seconds",
     "highest_cut_in_memory",
-    "model_costs",
     "resolve_device",
     "server_memory",
     "simulate_round",

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from splitft.common.seeds import derive_seed
 from splitft.devices.device import Device
 from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
@@ -99,6 +98,7 @@ def available_members(
     Each client's chance is its device's availability, drawn by client and round alone; a client without a
     device is always there.
     """
+    from splitft.common.seeds import derive_seed  # torch, which profiles do without
 
     def there(name: str) -> bool:
         if name not in devices:

@@ -27,7 +27,7 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
     import_libraries()
     quiet_libraries()
 
-    from splitft.devices import model_costs
+    from splitft.devices.measure import model_costs
     from splitft.running.parties import make_planner
     from splitft.running.prepare import assemble
     from splitft.tools.plan import tables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -137,3 +139,8 @@ def test_a_message_takes_both_latencies_and_the_slower_end_and_nothing_takes_non
     assert transfer_seconds(client, server, 100) == 2 + 1 + 10
     assert transfer_seconds(server, client, 100) == 1 + 2 + 5
     assert transfer_seconds(client, server, 0) == 0
+
+
+def test_devices_are_known_without_loading_torch() -> None:
+    code = "import splitft.devices, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
