@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NoReturn
 
+from splitft.common.text import nearest
 from splitft.cuts.observe import Observation, Proposal
 from splitft.errors import JobError
 
@@ -31,8 +31,7 @@ def checked(policy: str, answer: object, observation: Observation) -> Proposal:
         _refuse(policy, f"reasons {_shown(answer.reasons)}, not {{client: text}}")
     for name in [*answer.targets, *answer.reasons]:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = nearest(name, names, "; ")
             _refuse(policy, f"a value for {_shown(name)}, which is no client of this round{hint}")
     targets = {name: _number(policy, name, answer.targets[name]) for name in names}
     for name, reason in answer.reasons.items():

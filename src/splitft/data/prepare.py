@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from splitft.common.text import some
 from splitft.data import partition
 from splitft.data.holdout import hold_out, take_some
 from splitft.data.partition import PartitionReport
@@ -45,6 +46,7 @@ def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     Raises:
         DataError: Data that cannot be read or dealt as the job asks; says what to change.
     """
+    # Read all rows, and find the sites where they lie.
     records = read_records(job)
     sites, site_names = _natural_sites(job, records)
     num_sites = len(site_names)
@@ -53,12 +55,14 @@ def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
             f"partition.method {job.partition.method} finds {num_sites} clients in the data, but clients is "
             f"{job.clients}: set clients={num_sites}, or leave clients out of the job"
         )
+
+    # Split off the held-out rows, and thin out both sides.
     train_indices, eval_indices = hold_out(records.documents, job.eval_fraction, job.seed, sites, site_names)
-    split = len(records)
     train_indices = take_some(train_indices, job.max_train_samples, sites[train_indices], job.seed, "train")
     eval_indices = take_some(eval_indices, job.max_eval_samples, sites[eval_indices], job.seed, "eval")
-    unused = split - len(train_indices) - len(eval_indices)
+    unused = len(records) - len(train_indices) - len(eval_indices)
 
+    # Tokenise.
     max_length = None if job.packing else job.max_length
     train, dropped = tokenize(records, train_indices, tokenizer, max_length, job.completion_only_loss)
     held, dropped_held = tokenize(records, eval_indices, tokenizer, max_length, job.completion_only_loss)
@@ -68,9 +72,10 @@ def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
                 f"none of the {side} rows can be used: each has fewer than 2 tokens, or no token with loss "
                 f"within max_length={job.max_length}"
             )
+
+    # Deal both sides, pack, and count.
     dealt, report = _deal(job, records, train)
     held_dealt = _deal_held_out(job, report, held)
-
     clients, entries = [], []
     edges = report.edges or partition.length_edges(train.full_lengths, job.partition.num_buckets)
     for number, name in enumerate(report.clients):
@@ -120,51 +125,28 @@ def _labels(job: DataSettings, columns: dict[str, list[str]]) -> list[str]:
 def _deal(job: DataSettings, records: Records, train: Rows) -> tuple[list[Indices], PartitionReport]:
     """Deal the training rows by the job's method."""
     config = job.partition
-    if config.method == "files":
-        return partition.files(
-            train.sources,
-            records.source_names,
-            min_rows=config.min_rows,
-            samples_per_client=config.samples_per_client,
-            seed=job.seed,
-        )
-    if config.method == "by_column":
-        labels = _labels(job, train.columns)
-        lost = set(_labels(job, records.columns)) - set(labels)
-        if lost:
-            raise DataError(
-                f"no training row is left where {config.column} is {', '.join(sorted(lost)[:5])}: raise "
-                "max_train_samples or max_length, or leave these rows out of the data"
+    quota = partition.Quota(config.min_rows, config.samples_per_client, job.seed)
+    match config.method:
+        case "files":
+            return partition.files(train.sources, records.source_names, quota)
+        case "by_column":
+            labels = _labels(job, train.columns)
+            lost = set(_labels(job, records.columns)) - set(labels)
+            if lost:
+                raise DataError(
+                    f"no training row is left where {config.column} is {some(sorted(lost), 5)}: raise "
+                    "max_train_samples or max_length, or leave these rows out of the data"
+                )
+            return partition.by_column(labels, quota)
+        case "iid":
+            return partition.iid(len(train), job.clients, quota)
+        case "dirichlet":
+            labels = _labels(job, train.columns)
+            return partition.dirichlet(labels, job.clients, config.alpha, quota)
+        case "length_dirichlet":
+            return partition.length_dirichlet(
+                train.full_lengths, job.clients, config.alpha, config.num_buckets, quota
             )
-        return partition.by_column(
-            labels, min_rows=config.min_rows, samples_per_client=config.samples_per_client, seed=job.seed
-        )
-    if config.method == "iid":
-        return partition.iid(
-            len(train),
-            job.clients,
-            min_rows=config.min_rows,
-            samples_per_client=config.samples_per_client,
-            seed=job.seed,
-        )
-    if config.method == "dirichlet":
-        return partition.dirichlet(
-            _labels(job, train.columns),
-            job.clients,
-            alpha=config.alpha,
-            min_rows=config.min_rows,
-            samples_per_client=config.samples_per_client,
-            seed=job.seed,
-        )
-    return partition.length_dirichlet(
-        train.full_lengths,
-        job.clients,
-        alpha=config.alpha,
-        num_buckets=config.num_buckets,
-        min_rows=config.min_rows,
-        samples_per_client=config.samples_per_client,
-        seed=job.seed,
-    )
 
 
 def _deal_held_out(job: DataSettings, report: PartitionReport, held: Rows) -> list[Indices]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from splitft.common.text import some
 from splitft.data import columns as col
 from splitft.data.rows import Indices
 from splitft.data.sources import Source, read_sources
@@ -59,7 +60,7 @@ def read_records(job: DataSettings) -> Records:
     tables = [(number, table) for number, source in enumerate(sources) for table in source.tables]
     filled = [table for _, table in tables if len(table)]
     if not filled:
-        raise DataError(f"no rows in {_listed(table.name for _, table in tables)}")
+        raise DataError(f"no rows in {some(table.name for _, table in tables)}")
     kind = col.detect_kind(filled[0], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
     label = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
     document_of = _document_of(job, sources)
@@ -84,7 +85,7 @@ def read_records(job: DataSettings) -> Records:
             values = col.check_labels(table, label, "partition.column")
             labels += [values[row] for row in keep]
     if not samples:
-        raise DataError(f"no row with text in {_listed(table.name for table in filled)}")
+        raise DataError(f"no row with text in {some(table.name for table in filled)}")
     return Records(
         kind=kind,
         samples=samples,
@@ -142,8 +143,3 @@ def _document(table: Table, document_of: str, file: int, row: int) -> Hashable:
 def _numbered(keys: list[Hashable]) -> Indices:
     number: dict[Hashable, int] = {}
     return np.asarray([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from splitft.common.text import nearest
 from splitft.devices.device import Device
 from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
@@ -13,9 +13,6 @@ from splitft.errors import JobError
 if TYPE_CHECKING:
     from splitft.job import DeviceProfile
     from splitft.job.settings import DeviceSettings
-
-
-__all__ = ["Device", "check_devices", "client_devices", "resolve_device"]
 
 
 def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str = "devices") -> Device:
@@ -118,6 +115,5 @@ def _bytes_per_second(mbps: float | None, preset: float) -> float:
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"there is no {kind} {name!r}; {hint}Known: {', '.join(names)}"
+    hint = nearest(name.lower().replace("-", "_"), names, "; ")
+    return f"there is no {kind} {name!r}{hint or ';'} Known: {', '.join(names)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
+
+from splitft.common.text import nearest
 
 _NOUNS = {
     "integer": ("an integer", "integers"),
@@ -41,8 +42,7 @@ def describe_type(schema: Mapping[str, Any], many: bool = False) -> str:
 
 def must_be(schema: Mapping[str, Any], value: object) -> str:
     """Say what a value must be, what it is instead, and what may have been meant."""
-    near = difflib.get_close_matches(value, schema.get("enum", []), n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = nearest(value, schema.get("enum", ()), "; ") if isinstance(value, str) else ""
     return f"must be {describe_type(schema)}, not {_shown(value)}{hint}"
 
 

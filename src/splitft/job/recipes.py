@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from splitft.common.text import nearest
 from splitft.errors import JobError
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -23,7 +23,6 @@ def recipe_path(name: str) -> Path:
     """The packaged file of a recipe. Raises JobError for a name that is not one, with the nearest that is."""
     names = recipes()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."
+        hint = nearest(name, names) or f"there are {', '.join(names)}."
         raise JobError(f"no recipe is called {name}; {hint} `splitft new` lists them")
     return _FOLDER / f"{name}.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from splitft.data.picture import short
+from splitft.common.text import short
 from splitft.history import RoundRecord
 
 WIDTH, HEIGHT = 8.0, 4.5  # inches

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitft.data import partition
-from splitft.data.partition import PartitionReport
+from splitft.data.partition import PartitionReport, Quota
 from splitft.errors import DataError
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=150)
@@ -24,12 +24,13 @@ def deal(
     method: str, lengths: list[int], clients: int, alpha: float = 0.5, seed: int = 0, **options: int | None
 ) -> tuple[list[np.ndarray], PartitionReport]:
     """Any dealing method on the same rows; labels are the lengths modulo 4."""
+    quota = Quota(seed=seed, **options)
     if method == "length_dirichlet":
-        return partition.length_dirichlet(lengths, clients, alpha=alpha, seed=seed, **options)
+        return partition.length_dirichlet(lengths, clients, alpha, 5, quota)
     if method == "dirichlet":
         labels = [n % 4 for n in lengths]
-        return partition.dirichlet(labels, clients, alpha=alpha, seed=seed, **options)
-    return partition.iid(len(lengths), clients, seed=seed, **options)
+        return partition.dirichlet(labels, clients, alpha, quota)
+    return partition.iid(len(lengths), clients, quota)
 
 
 def classes_of(method: str, lengths: list[int], report: PartitionReport) -> np.ndarray:
@@ -70,7 +71,7 @@ def test_every_row_is_dealt_once_and_the_minimum_is_kept(
     assert len(indices) == clients
     assert sorted(np.concatenate(indices).tolist()) == list(range(len(lengths)))
     assert min(map(len, indices)) >= minimum
-    assert sum(report.rows) == len(lengths)
+    assert sum(map(sum, report.counts)) == len(lengths)
     assert_report_is_true(indices, classes_of(method, lengths, report), report.counts)
 
 
@@ -122,7 +123,7 @@ def test_large_alpha_tends_to_equal_shares_and_small_alpha_is_skewed(method: str
     assert by_alpha[0] > by_alpha[1] > by_alpha[2]
     assert by_alpha[2] < 0.1
     # The measure itself: rows dealt iid have next to none of this skew.
-    shuffled, report = partition.iid(len(lengths), 5, seed=seed)
+    shuffled, report = partition.iid(len(lengths), 5, Quota(seed=seed))
     classes = classes_of(method, lengths, equal)
     iid_counts = [np.bincount(classes[rows], minlength=len(equal.classes)).tolist() for rows in shuffled]
     iid_report = PartitionReport("iid", report.clients, equal.classes, tuple(map(tuple, iid_counts)))
@@ -131,7 +132,7 @@ def test_large_alpha_tends_to_equal_shares_and_small_alpha_is_skewed(method: str
 
 @given(num_rows=st.integers(1, 300), clients=CLIENTS)
 def test_iid_shares_differ_by_at_most_one_row(num_rows: int, clients: int) -> None:
-    indices, _ = partition.iid(num_rows, clients, min_rows=0)
+    indices, _ = partition.iid(num_rows, clients, Quota(min_rows=0))
     sizes = [len(rows) for rows in indices]
     assert max(sizes) - min(sizes) <= 1
 
@@ -148,7 +149,7 @@ def test_length_classes_are_quantiles_and_none_is_empty(lengths: list[int], buck
 
 
 def test_class_names_tell_the_edges() -> None:
-    _, report = partition.length_dirichlet([2, 3, 4, 5, 5, 9, 9, 20, 21, 30], 2, num_buckets=4)
+    _, report = partition.length_dirichlet([2, 3, 4, 5, 5, 9, 9, 20, 21, 30], 2, 0.5, 4, Quota())
     assert report.edges == (4, 5, 20)
     assert report.classes == ("≤ 4", "5", "6–20", "> 20")
 
@@ -172,7 +173,7 @@ def test_held_out_rows_are_dealt_once_and_every_client_gets_one(
 def test_held_out_rows_resemble_the_clients_own_training_rows(alpha: float) -> None:
     rng = np.random.default_rng(3)
     train, test = rng.integers(2, 500, size=4000), rng.integers(2, 500, size=1000)
-    _, report = partition.length_dirichlet(train, 5, alpha=alpha)
+    _, report = partition.length_dirichlet(train, 5, alpha, 5, Quota())
     classes = partition.length_classes(test, report.edges)
     indices = partition.held_out(report, classes)
     got = np.stack([np.bincount(classes[rows], minlength=5) for rows in indices])
@@ -186,7 +187,7 @@ def test_held_out_rows_resemble_the_clients_own_training_rows(alpha: float) -> N
     samples=st.sampled_from([None, 1, 25]),
 )
 def test_by_column_gives_every_value_its_own_rows(values: list[str], samples: int | None) -> None:
-    indices, report = partition.by_column(values, samples_per_client=samples)
+    indices, report = partition.by_column(values, Quota(samples_per_client=samples))
     assert sorted(report.classes) == sorted(set(values))
     for label, rows in zip(report.classes, indices, strict=True):
         own = [i for i, value in enumerate(values) if value == label]
@@ -198,7 +199,7 @@ def test_by_column_gives_every_value_its_own_rows(values: list[str], samples: in
 
 
 def test_whole_number_labels_are_ordered_by_value() -> None:
-    assert partition.by_column([10, 9, 2000, 9])[1].classes == ("9", "10", "2000")
+    assert partition.by_column([10, 9, 2000, 9], Quota())[1].classes == ("9", "10", "2000")
 
 
 @given(values=st.lists(st.text(max_size=90), unique=True, max_size=30))
@@ -222,23 +223,23 @@ def test_client_names_keep_what_is_already_a_name() -> None:
 
 
 def test_files_deals_by_source() -> None:
-    indices, report = partition.files([0, 1, 1, 0, 2], ["north", "south", "East wing"])
+    indices, report = partition.files([0, 1, 1, 0, 2], ["north", "south", "East wing"], Quota())
     assert [rows.tolist() for rows in indices] == [[0, 3], [1, 2], [4]]
     assert report.clients == ("north", "south", "east-wing")
     with pytest.raises(DataError, match=r"'empty' \(0\)"):
-        partition.files([0, 0], ["full", "empty"])
+        partition.files([0, 0], ["full", "empty"], Quota())
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: partition.iid(3, 5), "lower clients to 3"),
-        (lambda: partition.iid(30, 5, min_rows=10), "lower partition.min_rows to 6"),
-        (lambda: partition.iid(0, 5), "no training rows"),
-        (lambda: partition.length_dirichlet([], 2), "no training rows"),
-        (lambda: partition.by_column([]), "no training rows"),
-        (lambda: partition.iid(9, 3, min_rows=4, samples_per_client=2), "samples_per_client=2 is below"),
-        (lambda: partition.by_column(["a", "a", "b"], min_rows=2), r"'b' \(1\)"),
+        (lambda: partition.iid(3, 5, Quota()), "lower clients to 3"),
+        (lambda: partition.iid(30, 5, Quota(min_rows=10)), "lower partition.min_rows to 6"),
+        (lambda: partition.iid(0, 5, Quota()), "no training rows"),
+        (lambda: partition.length_dirichlet([], 2, 0.5, 5, Quota()), "no training rows"),
+        (lambda: partition.by_column([], Quota()), "no training rows"),
+        (lambda: partition.iid(9, 3, Quota(4, 2)), "samples_per_client=2 is below"),
+        (lambda: partition.by_column(["a", "a", "b"], Quota(min_rows=2)), r"'b' \(1\)"),
     ],
 )
 def test_impossible_deals_say_what_to_change(call, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -6,21 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
 from splitft.data.partition.report import PartitionReport, as_counts, default_names
-from splitft.data.partition.shares import check_enough, hand_out, keep_minimum, log_dirichlet
+from splitft.data.partition.shares import Quota, check_enough, hand_out, keep_minimum, log_dirichlet
 from splitft.data.rows import Indices
 
 
 def dirichlet(
-    labels: Sequence[str] | Sequence[int],
-    num_clients: int,
-    *,
-    alpha: float = 0.5,
-    min_rows: int = 1,
-    samples_per_client: int | None = None,
-    seed: int = 0,
+    labels: Sequence[str] | Sequence[int], num_clients: int, alpha: float, quota: Quota
 ) -> tuple[list[Indices], PartitionReport]:
     """Deal the rows of each label to the clients by its own draw from Dirichlet(alpha·1).
 
@@ -28,9 +21,7 @@ def dirichlet(
         labels: One label per row.
         num_clients: Number of clients.
         alpha: Concentration: small gives clients few labels each, large gives equal shares.
-        min_rows: Fewest rows of a client.
-        samples_per_client: Draw exactly this many rows for each client instead of dealing each row once.
-        seed: Any integer; the same seed gives the same deal.
+        quota: The rows of each client.
 
     Returns:
         Sorted row indices per client, and the report whose classes are the sorted labels.
@@ -41,15 +32,8 @@ def dirichlet(
     Source: the usual label-skew partition (Yurochkin et al. 2019, arXiv 1905.12022), one draw per label.
     """
     names, classes = label_classes(labels)
-    indices, counts = deal_classes(
-        classes,
-        len(names),
-        num_clients,
-        alpha=alpha,
-        min_rows=min_rows,
-        samples_per_client=samples_per_client,
-        rng=numpy_generator(seed, "partition", "dirichlet"),
-    )
+    rng = quota.generator("dirichlet")
+    indices, counts = deal_classes(classes, len(names), num_clients, alpha, quota, rng)
     return indices, PartitionReport("dirichlet", default_names(num_clients), names, as_counts(counts))
 
 
@@ -67,10 +51,8 @@ def deal_classes(
     classes: Indices,
     num_classes: int,
     num_clients: int,
-    *,
     alpha: float,
-    min_rows: int,
-    samples_per_client: int | None,
+    quota: Quota,
     rng: np.random.Generator,
 ) -> tuple[list[Indices], Indices]:
     """Deal every class by p_k ~ Dirichlet(alpha·1) with largest-remainder rounding.
@@ -81,18 +63,19 @@ def deal_classes(
     Returns:
         Sorted row indices per client and the counts, (client, class).
     """
-    check_enough(len(classes), num_clients, min_rows, samples_per_client)
+    check_enough(len(classes), num_clients, quota)
     sizes = np.bincount(classes, minlength=num_classes)
     log_shares = log_dirichlet(alpha, (num_classes, num_clients), rng)
-    if samples_per_client is None:
+    if quota.samples_per_client is None:
         dealt = [
             largest_remainder(np.exp(log_share), int(size))
             for log_share, size in zip(log_shares, sizes, strict=True)
         ]
-        counts = keep_minimum(np.stack(dealt, axis=1), min_rows)
+        counts = keep_minimum(np.stack(dealt, axis=1), quota.min_rows)
     else:
         with np.errstate(divide="ignore"):  # an empty class has weight 0
             log_mix = log_shares + np.log(sizes)[:, None]
         mix = np.exp(log_mix - log_mix.max(axis=0))
-        counts = np.stack([largest_remainder(mix[:, i], samples_per_client) for i in range(num_clients)])
+        drawn = quota.samples_per_client
+        counts = np.stack([largest_remainder(mix[:, i], drawn) for i in range(num_clients)])
     return hand_out(classes, counts, rng), counts

@@ -8,21 +8,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from splitft.common.seeds import numpy_generator
 from splitft.data.partition.dirichlet import deal_classes
 from splitft.data.partition.report import PartitionReport, as_counts, default_names
+from splitft.data.partition.shares import Quota
 from splitft.data.rows import Indices
 
 
 def length_dirichlet(
-    lengths: ArrayLike,
-    num_clients: int,
-    *,
-    alpha: float = 0.5,
-    num_buckets: int = 5,
-    min_rows: int = 1,
-    samples_per_client: int | None = None,
-    seed: int = 0,
+    lengths: ArrayLike, num_clients: int, alpha: float, num_buckets: int, quota: Quota
 ) -> tuple[list[Indices], PartitionReport]:
     """Deal quantile classes of token length to the clients, each by its own draw from Dirichlet(alpha·1).
 
@@ -31,10 +24,7 @@ def length_dirichlet(
         num_clients: Number of clients.
         alpha: Concentration: 0.1 is strongly skewed, large tends to equal shares.
         num_buckets: Quantile classes; fewer come out where many rows have one and the same length.
-        min_rows: Fewest rows of a client, kept by moving rows from the largest holders.
-        samples_per_client: Draw exactly this many rows for each client; rows repeat only where a class has
-            fewer than are asked of it.
-        seed: Any integer; the same seed gives the same deal.
+        quota: The rows of each client.
 
     Returns:
         Sorted row indices per client, and the report with the edges of the classes.
@@ -42,24 +32,15 @@ def length_dirichlet(
     Raises:
         DataError: Too few rows for the minimum per client.
 
-    Source: SplitFT (arXiv 2604.26388), length-based Dirichlet partition; the rounding, the minimum and the
-    sampling are ours.
+    Source: SplitFT (arXiv 2604.26388), length-based Dirichlet partition; not the rounding, nor the quota.
     """
     values = np.asarray(lengths, dtype=np.int64)
     edges = length_edges(values, num_buckets)
-    indices, counts = deal_classes(
-        length_classes(values, edges),
-        len(edges) + 1,
-        num_clients,
-        alpha=alpha,
-        min_rows=min_rows,
-        samples_per_client=samples_per_client,
-        rng=numpy_generator(seed, "partition", "length_dirichlet"),
-    )
-    report = PartitionReport(
+    classes, rng = length_classes(values, edges), quota.generator("length_dirichlet")
+    indices, counts = deal_classes(classes, len(edges) + 1, num_clients, alpha, quota, rng)
+    return indices, PartitionReport(
         "length_dirichlet", default_names(num_clients), length_names(edges), as_counts(counts), edges
     )
-    return indices, report
 
 
 def length_edges(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:

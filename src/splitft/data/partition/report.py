@@ -1,9 +1,8 @@
-"""What a partition did, beside the indices themselves."""
+"""The record of a partition, beside the indices themselves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,26 +25,6 @@ class PartitionReport:
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     edges: tuple[int, ...] = ()
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """Rows of each client."""
-        return tuple(sum(row) for row in self.counts)
-
-    @property
-    def proportions(self) -> tuple[tuple[float, ...], ...]:
-        """Share of each class among a client's rows, (client, class); each client's shares sum to 1."""
-        return tuple(tuple(n / max(sum(row), 1) for n in row) for row in self.counts)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {
-            "method": self.method,
-            "clients": list(self.clients),
-            "classes": list(self.classes),
-            "counts": [list(row) for row in self.counts],
-            "edges": list(self.edges),
-        }
 
 
 def default_names(num_clients: int) -> tuple[str, ...]:

@@ -1,22 +1,45 @@
-"""Whole rows out of fractions: largest-remainder rounding, a minimum per client, dealing and drawing."""
+"""Whole rows out of fractions: the quota of a client, a minimum per client, dealing and drawing."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splitft.common.seeds import numpy_generator
 from splitft.data.rows import Indices
 from splitft.errors import DataError
 
 ALPHA_RANGE = (1e-6, 1e12)  # beyond it a draw equals the limit: all to one client, or equal shares
 
 
-def check_enough(num_rows: int, num_clients: int, min_rows: int, samples_per_client: int | None) -> None:
-    """Refuse what no deal can satisfy.
+@dataclass(frozen=True)
+class Quota:
+    """The rows of each client.
+
+    Attributes:
+        min_rows: At least that many; rows are moved from the largest holders, but never between sites.
+        samples_per_client: Exactly that many instead, drawn; rows repeat only where too few are there.
+        seed: Any integer; the same seed gives the same deal.
+    """
+
+    min_rows: int = 1
+    samples_per_client: int | None = None
+    seed: int = 0
+
+    def generator(self, method: str) -> np.random.Generator:
+        """Return the random generator of a method."""
+        return numpy_generator(self.seed, "partition", method)
+
+
+def check_enough(num_rows: int, num_clients: int, quota: Quota) -> None:
+    """Refuse a deal that the rows cannot satisfy.
 
     Raises:
         DataError: Too few rows for the minimum per client, or a sample below that minimum.
     """
+    min_rows, samples_per_client = quota.min_rows, quota.samples_per_client
     if num_clients < 1 or min_rows < 0:
         raise DataError(f"cannot deal rows to {num_clients} clients with min_rows={min_rows}")
     if num_rows == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from splitft.common.text import nearest
 from splitft.job.settings import SplitSettings
 from splitft.job.yaml import parse_yaml
 
@@ -53,8 +53,7 @@ def parse_methods(text: str | None, policies: Collection[str]) -> tuple[list[str
     problems = [f"--methods: {name} is given twice" for name, count in Counter(names).items() if count > 1]
     for name in dict.fromkeys(names):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = nearest(name, known) or f"there are {', '.join(known)}"
             problems.append(f"--methods: no method or cut policy is called {name!r}; {hint}")
     return names, problems
 

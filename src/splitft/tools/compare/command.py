@@ -104,7 +104,8 @@ def write_results(result: SweepResult, folder: Path, console: Console, title: st
     from splitft.history import strict_json
     from splitft.tools.report.page import render_page
     from splitft.tools.report.runs import read_run
-    from splitft.tools.report.table import report_data, verdict_tables
+    from splitft.tools.report.table import verdict_tables
+    from splitft.tools.report.verdict import report_data
 
     runs = [read_run(path) for path in result.folders.values()]
     if not runs:

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from splitft.common.text import some
 from splitft.cuts import check_cut_policy
 from splitft.devices.profile import check_devices
 from splitft.errors import JobError
 from splitft.job import Job, load_job
 from splitft.tools.compare.arms import Arm, override_texts
-from splitft.tools.report.groups import differing_keys, make_labels
+from splitft.tools.report.groups import differing_keys
+from splitft.tools.report.labels import make_labels
 from splitft.wire.codecs.registry import check_codecs
 
 _DIGITS = 10  # of the hash in a run's name
@@ -56,7 +58,7 @@ def plan_variants(
             else:
                 variants.append(PlannedVariant(arm.label, dict(arm.overrides), seed, job, run_name(job)))
     if problems:
-        lines = [f"{some(labels)}: {problem}" for problem, labels in problems.items()]
+        lines = [f"{some(labels, separator='; ')}: {problem}" for problem, labels in problems.items()]
         raise JobError("\n  ".join([f"{source}: not every variant is a job; nothing was started", *lines]))
     return variants
 
@@ -115,9 +117,3 @@ def problems_of(error: JobError) -> list[str]:
     """Return the lines of a job's error without the heading that names the file."""
     heading, *problems = str(error).split("\n  ")
     return problems or [heading]
-
-
-def some(labels: Sequence[str]) -> str:
-    """Return labels for a message, at most three of them."""
-    shown = "; ".join(labels[:3])
-    return shown if len(labels) <= 3 else f"{shown} and {len(labels) - 3} more"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from splitft.common.text import count_text
 from splitft.tools.report.charts.bars import Bar, bar_chart, evenly
 from splitft.tools.report.charts.cuts import MOST_LINES, cuts_chart
 from splitft.tools.report.groups import Variant
@@ -89,7 +90,7 @@ def data_section(variants: Sequence[Variant]) -> Section | None:
             Bar(
                 c["name"],
                 tuple(c["class_counts"]),
-                f"{c['train_rows']:,} rows, {_count(c['train_tokens'])} tokens",
+                f"{c['train_rows']:,} rows, {count_text(c['train_tokens'])} tokens",
             )
             for c in partition["clients"]
         ]
@@ -129,10 +130,3 @@ def _time_bars(variant: Variant) -> list[Bar]:
 
 def _with_device(name: str, devices: dict[str, str]) -> str:
     return f"{name} · {devices[name]}" if name in devices else name
-
-
-def _count(number: int) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{unit}" if number < 10 * limit else f"{number / limit:.0f}{unit}"
-    return str(number)

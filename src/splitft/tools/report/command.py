@@ -34,7 +34,8 @@ def report_command(
 
     from splitft.tools.report.page import render_page
     from splitft.tools.report.runs import collect_runs
-    from splitft.tools.report.table import report_data, verdict_tables
+    from splitft.tools.report.table import verdict_tables
+    from splitft.tools.report.verdict import report_data
 
     console = console or Console()
     runs, passed_over = collect_runs(run_dirs)

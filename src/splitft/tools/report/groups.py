@@ -11,10 +11,7 @@ from typing import Any
 from splitft.tools.report.labels import make_labels, without_effect
 from splitft.tools.report.runs import RunFolder
 
-__all__ = ["Spread", "Variant", "differing_keys", "group_runs", "make_labels", "spread", "unnamed_keys"]
-
 NOT_COMPARED = ("seed", "output_dir")
-METHODS = ("centralized", "fed_lora", "local_only", "same_split", "splitft")
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def group_runs(runs: Sequence[RunFolder]) -> list[Variant]:
-    """Return the variants: methods in a fixed order, then by the values in which they differ."""
+    """Return the variants by method, then by the values in which they differ."""
     grouped: dict[str, list[RunFolder]] = {}
     for run in runs:
         own = {key: value for key, value in run.job.items() if key not in NOT_COMPARED}
@@ -115,10 +112,8 @@ def _choose(group: Sequence[RunFolder]) -> tuple[tuple[RunFolder, ...], tuple[tu
 
 
 def _order(variant: Variant) -> tuple[Any, ...]:
-    method = str(variant.job.get("method"))
-    place = METHODS.index(method) if method in METHODS else len(METHODS)
     values = []
     for value in variant.differs.values():
         number = float(value) if isinstance(value, int | float) else 0.0
         values.append((isinstance(value, str), number, str(value)))
-    return (place, values)
+    return (str(variant.job.get("method")), values)

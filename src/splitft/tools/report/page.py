@@ -24,12 +24,14 @@ def render_page(
     title: str | None = None,
     *,
     notes: Sequence[str] = (),
-    target_perplexity: float | None = None,
 ) -> str:
     """Return the page.
 
-    title: its heading; by default what is compared. notes: said at the top, e.g. runs that were passed over.
-    target_perplexity: as in `report_data`. Names of runs and clients may hold anything: all is escaped.
+    Names of runs and clients may hold anything: all is escaped.
+
+    Args:
+        title: The heading; by default what is compared.
+        notes: Said at the top, e.g. runs that were passed over.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -41,7 +43,7 @@ def render_page(
         lstrip_blocks=True,
     )
     variants = group_runs(runs)
-    data = verdict(variants, target_perplexity)
+    data = verdict(variants)
     possible = [
         *curve_sections(variants),
         cut_section(variants),

@@ -1,21 +1,15 @@
-"""The verdict as a table: for the page, for the terminal, and as CSV."""
+"""The verdict as a table: for the page and for the terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from splitft.tools.report.units import byte_unit, figure, mean_and_sd, places, time_unit
-from splitft.tools.report.verdict import MEASURES, report_data
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-__all__ = ["Cell", "Column", "report_data", "verdict_columns", "verdict_csv", "verdict_tables"]
 
 
 QUALITY, COST, TIME = "Reached", "Cost", "Simulated time"
@@ -89,19 +83,6 @@ def _terminal_table(data: dict[str, Any], title: str, columns: Sequence[Column])
             Text(row["label"] + remark(row)), *(Text(c.text, style="bold" if c.best else "") for c in cells)
         )
     return table
-
-
-def verdict_csv(data: dict[str, Any]) -> str:
-    """Return the table as CSV, a line a variant: means and standard deviations; bytes, seconds, shares."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["variant", "seeds", "rounds", *(f"{name}_{what}" for name in MEASURES for what in ("mean", "sd"))]
-    )
-    for row in data["variants"]:
-        values = [row[name][what] if row[name] else None for name in MEASURES for what in ("mean", "sd")]
-        writer.writerow([row["label"], len(row["seeds"]), row["rounds"], *values])
-    return text.getvalue()
 
 
 def remark(row: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from splitft.tools.report.groups import Spread, Variant, group_runs, spread
 from splitft.tools.report.runs import RunFolder
-from splitft.tools.report.series import Point, crossing, has_virtual_time, points, training_bytes
+from splitft.tools.report.series import crossing, has_virtual_time, points, training_bytes
 from splitft.tools.report.units import figure, time_unit
 
 ALONE = "local_only"
@@ -27,22 +27,23 @@ MEASURES = (
 )
 
 
-def report_data(runs: Sequence[RunFolder], target_perplexity: float | None = None) -> dict[str, Any]:
-    """Return the verdict table as values that JSON can hold.
+def report_data(runs: Sequence[RunFolder]) -> dict[str, Any]:
+    """Return the verdict table of runs as values that JSON can hold; see `verdict`."""
+    return verdict(group_runs(runs))
 
-    target_perplexity: what "to the same perplexity" means; by default the lowest that every run reached.
-    Bytes count training and adapters, up and down, without evaluation. A measure is None where no run of
-    the variant has it, else {mean, sd, low, high, count} over seeds; sd is None with one seed.
+
+def verdict(variants: Sequence[Variant]) -> dict[str, Any]:
+    """Return the verdict table of variants as values that JSON can hold.
+
+    "To the same perplexity" means the lowest that every run reached. Bytes count training and adapters, up
+    and down, without evaluation. A measure is None where no run of the variant has it, else {mean, sd, low,
+    high, count} over seeds; sd is None with one seed.
     """
-    return verdict(group_runs(runs), target_perplexity)
-
-
-def verdict(variants: Sequence[Variant], target_perplexity: float | None = None) -> dict[str, Any]:
-    """Return `report_data` of runs that are grouped already."""
-    target = common_target(variants) if target_perplexity is None else target_perplexity
+    target = common_target(variants)
     rows = []
     for variant in variants:
-        measures = {name: _measure(variant, name, target) for name in MEASURES}
+        of_runs = [_measures(run, target) for run in variant.runs]
+        measures = {name: _over_seeds(name, [of_run[name] for of_run in of_runs]) for name in MEASURES}
         rows.append(
             {
                 "label": variant.label,
@@ -59,11 +60,7 @@ def verdict(variants: Sequence[Variant], target_perplexity: float | None = None)
                 **{name: asdict(value) if value else None for name, value in measures.items()},
             }
         )
-    return {
-        "target_perplexity": target,
-        "target_given": target_perplexity is not None,
-        "variants": rows,
-    }
+    return {"target_perplexity": target, "variants": rows}
 
 
 def common_target(variants: Sequence[Variant]) -> float | None:
@@ -86,10 +83,9 @@ def target_note(data: dict[str, Any]) -> str:
     """Return what the perplexity to reach is; empty where there is none."""
     if data["target_perplexity"] is None:
         return ""
-    what = "was asked for" if data["target_given"] else f"is the lowest that every run reached{_aside(data)}"
     return (
-        f"Perplexity {figure(data['target_perplexity'])} {what}; between evaluations, time and bytes are "
-        "read off a straight line; – where a seed never got there."
+        f"Perplexity {figure(data['target_perplexity'])} is the lowest that every run reached{_aside(data)}; "
+        "between evaluations, time and bytes are read off a straight line; – where a seed never got there."
     )
 
 
@@ -146,61 +142,37 @@ def _best_perplexity(rows: Sequence[dict[str, Any]]) -> str:
     return f"{text}."
 
 
-def _measure(variant: Variant, name: str, target: float | None) -> Spread | None:
-    values = [_VALUES[name](run, target) for run in variant.runs]
+def _measures(run: RunFolder, target: float | None) -> dict[str, float | None]:
+    """Return the measures of one run by MEASURES; None where the run has none."""
+    evaluated = points(run)
+    last = evaluated[-1] if evaluated else None
+    moved = [training_bytes(line) for line in run.rounds]
+    seconds = sum(line.get("virtual_seconds") or 0.0 for line in run.rounds)
+    return {
+        "perplexity": last and last.perplexity,
+        "accuracy": last and last.accuracy,
+        "paper_accuracy": last and last.paper_accuracy,
+        "bytes_up": sum(of_round["up"] for of_round in moved),
+        "bytes_down": sum(of_round["down"] for of_round in moved),
+        "virtual_seconds": seconds if has_virtual_time(run) else None,
+        "virtual_seconds_to_target": _until(target, [(p.virtual_seconds, p.perplexity) for p in evaluated]),
+        "bytes_to_target": _until(target, [(p.bytes_moved, p.perplexity) for p in evaluated]),
+        "trained_parameters": run.summary.get("parameters", {}).get("adapter"),
+    }
+
+
+def _over_seeds(name: str, values: Sequence[float | None]) -> Spread | None:
     if name.endswith("_to_target") and None in values:
         return None  # a mean over those seeds that got there would flatter
     return spread([float(value) for value in values if value is not None])
 
 
-def _at_the_end(field: str) -> Callable[[RunFolder, float | None], float | None]:
-    def value(run: RunFolder, target: float | None) -> float | None:
-        evaluated = points(run)
-        found: float | None = getattr(evaluated[-1], field) if evaluated else None
-        return found
-
-    return value
-
-
-def _bytes(way: str) -> Callable[[RunFolder, float | None], float | None]:
-    return lambda run, target: sum(training_bytes(line)[way] for line in run.rounds)
-
-
-def _virtual_seconds(run: RunFolder, target: float | None) -> float | None:
-    if not has_virtual_time(run):
-        return None
-    return sum(line.get("virtual_seconds") or 0.0 for line in run.rounds)
-
-
-def _until_target(x_of: Callable[[Point], float | None]) -> Callable[[RunFolder, float | None], float | None]:
-    def value(run: RunFolder, target: float | None) -> float | None:
-        if target is None:
-            return None
-        known = [(x_of(p), p.perplexity) for p in points(run)]
-        pairs = [(x, y) for x, y in known if x is not None and y is not None]
-        return crossing([x for x, _ in pairs], [y for _, y in pairs], target)
-
-    return value
-
-
-def _trained_parameters(run: RunFolder, target: float | None) -> float | None:
-    count: float | None = run.summary.get("parameters", {}).get("adapter")
-    return count
+def _until(target: float | None, reached: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """Return the cost at which the target is met, on (cost, perplexity) pairs."""
+    known = [(x, y) for x, y in reached if x is not None and y is not None]
+    return None if target is None else crossing([x for x, _ in known], [y for _, y in known], target)
 
 
 def _diverged(run: RunFolder) -> bool:
     evaluated = points(run)
     return bool(evaluated) and evaluated[-1].perplexity is None
-
-
-_VALUES: dict[str, Callable[[RunFolder, float | None], float | None]] = {
-    "perplexity": _at_the_end("perplexity"),
-    "accuracy": _at_the_end("accuracy"),
-    "paper_accuracy": _at_the_end("paper_accuracy"),
-    "bytes_up": _bytes("up"),
-    "bytes_down": _bytes("down"),
-    "virtual_seconds": _virtual_seconds,
-    "virtual_seconds_to_target": _until_target(lambda point: point.virtual_seconds),
-    "bytes_to_target": _until_target(lambda point: point.bytes_moved),
-    "trained_parameters": _trained_parameters,
-}

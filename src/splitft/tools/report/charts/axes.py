@@ -13,6 +13,7 @@ from splitft.tools.report.charts.svg import FONT, WIDTH, element, fitted, text, 
 from splitft.tools.report.units import places
 
 LINE = 18.0  # from base line to base line
+HEIGHT = 190.0  # of what curves are drawn in
 LOG_FROM = 5.0  # a scale turns logarithmic where its largest value is this many times the smallest
 
 
@@ -64,9 +65,9 @@ class ChartFrame:
     marks: Markup
 
 
-def frame(x: Range, y: Range, plot_height: float = 190.0) -> ChartFrame:
+def frame(x: Range, y: Range) -> ChartFrame:
     """Return the frame of a chart of lines: y's name above, its ticks at the left, x below."""
-    top, bottom = LINE + 12, LINE + 12 + plot_height
+    top, bottom = LINE + 12, LINE + 12 + HEIGHT
     y_scale = Scale(y.low, y.high, bottom, top, y.log, y.whole)
     y_ticks = ticks(y_scale)
     left = max((text_width(label) for _, label in y_ticks), default=0.0) + 8

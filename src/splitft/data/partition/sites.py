@@ -1,4 +1,4 @@
-"""Natural sites: one client per value of a column."""
+"""Natural sites: one client per value of a column, or per data file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from splitft.common.seeds import numpy_generator
+from splitft.common.text import some
 from splitft.data.partition.dirichlet import label_classes
 from splitft.data.partition.report import PartitionReport, as_counts
-from splitft.data.partition.shares import hand_out
+from splitft.data.partition.shares import Quota, hand_out
 from splitft.data.rows import Indices
 from splitft.errors import DataError
 
@@ -19,20 +20,8 @@ NAME_LENGTH = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 
-def by_column(
-    values: Sequence[str] | Sequence[int],
-    *,
-    min_rows: int = 1,
-    samples_per_client: int | None = None,
-    seed: int = 0,
-) -> tuple[list[Indices], PartitionReport]:
-    """One client for each value; the clients come in the order of the sorted values.
-
-    Args:
-        values: The column's value in each row.
-        min_rows: Fewest rows of a client; rows never move between natural sites.
-        samples_per_client: Draw exactly this many rows for each client; rows repeat only if it has fewer.
-        seed: Of that draw.
+def by_column(values: Sequence[str] | Sequence[int], quota: Quota) -> tuple[list[Indices], PartitionReport]:
+    """One client for each value of a column in the rows, in the order of the sorted values.
 
     Returns:
         Sorted row indices per client, and the report whose classes are the values.
@@ -41,41 +30,44 @@ def by_column(
         DataError: No rows, or a value with fewer than `min_rows` rows.
     """
     labels, classes = label_classes(values)
-    return natural_sites(
-        "by_column",
-        labels,
-        classes,
-        min_rows=min_rows,
-        samples_per_client=samples_per_client,
-        seed=seed,
-    )
+    return _natural_sites("by_column", labels, classes, quota)
 
 
-def natural_sites(
-    method: str,
-    labels: Sequence[str],
-    classes: Indices,
-    *,
-    min_rows: int,
-    samples_per_client: int | None,
-    seed: int,
+def files(source: ArrayLike, names: Sequence[str], quota: Quota) -> tuple[list[Indices], PartitionReport]:
+    """One client for each data file, in the order of the files.
+
+    Args:
+        source: Number of the file that each row came from, (rows,).
+        names: One name per file.
+        quota: The rows of each client.
+
+    Returns:
+        Sorted row indices per client, and the report whose classes are the files.
+
+    Raises:
+        DataError: A file with fewer than `min_rows` rows.
+    """
+    return _natural_sites("files", names, np.asarray(source, dtype=np.int64), quota)
+
+
+def _natural_sites(
+    method: str, labels: Sequence[str], classes: Indices, quota: Quota
 ) -> tuple[list[Indices], PartitionReport]:
     """One client per class: all of its rows, or an exact number drawn from them."""
     if not labels:
         raise DataError("no training rows to deal: check the data files and eval_fraction")
     sizes = np.bincount(classes, minlength=len(labels)).astype(np.int64)
-    needed = max(min_rows, 1)
+    needed = max(quota.min_rows, 1)
     poor = [f"{label!r} ({size})" for label, size in zip(labels, sizes, strict=True) if size < needed]
     if poor:
-        shown = ", ".join(poor[:5]) + (f" and {len(poor) - 5} more" if len(poor) > 5 else "")
         raise DataError(
-            f"clients with fewer than {needed} training rows: {shown}; leave them out of the data, or lower "
-            "partition.min_rows or eval_fraction"
+            f"clients with fewer than {needed} training rows: {some(poor, 5)}; leave them out of the data, "
+            "or lower partition.min_rows or eval_fraction"
         )
-    if samples_per_client is not None:
-        sizes = np.full(len(labels), samples_per_client, dtype=np.int64)
+    if quota.samples_per_client is not None:
+        sizes = np.full(len(labels), quota.samples_per_client, dtype=np.int64)
     counts = np.diag(sizes)
-    indices = hand_out(classes, counts, numpy_generator(seed, "partition", method))
+    indices = hand_out(classes, counts, quota.generator(method))
     report = PartitionReport(method, client_names(labels), tuple(labels), as_counts(counts))
     return indices, report
 
