@@ -19,9 +19,9 @@ _UPPER = 1.5  # bytes kept per byte of a matrix's inputs and outputs, where a mo
 
 
 def model_costs(model: nn.Module) -> ModelCosts:
-    """Return the costs of a causal LM with LoRA injected (`model.slots.inject`); it may be on the meta device.
+    """Return the costs of a causal LM with LoRA injected ; it may be on the meta device.
 
-    Nothing is computed and the model is left as it was. Not counted: what is no matrix product (norms,
+    LoRA comes from `model.slots.inject`.     Nothing is computed and the model is left as it was. Not counted: what is no matrix product (norms,
     activation functions, softmax, state-space scans).
     """
     layout = AdapterSlots(model).layout
