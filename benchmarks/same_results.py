@@ -64,7 +64,7 @@ def run_sides(
 def compare(sides: tuple[Checkout, Checkout], name: str, job: SameJob) -> tuple[bool, str]:
     """Return whether a job's results are the same, and the first difference or a count of things compared."""
     found: list[tuple[str, str]] = []  # the run and the part, and the place
-    compared = Counter({"runs": len(job.runs)})
+    compared = Counter({"runs": len(job.runs)} if len(job.runs) > 1 else {})
     for run in job.runs:
         before, after = (checkout.scratch / name / run / "run" for checkout in sides)
         where = f"{run}: " if len(job.runs) > 1 else ""
