@@ -12,8 +12,9 @@ that the versions may have any modules inside. The parts:
 - quickstart: the whole recipe, start and evaluation included.
 
 Both versions take turns, pair by pair, each of them first in every other pair. The table has the medians of
-both versions' seconds, and the median, least and greatest ratio (after to before) of the pairs. A first run
-of each part is not counted: it writes the built-in model. Run it on a quiet machine.
+both versions' seconds, and the median, least and greatest ratio (after to before) of the pairs. The first
+run of each part, which writes the built-in model, is not counted. On a machine with other work the ratios of
+single pairs differ by some 5 %: take the median of several pairs.
 """
 
 from __future__ import annotations

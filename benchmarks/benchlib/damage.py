@@ -1,4 +1,4 @@
-"""A finished run with one number changed, to show that a comparison notices it."""
+"""A finished run with one number changed, to check the comparison of runs."""
 
 from __future__ import annotations
 
