@@ -30,9 +30,9 @@ from splitft.engines.network.control import (
 )
 from splitft.engines.network.ending import SHORT_SECONDS, say_farewell
 from splitft.engines.network.members import Members
-from splitft.engines.network.script import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
+from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.timing import step_seconds
-from splitft.engines.network.turn import TrunkTransaction
+from splitft.engines.network.transaction import TrunkTransaction
 from splitft.job import Job
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import best_parts

@@ -1,6 +1,6 @@
 """What a client sends is checked before anything is done with it: shapes, types, counts, values. (ours)
 
-What is expected follows from the session, never from the message. The order of messages is `script`'s.
+What is expected follows from the session, never from the message. The order of messages is checked in `message_order`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from splitft.engines.network.control import (
     Worked,
     packed,
 )
-from splitft.engines.network.script import EVAL_IN_FLIGHT
+from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.timing import Stopwatch
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import (

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from splitft.engines.network.control import Control, Started, Train, Worked
-from splitft.engines.network.script import MessageOrder, training_script
+from splitft.engines.network.message_order import MessageOrder, training_script
 from splitft.engines.network.timing import check_worked
 from splitft.job import Job
 from splitft.wire.messages import KINDS, AdapterUp, Message
