@@ -51,7 +51,9 @@ def follow(
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
 
     def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:
-        return Desk(dial_aggregator(job, name, None, False, "", lambda text: None), on_end)
+        return Desk(
+            dial_aggregator(str(job.network.aggregator), name, None, False, "", lambda text: None), on_end
+        )
 
     site_class = Tampering if tamper else Site
     site = site_class(dialler, folder, joining.make, joining.need, lambda text: None, open_desk)

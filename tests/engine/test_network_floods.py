@@ -57,7 +57,7 @@ from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRAN
 from splitft.job import dump_job
 from splitft.running.join import MAX_PAYLOAD, channel_credentials
 from splitft.running.prepare import assemble
-from splitft.running.serve import most_bytes
+from splitft.running.server_side import most_bytes
 from splitft.wire.messages import Activations, AdapterUp
 from tcp_proxy import Proxy
 

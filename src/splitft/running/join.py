@@ -164,7 +164,9 @@ def join(
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, notice, patience)
 
     def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:
-        return Desk(dial_aggregator(job, name, certs, insecure, token, notice), on_end)
+        return Desk(
+            dial_aggregator(str(job.network.aggregator), name, certs, insecure, token, notice), on_end
+        )
 
     site = Site(dialler, folder, joining.make, joining.need, notice, open_desk)
     try:
