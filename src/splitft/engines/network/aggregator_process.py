@@ -24,7 +24,8 @@ from splitft.engines.network.control import (
     packed,
 )
 from splitft.engines.network.gate import check_adapters
-from splitft.engines.network.transport.listener import Event, Listener
+from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.peers import Event
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.robust import Contribution

@@ -25,7 +25,8 @@ from splitft.engines.network.control import (
 )
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster
-from splitft.engines.network.transport.listener import Event, Listener
+from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger

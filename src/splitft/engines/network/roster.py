@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.control import Control, Failed, Held, Loaded, Ready, Saved, Train
 from splitft.engines.network.timing import StepClock
-from splitft.engines.network.transport.listener import Event
+from splitft.engines.network.transport.peers import Event
 from splitft.job.sections import NetworkConfig
 from splitft.wire.messages import AdapterDown, Message, OptimizerState
 
