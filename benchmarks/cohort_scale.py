@@ -28,6 +28,7 @@ from rich.table import Table
 from splitft.common.files import write_atomically
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
+from splitft.common.tables import make_table
 from splitft.cuts import ClientState, Observation, decide
 from splitft.data import ClientData
 from splitft.devices import (
@@ -43,6 +44,7 @@ from splitft.devices import (
     server_memory,
 )
 from splitft.devices.measure import model_costs
+from splitft.devices.simulate import PARTS
 from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError, SplitFTError
 from splitft.history import strict_json
@@ -52,7 +54,6 @@ from splitft.running.prepare import assemble
 from splitft.running.progress import seconds_text
 from splitft.tools.plan.command import output_folder
 from splitft.tools.plan.cuts import round_of, trace_of
-from splitft.tools.plan.tables import PARTS, table
 
 
 @dataclass(frozen=True)
@@ -234,11 +235,11 @@ def starting_cuts(
 
 def cohort_tables(plan: CohortPlan) -> list[Table]:
     """Return, by kind of device, when clients are done, and where their time goes."""
-    done = table(
+    done = make_table(
         f"One round of {plan.present:,} of {plan.clients:,} clients: {seconds_text(plan.times.seconds)}",
         "device", "clients", "cut (median)", "half are done", "95 % are done", "all are done",
     )  # fmt: skip
-    where = table("Where a client's seconds go (mean)", "device", *PARTS)
+    where = make_table("Where a client's seconds go (mean)", "device", *PARTS)
     times, names = list(plan.times.clients.values()), np.asarray(plan.devices)
     for kind, number in Counter(plan.devices).most_common():
         chosen = np.flatnonzero(names == kind)
@@ -262,11 +263,9 @@ def server_lines(plan: CohortPlan) -> list[str]:
 
 def cohort_picture(plan: CohortPlan, path: Path) -> None:
     """Write a PNG: when the clients of a round are done, by kind of device; and their cuts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     done, cuts = figure.subplots(1, 2, width_ratios=(3, 2))
     kinds = [kind for kind, _ in Counter(plan.devices).most_common()]
     names = np.asarray(plan.devices)

@@ -96,7 +96,7 @@ def planned(start: Assembly, codec: str) -> dict[str, int]:
 
 def plan_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
     """Return {(direction, kind): bytes} of a job's plan."""
-    return +Counter(dry_run(replace(start, job=job), lambda round_: None).ledger.rows)
+    return +Counter(dry_run(replace(start, job=job), lambda round_: None).parties.ledger.rows)
 
 
 def from_one_step(start: Assembly, job: Job) -> Counter[tuple[str, str]]:

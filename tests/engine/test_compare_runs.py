@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from splitft.errors import OutputError
 from splitft.tools.compare.store import Store, open_store, run_state
-from splitft.tools.compare.sweep import index_of
 from tiny import save_tiny_model
 
 SPLITFT = [sys.executable, "-m", "splitft.launch"]
@@ -91,7 +91,7 @@ def test_every_run_is_made_and_reported(compared: tuple[Path, subprocess.Complet
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "same_split" in page
     assert f"{results['variants'][0]['perplexity']['mean']:.1f}" in page + done.stdout
-    for variant in index_of(folder / "sweep.json")["variants"]:
+    for variant in variants_of(folder / "sweep.json"):
         effective = yaml.safe_load((folder / variant["run"] / "job.yaml").read_text(encoding="utf-8"))
         assert effective["seed"] == variant["seed"]
         assert effective["method"] == variant["label"]
@@ -157,7 +157,11 @@ def endless(job: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def runs_of(folder: Path) -> list[Path]:
     index = folder / "sweep.json"
-    return [folder / variant["run"] for variant in index_of(index)["variants"]] if index.is_file() else []
+    return [folder / variant["run"] for variant in variants_of(index)] if index.is_file() else []
+
+
+def variants_of(index: Path) -> list[dict[str, Any]]:
+    return list(json.loads(index.read_text(encoding="utf-8"))["variants"])
 
 
 def rounds_of(run: Path) -> int:

@@ -1,19 +1,16 @@
-"""Cuts during a run: gathers what a policy may see, has it decide, and keeps every decision."""
+"""The cuts of a run: what a policy sees, its decisions, and their record."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from splitft.common.state import State
+from splitft.cuts.decide import decide
+from splitft.cuts.observe import ClientState, Decision, Observation
+from splitft.devices.steps import StateSeconds, mean_seconds
 from splitft.history import RoundRecord
 from splitft.job.settings import FederationSettings
-
-if TYPE_CHECKING:
-    from splitft.cuts import Decision, Observation
-    from splitft.devices.steps import StateSeconds
-
 
 BY_SECONDS = ("resource", "splitft", "makespan")  # policies that need to know what a step takes
 
@@ -21,9 +18,11 @@ BY_SECONDS = ("resource", "splitft", "makespan")  # policies that need to know w
 class CutPlanner:
     """Decides the cuts of a run before each round; the first time from the evaluation before training.
 
-    seconds: what one optimizer step takes each client, from device profiles; None: unknown. measured: it is
-    told while the run goes on (`learn`); policies that go by it keep the cuts until it is known of everyone.
-    max_cuts: most blocks that each client may hold.
+    Args:
+        max_cuts: Most blocks that each client may hold.
+        seconds: One optimizer step of each client, from device profiles. None: unknown.
+        measured: Seconds are measured during the run (`learn`); policies that need them keep the cuts until
+            those of every client are known.
     """
 
     def __init__(
@@ -54,17 +53,13 @@ class CutPlanner:
         policy = self.job.cut_policy
         if self.fixed or round_ == 0 or (round_ - 1) % policy.adapt_every or self._waits_for_seconds():
             return dict(self.cuts)
-        from splitft.cuts import decide
-
         decision = decide(policy.method, policy, self.observe(round_))
         self.decisions.append(decision)
         self.cuts = dict(decision.cuts)
         return dict(self.cuts)
 
     def learn(self, client: str, seconds: StateSeconds) -> None:
-        """Take in what a step took a client: from now on the mean of it and of what was known counts."""
-        from splitft.devices.steps import mean_seconds
-
+        """Update a client's step time: the mean of the old estimate and this measurement."""
         self._seconds[client] = mean_seconds(self._seconds.get(client, seconds), seconds)
 
     def _waits_for_seconds(self) -> bool:
@@ -72,15 +67,12 @@ class CutPlanner:
         return self._measured and by_seconds and not set(self.cuts) <= set(self._seconds)
 
     def rehearse(self, evaluated: Collection[str]) -> None:
-        """Ask the policy once before the run, so that one that cannot answer is told before anything heavy.
+        """Ask the policy once before the run and drop its answer: one that cannot answer fails at once.
 
-        evaluated: clients whose accuracy will be known; here it counts as 0. The answer is dropped. Raises
-        JobError.
+        evaluated: Clients whose accuracy will be known; here it counts as 0. Raises JobError.
         """
         if self.fixed:
             return
-        from splitft.cuts import decide
-
         seen, policy = self.observe(1), self.job.cut_policy
         clients = tuple(replace(c, accuracy=0.0) if c.name in evaluated else c for c in seen.clients)
         decide(policy.method, policy, replace(seen, clients=clients))
@@ -97,17 +89,13 @@ class CutPlanner:
         }
 
     def load_state(self, state: State) -> None:
-        """Be as `state` was taken; of the decisions the last one is known again."""
-        from splitft.cuts import Decision
-
+        """Restore a state returned by `state()`; of the decisions the last one."""
         self.cuts, self._accuracy = dict(state["cuts"]), dict(state["accuracy"])
         self.decisions = [Decision.from_json(line) for line in state["last_decision"]]
         self._seconds |= state["seconds"]
 
     def observe(self, round_: int) -> Observation:
         """Return what a policy sees before a round."""
-        from splitft.cuts import ClientState, Observation
-
         seconds = self._seconds
         clients = tuple(
             ClientState(name, cut, self.max_cuts[name], self._accuracy[name], **seconds[name])

@@ -18,20 +18,14 @@ OTHER = "other"
 
 def partition_table(report: DataReport) -> Table:
     """One line per client: rows, held-out rows, tokens, median length, share of each class; 80 columns."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
+    from splitft.common.tables import make_table
+
     names, counts = merge_classes(report, MAX_CLASSES)
-    table = Table(
-        title=partition_title(report), title_justify="left", caption=_caption(report), caption_justify="left",
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-    )  # fmt: skip
-    table.add_column("client")
-    for heading in ("rows", "held out", "tokens", "median"):
-        table.add_column(heading, justify="right")
-    for name in names:
-        table.add_column(Text(name), justify="right")
+    headings = ("client", "rows", "held out", "tokens", "median", *names)
+    title, caption = partition_title(report), _caption(report)
+    table = make_table(title, *headings, caption=caption, padding=(0, 1, 0, 0))
     for client, row in zip(report.clients, counts, strict=True):
         median = client.length_quantiles[2]
         total = max(sum(row), 1)

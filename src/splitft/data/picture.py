@@ -21,7 +21,6 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names, counts = merge_classes(report, MAX_CLASSES)
@@ -31,7 +30,6 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     line = min(0.32, 40 / num_clients)  # hundreds of clients get small letters, not an endless picture
     height = head + FOOT + line * max(num_clients, 2)
     figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
     labels = [short(client.name, 24) for client in report.clients]
     left = 0.35 + 0.085 * max(map(len, labels))
     box = (left / WIDTH, FOOT / height, (WIDTH - left - NOTES) / WIDTH, (height - head - FOOT) / height)

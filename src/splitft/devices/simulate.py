@@ -10,6 +10,8 @@ from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.schedules import Leg, Outcome, Timeline, barriers, queue, turns
 from splitft.devices.steps import StepSeconds
 
+PARTS = ("compute", "transfer", "server", "queued", "idle")  # of a client's seconds; they sum to the round's
+
 
 def batch_shape(lengths: Sequence[int], padding_free: bool) -> tuple[float, float]:
     """Return (rows, width) of what is computed of a batch.

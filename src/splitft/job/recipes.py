@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from splitft.common.text import nearest
-from splitft.errors import JobError
+from splitft.errors import JobError, OutputError
 
 _FOLDER = Path(__file__).parent / "recipes"
 
@@ -26,3 +27,21 @@ def recipe_path(name: str) -> Path:
         hint = nearest(name, names) or f"there are {', '.join(names)}."
         raise JobError(f"no recipe is called {name}; {hint} `splitft new` lists them")
     return _FOLDER / f"{name}.yaml"
+
+
+def copy_recipe(name: str, path: Path) -> Path:
+    """Copy a recipe to a file, or into a folder as NAME.yaml; return the file.
+
+    Raises JobError for an unknown recipe, OutputError where a file is there or none can be written.
+    """
+    text = recipe_path(name).read_text(encoding="utf-8")
+    path = path / f"{name}.yaml" if path.is_dir() else path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        if os.path.lexists(path):  # a folder on the way that is a file raises FileExistsError, too
+            raise OutputError(f"{path} is there already; name another: splitft new {name} PATH") from None
+        raise OutputError(f"cannot write {path}: {error.strerror}; name another path") from None
+    return path

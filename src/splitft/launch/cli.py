@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from splitft.common.startup import import_libraries
-from splitft.errors import JobError, OutputError, SplitFTError
+from splitft.errors import JobError, SplitFTError
 from splitft.launch.certs import certs_app
 
 EXIT_CODES = {
@@ -29,16 +29,16 @@ EXIT_CODES = {
     130: "interrupted (Ctrl-C)",
 }
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
-
-
 _OVERRIDES = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
     ),
 ]
-
-
+_JOB = Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")]
+_RESUME = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
+]
 _TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
 _OPEN = Annotated[
     bool, typer.Option("--insecure", help="Listen to a network without TLS. Everyone on it may read along.")
@@ -94,7 +94,7 @@ def new(
     path: Annotated[Path | None, typer.Argument(help="Where to write; default: RECIPE.yaml here.")] = None,
 ) -> None:
     """Copy a commented recipe to start from. Never overwrites a file."""
-    from splitft.job.recipes import recipe_path, recipes
+    from splitft.job.recipes import copy_recipe, recipes
 
     if recipe is None:
         found = recipes()
@@ -102,18 +102,8 @@ def new(
             typer.echo(f"{name:{max(map(len, found))}}  {description}")
         typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
         return
-    text = recipe_path(recipe).read_text(encoding="utf-8")
-    path = path or Path(f"{recipe}.yaml")
-    path = path / f"{recipe}.yaml" if path.is_dir() else path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except OSError as error:
-        if os.path.lexists(path):  # a folder on the way that is a file raises FileExistsError, too
-            raise OutputError(f"{path} is there already; name another: splitft new {recipe} PATH") from None
-        raise OutputError(f"cannot write {path}: {error.strerror}; name another path") from None
-    typer.echo(f"Wrote {path}. Edit it, then run it: splitft run {path}")
+    written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
+    typer.echo(f"Wrote {written}. Edit it, then run it: splitft run {written}")
 
 
 @app.command()
@@ -128,11 +118,9 @@ def schema() -> None:
 
 @app.command()
 def run(
-    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    job: _JOB,
     overrides: _OVERRIDES = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
-    ] = False,
+    resume: _RESUME = False,
 ) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
     from splitft.job import load_job
@@ -146,7 +134,7 @@ def run(
 
 @app.command()
 def server(
-    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    job: _JOB,
     overrides: _OVERRIDES = None,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen at; port 0: a free one.")
@@ -156,9 +144,7 @@ def server(
     ] = None,
     token_file: _TOKEN_FILE = None,
     insecure: _OPEN = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
-    ] = False,
+    resume: _RESUME = False,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     from splitft.job import load_job
@@ -257,7 +243,7 @@ def check(
 
 @app.command()
 def plan(
-    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    job: _JOB,
     overrides: _OVERRIDES = None,
     out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
 ) -> None:
@@ -272,7 +258,7 @@ def plan(
 
 @app.command()
 def compare(
-    job: Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")],
+    job: _JOB,
     overrides: _OVERRIDES = None,
     methods: Annotated[
         str | None, typer.Option(help="Methods or cut policies: same_split,splitft,makespan,fed_lora")

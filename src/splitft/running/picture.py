@@ -20,7 +20,6 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     evaluated = [record for record in records if record.perplexity is not None]
     if not evaluated:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -29,7 +28,6 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     named = len(clients) <= 12
     letters = max(map(len, [ALL, *(labels.values() if named else ())]))
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=120)  # places of its own: a layout engine draws it all twice
-    FigureCanvasAgg(figure)
     inner = (WIDTH - LEFT - NAME - LETTER * letters - MARGIN, HEIGHT - FOOT - MARGIN)
     axes = figure.add_axes((LEFT / WIDTH, FOOT / HEIGHT, inner[0] / WIDTH, inner[1] / HEIGHT))
     rounds = [record.round for record in evaluated]

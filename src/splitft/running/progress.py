@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from splitft.common.tables import make_table
 from splitft.common.text import some
 from splitft.history import RoundRecord
 from splitft.job import Job
@@ -155,7 +155,8 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
     """Return what each round came to; with devices, also its virtual seconds."""
     timed = any(record.virtual_seconds is not None for record in records)
     headings = ["round", "loss", "perplexity", "accuracy\n%", "MB up", "MB down", "adapter\nMB", "time"]
-    made = _table("Rounds", *headings, *(["virtual\ntime"] if timed else []), left=0)
+    headings += ["virtual\ntime"] if timed else []
+    made = make_table("Rounds", *headings, left=0, collapse_padding=True)
     for r in records:
         cells = [
             str(r.round), number(r.loss, 3), number(r.perplexity, 2), number(r.accuracy, 1, 100),
@@ -170,7 +171,8 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
 def clients_table(records: Sequence[RoundRecord]) -> Table:
     """Return what each client trained and came to; a cut that moved is shown as first→last."""
     title = "Clients: perplexity of their own held-out rows"
-    made = _table(title, "client", "cut", "tokens trained", "before", "after", "accuracy %")
+    headings = ("client", "cut", "tokens trained", "before", "after", "accuracy %")
+    made = make_table(title, *headings, collapse_padding=True)
     evaluated = [r for r in records if r.perplexity is not None]
     for name in records[-1].clients if evaluated else ():
         first, last = evaluated[0].clients[name], evaluated[-1].clients[name]
@@ -180,13 +182,6 @@ def clients_table(records: Sequence[RoundRecord]) -> Table:
             name, cut if first.cut == last.cut else f"{first.cut}→{cut}", f"{trained:,}",
             number(first.perplexity, 2), number(last.perplexity, 2), number(last.accuracy, 1, 100),
         )  # fmt: skip
-    return made
-
-
-def _table(title: str, *headings: str, left: int = 1) -> Table:
-    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for place, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if place < left else "right")
     return made
 
 

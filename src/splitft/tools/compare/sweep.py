@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -101,12 +100,3 @@ def tell_plan(variants: int, states: Mapping[str, str], parallel: int, console: 
     text = f"{variants} variants and seeds need {len(states)} runs; "
     text += f"{finished} are finished, {left} to go" + (f", {parallel} at a time" if parallel > 1 else "")
     console.print(text, highlight=False)
-
-
-def index_of(path: Path) -> dict[str, Any]:
-    """Return an index that `run_sweep` wrote. Raises OutputError."""
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return value
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}; run the comparison again") from None

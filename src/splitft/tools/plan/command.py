@@ -41,7 +41,7 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
     job = start.job
     with console.status("planning") as status:
         run = dry_run(start, lambda round_: status.update(f"planning round {round_} of {job.rounds}"))
-        machines = run.machines
+        machines = run.parties.machines
         costs = machines.costs if machines else model_costs(start.model)
         rows = cut_costs(job, costs, machines, start.clients)
         starts = policy_starts(job, make_planner(start, machines), machines, start.clients)
@@ -64,7 +64,7 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
     plan = {
         "cuts": [asdict(row) for row in rows],
         "policies": [asdict(each) for each in starts],
-        "bytes": run.ledger.by_kind(),
+        "bytes": run.parties.ledger.by_kind(),
         "rounds": [
             {"round": r.round, "cuts": r.cuts, "bytes": r.bytes, "virtual_seconds": r.virtual_seconds}
             for r in run.records

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from splitft.history import RoundRecord
 from splitft.round import run_rounds
-from splitft.running.machines import Machines
 from splitft.running.parties import Parties, make_parties
 from splitft.running.prepare import Assembly
 from splitft.tools.plan.shapes import ShapeModel, activation_dtype, shape_mean
-from splitft.wire.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -19,9 +17,7 @@ class DryRun:
     """What a run would send, and how long its rounds would take on the job's devices."""
 
     records: list[RoundRecord]
-    ledger: Ledger
     parties: Parties
-    machines: Machines | None
 
 
 class _Silent:
@@ -36,7 +32,11 @@ class _Silent:
 
 
 def dry_run(start: Assembly, tell: Callable[[int], None] = lambda round_: None) -> DryRun:
-    """Run a job over shapes. start: assembled without weights. tell: called with the round being evaluated.
+    """Run a job over shapes.
+
+    Args:
+        start: Assembled without weights.
+        tell: Called with the round that is evaluated.
 
     Every message has the size that it has in the run, as long as the cuts are the same. A policy that goes by
     accuracy sees none here: clients keep the weight that they start with.
@@ -45,4 +45,4 @@ def dry_run(start: Assembly, tell: Callable[[int], None] = lambda round_: None) 
     rounds = run_rounds(
         start.job, parties.policy, parties.server, parties.cohort, parties.ledger, _Silent(tell)
     )
-    return DryRun(list(rounds), parties.ledger, parties, parties.machines)
+    return DryRun(list(rounds), parties)

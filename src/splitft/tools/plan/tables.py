@@ -6,27 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from splitft.common.tables import make_table
+from splitft.devices.simulate import PARTS
 from splitft.running.progress import seconds_text
 from splitft.tools.plan.cuts import CutCost, PolicyStart
 from splitft.tools.plan.dry import DryRun
 
-PARTS = ("compute", "transfer", "server", "queued", "idle")
-
-
-def table(title: str, *headings: str, left: int = 1) -> Table:
-    """Return an empty table; the first `left` columns are text, the others figures."""
-    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for number, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if number < left else "right")
-    return made
-
 
 def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
     """What each cut costs when all clients have it."""
-    made = table(
+    made = make_table(
         f"Cuts: all {clients} clients at the same one (bytes: a client's mean, up and down)",
         "cut", "trained", "client GB", "server GB", "MB a step", "MB a round", "round", "slowest", left=0,
     )  # fmt: skip
@@ -46,7 +37,7 @@ def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
 
 def policies_table(starts: Sequence[PolicyStart]) -> Table:
     """The cuts that each policy would start with."""
-    made = table(
+    made = make_table(
         "Policies: cuts in round 1 (accuracies are not known yet)", "policy", "cuts", "round", left=2
     )
     for start in starts:
@@ -57,11 +48,12 @@ def policies_table(starts: Sequence[PolicyStart]) -> Table:
 
 def bytes_table(run: DryRun) -> Table:
     """What the whole job sends, by kind and direction."""
-    made = table("Bytes of the whole job, as the ledger of its run will count them", "kind", "up", "down")
-    counted = run.ledger.by_kind()
+    made = make_table("Bytes of the whole job: those that its ledger will count", "kind", "up", "down")
+    ledger = run.parties.ledger
+    counted = ledger.by_kind()
     for kind in sorted({kind for way in counted.values() for kind in way}):
         made.add_row(kind, f"{counted['up'].get(kind, 0):,}", f"{counted['down'].get(kind, 0):,}")
-    made.add_row("all", f"{run.ledger.total('up'):,}", f"{run.ledger.total('down'):,}", style="bold")
+    made.add_row("all", f"{ledger.total('up'):,}", f"{ledger.total('down'):,}", style="bold")
     return made
 
 
@@ -71,13 +63,13 @@ def time_table(run: DryRun) -> Table | None:
     if not timed:
         return None
     total = sum(r.virtual_seconds or 0.0 for r in timed)
-    made = table(
+    made = make_table(
         f"Time: {len(timed)} rounds take {seconds_text(total)} on these devices (simulated; mean seconds "
         "a round)",
         "client", "device", *PARTS, "last to finish", left=2,
     )  # fmt: skip
     last: Mapping[str | None, int] = Counter(r.waited_for for r in timed)
-    machines = run.machines
+    machines = run.parties.machines
     for name in run.parties.cohort.names:
         parts = [r.clients[name].virtual for r in timed if r.clients[name].virtual]
         figures = [f"{np.mean([p[part] for p in parts if p]):.3g}" if parts else "–" for part in PARTS]

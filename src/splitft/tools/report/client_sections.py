@@ -7,12 +7,13 @@ from statistics import fmean
 from typing import Any
 
 from splitft.common.text import count_text
+from splitft.devices.simulate import PARTS
 from splitft.tools.report.charts.bars import Bar, bar_chart, evenly
 from splitft.tools.report.charts.cuts import MOST_LINES, cuts_chart
 from splitft.tools.report.groups import Variant
 from splitft.tools.report.palette import ordered, piece_classes
 from splitft.tools.report.sections import Panel, Section
-from splitft.tools.report.series import PARTS, cuts_by_round, devices_of, mean_parts, waited_for
+from splitft.tools.report.series import cuts_by_round, devices_of, mean_parts, waited_for
 from splitft.tools.report.units import time_unit
 
 PART_NAMES = {"idle": "waiting for others", "queued": "waiting for the server", "server": "the server's work"}

@@ -1,9 +1,9 @@
-"""Under what conditions the figures hold: model, data, training, devices, versions."""
+"""The conditions of the figures: model, data, training, devices, versions."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from splitft.tools.report.groups import Variant
@@ -16,25 +16,31 @@ MOST_NAMED = 8
 
 def conditions(variants: Sequence[Variant]) -> list[tuple[str, str]]:
     """Return (what, value) pairs; where runs differ, all values that occur."""
-    runs = [run for variant in variants for run in variant.runs]
-    pairs = [
-        ("Model", _all(runs, lambda run: value_text("_path", run.job["model_name_or_path"]))),
-        ("Data", _all(runs, _data)),
-        ("Dealt to clients", _all(runs, _partition)),
-        ("Rounds", _all(runs, lambda run: f"{run.job['rounds']} of {run.job['local_steps']} local steps")),
-        ("Batch", _all(runs, _batch)),
-        ("Optimizer", _all(runs, _optimizer)),
-        ("LoRA", _all(runs, _lora)),
-        ("Seeds", ", ".join(map(str, sorted({run.seed for run in runs})))),
-        ("Simulated devices", _all(runs, _devices)),
-        ("Computed on", _all(runs, lambda run: str(run.summary.get("device", "")))),
-        ("Versions", _all(runs, _versions)),
-    ]
-    return [(name, value) for name, value in pairs if value]
+    of_runs = [_conditions(run) for variant in variants for run in variant.runs]
+    merged = {
+        name: "; ".join(dict.fromkeys(filter(None, (own[name] for own in of_runs)))) for name in of_runs[0]
+    }
+    merged["Seeds"] = ", ".join(map(str, sorted({run.seed for v in variants for run in v.runs})))
+    return [(name, value) for name, value in merged.items() if value]
 
 
-def _all(runs: Sequence[RunFolder], value_of: Callable[[RunFolder], str]) -> str:
-    return "; ".join(dict.fromkeys(value for run in runs if (value := value_of(run))))
+def _conditions(run: RunFolder) -> dict[str, str]:
+    job = run.job
+    times = job["gradient_accumulation_steps"]
+    at_cut = f", lora_r_cut {job['lora_r_cut']}" if job.get("lora_r_cut") else ""
+    return {
+        "Model": value_text("_path", job["model_name_or_path"]),
+        "Data": _data(run),
+        "Dealt to clients": _partition(run),
+        "Rounds": f"{job['rounds']} of {job['local_steps']} local steps",
+        "Batch": f"{job['per_device_train_batch_size']} rows a client" + (f" × {times}" if times > 1 else ""),
+        "Optimizer": f"AdamW, learning rate {job['learning_rate']:g}, {job['lr_scheduler_type']} schedule",
+        "LoRA": f"lora_r {job['lora_r']}{at_cut}, lora_alpha {job['lora_alpha']:g}",
+        "Seeds": "",  # of all runs together
+        "Simulated devices": _devices(run),
+        "Computed on": str(run.summary.get("device", "")),
+        "Versions": ", ".join(f"{name} {n}" for name, n in run.summary.get("versions", {}).items()),
+    }
 
 
 def _data(run: RunFolder) -> str:
@@ -52,22 +58,6 @@ def _partition(run: RunFolder) -> str:
     method = str(run.job["partition.method"])
     alpha = f" with alpha {run.job['partition.alpha']:g}" if "dirichlet" in method else ""
     return f"{method}{alpha}, {run.job['clients']} clients"
-
-
-def _batch(run: RunFolder) -> str:
-    job = run.job
-    times = job["gradient_accumulation_steps"]
-    return f"{job['per_device_train_batch_size']} rows a client" + (f" × {times}" if times > 1 else "")
-
-
-def _optimizer(run: RunFolder) -> str:
-    return f"AdamW, learning rate {run.job['learning_rate']:g}, {run.job['lr_scheduler_type']} schedule"
-
-
-def _lora(run: RunFolder) -> str:
-    job = run.job
-    at_cut = f", lora_r_cut {job['lora_r_cut']}" if job.get("lora_r_cut") else ""
-    return f"lora_r {job['lora_r']}{at_cut}, lora_alpha {job['lora_alpha']:g}"
 
 
 def _devices(run: RunFolder) -> str:
@@ -89,7 +79,3 @@ def _profile(profile: Any) -> str:
     if not isinstance(profile, dict):
         return str(profile)
     return ", ".join(f"{key} {value_text(key, value)}" for key, value in profile.items() if value is not None)
-
-
-def _versions(run: RunFolder) -> str:
-    return ", ".join(f"{name} {number}" for name, number in run.summary.get("versions", {}).items())

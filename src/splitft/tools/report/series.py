@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from splitft.devices.simulate import PARTS
 from splitft.tools.report.runs import RunFolder
 
 KINDS = ("activations", "gradients", "labels", "adapter", "control", "evaluation")
-PARTS = ("compute", "transfer", "server", "queued", "idle")
 
 
 @dataclass(frozen=True)

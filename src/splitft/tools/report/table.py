@@ -69,14 +69,12 @@ def verdict_tables(data: dict[str, Any]) -> list[Table]:
 
 
 def _terminal_table(data: dict[str, Any], title: str, columns: Sequence[Column]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
-    table.add_column("variant")
-    for column in columns:
-        table.add_column(Text(f"{column.heading}\n{column.unit}"), justify="right")
+    from splitft.common.tables import make_table
+
+    headings = [f"{column.heading}\n{column.unit}" for column in columns]
+    table = make_table(title, "variant", *headings, padding=(0, 1, 0, 0))
     for number, row in enumerate(data["variants"]):
         cells = (column.cells[number] for column in columns)
         table.add_row(

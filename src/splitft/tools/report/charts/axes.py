@@ -13,7 +13,7 @@ from splitft.tools.report.charts.svg import FONT, WIDTH, element, fitted, text, 
 from splitft.tools.report.units import places
 
 LINE = 18.0  # from base line to base line
-HEIGHT = 190.0  # of what curves are drawn in
+TOP = LINE + 12  # upper end of what lines are drawn in
 LOG_FROM = 5.0  # a scale turns logarithmic where its largest value is this many times the smallest
 
 
@@ -65,13 +65,20 @@ class ChartFrame:
     marks: Markup
 
 
-def frame(x: Range, y: Range) -> ChartFrame:
-    """Return the frame of a chart of lines: y's name above, its ticks at the left, x below."""
-    top, bottom = LINE + 12, LINE + 12 + HEIGHT
-    y_scale = Scale(y.low, y.high, bottom, top, y.log, y.whole)
-    y_ticks = ticks(y_scale)
+def frame(
+    x: Range, y: Range, height: float = 190.0, lowest: float = -math.inf, right: float = WIDTH - 4
+) -> ChartFrame:
+    """Return the frame of a chart of lines: y's name above, its ticks at the left, x below.
+
+    height: Room of the lines.
+    lowest: Least value of y with a tick.
+    right: End of the lower axis.
+    """
+    bottom = TOP + height
+    y_scale = Scale(y.low, y.high, bottom, TOP, y.log, y.whole)
+    y_ticks = [(value, label) for value, label in ticks(y_scale) if value >= lowest]
     left = max((text_width(label) for _, label in y_ticks), default=0.0) + 8
-    x_scale, below = bottom_axis(x, left, bottom)
+    x_scale, below = bottom_axis(x, left, bottom, right=right)
     marks = [fitted(0, FONT, y.label, WIDTH, class_="axis")]
     for value, label in y_ticks:
         at = y_scale(value)
@@ -79,6 +86,15 @@ def frame(x: Range, y: Range) -> ChartFrame:
         marks.append(text(left - 6, at + 0.36 * FONT, label, "end"))
     marks.append(below)
     return ChartFrame(x_scale, y_scale, bottom + 2 * LINE + 8, Markup("").join(marks))
+
+
+def row_numbers(count: int, row: float, top: float, left: float) -> Markup:
+    """Return numbers of rows that have no room for names."""
+    marks = []
+    for value in linear_ticks(1, count, 6, whole=True):
+        y = top + (value - 1) * row + row / 2 + 0.36 * FONT
+        marks.append(text(left - 6, y, f"{value:.0f}", "end"))
+    return Markup("").join(marks)
 
 
 def bottom_axis(

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from splitft.tools.report.charts.axes import LINE, Range, Scale, bottom_axis, linear_ticks
+from splitft.tools.report.charts.axes import LINE, Range, Scale, bottom_axis, row_numbers
 from splitft.tools.report.charts.svg import FONT, WIDTH, chart, element, fitted, text, text_width
 from splitft.tools.report.units import figure
 
@@ -53,7 +53,7 @@ def bar_chart(
     scale, below = bottom_axis(Range(x_label, 0.0, total or 1.0), left, bottom, None if named else top)
     marks = [fitted(0, FONT, y_label, WIDTH, class_="axis"), below]
     if not named:
-        marks.append(_places(len(bars), row, top, left))
+        marks.append(row_numbers(len(bars), row, top, left))
     for number, bar in enumerate(bars):
         y = top + number * row
         if named:
@@ -83,13 +83,4 @@ def _pieces(
             paint = {"fill": colour} if colour.startswith("#") else {"class_": f"piece {colour}"}
             marks.append(element("rect", about, x=scale(start), y=y, width=width, height=thickness, **paint))
         start += value
-    return Markup("").join(marks)
-
-
-def _places(count: int, row: float, top: float, left: float) -> Markup:
-    """Numbers of bars that have no room for names."""
-    marks = []
-    for value in linear_ticks(1, count, 6, whole=True):
-        y = top + (value - 1) * row + row / 2 + 0.36 * FONT
-        marks.append(text(left - 6, y, f"{value:.0f}", "end"))
     return Markup("").join(marks)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from splitft.tools.report.charts.axes import LINE, Range, Scale, bottom_axis, linear_ticks, ticks
+from splitft.tools.report.charts.axes import LINE, TOP, Range, bottom_axis, frame, row_numbers
 from splitft.tools.report.charts.bars import evenly
-from splitft.tools.report.charts.svg import FONT, WIDTH, chart, element, fitted, path, text, text_width
+from splitft.tools.report.charts.svg import FONT, WIDTH, chart, element, fitted, path, text_width
 
 MOST_LINES = 9
 MOST_ROWS = 60
@@ -31,17 +31,12 @@ def cuts_chart(cuts: Steps, last_round: int, highest: int, shade: Mapping[int, s
 def _lines(cuts: Steps, last_round: int, highest: int) -> Markup:
     names = list(cuts)
     room = min(max(map(text_width, names)), 0.46 * WIDTH)
-    top, bottom = LINE + 12, LINE + 12 + max(150.0, 17.0 * len(names))
-    y = Scale(0.5, highest + 0.5, bottom, top, whole=True)
-    y_ticks = [(value, label) for value, label in ticks(y) if value >= 1]
-    left = max(text_width(label) for _, label in y_ticks) + 8
+    height = max(150.0, 17.0 * len(names))
     first = min(steps[0][0] for steps in cuts.values())
     rounds = Range("round (number)", first - 0.5, last_round + 0.5, whole=True)
-    x, below = bottom_axis(rounds, left, bottom, right=WIDTH - room - 16)
-    marks = [fitted(0, FONT, "cut (blocks on the client)", WIDTH, class_="axis"), below]
-    for value, label in y_ticks:
-        marks.append(element("line", x1=left, x2=x.end, y1=y(value), y2=y(value), class_="grid"))
-        marks.append(text(left - 6, y(value) + 0.36 * FONT, label, "end"))
+    blocks = Range("cut (blocks on the client)", 0.5, highest + 0.5, whole=True)
+    box = frame(rounds, blocks, height, lowest=1, right=WIDTH - room - 16)
+    x, y, marks = box.x, box.y, [box.marks]
     apart = min(APART, 0.8 * abs(y(2.0) - y(1.0)) / max(len(names) - 1, 1))
     ends = {}
     for number, (name, steps) in enumerate(cuts.items()):
@@ -53,8 +48,8 @@ def _lines(cuts: Steps, last_round: int, highest: int) -> Markup:
         about = element("title", f"{name}: {', '.join(f'round {r}: {c}' for r, c in changes)}")
         marks.append(element("g", about, path(places, class_=f"step c{number}")))
         ends[name] = (places[-1][1], number)
-    marks.append(_names(ends, x.end, room, top, bottom))
-    return chart(bottom + 2 * LINE + 8, f"cuts of {', '.join(names)} by round", *marks)
+    marks.append(_names(ends, x.end, room, TOP, TOP + height))
+    return chart(box.height, f"cuts of {', '.join(names)} by round", *marks)
 
 
 def _names(
@@ -88,9 +83,7 @@ def _map(cuts: Steps, last_round: int, shade: Mapping[int, str]) -> Markup:
     x, below = bottom_axis(Range("round (number)", first - 0.5, last_round + 0.5, whole=True), left, bottom)
     which = "in their order" if kept is names else f"{len(kept)} of {len(names)}, at even distances"
     marks = [fitted(0, FONT, f"client (number, {which})", WIDTH, class_="axis"), below]
-    for value in linear_ticks(1, len(kept), 6, whole=True):
-        y = top + (value - 1) * row + row / 2 + 0.36 * FONT
-        marks.append(text(left - 6, y, f"{value:.0f}", "end"))
+    marks.append(row_numbers(len(kept), row, top, left))
     for number, name in enumerate(kept):
         changes = _changes(cuts[name])
         for (round_, cut), until in zip(changes, _ends(changes, last_round), strict=True):
