@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from splitft.common.files import write_atomically
+from splitft.common.files import writable_folder, write_atomically
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
 from splitft.common.tables import make_table
@@ -52,7 +52,6 @@ from splitft.job import Job, load_job
 from splitft.running.machines import Machines
 from splitft.running.prepare import assemble
 from splitft.running.progress import seconds_text
-from splitft.tools.plan.command import output_folder
 from splitft.tools.plan.cuts import round_of, trace_of
 
 
@@ -176,7 +175,7 @@ def simulate(
         trace_of(job, costs, name, cuts[name], [(r, w, int(t)) for r, w, t in each.tolist()])
         for name, each in zip(there, batches, strict=True)
     ]
-    times: RoundTimes = round_of(job, machines, traces)
+    times = round_of(job, machines, traces)
     return CohortPlan(
         len(devices),
         len(there),
@@ -303,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         job = load_job(given.job, given.settings)
         devices = draw_cohort(job, given.clients, parse_mix(given.mix))
-        folder = output_folder(given.out)
+        folder = writable_folder(given.out, "--out") if given.out else None
         plan = plan_cohort(job, devices, console)
     except SplitFTError as error:
         raise SystemExit(f"error: {error}") from None

@@ -1,4 +1,4 @@
-"""What a run records: one line a round, and a summary at the end."""
+"""The record of a run: one line a round, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 class ClientRecord:
     """One client in one round; None where it did not train or was not evaluated.
 
-    virtual: seconds of the round by the virtual clock: compute, transfer, server, queued, idle (they sum to
-    the round's) and finished.
+    virtual: `ClientTimes` by the virtual clock.
     """
 
     cut: int | None
@@ -36,14 +35,17 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. loss: mean over train_tokens; perplexity, accuracy: over all held-out tokens.
+    """One round; its figures are those of this round alone.
 
-    accuracy is the share of next tokens predicted right; paper_accuracy the paper's figure, which compares
-    the prediction for position t + 1 with token t. Bytes are those of this round alone; bytes_up and
-    bytes_down count everything, `bytes` splits them by direction and kind. virtual_seconds: of training, by
-    the virtual clock; waited_for: the client that finished last; queued_behind: {client: {other: seconds}} of
-    waiting for the other's work or arrival, where clients are few. truncation_error: {block: relative error
-    of its product B·A at the lower rank, when it was last brought there}.
+    loss: Mean over train_tokens.
+    perplexity: Over all held-out tokens, as the two accuracies.
+    accuracy: Share of next tokens predicted right.
+    paper_accuracy: The paper's figure, which compares the prediction for position t + 1 with token t.
+    bytes: {direction: {kind: bytes}}; bytes_up and bytes_down are its sums.
+    virtual_seconds: Of training, by the virtual clock.
+    waited_for: The client that finished last.
+    queued_behind: {client: {other: seconds}} of waiting for the other's work or arrival; of small cohorts.
+    truncation_error: {block: relative error of its product B·A at the lower rank, when last brought there}.
     """
 
     round: int
@@ -108,7 +110,11 @@ def make_record(
     times: RoundTimes | None,
     truncation_errors: Mapping[int, float],
 ) -> RoundRecord:
-    """Put a round's sums together; ledger: bytes of this round; seconds: of training and of evaluation."""
+    """Put a round's sums together.
+
+    ledger: Bytes of this round.
+    seconds: Of training and of evaluation.
+    """
     clients = {}
     for name, cut in cuts.items():
         loss_sum, tokens = losses.get(name, (0.0, 0))

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder: `state.json`, `tensors.safetensors`, and `manifest.json` with the SHA-256 of both
 and of itself. It is written beside its place, flushed to the disk, and renamed into it; a reader takes the
-newest one that is whole. Nothing in it can run code. (ours)
+newest one that is whole. Nothing in it can run code.
 """
 
 from __future__ import annotations

@@ -1,13 +1,38 @@
-"""The output folder of a run: opened once, never written over."""
+"""Files that are written whole or not at all, and their errors."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from splitft.errors import OutputError
+
+_KEPT = "what was written before is complete"
+
+
+@contextmanager
+def writing(what: object, remedy: str) -> Iterator[None]:
+    """Turn an OSError inside into an OutputError that names what is written, the reason and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written: {error.strerror or error}; {remedy}") from None
+
+
+def writable_folder(folder: Path, name: str) -> Path:
+    """Make a folder and prove that it can be written.
+
+    name: The option or key that states it. Raises OutputError.
+    """
+    folder = folder.expanduser()
+    with writing(f"{name} {folder}", "choose another"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    return folder
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -16,22 +41,12 @@ def write_atomically(path: Path, text: str) -> None:
     Raises OutputError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _told(path):
+    with writing(path, _KEPT):
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
 
 
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file. Raises OutputError."""
-    with _told(path), path.open("a", encoding="utf-8") as file:
+    with writing(path, _KEPT), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; what was written before is complete"
-        ) from None

@@ -1,6 +1,6 @@
 """Named randomness: every random choice has its own generator, named by what it is for.
 
-Nothing depends on the order in which clients arrive or on how often another generator was used. (ours)
+Nothing depends on the order in which clients arrive or on how often another generator was used.
 """
 
 from __future__ import annotations

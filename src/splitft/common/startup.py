@@ -1,4 +1,4 @@
-"""Imports the large libraries at once, as a command starts. (ours)"""
+"""Imports the large libraries at once, as a command starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a party as plain values and tensors, and its form in files: JSON, tensors by name. (ours)"""
+"""The state of a party as plain values and tensors, and its form in files: JSON, tensors by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies between a host and its accelerator: with CUDA through pinned memory, without waiting. (ours)"""
+"""Copies between a host and its accelerator: with CUDA through pinned memory, without waiting."""
 
 from __future__ import annotations
 

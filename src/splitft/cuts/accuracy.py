@@ -28,8 +28,8 @@ def weigh(
     """Targets base_i · w_i, where each decision multiplies w_i by 1 + gamma · z_i within [w_min, w_max].
 
     z_i = (acc_i − mean) / (std + eps) over the clients whose accuracy is known; the others keep their
-    weight. Weights start at 1 and live in the state. Source: the paper's rule (adaptive cut) as completed by
-    us: the clipping, the memory of w and eps are ours.
+    weight. Weights start at 1 and live in the state. Source: the paper's rule (adaptive cut), which has
+    neither the clipping, nor the memory of w, nor eps.
     """
     known = {c.name: c.accuracy for c in observation.clients if c.accuracy is not None}
     mean, deviation = _mean_and_deviation(list(known.values()))

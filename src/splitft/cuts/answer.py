@@ -1,4 +1,4 @@
-"""What a policy answered, checked: policies are written by users too."""
+"""Checks of a policy's answer: users write policies, too."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def fixed(observation: Observation, config: CutPolicyConfig) -> Proposal:
 def schedule(observation: Observation, config: CutPolicyConfig) -> Proposal:
     """The last entry of `config.schedule` whose round has come; before the first, the job's cuts.
 
-    Raises JobError where a list does not have one entry per client. (ours)
+    Raises JobError where a list does not have one entry per client.
     """
     started = [int(round_) for round_ in config.schedule or {} if int(round_) <= observation.round]
     if not started:

@@ -10,7 +10,7 @@ from splitft.cuts.predict import Cuts, Seconds, StepCosts
 def fastest_cuts(costs: StepCosts, order: str, server_adapter: str, low: Cuts, high: Cuts) -> Cuts:
     """Return cuts (client,) in [low, high] whose `step_seconds` no other cuts there undercut.
 
-    Source: ours. With `turns` each client counts alone. Otherwise only the longest path matters, so that at
+    With `turns` each client counts alone. Otherwise only the longest path matters, so that at
     the optimum every other client may as well hold all blocks that end no later, which unburdens the server
     most. There are clients × blocks such ends; sorted, the server's work at each follows by one running sum.
     """

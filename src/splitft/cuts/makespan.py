@@ -17,9 +17,9 @@ SLACK = 0.02  # cuts this close to the least time, as a share of it, are as good
 def makespan(observation: Observation, config: CutPolicyConfig) -> Proposal:
     """Minimise `predict_step_seconds` within the bounds; among cuts within 2 % of it move the fewest blocks.
 
-    The optimum is exact, for thousands of clients in well under a second. Raises JobError where a client's
-    speed is unknown. Source: ours; the paper's rule gives strong clients more work whether or not anybody
-    waits for them.
+    The optimum is exact, for thousands of clients in well under a second. The paper's rule differs: it gives
+    strong clients more work whether or not other clients wait for them. Raises JobError where a client's
+    speed is unknown.
     """
     clients = sorted(observation.clients, key=lambda client: client.name)  # ties must not hang on the order
     names = [client.name for client in clients]
@@ -45,7 +45,7 @@ def makespan(observation: Observation, config: CutPolicyConfig) -> Proposal:
 
 
 def bottleneck(costs: StepCosts, names: list[str], cuts: Cuts) -> str:
-    """Who takes the most of a step's time: `client NAME`, or `the server`, whose work is for all clients."""
+    """Return the party with the largest part of a step's time: `client NAME`, or `the server`."""
     client, server = costs.client_seconds(cuts), float(costs.server_seconds(cuts).sum())
     slowest = int(np.argmax(client))
     if server >= client[slowest]:

@@ -24,7 +24,7 @@ def nearest_cuts(
 
     current: where they move from, within [low, high]. fastest: cuts within the limit. Ties go to clients of
     lower index. Exact, but for a shared adapter with more than 128 different path lengths to consider, where
-    128 of them are tried. Source: ours.
+    128 of them are tried.
     """
     now = step_seconds(costs, order, server_adapter, current)
     if now <= limit:

@@ -1,4 +1,4 @@
-"""What a cut policy sees, and what it answers."""
+"""Observation and proposal: the input and the output of a cut policy; and the record of a decision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClientState:
     max_cut: The most blocks that it can take: the job's bound, the model, its memory.
     accuracy: Next-token accuracy on its own held-out rows, at the last evaluation; None without such rows.
     block_seconds: Forward and backward of one block on the client.
-    fixed_seconds: What the client computes whatever its cut is (tail, head).
+    fixed_seconds: The client's computing at every cut (tail, head).
     adapter_seconds: One block's adapter on the client's link, both ways: a round's, over its local steps.
     transfer_seconds: Activations and gradients both ways, with latency.
     server_block_seconds: Forward and backward of one block on the server, for this client's rows.
@@ -62,11 +62,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a policy answers.
+    """The answer of a policy.
 
     targets: {client: blocks}, neither rounded nor bounded yet.
     reasons: {client: why}, in words; may be empty.
-    state: What the policy wants to see again at its next decision: JSON values.
+    state: The policy's memory for its next decision: JSON values.
     at_once: The targets are explicit wishes: `max_step` and hysteresis do not hold them back.
     """
 
@@ -90,7 +90,7 @@ class Decision:
     targets: {client: blocks} as the policy wished, before rounding and bounds.
     cuts: {client: blocks} as decided.
     reasons: {client: why}, in words.
-    state: What the policy sees again next time.
+    state: The policy's memory for its next decision.
     """
 
     round: int

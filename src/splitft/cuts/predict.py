@@ -1,4 +1,4 @@
-"""How long a step takes with given cuts: the model that `makespan` minimises."""
+"""The seconds of a step with given cuts: the model that `makespan` minimises."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def predict_step_seconds(observation: Observation, cuts: Mapping[str, int]) -> f
     parallel with a shared server adapter: the slowest client's path, then the server's work for all, since
     the server waits for all before it steps. parallel with one adapter per client: no client waits for
     another, so the longer of the slowest client's path, its own trunk included, and of the server's work for
-    all. Raises JobError where a client's speed is unknown. Source: ours; queueing at the server beyond its
-    total work is left out.
+    all. Raises JobError where a client's speed is unknown. Queueing at the server beyond its total
+    work is left out.
     """
     costs = step_costs(observation.clients, observation.num_blocks)
     chosen = np.array([cuts[client.name] for client in observation.clients], dtype=np.int64)

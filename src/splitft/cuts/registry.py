@@ -69,8 +69,8 @@ def find_cut_policy(name: str) -> CutPolicy:
 def check_cut_policy(job: FederationSettings) -> None:
     """Raise JobError where the job names a policy that nobody has registered.
 
-    A job file may name a policy that its reader registers later, so loading cannot know; whoever starts to
-    work on a job asks here first, before anything heavy.
+    A job file may name a policy that its reader registers later, so this is checked when work on a job
+    starts, before anything heavy.
     """
     try:
         find_cut_policy(job.cut_policy.method)

@@ -15,8 +15,8 @@ from splitft.job.sections import CutPolicyConfig
 def resource(observation: Observation, config: CutPolicyConfig) -> Proposal:
     """Give each client the blocks with which its step takes as long as the median client's.
 
-    Raises JobError where the seconds of a client's block are unknown. Source: that cuts follow the clients'
-    computation resources is the paper's; the rule is ours, since the paper gives none.
+    Raises JobError where the seconds of a client's block are unknown. Source: the paper, where cuts follow
+    the clients' computation resources; it states no rule.
     """
     starts = starting_cuts(observation)
     bases = resource_bases(observation, config, starts)

@@ -39,11 +39,11 @@ class Batch:
         return tuple(self.attention_mask.sum(1).tolist())
 
     def rows(self, part: Tensor) -> Tensor:
-        """What is not padding of (batch, seq), row after row: (tokens,)."""
+        """Return the values of (batch, seq) without padding, row after row: (tokens,)."""
         return part[self.attention_mask.bool()]
 
     def row(self, number: int, length: int) -> Batch:
-        """One row of so many tokens by itself, without padding."""
+        """Return one row of `length` tokens by itself, without padding."""
         return Batch(*(part[number : number + 1, :length] for part in self._parts()))
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +76,7 @@ def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> 
 
 
 def split_rows(chosen: Indices, lengths: NDArray[np.int64], parts: int) -> list[Indices]:
-    """Return a batch's rows in so many parts of nearly equal number, the shortest rows first.
+    """Return a batch's rows in `parts` parts of nearly equal number, the shortest rows first.
 
     Rows of like length then share a part, so that less of it is padding. One part: the rows as they are.
     """

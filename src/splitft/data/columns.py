@@ -1,4 +1,4 @@
-"""What a row is: text, prompt + completion, or messages, with the column names that TRL uses."""
+"""Kinds of rows: text, prompt + completion, or messages, with the column names that TRL uses."""
 
 from __future__ import annotations
 

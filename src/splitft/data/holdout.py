@@ -73,10 +73,10 @@ def take_some(indices: Indices, limit: int | None, sites: Indices, seed: int, na
 
     Args:
         indices: Rows to choose from.
-        limit: How many; None for all.
+        limit: The number of rows; None for all.
         sites: Site of each of these rows, (indices,).
         seed: Any integer.
-        name: What they are for; names the random generator.
+        name: Their purpose; names the random generator.
     """
     if limit is None or len(indices) <= limit:
         return indices

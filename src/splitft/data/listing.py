@@ -1,4 +1,4 @@
-"""Who holds what: a table for the terminal, and what it shares with the picture."""
+"""The partition as a table for the terminal, and the merging of classes for table and picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds what, as a picture."""
+"""The partition as a picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from splitft.common.files import writing
 from splitft.common.text import count_text, short
 from splitft.data.listing import OTHER, merge_classes, partition_title
 from splitft.data.report import DataReport
-from splitft.errors import OutputError
 
 MAX_CLASSES = 10  # more labels than colours that an eye tells apart: the smallest become "other"
 WIDTH, FOOT, MARGIN, NOTES = 9.0, 0.6, 0.2, 1.75  # inches; NOTES is the room right of the longest bar
@@ -67,12 +67,9 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
         handlelength=1.0,
         columnspacing=1.4,
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # labels in scripts that the font lacks
-            figure.savefig(path, format="png")
-    except OSError as error:
-        raise OutputError(f"{path}: the partition picture cannot be written: {error.strerror}") from error
+    with writing(path, "free the disk, or choose another output_dir"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # labels in scripts that the font lacks
+        figure.savefig(path, format="png")
 
 
 def _draw_bars(axes: Any, counts: list[list[int]], colours: list[Any]) -> list[Any]:

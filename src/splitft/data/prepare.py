@@ -22,7 +22,7 @@ from splitft.job.settings import DataSettings
 
 @dataclass(frozen=True)
 class ClientData:
-    """What one client trains on and is evaluated on; `eval` may be empty."""
+    """Training rows and held-out rows of one client; `eval` may be empty."""
 
     name: str
     train: Rows

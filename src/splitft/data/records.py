@@ -28,7 +28,7 @@ class Records:
         kind: text, prompt_completion or messages.
         samples: One tuple per row: (text,), (prompt, completion) or (messages,).
         documents: Document of each row, (rows,); rows of one document are held out together.
-        document_of: What a document is: a column's name, "file" or "row".
+        document_of: Kind of document: a column's name, "file" or "row".
         sources: Source of each row, (rows,).
         source_names: Client name of each source.
         columns: The partition column, if the partition reads one.
@@ -114,7 +114,7 @@ def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
 
 
 def _document_of(job: DataSettings, sources: list[Source]) -> str:
-    """What a document is where the job does not say: a speech, a text file among many, else the row.
+    """Return the kind of document where the job states none: a speech, a text file among many, else the row.
 
     Whole files are held out only if there are enough of them to hold out the asked share, and not where each
     file is a client, which must keep rows on both sides.

@@ -1,4 +1,4 @@
-"""What a person sees of the data: who holds how many rows and tokens of which class."""
+"""The data of all clients in figures: rows and tokens of each client, and their classes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class DataReport:
         method: Partition method.
         alpha: Its Dirichlet concentration, if it has one.
         classes: Names of the classes that `class_counts` counts: length classes, or labels for dirichlet.
-        class_title: What the classes are.
+        class_title: Meaning of the classes.
         edges: Largest token length of every length class but the last; empty for labels.
-        document_of: What was held out as a whole: a column's name, "file" or "row".
+        document_of: Kind of document, held out as a whole: a column's name, "file" or "row".
         clients: One entry per client.
         dropped_blank: Rows without text.
         dropped_short: Rows of fewer than 2 tokens.

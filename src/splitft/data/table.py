@@ -30,7 +30,7 @@ class Table:
         name: The file, or the data set.
         columns: Values by column; all of one length.
         lines: Number of each row's first line, or of the row where a file has no lines.
-        unit: What `lines` counts.
+        unit: The unit of `lines`.
         other_columns: Columns that exist but were not read.
     """
 
@@ -59,7 +59,7 @@ def read_table(
     Args:
         path: The file.
         text_field: Name of the only column of a .txt file.
-        sample_by: What one row of a .txt file is: line, paragraph (split at blank lines) or document.
+        sample_by: One row of a .txt file: line, paragraph (split at blank lines) or document.
         wanted: Columns to decode of a parquet file; default all.
 
     Raises:

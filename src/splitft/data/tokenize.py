@@ -137,7 +137,7 @@ def _encode(
 
 
 def _prompt_tokens(offsets: Sequence[tuple[int, int]], prompt_end: int) -> int:
-    """How many tokens lead up to the first one that ends inside the completion."""
+    """Return the number of tokens before the first one that ends inside the completion."""
     return next((i for i, (_, end) in enumerate(offsets) if end > prompt_end), len(offsets))
 
 

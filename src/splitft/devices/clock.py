@@ -1,6 +1,6 @@
 """The virtual clock: hears every message of a run in one process, and tells what it would have taken.
 
-It reads sizes and shapes, never contents, and it never sleeps. (ours)
+It reads sizes and shapes, never contents, and it never sleeps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from splitft.wire.messages import (
 
 __all__ = ["ClientTimes", "ClientTrace", "RoundTimes", "StepTrace", "VirtualClock", "simulate_round"]
 
-_MOST_PAIRS = 32  # clients up to which it is told who waited for whom
+_MOST_PAIRS = 32  # clients up to which waiting is recorded by pairs
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _Step:
 
 @dataclass
 class _Round:
-    """What was heard of a client since its last round was closed."""
+    """Messages of a client since its last round was closed."""
 
     down: int = 0
     state_up: int = 0
@@ -114,7 +114,7 @@ class VirtualClock:
         return {"cuts": self._cuts, "heard": heard}
 
     def load_state(self, state: State) -> None:
-        """Be as `state` was taken, after a round."""
+        """Restore a state returned by `state()`."""
         self._cuts = dict(state["cuts"])
         self._next.clear()
         self._now.clear()

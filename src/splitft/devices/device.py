@@ -26,7 +26,7 @@ def transfer_seconds(sender: Device, receiver: Device, number: int) -> float:
     """Return the seconds of one message of `number` bytes; nothing sent (0) takes no time.
 
     Both ends' latency, and the slower of the sender's uplink and the receiver's downlink. A link is not
-    shared: messages of several clients do not slow each other down. (ours)
+    shared: messages of several clients do not slow each other down.
     """
     if not number:
         return 0.0

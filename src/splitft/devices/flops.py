@@ -1,4 +1,4 @@
-"""FLOPs of a split step, as functions of the model's costs. A multiply-add is two. (ours)
+"""FLOPs of a split step, as functions of the model's costs. A multiply-add is two.
 
 Per token, a matrix of P parameters: 2P forward; backward 2P where the base is frozen (only the input's
 gradient), 4P for LoRA (weight and input); attention over a row of w tokens: 4 w × heads × head_dim forward

@@ -1,4 +1,4 @@
-"""Memory of training, in bytes: what a client holds at a cut, and what the server holds for all. (ours)
+"""Memory of training, in bytes: what a client holds at a cut, and what the server holds for all.
 
 Counted: weights of the blocks held, adapters with gradients and AdamW moments (float32) beside the copy that
 was handed out, what one batch of per_device_train_batch_size rows of max_length tokens keeps for its

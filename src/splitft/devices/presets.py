@@ -1,7 +1,7 @@
 """Devices to start from. They are stated assumptions, round numbers of a class of machine, not measurements.
 
 Where a real machine is at hand, give its numbers in `device_profiles`; a preset only says which order of
-magnitude is meant. FLOP/s are what training sustains, a small part of the peak on a data sheet. (ours)
+magnitude is meant. FLOP/s are what training sustains, a small part of the peak on a data sheet.
 """
 
 from __future__ import annotations

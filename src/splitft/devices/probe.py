@@ -1,7 +1,7 @@
 """What a model's forward keeps for its backward: read off its own forward, run on tensors without values.
 
 PyTorch's fake tensors have shapes and storages, but no data: the forward takes the branches and kernels that
-it would take on a CPU, at no cost in memory, also for a model on the meta device. (ours)
+it would take on a CPU, at no cost in memory, also for a model on the meta device.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
 def check_devices(job: DeviceSettings) -> None:
     """Raise JobError where the job names a device that is neither a preset nor one of its profiles.
 
-    Whoever starts to work on a job asks here first: who the clients are is known only with the data.
+    Called before the data are read; `client_devices` then checks the clients' names.
     """
     given = job.devices or []
     names = [given] if isinstance(given, str) else list(given.values() if isinstance(given, dict) else given)

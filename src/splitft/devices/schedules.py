@@ -1,4 +1,4 @@
-"""How one server takes on its clients: in a queue, at barriers, or in turns. Pure functions. (ours)"""
+"""Schedules of one server and its clients: a queue, barriers, or turns. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Leg = tuple[float, float, float, float]  # seconds of computing, upload, the ser
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a client does in a round, in seconds: start, legs, the last computing, upload of the adapter."""
+    """A client's round in seconds: start, legs, the last computing, upload of the adapter."""
 
     name: str
     start: float

@@ -1,4 +1,4 @@
-"""What clients did in a round, as far as its time depends on it."""
+"""Per-client trace of a round, the sizes that time depends on, and the simulation of its seconds."""
 
 from __future__ import annotations
 
@@ -56,11 +56,14 @@ class ClientTrace:
 
 @dataclass(frozen=True)
 class ClientTimes:
-    """Seconds of one client in a round; the first five sum to the round's.
+    """Seconds of one client in a round; the first five, PARTS, sum to the round's.
 
-    compute: on the client. transfer: on its link. server: the server working for it. queued: the server
-    working for others while it waits. idle: waiting for its turn, for others to arrive, and for the round's
-    end. finished: when its adapter has arrived at the server.
+    compute: On the client.
+    transfer: On its link.
+    server: The server's work for it.
+    queued: The server's work for others while it waits.
+    idle: Waiting for its turn, for others to arrive, and for the round's end.
+    finished: When its adapter has arrived at the server.
     """
 
     compute: float
@@ -75,9 +78,10 @@ class ClientTimes:
 class RoundTimes:
     """A round: it ends when the last adapter has arrived.
 
-    waited_for: the client that finished last (the first of them in order); None without clients.
-    server_seconds: the server's work. queued_behind: {client: {other: seconds}}: for whom a client waited
-    before the end: for whose work at the server, for whose arrival at a barrier, for whose turn.
+    waited_for: The client that finished last (the first of them in order); None without clients.
+    server_seconds: The server's work.
+    queued_behind: {client: {other: seconds}} of waiting, before the end, for the other's work at the server,
+        arrival at a barrier, or turn.
     """
 
     seconds: float
@@ -100,13 +104,18 @@ def simulate_round(
     server_adapter: Literal["per_client", "shared"] = "per_client",
     pairs: bool = True,
 ) -> RoundTimes:
-    """Return when a round ends and where its time goes.
+    """Return the end of a round and the parts of its time.
 
-    traces: in the clients' order, which settles ties. timing: seconds of a step (`StepWork.seconds`). turns:
-    one client after another. parallel: with per_client the server works off one queue in order of arrival;
-    with shared it starts a step when all members are there, and answers all after it. pairs: fill
-    `queued_behind`, which is quadratic in the clients. Raises ValueError on a step whose legs and messages do
-    not match.
+    Args:
+        traces: In the clients' order, which settles ties.
+        timing: Seconds of a step (`StepWork.seconds`).
+        order: turns: one client after another. parallel: all at once.
+        server_adapter: In parallel with per_client, the server works off one queue in order of arrival; with
+            shared it starts a step when all members are there, and answers all after it.
+        pairs: Fill `queued_behind`, which is quadratic in the clients.
+
+    Raises:
+        ValueError: The legs of a step and its messages do not match.
     """
     scripts = [script_of(trace, devices[trace.name], server, timing) for trace in traces]
     if order == "turns":

@@ -1,4 +1,4 @@
-"""Seconds of one step of one client: its computing, and the server's for it. (ours)"""
+"""Seconds of one step of one client: its computing, and the server's for it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def client_state_seconds(
 
 
 def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return (up, down): tensor bytes of the messages of one micro-batch with so many tokens, no padding.
+    """Return (up, down): tensor bytes of the messages of one micro-batch of `tokens` tokens, no padding.
 
     Without headers and gradient norms, which a batch of text dwarfs.
     """

@@ -1,4 +1,4 @@
-"""What a JSON schema allows, and what stands there instead, in words."""
+"""The values that a JSON schema allows, and a wrong one beside them, in words."""
 
 from __future__ import annotations
 

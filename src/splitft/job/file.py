@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from splitft.errors import JobError, OutputError
+from splitft.common.files import writing
+from splitft.errors import JobError
 from splitft.job.model import Job, grouped_keys
 from splitft.job.problems import problem_lines
 from splitft.job.recipes import recipe_path, recipes
@@ -54,12 +55,8 @@ def dump_job(job: Job, path: str | Path) -> None:
     parts = ["# The effective job: every key with the value that was used.\n"]
     for heading, keys in grouped_keys().items():
         parts.append(f"\n# {heading}\n{dump_yaml({key: values[key] for key in keys})}")
-    try:
+    with writing(f"the job file {path}", "choose another folder"):
         Path(path).write_text("".join(parts), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the job to {path}: {error.strerror}; choose another folder"
-        ) from error
 
 
 def job_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, told as a person wrote it: one line a problem, the key's path first."""
+"""Pydantic's errors in the words of a job file: one line a problem, the key's path first."""
 
 from __future__ import annotations
 

@@ -43,5 +43,5 @@ def copy_recipe(name: str, path: Path) -> Path:
     except OSError as error:
         if os.path.lexists(path):  # a folder on the way that is a file raises FileExistsError, too
             raise OutputError(f"{path} is there already; name another: splitft new {name} PATH") from None
-        raise OutputError(f"cannot write {path}: {error.strerror}; name another path") from None
+        raise OutputError(f"{path} cannot be written: {error.strerror}; name another") from None
     return path

@@ -11,7 +11,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for every rule that `job` breaks.
 
     `job` maps dotted keys (`lora_r`, `partition.method`) to values that are valid each on their own. Keys
-    with a wrong value are left out; a rule is judged where all of its keys are there. Source: ours.
+    with a wrong value are left out; a rule is judged where all of its keys are there.
     """
 
     def known(*keys: str) -> bool:

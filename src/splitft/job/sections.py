@@ -33,7 +33,7 @@ class Strict(BaseModel):
 
 
 class PartitionConfig(Strict):
-    """Who gets which training rows."""
+    """The partition of the training rows."""
 
     method: Literal["iid", "length_dirichlet", "dirichlet", "by_column", "files"] = Field(
         default="iid",
@@ -68,8 +68,8 @@ class NetworkConfig(Strict):
     )
     min_clients: Count | None = Field(
         default=None,
-        description="Go on with so many where others stay away. Default: all that are not expelled, so that "
-        "the run waits for whoever is lost.",
+        description="Fewest clients with which a round goes on. Default: all that are not expelled, so that "
+        "the run waits for every lost one.",
     )
     rejoin_seconds: float = Field(
         default=60.0, gt=0, description="Wait so long for a lost client before a round goes on without it."
@@ -89,7 +89,7 @@ class NetworkConfig(Strict):
 
 
 class CutPolicyConfig(Strict):
-    """How the clients' cuts are chosen, and how they may change during the run."""
+    """The choice of the clients' cuts, and their changes during the run."""
 
     method: Name = Field(
         default="fixed",
@@ -97,7 +97,7 @@ class CutPolicyConfig(Strict):
         "all, from the devices. accuracy: clients above the mean accuracy take more blocks. splitft: both "
         "(the paper's). makespan: the least predicted step time. Or a policy registered from Python.",
     )
-    adapt_every: Count = Field(default=1, description="Decide again after every so many rounds.")
+    adapt_every: Count = Field(default=1, description="Rounds from one decision to the next.")
     gamma: float = Field(
         default=0.5,
         ge=0,

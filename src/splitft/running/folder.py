@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitft.common.files import write_atomically
+from splitft.common.files import writable_folder, write_atomically
 from splitft.errors import DataError, JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
@@ -43,14 +42,7 @@ def check_output_dir(path: str | Path, *, new: bool = True) -> Path:
             f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
             "choose another with output_dir=FOLDER, or move that one away"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"output_dir {folder} cannot be written: {reason}; choose another") from None
-    return folder
+    return writable_folder(folder, "output_dir")
 
 
 HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (

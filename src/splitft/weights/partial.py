@@ -1,4 +1,4 @@
-"""A model class that holds only some of its blocks; the stock from_pretrained loads it. (ours)"""
+"""A model class that holds only some of its blocks; the stock from_pretrained loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shrink a configuration to a copy that builds in milliseconds and keeps its kinds of blocks. (ours)"""
+"""Shrink a configuration to a copy that builds in milliseconds and keeps its kinds of blocks."""
 
 from __future__ import annotations
 

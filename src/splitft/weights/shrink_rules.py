@@ -1,4 +1,4 @@
-"""What every setting of a configuration becomes in its shrunk copy, told by the role its name has. (ours)
+"""What every setting of a configuration becomes in its shrunk copy, told by the role its name has.
 
 Pure: plain dictionaries in, plain dictionaries out. No model type is known here.
 """

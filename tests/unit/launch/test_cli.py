@@ -162,7 +162,7 @@ def test_new_takes_a_path_a_folder_and_makes_folders(tmp_path: Path) -> None:
     assert splitft("new", "files", tmp_path).returncode == 0
     assert (tmp_path / "files.yaml").is_file()
     done = splitft("new", "files", tmp_path / "files.yaml" / "job.yaml")
-    assert (done.returncode, done.stderr.startswith("error: cannot write")) == (5, True)
+    assert (done.returncode, "cannot be written" in done.stderr) == (5, True)
 
 
 def test_new_refuses_an_unknown_recipe(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Who gets which rows: pure functions from lengths, labels or sources to row indices per client."""
+"""Partitions: pure functions from lengths, labels or sources to row indices per client."""
 
 from __future__ import annotations
 

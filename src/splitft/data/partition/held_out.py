@@ -24,8 +24,6 @@ def held_out(report: PartitionReport, classes: ArrayLike, *, seed: int = 0) -> l
     Returns:
         Sorted row indices per client: every row once, and at least one row for each client unless there are
         fewer rows than clients.
-
-    Source: ours.
     """
     kinds = np.asarray(classes, dtype=np.int64)
     trained = np.asarray(report.counts, dtype=np.float64)

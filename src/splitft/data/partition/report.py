@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """How the rows were dealt.
+    """The rows of each client by class.
 
     Attributes:
         method: Name of the method, as in the job file.

@@ -38,7 +38,8 @@ class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
         "all its local steps (the paper's).",
     )
     eval_every: Count = Field(
-        default=1, description="Evaluate after every so many rounds (and before and at the end)."
+        default=1,
+        description="Rounds from one evaluation to the next (also before the first and at the end).",
     )
 
 
@@ -76,7 +77,7 @@ class RunSettings(Strict):
         default="runs/splitft", description="Folder of this run; must not hold another one."
     )
     save_every: Annotated[int, Field(ge=0)] = Field(
-        default=1, description="Write a checkpoint after every so many rounds, for --resume; 0: never."
+        default=1, description="Rounds from one checkpoint, for --resume, to the next; 0: none."
     )
     save_total_limit: Count = Field(
         default=2,

@@ -40,7 +40,7 @@ class ModelSettings(Strict):
     )
     loss_chunk_tokens: Annotated[int, Field(ge=0)] = Field(
         default=128,
-        description="Head and cross-entropy take so many tokens at a time, and none without a label: the "
+        description="Tokens that head and cross-entropy take at a time, none without a label: the "
         "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
         "the model's own loss, over the full logits.",
         json_schema_extra=ADVANCED,

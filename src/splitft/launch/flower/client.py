@@ -1,4 +1,4 @@
-"""The ClientApp: takes part in one session as `splitft client` does, and returns its last figures. (ours)"""
+"""The ClientApp: takes part in one session as `splitft client` does, and returns its last figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts the clients of a session by one Message each, and gathers what they reply. (ours)"""
+"""Starts the clients of a session by one Message each, and gathers what they reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ServerApp: runs a job as `splitft server` does, with a SuperLink's SuperNodes as its clients. (ours)"""
+"""The ServerApp: runs a job as `splitft server` does, with a SuperLink's SuperNodes as its clients."""
 
 from __future__ import annotations
 

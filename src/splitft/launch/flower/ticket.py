@@ -1,4 +1,4 @@
-"""What the one Message to a client carries, and how its server is known by it. (ours)"""
+"""The contents of the one Message to a client, and the server's identity in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`splitft compare`: methods and varied keys over seeds, made once each, with a table and a page. (ours)"""
+"""`splitft compare`: methods and varied keys over seeds, made once each, with a table and a page."""
 
 from __future__ import annotations
 

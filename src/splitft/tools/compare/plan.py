@@ -1,4 +1,4 @@
-"""From arms and seeds to the runs that they need, every job complete and checked before one starts. (ours)"""
+"""From arms and seeds to the runs that they need, every job complete and checked before one starts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from splitft.job import Job, load_job
 from splitft.tools.compare.arms import Arm, override_texts
 from splitft.tools.report.groups import differing_keys
 from splitft.tools.report.labels import make_labels
+from splitft.tools.report.runs import flat_keys
 from splitft.wire.codecs.registry import check_codecs
 
 _DIGITS = 10  # of the hash in a run's name
@@ -72,18 +73,10 @@ def check_names(job: Job) -> None:
 
 def name_variants(variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:
     """Return the variants with the labels that the report gives them: what sets their jobs apart."""
-    jobs = {variant.label: flat(variant.job) for variant in variants}
+    jobs = {variant.label: flat_keys(variant.job.model_dump()) for variant in variants}
     labels = make_labels(list(jobs.values()), differing_keys(list(jobs.values())))
     named = dict(zip(jobs, labels, strict=True))
     return [replace(variant, label=named[variant.label]) for variant in variants]
-
-
-def flat(job: Job) -> dict[str, Any]:
-    """Return the job's keys with those of its groups under dotted names."""
-    values = job.model_dump()
-    for group in ("partition", "cut_policy"):
-        values |= {f"{group}.{key}": value for key, value in values.pop(group).items()}
-    return values
 
 
 def distinct_runs(variants: Sequence[PlannedVariant]) -> dict[str, PlannedVariant]:

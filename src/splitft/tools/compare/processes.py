@@ -1,4 +1,4 @@
-"""Runs as processes, some at a time: started, watched, and stopped together. (ours)"""
+"""Runs as processes, some at a time: started, watched, and stopped together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Task:
 
 
 class Watcher(Protocol):
-    """Is told how the runs go."""
+    """Receives events of the runs."""
 
     def on_start(self, task: Task) -> None:
         """A run was started."""

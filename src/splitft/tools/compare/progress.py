@@ -1,4 +1,4 @@
-"""What a person sees while a comparison goes on: live on a terminal, a line now and then elsewhere."""
+"""Progress of a comparison: live on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass
 class Advance:
-    """How far one run is. records: evaluation before training and rounds, done and in all."""
+    """Records of one run, done and in all: the evaluation before training, and rounds."""
 
     total: int
     done: int = 0

@@ -1,4 +1,4 @@
-"""The folder of a comparison: each distinct job's run once, whatever it was made for. (ours)
+"""The folder of a comparison: each distinct job's run once, whatever it was made for.
 
 FOLDER/runs/NAME/        one run (splitft.tools.compare.plan.run_name), as `splitft run` leaves it
 FOLDER/jobs/NAME.yaml    its effective job
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from splitft.common.files import write_atomically
+from splitft.common.files import write_atomically, writing
 from splitft.errors import OutputError
 from splitft.job import Job, dump_job
 
 MARKER = "made-by-compare.json"  # in every run folder that a comparison made
+_ELSEWHERE = "choose another folder with --out"
 State = Literal["absent", "finished", "unfinished", "foreign"]
 
 
@@ -60,13 +61,13 @@ def run_state(store: Store, name: str) -> State:
 def prepare_run(store: Store, name: str, job: Job) -> Path:
     """Make the run's folder and job file, and return the job file; an unfinished run is moved away first.
 
-    Raises OutputError where the folder holds a finished run or what is not ours.
+    Raises OutputError where the folder holds a finished run or something that no comparison put there.
     """
     state, folder = run_state(store, name), store.run(name)
     if state in ("foreign", "finished"):
         what = "a finished run" if state == "finished" else "something that no comparison put there"
-        raise OutputError(f"{folder} holds {what}; choose another folder with --out, or move it away")
-    with _told(store.folder):
+        raise OutputError(f"{folder} holds {what}; {_ELSEWHERE}, or move it away")
+    with writing(store.folder, _ELSEWHERE):
         if state == "unfinished" and {path.name for path in folder.iterdir()} != {MARKER}:
             folder.rename(_free(store.folder / "unfinished", name))
         for path in (folder, store.job(name).parent, store.log(name).parent):
@@ -84,7 +85,7 @@ def open_store(folder: Path) -> Iterator[tuple[Store, int | None]]:
     runs which outlive a killed comparison are not mistaken for abandoned ones. Raises OutputError.
     """
     folder = folder.expanduser()
-    with _told(folder):
+    with writing(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -124,13 +125,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error.strerror or error}; choose another folder with --out"
-        ) from None

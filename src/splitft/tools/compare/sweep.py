@@ -1,4 +1,4 @@
-"""One sweep: the runs that its variants need, those that are missing made, and what came of them. (ours)"""
+"""One sweep: the runs of its variants, of which those that are missing are made."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ INDEX = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to.
+    """The outcome of a sweep.
 
-    variants: as planned. folders: {run: its folder} of those that finished, now or before. failed: {run:
-    (exit code, reason)}. new: the runs that were started now.
+    variants: As planned.
+    folders: {run: its folder} of those that finished, now or before.
+    failed: {run: (exit code, reason)}.
+    new: Runs that were started now.
     """
 
     variants: tuple[PlannedVariant, ...]

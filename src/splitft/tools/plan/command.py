@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from splitft.common.files import write_atomically
+from splitft.common.files import writable_folder, write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.common.startup import import_libraries
-from splitft.errors import OutputError
 from splitft.history import strict_json
 from splitft.job import Job
 
@@ -31,20 +29,21 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
     from splitft.running.parties import make_planner
     from splitft.running.prepare import assemble
     from splitft.tools.plan import tables
-    from splitft.tools.plan.cuts import cut_costs, policy_starts
+    from splitft.tools.plan.cuts import cut_costs, first_round, policy_starts
     from splitft.tools.plan.dry import dry_run
     from splitft.tools.plan.picture import cuts_picture
 
     console = console or Console()
-    folder = output_folder(out)
+    folder = writable_folder(out, "--out") if out else None
     start = assemble(job, console, weights=False)
     job = start.job
     with console.status("planning") as status:
         run = dry_run(start, lambda round_: status.update(f"planning round {round_} of {job.rounds}"))
         machines = run.parties.machines
         costs = machines.costs if machines else model_costs(start.model)
-        rows = cut_costs(job, costs, machines, start.clients)
-        starts = policy_starts(job, make_planner(start, machines), machines, start.clients)
+        drawn = first_round(job, start.clients)
+        rows = cut_costs(job, costs, machines, drawn)
+        starts = policy_starts(job, make_planner(start, machines).observe(1), machines, drawn)
     console.print(tables.cuts_table(rows, len(start.clients)))
     console.print(tables.policies_table(starts))
     console.print(tables.bytes_table(run))
@@ -76,17 +75,3 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
         write_atomically(folder / "plan.json", strict_json(plan, indent=1))
         console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
     return plan
-
-
-def output_folder(out: Path | None) -> Path | None:
-    """Make the folder of --out and prove that it can be written. Raises OutputError."""
-    if out is None:
-        return None
-    folder = out.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"--out {folder} cannot be written: {error.strerror}; choose another") from None
-    return folder

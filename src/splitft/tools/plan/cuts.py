@@ -1,20 +1,20 @@
-"""What each cut would cost, and the cuts that each policy would start with. Pure arithmetic."""
+"""Costs of every cut, and the starting cuts of every policy. Pure arithmetic."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from splitft.cuts import Observation, decide
-from splitft.cuts.planner import CutPlanner
 from splitft.cuts.registry import policy_names
 from splitft.data import ClientData, first_lengths
 from splitft.devices import (
     ClientTrace,
     ModelCosts,
+    RoundTimes,
+    StepSeconds,
     StepTrace,
     batch_bytes,
     batch_shape,
@@ -24,7 +24,6 @@ from splitft.devices import (
     step_work,
 )
 from splitft.errors import JobError
-from splitft.job import CutPolicyConfig
 from splitft.job.settings import CostSettings
 from splitft.lora.ranks import job_ranks
 from splitft.running.machines import Machines
@@ -34,7 +33,8 @@ from splitft.running.machines import Machines
 class CutCost:
     """All clients at one cut. Bytes of one step and of one round are a client's mean, training and adapters.
 
-    round_seconds: of the whole cohort on the job's devices, slowest_client: who finishes last; None without.
+    round_seconds: Of the whole cohort on the job's devices; None without.
+    slowest_client: The last to finish; None without devices.
     """
 
     cut: int
@@ -49,14 +49,23 @@ class CutCost:
     slowest_client: str | None
 
 
-def batches(job: CostSettings, data: ClientData) -> list[tuple[float, float, int]]:
-    """Return (rows, width, tokens) of the micro-batches of a client's first round (`batch_shape`)."""
-    drawn = first_lengths(job, data.name, data.train)
-    return [(*batch_shape(batch.tolist(), job.padding_free), int(batch.sum())) for batch in drawn]
+Shape = tuple[float, float, int]  # (rows, width, tokens) of a micro-batch, see `batch_shape`
+Drawn = Mapping[str, Sequence[Shape]]  # {client: its first round}
+
+
+def first_round(job: CostSettings, data: Sequence[ClientData]) -> Drawn:
+    """Return the shapes of every micro-batch of the clients' first round."""
+    return {
+        client.name: [
+            (*batch_shape(batch.tolist(), job.padding_free), int(batch.sum()))
+            for batch in first_lengths(job, client.name, client.train)
+        ]
+        for client in data
+    }
 
 
 def trace_of(
-    job: CostSettings, costs: ModelCosts, name: str, cut: int, drawn: Sequence[tuple[float, float, int]]
+    job: CostSettings, costs: ModelCosts, name: str, cut: int, drawn: Sequence[Shape]
 ) -> ClientTrace:
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
     count = len(costs.blocks)
@@ -67,35 +76,28 @@ def trace_of(
     return ClientTrace(name, cut, adapter, steps, adapter)
 
 
-def round_of(
-    job: CostSettings, machines: Machines, traces: Sequence[ClientTrace], *, pairs: bool = False
-) -> Any:
-    """Return the simulated times of a round in which clients do what `traces` say."""
+def round_of(job: CostSettings, machines: Machines, traces: Sequence[ClientTrace]) -> RoundTimes:
+    """Return the simulated times of a round with these traces."""
     works = {cut: step_work(machines.costs, job, cut) for cut in {trace.cut for trace in traces}}
 
-    def timing(trace: ClientTrace, step: StepTrace) -> Any:
+    def timing(trace: ClientTrace, step: StepTrace) -> StepSeconds:
         device = machines.clients[trace.name]
         return works[trace.cut].seconds(step.rows, step.width, device, machines.server)
 
     order, adapter = job.order, job.server_adapter
     return simulate_round(
-        traces, machines.clients, machines.server, timing, order=order, server_adapter=adapter, pairs=pairs
+        traces, machines.clients, machines.server, timing, order=order, server_adapter=adapter, pairs=False
     )
 
 
-def cut_costs(
-    job: CostSettings, costs: ModelCosts, machines: Machines | None, data: Sequence[ClientData]
-) -> list[CutCost]:
+def cut_costs(job: CostSettings, costs: ModelCosts, machines: Machines | None, drawn: Drawn) -> list[CutCost]:
     """Return a row for every cut that the model allows."""
-    drawn = {client.name: batches(job, client) for client in data}
-    return [
-        _cut_cost(job, costs, machines, drawn, cut)
-        for cut in range(1, len(costs.blocks) - job.num_tail_blocks)
-    ]
+    cuts = range(1, len(costs.blocks) - job.num_tail_blocks)
+    return [_cut_cost(job, costs, machines, drawn, cut) for cut in cuts]
 
 
 def _cut_cost(
-    job: CostSettings, costs: ModelCosts, machines: Machines | None, drawn: Mapping[str, Any], cut: int
+    job: CostSettings, costs: ModelCosts, machines: Machines | None, drawn: Drawn, cut: int
 ) -> CutCost:
     traces = [trace_of(job, costs, name, cut, each) for name, each in drawn.items()]
     up = float(np.mean([sum(sum(step.up_bytes) for step in trace.steps) for trace in traces]))
@@ -118,7 +120,7 @@ def _cut_cost(
 
 @dataclass(frozen=True)
 class PolicyStart:
-    """The cuts that a policy would start with, and the seconds of its first round; or why it cannot say."""
+    """The cuts of a policy in round 1, and the seconds of that round; or the problem."""
 
     policy: str
     cuts: dict[str, int]
@@ -127,25 +129,20 @@ class PolicyStart:
 
 
 def policy_starts(
-    job: CostSettings, planner: CutPlanner, machines: Machines | None, data: Sequence[ClientData]
+    job: CostSettings, observation: Observation, machines: Machines | None, drawn: Drawn
 ) -> list[PolicyStart]:
-    """Return what every policy would start with, the job's own first. Accuracies are not known yet."""
+    """Return the start of every policy, the job's own first. Accuracies are not known yet."""
     own = job.cut_policy.method
     names = [own, *(name for name in policy_names() if name not in (own, "schedule"))]
-    drawn = {client.name: batches(job, client) for client in data}
-    return [_policy_start(job, name, planner.observe(1), machines, drawn) for name in names]
+    return [_policy_start(job, name, observation, machines, drawn) for name in names]
 
 
 def _policy_start(
-    job: CostSettings,
-    name: str,
-    observation: Observation,
-    machines: Machines | None,
-    drawn: Mapping[str, Any],
+    job: CostSettings, name: str, observation: Observation, machines: Machines | None, drawn: Drawn
 ) -> PolicyStart:
-    settings = job.cut_policy.model_dump() | {"method": name}
+    config = job.cut_policy.model_copy(update={"method": name})
     try:
-        cuts = decide(name, CutPolicyConfig(**settings), observation).cuts
+        cuts = decide(name, config, observation).cuts
     except JobError as error:
         return PolicyStart(name, {}, None, str(error))
     if machines is None:

@@ -14,7 +14,7 @@ from splitft.tools.plan.shapes import ShapeModel, activation_dtype, shape_mean
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would send, and how long its rounds would take on the job's devices."""
+    """Rounds of a dry run, and the parties with their ledger and machines."""
 
     records: list[RoundRecord]
     parties: Parties

@@ -16,7 +16,7 @@ from splitft.tools.plan.dry import DryRun
 
 
 def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
-    """What each cut costs when all clients have it."""
+    """Return the costs of each cut, where all clients have it."""
     made = make_table(
         f"Cuts: all {clients} clients at the same one (bytes: a client's mean, up and down)",
         "cut", "trained", "client GB", "server GB", "MB a step", "MB a round", "round", "slowest", left=0,
@@ -36,7 +36,7 @@ def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
 
 
 def policies_table(starts: Sequence[PolicyStart]) -> Table:
-    """The cuts that each policy would start with."""
+    """Return the cuts that each policy would start with."""
     made = make_table(
         "Policies: cuts in round 1 (accuracies are not known yet)", "policy", "cuts", "round", left=2
     )
@@ -47,7 +47,7 @@ def policies_table(starts: Sequence[PolicyStart]) -> Table:
 
 
 def bytes_table(run: DryRun) -> Table:
-    """What the whole job sends, by kind and direction."""
+    """Return the bytes of the whole job, by kind and direction."""
     made = make_table("Bytes of the whole job: those that its ledger will count", "kind", "up", "down")
     ledger = run.parties.ledger
     counted = ledger.by_kind()
@@ -58,7 +58,7 @@ def bytes_table(run: DryRun) -> Table:
 
 
 def time_table(run: DryRun) -> Table | None:
-    """Where the time of training goes on the job's devices; None without devices."""
+    """Return the parts of training time on the job's devices; None without devices."""
     timed = [r for r in run.records if r.virtual_seconds is not None]
     if not timed:
         return None

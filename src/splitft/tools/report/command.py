@@ -26,9 +26,13 @@ def report_command(
 ) -> Path:
     """Write the page of all runs in and below the folders, show the verdict tables, return the page's path.
 
-    out: a file, or a folder for `report.html`; by default `report.html` in the run's folder, or in the folder
-    that all runs share. A report of ours is replaced; anything else there is kept. Raises JobError where a
-    folder holds no run, OutputError where a run is damaged or the page cannot be written.
+    Args:
+        out: A file, or a folder for `report.html`. Default: `report.html` in the run's folder, or in the
+            folder that all runs share. A former report there is replaced; anything else is kept.
+
+    Raises:
+        JobError: A folder holds no run.
+        OutputError: A run is damaged, or the page cannot be written.
     """
     from rich.console import Console
 

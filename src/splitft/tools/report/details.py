@@ -1,4 +1,4 @@
-"""What the page says of each variant below the charts: runs, keys, cuts, truncation, decisions."""
+"""Tables of each variant below the charts: runs, keys, cuts, truncation, decisions."""
 
 from __future__ import annotations
 

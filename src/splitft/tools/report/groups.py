@@ -30,7 +30,7 @@ class Variant:
     """Runs of one job with different seeds.
 
     Attributes:
-        label: What sets it apart from the others.
+        label: Its method, and the keys that set it apart from the others.
         differs: The keys in which the variants differ, with its own values.
         job: Its job, flat.
         runs: One run a seed, in the order of seeds.

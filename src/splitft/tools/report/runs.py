@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ NESTED = ("partition", "cut_policy")  # keys of the job that hold keys themselve
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What one run left behind.
+    """The files of one run.
 
     Attributes:
         path: Its folder.
         job: The effective job, flat (`partition.alpha`); keys that an older run lacks have their defaults.
         rounds: The lines of its history, the evaluation before training first.
         summary: Its totals; what an older run lacks is absent.
-        partition: Who holds which data; empty where it was not recorded.
-        decisions: What the cut policy decided, in order; empty without a policy.
+        partition: The clients' data; empty where it was not recorded.
+        decisions: Decisions of the cut policy, in order; empty without a policy.
     """
 
     path: Path
@@ -124,13 +124,20 @@ def _job(path: Path) -> dict[str, Any]:
         default = info.get_default(call_default_factory=True)
         default = default.model_dump() if key in NESTED else default
         value = values.pop(key, default)
-        if key in NESTED and isinstance(value, dict):
-            job |= {f"{key}.{name}": item for name, item in {**default, **value}.items()}
-        else:
-            job[key] = value
+        job[key] = {**default, **value} if isinstance(default, dict) and isinstance(value, dict) else value
+    job = flat_keys(job | values)
     if not isinstance(job["seed"], int) or not isinstance(job["rounds"], int):
         raise OutputError(f"{path} is damaged: seed and rounds must be whole numbers; run the job again")
-    return job | values
+    return job
+
+
+def flat_keys(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job's keys with those of its groups under dotted names, `partition.alpha`."""
+    flat: dict[str, Any] = {}
+    for key, value in job.items():
+        group = isinstance(value, Mapping) and key in NESTED
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if group else {key: value}
+    return flat
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

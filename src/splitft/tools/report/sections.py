@@ -1,4 +1,4 @@
-"""What the page's charts are made into: panels, and sections of them with a title and some words."""
+"""Panels of the page, one chart each, and sections of panels with a title and a note."""
 
 from __future__ import annotations
 
