@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -23,7 +23,6 @@ from splitft.engines.network.control import (
     Train,
     packed,
 )
-from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -49,6 +48,23 @@ class Recovery(Protocol):
     def forget_metrics(self, client: str) -> None: ...
     def forget(self, client: str) -> None: ...
     def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+
+
+class Phase:
+    """The phase between two parts of a round, in which nothing is asked of clients."""
+
+    def awaits(self, name: str) -> bool:
+        """Whether messages of a client are read; else they wait, and soon its connection does."""
+        return False
+
+    def take(self, name: str, message: Message | Control) -> None:
+        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
+
+    def returned(self, name: str) -> None:
+        """A reconnecting client has been resynchronised: ask it again."""
+
+    def answered(self, names: Collection[str]) -> None:
+        """The server has answered one message of each of these clients."""
 
 
 class Members:

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Control
-from splitft.engines.network.members import Members
-from splitft.engines.network.phase import Phase
+from splitft.engines.network.members import Members, Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transaction import TrunkTransaction
 from splitft.job.settings import TrainingSettings
