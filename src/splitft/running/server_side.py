@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-from rich.console import Console
 
 from splitft.common.files import append_line
 from splitft.cuts.planner import CutPlanner
@@ -23,7 +21,6 @@ from splitft.engines.network.transport.admission import Admission
 from splitft.engines.network.transport.listener import Listener
 from splitft.running.baselines import WholeModels
 from splitft.running.machines import highest_cuts, machines_of
-from splitft.running.network import notice
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly
 from splitft.server.codec_trial import CodecChooser
@@ -45,7 +42,12 @@ class ServerSide:
 
 
 def make_server_side(
-    start: Assembly, address: str, certs: Path | None, door: Admission, folder: Path, console: Console
+    start: Assembly,
+    address: str,
+    certs: Path | None,
+    door: Admission,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> ServerSide:
     """Set up the server's side of a run, and listen."""
     job, ledger, steps = start.job, Ledger(), folder / STEPS
@@ -81,7 +83,7 @@ def make_server_side(
         vocab_size=int(start.model.config.get_text_config(decoder=True).vocab_size),
         needs_ids=start.report.server_inputs == "input_ids",
     )
-    members = Members(roster, listener, ledger, server, gate.check, channels, partial(notice, console))
+    members = Members(roster, listener, ledger, server, gate.check, channels, say)
     cohort = NetworkCohort(members, job, times, averaging, chooser)
     parties = Parties(policy, server, cohort, ledger, None, chooser)
     return ServerSide(parties, listener, roster, members, averaging)

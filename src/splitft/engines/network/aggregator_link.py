@@ -236,6 +236,12 @@ def dismiss(dialler: Dialler, incoming: Incoming, session: str, end: End, second
     return heard
 
 
+def dismiss_anew(dial: Callable[[Any], Dialler], end: End, seconds: float) -> bool:
+    """Dial an aggregator only to tell it that the run is over."""
+    incoming: Incoming = queue.SimpleQueue()
+    return dismiss(dial(incoming), incoming, "", end, seconds)
+
+
 def dial_aggregator(
     address: str, name: str, certs: Path | None, insecure: bool, token: str, notice: Callable[[str], None]
 ) -> Callable[[Any], Dialler]:
