@@ -1,8 +1,4 @@
-"""`splitft aggregator`: averages clients' adapters for a server that must not see them (Local FedAvg Server).
-
-It sees adapters and no activations; the server sees activations and averages. What clients hand in is on its
-disk before the server is told: it can be killed at any moment. (ours; the role is the paper's)
-"""
+"""`splitft aggregator`: averages clients' adapters for a server that must not see them."""
 
 from __future__ import annotations
 
@@ -41,10 +37,10 @@ def serve_averages(
 ) -> None:
     """Average for the server of a job, until that ends the run.
 
-    address: HOST:PORT to listen at, by default the job's `network.aggregator`. folder: where updates are kept
-    meanwhile. Raises JobError, ModelError, OutputError, and NetworkError where the run does not come to its
-    end.
+    address: HOST:PORT to listen at; default: the job's `network.aggregator`. folder: for updates during the
+    run. Raises JobError, ModelError, OutputError, and NetworkError where the run ends early.
     """
+    # The job, and the parties that may come in.
     console = console or Console()
     if not job.network.aggregator:
         raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
@@ -55,9 +51,11 @@ def serve_averages(
     names = client_names(job)
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
+    # The shapes of the adapters, without weights.
     with console.status(f"reading the shapes of {job.model_name_or_path}"):
         model = model_shapes(job)
         layout = inject_adapters(job, model)[0].layout
+    # Listen, and average until the end.
     door = Admission(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},

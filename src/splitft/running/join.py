@@ -1,4 +1,4 @@
-"""`splitft client`: one client, with its own data, of a run whose server is elsewhere. (ours)"""
+"""`splitft client`: one client, with its own data, of a run whose server is elsewhere."""
 
 from __future__ import annotations
 
@@ -160,11 +160,12 @@ def join(
 ) -> Site:
     """Take part in a run as one client, until the server ends it.
 
-    data: this client's own file. job_data: instead, deal the job's data set and take this client's share.
-    model: the base model, where this machine has it under another name. certs: folder of this client's
-    certificate. authority: instead, PEM of the one that the server's certificate must be of. token: the
-    secret that the server asks for. patience: seconds without any server after which it is LostError.
-    Returns the client as it is at the end. Raises NetworkError, DataError, ModelError, OutputError.
+    server: HOST:PORT. data: this client's own file. job_data: instead, this client's share of the job's data
+    set. model: the base model, where this machine has it under another name. certs: folder of this client's
+    certificate. authority: instead, PEM of the authority of the server's certificate. token: the secret that
+    the server asks for. patience: seconds without a server until LostError; 0: no limit. folder: for this
+    client's checkpoints. Returns the client at the end of the run. Raises NetworkError, DataError,
+    ModelError, OutputError.
     """
     console = console or Console()
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
-from splitft.engines.network.aggregator_link import SERVER, dial_aggregator, dismiss_anew
+from splitft.engines.network.aggregator_link import SERVER, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.transport.admission import Admission, AuditLog
@@ -71,7 +71,7 @@ def serve(
         if left is not None:
             nothing = Welcome("", 0, "", (), (), "")
             listener = Listener(address, certs, door.admit, nothing, 0, door.audit, by_certificate)
-            told = partial(dismiss_anew, dial) if dial else None
+            told = partial(dial_and_dismiss, dial) if dial else None
             say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
         return result
 

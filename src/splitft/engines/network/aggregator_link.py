@@ -236,7 +236,7 @@ def dismiss(dialler: Dialler, incoming: Incoming, session: str, end: End, second
     return heard
 
 
-def dismiss_anew(dial: Callable[[Any], Dialler], end: End, seconds: float) -> bool:
+def dial_and_dismiss(dial: Callable[[Any], Dialler], end: End, seconds: float) -> bool:
     """Dial an aggregator only to tell it that the run is over."""
     incoming: Incoming = queue.SimpleQueue()
     return dismiss(dial(incoming), incoming, "", end, seconds)

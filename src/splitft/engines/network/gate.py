@@ -29,12 +29,12 @@ from splitft.wire.messages import (
     TailGradients,
 )
 
-LARGEST = 1e6  # root mean square of what a tensor may hold; activations and gradients stay far below
+LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay far below
 SLACK = 1 << 20
 
 
 class Gate:
-    """Checks messages of one run against what its job and the session lead to expect."""
+    """Checks messages of one run against its job and the state of its server."""
 
     def __init__(
         self,
@@ -56,12 +56,9 @@ class Gate:
         self._batches: dict[str, tuple[int, int]] = {}  # tokens of the batch under way: stated, seen
 
     def check(self, client: str, message: Message) -> Message:
-        """Return a message unpacked.
-
-        Raises ValueError, which names the field, on one that no correct client sends.
-        """
+        """Return a message unpacked. Raises ValueError, which names the field, where it is wrong."""
         if isinstance(message, Activations):
-            self._lengths(message.lengths)  # they say how large what is unpacked will be
+            self._lengths(message.lengths)  # of the rows that are unpacked
         message = self.channels[client].unpack(message)
         if not self.server.knows(client):
             raise ValueError(f"{type(message).__name__} came before anything was handed out")
@@ -118,7 +115,7 @@ class Gate:
         self._norms(client, message.grad_norms, follows)
 
     def _parts(self, client: str, message: Activations, tokens: int) -> None:
-        """The tokens that are stated of a batch must be those of its parts: they weigh in a shared trunk."""
+        """Check that a batch's stated tokens are those of its parts: its weight in a shared trunk."""
         parts = self.server.micro_batches_of(client) if message.train else 1
         if parts == 1:
             if message.batch_tokens:
@@ -197,7 +194,7 @@ class Gate:
     def _rows(self, name: str, tensor: Tensor, tokens: int) -> None:
         if tensor.shape != (tokens, self.hidden):
             raise ValueError(f"{name}: shape {tuple(tensor.shape)}, not {(tokens, self.hidden)}")
-        if tensor.dtype not in (base_dtype(self.job), torch.float32):  # some models add up in float32
+        if tensor.dtype not in (base_dtype(self.job), torch.float32):  # some models sum in float32
             raise ValueError(f"{name}: {tensor.dtype} where it is {base_dtype(self.job)}")
         _finite(name, tensor)
 
@@ -211,7 +208,7 @@ def check_adapters(message: AdapterUp) -> None:
 
 
 def _finite(name: str, tensor: Tensor) -> None:
-    """One norm is as good as a look at every value: NaN and infinity survive it."""
+    """Raise ValueError where values are not finite, or too large: one norm shows both."""
     if not tensor.is_floating_point():
         raise ValueError(f"{name}: {tensor.dtype} is no floating-point type")
     if tensor.numel():

@@ -259,7 +259,7 @@ class Members:
                 again = self.recovery.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
             if member.done:
-                self.notice(f"{name} has lost its state: its optimizer starts anew")
+                self.notice(f"{name} has lost its state: its optimizer starts from zero")
         if member.last is not None:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")

@@ -124,7 +124,7 @@ class Evaluation(Phase):
 class Saving(Phase):
     """Clients save their states; from then on the server counts on these.
 
-    A client on its way back is waited for: without its state its optimizer would start anew.
+    A client on its way back is waited for: without its state its optimizer would start from zero.
     """
 
     def __init__(self, members: Members, rounds_done: int) -> None:
