@@ -41,19 +41,11 @@ KEEP = 2  # checkpoints: the server may go back to the one before the last
 
 
 class Setup(Protocol):
-    """Makes the client of a job."""
+    """Makes the client of a job, and its way to the aggregator, if the job has one."""
 
-    def make(self, welcome: Welcome) -> Client:
-        """Read the data and the first blocks. Raises SplitFTError."""
-        ...
-
-    def need(self, client: Client, cut: int) -> None:
-        """Have a client hold the blocks of a cut."""
-        ...
-
-    def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
-        """Dial the aggregator, if the job has one. on_end: receives the reason where it refuses."""
-        ...
+    def make(self, welcome: Welcome) -> Client: ...
+    def need(self, client: Client, cut: int) -> None: ...
+    def open_desk(self, on_end: Callable[[str], None]) -> Desk | None: ...
 
 
 class Site:
