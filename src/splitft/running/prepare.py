@@ -17,12 +17,10 @@ from splitft.errors import JobError, ModelError
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, initial_adapter
 from splitft.model.attention import attend_samples_apart, use_fast_backward
-from splitft.model.kernels import apply_kernels
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.model.window import find_blocks, install_window, learn_habits, num_blocks
 from splitft.proof import SplitReport, check_split
-from splitft.proof.compiled import compile_blocks
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
 from splitft.running.export import load_adapter
@@ -115,9 +113,6 @@ def assemble(
         notices.append(whole_loss_notice(report.head_reason))
         console.print(f"[bold yellow]Note:[/] {escape(notices[-1])}")
     slots, targets = inject_adapters(job, model)
-    if weights and job.torch_compile:
-        with console.status("compiling the blocks"):
-            compile_blocks(model, slots, job.lora_r)
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, slots, job)
     else:
@@ -158,7 +153,6 @@ def _whole_model(job: Job) -> Any:
         dtype=base_dtype(job),
         attn_implementation=job.attn_implementation,
     ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
-    apply_kernels(job, model)
     if job.attn_implementation is None:
         use_fast_backward(model)
     return model
