@@ -12,7 +12,8 @@ from rich.table import Table
 from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
-from splitft.model.window import count_blocks, find_blocks
+from splitft.model.config import count_blocks
+from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.weights.load import load_config

@@ -18,13 +18,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
+from splitft.model.config import text_config
+
 NAME = "splitft_sdpa"
 LONGEST = 320  # tokens of a row; for longer ones the bfloat16 kernel is as fast
 
 
 def use_fast_backward(model: Any) -> None:
     """Give a model that computes with sdpa in bfloat16 on a CPU this attention, in place; leave any other."""
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     plain = config._attn_implementation == "sdpa" and model.dtype is torch.bfloat16
     if not plain or model.device.type != "cpu" or not _works():
         return
@@ -141,7 +143,7 @@ def attend_samples_apart(model: Any) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    inner = str(model.config.get_text_config(decoder=True)._attn_implementation)
+    inner = str(text_config(model)._attn_implementation)
     if model.device.type != "cpu" or not inner.endswith("sdpa"):
         return
     AttentionInterface.register(inner + _SUFFIX, partial(attend_by_sample, inner))

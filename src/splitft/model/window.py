@@ -3,7 +3,7 @@
 The block list of the model is replaced by a `Window`, a list that holds the same blocks under the same names.
 While a `Plan` is active, iterating the window yields stand-ins: blocks outside [start, stop) hand their input
 on, the block at `start` takes the hidden states that came over the cut, and the forward is left at `stop`.
-Masks, rotary tables, positions, norms, soft-caps, tied heads and the loss stay the model's own. (ours)
+Masks, rotary tables, positions, norms, soft-caps, tied heads and the loss stay the model's own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
+from splitft.model.config import count_blocks
 
 _HIDDEN_NAMES = ("hidden_states", "hidden_state", "hidden", "x", "inputs", "input")
 
@@ -178,16 +179,6 @@ def num_blocks(model: nn.Module) -> int:
     return count_blocks(model.config)
 
 
-def count_blocks(config: Any) -> int:
-    """Number of decoder blocks that a configuration states. Raises ModelError where it states none."""
-    text = config.get_text_config(decoder=True)
-    for name in ("decoder_layers", "num_decoder_layers", "num_layers", "num_hidden_layers"):
-        count = getattr(text, name, None)
-        if isinstance(count, int):
-            return count
-    raise ModelError(f"the configuration of model type {config.model_type!r} states no number of blocks")
-
-
 def install_window(model: nn.Module, habits: Habits | None = None) -> Window:
     """Put a window in place of the model's block list, in place; idempotent.
 
@@ -275,8 +266,8 @@ def run_blocks(
     hidden: (batch, seq, hidden), needed when start > 0; without `input_ids` the embeddings then see dummy ids
     and their output is dropped. inputs: attention_mask, position_ids, labels, … as the model takes them.
     Returns (batch, seq, hidden) when stop < number of blocks, else the model's output; hidden may have more
-    axes (hyper-connections). `on_block` is called
-    with -1 before the embeddings and with the index of every block right before it runs.
+    axes (hyper-connections). `on_block` is called with -1 before the embeddings and with the index of every
+    block right before it runs.
     Raises ModelError on an impossible range.
     """
     window = install_window(model)

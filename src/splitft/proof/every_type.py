@@ -1,4 +1,4 @@
-"""Try the split on every causal-LM type of the installed transformers, each safe from the others. (ours)"""
+"""Try the split on every causal-LM type of the installed transformers, each safe from the others."""
 
 from __future__ import annotations
 
@@ -114,4 +114,4 @@ def _lost(model_type: str, status: int | None, seconds: float) -> SplitReport:
     reason = (
         f"took longer than {seconds:.0f} s" if status is None else f"ended its process with status {status}"
     )
-    return SplitReport(False, reason, "dummy_ids", 0.0, 0.0, (), 0, model_type, built=False)
+    return SplitReport.refused(reason, model_type, built=False)

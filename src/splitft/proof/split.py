@@ -1,7 +1,4 @@
-"""Prove that a model split at its cuts computes what the whole model computes. (ours)
-
-No job trains on less.
-"""
+"""Prove that a model split at its cuts computes what the whole model computes: no job trains on less."""
 
 from __future__ import annotations
 
@@ -14,11 +11,15 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line
 from splitft.errors import ModelError
+from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
-from splitft.model.window import count_blocks, eval_mode, install_window, num_blocks
-from splitft.proof.compare import ServerInputs, kept_random_state
+from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.model.window import eval_mode, install_window, num_blocks
+from splitft.proof.batched import prove_batching
+from splitft.proof.harness import kept_random_state
 from splitft.proof.head import try_head
 from splitft.proof.packed import try_padding_free
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
@@ -49,12 +50,19 @@ class SplitReport:
 
     @property
     def verdict(self) -> Verdict:
-        """The report in a word or three."""
+        """The report in three words at most."""
         if not self.built:
             return "could not be built"
         if not self.ok:
             return "refused"
         return "exact" if self.server_inputs == "dummy_ids" else "exact with real ids"
+
+    @classmethod
+    def refused(
+        cls, reason: str, model_type: str, cuts: tuple[int, ...] = (), blocks: int = 0, *, built: bool = True
+    ) -> SplitReport:
+        """Return the report where nothing could be measured."""
+        return cls(False, reason, "dummy_ids", 0.0, 0.0, cuts, blocks, model_type, built=built)
 
 
 def check_split(
@@ -116,9 +124,7 @@ def _check_config(
         given = valid_cuts(cuts, count, tail_blocks, labels)
         small = shrink_config(config)
     except NotBuiltError as error:
-        return SplitReport(
-            False, str(error), "dummy_ids", 0.0, 0.0, given, count, config.model_type, built=False
-        )
+        return SplitReport.refused(str(error), config.model_type, given, count, built=False)
     model = finite_random_model(small, seed)
     here = num_blocks(model)
     tail = here - max(min(tail_blocks, here - 2), 1)
@@ -143,17 +149,13 @@ def _check_config(
 
 def _try_together(model: Any, report: SplitReport, seed: int) -> str:
     """Inject adapters into a small copy, and prove clients with different cuts in one pass."""
-    from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
-    from splitft.model.split_model import SplitModel
-    from splitft.proof.batched import prove_batching
-
     try:
         targets, excluded = resolve_targets(model, None)
         fan_in = uses_fan_in_fan_out(model)
         lora = lora_config(targets, excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
         split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
-    except Exception as error:  # whatever a foreign model may raise
-        return f"adapters cannot be put in: {type(error).__name__}: {one_line(error)}"
+    except Exception as error:  # a foreign model may raise anything
+        return f"adapters cannot be put in: {error_line(error)}"
     return prove_batching(split, report.cuts, seed)
 
 
@@ -162,9 +164,7 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
     try:
         dummy, best = try_split(model, wanted, seed)
     except (RefusedError, ModelError) as refusal:
-        return SplitReport(
-            False, str(refusal), "dummy_ids", 0.0, 0.0, wanted.cuts, num_blocks(model), model_type
-        )
+        return SplitReport.refused(str(refusal), model_type, wanted.cuts, num_blocks(model))
     ok, reason = _judge(dummy, best, wanted, labels)
     head, head_reason = try_head(model, seed) if ok else ("whole", "")
     return SplitReport(
