@@ -13,16 +13,28 @@ from torch import Tensor, nn
 
 from splitft.errors import ModelError
 from splitft.lora.blocks import Layout, TensorSpec
+from splitft.model.config import text_config
 from splitft.model.window import find_blocks, install_window
 
 
 class AdapterSlots:
-    """Where adapters are bound in one model; `layout` describes the places, `path` names the block list."""
+    """The places of one model where adapters are bound.
 
-    def __init__(self, model: nn.Module, adapter_name: str = "default") -> None:
+    layout: describes the places; path: names the block list.
+    targets: names of the modules with LoRA; excluded: modules outside blocks that share such a name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter_name: str = "default",
+        *,
+        targets: Iterable[str] = (),
+        excluded: Iterable[str] = (),
+    ) -> None:
         from peft.tuners.lora import LoraLayer
 
-        self.excluded: list[str] = []  # modules outside blocks that share a target's name
+        self.targets, self.excluded = sorted(targets), sorted(excluded)
         self.fan_in_fan_out = uses_fan_in_fan_out(model)
 
         window = install_window(model)
@@ -66,7 +78,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
     _, _, blocks = find_blocks(model)
     inside = [(n, m) for n, m in blocks.named_modules() if isinstance(m, nn.Linear | Conv1D)]
     names = list(dict.fromkeys(name.rpartition(".")[2] for name, _ in inside))
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     if requested is None:
         default = DEFAULTS.get(config.model_type) or DEFAULTS.get(model.config.model_type)
         usual = default if isinstance(default, list) else []  # a few are patterns over whole paths
@@ -138,9 +150,7 @@ def inject(model: Any, config: Any) -> AdapterSlots:
         inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
-    slots = AdapterSlots(model)
-    slots.excluded = sorted(config.exclude_modules or [])
-    return slots
+    return AdapterSlots(model, targets=config.target_modules, excluded=config.exclude_modules or ())
 
 
 def _has_targets(window: nn.ModuleList, config: Any) -> bool:

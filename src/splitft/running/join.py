@@ -1,10 +1,10 @@
-"""`splitft client`: one client, with its own data, of a run whose server is elsewhere. (ours)"""
+"""`splitft client`: one client, with its own data, of a run with the server elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,19 +19,19 @@ from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
-from splitft.model.attention import attend_samples_apart, use_fast_backward
-from splitft.model.split_model import SplitModel
-from splitft.proof.head import try_head, whole_loss_notice
-from splitft.running.prepare import check_positions, check_vocabulary, device_for, inject_targets
-from splitft.weights.load import base_dtype, load_part, load_tokenizer
+from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.proof.head import try_head
+from splitft.running.baselines import WholeClient
+from splitft.running.model import PartProof, base_config, prepare_model
+from splitft.running.notices import Notices
+from splitft.running.prepare import check_positions, check_vocabulary
+from splitft.weights.load import load_tokenizer
 
-MAX_PAYLOAD = (
-    1 << 31
-)  # of what a server may send: a client trusts it with its training, and has room for that
+MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
 
 class ClientSetup:
-    """Makes a client out of what the server tells: its job, and which modules have LoRA."""
+    """Makes a client from the server's welcome: its job, and the names of the modules with LoRA."""
 
     def __init__(self, name: str, data: Path | None, model: str | None, console: Console) -> None:
         self.name = name
@@ -49,15 +49,12 @@ class ClientSetup:
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
+        config = base_config(job)
+        check_positions(job, config)
+        check_vocabulary(job, config, (data.train, data.eval))
         model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
-        check_positions(job, model.model)
-        check_vocabulary(job, model.model, (data.train, data.eval))
-        pad: Any = tokenizer.pad_token_id
-        if job.splits_model:
-            return Client(self.name, data, model, job, pad)
-        from splitft.running.baselines import WholeClient
-
-        return WholeClient(self.name, data, model, job, pad)
+        kind = Client if job.splits_model else WholeClient
+        return kind(self.name, data, model, job, cast(int, tokenizer.pad_token_id))
 
     def need(self, client: Client, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
@@ -67,42 +64,19 @@ class ClientSetup:
             client.model = self._part(client.job, self._welcome, self._held | wanted)
 
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
+        """Return the model with these blocks alone; None: with all."""
         head = job.labels == "client" or blocks is None
-        if blocks is None:
-            from splitft.model.window import count_blocks
-            from splitft.weights.load import load_config
-            from splitft.weights.shrink import causal_class
 
-            count = count_blocks(causal_class(load_config(job.model_name_or_path, job.model_revision))[1])
-            blocks = frozenset(range(count))
-        with self.console.status(f"loading {len(blocks)} blocks of {job.model_name_or_path}"):
-            model: Any = load_part(
-                job.model_name_or_path,
-                sorted(blocks),
-                head=head,
-                revision=job.model_revision,
-                dtype=base_dtype(job),
-                attn_implementation=job.attn_implementation,
-            ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
-            if job.attn_implementation is None:
-                use_fast_backward(model)
-        form, why = (
-            try_head(model, job.seed, whole=False) if head and job.loss_chunk_tokens else ("whole", "")
-        )
-        if why:
-            self.console.print(f"[bold yellow]Note:[/] {escape(whole_loss_notice(why))}")
-        if job.padding_free:
-            attend_samples_apart(model)
-        slots = inject_targets(job, model, list(welcome.targets), list(welcome.excluded))
-        self._held = blocks
-        return SplitModel(
-            model,
-            slots,
-            seed=job.seed,
-            server_inputs=welcome.server_inputs,  # type: ignore[arg-type]
-            head=form,
-            loss_chunk_tokens=job.loss_chunk_tokens,
-        )
+        def prove(model: Any) -> PartProof:
+            inputs = cast(ServerInputs, welcome.server_inputs)
+            if not (head and job.loss_chunk_tokens):
+                return PartProof(inputs)
+            return PartProof(inputs, *try_head(model, job.seed, whole=blocks is None))
+
+        targets = welcome.targets, welcome.excluded
+        model, _ = prepare_model(job, Notices(self.console), prove, blocks=blocks, head=head, targets=targets)
+        self._held = frozenset(range(model.num_blocks)) if blocks is None else blocks
+        return model
 
     def _job(self, text: str) -> Job:
         try:

@@ -31,6 +31,7 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job
+from splitft.model.config import text_config
 from splitft.running.baselines import WholeModels
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
@@ -47,7 +48,7 @@ from splitft.wire.ledger import Ledger
 
 def most_bytes(start: Assembly) -> int:
     """Return the bytes of the largest message that a client of this job can send."""
-    job, config = start.job, start.model.config.get_text_config(decoder=True)
+    job, config = start.job, text_config(start.model)
     rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
     batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
     adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
@@ -160,7 +161,7 @@ def make_parties(
 ) -> tuple[Parties, Listener]:
     """Set up the server's side of a run and start listening."""
     job, ledger = start.job, Ledger()
-    model = start.split_model()
+    model = start.split_model
     steps, averaging = folder / STEPS, None
     if job.network.aggregator:
         averaging = AggregatorLink(job, start.slots.layout, start.num_blocks, model.device, ledger)
@@ -179,7 +180,7 @@ def make_parties(
         policy = WholeModels(start.names, start.num_blocks)
     told = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
     inputs = start.report.server_inputs
-    welcome = Welcome("", 0, told, tuple(start.targets), tuple(start.slots.excluded), inputs)
+    welcome = Welcome("", 0, told, tuple(start.slots.targets), tuple(start.slots.excluded), inputs)
     limit = most_bytes(start)
     listener = Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
     channels = {name: Channel(job, model.width) for name in start.names}
@@ -188,7 +189,7 @@ def make_parties(
         server,
         channels,
         hidden_size=model.width,
-        vocab_size=int(start.model.config.get_text_config(decoder=True).vocab_size),
+        vocab_size=int(text_config(start.model).vocab_size),
         needs_ids=start.report.server_inputs == "input_ids",
     )
     members = Members(
