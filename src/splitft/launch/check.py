@@ -1,4 +1,4 @@
-"""`splitft check`: print what the check found."""
+"""`splitft check`: prove a model's split, or every type's, and print the result."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
 
     Raises ModelError where the model is missing or a cut is not possible.
     """
+    # The report, on a small copy.
     console = console or _console()
     config = load_config(model)
     text = causal_class(config)[1]
@@ -37,6 +38,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     with console.status(f"checking {model} on a small copy of its configuration"):
         report = check_split(config, cuts)
         blocks = _block_list(config)
+    # Its findings, a line each.
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in (
         ("model", model),

@@ -209,6 +209,7 @@ def _window_of(model: nn.Module) -> Window | None:
 
 def learn_habits(model: nn.Module) -> Habits:
     """Call a whole model on 3 rows of 5 dummy ids, and note how its blocks take and give hidden states."""
+    # One call, with hooks that note answers and inputs.
     _, _, blocks = find_blocks(model)
     answers = [0] * len(blocks)
     entered: dict[int, Tensor] = {}
@@ -229,6 +230,7 @@ def learn_habits(model: nn.Module) -> Habits:
     finally:
         for handle in hooks:
             handle.remove()
+    # The blocks that take a wider dtype, and the axes of batch and seq.
     first = next(iter(entered.values()), None)
     if first is None:
         raise ModelError(f"{type(model).__name__} never calls its blocks: it cannot be split")
@@ -270,6 +272,7 @@ def run_blocks(
     block right before it runs.
     Raises ModelError on an impossible range.
     """
+    # Inputs: dummy ids where the ids are not given.
     window = install_window(model)
     if not 0 <= start < stop <= len(window):
         raise ModelError(f"cannot run blocks [{start}, {stop}) of {len(window)}")
@@ -280,6 +283,7 @@ def run_blocks(
             raise ModelError("the first block needs input_ids")
         batch, seq = _batch_and_seq(hidden, inputs)
         input_ids = dummy_ids(model, batch, seq, hidden.device)
+    # The model's own forward, which the window leaves at `stop`.
     if on_block is not None:
         on_block(-1)
     axes = window.habits.axes

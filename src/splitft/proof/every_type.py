@@ -28,8 +28,9 @@ def check_all_architectures(
     """Check the default configuration of every type (or of these), shrunk, at every cut.
 
     A type that crashes its process, or takes longer than `seconds_a_type`, counts as one that could not be
-    built, and the rest goes on in a new process. `progress` is told each report, how many are done, and of
-    how many.
+    built, and the rest goes on in a new process.
+
+    progress: called with each report, the number of types done, and the number of all.
     """
     names = list(causal_types() if model_types is None else model_types)
     reports: list[SplitReport] = []

@@ -19,7 +19,7 @@ READY = "ready"
 
 
 def main() -> None:
-    """Answer until the input ends. Whatever models print goes to stderr, out of the answers' way."""
+    """Answer until the input ends. Output of models goes to stderr, out of the answers' way."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")

@@ -31,22 +31,22 @@ Verdict = Literal["exact", "exact with real ids", "refused", "could not be built
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Whether a split is exact, and how the server's embeddings are to be fed."""
+    """Verdict on a split, and the way to feed the server's embeddings."""
 
-    ok: bool
+    ok: bool  # exact, so that it may be trained
     reason: str
     server_inputs: ServerInputs
     max_logit_difference: float  # at valid positions, absolute
     max_gradient_difference: float  # at the cut or of a parameter, relative to its largest entry
     cuts: tuple[int, ...]  # cuts that were tried (of the shrunk copy where no cuts were given)
-    num_blocks: int  # of the model that was asked about
+    num_blocks: int  # of the whole model
     model_type: str
-    tail_exact: bool | None = None  # whether front, trunk and tail equal the whole; None: not tried
+    tail_exact: bool | None = None  # front, trunk and tail equal the whole; None: not tried
     built: bool = True  # False: no small copy could be built, so nothing is known
-    head: HeadForm = "whole"  # how the loss is computed in chunks; whole: it is not
-    head_reason: str = ""  # why it is not
-    together: str | None = None  # what speaks against clients of several cuts in one pass; None: not tried
-    padding_free: str | None = None  # what speaks against samples that share a row; None: not tried
+    head: HeadForm = "whole"  # form of the loss in chunks; whole: the model computes its loss itself
+    head_reason: str = ""  # problem of the loss in chunks
+    together: str | None = None  # problem of clients with several cuts in one pass; None: not tried
+    padding_free: str | None = None  # problem of samples that share a row; None: not tried
 
     @property
     def verdict(self) -> Verdict:
@@ -74,14 +74,16 @@ def check_split(
     padding_free: bool = False,
     seed: int = 0,
 ) -> SplitReport:
-    """Compare whole and split on a few tokens, and say whether the split may be trained.
+    """Compare whole and split on a few tokens, and report whether the split may be trained.
 
     A model is proven as it is, with its weights, dtype and adapters; its weights, gradients, modes and the
     caller's random state are left alone. A configuration (or a folder or hub id, of which only the
-    configuration is read) is proven on a small random copy. `cuts`: default every cut. `tail_blocks`: blocks
-    that come back to the client, at least 1 with labels="client". padding_free: try, too, whether samples may
-    share a row; of a configuration that is always tried. Raises ModelError on an impossible cut or a missing
-    model; whatever speaks against the split itself is in the report.
+    configuration is read) is proven on a small random copy. Raises ModelError on an impossible cut or a
+    missing model; problems of the split itself are in the report.
+
+    cuts: default every cut.
+    tail_blocks: last blocks at the client, at least 1 with labels="client".
+    padding_free: try samples that share a row, too; of a configuration that is always tried.
     """
     if isinstance(model_or_config, str | Path):
         from splitft.weights.load import load_config
@@ -110,7 +112,7 @@ def _check_model(
         only_tail=labels == "client",
         guard_all=False,
     )
-    with suppress(Exception):  # what is wrong is told below; here the window takes the list's own mode
+    with suppress(Exception):  # errors are reported below; here the window takes the list's own mode
         install_window(model)
     with eval_mode(model):
         return _report(model, wanted, labels, seed)
@@ -125,6 +127,7 @@ def _check_config(
         small = shrink_config(config)
     except NotBuiltError as error:
         return SplitReport.refused(str(error), config.model_type, given, count, built=False)
+    # A small copy, and the cuts of it that stand for those of the model.
     model = finite_random_model(small, seed)
     here = num_blocks(model)
     tail = here - max(min(tail_blocks, here - 2), 1)
@@ -132,6 +135,7 @@ def _check_config(
     if tail_blocks and min(mapped) >= tail:
         mapped = (tail - 1, *mapped)
     wanted = Wanted(mapped, tail=tail if tail > 1 else None, tail_decides=tail_blocks > 0)
+    # The split; where it is exact, also the questions that only some runs ask.
     report = _report(model, wanted, labels, seed)
     tried = report.cuts if cuts is None else given
     inputs = report.server_inputs
@@ -222,8 +226,10 @@ def valid_cuts(
 
 
 def map_cuts(cuts: Sequence[int], count: int, small: int) -> tuple[int, ...]:
-    """Cuts of a copy of `small` blocks that stand for these of `count`: those as far from the first or the
-    last block, else every cut."""
+    """Return the cuts of a copy of `small` blocks that stand for these of `count`.
+
+    Those as far from the first or the last block; every cut where there is none.
+    """
     mapped: set[int] = set()
     for cut in cuts:
         near = {c for c in (cut, small - (count - cut)) if 1 <= c < small}

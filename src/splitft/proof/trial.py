@@ -143,6 +143,7 @@ def _guard(model: Any, whole: _Whole, server_inputs: ServerInputs, cut: int, see
 
 
 def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:
+    # Two runs of the whole model on one side; one is enough on the other.
     try:
         rows = make_rows(model, side=side, seed=seed)
         first = run_whole(model, rows, wanted.cuts)
@@ -154,6 +155,7 @@ def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:
             f"the whole model itself fails on {side}-padded rows of token ids ({error_line(error)}). "
             "Choose a model that trains on plain text."
         ) from error
+    # Finite and repeatable results, but for noise in gradients.
     if not first.finite:
         raise RefusedError(
             "logits or gradients of the whole model are not finite on random tokens, so nothing can be "

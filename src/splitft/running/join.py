@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
-from rich.markup import escape
 
 from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
@@ -24,6 +24,7 @@ from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head
 from splitft.running.baselines import WholeClient
 from splitft.running.model import PartProof, base_config, prepare_model
+from splitft.running.network import notice
 from splitft.running.notices import Notices
 from splitft.running.prepare import check_positions, check_vocabulary
 from splitft.weights.load import load_tokenizer
@@ -132,30 +133,31 @@ def join(
     folder: Path,
     console: Console | None = None,
 ) -> Site:
-    """Take part in a run as one client, until the server ends it.
+    """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
-    data: this client's own file. job_data: instead, deal the job's data set and take this client's share.
-    model: the base model, where this machine has it under another name. certs: folder of this client's
-    certificate. authority: instead, PEM of the one that the server's certificate must be of. token: the
-    secret that the server asks for. patience: seconds without any server after which it is LostError.
-    Returns the client as it is at the end. Raises NetworkError, DataError, ModelError, OutputError.
+    data: this client's own file.
+    job_data: instead, take this client's share of the job's data set.
+    model: the base model, where this machine has it under another name.
+    certs: folder of this client's certificate.
+    authority: instead, PEM of the authority that must have signed the server's certificate.
+    token: the secret that the server asks for.
+    patience: seconds without any server before LostError.
+
+    Raises NetworkError, DataError, ModelError, OutputError.
     """
     console = console or Console()
 
-    def notice(text: str) -> None:
-        console.print(f"[dim]network[/] {escape(text)}", highlight=False)
-
+    say = partial(notice, console)
     if not data and not job_data:
         raise JobError(
-            "whose data? name this client's file with --data, or take its share of the data set that the "
-            "server's job names with --job-data"
+            "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
 
     def dial(address: str) -> Callable[[Any], Dialler]:
-        return dial_aggregator(address, name, certs, insecure, token, notice)
+        return dial_aggregator(address, name, certs, insecure, token, say)
 
     credentials = channel_credentials(server, certs, insecure, authority)
-    dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, notice, patience)
+    dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
     try:
         end = site.run()

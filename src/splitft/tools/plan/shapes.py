@@ -1,4 +1,4 @@
-"""A model that has shapes and nothing else: a run with it sends messages of the right sizes."""
+"""A model of shapes alone: a run with it sends messages of the right sizes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ShapeModel(SplitModel):
     def metrics(
         self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
     ) -> Metrics:
-        """Return the counts of tokens, and nothing learned."""
+        """Return the counts of tokens, with a loss of zero."""
         known = labels if own is None else own
         return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
 
@@ -85,7 +85,7 @@ class ShapeModel(SplitModel):
 
 
 def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
-    """Stand in for an average: an adapter of the right rank whose B is not zero, as after training."""
+    """Return a substitute for an average: an adapter of the right rank, its B not zero, as after training."""
     ranks = [rank_of(block) for block in blocks]
     widest = dict(blocks[ranks.index(max(ranks))])
     generator = torch.Generator().manual_seed(0)
