@@ -12,6 +12,7 @@ from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.matrices import Matrix, attention_modules, attention_width, matrices_of
 from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
 from splitft.lora.blocks import TensorSpec
+from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import find_blocks
 
@@ -97,6 +98,6 @@ def _whole(
 
 
 def _hidden_size(model: nn.Module, default: int) -> int:
-    text = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    text = text_config(model)
     size = getattr(text, "hidden_size", None)
     return size if isinstance(size, int) else default

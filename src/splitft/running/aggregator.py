@@ -17,11 +17,11 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
-from splitft.model.window import num_blocks
 from splitft.running.fallback import resolve_sources
 from splitft.running.folder import check_output_dir
+from splitft.running.model import PartProof, prepare_model
 from splitft.running.network import check_address, client_names, notice
-from splitft.running.prepare import inject_adapters, model_shapes
+from splitft.running.notices import Notices
 from splitft.wire.codecs.registry import network_job
 
 
@@ -52,9 +52,8 @@ def serve_averages(
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
     # The shapes of the adapters, without weights.
-    with console.status(f"reading the shapes of {job.model_name_or_path}"):
-        model = model_shapes(job)
-        layout = inject_adapters(job, model)[0].layout
+    model, _ = prepare_model(job, Notices(console), lambda model: PartProof(), weights=False)
+    layout = model.slots.layout
     # Listen, and average until the end.
     door = Admission(
         (SERVER, *names),
@@ -67,7 +66,7 @@ def serve_averages(
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, names, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t)
+        job, names, layout, model.num_blocks, listener, folder / UPDATES, lambda t: notice(console, t)
     )
     try:
         end = process.serve()

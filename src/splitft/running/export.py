@@ -110,9 +110,7 @@ _OTHER_FUNCTIONS = (
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 
 
-def save_adapter(
-    folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, targets: list[str], card: str, base: str
-) -> None:
+def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, card: str, base: str) -> None:
     """Write the adapter so that `PeftModel.from_pretrained(base_model, folder)` loads it.
 
     The folder is written beside its place and moved there, so that readers never see a part of it.
@@ -125,7 +123,7 @@ def save_adapter(
         for module in {name.partition(".lora_")[0] for name in tensors}
     }
     config = lora_config(
-        targets,
+        slots.targets,
         slots.excluded,
         r=job.lora_r,
         alpha=job.lora_alpha,

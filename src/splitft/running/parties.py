@@ -71,7 +71,7 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
     model, mean: what computes and what averages, other than the model itself and the job's aggregation.
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
-    model = model or start.split_model()
+    model = model or start.split_model
     clock = present = None
     if machines:
         devices = {**machines.clients, POOLED: machines.server}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
@@ -29,6 +28,7 @@ from splitft.running.folder import (
     read_records,
     take_back,
 )
+from splitft.running.notices import note
 
 if TYPE_CHECKING:
     from splitft.lora.blocks import Adapter
@@ -174,7 +174,7 @@ class _Output:
         self.parties.load_state(found.state)
         self._decisions = len(self.parties.policy.decisions)
         for problem in found.passed_over:
-            console.print(f"[bold yellow]Note:[/] checkpoint {escape(problem)}; an older one is whole")
+            note(console, f"checkpoint {problem}; an older one is whole")
         console.print(f"going on after round {found.round}", highlight=False)
 
     def add(self, record: RoundRecord) -> None:
@@ -220,7 +220,7 @@ class _Output:
         }
         card = model_card(start.job, summary, start.base)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.slots, start.job, start.targets, card, start.base)
+            save_adapter(self.folder / name, adapter, start.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
 

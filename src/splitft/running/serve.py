@@ -25,6 +25,7 @@ from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
+from splitft.model.config import text_config
 from splitft.running.baselines import WholeModels
 from splitft.running.folder import Opened, open_run
 from splitft.running.machines import highest_cuts, machines_of
@@ -144,7 +145,7 @@ def make_server_side(
 ) -> ServerSide:
     """Set up the server's side of a run, and listen."""
     job, ledger, steps = start.job, Ledger(), folder / STEPS
-    model = start.split_model()
+    model = start.split_model
 
     # Clients and their cuts.
     roster = Roster(start.names, job.network)
@@ -173,7 +174,7 @@ def make_server_side(
         server,
         channels,
         hidden_size=model.width,
-        vocab_size=int(start.model.config.get_text_config(decoder=True).vocab_size),
+        vocab_size=int(text_config(start.model).vocab_size),
         needs_ids=start.report.server_inputs == "input_ids",
     )
     members = Members(roster, listener, ledger, server, gate.check, channels, say)
@@ -194,7 +195,7 @@ def cut_policy(start: Assembly) -> CutPlanner | WholeModels:
 def listen(start: Assembly, address: str, certs: Path | None, door: Admission) -> Listener:
     """Start to listen for clients, who get the job and the names of the modules with LoRA."""
     job = start.job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
-    targets, excluded = tuple(start.targets), tuple(start.slots.excluded)
+    targets, excluded = tuple(start.slots.targets), tuple(start.slots.excluded)
     welcome = Welcome("", 0, job, targets, excluded, start.report.server_inputs)
     limit = most_bytes(start)
     return Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
@@ -202,7 +203,7 @@ def listen(start: Assembly, address: str, certs: Path | None, door: Admission) -
 
 def most_bytes(start: Assembly) -> int:
     """Return the bytes of the largest message that a client of this job can send."""
-    job, config = start.job, start.model.config.get_text_config(decoder=True)
+    job, config = start.job, text_config(start.model)
     rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
     batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
     adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
