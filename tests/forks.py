@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
@@ -32,6 +33,7 @@ def _be_command(arguments: Sequence[str], points: str, log: str) -> None:
 
     from splitft.launch.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in commands.start_process
     torch.set_num_threads(1)
     os.environ |= {VARIABLE: points, "NO_COLOR": "1"}
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from commands import start_process
 from network_threads import Settings, follow, together
 from reference import WORDS, make_setting
 from splitft import Job
@@ -137,7 +138,7 @@ class Run:
         ]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", VARIABLE: points}
         with (self.server / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = start_process(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def start_client(self, name: str, run: Callable[[Console], object]) -> None:
         """What a client says goes to a file, as the command line has it."""

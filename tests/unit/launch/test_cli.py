@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_process, start_process
 from splitft import errors
 from splitft.job.recipes import recipe_path, recipes
 from splitft.launch.cli import EXIT_CODES, app
@@ -50,16 +51,14 @@ main()
 """
 
 
-def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"COLUMNS": "200", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=60
-    )
+    return run_process([sys.executable, *arguments], cwd=cwd, env=env, timeout=60)
 
 
 def splitft(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The installed command, in a process of its own."""
-    return python(str(Path(sys.executable).with_name("splitft")), *map(str, arguments), cwd=cwd)
+    return python(Path(sys.executable).with_name("splitft"), *arguments, cwd=cwd)
 
 
 def staged(body: str) -> subprocess.CompletedProcess[str]:
@@ -254,12 +253,8 @@ def test_a_run_that_ends_exits_0_and_got_the_whole_job() -> None:
 
 def test_ctrl_c_exits_130_with_a_short_message() -> None:
     body = "import time\ndef run(job, resume):\n    print('started', flush=True)\n    time.sleep(60)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", STAGED.format(body=body)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", STAGED.format(body=body)]
+    process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
