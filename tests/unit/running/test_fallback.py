@@ -25,7 +25,7 @@ from tiny import save_tiny_model, save_to
 _RESOLVE = """
 import json, sys
 from splitft.common.startup import import_libraries
-import_libraries(data=True)
+import_libraries()
 from splitft.data import read_records
 from splitft.errors import SplitFTError
 from splitft.running.fallback import resolve_sources
