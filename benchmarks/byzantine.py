@@ -98,7 +98,7 @@ class Attacker:
     def receive(self, message: AdapterDown) -> OptimizerState | None:
         """Remember where the round starts."""
         state = self._client.receive(message)
-        freeze_a = self._client.job.aggregation == "freeze_a"
+        freeze_a = self._client.job.freeze_a
         blocks = self._client.trained.blocks.values()
         self._start = [flatten(trained_tensors(block, freeze_a)).detach().clone() for block in blocks]
         return state

@@ -9,7 +9,7 @@ import torch
 from test_aggregate import SHAPES, block, largest_difference, product
 
 from splitft import Job
-from splitft.lora.basis import unstack_basis
+from splitft.lora.basis import unstack_bases
 from splitft.lora.blocks import TensorSpec, flatten, rank_of
 from splitft.lora.means import average
 from splitft.lora.robust import Contribution
@@ -128,7 +128,7 @@ def test_a_change_of_basis_is_told_once_to_each_client_and_is_the_one_that_happe
     server.fit({1: [4, 2]})
     down = hand_out(server, {"a": 2})["a"]
     assert down.rebased == (1,)
-    basis = unstack_basis(before, down.bases[0])
+    (basis,) = unstack_bases(down.rebased, down.bases, layout())[1]
     for name, change in basis.items():
         assert torch.allclose(change @ before[name], server.adapter[1][name], atol=1e-5)
     server.fit({1: [4, 2]})  # nothing new: nothing is turned again

@@ -35,7 +35,7 @@ def check_sizes(
         raise ValueError(f"blocks: {list(blocks)[:9]} where {list(held)} are held")
     ranks = job_ranks(job, num_blocks, cut)
     for block, size in zip(held, sizes, strict=True):
-        specs = trained_specs(layout[block], job.aggregation == "freeze_a")
+        specs = trained_specs(layout[block], job.freeze_a)
         wanted = sum(math.prod(spec.at_rank(ranks[block])) for spec in specs)
         if size != wanted:
             raise ValueError(f"values: {size} of block {block}, which has {wanted}")
@@ -51,7 +51,7 @@ def client_contributions(
     ranks, device = job_ranks(job, num_blocks, cut), _device(old)
     given = {}
     for block, values in zip(update.blocks, update.values, strict=True):
-        specs = trained_specs(layout[block], job.aggregation == "freeze_a")
+        specs = trained_specs(layout[block], job.freeze_a)
         trained = unflatten(values.to(device), specs)
         given[block] = resize(old[block], ranks[block]) | trained, float(rows)
     return given

@@ -10,7 +10,7 @@ import torch
 
 from splitft.common.state import State
 from splitft.job import Job
-from splitft.lora.basis import Basis, basis_between, canonical_block, truncation_error
+from splitft.lora.basis import Basis, basis_between, canonical_block, stack_bases, truncation_error
 from splitft.lora.blocks import (
     Adapter,
     Layout,
@@ -126,17 +126,15 @@ class GlobalAdapter:
                 continue
             tensors = resize(self.adapter[block], rank)
             same_a = old and old.version_of_a == now.version_of_a and old.rank >= rank
-            if same_a and self.job.aggregation == "freeze_a":
+            if same_a and self.job.freeze_a:
                 frozen.append(block)
                 tensors = trained_tensors(tensors, freeze_a=True)
             lacking.append(block)
             values.append(flatten(tensors))
-        rebased = [(block, basis) for block in held for basis in changes[block]]
+        rebased, bases = stack_bases(changes)
         return AdapterDown(
-            round_, cut, tuple(lacking), tuple(frozen), tuple(values),
-            rebased=tuple(block for block, _ in rebased),
-            bases=tuple(torch.stack(list(basis.values())) for _, basis in rebased),
-        )  # fmt: skip
+            round_, cut, tuple(lacking), tuple(frozen), tuple(values), rebased=rebased, bases=bases
+        )
 
     def adopt(self, averaged: Adapter) -> None:
         """Replace blocks by the average of what was trained from them."""
@@ -146,7 +144,7 @@ class GlobalAdapter:
                 new = concat([new, slice_components(old, have, rank_of(old))])
             self.adapter[block] = new
             self._version[block] += 1
-            if self.job.aggregation != "freeze_a":
+            if not self.job.freeze_a:
                 self._version_of_a[block] = self._version[block]
 
     def state(self) -> State:

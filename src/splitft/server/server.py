@@ -125,7 +125,7 @@ class Server:
         """Take over the optimizer state of blocks that came back to the trunks with lower cuts."""
         back: dict[str, dict[int, list[Moments]]] = defaultdict(lambda: defaultdict(list))
         for client, state in states.items():
-            session, freeze_a = self._sessions[client], self.job.aggregation == "freeze_a"
+            session, freeze_a = self._sessions[client], self.job.freeze_a
             layout = self.model.slots.layout
             given = unpack_blocks(state.moved, state.moved_steps, state.moments, layout, freeze_a)
             for block, moments in given.items():
@@ -384,7 +384,7 @@ class Server:
             front, tail = {}, {}
             for client, message in messages.items():
                 if self._key(client) == key and message.grad_norms is not None:
-                    freeze_a = self.job.aggregation == "freeze_a"
+                    freeze_a = self.job.freeze_a
                     blocks = [s for b, s in self.model.slots.layout.items() if b < self._sessions[client].cut]
                     before = sum(len(trained_specs(specs, freeze_a)) for specs in blocks)
                     front[client], tail[client] = message.grad_norms[:before], message.grad_norms[before:]

@@ -32,7 +32,8 @@ class Trunk:
 
     def __init__(self, job: Job, name: str) -> None:
         self.name = f"trunk/{name}"  # among the aggregator's holders
-        self.trained = TrainedAdapter(job)
+        self._job = job
+        self.trained = TrainedAdapter(job, job.freeze_a)
         self._waiting: _Waiting | None = None
         self._learning_rate = learning_rates(job)
 
@@ -68,7 +69,7 @@ class Trunk:
         weights: share of each client in the gradient. The step is taken at once without clipping, and, where
         clients run ahead of their gradients, clipped by the norm of the trunk alone: theirs would come late.
         """
-        job = self.trained.job
+        job = self._job
         if not job.max_grad_norm:
             self.trained.step(self._learning_rate(step), None)
             return None

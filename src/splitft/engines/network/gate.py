@@ -153,7 +153,7 @@ class Gate:
             if values.dtype is not torch.float32:
                 raise ValueError(f"moments: {values.dtype}")
             _finite("moments", values)
-        freeze_a = self.job.aggregation == "freeze_a"
+        freeze_a = self.job.freeze_a
         layout = self.server.model.slots.layout
         moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
         if len(moved) != len(message.moved):
@@ -171,7 +171,7 @@ class Gate:
             raise ValueError("grad_norms: missing" if expected else "grad_norms: not asked for")
         if norms is None:
             return
-        cut, freeze_a = self.server.cut_of(client), self.job.aggregation == "freeze_a"
+        cut, freeze_a = self.server.cut_of(client), self.job.freeze_a
         held = [
             s for b, s in self.server.model.slots.layout.items() if b < cut or b >= self.server.tail_start
         ]
