@@ -193,3 +193,17 @@ def trained_specs(specs: Sequence[TensorSpec], freeze_a: bool) -> tuple[TensorSp
 def trained_tensors(block: Mapping[str, Tensor], freeze_a: bool) -> BlockAdapter:
     """Return the tensors of a block that are trained: all, or B alone."""
     return {name: t for name, t in block.items() if not (freeze_a and is_a(name))}
+
+
+def tensors_of(adapter: Adapter, layout: Layout) -> tuple[Tensor, ...]:
+    """Return all tensors of an adapter, block after block in the layout's order."""
+    return tuple(block[spec.name] for index, block in adapter.items() for spec in layout[index])
+
+
+def adapter_of(blocks: Sequence[int], tensors: Sequence[Tensor], layout: Layout) -> Adapter:
+    """Undo `tensors_of`. Raises ValueError where there are more or fewer tensors than these blocks have."""
+    names = [(block, spec.name) for block in blocks for spec in layout[block]]
+    adapter: Adapter = {block: {} for block in blocks}
+    for (block, name), tensor in zip(names, tensors, strict=True):
+        adapter[block][name] = tensor
+    return adapter

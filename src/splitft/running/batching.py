@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from rich.console import Console
 
 from splitft.job import Job
 from splitft.lora.blocks import Adapter
@@ -96,12 +97,19 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Callable[[str], None]) -> int:
+def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], console: Console) -> int:
     """Return the most tokens of a batch of several clients; 0: one client at a time.
 
-    cuts: of the clients. What decides is told as a notice: the proof that clients computed together get what
-    each gets alone, and with `server_batch_tokens: auto` what a step takes either way.
+    The reason is printed: the proof that clients computed together get what each gets alone, and with
+    `server_batch_tokens: auto` what a step takes either way.
+
+    Args:
+        cuts: Of the clients.
     """
+
+    def notice(text: str) -> None:
+        console.print(f"the server computes {text}", highlight=False)
+
     if not job.server_batch_tokens or not job.splits_model:
         return 0
     if job.labels == "client":

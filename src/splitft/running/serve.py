@@ -32,6 +32,7 @@ from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.running.baselines import WholeModels
+from splitft.running.batching import batch_tokens
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.parties import Parties
@@ -39,7 +40,7 @@ from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server
+from splitft.server.server import make_server
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
@@ -163,13 +164,19 @@ def make_parties(
     model = start.split_model()
     steps, averaging = folder / STEPS, None
     if job.network.aggregator:
-        averaging = AggregatorLink(job, start.slots.layout, start.num_blocks, model.device, ledger)
-    server = Server(
+        averaging = AggregatorLink(job, start.slots.layout, model.device, ledger)
+    parts: dict[str, int] = {}  # with `micro_batches: auto`: what each client's times ask for
+    server = make_server(
         model,
         job,
         start.adapter,
-        log=lambda line: append_line(steps, json.dumps(line)),
+        continues=bool(job.adapter_name_or_path),
+        batch_tokens=batch_tokens(job, model, start.report.cuts, console),
+        micro_batches=micro_batches(
+            job, lambda name: members.all[name].rows, parts, lambda: list(members.there())
+        ),
         averager=averaging,
+        log=lambda line: append_line(steps, json.dumps(line)),
     )
     blocks = start.num_blocks - job.tail_blocks
     policy: CutPlanner | WholeModels
@@ -185,26 +192,24 @@ def make_parties(
     channels = {name: Channel(job, model.width) for name in start.names}
     gate = Gate(
         job,
-        server,
+        server.coordinator.layout,
+        server.coordinator.holdings,
         channels,
         hidden_size=model.width,
         vocab_size=int(start.model.config.get_text_config(decoder=True).vocab_size),
         needs_ids=start.report.server_inputs == "input_ids",
     )
     members = Members(
-        start.names, job.network, listener, ledger, server, gate.check, channels,
+        start.names, job.network, listener, ledger, server.coordinator, server.worker, gate.check, channels,
         lambda text: notice(console, text),
     )  # fmt: skip
     if averaging is not None:
         averaging.wake, averaging.pump, averaging.expel = listener.wake, members.pump, members.expel
-    cohort = NetworkCohort(members, job, averaging)
-    server.micro_batches = micro_batches(
-        job, lambda name: members.all[name].rows, cohort.parts, lambda: list(members.there())
-    )
+    cohort = NetworkCohort(members, job, parts, averaging)
     if isinstance(policy, CutPlanner):
         cohort.on_seconds = policy.learn
     if job.chooses_codecs:
-        cohort.chooser = CodecChooser(job, server, start.names)
+        cohort.chooser = CodecChooser(model, job, server, start.names)
     return Parties(policy, server, cohort, ledger, None, cohort.chooser), listener
 
 

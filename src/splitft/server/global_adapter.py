@@ -1,4 +1,4 @@
-"""The global adapter: hands out what clients lack, and takes in the mean of what was trained."""
+"""The global adapter: hands out what clients lack, and adopts the mean of what was trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from splitft.common.state import State
-from splitft.job import Job
+from splitft.job.settings import AverageSettings
 from splitft.lora.basis import Basis, basis_between, canonical_block, stack_bases, truncation_error
 from splitft.lora.blocks import (
     Adapter,
@@ -23,12 +23,13 @@ from splitft.lora.blocks import (
     trained_tensors,
     widen,
 )
+from splitft.lora.ranks import HeldBlocks
 from splitft.wire.messages import AdapterDown
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """What a holder has of a block: the version, the version of its A, and the rank."""
+    """The version of a block that a holder has, the version of its A, and its rank."""
 
     version: int
     version_of_a: int
@@ -39,15 +40,19 @@ class GlobalAdapter:
     """Holds the global adapter of every block and its version (the paper's Local FedAvg Server).
 
     A block has the highest of the effective ranks at which parties hold it. Where these differ, it is kept in
-    a form whose leading components are the best approximation of each rank (`lowrank.canonical`), for all to
-    start from; the change of basis is kept for those whose optimizer state must follow.
+    a form whose leading components are the best approximation of each rank (`basis.canonical`), for all to
+    start from; the change of basis is kept for holders whose optimizer state must follow.
+
+    Args:
+        seed: Of the new components of blocks that get a higher rank.
     """
 
-    def __init__(self, adapter: Adapter, job: Job, layout: Layout) -> None:
+    def __init__(self, adapter: Adapter, layout: Layout, settings: AverageSettings, seed: int) -> None:
         self.adapter = dict(adapter)
         self.truncation_errors: dict[int, float] = {}  # {block: error} since last asked
-        self.job = job
         self._layout = layout
+        self._settings = settings
+        self._seed = seed
         self._version = dict.fromkeys(adapter, 0)
         self._version_of_a = dict.fromkeys(adapter, 0)
         self._canonical = dict.fromkeys(adapter, -1)  # version in which a block was brought to that form
@@ -82,14 +87,14 @@ class GlobalAdapter:
         if rank < rank_of(old):
             self.adapter[block] = resize(old, rank)
         else:
-            self.adapter[block] = widen(old, rank, self._layout[block], self.job.seed, block)
+            self.adapter[block] = widen(old, rank, self._layout[block], self._seed, block)
         self._version[block] += 1
         self._version_of_a[block] = self._version[block]
         if canonical:  # new components have no weight, and come last
             self._canonical[block] = self._version[block]
 
     def take(self, holder: str, blocks: Sequence[int]) -> dict[int, list[Basis]]:
-        """Note that a holder now has these blocks as they stand, and no others.
+        """Record that a holder has the current version of these blocks, and no others.
 
         Return the changes of basis of each since it had them last.
         """
@@ -101,7 +106,7 @@ class GlobalAdapter:
         return changes
 
     def forget(self, holder: str) -> None:
-        """Note that a holder has lost what it had."""
+        """Record that a holder has lost what it had."""
         self._copies.pop(holder, None)
 
     def changes(self, holder: str, block: int) -> list[Basis]:
@@ -109,15 +114,12 @@ class GlobalAdapter:
         had = self._copies[holder].get(block)
         return [basis for version, basis in self._bases[block] if had and version > had.version]
 
-    def hand_out(
-        self, round_: int, client: str, cut: int, tail_start: int, ranks: Mapping[int, int]
-    ) -> AdapterDown:
-        """Return the blocks below a client's cut and from `tail_start` on that it lacks, at these ranks."""
-        held = [block for block in self.adapter if block < cut or block >= tail_start]
-        had = dict(self._copies[client])
-        changes = self.take(client, held)
+    def hand_out(self, round_: int, client: str, held: HeldBlocks, ranks: Mapping[int, int]) -> AdapterDown:
+        """Return those of a client's blocks that it lacks, at these ranks."""
+        had, blocks = dict(self._copies[client]), held.on_client(self.adapter)
+        changes = self.take(client, blocks)
         lacking, frozen, values = [], [], []
-        for block in held:
+        for block in blocks:
             rank = min(ranks[block], rank_of(self.adapter[block]))
             old = had.get(block)
             now = self._copies[client][block] = _Copy(self._version[block], self._version_of_a[block], rank)
@@ -126,29 +128,31 @@ class GlobalAdapter:
                 continue
             tensors = resize(self.adapter[block], rank)
             same_a = old and old.version_of_a == now.version_of_a and old.rank >= rank
-            if same_a and self.job.freeze_a:
+            if same_a and self._settings.freeze_a:
                 frozen.append(block)
                 tensors = trained_tensors(tensors, freeze_a=True)
             lacking.append(block)
             values.append(flatten(tensors))
         rebased, bases = stack_bases(changes)
         return AdapterDown(
-            round_, cut, tuple(lacking), tuple(frozen), tuple(values), rebased=rebased, bases=bases
+            round_, held.cut, tuple(lacking), tuple(frozen), tuple(values), rebased=rebased, bases=bases
         )
 
     def adopt(self, averaged: Adapter) -> None:
         """Replace blocks by the average of what was trained from them."""
         for block, new in averaged.items():
             old, have = self.adapter[block], rank_of(new)
-            if self.job.aggregation == "by_rank" and have < rank_of(old):  # nobody trained these components
+            if self._settings.aggregation == "by_rank" and have < rank_of(
+                old
+            ):  # nobody trained these components
                 new = concat([new, slice_components(old, have, rank_of(old))])
             self.adapter[block] = new
             self._version[block] += 1
-            if not self.job.freeze_a:
+            if not self._settings.freeze_a:
                 self._version_of_a[block] = self._version[block]
 
     def state(self) -> State:
-        """Return the global adapter, and who has which version of it, as a checkpoint holds them."""
+        """Return the global adapter, and the versions that holders have, as a checkpoint holds them."""
         return {
             "adapter": self.adapter,
             "version": self._version,
@@ -162,7 +166,7 @@ class GlobalAdapter:
         }
 
     def load_state(self, state: State, device: torch.device) -> None:
-        """Be as `state` was taken."""
+        """Restore a state returned by `state()`."""
         self.adapter = to_device(state["adapter"], device)
         self._version, self._version_of_a = dict(state["version"]), dict(state["version_of_a"])
         self._canonical = dict(state["canonical"])

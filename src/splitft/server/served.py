@@ -1,151 +1,124 @@
-"""What the server computes for one client: through its trunk, and back to its cut."""
+"""The trunk worker's records: clients, sums over what they sent, and batches at their tails."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from splitft.job import Job
-from splitft.lora.basis import Basis
-from splitft.lora.blocks import Adapter
-from splitft.lora.optimizer import TrainedAdapter
-from splitft.model.head import IGNORE
-from splitft.model.layout import BatchLayout, form_of
-from splitft.model.split_model import SplitModel, StepId, loss_token_count
-from splitft.wire.messages import Activations, Gradients, Message, TailGradients, TrunkOutput
+from splitft.lora.ranks import HeldBlocks
+from splitft.server.step import AtTail
+from splitft.wire.messages import Metrics, TailGradients
 
 
 @dataclass(frozen=True)
-class _AtTail:
-    """A micro-batch that has been through the trunk."""
+class Served:
+    """A client between two hand-outs. micro_batches: parts of each of its batches."""
 
-    entering: Tensor  # (batch, seq, hidden) at the cut
-    leaving: Tensor  # (batch, seq, hidden) at the tail, or the loss; with its graph
-    form: BatchLayout
+    held: HeldBlocks
+    micro_batches: int
 
 
 @dataclass
-class Served:
-    """What the server knows of one client, and the batch of it that is under way.
+class _Sums:
+    rows: int = 0
+    loss: float = 0.0
+    loss_tokens: int = 0
 
-    Raises ValueError where a message does not fit the session.
+
+class Tally:
+    """Sums over what clients sent: token rows, their weight in the average; losses; held-out rows."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = defaultdict(_Sums)
+        self._metrics: dict[str, Metrics] = {}
+
+    def add_rows(self, client: str, lengths: Iterable[int]) -> None:
+        """Count the token rows of a micro-batch."""
+        self._sums[client].rows += sum(lengths)
+
+    def add_loss(self, client: str, loss: float, loss_tokens: int, micro_step: int) -> None:
+        """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
+        sums = self._sums[client]
+        sums.loss += loss * loss_tokens
+        sums.loss_tokens += loss_tokens if micro_step == 0 else 0
+
+    def add_metrics(self, client: str, metrics: Metrics) -> None:
+        """Add sums over held-out rows."""
+        old = self._metrics.get(client, Metrics(metrics.round, 0.0, 0.0, 0, 0.0, 0))
+        self._metrics[client] = Metrics(
+            metrics.round,
+            old.nll + metrics.nll,
+            old.correct + metrics.correct,
+            old.tokens + metrics.tokens,
+            old.paper_correct + metrics.paper_correct,
+            old.paper_tokens + metrics.paper_tokens,
+        )
+
+    def take_rows(self) -> dict[str, int]:
+        """Return {client: token rows} since the last call."""
+        rows = {client: sums.rows for client, sums in self._sums.items() if sums.rows}
+        for sums in self._sums.values():
+            sums.rows = 0
+        return rows
+
+    def take_losses(self) -> dict[str, tuple[float, int]]:
+        """Return {client: (sum of token losses, tokens)} since the last call."""
+        losses = {c: (sums.loss, sums.loss_tokens) for c, sums in self._sums.items() if sums.loss_tokens}
+        for sums in self._sums.values():
+            sums.loss, sums.loss_tokens = 0.0, 0
+        return losses
+
+    def take_metrics(self) -> dict[str, Metrics]:
+        """Return {client: sums over its held-out rows} since the last call."""
+        metrics, self._metrics = self._metrics, {}
+        return metrics
+
+    def forget(self, client: str) -> None:
+        """Drop all sums of a client."""
+        self._sums.pop(client, None)
+        self.forget_metrics(client)
+
+    def forget_metrics(self, client: str) -> None:
+        """Drop the sums over a client's held-out rows."""
+        self._metrics.pop(client, None)
+
+
+class Tails:
+    """Micro-batches at the clients' tails, until their gradients come back.
+
+    Clients that share a trunk go back together, in the order in which they came, whenever their gradients
+    come: the order of sums is then not that of arrival.
     """
 
-    client: str
-    model: SplitModel
-    job: Job
-    cut: int = 0
-    returning: dict[int, list[Basis]] = field(default_factory=dict)  # blocks that leave the client
-    rows: int = 0  # token rows seen in this round: the client's weight in the average
-    loss_sum: float = 0.0
-    loss_tokens: int = 0
-    share: float = 1.0  # of the trunk's gradient in the batch under way
-    micro_batches: int = 1  # parts of each of its batches
-    at_tail: dict[int, _AtTail] = field(default_factory=dict)  # by micro-step: what waits for a tail gradient
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, int], dict[str, AtTail]] = defaultdict(dict)  # by trunk and micro-step
+        self._came: dict[tuple[str, int], dict[str, TailGradients]] = defaultdict(dict)
 
-    @property
-    def tail_start(self) -> int:
-        return self.model.num_blocks - self.job.tail_blocks
+    def wait(self, key: str, at_tail: AtTail) -> None:
+        """Keep a micro-batch of the trunk `key` until its gradient comes."""
+        place = at_tail.part.place
+        self._waiting[key, place.micro_step][place.client] = at_tail
 
-    def add_loss(self, loss: float, loss_tokens: int, micro_step: int) -> None:
-        """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
-        self.loss_sum += loss * loss_tokens
-        self.loss_tokens += loss_tokens if micro_step == 0 else 0
+    def take(self, key: str, client: str, message: TailGradients) -> list[tuple[AtTail, TailGradients]]:
+        """Take in a client's gradient; return the micro-batches that can go back now, with theirs.
 
-    def train(self, message: Activations, trunk: TrainedAdapter) -> Message:
-        """Run the trunk forward and back to the cut; with `labels: client` forward only, to the tail."""
-        place = StepId(self.client, message.round, message.step, message.micro_step, train=True)
-        form, inputs = self._inputs(message)
-        entering = form.batch(message.hidden).requires_grad_(self.job.train_front)
-        self.model.bind(trunk.blocks)
-        if self.job.labels == "client":
-            leaving = self.model.run(self.cut, self.tail_start, place, hidden=entering, **inputs)
-            self.at_tail[message.micro_step] = _AtTail(entering, leaving, form)
-            hidden = form.rows(leaving.detach())
-            return TrunkOutput(message.round, message.step, message.micro_step, True, hidden)
-        labels = form.labels(self.labels_of(message))
-        loss = self.model.loss(
-            self.cut, place, labels=labels, loss_tokens=message.loss_tokens, hidden=entering, **inputs
-        )
-        tokens = message.loss_tokens or loss_token_count(labels)
-        return self._backward(trunk, place, _AtTail(entering, loss, form), None, loss.item(), tokens)
+        Raises ValueError where none of the client's waits for a gradient.
+        """
+        place = key, message.micro_step
+        waiting, came = self._waiting[place], self._came[place]
+        if client not in waiting:
+            raise ValueError(f"{client} sent a tail gradient, but nothing waits for one")
+        came[client] = message
+        if len(came) < len(waiting):
+            return []
+        del self._waiting[place], self._came[place]
+        return [(at_tail, came[name]) for name, at_tail in waiting.items()]
 
-    def train_from_tail(self, message: TailGradients, trunk: TrainedAdapter) -> Message:
-        """Go back from the tail to the cut."""
-        now = self.at_tail.pop(message.micro_step, None)
-        if now is None:
-            raise ValueError(f"{self.client} sent a tail gradient, but nothing waits for one")
-        place = StepId(self.client, message.round, message.step, message.micro_step, train=True)
-        self.model.bind(trunk.blocks)  # for recomputed blocks
-        gradient = now.form.batch(message.gradient).to(now.leaving.dtype)
-        return self._backward(trunk, place, now, gradient, message.loss, message.loss_tokens)
-
-    def _backward(
-        self,
-        trunk: TrainedAdapter,
-        place: StepId,
-        now: _AtTail,
-        gradient: Tensor | None,
-        loss: float,
-        loss_tokens: int,
-    ) -> Gradients:
-        parameters = trunk.parameters()
-        wanted = [now.entering] if self.job.train_front else []
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            [now.leaving], [*wanted, *parameters], [gradient], allow_unused=True
-        )
-        add_gradients(parameters, gradients[len(wanted) :], self.share)
-        self.add_loss(loss, loss_tokens, place.micro_step)
-        at_cut = gradients[0] if wanted else None
-        rows = now.form.rows(at_cut) if at_cut is not None else now.entering.new_empty(0)
-        return Gradients(place.round, place.step, place.micro_step, loss, rows)
-
-    def evaluate(self, message: Activations, adapter: Adapter) -> Message:
-        """Return the sums over held-out rows, or with `labels: client` where the tail begins."""
-        place = StepId(self.client, message.round, message.step, 0, train=False)
-        form, inputs = self._inputs(message)
-        inputs["hidden"] = form.batch(message.hidden)
-        self.model.bind({b: a for b, a in adapter.items() if self.cut <= b < self.tail_start})
-        if self.job.labels == "client":
-            with torch.no_grad():
-                leaving = self.model.run(self.cut, self.tail_start, place, **inputs)
-            return TrunkOutput(message.round, message.step, 0, False, form.rows(leaving))
-        labels = self.labels_of(message)
-        own = form.batch(labels, fill=IGNORE)
-        return self.model.metrics(self.cut, place, labels=form.labels(labels), own=own, **inputs)
-
-    def _inputs(self, message: Activations) -> tuple[BatchLayout, dict[str, Tensor]]:
-        """Return the batch's form, and with what it tells the real ids where later blocks read them."""
-        form = form_of(message.lengths, self.model.device, self.job.padding_free)
-        ids = self.ids_of(message)
-        return form, form.inputs if ids is None else {**form.inputs, "input_ids": form.batch(ids)}
-
-    def ids_of(self, message: Activations) -> Tensor | None:
-        """Return a message's (tokens,) ids where this model needs them at the server."""
-        if self.model.server_inputs == "dummy_ids":
-            return None
-        if message.input_ids is None:
-            raise ValueError("this model needs the input ids at the server, and none came")
-        return message.input_ids.long()
-
-    def labels_of(self, message: Activations) -> Tensor:
-        """Return a message's (tokens,) labels."""
-        if message.labels is None:
-            raise ValueError("labels stay at the server in this job, and none came")
-        return message.labels.long()
-
-
-def add_gradients(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], share: float = 1.0
-) -> None:
-    """Add gradients, times `share`, to those that parameters have from earlier micro-batches."""
-    for parameter, own in zip(parameters, gradients, strict=True):
-        if own is None:
-            continue
-        own = (
-            own.contiguous() if share == 1 else own.contiguous() * share
-        )  # fused optimizers go by the parameter's layout
-        parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
+    def forget(self, clients: Iterable[str]) -> None:
+        """Drop all micro-batches of these clients."""
+        for client in clients:
+            for waiting in self._waiting.values():
+                waiting.pop(client, None)
+            for came in self._came.values():
+                came.pop(client, None)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.job import Job
-from splitft.lora.blocks import Adapter, rank_of, resize
+from splitft.job.settings import TrainingSettings
+from splitft.lora.basis import Basis
+from splitft.lora.blocks import Adapter, BlockAdapter, rank_of
 from splitft.lora.moments import Moments, rebase, resize_moments
-from splitft.lora.optimizer import TrainedAdapter, learning_rates, total_norm
-from splitft.server.global_adapter import GlobalAdapter
+from splitft.lora.optimizer import TrainedAdapter, total_norm
 
 
 @dataclass
@@ -30,28 +30,29 @@ class Trunk:
     that clipping costs no round trip. With one client this is the clipping of the unsplit model, bit by bit.
     """
 
-    def __init__(self, job: Job, name: str) -> None:
-        self.name = f"trunk/{name}"  # among the aggregator's holders
-        self._job = job
-        self.trained = TrainedAdapter(job, job.freeze_a)
+    def __init__(self, settings: TrainingSettings, learning_rate: Callable[[int], float]) -> None:
+        self.trained = TrainedAdapter(settings, settings.freeze_a)
+        self._settings = settings
+        self._learning_rate = learning_rate
         self._waiting: _Waiting | None = None
-        self._learning_rate = learning_rates(job)
 
-    def load(self, aggregator: GlobalAdapter, ranks: Mapping[int, int]) -> None:
-        """Hold these blocks of the global adapter, {block: effective rank}, with their optimizer state."""
-        bases = aggregator.take(self.name, list(ranks))
-        self.trained.load({b: resize(aggregator.adapter[b], rank) for b, rank in ranks.items()}, bases)
+    def moments(self, blocks: Iterable[int], bases: Mapping[int, Sequence[Basis]]) -> dict[int, Moments]:
+        """Return the optimizer state of blocks about to leave, in the basis of the global adapter.
 
-    def moments(self, aggregator: GlobalAdapter, blocks: Iterable[int]) -> dict[int, Moments]:
-        """Return the optimizer state of blocks about to leave, in the basis of the global adapter."""
+        bases: changes of basis since the trunk had a block last.
+        """
         leaving: dict[int, Moments] = {}
         for block in blocks:
             moments = self.trained.moments(block) if block in self.trained.blocks else None
             if moments is not None:
-                for basis in aggregator.changes(self.name, block):
+                for basis in bases.get(block, ()):
                     moments = rebase(moments, basis)
                 leaving[block] = moments
         return leaving
+
+    def load(self, adapter: Mapping[int, BlockAdapter], bases: Mapping[int, Sequence[Basis]]) -> None:
+        """Hold exactly these blocks, with the optimizer state that it has of them."""
+        self.trained.load(adapter, bases)
 
     def adopt(self, moments: Mapping[int, Moments]) -> None:
         """Take over the optimizer state of blocks that came back, where the trunk has none of its own."""
@@ -59,26 +60,24 @@ class Trunk:
         new = {b: m for b, m in moments.items() if b in blocks and self.trained.moments(b) is None}
         self.trained.load(blocks, moments={b: resize_moments(m, rank_of(blocks[b])) for b, m in new.items()})
 
-    def values(self) -> Adapter:
-        """Return the adapters as they stand."""
-        return self.trained.values()
-
     def close_step(self, step: int, weights: Mapping[str, float]) -> Tensor | None:
-        """All gradients of a step are in: return their norms, (tensors,), and wait for the clients'.
+        """Return the norms of a step's complete gradients, (tensors,), and wait for the clients'.
 
-        weights: share of each client in the gradient. The step is taken at once without clipping, and, where
-        clients run ahead of their gradients, clipped by the norm of the trunk alone: theirs would come late.
+        The step is taken at once without clipping, and, where clients run ahead of their gradients, clipped
+        by the norm of the trunk alone: theirs would come late.
+
+        Args:
+            weights: Share of each client in the gradient.
         """
-        job = self._job
-        if not job.max_grad_norm:
+        if not self._settings.max_grad_norm:
             self.trained.step(self._learning_rate(step), None)
             return None
-        if job.max_staleness:
-            norms = self.trained.gradient_norms()
+        norms = self.trained.gradient_norms()
+        if self._settings.max_staleness:
             self.trained.step(self._learning_rate(step), total_norm([norms]))
-            return norms
-        self._waiting = _Waiting(step, self.trained.gradient_norms(), weights)
-        return self._waiting.norms
+        else:
+            self._waiting = _Waiting(step, norms, weights)
+        return norms
 
     def take_step(self, front: Mapping[str, Tensor], tail: Mapping[str, Tensor]) -> None:
         """Take the step that waits, if one does, given the clients' norms before and after the trunk."""

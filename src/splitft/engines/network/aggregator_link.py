@@ -35,6 +35,7 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import NetworkError
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
+from splitft.lora.ranks import HeldBlocks
 from splitft.server.average import Contributions, check_sizes
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterUp
@@ -95,12 +96,9 @@ class AggregatorLink:
     clients whose update was rejected.
     """
 
-    def __init__(
-        self, job: Job, layout: Layout, num_blocks: int, device: torch.device, ledger: Ledger
-    ) -> None:
+    def __init__(self, job: Job, layout: Layout, device: torch.device, ledger: Ledger) -> None:
         self._job = job
         self._layout = layout
-        self._num_blocks = num_blocks
         self._device = device
         self._ledger = ledger
         self._incoming: Incoming = queue.SimpleQueue()
@@ -123,16 +121,16 @@ class AggregatorLink:
         self._incoming.put(item)
         self.wake()
 
-    def handed_in(self, client: str, cut: int, update: AdapterUp) -> bool:
+    def handed_in(self, client: str, held: HeldBlocks, update: AdapterUp) -> bool:
         """Whether the aggregator has what a client says that it handed in.
 
-        Raises ValueError where that is not what a client with this cut trains.
+        Raises ValueError where that is not what a client that holds these blocks trains.
         """
         self._digests[client] = update.values[0]
         taken = self._taken.get(client)
         if taken is None or not torch.equal(taken.digest, update.values[0]):
             return False
-        check_sizes(self._job, self._layout, self._num_blocks, cut, taken.blocks, taken.sizes)
+        check_sizes(self._job, self._layout, held, taken.blocks, taken.sizes)
         return True
 
     def average(self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions) -> Adapter:

@@ -28,8 +28,10 @@ from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Event, Listener
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
+from splitft.lora.ranks import held_blocks
 from splitft.lora.robust import Contribution
-from splitft.server.average import SHARED, average_blocks, client_contributions
+from splitft.server.average import average_blocks, client_contributions
+from splitft.server.seam import SHARED
 from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
@@ -159,7 +161,8 @@ def average_request(
         given[block][holder] = unflatten(values, layout[block]), float(weight)
     for client, cut, rows in zip(asked.clients, asked.cuts, asked.rows, strict=True):
         update = updates[client]
-        own = client_contributions(job, layout, num_blocks, old, update, cut=cut, rows=rows)
+        held = held_blocks(job, num_blocks, cut)
+        own = client_contributions(job, layout, held, old, update, rows)
         for block, contribution in own.items():
             given[block][client] = contribution
     averaged = average_blocks(job, old, given, [*asked.clients, SHARED])

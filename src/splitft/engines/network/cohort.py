@@ -42,13 +42,15 @@ from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerStat
 class NetworkCohort:
     """Clients behind a listener, in the order of their names in the job."""
 
-    def __init__(self, members: Members, job: Job, averaging: AggregatorLink | None = None) -> None:
+    def __init__(
+        self, members: Members, job: Job, parts: dict[str, int], averaging: AggregatorLink | None = None
+    ) -> None:
         self.members = members
         self.job = job
         self.averaging = averaging  # where adapters go that do not come here
         self.chooser: CodecChooser | None = None
         self._updates: dict[str, AdapterUp] = {}
-        self.parts: dict[str, int] = {}  # with `micro_batches: auto`: what each client's times ask for
+        self.parts = parts  # with `micro_batches: auto`: what each client's times ask for
         self._left_out: list[str] = []  # of the round under way
         self._answered: Callable[[str], None] = lambda name: None
         self._began = 0.0  # when the server got what it computes on
@@ -90,7 +92,7 @@ class NetworkCohort:
         """Have the members take their local steps; yield what they send, as it comes or of all `together`."""
         self._updates = {}
         self.members.evaluating = False
-        self.members.recovery.mark(members)
+        self.members.trunks.mark(members)
         self.members.mark_memories(members)
         self.members.codecs = self.chooser.names if self.chooser else ""
         groups = [list(members)] if together else [[name] for name in members]
@@ -123,9 +125,14 @@ class NetworkCohort:
         self.members.on_return = lambda name: None
 
     def _turn(self, names: list[str], round_: int) -> TrunkTransaction:
-        recovery = self.members.recovery
+        holdings = self.members.adapters.holdings
         return TrunkTransaction(
-            names, round_, self.job, self.members.send, recovery.rewind, recovery.micro_batches_of
+            names,
+            round_,
+            self.job,
+            self.members.send,
+            self.members.trunks.rewind,
+            lambda name: holdings[name].micro_batches,
         )
 
     def _ready(self, turns: Iterable[TrunkTransaction]) -> dict[str, Message]:
@@ -141,8 +148,8 @@ class NetworkCohort:
         for name in turn.names if self.job.splits_model else ():
             if name in turn.worked:
                 worked, clock = turn.worked[name], self.members.all[name].clock
-                cut = self.members.recovery.cut_of(name)
-                seconds = step_seconds(self.job, worked, clock, cut, self.members.recovery.tail_start - cut)
+                held = self.members.adapters.holdings[name].held
+                seconds = step_seconds(self.job, worked, clock, held.cut, held.tail_start - held.cut)
                 self.on_seconds(name, seconds)
                 if name not in self.parts:
                     self.parts[name] = self._best_parts(name, worked)
@@ -164,7 +171,7 @@ class NetworkCohort:
         waiting = []
         for name, update in turn.updates.items():
             try:
-                if not self.averaging.handed_in(name, self.members.recovery.cut_of(name), update):
+                if not self.averaging.handed_in(name, self.members.adapters.holdings[name].held, update):
                     waiting.append(name)
             except ValueError as error:
                 self.members.expel(name, str(error))
@@ -215,7 +222,7 @@ class NetworkCohort:
 
         def again(name: str) -> None:
             if name in left:
-                self.members.recovery.forget_metrics(name)
+                self.members.trunks.forget_metrics(name)
                 scripts.pop(name, None)
                 self.members.send(name, Evaluate(round_))
 
@@ -241,7 +248,7 @@ class NetworkCohort:
                     left.remove(name)
                     late.append(name)
                     self.members.all[name].muted = True
-                    self.members.recovery.forget_metrics(name)
+                    self.members.trunks.forget_metrics(name)
             if left:
                 self.members.pump()
         self.members.on_return = lambda name: None

@@ -30,6 +30,7 @@ from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Event, Listener
 from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
+from splitft.server.coordinator import Holding
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message, OptimizerState
@@ -89,18 +90,21 @@ SHOWN = 300  # characters of what a client says
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
 
-class Recovery(Protocol):
-    """What a server does for clients that were lost."""
+class AdapterRecovery(Protocol):
+    """The coordinator's side of a lost client: what it holds, and hand-outs to one that has nothing."""
 
     @property
-    def tail_start(self) -> int: ...
-    def cut_of(self, client: str) -> int: ...
-    def micro_batches_of(self, client: str) -> int: ...
+    def holdings(self) -> Mapping[str, Holding]: ...
+    def forget(self, client: str) -> None: ...
+    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+
+
+class TrunkRecovery(Protocol):
+    """The trunk worker's side of a lost client: training from a mark on, and evaluation, again."""
+
     def mark(self, clients: Sequence[str]) -> None: ...
     def rewind(self, clients: Sequence[str]) -> None: ...
     def forget_metrics(self, client: str) -> None: ...
-    def forget(self, client: str) -> None: ...
-    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
 
 
 @dataclass
@@ -145,7 +149,8 @@ class Members:
         config: NetworkConfig,
         listener: Listener,
         ledger: Ledger,
-        recovery: Recovery,
+        adapters: AdapterRecovery,
+        trunks: TrunkRecovery,
         gate: Gate,
         channels: Mapping[str, Channel],
         notice: Callable[[str], None],
@@ -154,7 +159,8 @@ class Members:
         self.config = config
         self.listener = listener
         self.ledger = ledger
-        self.recovery = recovery
+        self.adapters = adapters
+        self.trunks = trunks
         self.notice = notice
         self.evaluating = False  # what was handed out last is to be evaluated
         self.codecs = ""  # that were chosen, ACTIVATIONS/GRADIENTS
@@ -340,9 +346,9 @@ class Members:
     def _on_loaded(self, member: Member, ok: bool) -> None:
         """A client is where it should be, or at its start: hand it out again what it needs, and go on."""
         if not ok:
-            self.recovery.forget(member.name)
+            self.adapters.forget(member.name)
             if member.last is not None:
-                member.last = self.recovery.hand_out_anew(
+                member.last = self.adapters.hand_out_anew(
                     member.last.round, member.name, evaluate=self.evaluating
                 )
             if member.done:
