@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from runs import adapter_of, result_of
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
-from splitft import Job, JobError, RunResult, load_job, run
+from splitft import Job, JobError, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.job import dump_job
 
@@ -28,16 +28,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     }  # fmt: skip
 
 
-def trained(settings: Settings, folder: Path, **changes: Any) -> RunResult:
-    return run(Job(**settings | changes, output_dir=str(folder)), console=QUIET)
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
 def test_over_connections_as_in_one_process(setting: Settings, tmp_path: Path) -> None:
-    here, there = trained(setting, tmp_path / "local"), together(setting, tmp_path)
+    here, there = result_of(setting, tmp_path / "local"), together(setting, tmp_path)
     found = [json.loads((folder / "summary.json").read_text()) for folder in (here.output_dir, there)]
     assert adapter_of(here.output_dir) == adapter_of(there)
     assert found[0]["bytes"] == found[1]["bytes"] and found[0]["codecs"] == found[1]["codecs"]
@@ -50,7 +42,7 @@ def test_over_connections_as_in_one_process(setting: Settings, tmp_path: Path) -
 
 def test_a_budget_of_bytes_is_kept(setting: Settings, tmp_path: Path) -> None:
     settings = setting | {"rounds": 2}
-    result = trained(settings, tmp_path / "run", codec_budget={"step_mb": 0.008})
+    result = result_of(settings, tmp_path / "run", codec_budget={"step_mb": 0.008})
     sent = result.history[2].bytes
     steps = settings["local_steps"] * len(NAMES)
     a_step = (sent["up"]["activations"] + sent["down"]["gradients"]) / steps
@@ -61,7 +53,7 @@ def test_a_budget_of_bytes_is_kept(setting: Settings, tmp_path: Path) -> None:
 def test_a_run_that_was_cut_off_does_not_choose_again(
     setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trained(setting, tmp_path / "whole")
+    whole = result_of(setting, tmp_path / "whole")
     job = Job(**setting, output_dir=str(tmp_path / "run"))
     monkeypatch.setenv(VARIABLE, "run.recorded:3:interrupt")
     with pytest.raises(KeyboardInterrupt):

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from repository import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import study
 from studylib.claims import CLAIMS, FAILS, HOLDS, NOISE, UNMEASURED, Claim, decide, judge, signed_percent

@@ -6,9 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_aggregate import SHAPES, block
-from test_aggregator import layout
 
+from adapters import SHAPES, block, layout
 from splitft import Job
 from splitft.lora.basis import basis_between, canonical_block
 from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, resize_moments, unpack_blocks

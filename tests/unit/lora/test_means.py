@@ -11,25 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from adapters import SHAPES, block, largest_difference, product
 from splitft.lora.blocks import BlockAdapter, rank_of, resize
 from splitft.lora.means import Mean, average, by_rank, exact, freeze_a
-
-SHAPES = {"attn.q": (6, 5), "mlp.up": (5, 9)}  # in, out
-
-
-def block(rank: int, seed: int, scale: float = 1.0) -> BlockAdapter:
-    generator = torch.Generator().manual_seed(seed)
-    result = {}
-    for name, (inputs, outputs) in SHAPES.items():
-        result[f"{name}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator) * scale
-        result[f"{name}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * scale
-    return result
-
-
-def largest_difference(first: BlockAdapter, second: BlockAdapter) -> float:
-    assert list(first) == list(second)
-    return max(float((first[n] - second[n]).abs().max()) for n in first)
-
 
 BLOCKS = st.lists(st.builds(block, st.integers(1, 5), st.integers(0, 2**31)), min_size=1, max_size=5)
 WEIGHTS = st.lists(st.floats(1e-3, 1e9), min_size=5, max_size=5)
@@ -93,11 +77,6 @@ def test_bad_weights_are_refused(weights: list[float]) -> None:
         average([block(2, 0), block(2, 1)], weights)
     with pytest.raises(ValueError, match="adapters"):
         average([], [])
-
-
-def product(own: BlockAdapter, name: str, rank: int | None = None) -> Tensor:
-    own = resize(own, rank) if rank else own
-    return own[f"{name}.lora_B.weight"].double() @ own[f"{name}.lora_A.weight"].double()
 
 
 def mean_product(blocks: list[BlockAdapter], weights: list[float], name: str) -> Tensor:

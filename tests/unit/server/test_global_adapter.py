@@ -6,24 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_aggregate import SHAPES, block, largest_difference, product
 
+from adapters import BLOCKS, SHAPES, block, largest_difference, layout, product
 from splitft import Job
 from splitft.lora.basis import unstack_bases
-from splitft.lora.blocks import TensorSpec, flatten, rank_of
+from splitft.lora.blocks import flatten, rank_of
 from splitft.lora.means import average
 from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import Contribution
 from splitft.server.average import average_blocks
 from splitft.server.global_adapter import GlobalAdapter
 from splitft.wire.messages import AdapterDown
-
-BLOCKS = range(5)
-
-
-def layout() -> dict[int, tuple[TensorSpec, ...]]:
-    specs = tuple(TensorSpec(name, tuple(tensor.shape)) for name, tensor in block(4, 0).items())
-    return dict.fromkeys(BLOCKS, specs)
 
 
 def aggregator(**changes: Any) -> GlobalAdapter:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rich.console import Console
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, LlamaForCausalLM, PreTrainedModel
 
 from splitft.errors import ModelError
-from splitft.launch.check import architecture_table, check_command, totals
 from splitft.model.window import find_blocks
 from splitft.proof import check_split, map_cuts, valid_cuts
-from splitft.proof.every_type import check_all_architectures
 from splitft.proof.types import default_config
-from splitft.weights.shrink import shrink_config, tiny_random_model
-from tiny import MODEL_TYPES, save_tiny_model, tiny_config, tiny_model
+from tiny import MODEL_TYPES, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "opt", "gpt_neo", "llama", "qwen3", "gemma3_text"])
@@ -281,101 +275,3 @@ def test_cuts_map_to_the_copy_from_the_nearer_end() -> None:
     assert map_cuts([15], 30, 4) == (1, 2, 3)
     assert map_cuts([2], 4, 4) == (2,)
     assert valid_cuts(None, 4, 1) == (1, 2) and valid_cuts([3, 1, 3], 4) == (1, 3)
-
-
-# --- shrinking
-
-
-def test_a_shrunk_copy_keeps_what_makes_the_architecture() -> None:
-    config = CONFIG_MAPPING["gemma3_text"](num_attention_heads=16, num_key_value_heads=4)
-    small = shrink_config(config)
-    assert config.num_hidden_layers == 26  # the original is left alone
-    assert small.num_hidden_layers == 6 and set(small.layer_types) == set(config.layer_types)
-    assert small.num_key_value_heads < small.num_attention_heads
-    assert small.sliding_window < 12 and small.vocab_size < 200
-    assert sum(p.numel() for p in tiny_random_model(small).parameters()) < 1_000_000
-
-
-@pytest.mark.parametrize(
-    ("model_type", "settings"),
-    [
-        ("phi3", {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}),
-        ("qwen2", {"rope_type": "default", "mrope_section": [16, 24, 24]}),
-        ("deepseek_v3", {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096}),
-    ],
-)
-def test_long_context_and_quantized_configurations_shrink(model_type: str, settings: dict[str, Any]) -> None:
-    more = {"original_max_position_embeddings": 4096} if model_type == "phi3" else {}
-    config = CONFIG_MAPPING[model_type](rope_parameters={"rope_theta": 1e4, **settings}, **more)
-    config.quantization_config = {"quant_method": "fp8"}
-    assert shrink_config(config).rope_parameters["rope_type"] == settings["rope_type"]
-    assert check_split(config, [2]).verdict == "exact"
-
-
-def test_a_copy_never_has_more_blocks_than_the_model() -> None:
-    assert shrink_config(tiny_config("llama", num_hidden_layers=2)).num_hidden_layers == 2
-
-
-def test_random_models_are_reproducible_and_visible() -> None:
-    small = shrink_config(default_config("llama"))
-    one, same, other = (tiny_random_model(small, seed) for seed in (0, 0, 1))
-    for a, b, c in zip(one.parameters(), same.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b) and not torch.equal(a, c) and a.std() > 0.05
-
-
-# --- commands
-
-
-def told(model: str, cuts: list[int] | None = None) -> tuple[int, str]:
-    out = io.StringIO()
-    code = check_command(model, cuts, Console(file=out, width=200))
-    return code, out.getvalue()
-
-
-def test_the_command_checks_a_folder(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "model", "qwen3")
-    for weights in folder.glob("*.safetensors"):
-        weights.unlink()  # only the configuration is read
-    code, text = told(str(folder), [1, 3])
-    assert code == 0
-    for words in ("4 in model.layers (Qwen3DecoderLayer)", "1, 3", "dummy_ids", "exact"):
-        assert words in text
-    assert check_split(str(folder)).ok
-
-
-def test_the_command_refuses_with_its_code(tmp_path: Path) -> None:
-    default_config("xlm").save_pretrained(tmp_path)
-    code, text = told(str(tmp_path))
-    assert code == 4 and "refused" in text and "logits differ" in text
-
-
-def test_the_command_names_the_possible_cuts(tmp_path: Path) -> None:
-    tiny_config("gpt2").save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="choose cuts from 1 to 3"):
-        told(str(tmp_path), [9])
-
-
-def test_a_missing_model_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no folder"):
-        told(str(tmp_path / "nowhere"))
-
-
-def test_all_architectures_survive_a_bad_one() -> None:
-    seen: list[tuple[str, int, int]] = []
-    names = ["gpt2", "no_such_type", "xlm", "zamba2"]
-    reports = check_all_architectures(lambda r, done, of: seen.append((r.model_type, done, of)), names)
-    verdicts = {report.model_type: report.verdict for report in reports}
-    assert verdicts == {
-        "gpt2": "exact",
-        "no_such_type": "could not be built",
-        "xlm": "refused",
-        "zamba2": "exact with real ids",
-    }
-    assert seen == [(name, i + 1, 4) for i, name in enumerate(names)]
-    assert totals(reports) == "4 types: 1 exact, 1 exact with real ids, 1 refused, 1 could not be built"
-    assert architecture_table(reports).row_count == 4
-
-
-def test_a_type_that_hangs_is_given_up() -> None:
-    (report,) = check_all_architectures(model_types=["zamba"], seconds_a_type=0.01)
-    assert report.verdict == "could not be built" and "longer than" in report.reason

@@ -28,9 +28,9 @@ from splitft.common.startup import import_libraries
 import_libraries(data=True)
 from splitft.data import read_records
 from splitft.errors import SplitFTError
-from splitft.fallback import resolve_sources
+from splitft.running.fallback import resolve_sources
 from splitft.job import Job
-from splitft.load import load_model, load_tokenizer
+from splitft.weights.load import load_model, load_tokenizer
 job, notices = resolve_sources(Job.model_validate(json.loads(sys.argv[1])))
 answer = {"job": job.model_dump(), "notices": notices, "told": []}
 for use in (lambda: load_tokenizer(job.model_name_or_path), lambda: load_model(job.model_name_or_path),

@@ -134,7 +134,7 @@ _MEASURE = """
 import resource, sys, torch
 from pathlib import Path
 from transformers import LlamaForCausalLM
-from splitft.load import load_model, load_part
+from splitft.weights.load import load_model, load_part
 from splitft.model.window import run_blocks
 torch.set_num_threads(1)
 def peak():
@@ -194,7 +194,7 @@ def test_two_of_24_blocks_take_little_memory(large_llama: Path) -> None:
 _ASK_HUB = """
 import json, sys
 from splitft.errors import ModelError
-from splitft.load import load_config, load_part, load_tokenizer
+from splitft.weights.load import load_config, load_part, load_tokenizer
 told = {}
 for name, revision in [tuple(item.split("@")) for item in sys.argv[1].split()]:
     try:
