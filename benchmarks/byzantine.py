@@ -42,7 +42,7 @@ from splitft.model.split_model import SplitModel
 from splitft.round import run_rounds
 from splitft.running.parties import make_parties
 from splitft.running.prepare import Assembly, assemble
-from splitft.server import coordinator
+from splitft.server import average
 from splitft.server.average import Contributions
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState
@@ -138,7 +138,7 @@ class Nobody:
 def watch_lengths() -> list[float]:
     """Return a list that a run fills with every update's length over the median of its block."""
     ratios: list[float] = []
-    average: Callable[..., Adapter] = coordinator.average_blocks
+    average_blocks: Callable[..., Adapter] = average.average_blocks
 
     def watched(settings: Any, old: Adapter, contributions: Contributions, *rest: Any) -> Adapter:
         for block, held in contributions.items():
@@ -149,9 +149,9 @@ def watch_lengths() -> list[float]:
             if usual := statistics.median(norms):
                 other = statistics.median(means)
                 ratios.extend(min(n / usual, m / other) for n, m in zip(norms, means, strict=True))
-        return average(settings, old, contributions, *rest)
+        return average_blocks(settings, old, contributions, *rest)
 
-    coordinator.average_blocks = watched  # type: ignore[assignment]
+    average.average_blocks = watched  # type: ignore[assignment]
     return ratios
 
 
@@ -175,7 +175,7 @@ def one_run(overrides: Sequence[str], method: str, robust: str, attack: str) -> 
     clients: Any = parties.cohort.clients  # type: ignore[union-attr]
     if attack in ATTACKS[method]:
         clients[ATTACKER] = Attacker(clients[ATTACKER], attack)
-    average = coordinator.average_blocks
+    unwatched = average.average_blocks
     ratios = watch_lengths()
     first = make_record(
         0, [], {}, losses={}, metrics={}, ledger=Ledger(), seconds=(0, 0), times=None, truncation_errors={}
@@ -186,7 +186,7 @@ def one_run(overrides: Sequence[str], method: str, robust: str, attack: str) -> 
         last=None if untrained else first,
     )  # fmt: skip
     record = next(rounds) if untrained else list(rounds)[-1]
-    coordinator.average_blocks = average
+    average.average_blocks = unwatched
     honest = [client for name, client in record.clients.items() if name != ATTACKER]
     tokens = sum(client.eval_tokens for client in honest)
     logs = [torch.tensor(client.perplexity).double().log() * client.eval_tokens for client in honest]

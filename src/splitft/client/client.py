@@ -33,7 +33,7 @@ from splitft.lora.optimizer import (
     move_gradients,
     total_norm,
 )
-from splitft.lora.ranks import job_ranks
+from splitft.lora.ranks import held_blocks
 from splitft.model.head import IGNORE
 from splitft.model.layout import BatchLayout, PaddedBatch, form_of
 from splitft.model.split_model import SplitModel, StepId, loss_token_count
@@ -130,7 +130,7 @@ class Client:
                 self.adapter[block] = narrow_a(self.adapter[block])
         held = [*range(self.cut), *range(self.tail_start, self.model.num_blocks)]
         self.adapter = {block: self.adapter[block] for block in held if block in layout}
-        ranks = job_ranks(self.job, self.model.num_blocks, self.cut)
+        ranks = held_blocks(self.job, self.model.num_blocks, self.cut).ranks(self.job)
         fresh = {block: resize(values, ranks[block]) for block, values in self.adapter.items()}
         bases = unstack_bases(message.rebased, message.bases, layout)
         moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, self.job.freeze_a)

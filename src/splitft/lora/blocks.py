@@ -131,6 +131,11 @@ def to_device(adapter: Mapping[int, Mapping[str, Tensor]], device: torch.device)
     return {b: {n: t.to(device) for n, t in tensors.items()} for b, tensors in adapter.items()}
 
 
+def device_of(adapter: Mapping[int, Mapping[str, Tensor]]) -> torch.device:
+    """Return the device of an adapter; the CPU where it has no tensors."""
+    return next((t.device for block in adapter.values() for t in block.values()), torch.device("cpu"))
+
+
 def flatten(block: Mapping[str, Tensor]) -> Tensor:
     """Return all values of a block's adapter as one float32 vector, in the model's order."""
     return torch.cat([tensor.detach().reshape(-1).float() for tensor in block.values()])

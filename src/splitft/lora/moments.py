@@ -41,16 +41,12 @@ class Moments:
 
 def moments_state(moments: Moments | None) -> State | None:
     """Return optimizer state as a checkpoint holds it."""
-    if moments is None:
-        return None
-    return {"steps": moments.steps, "exp_avg": moments.exp_avg, "exp_avg_sq": moments.exp_avg_sq}
+    return None if moments is None else dict(vars(moments))
 
 
 def moments_from(state: State | None) -> Moments | None:
     """Undo `moments_state`."""
-    if state is None:
-        return None
-    return Moments(tuple(state["steps"]), state["exp_avg"], state["exp_avg_sq"])
+    return None if state is None else Moments(**{**state, "steps": tuple(state["steps"])})
 
 
 def resize_moments(moments: Moments, rank: int) -> Moments:
@@ -87,7 +83,9 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
 
 
 def mean_moments(given: Sequence[Moments]) -> Moments:
-    """Return the mean of several holders' moments at one rank, and the most of their steps."""
+    """Return the mean of several holders' moments at their highest rank, and the most of their steps."""
+    top = max(rank_of(moments.exp_avg) for moments in given)
+    given = [resize_moments(moments, top) for moments in given]
 
     def mean(blocks: Sequence[BlockAdapter]) -> BlockAdapter:
         return {name: torch.stack([block[name] for block in blocks]).mean(0) for name in blocks[0]}

@@ -10,7 +10,7 @@ from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.batches import plan_batches
-from splitft.server.served import Served, Tails, Tally
+from splitft.server.served import Served, Sums, Tails
 from splitft.server.step import AtCut, TrunkStep, evaluate, run_to_tail, step_from_tail, trunk_step
 from splitft.server.trunks import Trunks
 from splitft.wire.messages import (
@@ -28,15 +28,15 @@ class Answers:
     """Computes one message of each client after another, or several together.
 
     Args:
-        trunks, tally: Trunks that are trained, and sums that are added to.
+        trunks: Trunks that are trained.
     """
 
-    def __init__(self, model: SplitModel, settings: TrainingSettings, trunks: Trunks, tally: Tally) -> None:
+    def __init__(self, model: SplitModel, settings: TrainingSettings, trunks: Trunks) -> None:
         self.served: dict[str, Served] = {}
+        self.sums = Sums()
         self._model = model
         self._settings = settings
         self._trunks = trunks
-        self._tally = tally
         self._adapter: Adapter = {}
         self._tails = Tails()
 
@@ -65,8 +65,10 @@ class Answers:
         return {client: replies[client] for client in [*messages, *replies] if client in replies}
 
     def forget(self, clients: Iterable[str]) -> None:
-        """Drop what is under way of these clients."""
+        """Drop the sums of these clients, and what is under way of them."""
         self._tails.forget(clients)
+        for client in clients:
+            self.sums.forget(client)
 
     def _one(self, client: str, message: Message, shares: Mapping[str, float]) -> dict[str, Message]:
         """Return the answer to a message; with a shared trunk a tail gradient may complete several."""
@@ -78,17 +80,17 @@ class Answers:
             case Activations():
                 part = self._at_cut(client, message, shares)
                 metrics = evaluate(self._model, part, padding_free=self._settings.padding_free)
-                self._tally.add_metrics(client, metrics)
+                self.sums.add_metrics(client, metrics)
                 return {client: metrics}
             case TailGradients():
                 ready = self._tails.take(self._trunks.key_of(client), client, message)
                 back = [([t.part], step_from_tail(self._model, t, gradient)) for t, gradient in ready]
                 return {c: reply for one in back for c, reply in self._take_in(*one).items()}
             case Metrics():
-                self._tally.add_metrics(client, message)
+                self.sums.add_metrics(client, message)
             case LocalLoss():
-                self._tally.add_rows(client, message.lengths)
-                self._tally.add_loss(client, message.loss, message.loss_tokens, message.micro_step)
+                self.sums.rows[client] += sum(message.lengths)
+                self.sums.add_loss(client, message.loss, message.loss_tokens, message.micro_step)
             case _:
                 raise ValueError(f"a server cannot take {type(message).__name__} from {client}")
         return {}
@@ -98,7 +100,7 @@ class Answers:
         held = self.served[client].held
         place = StepId(client, message.round, message.step, message.micro_step, message.train)
         if message.train:
-            return AtCut(place, held, message, self._trunks.of(client).trained.blocks, shares[client])
+            return AtCut(place, held, message, self._trunks.of(client).blocks, shares[client])
         return AtCut(place, held, message, {b: a for b, a in self._adapter.items() if b in held.trunk})
 
     def _train(self, parts: list[AtCut]) -> dict[str, Message]:
@@ -129,6 +131,6 @@ class Answers:
         each = zip(parts, step.losses, step.loss_tokens, step.at_cut, strict=True)
         for part, loss, tokens, rows in each:
             place = part.place
-            self._tally.add_loss(place.client, loss, tokens, place.micro_step)
+            self.sums.add_loss(place.client, loss, tokens, place.micro_step)
             replies[place.client] = Gradients(place.round, place.step, place.micro_step, loss, rows)
         return replies

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from splitft.job.settings import AverageSettings, TrainingSettings
-from splitft.lora.blocks import Adapter, BlockAdapter, Layout, resize, trained_specs, unflatten
+from splitft.lora.blocks import Adapter, BlockAdapter, Layout, device_of, resize, trained_specs, unflatten
 from splitft.lora.means import MEANS, Mean
 from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import ROBUST, Contribution, norm_clip, without_outliers
+from splitft.server.seam import SHARED
 from splitft.wire.messages import AdapterUp
 
 Contributions = Mapping[int, Mapping[str, Contribution]]  # {block: {holder: (adapter, weight)}}
@@ -41,23 +40,37 @@ def check_sizes(
             raise ValueError(f"values: {size} of block {block}, which has {right}")
 
 
-def client_contributions(
-    settings: TrainingSettings, layout: Layout, held: HeldBlocks, old: Adapter, update: AdapterUp, rows: int
-) -> dict[int, Contribution]:
-    """Return {block: (adapter, weight)} of what a client trained from the global adapter `old`.
+def average_round(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: Mapping[str, HeldBlocks],
+    rows: Mapping[str, int],
+    updates: Mapping[str, AdapterUp],
+    trunks: Contributions,
+    mean: Mean | None = None,
+) -> Adapter:
+    """Return the average of every block that clients or trunks trained from the global adapter `old`.
+
+    Sums go in the clients' order, whether a client or its trunk holds the block, and a shared trunk comes
+    last: where the cuts are is then not seen in the last bit, either.
 
     Args:
         layout: Places of adapters in the model.
-        held: The division of the client's model.
-        rows: Token rows that the server saw of it, its weight.
+        held: The division of each client's model.
+        rows: Token rows that the server saw of each client, its weight, in the clients' order.
+        updates: Adapters of clients.
+        trunks: Adapters of trunks.
+        mean: The average of a block. None: as the settings say.
     """
-    ranks, device = held.ranks(settings), _device(old)
-    given = {}
-    for block, values in zip(update.blocks, update.values, strict=True):
-        specs = trained_specs(layout[block], settings.freeze_a)
-        trained = unflatten(values.to(device), specs)
-        given[block] = resize(old[block], ranks[block]) | trained, float(rows)
-    return given
+    given = {block: dict(holders) for block, holders in trunks.items()}
+    for client, update in updates.items():
+        ranks, device = held[client].ranks(settings), device_of(old)
+        for block, values in zip(update.blocks, update.values, strict=True):
+            specs = trained_specs(layout[block], settings.freeze_a)
+            trained = resize(old[block], ranks[block]) | unflatten(values.to(device), specs)
+            given.setdefault(block, {})[client] = trained, float(rows[client])
+    return average_blocks(settings, old, given, [*rows, SHARED], mean)
 
 
 def average_blocks(
@@ -70,8 +83,7 @@ def average_blocks(
     """Return the average of all contributions to each block.
 
     Args:
-        order: Holders in the order of all sums, the clients' and then the shared trunk: where the cuts are is
-            then not seen in the last bit, either.
+        order: Holders in the order of all sums.
         mean: The average of a block. None: as the settings say.
     """
     averaged = {}
@@ -91,9 +103,3 @@ def _middle(
     if settings.robust_aggregation == "norm_clip":
         given = norm_clip(old, given)
     return mean([adapter for adapter, _ in given], [weight for _, weight in given])
-
-
-def _device(adapter: Adapter) -> torch.device:
-    return next(
-        (tensor.device for block in adapter.values() for tensor in block.values()), torch.device("cpu")
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -13,8 +13,10 @@ from splitft.job.settings import AverageSettings
 from splitft.lora.basis import Basis, basis_between, canonical_block, stack_bases, truncation_error
 from splitft.lora.blocks import (
     Adapter,
+    BlockAdapter,
     Layout,
     concat,
+    device_of,
     flatten,
     rank_of,
     resize,
@@ -27,8 +29,7 @@ from splitft.lora.ranks import HeldBlocks
 from splitft.wire.messages import AdapterDown
 
 
-@dataclass(frozen=True)
-class _Copy:
+class _Copy(NamedTuple):
     """The version of a block that a holder has, the version of its A, and its rank."""
 
     version: int
@@ -76,20 +77,15 @@ class GlobalAdapter:
     def _bring_to_canonical_form(self, block: int) -> None:
         old, new = self.adapter[block], canonical_block(self.adapter[block])
         if any(not torch.equal(new[name], old[name]) for name in old):
-            self.adapter[block] = new
-            self._version[block] += 1
-            self._version_of_a[block] = self._version[block]
+            self._put(block, new)
             self._bases[block].append((self._version[block], basis_between(old, new)))
         self._canonical[block] = self._version[block]
 
     def _change_rank(self, block: int, rank: int) -> None:
         canonical, old = self._canonical[block] == self._version[block], self.adapter[block]
-        if rank < rank_of(old):
-            self.adapter[block] = resize(old, rank)
-        else:
-            self.adapter[block] = widen(old, rank, self._layout[block], self._seed, block)
-        self._version[block] += 1
-        self._version_of_a[block] = self._version[block]
+        wider = rank > rank_of(old)
+        new = widen(old, rank, self._layout[block], self._seed, block) if wider else resize(old, rank)
+        self._put(block, new)
         if canonical:  # new components have no weight, and come last
             self._canonical[block] = self._version[block]
 
@@ -142,14 +138,9 @@ class GlobalAdapter:
         """Replace blocks by the average of what was trained from them."""
         for block, new in averaged.items():
             old, have = self.adapter[block], rank_of(new)
-            if self._settings.aggregation == "by_rank" and have < rank_of(
-                old
-            ):  # nobody trained these components
+            if self._settings.aggregation == "by_rank" and have < rank_of(old):  # no holder trained the rest
                 new = concat([new, slice_components(old, have, rank_of(old))])
-            self.adapter[block] = new
-            self._version[block] += 1
-            if not self._settings.freeze_a:
-                self._version_of_a[block] = self._version[block]
+            self._put(block, new, same_a=self._settings.freeze_a)
 
     def state(self) -> State:
         """Return the global adapter, and the versions that holders have, as a checkpoint holds them."""
@@ -160,25 +151,29 @@ class GlobalAdapter:
             "canonical": self._canonical,
             "bases": dict(self._bases),
             "copies": {
-                holder: {block: [copy.version, copy.version_of_a, copy.rank] for block, copy in held.items()}
+                holder: {block: list(copy) for block, copy in held.items()}
                 for holder, held in self._copies.items()
             },
         }
 
-    def load_state(self, state: State, device: torch.device) -> None:
+    def load_state(self, state: State) -> None:
         """Restore a state returned by `state()`."""
-        self.adapter = to_device(state["adapter"], device)
+        self.adapter = to_device(state["adapter"], device_of(self.adapter))
         self._version, self._version_of_a = dict(state["version"]), dict(state["version_of_a"])
         self._canonical = dict(state["canonical"])
         self._bases.clear()
-        self._bases |= {
-            b: [(version, basis) for version, basis in kept] for b, kept in state["bases"].items()
-        }
         self._copies.clear()
-        self._copies |= {
-            holder: {block: _Copy(*copy) for block, copy in held.items()}
-            for holder, held in state["copies"].items()
-        }
+        for block, kept in state["bases"].items():
+            self._bases[block] = [(version, basis) for version, basis in kept]
+        for holder, held in state["copies"].items():
+            self._copies[holder] = {block: _Copy(*copy) for block, copy in held.items()}
+
+    def _put(self, block: int, adapter: BlockAdapter, *, same_a: bool = False) -> None:
+        """Replace a block. same_a: its A stays as it is."""
+        self.adapter[block] = adapter
+        self._version[block] += 1
+        if not same_a:
+            self._version_of_a[block] = self._version[block]
 
     def _copy(self, block: int) -> _Copy:
         return _Copy(self._version[block], self._version_of_a[block], rank_of(self.adapter[block]))

@@ -1,21 +1,17 @@
 """The seam of the server: messages between its coordinator and its trunk worker.
 
 The coordinator has the global adapter, the cuts and the averages; activations never come to it. The trunk
-worker trains and evaluates trunks; clients' adapters and averages under way never come to it. Messages hold
-numbers, texts and tensors only, and neither side keeps or changes a tensor of the other's: a trunk worker may
-be in another process.
+worker trains and evaluates trunks; clients' adapters and averages under way never come to it. Besides these
+messages, those of clients and the tensors of gradient norms cross. All hold numbers, texts and tensors only,
+and neither side changes a tensor of the other's: a trunk worker may be in another process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
-
-from splitft.common.state import State
-from splitft.wire.messages import Message, Metrics
 
 SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
 
@@ -33,7 +29,7 @@ class GlobalBlocks:
 
 @dataclass(frozen=True)
 class TrunkLoad:
-    """Coordinator to worker: what a trunk holds from now on, and the clients that train or evaluate with it.
+    """Coordinator to worker: what a trunk holds from now on, and the clients that it is for.
 
     Attributes:
         clients, cuts, micro_batches: Clients, the cut of each, and the parts of each one's batches.
@@ -62,13 +58,6 @@ class TrunkMoments:
 
 
 @dataclass(frozen=True)
-class ClientNorms:
-    """Coordinator to worker: the gradient norms of a client's tensors in the last local step of a round."""
-
-    norms: Tensor
-
-
-@dataclass(frozen=True)
 class TrunkUpdate:
     """Worker to coordinator: what a trunk trained in a round, and the token rows that it saw of each client.
 
@@ -79,23 +68,6 @@ class TrunkUpdate:
     rows: tuple[int, ...]
     blocks: tuple[int, ...]
     values: tuple[Tensor, ...]
-
-
-class TrunkRole(Protocol):
-    """The trunk worker, as the server sees it."""
-
-    def load(self, start: GlobalBlocks, loads: Mapping[str, TrunkLoad]) -> dict[str, TrunkMoments]: ...
-    def adopt(self, moments: Mapping[str, TrunkMoments]) -> None: ...
-    def step(self, messages: Mapping[str, Message]) -> dict[str, Message]: ...
-    def take_norms(self, norms: Mapping[str, ClientNorms]) -> None: ...
-    def collect(self) -> dict[str, TrunkUpdate]: ...
-    def training_losses(self) -> dict[str, tuple[float, int]]: ...
-    def take_metrics(self) -> dict[str, Metrics]: ...
-    def mark(self, clients: Sequence[str]) -> None: ...
-    def rewind(self, clients: Sequence[str]) -> None: ...
-    def forget_metrics(self, client: str) -> None: ...
-    def state(self) -> State: ...
-    def load_state(self, state: State) -> None: ...
 
 
 def by_trunk(clients: Iterable[str], shared: bool) -> dict[str, list[str]]:

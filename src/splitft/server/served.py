@@ -1,10 +1,10 @@
-"""The trunk worker's records: clients, sums over what they sent, and batches at their tails."""
+"""The trunk worker's records of clients: their models' division, sums, and micro-batches at their tails."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from splitft.lora.ranks import HeldBlocks
 from splitft.server.step import AtTail
@@ -19,69 +19,36 @@ class Served:
     micro_batches: int
 
 
-@dataclass
-class _Sums:
-    rows: int = 0
-    loss: float = 0.0
-    loss_tokens: int = 0
+class Sums:
+    """Sums over what clients sent.
 
-
-class Tally:
-    """Sums over what clients sent: token rows, their weight in the average; losses; held-out rows."""
+    Attributes:
+        rows: Token rows in training.
+        losses: (Sum of token losses, tokens) in training.
+        metrics: Of held-out rows.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, _Sums] = defaultdict(_Sums)
-        self._metrics: dict[str, Metrics] = {}
-
-    def add_rows(self, client: str, lengths: Iterable[int]) -> None:
-        """Count the token rows of a micro-batch."""
-        self._sums[client].rows += sum(lengths)
+        self.rows: Counter[str] = Counter()
+        self.losses: dict[str, tuple[float, int]] = {}
+        self.metrics: dict[str, Metrics] = {}
 
     def add_loss(self, client: str, loss: float, loss_tokens: int, micro_step: int) -> None:
         """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
-        sums = self._sums[client]
-        sums.loss += loss * loss_tokens
-        sums.loss_tokens += loss_tokens if micro_step == 0 else 0
+        total, tokens = self.losses.get(client, (0.0, 0))
+        self.losses[client] = total + loss * loss_tokens, tokens + (loss_tokens if micro_step == 0 else 0)
 
     def add_metrics(self, client: str, metrics: Metrics) -> None:
-        """Add sums over held-out rows."""
-        old = self._metrics.get(client, Metrics(metrics.round, 0.0, 0.0, 0, 0.0, 0))
-        self._metrics[client] = Metrics(
-            metrics.round,
-            old.nll + metrics.nll,
-            old.correct + metrics.correct,
-            old.tokens + metrics.tokens,
-            old.paper_correct + metrics.paper_correct,
-            old.paper_tokens + metrics.paper_tokens,
-        )
-
-    def take_rows(self) -> dict[str, int]:
-        """Return {client: token rows} since the last call."""
-        rows = {client: sums.rows for client, sums in self._sums.items() if sums.rows}
-        for sums in self._sums.values():
-            sums.rows = 0
-        return rows
-
-    def take_losses(self) -> dict[str, tuple[float, int]]:
-        """Return {client: (sum of token losses, tokens)} since the last call."""
-        losses = {c: (sums.loss, sums.loss_tokens) for c, sums in self._sums.items() if sums.loss_tokens}
-        for sums in self._sums.values():
-            sums.loss, sums.loss_tokens = 0.0, 0
-        return losses
-
-    def take_metrics(self) -> dict[str, Metrics]:
-        """Return {client: sums over its held-out rows} since the last call."""
-        metrics, self._metrics = self._metrics, {}
-        return metrics
+        """Add the sums over a batch of held-out rows."""
+        if client in self.metrics:
+            each = zip(astuple(self.metrics[client])[1:], astuple(metrics)[1:], strict=True)
+            metrics = Metrics(metrics.round, *(one + other for one, other in each))
+        self.metrics[client] = metrics
 
     def forget(self, client: str) -> None:
         """Drop all sums of a client."""
-        self._sums.pop(client, None)
-        self.forget_metrics(client)
-
-    def forget_metrics(self, client: str) -> None:
-        """Drop the sums over a client's held-out rows."""
-        self._metrics.pop(client, None)
+        for kept in (self.rows, self.losses, self.metrics):
+            kept.pop(client, None)
 
 
 class Tails:
@@ -106,19 +73,17 @@ class Tails:
         Raises ValueError where none of the client's waits for a gradient.
         """
         place = key, message.micro_step
-        waiting, came = self._waiting[place], self._came[place]
-        if client not in waiting:
+        if client not in self._waiting[place]:
             raise ValueError(f"{client} sent a tail gradient, but nothing waits for one")
-        came[client] = message
-        if len(came) < len(waiting):
+        self._came[place][client] = message
+        if len(self._came[place]) < len(self._waiting[place]):
             return []
-        del self._waiting[place], self._came[place]
+        waiting, came = self._waiting.pop(place), self._came.pop(place)
         return [(at_tail, came[name]) for name, at_tail in waiting.items()]
 
     def forget(self, clients: Iterable[str]) -> None:
         """Drop all micro-batches of these clients."""
         for client in clients:
-            for waiting in self._waiting.values():
-                waiting.pop(client, None)
-            for came in self._came.values():
-                came.pop(client, None)
+            for place in self._waiting:
+                self._waiting[place].pop(client, None)
+                self._came[place].pop(client, None)

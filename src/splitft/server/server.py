@@ -11,7 +11,6 @@ from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
 from splitft.server.coordinator import Coordinator, RemoteAverage
-from splitft.server.seam import ClientNorms, TrunkRole
 from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
 
@@ -34,7 +33,6 @@ def make_server(
         model.slots.layout,
         model.num_blocks,
         adapter,
-        model.device,
         continues=continues,
         micro_batches=micro_batches,
         mean=mean,
@@ -47,7 +45,7 @@ def make_server(
 class Server:
     """The server as the rounds see it. Raises ValueError where a message does not fit the session."""
 
-    def __init__(self, coordinator: Coordinator, worker: TrunkRole) -> None:
+    def __init__(self, coordinator: Coordinator, worker: TrunkWorker) -> None:
         self.coordinator = coordinator
         self.worker = worker
 
@@ -72,12 +70,12 @@ class Server:
         self.worker.adopt(self.coordinator.take_moments(states))
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Answer one message of each client named, and messages of earlier calls that had no answer yet."""
+        """Return answers to these messages, one of each client, and to earlier ones that had none yet."""
         return self.worker.step(messages)
 
     def gather(self, updates: Mapping[str, AdapterUp]) -> None:
         """Take in what clients trained: their adapters, and the norms for the trunks' last steps."""
-        norms = {c: ClientNorms(up.grad_norms) for c, up in updates.items() if up.grad_norms is not None}
+        norms = {c: update.grad_norms for c, update in updates.items() if update.grad_norms is not None}
         self.worker.take_norms(norms)
         self.coordinator.gather(updates)
 

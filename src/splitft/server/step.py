@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,36 +85,41 @@ def trunk_step(
         parts: In the order of their cuts.
     """
     # Lay out the rows of all clients as one batch, and bind to each row the adapters of its trunk.
-    rows = lay_out(model, parts, padding_free, train_front)
-    labels = rows.layout.labels(_joined([labels_of(part.message) for part in parts]))
+    rows = _lay_out(model, parts, padding_free, train_front)
+    labels = rows.layout.labels(_ids(parts, "labels"))
     counts = [len(part.message.lengths) for part in parts]
-    _bind(model, parts, counts, rows.hidden.shape[1])
+    if len({id(part.adapter) for part in parts}) == 1:
+        model.bind(parts[0].adapter)
+    else:
+        each = [RowPart(count, part.adapter) for part, count in zip(parts, counts, strict=True)]
+        bind_rows(model.slots, each, rows.hidden.shape[1])
 
     # Forward: the model's own loss of one client, or those of several, weighted by their shares.
-    tokens = [
-        part.message.loss_tokens or loss_token_count(own)
-        for part, own in zip(parts, torch.split(labels, counts) if len(parts) > 1 else [labels], strict=True)
-    ]
+    targets = torch.split(labels, counts) if len(parts) > 1 else [labels]
+    stated = [part.message.loss_tokens for part in parts]
+    tokens = [known or loss_token_count(own) for known, own in zip(stated, targets, strict=True)]
     if len(parts) == 1:
-        (part,) = parts
-        stated = part.message.loss_tokens
-        loss = model.loss(
-            part.held.cut, part.place, labels=labels, loss_tokens=stated, hidden=rows.hidden, **rows.inputs
-        )
+        cut, place = parts[0].held.cut, parts[0].place
+        inputs = {"hidden": rows.hidden, **rows.inputs}
+        loss = model.loss(cut, place, labels=labels, loss_tokens=stated[0], **inputs)
         losses = [loss.item()]
     else:
-        each = model.losses(lambda: _forward_joined(model, parts, counts, rows), labels, counts, tokens)
-        loss = (each * torch.tensor([part.share for part in parts], device=each.device)).sum()
-        losses = each.tolist()
+        several = model.losses(lambda: _forward_joined(model, parts, counts, rows), labels, counts, tokens)
+        loss = (several * torch.tensor([part.share for part in parts], device=several.device)).sum()
+        losses = several.tolist()
 
-    # Backward, to the trunks' tensors and to each client's cut.
+    # Backward, to the trunks' tensors and to each client's cut, there without its share of the trunk's.
     at_cut, gradients = _backward(parts, rows, loss, None)
-    return TrunkStep(tuple(losses), tuple(tokens), _by_client(parts, at_cut), gradients)
+    own = [at_cut] * len(parts)
+    if len(parts) > 1 and train_front:
+        own = list(torch.split(at_cut, [sum(part.message.lengths) for part in parts]))
+        own = [one if part.share == 1 else one / part.share for part, one in zip(parts, own, strict=True)]
+    return TrunkStep(tuple(losses), tuple(tokens), tuple(own), gradients)
 
 
 def run_to_tail(model: SplitModel, part: AtCut, *, padding_free: bool, train_front: bool) -> AtTail:
     """Run the trunk forward only, to where the client's tail begins."""
-    rows = lay_out(model, [part], padding_free, train_front)
+    rows = _lay_out(model, [part], padding_free, train_front)
     model.bind(part.adapter)
     held = part.held
     leaving = model.run(held.cut, held.tail_start, part.place, hidden=rows.hidden, **rows.inputs)
@@ -131,50 +136,35 @@ def step_from_tail(model: SplitModel, waiting: AtTail, message: TailGradients) -
 
 def evaluate(model: SplitModel, part: AtCut, *, padding_free: bool) -> Metrics:
     """Return the sums over held-out rows; labels are at the server."""
-    rows = lay_out(model, [part], padding_free, False)
+    rows = _lay_out(model, [part], padding_free, False)
     model.bind(part.adapter)
-    labels = labels_of(part.message)
+    labels = _ids([part], "labels")
     own, targets = rows.layout.batch(labels, fill=IGNORE), rows.layout.labels(labels)
-    return model.metrics(
-        part.held.cut, part.place, labels=targets, own=own, hidden=rows.hidden, **rows.inputs
-    )
+    cut, hidden = part.held.cut, rows.hidden
+    return model.metrics(cut, part.place, labels=targets, own=own, hidden=hidden, **rows.inputs)
 
 
-def lay_out(model: SplitModel, parts: Sequence[AtCut], padding_free: bool, train_front: bool) -> LaidOut:
+def _lay_out(model: SplitModel, parts: Sequence[AtCut], padding_free: bool, train_front: bool) -> LaidOut:
     """Lay out rows as the model computes them, with the real ids where later blocks read them."""
     lengths = [length for part in parts for length in part.message.lengths]
     layout = form_of(lengths, model.device, padding_free)
     hidden = layout.batch(_joined([part.message.hidden for part in parts])).requires_grad_(train_front)
     inputs = layout.inputs
     if model.server_inputs != "dummy_ids":
-        inputs["input_ids"] = layout.batch(_joined([_ids_of(part.message) for part in parts]))
+        inputs["input_ids"] = layout.batch(_ids(parts, "input_ids"))
     return LaidOut(layout, hidden, inputs)
 
 
-def labels_of(message: Activations) -> Tensor:
-    """Return a message's (tokens,) labels."""
-    if message.labels is None:
-        raise ValueError("labels stay at the server in this job, and none came")
-    return message.labels.long()
-
-
-def _ids_of(message: Activations) -> Tensor:
-    if message.input_ids is None:
-        raise ValueError("this model needs the input ids at the server, and none came")
-    return message.input_ids.long()
+def _ids(parts: Sequence[AtCut], name: Literal["labels", "input_ids"]) -> Tensor:
+    """Return the (tokens,) ids of all clients. Raises ValueError where one sent none."""
+    each = [getattr(part.message, name) for part in parts]
+    if any(ids is None for ids in each):
+        raise ValueError(f"the server needs {name} in this job, and none came")
+    return _joined(each).long()
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _bind(model: SplitModel, parts: Sequence[AtCut], counts: Sequence[int], seq: int) -> None:
-    """Bind to each client's rows the adapters of its trunk."""
-    if len({id(part.adapter) for part in parts}) == 1:
-        model.bind(parts[0].adapter)
-    else:
-        each = [RowPart(count, part.adapter) for part, count in zip(parts, counts, strict=True)]
-        bind_rows(model.slots, each, seq)
 
 
 def _forward_joined(model: SplitModel, parts: Sequence[AtCut], counts: Sequence[int], rows: LaidOut) -> Any:
@@ -222,11 +212,3 @@ def _backward(
         for own in found[len(wanted) :]
     ]  # contiguous: fused optimizers go by the parameter's layout
     return back, tuple(zip(trained, scaled, strict=True))
-
-
-def _by_client(parts: Sequence[AtCut], at_cut: Tensor) -> tuple[Tensor, ...]:
-    """Return each client's own part of the gradient at the cuts, without its share of the trunk's."""
-    if len(parts) == 1 or not at_cut.numel():
-        return (at_cut,) * len(parts)
-    each = torch.split(at_cut, [sum(part.message.lengths) for part in parts])
-    return tuple(own if part.share == 1 else own / part.share for part, own in zip(parts, each, strict=True))

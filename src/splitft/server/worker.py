@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,8 @@ from splitft.lora.blocks import adapter_of, to_device, trained_specs
 from splitft.lora.ranks import held_blocks
 from splitft.model.split_model import SplitModel
 from splitft.server.answers import Answers
-from splitft.server.seam import ClientNorms, GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate
-from splitft.server.served import Served, Tally
+from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate
+from splitft.server.served import Served
 from splitft.server.trunks import Trunks
 from splitft.wire.messages import Activations, Gradients, Message, Metrics
 
@@ -25,6 +26,10 @@ class TrunkWorker:
     """Answers what clients send, and takes their trunks' optimizer steps.
 
     Raises ValueError where a message does not fit.
+
+    Args:
+        batch_tokens: Most tokens of several clients that are computed at once; 0: one client at a time.
+        log: Called for each step that counts, and for marks and rewinds.
     """
 
     def __init__(
@@ -35,18 +40,12 @@ class TrunkWorker:
         batch_tokens: int = 0,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
     ) -> None:
-        """
-        Args:
-            batch_tokens: Most tokens of several clients that are computed at once; 0: one client at a time.
-            log: Called for each step that counts, and for marks and rewinds.
-        """
         self.batch_tokens = batch_tokens
         self.trunks = Trunks(settings, model.slots.layout, model.device)
         self._model = model
         self._settings = settings
         self._log = log
-        self._tally = Tally()
-        self._answers = Answers(model, settings, self.trunks, self._tally)
+        self._answers = Answers(model, settings, self.trunks)
         self._shares: dict[
             str, float
         ] = {}  # weight of each client's last micro-batch in its trunk's gradient
@@ -72,13 +71,13 @@ class TrunkWorker:
         train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
 
         # Take the optimizer steps that wait for the norms which these messages bring.
-        self._take_norms({c: m.grad_norms for c, m in train.items() if m.grad_norms is not None})
+        self.take_norms({c: m.grad_norms for c, m in train.items() if m.grad_norms is not None})
 
         # Weigh the clients: by their rows in the average, and in a shared trunk's gradient.
         tokens = {client: message.batch_tokens or sum(message.lengths) for client, message in train.items()}
         shared = self._settings.server_adapter == "shared"
         for client, message in train.items():
-            self._tally.add_rows(client, message.lengths)
+            self._answers.sums.rows[client] += sum(message.lengths)
             self._shares[client] = tokens[client] / sum(tokens.values()) if shared else 1.0
 
         # Run the trunks; tell the norms of their gradients with the last micro-batch of a step.
@@ -89,25 +88,30 @@ class TrunkWorker:
                 self._log({"event": "backward", "client": client, **place})
         return self._close_step(replies)
 
-    def take_norms(self, norms: Mapping[str, ClientNorms]) -> None:
-        """Take the last optimizer steps of a round, given the clients' gradient norms."""
-        self._take_norms({client: message.norms for client, message in norms.items()})
+    def take_norms(self, norms: Mapping[str, Tensor]) -> None:
+        """Take the optimizer steps that wait for these clients' gradient norms."""
+        layout, freeze_a = self._model.slots.layout, self._settings.freeze_a
+        divided = {}
+        for client, each in norms.items():
+            front = [layout[b] for b in self._answers.served[client].held.front if b in layout]
+            before = sum(len(trained_specs(specs, freeze_a)) for specs in front)
+            divided[client] = each[:before], each[before:]
+        self.trunks.take_norms(divided)
 
     def collect(self) -> dict[str, TrunkUpdate]:
         """Return what trunks trained since the last call, and the token rows seen of each client."""
-        rows = self._tally.take_rows()
-        return {
-            key: self.trunks.update(key, {client: rows[client] for client in clients})
-            for key, clients in self.trunks.by_key(rows).items()
-        }
+        rows, self._answers.sums.rows = self._answers.sums.rows, Counter()
+        return self.trunks.updates(rows)
 
     def training_losses(self) -> dict[str, tuple[float, int]]:
         """Return (sum of token losses, tokens) of each client since the last call."""
-        return self._tally.take_losses()
+        losses, self._answers.sums.losses = self._answers.sums.losses, {}
+        return {client: loss for client, loss in losses.items() if loss[1]}
 
     def take_metrics(self) -> dict[str, Metrics]:
         """Return the sums over each client's held-out rows since the last call."""
-        return self._tally.take_metrics()
+        metrics, self._answers.sums.metrics = self._answers.sums.metrics, {}
+        return metrics
 
     def mark(self, clients: Sequence[str]) -> None:
         """Remember where these clients' training starts, for `rewind`."""
@@ -122,12 +126,10 @@ class TrunkWorker:
         self._log({"event": "rewind", "clients": list(clients)})
         self.trunks.rewind(clients)
         self._answers.forget(clients)
-        for client in clients:
-            self._tally.forget(client)
 
     def forget_metrics(self, client: str) -> None:
         """Drop the sums over a client's held-out rows: it evaluates them again."""
-        self._tally.forget_metrics(client)
+        self._answers.sums.metrics.pop(client, None)
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
@@ -137,8 +139,7 @@ class TrunkWorker:
         """Restore a state returned by `state()` after a round."""
         self.batch_tokens = state["batch_tokens"]  # what was measured once stays, and with it all sums
         self.trunks.load_state(state["trunks"])
-        self._tally = Tally()
-        self._answers = Answers(self._model, self._settings, self.trunks, self._tally)
+        self._answers = Answers(self._model, self._settings, self.trunks)
 
     def _close_step(self, replies: dict[str, Message]) -> dict[str, Message]:
         """After the last micro-batch of a step, tell the clients the trunk's gradient norms."""
@@ -151,13 +152,3 @@ class TrunkWorker:
         steps = {client: (reply.round, reply.step) for client, reply in closing.items()}
         norms = self.trunks.close_step(steps, self._shares)
         return replies | {c: replace(reply, grad_norms=norms[c]) for c, reply in closing.items()}
-
-    def _take_norms(self, norms: Mapping[str, Tensor]) -> None:
-        """Divide each client's norms at its cut, and take the optimizer steps that wait for them."""
-        layout, freeze_a = self._model.slots.layout, self._settings.freeze_a
-        divided = {}
-        for client, each in norms.items():
-            front = [layout[b] for b in self._answers.served[client].held.front if b in layout]
-            before = sum(len(trained_specs(specs, freeze_a)) for specs in front)
-            divided[client] = each[:before], each[before:]
-        self.trunks.take_norms(divided)
