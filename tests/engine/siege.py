@@ -24,7 +24,7 @@ from splitft.engines.network.transport.listener import METHOD, SERVICE, most_hel
 from splitft.job import dump_job
 from splitft.running.join import channel_credentials
 from splitft.running.prepare import assemble
-from splitft.running.serve import most_bytes
+from splitft.running.server_side import most_bytes
 from splitft.wire.messages import Activations
 
 HONEST = ["anna", "bert"]

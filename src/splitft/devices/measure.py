@@ -19,10 +19,10 @@ _UPPER = 1.5  # bytes kept per byte of a matrix's inputs and outputs, where a mo
 
 
 def model_costs(model: nn.Module) -> ModelCosts:
-    """Return the costs of a causal LM with LoRA injected ; it may be on the meta device.
+    """Return the costs of a causal LM with LoRA injected (`model.slots.inject`).
 
-    LoRA comes from `model.slots.inject`.     Nothing is computed and the model is left as it was. Not counted: what is no matrix product (norms,
-    activation functions, softmax, state-space scans).
+    Nothing is computed, and the model, which may be on the meta device, is left as it was. Not counted are
+    norms, activation functions, softmax and state-space scans: whatever is no matrix product.
     """
     layout = AdapterSlots(model).layout
     _, _, found = find_blocks(model)

@@ -1,39 +1,40 @@
-"""What a client must send next: messages come in the one order that the job gives them. (ours)"""
+"""Message order: messages of a client must come in the one order that follows from the job."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
 
-from splitft.job import Job
-from splitft.wire.messages import Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
+from splitft.engines.network.control import Control
+from splitft.job.settings import TrainingSettings
+from splitft.wire.messages import KINDS, Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
 
 Line = tuple[type, int, int]  # kind, step, micro-step
 EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way
 
 
-def training_script(job: Job, micro_steps: int) -> Iterator[Line]:
-    """Yield what a client sends in its local steps, but for what it says to what comes down."""
+def training_script(job: TrainingSettings, micro_steps: int) -> Iterator[Line]:
+    """Yield the messages of a client's local steps, without answers to trunk outputs."""
     for step in range(job.local_steps):
         for micro_step in range(micro_steps):
             yield Activations if job.splits_model else LocalLoss, step, micro_step
     yield AdapterUp, 0, 0
 
 
-def evaluation_script(job: Job, eval_rows: int) -> Iterator[Line]:
-    """Yield what a client sends of its held-out rows, but for what it says to what comes down."""
+def evaluation_script(job: TrainingSettings, eval_rows: int) -> Iterator[Line]:
+    """Yield the messages of a client's held-out rows, without answers to trunk outputs."""
     for start in range(0, eval_rows, job.per_device_eval_batch_size):
         yield Activations if job.splits_model else Metrics, start, 0
 
 
 class MessageOrder:
-    """Follows what one client sends in one turn or evaluation.
+    """Follows the messages of one client in one transaction or evaluation.
 
-    in_flight: activations that it may have sent before the first of them has been answered to the end.
+    in_flight: batches that it may have on their way.
     """
 
     def __init__(
-        self, job: Job, lines: Iterator[Line], round_: int, *, train: bool, in_flight: int = 1
+        self, job: TrainingSettings, lines: Iterator[Line], round_: int, *, train: bool, in_flight: int = 1
     ) -> None:
         at_home = job.labels == "client" and job.splits_model
         self._from_tail = (TailGradients if train else Metrics) if at_home else None
@@ -45,9 +46,12 @@ class MessageOrder:
         self._at_tail: deque[tuple[int, int]] = deque()  # micro-batches whose trunk output was sent
         self._open = 0  # micro-batches on their way
 
-    def check(self, message: Message) -> None:
-        """Raise ValueError where a message is not the next one."""
+    def checked(self, message: Message | Control) -> Message:
+        """Return a message that is the next one. Raises ValueError on any other."""
         kind, name = type(message), type(message).__name__
+        if not isinstance(message, KINDS):
+            raise ValueError(f"{name} came in the middle of a round")
+        # An answer to a trunk output, in the order of these.
         if message.round != self._round:
             raise ValueError(f"{name}.round: {message.round} in round {self._round}")
         if kind is self._from_tail:
@@ -58,7 +62,8 @@ class MessageOrder:
                 self._asked.append((kind, 0, 0))
             else:
                 self._open -= 1
-            return
+            return message
+        # A line of the script, once there is room for it.
         wanted, step, micro_step = next(self._lines, (type(None), 0, 0))
         if kind is not wanted:
             raise ValueError(f"{name} came where {wanted.__name__} is next")
@@ -70,9 +75,10 @@ class MessageOrder:
                 raise ValueError(f"{name}.train: {message.train}")
             self._open += 1
             self._asked.append((kind, step, micro_step))
+        return message
 
     def answered(self) -> None:
-        """The server has answered the oldest message that asks for an answer."""
+        """Note that the server has answered the oldest message that asks for an answer."""
         kind, step, micro_step = self._asked.popleft()
         if kind is Activations and self._from_tail is not None:
             self._at_tail.append((step, micro_step))
