@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from splitft.common.state import State
 from splitft.data import Batch, ClientData, collate, split_rows, train_stream
 from splitft.job import Job
-from splitft.lora.basis import Basis, unstack_basis
+from splitft.lora.basis import unstack_bases
 from splitft.lora.blocks import (
     Adapter,
     flatten,
@@ -34,7 +33,7 @@ from splitft.lora.optimizer import (
     move_gradients,
     total_norm,
 )
-from splitft.lora.ranks import job_ranks
+from splitft.lora.ranks import held_blocks
 from splitft.model.head import IGNORE
 from splitft.model.layout import BatchLayout, PaddedBatch, form_of
 from splitft.model.split_model import SplitModel, StepId, loss_token_count
@@ -95,7 +94,7 @@ class Client:
         self.pad_token_id = pad_token_id
         self.cut = 0
         self.adapter: Adapter = {}  # what the server handed out: the global adapter of the held blocks
-        self.trained = TrainedAdapter(job)
+        self.trained = TrainedAdapter(job, job.freeze_a)
         self.stream = train_stream(job, name, data.train)
         self._learning_rate = learning_rates(job)
         self.missing: Missing = lambda samples, lengths: range(len(samples))  # which to send
@@ -124,7 +123,6 @@ class Client:
         self.micro_batches = message.micro_batches
         self._in_flight.clear()
         self._due.clear()
-        freeze_a = self.job.aggregation == "freeze_a"
         for block, values in zip(message.blocks, message.values, strict=True):
             specs = trained_specs(layout[block], block in message.frozen)
             self.adapter[block] = self.adapter.get(block, {}) | unflatten(values.to(self.model.device), specs)
@@ -132,12 +130,10 @@ class Client:
                 self.adapter[block] = narrow_a(self.adapter[block])
         held = [*range(self.cut), *range(self.tail_start, self.model.num_blocks)]
         self.adapter = {block: self.adapter[block] for block in held if block in layout}
-        ranks = job_ranks(self.job, self.model.num_blocks, self.cut)
+        ranks = held_blocks(self.job, self.model.num_blocks, self.cut).ranks(self.job)
         fresh = {block: resize(values, ranks[block]) for block, values in self.adapter.items()}
-        bases: dict[int, list[Basis]] = defaultdict(list)
-        for block, stacked in zip(message.rebased, message.bases, strict=True):
-            bases[block].append(unstack_basis(self.adapter[block], stacked))
-        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
+        bases = unstack_bases(message.rebased, message.bases, layout)
+        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, self.job.freeze_a)
         given_up = self.trained.load(fresh, bases, moved)
         if not given_up:
             return None
@@ -235,9 +231,8 @@ class Client:
     def finish(self, round_: int) -> AdapterUp:
         """Return the adapters trained in this round."""
         self._apply(self.job.local_steps)
-        freeze_a = self.job.aggregation == "freeze_a"
         blocks = self.trained.blocks
-        values = tuple(flatten(trained_tensors(block, freeze_a)) for block in blocks.values())
+        values = tuple(flatten(trained_tensors(block, self.job.freeze_a)) for block in blocks.values())
         return AdapterUp(round_, tuple(blocks), values, self._take_norms())
 
     def state(self) -> State:

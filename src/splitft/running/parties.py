@@ -22,7 +22,7 @@ from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, mac
 from splitft.running.prepare import Assembly
 from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server
+from splitft.server.server import Server, make_server
 from splitft.wire.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -65,10 +65,14 @@ class Parties:
         return {"adapter": dict(self.server.adapter)}
 
 
-def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | None = None) -> Parties:
+def make_parties(
+    start: Assembly, model: SplitModel | None = None, mean: Mean | None = None, *, batch_tokens: int = 0
+) -> Parties:
     """Set up the parties of a job. Raises JobError where devices, cuts or the policy do not fit.
 
-    model, mean: what computes and what averages, other than the model itself and the job's aggregation.
+    Args:
+        model, mean: In place of the model itself and of the job's aggregation, for a plan.
+        batch_tokens: Most tokens of several clients that the server computes at once; 0: one at a time.
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
     model = model or start.split_model
@@ -80,18 +84,26 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
     if job.splits_model:
         clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
         cohort = LocalCohort(clients, ledger, clock, present)
-        server = Server(model, job, start.adapter, mean)
-        if job.chooses_codecs and model.has_values:
-            cohort.chooser = CodecChooser(job, server, start.names)
         numbers = {data.name: len(data.train) for data in start.clients}
-        server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
+        server = make_server(
+            model,
+            job,
+            start.adapter,
+            continues=bool(job.adapter_name_or_path),
+            batch_tokens=batch_tokens,
+            micro_batches=micro_batches(job, numbers.__getitem__, {}, lambda: start.names),
+            mean=mean,
+        )
+        if job.chooses_codecs and model.has_values:
+            cohort.chooser = CodecChooser(model, job, server, start.names)
         return Parties(make_planner(start, machines), server, cohort, ledger, machines, cohort.chooser)
     whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
     policy = WholeModels(start.names, start.num_blocks)
+    server = make_server(model, job, start.adapter, continues=bool(job.adapter_name_or_path), mean=mean)
     if job.method == "fed_lora":
         cohort = LocalCohort(whole, ledger, clock, present)
-        return Parties(policy, Server(model, job, start.adapter, mean), cohort, ledger, machines)
-    server = SilentServer(model, job, start.adapter)
+        return Parties(policy, server, cohort, ledger, machines)
+    server = SilentServer(server.coordinator, server.worker)
     if job.method == "local_only":
         return Parties(policy, server, LocalOnlyCohort(whole, ledger, clock, present), ledger, machines)
     rows = join([data.train for data in start.clients])

@@ -64,29 +64,27 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
         return complete_run(opened, job, console)
     quiet_libraries()
 
+    from splitft.running.batching import batch_tokens
     from splitft.running.parties import make_parties
     from splitft.running.prepare import assemble
 
     start = assemble(job, console)
     console.print(proof_line(start), highlight=False)
-    return run_parties(opened, start, make_parties(start), console)
+    model = start.split_model
+    tokens = batch_tokens(start.job, model, start.report.cuts, console)
+    return run_parties(opened, start, make_parties(start, model, batch_tokens=tokens), console)
 
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
     from splitft.round import run_rounds
-    from splitft.running.batching import batch_tokens
     from splitft.running.export import usage_hints
     from splitft.running.picture import perplexity_picture
     from splitft.running.progress import RunProgress, final_tables
 
     job, folder = start.job, opened.folder
 
-    def say(text: str) -> None:
-        console.print(f"the server computes {text}", highlight=False)
-
-    parties.server.batch_tokens = batch_tokens(job, parties.server.model, start.report.cuts, say)
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None

@@ -7,7 +7,7 @@ and the job's budget, and says why.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,9 +17,10 @@ from splitft.common.state import State
 from splitft.job import Job
 from splitft.job.sections import CodecBudgetConfig
 from splitft.lora.blocks import Adapter
-from splitft.model.layout import form_of
+from splitft.lora.ranks import HeldBlocks
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.server import Server
+from splitft.server.step import AtCut, trunk_step
 from splitft.wire.codecs.registry import make_codec
 from splitft.wire.messages import Activations, Message
 
@@ -124,7 +125,8 @@ BATCHES = 8  # that codecs are tried on, of all clients together
 class CodecChooser:
     """Gathers the first batches of a run, then chooses; holds the choice. Part of the server's state."""
 
-    def __init__(self, job: Job, server: Server, clients: Sequence[str]) -> None:
+    def __init__(self, model: SplitModel, job: Job, server: Server, clients: Sequence[str]) -> None:
+        self._model = model
         self._job = job
         self._server = server
         self._clients = list(clients)
@@ -157,7 +159,7 @@ class CodecChooser:
             if name == client and round_ == first
         ]
         self._batches = {}
-        trials = measure(self._server, self._job, batches)
+        trials = measure(self._model, self._server, self._job, batches)
         self.choice = choose(trials, self._job.codec_budget)
         return f"codec: auto goes on with {self.names}: {self.choice.why}"
 
@@ -177,17 +179,20 @@ class CodecChooser:
         )
 
 
-def measure(server: Server, job: Job, batches: Sequence[tuple[str, Activations]]) -> list[CodecTrial]:
+def measure(
+    model: SplitModel, server: Server, job: Job, batches: Sequence[tuple[str, Activations]]
+) -> list[CodecTrial]:
     """Try every codec on these batches, as the server computes them. Needs `labels: server`."""
-    trunk = _Trunk(server.model, job, server.adapter)
+    trunk = _Trunk(model, job, server.adapter)
     plain = [
-        trunk.through(server.cut_of(client), client, message, message.hidden) for client, message in batches
+        trunk.through(server.coordinator.holdings[client].held, client, message, message.hidden)
+        for client, message in batches
     ]
     trials = []
     for name in candidates("activations", None):
         rounded = [_again(name, "activations", message, message.hidden) for _, message in batches]
         changed = [
-            trunk.through(server.cut_of(client), client, message, rows)
+            trunk.through(server.coordinator.holdings[client].held, client, message, rows)
             for (client, message), rows in zip(batches, rounded, strict=True)
         ]
         pairs = list(zip(changed, plain, strict=True))
@@ -224,23 +229,14 @@ class _Trunk:
             for block, tensors in adapter.items()
         }
 
-    def through(self, cut: int, client: str, message: Activations, rows: Tensor) -> _Outcome:
+    def through(self, held: HeldBlocks, client: str, message: Activations, rows: Tensor) -> _Outcome:
         """Go through the trunk with these rows at the cut, and back."""
-        model = self._model
-        form = form_of(message.lengths, model.device, self._padding_free)
-        entering = form.batch(rows.to(model.device)).requires_grad_()
-        assert message.labels is not None
-        labels = form.labels(message.labels.long())
-        ids = {} if message.input_ids is None else {"input_ids": form.batch(message.input_ids.long())}
-        blocks = {block: tensors for block, tensors in self._adapter.items() if block >= cut}
-        model.bind(blocks)
+        blocks = {block: tensors for block, tensors in self._adapter.items() if block >= held.cut}
         place = StepId(client, message.round, message.step, message.micro_step, train=True)
-        loss = model.loss(cut, place, labels=labels, loss_tokens=0, hidden=entering, **form.inputs, **ids)
-        parameters = [tensor for tensors in blocks.values() for tensor in tensors.values()]
-        found = torch.autograd.grad(loss, [entering, *parameters], allow_unused=True)
-        trunk = torch.cat([part.flatten().float() for part in found[1:] if part is not None])
-        assert found[0] is not None
-        return _Outcome(loss.item(), trunk, form.rows(found[0]))
+        part = AtCut(place, held, replace(message, hidden=rows, loss_tokens=0), blocks)
+        step = trunk_step(self._model, [part], padding_free=self._padding_free)
+        trunk = torch.cat([own.flatten().float() for _, own in step.gradients if own is not None])
+        return _Outcome(step.losses[0], trunk, step.at_cut[0])
 
 
 def _again(

@@ -27,6 +27,7 @@ from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
+from splitft.server.coordinator import Holding
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
@@ -36,18 +37,21 @@ SHOWN = 300  # characters of a client's own words
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
 
-class Recovery(Protocol):
-    """What a server does for clients that were lost."""
+class AdapterRecovery(Protocol):
+    """The coordinator's side of lost clients: what they hold, and hand-outs to those that have nothing."""
 
     @property
-    def tail_start(self) -> int: ...
-    def cut_of(self, client: str) -> int: ...
-    def micro_batches_of(self, client: str) -> int: ...
+    def holdings(self) -> Mapping[str, Holding]: ...
+    def forget(self, client: str) -> None: ...
+    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+
+
+class TrunkRecovery(Protocol):
+    """The trunk worker's side of lost clients: training from a mark on, and evaluation, again."""
+
     def mark(self, clients: Sequence[str]) -> None: ...
     def rewind(self, clients: Sequence[str]) -> None: ...
     def forget_metrics(self, client: str) -> None: ...
-    def forget(self, client: str) -> None: ...
-    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
 
 
 class Phase:
@@ -75,13 +79,15 @@ class Members:
         roster: Roster,
         listener: Listener,
         ledger: Ledger,
-        recovery: Recovery,
+        adapters: AdapterRecovery,
+        trunks: TrunkRecovery,
         gate: Gate,
         channels: Mapping[str, Channel],
         notice: Callable[[str], None],
     ) -> None:
         self.roster = roster
-        self.recovery = recovery
+        self.adapters = adapters
+        self.trunks = trunks
         self.notice = notice
         self._listener = listener
         self._ledger = ledger
@@ -254,9 +260,9 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.recovery.forget(name)
+            self.adapters.forget(name)
             if member.last is not None:
-                again = self.recovery.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
+                again = self.adapters.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
             if member.done:
                 self.notice(f"{name} has lost its state: its optimizer starts from zero")
