@@ -16,7 +16,6 @@ from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, Op
 
 if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes, VirtualClock
-    from splitft.server.codec_trial import CodecChooser
 
 
 class LocalCohort:
@@ -34,7 +33,6 @@ class LocalCohort:
         self.ledger = ledger
         self.clock = clock
         self._present = present
-        self.chooser: CodecChooser | None = None
         self._channels = {
             client.name: Channel(self.job, client.model.width, values=client.model.has_values)
             for client in clients
@@ -75,8 +73,6 @@ class LocalCohort:
         """
         all_at_once = together or self.job.server_batch_tokens
         groups = [list(members)] if all_at_once else [[name] for name in members]
-        for name in members if self.chooser else ():
-            self._channels[name].use(self.chooser.names if self.chooser else "")
         for step in range(self.job.local_steps if members else 0):
             for micro_step in range(max(self.clients[name].micro_steps for name in members)):
                 for group in groups:
@@ -137,10 +133,7 @@ class LocalCohort:
         channel = self._channels.get(name)
         packed = channel.pack(message) if channel else message
         self._count(name, direction, packed)
-        came = channel.unpack(packed) if channel else packed
-        if self.chooser and direction == "up":
-            self.chooser.observe(name, came)
-        return came
+        return channel.unpack(packed) if channel else packed
 
     def _count(self, name: str, direction: Direction, message: Message) -> None:
         if isinstance(message, LocalLoss):  # a note for the record; nothing that a network would carry

@@ -20,7 +20,6 @@ from splitft.running.baselines import CentralCohort, LocalOnlyCohort, SilentServ
 from splitft.running.baselines.centralized import POOLED
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
-from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.wire.ledger import Ledger
@@ -38,7 +37,6 @@ class Parties:
     cohort: LocalCohort | NetworkCohort
     ledger: Ledger
     machines: Machines | None
-    chooser: CodecChooser | None = None
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
@@ -50,13 +48,7 @@ class Parties:
             part.load_state(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {
-            "policy": self.policy,
-            "server": self.server,
-            "cohort": self.cohort,
-            "ledger": self.ledger,
-        }
-        return parts | ({"codecs": self.chooser} if self.chooser else {})
+        return {"policy": self.policy, "server": self.server, "cohort": self.cohort, "ledger": self.ledger}
 
     def adapters(self) -> dict[str, Adapter]:
         """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""
@@ -81,11 +73,9 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
         clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
         cohort = LocalCohort(clients, ledger, clock, present)
         server = Server(model, job, start.adapter, mean)
-        if job.chooses_codecs and model.has_values:
-            cohort.chooser = CodecChooser(job, server, start.names)
         numbers = {data.name: len(data.train) for data in start.clients}
         server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
-        return Parties(make_planner(start, machines), server, cohort, ledger, machines, cohort.chooser)
+        return Parties(make_planner(start, machines), server, cohort, ledger, machines)
     whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
     policy = WholeModels(start.names, start.num_blocks)
     if job.method == "fed_lora":

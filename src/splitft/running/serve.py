@@ -37,7 +37,6 @@ from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
-from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.wire.channel import Channel
@@ -203,9 +202,7 @@ def make_parties(
     )
     if isinstance(policy, CutPlanner):
         cohort.on_seconds = policy.learn
-    if job.chooses_codecs:
-        cohort.chooser = CodecChooser(job, server, start.names)
-    return Parties(policy, server, cohort, ledger, None, cohort.chooser), listener
+    return Parties(policy, server, cohort, ledger, None), listener
 
 
 def check_stated(job: Job) -> None:

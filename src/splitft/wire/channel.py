@@ -59,16 +59,6 @@ class Channel:
         """Return the places in a batch of the samples that the server lacks."""
         return (self._sent or self._index()).missing(samples, lengths)
 
-    def use(self, codecs: str) -> None:
-        """Go on with these codecs, ACTIVATIONS/GRADIENTS; an empty name: with those that there are.
-
-        Raises JobError where one is none.
-        """
-        activations, _, gradients = codecs.partition("/")
-        if activations and gradients:
-            self._activations = self._codec(activations, "activations")
-            self._gradients = self._codec(gradients, "gradients")
-
     def move(self, cut: int) -> None:
         """The client has this cut from now on."""
         for memory in self._memories or ():

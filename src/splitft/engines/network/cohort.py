@@ -34,7 +34,6 @@ from splitft.engines.network.script import EVAL_IN_FLIGHT, MessageOrder, evaluat
 from splitft.engines.network.timing import step_seconds
 from splitft.engines.network.turn import TrunkTransaction
 from splitft.job import Job
-from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import best_parts
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
@@ -46,7 +45,6 @@ class NetworkCohort:
         self.members = members
         self.job = job
         self.averaging = averaging  # where adapters go that do not come here
-        self.chooser: CodecChooser | None = None
         self._updates: dict[str, AdapterUp] = {}
         self.parts: dict[str, int] = {}  # with `micro_batches: auto`: what each client's times ask for
         self._left_out: list[str] = []  # of the round under way
@@ -92,7 +90,6 @@ class NetworkCohort:
         self.members.evaluating = False
         self.members.recovery.mark(members)
         self.members.mark_memories(members)
-        self.members.codecs = self.chooser.names if self.chooser else ""
         groups = [list(members)] if together else [[name] for name in members]
         turns = {name: turn for group in groups for turn in [self._turn(group, round_)] for name in group}
         self.members.on_return = lambda name: turns[name].restart() if name in turns else None
@@ -106,8 +103,6 @@ class NetworkCohort:
                     self._accepted(name, partial(turn.take, name), inbox.popleft())
             while messages := self._ready(turns.values()):
                 self._began = time.perf_counter()
-                for name, message in messages.items() if self.chooser else ():
-                    self.chooser.observe(name, message)  # type: ignore[union-attr]
                 yield messages
             for turn in dict.fromkeys(turns.values()):
                 if not turn.unfinished and not self._on_the_way(turn):

@@ -157,7 +157,6 @@ class Members:
         self.recovery = recovery
         self.notice = notice
         self.evaluating = False  # what was handed out last is to be evaluated
-        self.codecs = ""  # that were chosen, ACTIVATIONS/GRADIENTS
         self.on_return: Callable[[str], None] = lambda name: None  # a client that came anew goes on
         self._gate = gate
         self._channels = channels
@@ -199,7 +198,7 @@ class Members:
             self._channels[name].move(message.cut)
         if isinstance(message, Train):
             member.clock = StepClock()
-            message = replace(message, memory=self._channels[name].offer, codecs=self.codecs)
+            message = replace(message, memory=self._channels[name].offer)
         member.clock.asked()
         self.listener.send(name, packed(message), member.session)
 
@@ -306,7 +305,6 @@ class Members:
                 raise ValueError(f"{type(message).__name__} came where {member.owes.__name__} is next")
             if isinstance(message, Started) and message.attempt != EVALUATION:
                 self._channels[member.name].accept(message.memory)  # before what follows it is unpacked
-                self._channels[member.name].use(self.codecs)
             arrived = message
             if isinstance(message, KINDS):
                 message = self._gate(member.name, message)

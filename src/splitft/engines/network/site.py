@@ -203,7 +203,6 @@ class Site:
         client, job = self.client, self.client.job
         if task.attempt > 1:
             self._load_state(self._start)
-        self.channel.use(task.codecs)
         self._say(Started(task.round, task.attempt, self.channel.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         ahead = job.max_staleness * client.micro_steps

@@ -15,7 +15,6 @@ from splitft.wire.memory.delta import DELTA
 
 NONE = "none"  # rows as they are
 DELTA_GRADIENTS = "int2"  # beside codec delta
-AUTO = "auto"
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 
@@ -26,7 +25,6 @@ _ACTIVATIONS: dict[str, MakeCodec] = {
     "int3": lambda: activation_bits(3),
     "int2": lambda: activation_bits(2),
     DELTA: lambda: activation_bits(4),  # what goes whole; the channel sees to differences
-    AUTO: Int8,  # until there is a choice
 }
 _GRADIENTS: dict[str, MakeCodec] = {
     "bf16": BF16,
@@ -34,7 +32,6 @@ _GRADIENTS: dict[str, MakeCodec] = {
     "int4": lambda: LowBit(4),
     "int3": lambda: LowBit(3),
     "int2": lambda: LowBit(2),
-    AUTO: Int8,
 }
 _REGISTERED: dict[str, MakeCodec] = {}
 
@@ -89,10 +86,8 @@ def codecs_of(job: Job, *, network: bool = False) -> dict[str, str]:
 
 
 def network_job(job: Job) -> Job:
-    """Return a job as it is over a network, with its codecs stated; what auto chooses stays open."""
-    return job.model_copy(
-        update={key: name for key, name in codecs_of(job, network=True).items() if name != AUTO}
-    )
+    """Return a job as it is over a network, with its codecs stated."""
+    return job.model_copy(update=codecs_of(job, network=True))
 
 
 def check_codecs(job: Job) -> None:
