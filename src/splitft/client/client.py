@@ -81,7 +81,7 @@ class _Chosen:
     loss_tokens: int = 0  # of the whole step, where it has several micro-batches
 
 
-Missing = Callable[[Sequence[int], Sequence[int]], Sequence[int]]  # (numbers, lengths): what to send
+Missing = Callable[[Sequence[int], Sequence[int]], Sequence[int] | None]  # (numbers, lengths): what to send
 
 
 class Client:
@@ -175,7 +175,7 @@ class Client:
         lengths = batch.lengths
         sent: list[Activations] = []
         with torch.no_grad():
-            for number in self.missing(samples, lengths):
+            for number in self.missing(samples, lengths) or ():
                 alone = batch.row(number, lengths[number])
                 form = self._form(alone)
                 sent.append(self._activations(calm, alone, form.rows(self._front(alone, form, calm))))

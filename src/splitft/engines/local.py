@@ -33,12 +33,12 @@ class LocalCohort:
         self.ledger = ledger
         self.clock = clock
         self._present = present
-        self._channels = {
-            client.name: Channel(self.job, client.model.width, values=client.model.has_values)
-            for client in clients
-        }
+        self._ends: dict[str, tuple[Channel, Channel]] = {}  # the client's, the server's
         for client in clients:
-            client.missing = self._channels[client.name].missing
+            width, values = client.model.width, client.model.has_values
+            near, far = (Channel(self.job, width, values=values) for _ in range(2))
+            self._ends[client.name] = near, far
+            client.missing = near.memory.missing
 
     @property
     def names(self) -> list[str]:
@@ -54,8 +54,8 @@ class LocalCohort:
         back: dict[str, OptimizerState] = {}
         for name, message in adapters.items():
             self._count(name, "down", message)
-            if name in self._channels:
-                self._channels[name].move(message.cut)
+            for end in self._ends.get(name, ()):
+                end.memory.move(message.cut)
             state = self.clients[name].receive(message)
             if state is not None:
                 self._count(name, "up", state)
@@ -112,7 +112,7 @@ class LocalCohort:
         """Return the clients' state, and the clock's, as a checkpoint holds them."""
         return {
             "clients": {name: client.state() for name, client in self.clients.items()},
-            "memories": {name: channel.state() for name, channel in self._channels.items()},
+            "memories": {name: far.memory.state() for name, (_, far) in self._ends.items()},
             "clock": self.clock.state() if self.clock else None,
         }
 
@@ -120,8 +120,9 @@ class LocalCohort:
         """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
         for name, client in self.clients.items():
             client.load_state(state["clients"][name])
-        for name, channel in self._channels.items():
-            channel.load_state(state["memories"][name])
+        for name, ends in self._ends.items():
+            for end in ends:
+                end.memory.load_state(state["memories"][name])
         if self.clock:
             self.clock.load_state(state["clock"])
 
@@ -130,10 +131,13 @@ class LocalCohort:
 
     def _carried(self, name: str, direction: Direction, message: Message) -> Message:
         """Return a message as it arrives."""
-        channel = self._channels.get(name)
-        packed = channel.pack(message) if channel else message
+        if name not in self._ends:
+            self._count(name, direction, message)
+            return message
+        near, far = self._ends[name]
+        packed = (near if direction == "up" else far).pack(message)
         self._count(name, direction, packed)
-        return channel.unpack(packed) if channel else packed
+        return (far if direction == "up" else near).unpack(packed)
 
     def _count(self, name: str, direction: Direction, message: Message) -> None:
         if isinstance(message, LocalLoss):  # a note for the record; nothing that a network would carry

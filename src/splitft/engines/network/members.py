@@ -195,33 +195,33 @@ class Members:
         member = self.all[name]
         if isinstance(message, AdapterDown):
             member.handed_out = message.round
-            self._channels[name].move(message.cut)
+            self._channels[name].memory.move(message.cut)
         if isinstance(message, Train):
             member.clock = StepClock()
-            message = replace(message, memory=self._channels[name].offer)
+            message = replace(message, memory=self._channels[name].memory.offer)
         member.clock.asked()
         self.listener.send(name, packed(message), member.session)
 
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop what it sends, until it has the next adapters."""
         self.all[name].muted = True
-        self._channels[name].forget()
-        self._channels[name].rewind()
+        self._channels[name].memory.forget()
+        self._channels[name].memory.rewind()
         self.send(name, Skip(0))
 
     def mark_memories(self, names: Sequence[str]) -> None:
         """A round's local steps begin: clients that take them again start from what is kept now."""
         for name in names:
-            self._channels[name].mark()
+            self._channels[name].memory.mark()
 
     def memories(self) -> State:
         """Return what is kept of each client's samples, as a checkpoint holds it."""
-        return {name: channel.state() for name, channel in self._channels.items()}
+        return {name: channel.memory.state() for name, channel in self._channels.items()}
 
     def load_memories(self, state: State) -> None:
         """Be as `state` was taken."""
         for name, channel in self._channels.items():
-            channel.load_state(state[name])
+            channel.memory.load_state(state[name])
 
     def expel(self, name: str, reason: str) -> None:
         """Let a client take part no more. Raises NetworkError where it was the last one."""
@@ -274,7 +274,7 @@ class Members:
         if event.kind == "joined":
             member.session, member.there, member.connected = event.session, False, True
             member.inbox.clear()
-            self._channels[member.name].forget()
+            self._channels[member.name].memory.forget()
             member.owes = Ready
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
@@ -304,7 +304,8 @@ class Members:
             if member.owes is not None and not isinstance(message, member.owes | Failed):
                 raise ValueError(f"{type(message).__name__} came where {member.owes.__name__} is next")
             if isinstance(message, Started) and message.attempt != EVALUATION:
-                self._channels[member.name].accept(message.memory)  # before what follows it is unpacked
+                # Before the messages that follow are unpacked.
+                self._channels[member.name].memory.accept(message.memory)
             arrived = message
             if isinstance(message, KINDS):
                 message = self._gate(member.name, message)

@@ -116,14 +116,14 @@ class Site:
                 self._say(Loaded(item.done, self._load(item)))
             case AdapterDown():
                 self._need(self.client, item.cut)
-                self.channel.move(item.cut)
+                self.channel.memory.move(item.cut)
                 state = self.client.receive(item)
                 self._start = self._state()
                 self._say(state or Held(item.round))
             case Train():
                 self._train(item)
             case Skip():
-                self.channel.forget()
+                self.channel.memory.forget()
                 self._load_state(self._start)
             case Evaluate():
                 self._say(Started(item.round, EVALUATION))
@@ -158,17 +158,17 @@ class Site:
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's, and what is kept of its samples."""
-        return self.client.state() | {"memory": self.channel.state()}
+        return self.client.state() | {"memory": self.channel.memory.state()}
 
     def _load_state(self, state: State) -> None:
         self.client.load_state(state)
-        self.channel.load_state(state["memory"])
+        self.channel.memory.load_state(state["memory"])
 
     def _join(self, welcome: Welcome) -> None:
         """Start in a new session; a client that is there already keeps its data and blocks."""
         self._session = welcome.session
         if self._channel is not None:
-            self._channel.forget()
+            self._channel.memory.forget()
         if self._client is None:
             try:
                 self._client = self._make(welcome)
@@ -178,7 +178,7 @@ class Site:
                 raise
             self._channel = Channel(self._client.job, self._client.model.width)
             self._blank = self._state()
-            self._client.missing = self._channel.missing
+            self._client.missing = self._channel.memory.missing
             if self._client.job.network.aggregator and self._open_desk is not None:
                 self._desk = self._open_desk(self._client.job, self._refused)
         self._say(Ready(len(self._client.data.train), len(self._client.data.eval)))
@@ -203,7 +203,7 @@ class Site:
         client, job = self.client, self.client.job
         if task.attempt > 1:
             self._load_state(self._start)
-        self._say(Started(task.round, task.attempt, self.channel.agree(task.memory)))
+        self._say(Started(task.round, task.attempt, self.channel.memory.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         ahead = job.max_staleness * client.micro_steps
         self._on_the_way = 0

@@ -14,8 +14,7 @@ from splitft.model.layout import form_of
 from splitft.model.split_model import StepId
 from splitft.running.prepare import Assembly
 from splitft.wire.codecs.codec import Codec
-from splitft.wire.codecs.registry import NONE, codec_names, make_codec
-from splitft.wire.memory.delta import DELTA
+from splitft.wire.codecs.registry import DELTA, NONE, codec_names, make_codec
 
 
 @dataclass(frozen=True)
