@@ -161,7 +161,8 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     from threading import Event
 
     from splitft.running.join import join
-    from splitft.running.serve import client_names, serve
+    from splitft.running.network import client_names
+    from splitft.running.serve import serve
     from tcp_proxy import Proxy
 
     names, proxies, listening = client_names(job), list[Proxy](), Event()

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from splitft import Job
-from splitft.engines.network.aggregator_link import Desk, dial_aggregator
+from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import End
+from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
@@ -24,17 +25,19 @@ Settings = dict[str, Any]
 Tamper = Callable[[Any], Any]  # what a client sends instead of a message: a list of messages or bytes
 
 
-class Tampering(Site):
-    """A client that does as it is told, but for what it sends."""
+class Tampering(Conversation):
+    """The messages of a client that does as it is told, but for what it sends."""
 
-    tamper: Tamper
+    def __init__(self, dialler: Dialler, tamper: Tamper) -> None:
+        super().__init__(dialler)
+        self.tamper = tamper
 
-    def _say(self, message: Any) -> None:
+    def say(self, message: Any) -> None:
         for changed in self.tamper(message):
             if isinstance(changed, bytes):
-                self.dialler.send(self._session, changed)
+                self.send(changed)
             else:
-                super()._say(changed)
+                super().say(changed)
 
 
 def follow(
@@ -47,16 +50,13 @@ def follow(
     token: str = "",
 ) -> End:
     """Be a client of the server at an address, to the end of the run."""
-    joining = ClientSetup(name, data, None, QUIET)
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
 
-    def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:
-        return Desk(dial_aggregator(job, name, None, False, "", lambda text: None), on_end)
+    def dial(aggregator: str) -> Callable[[Any], Dialler]:
+        return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
-    site_class = Tampering if tamper else Site
-    site = site_class(dialler, folder, joining.make, joining.need, lambda text: None, open_desk)
-    if isinstance(site, Tampering):
-        site.tamper = tamper  # type: ignore[assignment]
+    conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
+    site = Site(conversation, folder, ClientSetup(name, data, None, QUIET, dial))
     try:
         return site.run()
     finally:

@@ -14,7 +14,9 @@ from typing import IO
 import psutil
 from harness import free_port
 
-APP = Path(__file__).parents[2] / "examples" / "flower"
+from repository import ROOT
+
+APP = ROOT / "examples" / "flower"
 LINK = "lab"
 
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from repository import ROOT
+
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md"]
 

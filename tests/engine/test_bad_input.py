@@ -2,76 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
-from peft import AutoPeftModelForCausalLM, PeftModel
+from bad_jobs import Settings, assert_one_message, start_splitft, write_job
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
+from commands import hashes
 from splitft import Job, run
-from splitft.engines.local import LocalCohort
 from splitft.launch import cli
 from tiny import save_tiny_model, save_to, tiny_model
-
-Settings = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A good model of 4 blocks and 128 positions, and good rows."""
-    folder = tmp_path_factory.mktemp("good")
-    save_tiny_model(folder / "model", "gpt2")
-    rows = [f"the people of the united states made law number {i}" for i in range(40)]
-    (folder / "rows.txt").write_text("\n\n".join(rows), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def settings(shared: Path, tmp_path: Path) -> Settings:
-    """A good job; each case makes one thing wrong."""
-    return {
-        "model_name_or_path": str(shared / "model"),
-        "data_files": str(shared / "rows.txt"),
-        "max_length": 32,
-        "clients": 2,
-        "rounds": 1,
-        "local_steps": 1,
-        "cuts": 2,
-        "lora_r": 4,
-        "use_cpu": True,
-        "output_dir": str(tmp_path / "out"),
-    }
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """Every file's digest, and every folder by name."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def write_job(settings: Settings, folder: Path) -> Path:
-    path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return path
-
-
-# What is made wrong; each change gets the good job and a folder of its own, and returns what must be told.
 
 
 def missing_model(job: Settings, folder: Path) -> tuple[str, ...]:
@@ -286,15 +231,6 @@ CASES: dict[Callable[[Settings, Path], tuple[str, ...]], int] = {
 }
 
 
-def assert_one_message(error: str, wanted: tuple[str, ...]) -> None:
-    assert error.startswith("error: ")
-    assert error.count("error:") == 1
-    assert "Traceback" not in error
-    assert len(error) < 1200
-    missing = [part for part in wanted if part not in " ".join(error.split())]
-    assert not missing, error
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_one_message_and_the_documented_code_and_nothing_written(
     case: Callable[[Settings, Path], tuple[str, ...]],
@@ -324,17 +260,6 @@ def test_the_good_job_that_the_cases_spoil_runs(settings: Settings, tmp_path: Pa
     assert load_file(result.adapter_path / "adapter_model.safetensors")
 
 
-# In a process of its own
-
-
-def splitft(*arguments: str | Path) -> subprocess.Popen[str]:
-    command = [str(Path(sys.executable).with_name("splitft")), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    )
-
-
 @pytest.mark.parametrize("case", [unreadable_file, output_of_another_run], ids=lambda case: case.__name__)
 def test_a_real_process_ends_the_same_way(
     case: Callable[[Settings, Path], tuple[str, ...]], settings: Settings, tmp_path: Path
@@ -342,68 +267,10 @@ def test_a_real_process_ends_the_same_way(
     wanted = case(settings, tmp_path)
     job = write_job(settings, tmp_path)
     before = hashes(tmp_path)
-    process = splitft("run", job)
+    process = start_splitft("run", job)
     _, error = process.communicate(timeout=120)
     assert process.returncode == CASES[case]
     assert_one_message(error, wanted)
     after = hashes(tmp_path)
     assert {path: after[path] for path in before} == before
     assert {path for path in after if path not in before} <= {"out"}
-
-
-def test_ctrl_c_keeps_the_last_whole_round(settings: Settings, tmp_path: Path) -> None:
-    settings |= {"rounds": 5000, "local_steps": 2, "learning_rate": 0.01}
-    process = splitft("run", write_job(settings, tmp_path))
-    out = tmp_path / "out"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if (out / "history.jsonl").exists() and len((out / "history.jsonl").read_text().splitlines()) > 2:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output, error = process.communicate(timeout=120)
-    assert process.returncode == 130, error
-    assert error.strip() == "error: interrupted"
-    lines = [json.loads(line) for line in (out / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["round"] for line in lines] == list(range(len(lines)))
-    assert len(lines) > 2
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    assert (summary["interrupted"], summary["rounds"]) == (True, len(lines) - 1)
-    assert f"interrupted after round {len(lines) - 1}" in " ".join(output.split())
-    pictures = {"perplexity.png", "partition.png"}
-    texts = {"job.yaml", "history.jsonl", "summary.json", "partition.json"}
-    assert {path.name for path in out.iterdir()} == pictures | texts | {"adapter", "checkpoints"}
-    tensors = load_file(out / "adapter" / "adapter_model.safetensors")
-    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
-    AutoPeftModelForCausalLM.from_pretrained(str(out / "adapter"))
-
-
-@pytest.mark.parametrize("moment", ["evaluate", "train", "finish", "receive"])
-def test_an_interrupt_at_any_moment_keeps_the_round_that_history_ends_with(
-    moment: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In round 2: before it trains, while it trains, and after its adapters were averaged."""
-    settings |= {"lr_scheduler_type": "constant", "learning_rate": 0.01}
-    whole = run(Job(**settings), console=Console(quiet=True))
-    original = getattr(LocalCohort, moment)
-    rounds: list[int] = []
-
-    def interrupted(self: LocalCohort, *args: Any, **kwargs: Any) -> Any:
-        numbers = [a for a in args if isinstance(a, int)] or [m.round for m in args[0].values()]
-        rounds.append(numbers[0])
-        if numbers[0] == 2:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(LocalCohort, moment, interrupted)
-    job = Job(**{**settings, "rounds": 9, "output_dir": str(tmp_path / "interrupted")})
-    with pytest.raises(KeyboardInterrupt):
-        run(job, console=Console(quiet=True))
-    assert max(rounds) == 2
-    lines = (tmp_path / "interrupted/history.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["round"] for line in lines] == [0, 1]
-    got = load_file(tmp_path / "interrupted/adapter/adapter_model.safetensors")
-    wanted = load_file(whole.adapter_path / "adapter_model.safetensors")
-    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
-    base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"], dtype=torch.float32)
-    PeftModel.from_pretrained(base, str(tmp_path / "interrupted/adapter"))

@@ -16,7 +16,8 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import BrokenError, Delivery
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.link import Link
-from splitft.engines.network.transport.listener import Event, Listener
+from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.peers import Event
 
 LIMIT = 1 << 20
 ENDS = [  # what gRPC raises where a connection ends under a read or write, and what it never did

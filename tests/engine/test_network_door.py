@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import pytest
 
-from splitft import Job
 from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import Refused, Welcome
 from splitft.engines.network.transport import certs
@@ -217,9 +216,8 @@ def test_only_an_aggregator_is_taken_for_one(
     said: list[str] = []
 
     def meet(port: int, folder: Path) -> Any:
-        job = Job(model_name_or_path="m", dataset_name="d", network={"aggregator": f"localhost:{port}"})  # type: ignore[arg-type]
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        dialler = dial_aggregator(job, "alice", folder, False, "", said.append)(answers)
+        dialler = dial_aggregator(f"localhost:{port}", "alice", folder, False, "", said.append)(answers)
         try:
             return answers.get(timeout=5)
         except queue.Empty:

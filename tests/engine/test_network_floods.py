@@ -6,15 +6,8 @@ strangers, and clients that are let in, do what they should not.
 
 from __future__ import annotations
 
-import os
-import queue
-import socket
-import ssl
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +15,9 @@ from typing import Any
 import grpc
 import msgpack
 import pytest
-from rich.console import Console
+from siege import HONEST, MARGIN, PATH, Siege, wait_for
 
-from network_threads import QUIET, Settings, follow
+from network_threads import QUIET, Settings
 from raw_http2 import PREFACE, RawConnection, frame, grpc_prefix
 from reference import make_setting, write_rows
 from splitft import Job, run
@@ -41,30 +34,13 @@ from splitft.engines.network.control import (
     Welcome,
     packed,
 )
-from splitft.engines.network.transport import certs, link
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
 from splitft.engines.network.transport.link import SILENCE_SECONDS
-from splitft.engines.network.transport.listener import (
-    HELLO_SECONDS,
-    METHOD,
-    MOST_UNREAD,
-    SERVICE,
-    Listener,
-    most_held,
-)
+from splitft.engines.network.transport.listener import HELLO_SECONDS
 from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRANGER_SECONDS
-from splitft.job import dump_job
-from splitft.running.join import MAX_PAYLOAD, channel_credentials
-from splitft.running.prepare import assemble
-from splitft.running.serve import most_bytes
-from splitft.wire.messages import Activations, AdapterUp
-from tcp_proxy import Proxy
-
-HONEST = ["anna", "bert"]
-HOSTILE = ["tiny", "total", "tensor", "slow", "late"]
-MARGIN = 10.0  # seconds that a busy machine may be late
-PATH = f"/{SERVICE}/{METHOD}"
+from splitft.running.join import MAX_PAYLOAD
+from splitft.wire.messages import AdapterUp
 
 
 @pytest.fixture(scope="module")
@@ -82,90 +58,6 @@ def undisturbed(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(Job(**setting, output_dir=str(folder)), console=QUIET)
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
-class Siege:
-    """A server process, and honest clients of which the first waits in its second round until `lift`."""
-
-    def __init__(self, setting: Settings, folder: Path, tls: bool) -> None:
-        self.folder, self.output = folder, folder / "run"
-        network = {"clients": [*HONEST, *HOSTILE], "min_clients": 2, "rejoin_seconds": 2.0}
-        job = Job(**setting | {"network": network}, output_dir=str(self.output))
-        dump_job(job, folder / "job.yaml")
-        self.certs = folder / "certs" if tls else None
-        if self.certs:
-            certs.create_authority(self.certs)
-            for name in [*HONEST, *HOSTILE]:
-                certs.add_client(self.certs, name)
-        start = assemble(job, Console(quiet=True), elsewhere=job.network.clients or ())
-        self.cap = most_held(len(HONEST + HOSTILE), most_bytes(start))
-        self._waits, self._lifted = threading.Event(), threading.Event()
-        self.port = self._start()
-        self._ends: queue.SimpleQueue[End] = queue.SimpleQueue()
-
-        def take_part(name: str) -> None:
-            data, address = Path(setting["data_files"][name]), f"localhost:{self.port}"
-            tamper = self._wait if name == HONEST[0] else None
-            self._ends.put(follow(name, data, address, folder / name, tamper, self.credentials(name)))
-
-        for name in HONEST:  # they dial for ever where the server is gone
-            threading.Thread(target=take_part, args=(name,), daemon=True).start()
-        assert self._waits.wait(120), self.said()
-
-    def _start(self) -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        command = [
-            sys.executable, "-m", "splitft.launch", "server", str(self.folder / "job.yaml"), "--listen",
-            f"127.0.0.1:{port}", *(["--certs", str(self.certs)] if self.certs else []),
-        ]  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-        with (self.folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        return port
-
-    def _wait(self, message: Any) -> list[Any]:
-        if isinstance(message, Activations) and message.round == 2 and not self._waits.is_set():
-            self._waits.set()
-            assert self._lifted.wait(300)
-        return [message]
-
-    def credentials(self, name: str) -> Any:
-        return channel_credentials("localhost:1", self.certs / name, False) if self.certs else None
-
-    def context(self, name: str = "slow") -> ssl.SSLContext | None:
-        """The TLS of a client; None: there is none."""
-        if self.certs is None:
-            return None
-        context = ssl.create_default_context(cafile=str(self.certs / name / certs.CA))
-        context.load_cert_chain(self.certs / name / certs.CLIENT, self.certs / name / certs.CLIENT_KEY)
-        context.set_alpn_protocols(["h2"])
-        return context
-
-    def said(self) -> str:
-        return (self.folder / "server.log").read_text(errors="replace")[-3000:]
-
-    def memory(self, what: str) -> int:
-        """Bytes of the server process: VmRSS now, VmHWM at most."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
-
-    def forget_peak(self) -> None:
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
-
-    def lift(self) -> bytes:
-        """Let the run go on; return its adapter."""
-        self._lifted.set()
-        for _ in HONEST:
-            assert self._ends.get(timeout=120).ok, self.said()
-        assert self.process.wait(60) == 0, self.said()
-        return (self.output / "adapter" / "adapter_model.safetensors").read_bytes()
-
-    def stop(self) -> None:
-        self._lifted.set()
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(params=[pytest.param("plain", marks=pytest.mark.slow), "tls"])
@@ -308,13 +200,6 @@ def why_expelled(dialler: Dialler) -> str:
         dialler.close(0)
 
 
-def wait_for(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 2 * MARGIN
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 ATTACKS = (
     slow_strangers, idle_connections, large_declarations, compressed_bomb, ten_thousand_messages,
     declared_payload, declared_tensor,
@@ -331,119 +216,3 @@ def test_a_server_under_attack_stays_small_and_goes_on(siege: Siege, undisturbed
         print(f"{attack.__name__}: {growth / 1e6:.1f} MB of {siege.cap / 1e6:.1f} MB")
         assert growth <= 1.5 * siege.cap, f"{attack.__name__}: {growth} bytes more, the cap is {siege.cap}"
     assert siege.lift() == undisturbed
-
-
-class Reluctant:
-    """A listener, and a client that says hello and then reads nothing."""
-
-    def __init__(self) -> None:
-        self.limit = 1 << 20
-        self.listener = Listener(
-            "127.0.0.1:0", None, lambda hello, identity: None, Welcome("", 0, "{}", (), (), ""), self.limit,
-            lambda address, reason: None,
-        )  # fmt: skip
-        self.stop = threading.Event()
-        self.session = ""
-
-    def dial(self, again: bool) -> None:
-        """Say hello, and send signs of life until the server hangs up; again and again."""
-        while not self.stop.is_set():
-            hello = Hello(PROTOCOL, "mallory", "", "ab" * 16, self.session, 0)
-            made = RawConnection(self.listener.port)
-            made.call(PATH)
-            for words in (Frame(Kind.HELLO, 0, 0, 0, packed(hello)), *[Frame(Kind.BEAT, 0, 0, 0)] * 10_000):
-                said = words.encode()
-                try:
-                    made.data(grpc_prefix(len(said)) + said)
-                except OSError:
-                    break
-                if self.stop.wait(0.05):
-                    break
-            made.close()
-            if not again:
-                return
-
-    def wait_for(self, kind: str) -> Any:
-        while True:
-            event = self.listener.events.get(timeout=4 * MARGIN)
-            if event.kind == "joined":
-                self.session = event.session
-            if event.kind == kind:
-                return event
-
-
-@pytest.fixture
-def reluctant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reluctant]:
-    monkeypatch.setattr(link, "SILENCE_SECONDS", 1.0)
-    monkeypatch.setattr(link, "BEAT_SECONDS", 0.2)
-    made = Reluctant()
-    yield made
-    made.stop.set()
-    made.listener.close(0)
-
-
-def test_who_never_reads_is_expelled_for_it(reluctant: Reluctant) -> None:
-    """What fills its connection is bounded by that; it is noticed, and after three times it is enough."""
-    dialling = threading.Thread(target=reluctant.dial, args=(True,), daemon=True)
-    dialling.start()
-    reluctant.wait_for("joined")
-    reluctant.listener.send("mallory", bytes(reluctant.limit))
-    assert "could be sent" in reluctant.wait_for("expelled").reason
-    reluctant.stop.set()
-    dialling.join(MARGIN)
-
-
-def test_what_waits_for_one_that_never_reads_is_bounded(reluctant: Reluctant) -> None:
-    dialling = threading.Thread(target=reluctant.dial, args=(False,), daemon=True)
-    dialling.start()
-    reluctant.wait_for("joined")
-    assert wait_for(lambda: reluctant.listener._peers["mallory"].link.connected)
-    for _ in range(MOST_UNREAD + 1):
-        reluctant.listener.send("mallory", bytes(reluctant.limit))
-    assert "wait for it" in reluctant.wait_for("expelled").reason
-    reluctant.stop.set()
-    dialling.join(MARGIN)
-
-
-def test_what_waits_for_one_that_is_away_is_bounded(reluctant: Reluctant) -> None:
-    """It may be honest: when it is back it starts a new session, and is told everything again."""
-    proxy = Proxy(reluctant.listener.port)
-    dialler = Dialler(f"127.0.0.1:{proxy.port}", None, "mallory", "", MAX_PAYLOAD)
-    try:
-        first = dialler.incoming.get(timeout=MARGIN)
-        proxy.cut()
-        reluctant.wait_for("away")
-        for _ in range(MOST_UNREAD + 1):
-            reluctant.listener.send("mallory", bytes(reluctant.limit))
-        proxy.mend()
-        second = dialler.incoming.get(timeout=MARGIN)
-        assert isinstance(first, Welcome) and isinstance(second, Welcome)
-        assert first.session != second.session
-        reluctant.listener.send("mallory", b"anew")
-        assert dialler.incoming.get(timeout=MARGIN) == b"anew"
-    finally:
-        dialler.close(0)
-        proxy.close()
-
-
-def test_one_whose_messages_wait_is_not_read_from(reluctant: Reluctant) -> None:
-    """What waits is at most twice the largest message, however much is sent; used ones make room."""
-    dialler = Dialler(f"127.0.0.1:{reluctant.listener.port}", None, "anna", "", MAX_PAYLOAD)
-    try:
-        welcome = dialler.incoming.get(timeout=MARGIN)
-        assert isinstance(welcome, Welcome)
-        for number in range(20):
-            dialler.send(welcome.session, bytes([number]) * (reluctant.limit // 2))
-        held = [reluctant.wait_for("said")]
-        while True:
-            try:
-                held.append(reluctant.listener.events.get(timeout=1.0))
-            except queue.Empty:
-                break
-        assert 2 <= len(held) <= 4
-        for number in range(len(held), 20):
-            reluctant.listener.used(held.pop(0))
-            held.append(reluctant.wait_for("said"))
-            assert held[-1].payload[0] == number
-    finally:
-        dialler.close(0)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from network_threads import Settings, Tamper, together
 from reference import make_setting, write_rows
 from splitft import Job, run
+from splitft.engines.network.control import EVALUATION, Saved, Started
 from splitft.wire.messages import Activations, AdapterUp, Gradients, Metrics, TailGradients
 
 QUIET = Console(quiet=True)
@@ -96,6 +97,9 @@ GARBAGE: dict[str, tuple[Tamper, str]] = {
     "wide adapters": (field(AdapterUp, "values", lambda v: tuple(t.repeat(2) for t in v)), "values"),
     "NaN norms": (field(AdapterUp, "grad_norms", lambda t: poison(t, float("nan"))), "grad_norms"),
     "few norms": (field(AdapterUp, "grad_norms", lambda t: t[:1]), "grad_norms"),
+    "what only saving asks for": (
+        lambda m: [m, Saved(9)] if m == Started(0, EVALUATION) else [m], "Saved came in the middle"
+    ),
     "no message": (on(Activations, lambda m: b"\xff" * 100), "header"),
     "an empty message": (on(Activations, lambda m: b""), "shorter"),
     "a pickle": (on(Activations, lambda m: b"\x80\x04\x95\x10\x00\x00\x00cos\nsystem\n."), "header"),

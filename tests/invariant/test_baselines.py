@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import assert_same_bits, assert_same_losses, final_adapter, trained
 from safetensors.torch import load_file
-from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, trained
 from transformers import AutoTokenizer
 
 from reference import UnsplitClient, federated_lora, make_setting, mean_loss

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from runs import assert_same_bits, final_adapter
 from safetensors.torch import load_file
-from test_run import record_messages
-from test_unsplit import assert_same_bits, final_adapter
 from torch import Tensor
 from transformers import BloomConfig, BloomForCausalLM
+from wire_record import record_messages
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import adapter_of
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
@@ -40,10 +41,6 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "max_eval_samples": None, "partition": {"method": "files"}, "network": {"clients": NAMES},
         "warmup_steps": 0,
     }  # fmt: skip
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def local(settings: Settings, folder: Path) -> Path:

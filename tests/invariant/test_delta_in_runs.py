@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from runs import adapter_of, result_of
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
-from splitft import Job, JobError, RunResult, load_job, run
+from splitft import Job, JobError, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.job import dump_job
@@ -42,18 +42,10 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     }  # fmt: skip
 
 
-def trained(settings: Settings, folder: Path, **changes: Any) -> RunResult:
-    return run(Job(**settings | changes, output_dir=str(folder)), console=QUIET)
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode]
-    here, there = trained(settings, tmp_path / "local"), together(settings, tmp_path)
+    here, there = result_of(settings, tmp_path / "local"), together(settings, tmp_path)
     assert adapter_of(here.output_dir) == adapter_of(there)
     assert json.loads((there / "summary.json").read_text())["bytes"] == here.summary["bytes"]
 
@@ -76,9 +68,9 @@ def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_pa
                     rest = tokens - samples  # a scale, 4 bits, outliers, a level; first tokens as int8
                     whole += rest * (2 + 32 + 8 + 1) + 8 * (4 + 2) + samples * (64 + 2)
             seen.update(batch)
-    traffic = trained(setting, tmp_path / "run").summary["bytes"]
+    traffic = result_of(setting, tmp_path / "run").summary["bytes"]
     assert traffic["up"]["activations"] == whole + difference and difference > whole
-    plain = trained(setting, tmp_path / "int4", codec="int4", gradient_codec="int2").summary["bytes"]
+    plain = result_of(setting, tmp_path / "int4", codec="int4", gradient_codec="int2").summary["bytes"]
     assert traffic["down"] == plain["down"]
     assert traffic["up"]["activations"] < 0.8 * plain["up"]["activations"]
 
@@ -87,7 +79,7 @@ def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_pa
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(
     mode: str, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trained(setting | MODES[mode], tmp_path / "whole")
+    whole = result_of(setting | MODES[mode], tmp_path / "whole")
     job = Job(**setting | MODES[mode], output_dir=str(tmp_path / "run"))
     monkeypatch.setenv(VARIABLE, "run.recorded:3:interrupt")
     with pytest.raises(KeyboardInterrupt):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM
 from peft.tuners.lora import LoraLayer
 from rich.console import Console
-from torch.nn import functional
+from runs import base_of, perplexity, tuned
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from commands import hashes, splitft
 from reference import make_setting
 from splitft import Job, RunResult, run
-from splitft.data import prepare
-from splitft.launch import cli
 
 QUIET = Console(quiet=True)
 # model type, cuts, blocks that keep the lower rank in the export: those at the cut of every client
@@ -44,34 +40,6 @@ def case(
     }  # fmt: skip
     job = Job(**settings, output_dir=str(folder / "run"))
     return job, run(job, console=QUIET), low
-
-
-def base_of(job: Job) -> Any:
-    return AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
-
-
-def tuned(job: Job, result: RunResult) -> Any:
-    return PeftModel.from_pretrained(base_of(job), str(result.adapter_path)).eval()
-
-
-@torch.no_grad()
-def perplexity(model: Any, job: Job) -> float:
-    """Of all held-out rows, one by one: no batch, no padding, no split."""
-    nll, tokens = 0.0, 0
-    for client in prepare(job, AutoTokenizer.from_pretrained(job.model_name_or_path)).clients:
-        for ids, labels in zip(client.eval.input_ids, client.eval.labels, strict=True):
-            logits = model(input_ids=torch.tensor(ids.astype("int64"))[None]).logits[0, :-1]
-            wanted = torch.tensor(labels.astype("int64"))[1:]
-            nll += float(functional.cross_entropy(logits.double(), wanted, reduction="sum"))
-            tokens += int((wanted != -100).sum())
-    return math.exp(nll / tokens)
-
-
-def splitft(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["splitft", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 def test_stock_peft_gives_the_perplexity_that_the_run_recorded(case: tuple[Job, RunResult, set[int]]) -> None:
@@ -152,11 +120,6 @@ def test_training_goes_on_from_what_was_exported(
         assert perplexity(tuned(following, further), following) == pytest.approx(
             further.history[-1].perplexity, rel=1e-5
         )
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def test_an_export_copies_and_never_overwrites(

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from runs import adapter_of, result_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from network_threads import QUIET, Settings, together
 from reference import TARGETS, federated_lora, make_setting, write_rows
-from splitft import Job, JobError, ModelError, RunResult, load_job, run
+from splitft import Job, JobError, ModelError, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.engines.network.control import packed
@@ -53,14 +54,6 @@ def partial_adapter(folder: Path, model: str) -> Path:
     return folder / "partial"
 
 
-def trained(settings: Settings, folder: Path, **changes: Any) -> RunResult:
-    return run(Job(**settings | changes, output_dir=str(folder)), console=QUIET)
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
 def seen(settings: Settings) -> tuple[int, int]:
     """Return (tokens of all training batches, tokens of the different samples in them)."""
     job = Job(**settings)
@@ -85,12 +78,12 @@ def test_it_is_lora_on_the_blocks_above(changes: Settings, setting: Settings, tm
     """Without a cache to the last bit: federated LoRA on stock peft models, with `layers_to_transform`."""
     settings = setting | changes
     wanted, losses = federated_lora(Job(**settings))
-    result = trained(settings, tmp_path / "run", activation_cache_gb=0)
+    result = result_of(settings, tmp_path / "run", activation_cache_gb=0)
     got = load_file(result.adapter_path / "adapter_model.safetensors")
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
     assert len(losses) == settings["rounds"]
-    cached = load_file(trained(settings, tmp_path / "cached").adapter_path / "adapter_model.safetensors")
+    cached = load_file(result_of(settings, tmp_path / "cached").adapter_path / "adapter_model.safetensors")
     start = load_file(Path(setting["adapter_name_or_path"]) / "adapter_model.safetensors")
     for name in wanted:  # one by one at the client, where a batch was padded: rounded otherwise
         moved = (wanted[name] - start[name]).norm()
@@ -103,8 +96,8 @@ def test_dropout_is_of_the_trained_blocks_alone(tmp_path: Path) -> None:
         "clients": 2, "rounds": 2, "local_steps": 2, "cuts": 2, "warmup_steps": 0, "train_front": False,
         "adapter_name_or_path": None,
     }  # fmt: skip
-    once = trained(settings, tmp_path / "run")
-    assert adapter_of(trained(settings, tmp_path / "again").output_dir) == adapter_of(once.output_dir)
+    once = result_of(settings, tmp_path / "run")
+    assert adapter_of(result_of(settings, tmp_path / "again").output_dir) == adapter_of(once.output_dir)
 
 
 @pytest.mark.parametrize("codec", SENT)
@@ -113,10 +106,10 @@ def test_a_sample_goes_up_once_and_no_gradient_comes_down(
 ) -> None:
     every, once = seen(setting)
     assert every > 2 * once
-    traffic = trained(setting, tmp_path / "run", codec=codec).summary["bytes"]
+    traffic = result_of(setting, tmp_path / "run", codec=codec).summary["bytes"]
     assert traffic["up"]["activations"] == once * SENT[codec] and traffic["up"]["labels"] == once * 4
     assert traffic["down"]["gradients"] == 0
-    uncached = trained(setting, tmp_path / "uncached", codec=codec, activation_cache_gb=0).summary["bytes"]
+    uncached = result_of(setting, tmp_path / "uncached", codec=codec, activation_cache_gb=0).summary["bytes"]
     assert uncached["up"]["activations"] == every * SENT[codec]
     small = once * (4 * WIDTH + 4) / 6 / 1e9  # a sixth of all, for each of three: half of it
     job = Job(**setting | {"codec": codec, "activation_cache_gb": small}, output_dir=str(tmp_path / "small"))
@@ -131,7 +124,7 @@ def test_a_sample_goes_up_once_and_no_gradient_comes_down(
     {"codec": "int8", "server_adapter": "shared", "labels": "client", "tail_blocks": 1},
 ], ids=["none", "int4", "labels at home, shared"])  # fmt: skip
 def test_over_connections_as_in_one_process(changes: Settings, setting: Settings, tmp_path: Path) -> None:
-    here, there = trained(setting | changes, tmp_path / "local"), together(setting | changes, tmp_path)
+    here, there = result_of(setting | changes, tmp_path / "local"), together(setting | changes, tmp_path)
     assert adapter_of(here.output_dir) == adapter_of(there)
     assert json.loads((there / "summary.json").read_text())["bytes"] == here.summary["bytes"]
 
@@ -141,7 +134,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(
     codec: str, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the server kept is lost with it, and sent again."""
-    whole = trained(setting, tmp_path / "whole", codec=codec)
+    whole = result_of(setting, tmp_path / "whole", codec=codec)
     job = Job(**setting | {"codec": codec}, output_dir=str(tmp_path / "run"))
     monkeypatch.setenv(VARIABLE, "run.recorded:3:interrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -154,7 +147,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(
 
 
 def test_the_adapter_is_a_stock_one_of_those_blocks(setting: Settings, tmp_path: Path) -> None:
-    result = trained(setting, tmp_path / "run", adapter_name_or_path=None)
+    result = result_of(setting, tmp_path / "run", adapter_name_or_path=None)
     base = AutoModelForCausalLM.from_pretrained(setting["model_name_or_path"], dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(result.adapter_path))
     held = {name.replace(".default", "") for name, _ in model.named_parameters() if ".lora_" in name}
@@ -202,7 +195,7 @@ def without(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> byte
     """The adapter of the run that carl never was in."""
     files = {name: path for name, path in setting["data_files"].items() if name != "carl"}
     changes = {"data_files": files, "cuts": [1, 2], "network": {"clients": NAMES[:2]}}
-    return adapter_of(trained(setting, tmp_path_factory.mktemp("honest") / "run", **changes).output_dir)
+    return adapter_of(result_of(setting, tmp_path_factory.mktemp("honest") / "run", **changes).output_dir)
 
 
 def test_what_cannot_be_is_told(setting: Settings, tmp_path: Path) -> None:
@@ -214,4 +207,4 @@ def test_what_cannot_be_is_told(setting: Settings, tmp_path: Path) -> None:
         load_job(tmp_path / "job.yaml", ["cut_policy.method=makespan"])
     whole = make_setting(tmp_path, "llama", num_hidden_layers=BLOCKS, hidden_size=WIDTH)
     with pytest.raises(ModelError, match="which this job does not train"):
-        trained(setting, tmp_path / "other", adapter_name_or_path=whole["adapter_name_or_path"])
+        result_of(setting, tmp_path / "other", adapter_name_or_path=whole["adapter_name_or_path"])

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from test_run import record_messages
-from test_unsplit import final_adapter
+from runs import adapter_of, final_adapter
+from wire_record import record_messages
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
@@ -48,10 +48,6 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         "max_eval_samples": None, "partition": {"method": "files"}, "network": {"clients": NAMES},
         "warmup_steps": 0, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 1,
     }  # fmt: skip
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "together"])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_unsplit import assert_same_bits, assert_same_losses, final_adapter, trained
+from moving import DEVICES, UP_AND_DOWN
+from runs import assert_same_bits, assert_same_losses, final_adapter, trained
 
 import splitft
 from reference import federated_lora, make_setting
@@ -16,15 +17,6 @@ from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
 from splitft.lora.blocks import rank_of
 from splitft.running.parties import Parties
-
-DEVICES = {
-    "devices": ["slowest", "slow", "fast", "fastest"],
-    "server_device": "fast",  # a server as slow as a client: the makespan then depends on all cuts
-    "device_profiles": {
-        name: {"preset": "laptop", "flops": 1e6 * speed, "availability": 1.0}
-        for name, speed in {"slowest": 1, "slow": 2, "fast": 4, "fastest": 8}.items()
-    },
-}
 
 
 @splitft.register_cut_policy("test_shuffle")
@@ -85,9 +77,6 @@ LOW_RANK = {
         "schedule": {"1": [1, 2, 3, 4], "2": [4, 1, 3, 2], "3": [2, 3, 3, 5]},
     },
 }
-
-
-UP_AND_DOWN = {"method": "schedule", "schedule": {"1": 2, "2": 4, "3": [1, 2, 3, 4]}}
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from plans import DEVICES, assert_is_the_run
 from rich.console import Console
-from test_plan import DEVICES, assert_is_the_run
-from test_run import record_messages
-from test_unsplit import assert_same_bits, final_adapter
+from runs import assert_same_bits, final_adapter
 from torch import Tensor
+from wire_record import record_messages
 
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows

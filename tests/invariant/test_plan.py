@@ -3,71 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
-from test_unsplit import trained
+from plans import DEVICES, assert_is_the_run, planned
+from runs import Settings, trained
 
-from reference import make_hybrid_setting, make_setting
-from splitft import Job
-from splitft.errors import JobError, ModelError, OutputError
-from splitft.launch import cli
-from splitft.tools.plan.command import plan_command
+from commands import splitft
+from reference import make_hybrid_setting
+from splitft.errors import ModelError
 
-QUIET = Console(quiet=True)
-Settings = dict[str, Any]
-
-DEVICES = {
-    "devices": ["slow", "fast", "flaky", "slow"],
-    "server_device": "fast",  # no faster than a client, so that the clients wait for each other there
-    "device_profiles": {
-        "slow": {"flops": 1e6, "uplink_mbps": 1},
-        "fast": {"flops": 8e6, "uplink_mbps": 8, "preset": "workstation"},
-        "flaky": {"flops": 2e6, "latency_ms": 20, "preset": "phone", "availability": 0.6},
-    },
-}
 MOVES = {"method": "schedule", "schedule": {"1": [1, 2, 3, 4], "2": [4, 1, 3, 2], "4": [2, 3, 3, 1]}}
 MUCH_TO_EVALUATE = {"eval_fraction": 0.6, "max_eval_samples": 36}  # sums of several digits
 FEW_MOVES = {"method": "schedule", "schedule": {"1": [1, 2, 3, 1], "3": [3, 1, 3, 2]}}
-
-
-@pytest.fixture(scope="module")
-def settings_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Settings of a job of 4 clients for a type of model of 6 blocks; each model is made once."""
-    made: dict[str, Settings] = {}
-
-    def settings(model_type: str) -> Settings:
-        if model_type not in made:
-            folder = tmp_path_factory.mktemp(model_type)
-            made[model_type] = make_setting(folder, model_type, num_hidden_layers=6) | {
-                "clients": 4, "rounds": 4, "local_steps": 2, "cuts": 2, "max_eval_samples": 10,
-                "eval_every": 1,
-                "partition": {"method": "length_dirichlet", "alpha": 0.5, "min_rows": 4},
-            }  # fmt: skip
-        return made[model_type]
-
-    return settings
-
-
-def planned(settings: Settings, **changes: Any) -> dict[str, Any]:
-    return plan_command(Job(**{**settings, **changes}), console=QUIET)
-
-
-def assert_is_the_run(plan: dict[str, Any], result: Any) -> None:
-    """Every kind and direction of every round, to the byte; cuts; virtual time to the last bit."""
-    assert plan["bytes"] == result.summary["bytes"]
-    rounds = [
-        {"round": r.round, "cuts": r.cuts, "bytes": r.bytes, "virtual_seconds": r.virtual_seconds}
-        for r in result.history
-    ]
-    assert plan["rounds"] == rounds
-    assert plan["virtual_seconds"] == result.summary.get("virtual_seconds")
-
-
 JOBS: dict[str, tuple[str, Settings]] = {
     "llama, other cuts": ("llama", {"cuts": [1, 3, 5, 2], **MUCH_TO_EVALUATE}),
     "gpt2, labels at home, accumulation": (
@@ -184,13 +134,6 @@ def test_a_plan_holds_for_blocks_without_a_target_module(tmp_path: Path) -> None
 # The command
 
 
-def splitft(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["splitft", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 def test_the_command_line_plans_what_it_then_runs(
     settings_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,162 +201,3 @@ def test_without_devices_a_plan_has_bytes_and_memory_but_no_time(settings_of: An
     server = [row["server_memory_bytes"] for row in plan["cuts"]]
     assert server == sorted(server, reverse=True)
     assert min(memory + server) > 0
-
-
-# A cohort far larger than this machine
-
-MIX = "phone=0.5,laptop=0.3,workstation=0.2"
-
-
-@pytest.fixture(scope="module")
-def scale_plan(settings_of: Any) -> dict[str, Any]:
-    return plan_command(Job(**settings_of("llama")), clients=500, mix=MIX, console=QUIET)
-
-
-def test_a_large_cohort_has_the_devices_of_its_mix(scale_plan: dict[str, Any]) -> None:
-    assert scale_plan["clients"] == scale_plan["present"] == 500
-    assert Counter(scale_plan["devices"]) == {"phone": 250, "laptop": 150, "workstation": 100}
-    assert len(scale_plan["cuts"]) == len(scale_plan["finished_seconds"]) == 500
-    assert scale_plan["devices"][:250].count("phone") not in (0, 250)  # in random order
-
-
-def test_a_large_cohort_ends_with_its_last_client(scale_plan: dict[str, Any]) -> None:
-    finished = scale_plan["finished_seconds"]
-    assert min(finished) > 0
-    assert max(finished) == scale_plan["round_seconds"]
-    assert 0 <= scale_plan["server_seconds"] / scale_plan["round_seconds"] <= 1
-    slowest = max(range(500), key=finished.__getitem__)
-    assert scale_plan["devices"][slowest] == "phone"
-    assert scale_plan["server_memory_bytes"] > 0
-
-
-def test_a_large_plan_is_the_same_each_time_and_follows_the_seed(
-    scale_plan: dict[str, Any], settings_of: Any
-) -> None:
-    again = plan_command(
-        Job(**settings_of("llama")), clients=500, mix="workstation=2,phone=5,laptop=3", console=QUIET
-    )
-    assert again == scale_plan  # shares are relative, and their order does not matter
-    other = plan_command(Job(**settings_of("llama"), seed=7), clients=500, mix=MIX, console=QUIET)
-    assert other["devices"] != scale_plan["devices"]
-    assert Counter(other["devices"]) == Counter(scale_plan["devices"])
-
-
-def test_traffic_grows_with_the_cohort(scale_plan: dict[str, Any], settings_of: Any) -> None:
-    job = Job(**settings_of("llama"))
-    few = plan_command(job, clients=50, mix=MIX, console=QUIET)
-    for way in ("bytes_up", "bytes_down"):  # batches differ, so only about ten times as much
-        assert scale_plan[way] == pytest.approx(10 * few[way], rel=0.1)
-
-
-def test_a_large_plan_of_one_client_is_the_small_one(settings_of: Any, tmp_path: Path) -> None:
-    """Rows of one length leave nothing to chance: then a cohort of one costs what its run costs.
-
-    What the large plan leaves out is what it says: headers and gradient norms.
-    """
-    rows = tmp_path / "rows.txt"
-    rows.write_text("\n\n".join(["the people of the states " * 20] * 30), encoding="utf-8")
-    settings = settings_of("gpt2") | {
-        "data_files": str(rows), "clients": 1, "rounds": 2, "partition": {"method": "iid"}, "eval_every": 2,
-        "devices": "phone", "lora_r_cut": 2, "per_device_train_batch_size": 3,
-    }  # fmt: skip
-    plan = planned(settings)
-    large = plan_command(Job(**settings), clients=1, mix="phone=1", console=QUIET)
-    second = plan["rounds"][2]  # the first lacks less, since its adapter was handed out to be evaluated
-    up, down = second["bytes"]["up"], second["bytes"]["down"]
-    assert large["bytes_up"] == up["activations"] + up["labels"] + up["adapter"]
-    assert large["bytes_down"] == down["gradients"] + up["adapter"]
-    assert large["cuts"] == [2]
-    assert large["round_seconds"] == pytest.approx(second["virtual_seconds"], rel=1e-3)
-    assert large["round_seconds"] < second["virtual_seconds"]
-
-
-@pytest.mark.parametrize(("method", "policy"), [
-    ("splitft", {"method": "makespan", "min_cut": 2}),
-    ("splitft", {"method": "resource"}),
-    ("splitft", {"method": "splitft"}),
-    ("same_split", {"method": "makespan"}),
-])  # fmt: skip
-def test_a_large_cohort_starts_with_its_policys_cuts(method: str, policy: Settings, settings_of: Any) -> None:
-    settings = settings_of("llama") | {"method": method, "cut_policy": policy, "cuts": 3, "devices": "slow"}
-    settings |= {"device_profiles": DEVICES["device_profiles"]}
-    plan = plan_command(Job(**settings), clients=60, mix="slow=0.5,fast=0.5", console=QUIET)
-    by_device = {
-        device: {cut for cut, kind in zip(plan["cuts"], plan["devices"], strict=True) if kind == device}
-        for device in ("slow", "fast")
-    }
-    assert all(policy.get("min_cut", 1) <= cut <= 5 for cuts in by_device.values() for cut in cuts)
-    if method == "same_split":
-        assert by_device == {"slow": {3}, "fast": {3}}
-    else:
-        assert max(by_device["slow"]) < min(by_device["fast"])
-
-
-def test_only_those_who_are_there_take_part(settings_of: Any) -> None:
-    settings = settings_of("llama") | {"device_profiles": {"rare": {"availability": 0.25}}}
-    plan = plan_command(Job(**settings), clients=400, mix="rare=1", console=QUIET)
-    assert 60 < plan["present"] < 140
-    assert len(plan["cuts"]) == len(plan["finished_seconds"]) == plan["present"]
-    sampled = Job(**settings, clients_per_round=3)
-    assert plan_command(sampled, clients=400, mix="rare=1", console=QUIET)["present"] == 3
-
-
-def test_a_large_plan_is_drawn(
-    settings_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    job = tmp_path / "job.yaml"
-    job.write_text(yaml.safe_dump(settings_of("llama")), encoding="utf-8")
-    arguments = ("plan", job, "--clients", "500", "--mix", MIX, "--out", tmp_path / "out")
-    assert splitft(*arguments, monkeypatch=monkeypatch) == 0
-    told = capsys.readouterr().out
-    assert all(word in told for word in ("phone", "laptop", "workstation", "server"))
-    plan = json.loads((tmp_path / "out/plan.json").read_text(encoding="utf-8"))
-    assert plan["clients"] == 500
-    assert (tmp_path / "out/plan.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(("clients", "mix", "told"), [
-    (500, None, "--clients and --mix go together"),
-    (None, MIX, "--clients and --mix go together"),
-    (0, MIX, "0 clients"),
-    (-5, MIX, "-5 clients"),
-    (500, "", "write devices with their shares"),
-    (500, "phone", "write devices with their shares"),
-    (500, "phone=lots", "write devices with their shares"),
-    (500, "=1", "write devices with their shares"),
-    (500, "phone=1,", "write devices with their shares"),
-    (500, "phone=-1,laptop=2", "shares must be numbers from 0 on"),
-    (500, "phone=nan", "shares must be numbers from 0 on"),
-    (500, "phone=0", "not all 0"),
-    (500, "phon=1", "did you mean phone?"),
-    (500, "phone=1,phone=2", "phone is given twice"),
-    (500, "laptop=1,phon=0", "did you mean phone?"),
-])  # fmt: skip
-def test_a_mix_that_is_none_is_refused(
-    clients: int | None, mix: str | None, told: str, settings_of: Any, tmp_path: Path
-) -> None:
-    job = Job(**settings_of("llama"))
-    with pytest.raises(JobError) as refused:
-        plan_command(job, clients=clients, mix=mix, out=tmp_path / "out", console=QUIET)
-    assert told in str(refused.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_device_with_a_share_of_nothing_need_not_fit(settings_of: Any) -> None:
-    plan = plan_command(Job(**settings_of("llama")), clients=10, mix="laptop=1,phone=0", console=QUIET)
-    assert plan["devices"] == ["laptop"] * 10
-
-
-def test_baselines_have_no_cuts_to_plan_at_scale(settings_of: Any) -> None:
-    for method in ("fed_lora", "local_only", "centralized"):
-        with pytest.raises(JobError, match=method):
-            plan_command(Job(**settings_of("llama"), method=method), clients=9, mix="phone=1", console=QUIET)
-
-
-def test_a_plan_says_where_it_cannot_write(settings_of: Any, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine", encoding="utf-8")
-    for out in (tmp_path / "file", tmp_path / "file/below", Path("/proc")):
-        with pytest.raises(OutputError, match=f"--out {out} cannot be written"):
-            plan_command(Job(**settings_of("llama")), out=out, console=QUIET)
-    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from moving import DEVICES, UP_AND_DOWN
 from rich.console import Console
-from test_moving_cuts import DEVICES, UP_AND_DOWN
 
 from forks import start_command
 from reference import make_setting

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from test_unsplit import assert_same_bits, assert_same_losses, final_adapter
+from runs import assert_same_bits, assert_same_losses, final_adapter
 
 from network_threads import QUIET, Settings, together
 from reference import UnsplitClient, federated_lora, make_setting, write_rows

@@ -5,40 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from rich.console import Console
+from runs import assert_same_bits, assert_same_losses, final_adapter, trained
 from safetensors.torch import load_file
 
 from reference import federated_lora, make_setting
-from splitft import Job, RunResult, run
+from splitft import Job
 from tiny import MODEL_TYPES
-
-QUIET = Console(quiet=True)
-
-
-def trained(settings: dict[str, Any], folder: Path, **changes: Any) -> tuple[Job, RunResult]:
-    job = Job(**{**settings, **changes, "output_dir": str(folder)})
-    return job, run(job, console=QUIET)
-
-
-def final_adapter(result: RunResult) -> dict[str, torch.Tensor]:
-    return load_file(result.adapter_path / "adapter_model.safetensors")
-
-
-def assert_same_bits(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert got.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert torch.equal(got[name], tensor), f"{name}: {(got[name] - tensor).abs().max()}"
-
-
-def assert_same_losses(result: RunResult, wanted: list[dict[str, float]]) -> None:
-    """Losses are float32 values that pass through a weighted mean in float64: equal to its last digits."""
-    assert len(result.history) == len(wanted) + 1
-    for record, losses in zip(result.history[1:], wanted, strict=True):
-        for name, loss in losses.items():
-            assert np.float32(record.clients[name].loss) == np.float32(loss)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)

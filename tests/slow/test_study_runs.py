@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from repository import ROOT
 from tiny import save_tiny_model
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 
 
 def study(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

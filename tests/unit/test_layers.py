@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
 
 import splitft
+from repository import ROOT
 
 SOURCE = Path(splitft.__file__).parent
+TESTS = ROOT / "tests"
 # Each package, or file at the root, may import those to its right; server and client do not know each other.
 LAW = (
     "launch > tools > running > engines > round > server, client > proof > cuts > history > devices > data > "
@@ -18,6 +20,7 @@ LAW = (
 LAYERS = [layer.split(", ") for layer in LAW.split(" > ")]
 HEIGHT = {name: -depth for depth, layer in enumerate(LAYERS) for name in layer}
 MOST_CLASS_LINES, MOST_PUBLIC_METHODS, MOST_FILE_LINES, MEDIAN_FILE_LINES = 200, 12, 350, 110
+MOST_TEST_LINES = 400
 ALLOWED = {"wide classes": set[str](), "long files": set[str](), "twice": set[str](), "circles": set[str]()}
 
 
@@ -126,3 +129,19 @@ def test_size_of_files() -> None:
     lines = {module_of(path): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
     assert not {m: n for m, n in lines.items() if n > MOST_FILE_LINES and m not in ALLOWED["long files"]}
     assert median(lines.values()) <= MEDIAN_FILE_LINES
+
+
+def test_size_of_test_files() -> None:
+    lines = {str(path.relative_to(TESTS)): len(path.read_text().splitlines()) for path in TESTS.rglob("*.py")}
+    assert not {name: n for name, n in lines.items() if n > MOST_TEST_LINES}
+
+
+def test_unit_tests_mirror_the_packages() -> None:
+    folders = {path.name for path in (TESTS / "unit").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders <= {*HEIGHT, "benchmarks"}
+
+
+def test_no_name_of_a_test_file_stands_twice() -> None:
+    """Folders of tests are no packages: pytest imports each file by its name alone."""
+    names = Counter(path.name for path in TESTS.rglob("*.py") if path.name != "conftest.py")
+    assert not {name for name, count in names.items() if count > 1}

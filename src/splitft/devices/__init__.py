@@ -6,7 +6,7 @@ steps: functions of them. trace, simulate, schedules, times: a round. clock: lis
 
 from __future__ import annotations
 
-from splitft.devices.costs import BlockCosts, ModelCosts, model_costs
+from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.device import Device, transfer_seconds
 from splitft.devices.memory import MemoryUse, client_memory, highest_cut_in_memory, server_memory
 from splitft.devices.mix import available_members, draw_devices
@@ -43,7 +43,6 @@ __all__ = [
     "client_state_seconds",
     "draw_devices",
     "highest_cut_in_memory",
-    "model_costs",
     "resolve_device",
     "server_memory",
     "simulate_round",

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
-
-from splitft.devices.matrices import Matrix, attention_modules, attention_width, matrices_of
-from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
-from splitft.lora.blocks import TensorSpec
-from splitft.model.slots import AdapterSlots
-from splitft.model.window import find_blocks
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 
 @dataclass(frozen=True)
@@ -69,96 +59,3 @@ class ModelCosts:
     def chunk_logit_bytes(self) -> int:
         """Bytes per token of a chunk of the loss: logits, log-probabilities and two gradients."""
         return 4 * 4 * self.vocabulary
-
-
-def model_costs(model: nn.Module) -> ModelCosts:
-    """Return the costs of a causal LM with LoRA injected (`adapters.inject`); it may be on the meta device.
-
-    Nothing is computed and the model is left as it was. Not counted: what is no matrix product (norms,
-    activation functions, softmax, state-space scans). Source: ours.
-    """
-
-    return measure(model)
-
-
-_UPPER = 1.5  # bytes kept per byte of a matrix's inputs and outputs, where a model cannot be traced
-
-
-def measure(model: nn.Module) -> ModelCosts:
-    """Return the costs of a model with LoRA; see `splitft.devices.costs.model_costs`."""
-    layout = AdapterSlots(model).layout
-    _, _, found = find_blocks(model)
-    blocks = [block for block in found._modules.values() if block is not None]
-    matrices = [matrices_of(block, model.config) for block in blocks]
-    probe = probe_model(model, matrices)
-    element_bytes = next(p for name, p in model.named_parameters() if ".lora_" not in name).element_size()
-    costs = tuple(
-        _block(model.config, index, block, matrices[index], layout.get(index, ()), probe, element_bytes)
-        for index, block in enumerate(blocks)
-    )
-    return _whole(model, found, costs, probe, element_bytes)
-
-
-def _block(
-    config: Any,
-    index: int,
-    block: nn.Module,
-    matrices: Sequence[Matrix],
-    specs: Sequence[TensorSpec],
-    probe: Probe,
-    element_bytes: int,
-) -> BlockCosts:
-    silent = [m for m in matrices if (index, m.owner) in probe.silent]
-    silent_inputs = {f"{m.owner}.lora_A.weight" for m in silent}  # A is trained, but hands nothing on
-    units = {spec.name: math.prod(spec.at_rank(1)) for spec in specs}
-    attention = attention_modules(block)
-    attending = [m for m in matrices if any(m.owner.startswith(f"{path}.") for path in attention)]
-    if probe.traced:
-        kept, kept_per_width = probe.activation_bytes(index)
-    else:
-        kept, kept_per_width = _UPPER * element_bytes * sum(m.features for m in matrices), 0.0
-    return BlockCosts(
-        parameters=round(sum(m.parameters for m in matrices)),
-        weight_bytes=sum(p.nbytes for name, p in block.named_parameters() if ".lora_" not in name),
-        lora_parameters=sum(units.values()),
-        attention_width=attention_width(config) if attention else 0,
-        silent_parameters=round(sum(m.parameters for m in silent)),
-        silent_lora_parameters=sum(units.get(name, 0) for name in silent_inputs),
-        silent_attention=bool(attending) and all(m in silent for m in attending),
-        activation_bytes=kept,
-        activation_bytes_per_width=kept_per_width,
-    )
-
-
-def _whole(
-    model: nn.Module, blocks: nn.Module, costs: tuple[BlockCosts, ...], probe: Probe, element_bytes: int
-) -> ModelCosts:
-    shared = probe.activation_bytes(SHARED) if probe.traced else (0.0, float(element_bytes))
-    inside = {id(p) for p in blocks.parameters()}
-    outside = {id(p): p for p in model.parameters() if id(p) not in inside}
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
-    embedding = {id(p): p.nbytes for m in tables for p in m.parameters() if id(p) in outside}
-    head = model.get_output_embeddings().weight  # type: ignore[operator]
-    tied = head.nbytes if id(head) in embedding else 0
-    rest = sum(p.nbytes for key, p in outside.items() if key not in embedding)
-    vocabulary, hidden = head.shape
-    return ModelCosts(
-        blocks=costs,
-        hidden=_hidden_size(model, hidden),
-        vocabulary=vocabulary,
-        element_bytes=element_bytes,
-        embedding_bytes=sum(embedding.values()),
-        head_bytes=rest + tied,
-        tied_bytes=tied,
-        head_parameters=head.numel(),
-        shared_activation_bytes=shared[0],
-        shared_activation_bytes_per_width=shared[1],
-        head_activation_bytes=probe.activation_bytes(OUTSIDE)[0] if probe.traced else 8.0 * hidden,
-        traced=probe.traced,
-    )
-
-
-def _hidden_size(model: nn.Module, default: int) -> int:
-    text = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
-    size = getattr(text, "hidden_size", None)
-    return size if isinstance(size, int) else default

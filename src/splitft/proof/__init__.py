@@ -6,11 +6,6 @@ proves nothing); every, worker (all architectures, each safe from the others); t
 
 from __future__ import annotations
 
-from splitft.proof.split import (
-    SplitReport,
-    check_split,
-    map_cuts,
-    valid_cuts,
-)
+from splitft.proof.split import SplitReport, check_split, map_cuts, valid_cuts
 
 __all__ = ["SplitReport", "check_split", "map_cuts", "valid_cuts"]

@@ -15,7 +15,7 @@ from rich.console import Console
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.aggregator_process import UPDATES, AggregatorProcess
-from splitft.engines.network.control import Welcome, client_names
+from splitft.engines.network.control import Welcome
 from splitft.engines.network.gate import SLACK
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
@@ -24,8 +24,8 @@ from splitft.job import Job
 from splitft.model.window import num_blocks
 from splitft.running.fallback import resolve_sources
 from splitft.running.folder import check_output_dir
+from splitft.running.network import check_address, client_names, notice
 from splitft.running.prepare import inject_adapters, model_shapes
-from splitft.running.serve import check_address, notice
 from splitft.wire.codecs.registry import network_job
 
 
@@ -68,11 +68,11 @@ def serve_averages(
     limit = (2 + len(names)) * adapter_bytes + SLACK
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
-    desk = AggregatorProcess(
-        job, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t)
+    process = AggregatorProcess(
+        job, names, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t)
     )
     try:
-        end = desk.serve()
+        end = process.serve()
     finally:
         listener.close()
     if not end.ok:

@@ -14,6 +14,7 @@ from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
+from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
@@ -31,21 +32,33 @@ MAX_PAYLOAD = (
 
 
 class ClientSetup:
-    """Makes a client out of what the server tells: its job, and which modules have LoRA."""
+    """Makes a client from the server's welcome: the job, and the names of the modules with LoRA.
 
-    def __init__(self, name: str, data: Path | None, model: str | None, console: Console) -> None:
+    dial: returns a function that dials an aggregator, given its address.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Path | None,
+        model: str | None,
+        console: Console,
+        dial: Callable[[str], Callable[[Any], Dialler]],
+    ) -> None:
         self.name = name
         self.data = data
         self.model = model
         self.console = console
+        self._dial = dial
         self._held: frozenset[int] = frozenset()
         self._welcome: Welcome | None = None
+        self._aggregator: str | None = None
 
     def make(self, welcome: Welcome) -> Client:
         """Read the data. Raises JobError, DataError, ModelError."""
         quiet_libraries()
         job = self._job(welcome.job)
-        self._welcome = welcome
+        self._welcome, self._aggregator = welcome, job.network.aggregator
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
@@ -65,6 +78,10 @@ class ClientSetup:
         if not wanted <= self._held:
             assert self._welcome is not None
             client.model = self._part(client.job, self._welcome, self._held | wanted)
+
+    def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
+        """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""
+        return Desk(self._dial(self._aggregator), on_end) if self._aggregator else None
 
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
         head = job.labels == "client" or blocks is None
@@ -159,14 +176,13 @@ def join(
             "whose data? name this client's file with --data, or take its share of the data set that the "
             "server's job names with --job-data"
         )
-    joining = ClientSetup(name, data, model, console)
+
+    def dial(address: str) -> Callable[[Any], Dialler]:
+        return dial_aggregator(address, name, certs, insecure, token, notice)
+
     credentials = channel_credentials(server, certs, insecure, authority)
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, notice, patience)
-
-    def open_desk(job: Job, on_end: Callable[[str], None]) -> Desk:
-        return Desk(dial_aggregator(job, name, certs, insecure, token, notice), on_end)
-
-    site = Site(dialler, folder, joining.make, joining.need, notice, open_desk)
+    site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
     try:
         end = site.run()
     finally:

@@ -18,10 +18,10 @@ from splitft.devices import (
     client_memory,
     client_state_seconds,
     highest_cut_in_memory,
-    model_costs,
     resolve_device,
     server_memory,
 )
+from splitft.devices.measure import model_costs
 from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError
 from splitft.job import Job

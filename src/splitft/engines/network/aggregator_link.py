@@ -1,7 +1,7 @@
-"""The way to an aggregator in a process of its own, for the server and for clients. (ours)
+"""The way to an aggregator in a process of its own, for the server and for clients.
 
-Clients hand in what they trained there, and tell the server its SHA-256 only. The server sends what its
-trunks trained, and gets averages back.
+Clients hand in their adapters there, and tell the server the SHA-256 only. The server sends the adapters of
+its trunks, and gets averages back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ SERVER = "server"  # the server's name at the aggregator
 MAX_PAYLOAD = 1 << 31  # of what an aggregator may send: averages
 
 
-Incoming = queue.SimpleQueue[Any]  # what a dialler brings
+Incoming = queue.SimpleQueue[Any]  # of a dialler
 
 
 def job_digest(job: Job) -> str:
@@ -60,7 +60,10 @@ def digest_of(update: AdapterUp) -> Tensor:
 
 
 class Desk:
-    """A client's way to the aggregator: hands in its last update, and again to one that comes anew."""
+    """A client's way to the aggregator: hands in its last update, and again in every new session.
+
+    dial: dials, given the sink. on_end: receives the reason where the aggregator refuses this client.
+    """
 
     def __init__(self, dial: Callable[[Any], Dialler], on_end: Callable[[str], None]) -> None:
         self._session = ""
@@ -69,13 +72,13 @@ class Desk:
         self._dialler = dial(self)
 
     def hand_in(self, update: AdapterUp) -> AdapterUp:
-        """Send an update to the aggregator; return what the server is told instead."""
+        """Send an update to the aggregator; return the message for the server instead."""
         self._last = packed(replace(update, grad_norms=None))
         self._dialler.send(self._session, self._last)
         return AdapterUp(update.round, (), (digest_of(update),), update.grad_norms)
 
     def put(self, item: object) -> None:
-        """Take what the dialler's thread brings: nothing is asked of a client here."""
+        """Take in an item of the dialler, in its thread."""
         if isinstance(item, Welcome):
             self._session = item.session
             if self._last:
@@ -88,12 +91,16 @@ class Desk:
         self._dialler.close(0)
 
 
-class AggregatorLink:
-    """The server's way to the aggregator, once it is opened.
+class Clients(Protocol):
+    """The server's clients, who are served while it waits for the aggregator."""
 
-    wake, pump: pump takes in what comes from clients for a while, or until it is woken. expel: is told of
-    clients whose update was rejected.
-    """
+    def wake(self) -> None: ...
+    def pump(self) -> None: ...
+    def expel(self, name: str, reason: str) -> None: ...
+
+
+class AggregatorLink:
+    """The server's way to the aggregator, from `open` on."""
 
     def __init__(
         self, job: Job, layout: Layout, num_blocks: int, device: torch.device, ledger: Ledger
@@ -104,29 +111,35 @@ class AggregatorLink:
         self._device = device
         self._ledger = ledger
         self._incoming: Incoming = queue.SimpleQueue()
+        self._clients: Clients | None = None
         self._dialler: Dialler | None = None
         self._session = ""
-        self._digests: dict[str, Tensor] = {}  # of what each client says that it handed in
-        self._taken: dict[str, Taken] = {}  # of what the aggregator says that it has of each
+        self._digests: dict[str, Tensor] = {}  # of each client's update, as the client states it
+        self._taken: dict[str, Taken] = {}  # the update of each client that the aggregator has
         self._asked: Average | None = None
         self._answer: Averaged | None = None
-        self.wake: Callable[[], None] = lambda: None
-        self.pump: Callable[[], None] = lambda: None
-        self.expel: Callable[[str, str], None] = lambda name, reason: None
 
-    def open(self, dial: Callable[[Any], Dialler]) -> None:
-        """Start to dial."""
+    def open(self, dial: Callable[[Any], Dialler], clients: Clients) -> None:
+        """Start to dial. clients: pumped while the server waits, and woken by what comes."""
+        self._clients = clients
         self._dialler = dial(self)
 
     def put(self, item: object) -> None:
-        """Take what the dialler's thread brings."""
+        """Take in an item of the dialler, in its thread."""
         self._incoming.put(item)
-        self.wake()
+        self.clients.wake()
+
+    @property
+    def clients(self) -> Clients:
+        """The server's clients. Raises NetworkError before `open`."""
+        if self._clients is None:
+            raise NetworkError("the way to the aggregator is not open")
+        return self._clients
 
     def handed_in(self, client: str, cut: int, update: AdapterUp) -> bool:
-        """Whether the aggregator has what a client says that it handed in.
+        """Whether the aggregator has the update that a client states.
 
-        Raises ValueError where that is not what a client with this cut trains.
+        Raises ValueError where its sizes are not those of a client with this cut.
         """
         self._digests[client] = update.values[0]
         taken = self._taken.get(client)
@@ -136,7 +149,11 @@ class AggregatorLink:
         return True
 
     def average(self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions) -> Adapter:
-        """Have all contributions averaged; waits for the answer. Raises NetworkError where there is none."""
+        """Have all contributions averaged, and wait for the answer.
+
+        Raises NetworkError where the aggregator refuses.
+        """
+        # One request: the clients' updates by their digests, and the trunks' adapters.
         of_trunks = [(holder, block, *one) for block, held in trunks.items() for holder, one in held.items()]
         self._asked = Average(
             secrets.token_hex(16),
@@ -153,8 +170,9 @@ class AggregatorLink:
             values=tuple(flatten(adapter) for _, _, adapter, _ in of_trunks),
         )
         self._send(self._asked)
+        # Meanwhile clients are served: one that restarts may have to hand in its update again.
         while self._answer is None:
-            self.pump()
+            self.clients.pump()
             self.take_in()
         answer, self._answer, self._asked = self._answer, None, None
         return {
@@ -179,16 +197,16 @@ class AggregatorLink:
                 case Rejected(client="") | End():
                     raise NetworkError(f"the aggregator: {message.reason}")
                 case Rejected():
-                    self.expel(message.client, message.reason)
+                    self.clients.expel(message.client, message.reason)
                 case Averaged() if self._asked is not None and message.request == self._asked.request:
                     self._answer = message
                 case Averaged():
-                    pass  # to a request that was sent twice
+                    pass  # the answer to a request that was sent twice
                 case _:
                     raise NetworkError(f"the aggregator sent {type(message).__name__}")
 
     def end(self, end: End, seconds: float) -> bool:
-        """Tell the aggregator that the run is over; return whether it has heard, after so long at most."""
+        """Tell the aggregator that the run is over; return whether it has confirmed that in time."""
         if self._dialler is None:
             return False
         return dismiss(self._dialler, self._incoming, self._session, end, seconds)
@@ -199,9 +217,9 @@ class AggregatorLink:
 
 
 def dismiss(dialler: Dialler, incoming: Incoming, session: str, end: End, seconds: float) -> bool:
-    """Tell an aggregator that the run is over, again where it comes anew, until it says so, too; hang up.
+    """Tell an aggregator that the run is over, in every new session, until it confirms that; hang up.
 
-    session: the last Welcome's; empty: none has come. Returns whether it has heard within `seconds`.
+    session: of the last Welcome; empty before the first. Returns whether it has confirmed within `seconds`.
     """
     deadline = time.monotonic() + seconds
     dialler.send(session, packed(end))
@@ -219,13 +237,12 @@ def dismiss(dialler: Dialler, incoming: Incoming, session: str, end: End, second
 
 
 def dial_aggregator(
-    job: Job, name: str, certs: Path | None, insecure: bool, token: str, notice: Callable[[str], None]
+    address: str, name: str, certs: Path | None, insecure: bool, token: str, notice: Callable[[str], None]
 ) -> Callable[[Any], Dialler]:
-    """Return what dials a job's aggregator, given where to put what comes.
+    """Return a function that dials the aggregator at an address, given the sink of its messages.
 
-    certs: folder of this party's certificate; then the aggregator's must be one for that role.
+    certs: folder of this party's certificate; the aggregator's must then be one for that role.
     """
-    address = str(job.network.aggregator)
     credentials = channel_credentials(address, certs, insecure)
     expected = AGGREGATOR_NAME if certs else ""
 

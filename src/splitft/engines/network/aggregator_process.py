@@ -7,7 +7,7 @@ disk before the server is told: it can be killed at any moment. (ours; the role 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,11 +21,11 @@ from splitft.engines.network.control import (
     End,
     Rejected,
     Taken,
-    client_names,
     packed,
 )
 from splitft.engines.network.gate import check_adapters
-from splitft.engines.network.transport.listener import Event, Listener
+from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.peers import Event
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.robust import Contribution
@@ -41,6 +41,7 @@ class AggregatorProcess:
     def __init__(
         self,
         job: Job,
+        names: Sequence[str],
         layout: Layout,
         num_blocks: int,
         listener: Listener,
@@ -55,7 +56,7 @@ class AggregatorProcess:
         self._notice = notice
         self._taken: dict[str, AdapterUp] = {}
         self._asked: Average | None = None
-        for name in client_names(job):
+        for name in names:
             found = load_checkpoint(folder / name)
             if found is not None:
                 state = found.state

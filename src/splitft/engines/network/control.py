@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from splitft.job import Job
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import KINDS, Message
 
@@ -247,8 +246,3 @@ WIRE: Wire[Message | Control] = Wire(
 def packed(message: Message | Control) -> bytes:
     """Return a message as one payload."""
     return b"".join(WIRE.encode(message))
-
-
-def client_names(job: Job) -> list[str]:
-    """Return the names of the clients that may take part, in the order of all sums."""
-    return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))

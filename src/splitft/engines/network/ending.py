@@ -1,6 +1,6 @@
-"""The end of a run: everyone who took part hears of it, whoever was away or killed at that moment. (ours)
+"""The end of a run: all parties that took part are told, also those that are away or killed just then.
 
-The server writes down who has heard, so that one that is killed meanwhile goes on telling when it is back.
+The server logs each client that has heard; one that is killed meanwhile continues when it is restarted.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from splitft.engines.network.control import End
 from splitft.engines.network.transport.listener import Listener
 
 STEPS = "steps.jsonl"  # what took effect at the server, in order
-TOLD, OVER = "told", "over"  # events: one client has heard, nobody else is told
-SHORT_SECONDS = 1.0  # nobody is told for longer without a word about it
+TOLD, OVER = "told", "over"  # events: a client has heard; no other client is told any more
+SHORT_SECONDS = 1.0  # of telling without a notice
 
-Dismiss = Callable[[End, float], bool]  # tells the aggregator, for so long; whether it has heard
+Dismiss = Callable[[End, float], bool]  # tells the aggregator within seconds; whether it has confirmed
 
 
 def untold(folder: Path, names: Collection[str]) -> list[str] | None:
-    """Return who of these has not heard that the run in `folder` is over; None: nobody is to be told more."""
+    """Return the clients that have not heard that the run in `folder` is over; None: all have been told."""
     path = folder / STEPS
     if not path.exists():  # it was not run by a server
         return None
@@ -41,7 +41,10 @@ def say_farewell(
     notice: Callable[[str], None],
     reason: str = "the run is complete",
 ) -> None:
-    """Tell clients, then the aggregator if there is one, that a run is complete; wait for them so long."""
+    """Tell clients, then the aggregator if there is one, that a run is complete; stop listening.
+
+    seconds: the longest wait for either.
+    """
 
     def told(name: str) -> None:
         append_line(folder / STEPS, json.dumps({"event": TOLD, "client": name}))
@@ -57,3 +60,12 @@ def say_farewell(
     if dismiss is not None and not dismiss(end, seconds):
         notice(f"the aggregator did not come to hear that {reason}: end it by hand")
     append_line(folder / STEPS, json.dumps({"event": OVER}))
+
+
+def say_stop(listener: Listener, names: Collection[str], dismiss: Dismiss | None, reason: str) -> None:
+    """Tell clients and the aggregator that a run ends early; stop listening."""
+    end = End(reason, False)
+    listener.tell_end(end, names, SHORT_SECONDS, lambda name: None)
+    listener.close()
+    if dismiss is not None:
+        dismiss(end, SHORT_SECONDS)

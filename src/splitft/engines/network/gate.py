@@ -1,6 +1,6 @@
-"""What a client sends is checked before anything is done with it: shapes, types, counts, values. (ours)
+"""The gate: shapes, types, counts and values of a message are checked before anything is computed with it.
 
-What is expected follows from the session, never from the message. The order of messages is `script`'s.
+Expectations follow from the session, never from the message. `MessageOrder` checks the order of messages.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""What a step takes: measured on both sides of the network, for policies that go by it. (ours)
+"""Step times, measured on both sides of the network, for policies that use them.
 
-A client says how long it computed; the server knows how long itself did, and how long it waited. What is
-left of that is the link's.
+A client reports its computing seconds; the server knows its own, and its waiting; the rest is the link's.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from splitft.devices.steps import StateSeconds
 from splitft.engines.network.control import Worked
-from splitft.job import Job
+from splitft.job.settings import BatchSettings
+from splitft.server.parts import best_parts
 
-MOST_SECONDS = 1e6  # of a round, that anybody may say to have computed
+MOST_SECONDS = 1e6  # of computing in a round, as a client states them
 
 
 class Stopwatch:
@@ -32,39 +33,63 @@ class Stopwatch:
 
 @dataclass
 class StepClock:
-    """Of one client's turn: seconds that the server computed for it, and waited for its next message."""
+    """Of one client's local steps: seconds of the server's computing, and of its waiting."""
 
     server_seconds: float = 0.0
     waited_seconds: float = 0.0
     _asked_at: float | None = None
 
     def asked(self) -> None:
-        """The client has been sent something."""
+        """Note that something was sent to the client."""
         self._asked_at = time.perf_counter()
 
     def heard(self, at: float) -> None:
-        """Something came from it; several messages may answer one."""
+        """Note that something came from it; several messages may answer one."""
         if self._asked_at is not None:
             self.waited_seconds += max(0.0, at - self._asked_at)
             self._asked_at = at
 
+    def served(self, seconds: float) -> None:
+        """Add seconds of the server's computing."""
+        self.server_seconds += seconds
+
 
 def check_worked(worked: Worked) -> None:
-    """Raise ValueError on what cannot be."""
+    """Raise ValueError where stated seconds are impossible."""
     for seconds in (worked.front_seconds, worked.tail_seconds):
         if not 0 <= seconds <= MOST_SECONDS:
             raise ValueError(f"Worked: {seconds} seconds")
 
 
-def step_seconds(job: Job, worked: Worked, clock: StepClock, cut: int, trunk_blocks: int) -> StateSeconds:
-    """Return what a step took a client with this cut."""
-    steps = job.local_steps
-    link = max(0.0, clock.waited_seconds - worked.front_seconds - worked.tail_seconds)
-    return StateSeconds(
-        block_seconds=worked.front_seconds / steps / cut,
-        fixed_seconds=worked.tail_seconds / steps,
-        transfer_seconds=link / steps,
-        adapter_seconds=0.0,
-        server_block_seconds=clock.server_seconds / steps / trunk_blocks,
-        server_fixed_seconds=0.0,
-    )
+class StepTimes:
+    """Measured step times of clients: for cut policies, and for `micro_batches: auto`.
+
+    on_seconds: receives the times of a client's step. parts: {client: micro-batches of each batch that its
+    first times ask for}.
+    """
+
+    def __init__(self, job: BatchSettings, on_seconds: Callable[[str, StateSeconds], object] | None) -> None:
+        self.parts: dict[str, int] = {}
+        self._job = job
+        self._on_seconds = on_seconds
+
+    def add(
+        self, name: str, worked: Worked, clock: StepClock, *, cut: int, trunk_blocks: int, clients: int
+    ) -> None:
+        """Take in the times of a client's local steps. clients: number that the server computes for."""
+        steps = self._job.local_steps
+        client = worked.front_seconds + worked.tail_seconds
+        link = max(0.0, clock.waited_seconds - client)
+        if self._on_seconds is not None:
+            seconds = StateSeconds(
+                block_seconds=worked.front_seconds / steps / cut,
+                fixed_seconds=worked.tail_seconds / steps,
+                transfer_seconds=link / steps,
+                adapter_seconds=0.0,
+                server_block_seconds=clock.server_seconds / steps / trunk_blocks,
+                server_fixed_seconds=0.0,
+            )
+            self._on_seconds(name, seconds)
+        if name not in self.parts:
+            most, server = self._job.per_device_train_batch_size, clock.server_seconds
+            self.parts[name] = best_parts(most, client / steps, link / steps, server / steps, clients)

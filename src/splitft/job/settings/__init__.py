@@ -1,5 +1,7 @@
 """Settings by what needs them: base classes of `Job`. A function names the one that it reads."""
 
+from __future__ import annotations
+
 from splitft.job.settings.data import DataSettings
 from splitft.job.settings.federation import DeviceSettings, FederationSettings, NetworkSettings, RunSettings
 from splitft.job.settings.model import ModelSettings

@@ -14,15 +14,15 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.engines.network.control import client_names
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import Job, load_job
 from splitft.launch.flower.launcher import Launcher
 from splitft.launch.flower.ticket import Ticket, make_authority
+from splitft.running.network import client_names, notice
 from splitft.running.runner import RunResult
-from splitft.running.serve import notice, serve
+from splitft.running.serve import serve
 
 REPLIES = "flower.json"  # what clients reply, in the run's folder
 

@@ -75,7 +75,7 @@ def plan_command(
 
 
 def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, Any]:
-    from splitft.devices import model_costs
+    from splitft.devices.measure import model_costs
     from splitft.running.parties import make_planner
     from splitft.tools.plan import tables
     from splitft.tools.plan.cuts import cut_costs, policy_starts
@@ -128,7 +128,7 @@ def _plan_codecs(job: Job, console: Console) -> dict[str, Any]:
 def _plan_scale(
     start: Any, devices: Mapping[str, Device], folder: Path | None, console: Console
 ) -> dict[str, Any]:
-    from splitft.devices import model_costs
+    from splitft.devices.measure import model_costs
     from splitft.tools.plan import tables
     from splitft.tools.plan.picture import scale_picture
     from splitft.tools.plan.scale import plan_scale

@@ -34,7 +34,7 @@ def render_page(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("splitft", "report"),
+        loader=PackageLoader("splitft", "tools/report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,120 @@
+"""CPU seconds of two versions of the project: a split training step in float32 and bfloat16, and a whole run.
+
+    python benchmarks/step_cpu.py BEFORE [AFTER] [--repeats 5] [--steps 12] [--parts fp32 bf16 quickstart]
+
+BEFORE and AFTER are git revisions or folders, as for same_results.py; AFTER is the present working tree by
+default. Only whole runs of the command line are measured, user and system seconds of all their processes, so
+that the versions may have any modules inside. The parts:
+
+- fp32, bf16: one client and its server in one process, GPT2-small's shape with random weights, rank 16 on
+  c_attn and c_proj, cut 2, 4 rows of 128 tokens, no codec. The seconds of a step are those of a run with some
+  more local steps, less those of a run with few, over the number of steps between the two (--steps).
+- quickstart: the whole recipe, start and evaluation included.
+
+Both versions take turns, pair by pair, each of them first in every other pair. The table has the medians of
+both versions' seconds, and the median, least and greatest ratio (after to before) of the pairs. The first
+run of each part, which writes the built-in model, is not counted. On a machine with other work the ratios of
+single pairs differ by some 5 %: take the median of several pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchlib.checkouts import Checkout, CommandError, open_checkouts, run_commands, settings_for
+from benchlib.record import RESULTS, ratio, save, spread, table
+
+PARTS = ("fp32", "bf16", "quickstart")
+FEW = 2  # local steps of the shorter run
+STATED: dict[str, Any] = {
+    "padding_free": False, "micro_batches": 1, "server_batch_tokens": 0, "codec": "none", "use_cpu": True
+}  # fmt: skip
+STEP: dict[str, Any] = STATED | {
+    "model_name_or_path": "builtin:gpt2-random", "dataset_name": "builtin:sotu", "max_train_samples": 2000,
+    "max_eval_samples": 4, "max_length": 128, "packing": True, "clients": 1, "cuts": 2, "rounds": 1,
+    "partition": {"method": "iid"}, "per_device_train_batch_size": 4, "lora_r": 16, "save_every": 0,
+    "lora_target_modules": ["c_attn", "c_proj"], "lr_scheduler_type": "constant", "labels": "server",
+}  # fmt: skip
+
+
+def run_once(checkout: Checkout, recipe: str, settings: Mapping[str, Any]) -> float:
+    """Run a recipe, or without one a job of these settings alone, in a new folder; return its CPU seconds."""
+    folder = checkout.scratch / f"run-{len(list(checkout.scratch.glob('run-*')))}"
+    folder.mkdir()
+    settings = settings_for(checkout, {**settings, "output_dir": str(folder / "run")})
+    job = folder / "job.yaml"
+    job.write_text(json.dumps(settings), encoding="utf-8")
+    changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    command = ["run", recipe, *changes] if recipe else ["run", str(job)]
+    return run_commands(checkout, {"log": command}, folder).cpu_seconds
+
+
+def measure(checkout: Checkout, part: str, steps: int) -> float:
+    """Return the CPU seconds of a part: of a step, or of the whole recipe."""
+    if part == "quickstart":
+        return run_once(checkout, part, STATED)
+    few, more = (
+        run_once(checkout, "", STEP | {"bf16": part == "bf16", "local_steps": count})
+        for count in (FEW, FEW + steps)
+    )
+    return (more - few) / steps
+
+
+def measure_pairs(sides: tuple[Checkout, Checkout], part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds of a part with both versions, and their ratio, over all pairs."""
+    for checkout in sides:
+        if part == "quickstart":
+            run_once(checkout, part, STATED | {"rounds": 1, "local_steps": 1, "max_eval_samples": 4})
+        else:
+            run_once(checkout, "", STEP | {"bf16": part == "bf16", "local_steps": 1})
+    seconds: dict[str, list[float]] = {checkout.side: [] for checkout in sides}
+    for pair in range(options.repeats):
+        for checkout in sides if pair % 2 == 0 else sides[::-1]:
+            seconds[checkout.side].append(measure(checkout, part, options.steps))
+        before, after = (seconds[checkout.side][-1] for checkout in sides)
+        print(f"{part:<11}{before:9.3f}{after:9.3f} CPU s  ratio {after / before:.3f}", flush=True)
+    figures = {side: spread(values) for side, values in seconds.items()}
+    return {"seconds": figures, "after_to_before": ratio(seconds["after"], seconds["before"])}
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print the figures as a table."""
+    rows = []
+    for part in (part for part in PARTS if part in result):
+        seconds, found = result[part]["seconds"], result[part]["after_to_before"]
+        medians = [f"{seconds[side]['median']:.3f}" for side in ("before", "after")]
+        name = part if part == "quickstart" else f"step, {part}"
+        rows.append((name, *medians, *(f"{found[f'pairs_{k}']:.3f}" for k in ("median", "min", "max"))))
+    print(table(("CPU seconds", "before", "after", "ratio", "least", "greatest"), rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("before", metavar="BEFORE", help="a git revision or a folder")
+    parser.add_argument("after", metavar="AFTER", nargs="?", help="the same; default: this working tree")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of every part")
+    parser.add_argument("--steps", type=int, default=12, help="steps between the two runs of a difference")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "step_cpu.json")
+    options = parser.parse_args()
+    result: dict[str, Any] = {"repeats": options.repeats, "steps": options.steps}
+    with open_checkouts(options.before, options.after) as (before, after, _):
+        result |= {"before": before.name, "after": after.name}
+        print(f"before: {before.name}, after: {after.name}", flush=True)
+        for part in options.parts:
+            try:
+                result[part] = measure_pairs((before, after), part, options)
+            except CommandError as error:
+                raise SystemExit(f"{part}: {error}") from None
+            save(result, options.out)
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""A client's messages to and from the server, packed and unpacked, in the session in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from splitft.engines.network.control import WIRE, Control, End, Refused, Welcome, packed
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.errors import LostError, NetworkError
+from splitft.wire.channel import Channel
+from splitft.wire.messages import Message
+
+
+class Conversation:
+    """The messages of one client over its dialler."""
+
+    def __init__(self, dialler: Dialler) -> None:
+        self._dialler = dialler
+        self._session = ""
+        self._channel: Channel | None = None
+        self._again: Any = None  # an item to be taken once more
+
+    @property
+    def channel(self) -> Channel:
+        """The way to the server. Raises NetworkError before the server has sent the job."""
+        if self._channel is None:
+            raise NetworkError("the server asked for something before it sent the job")
+        return self._channel
+
+    def start(self, session: str) -> None:
+        """Go on in a new session."""
+        self._session = session
+        if self._channel is not None:
+            self._channel.memory.forget()
+
+    def open(self, channel: Channel) -> None:
+        """Pack and unpack with this channel from now on."""
+        self._channel = channel
+
+    def say(self, message: Message | Control) -> None:
+        """Send a message; it is dropped where the session is over."""
+        message = self._channel.pack(message) if self._channel else message
+        self.send(packed(message))
+
+    def send(self, payload: bytes) -> None:
+        """Send a payload as it is."""
+        self._dialler.send(self._session, payload)
+
+    def take(self) -> Any:
+        """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
+        if self._again is not None:
+            item, self._again = self._again, None
+            return item
+        came = self._dialler.incoming.get()
+        if isinstance(came, LostError):
+            raise came
+        if isinstance(came, Refused):
+            raise NetworkError(f"the server refuses this client: {came.reason}")
+        if isinstance(came, Welcome | End):
+            return came
+        try:
+            message = WIRE.decode(came)
+            return self._channel.unpack(message) if self._channel else message
+        except ValueError as error:
+            raise NetworkError(f"the server sent what cannot be read: {error}") from None
+
+    def put_back(self, item: Any) -> None:
+        """Have `take` return an item again."""
+        self._again = item
+
+    def refuse(self, reason: str) -> None:
+        """Have `take` raise that this client is refused. To be called in any thread."""
+        self._dialler.incoming.put(Refused(reason, False))
+
+    def close(self, *, over: bool = False) -> None:
+        """Hang up. over: the server has sent its last message."""
+        self._dialler.close(over=over)

@@ -1,0 +1,93 @@
+"""Message order: messages of a client must come in the one order that follows from the job."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from splitft.engines.network.control import Control
+from splitft.job.settings import TrainingSettings
+from splitft.wire.messages import KINDS, Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
+
+Line = tuple[type, int, int]  # kind, step, micro-step
+EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way
+
+
+def training_script(job: TrainingSettings, micro_steps: int) -> Iterator[Line]:
+    """Yield the messages of a client's local steps, without answers to trunk outputs."""
+    for step in range(job.local_steps):
+        for micro_step in range(micro_steps):
+            yield Activations if job.splits_model else LocalLoss, step, micro_step
+    yield AdapterUp, 0, 0
+
+
+def evaluation_script(job: TrainingSettings, eval_rows: int) -> Iterator[Line]:
+    """Yield the messages of a client's held-out rows, without answers to trunk outputs."""
+    for start in range(0, eval_rows, job.per_device_eval_batch_size):
+        yield Activations if job.splits_model else Metrics, start, 0
+
+
+class MessageOrder:
+    """Follows the messages of one client in one transaction or evaluation.
+
+    in_flight: batches that it may have on their way.
+    """
+
+    def __init__(
+        self, job: TrainingSettings, lines: Iterator[Line], round_: int, *, train: bool, in_flight: int = 1
+    ) -> None:
+        at_home = job.labels == "client" and job.splits_model
+        self._from_tail = (TailGradients if train else Metrics) if at_home else None
+        self._lines = lines
+        self._round = round_
+        self._train = train
+        self._most = in_flight
+        self._asked: deque[tuple[type, int, int]] = deque()  # what the server has not answered
+        self._at_tail: deque[tuple[int, int]] = deque()  # micro-batches whose trunk output was sent
+        self._open = 0  # micro-batches on their way
+
+    def checked(self, message: Message | Control) -> Message:
+        """Return a message that is the next one. Raises ValueError on any other."""
+        kind, name = type(message), type(message).__name__
+        if not isinstance(message, KINDS):
+            raise ValueError(f"{name} came in the middle of a round")
+        # An answer to a trunk output, in the order of these.
+        if message.round != self._round:
+            raise ValueError(f"{name}.round: {message.round} in round {self._round}")
+        if kind is self._from_tail:
+            if not self._at_tail:
+                raise ValueError(f"{name} came before the last message was answered")
+            self._check_place(message, *self._at_tail.popleft())
+            if self._train:
+                self._asked.append((kind, 0, 0))
+            else:
+                self._open -= 1
+            return message
+        # A line of the script, once there is room for it.
+        wanted, step, micro_step = next(self._lines, (type(None), 0, 0))
+        if kind is not wanted:
+            raise ValueError(f"{name} came where {wanted.__name__} is next")
+        if self._open >= (self._most if kind is Activations else 1):
+            raise ValueError(f"{name} came before the last message was answered")
+        self._check_place(message, step, micro_step)
+        if isinstance(message, Activations):
+            if message.train != self._train:
+                raise ValueError(f"{name}.train: {message.train}")
+            self._open += 1
+            self._asked.append((kind, step, micro_step))
+        return message
+
+    def answered(self) -> None:
+        """Note that the server has answered the oldest message that asks for an answer."""
+        kind, step, micro_step = self._asked.popleft()
+        if kind is Activations and self._from_tail is not None:
+            self._at_tail.append((step, micro_step))
+        else:
+            self._open -= 1
+
+    def _check_place(self, message: Message, step: int, micro_step: int) -> None:
+        if isinstance(message, AdapterUp | Metrics):
+            return
+        place = message.step, getattr(message, "micro_step", 0)  # type: ignore[union-attr]
+        if place != (step, micro_step):
+            raise ValueError(f"{type(message).__name__}.step: {place} where {(step, micro_step)} is next")

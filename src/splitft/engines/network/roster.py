@@ -1,0 +1,149 @@
+"""Roster: the clients of a job, and what the server knows of each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from splitft.engines.network.control import Control, Failed, Held, Loaded, Ready, Saved, Train
+from splitft.engines.network.timing import StepClock
+from splitft.engines.network.transport.peers import Event
+from splitft.job.sections import NetworkConfig
+from splitft.wire.messages import AdapterDown, Message, OptimizerState
+
+
+@dataclass
+class Member:
+    """One client.
+
+    session: of its last connection; empty before the first. there: it takes part: its data are read and its
+    state is restored in this session. owes: the only kind that may come next in a new session; None: any.
+    rows, eval_rows: of its data. done: the last round after which it saved its state; exact: the server
+    counts on that state. finished: it has sent its adapters of the round after `done`. last: its last
+    hand-out since then; evaluating: that one is for evaluation. muted: a round goes on without it, and its
+    messages are dropped until it has the next adapters. unasked: messages outside of the phase in force.
+    """
+
+    name: str
+    session: str = ""
+    there: bool = False
+    connected: bool = False
+    since: float = field(default_factory=time.monotonic)  # when it was last lost
+    expelled: str = ""
+    owes: type | None = None
+    rows: int = 0
+    eval_rows: int = 0
+    done: int = 0
+    exact: bool = True
+    finished: bool = False
+    last: AdapterDown | None = None
+    evaluating: bool = False
+    muted: bool = False
+    clock: StepClock = field(default_factory=StepClock)
+    unasked: list[Event] = field(default_factory=list)
+
+    def join(self, session: str) -> None:
+        """Start a new session: Ready and Loaded come first."""
+        self.session, self.owes = session, Ready
+        self.there, self.connected = False, True
+        self.unasked.clear()
+
+    def connect(self, connected: bool) -> None:
+        """Note that the connection of the session is there again, or lost."""
+        self.connected = connected
+        if not connected:
+            self.since = time.monotonic()
+
+    def expel(self, reason: str) -> None:
+        """Take part no more."""
+        self.expelled, self.there = reason, False
+
+    def greet(self, ready: Ready) -> None:
+        """Take in the size of its data; next it restores its state."""
+        self.rows, self.eval_rows, self.owes = ready.rows, ready.eval_rows, Loaded
+
+    def restored(self) -> None:
+        """Take part: its state is restored, or it is at its start."""
+        self.owes, self.there = None, True
+
+    def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
+        """Remember what it is handed out, for a return in a new session."""
+        self.last, self.evaluating = message, evaluating
+
+    def finish(self) -> None:
+        """Note that its adapters of this round are here: it need not take the steps again."""
+        self.finished, self.last = True, None
+
+    def save(self, done: int, exact: bool) -> None:
+        """Note the state that it can restore."""
+        self.done, self.exact, self.finished, self.last = done, exact, False, None
+
+    def mute(self) -> None:
+        """Drop its messages until it has the next adapters."""
+        self.muted = True
+
+    def admits(self, message: Message | Control) -> bool:
+        """Whether a message is to be used. Raises ValueError where another kind must come first."""
+        kind = type(message).__name__
+        if self.owes is not None and not isinstance(message, self.owes | Failed):
+            raise ValueError(f"{kind} came where {self.owes.__name__} is next")
+        if isinstance(message, Ready | Loaded) and not isinstance(message, self.owes or ()):
+            raise ValueError(f"{kind} came again")
+        if isinstance(message, Held | OptimizerState) and self.last and message.round == self.last.round:
+            self.muted = False
+        return not self.muted or self.owes is not None or isinstance(message, Saved | Failed)
+
+    def asked(self, message: Message | Control) -> None:
+        """Start to measure the time to its answer."""
+        if isinstance(message, Train):
+            self.clock = StepClock()
+        self.clock.asked()
+
+    def away_seconds(self) -> float:
+        """How long it has not been there."""
+        return 0.0 if self.there and self.connected else time.monotonic() - self.since
+
+
+class Roster:
+    """All clients of a job, in the order of their names there, which is the order of all sums."""
+
+    def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
+        self.config = config
+        self.members = {name: Member(name) for name in names}
+
+    def __getitem__(self, name: str) -> Member:
+        return self.members[name]
+
+    def rows(self, name: str) -> int:
+        """Return the number of a client's training rows."""
+        return self.members[name].rows
+
+    def there(self) -> list[str]:
+        """The clients that take part now."""
+        return [name for name, member in self.members.items() if member.there and not member.expelled]
+
+    def enough(self, without: Collection[str] = ()) -> bool:
+        """Whether the run may go on without these clients."""
+        wanted = self.config.min_clients or sum(not member.expelled for member in self.members.values())
+        return len([name for name in self.there() if name not in without]) >= max(1, wanted)
+
+    def given_up(self, name: str) -> bool:
+        """Whether the others no longer wait for a client."""
+        member = self.members[name]
+        if member.expelled:
+            return True
+        return member.away_seconds() > self.config.rejoin_seconds and self.enough(without=[name])
+
+    def taking_part(self) -> list[str]:
+        """The clients that have taken part, and are not away for longer than the others wait."""
+        return [
+            name
+            for name, member in self.members.items()
+            if member.session and not member.expelled and member.away_seconds() < self.config.rejoin_seconds
+        ]
+
+    def deadline(self) -> float:
+        """The time from which on clients are late with what they are asked now, by `time.monotonic`."""
+        return time.monotonic() + (self.config.round_seconds or math.inf)

@@ -1,0 +1,43 @@
+"""What the commands of a run over a network share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from splitft.engines.network.transport.certs import is_loopback
+from splitft.errors import JobError
+from splitft.job import Job
+
+
+def client_names(job: Job) -> list[str]:
+    """Return the names of the clients that may take part, in the order of all sums."""
+    return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
+
+
+def check_stated(job: Job) -> None:
+    """Raise JobError where a job over a network leaves open who sees the labels."""
+    if "labels" not in job.model_fields_set:
+        raise JobError(
+            "over a network a job must state `labels`: `labels: server` sends the text to the server, "
+            "`labels: client` keeps labels at home and needs tail_blocks of 1 or more (docs/threat-model.md)"
+        )
+
+
+def check_address(address: str, certs: Path | None, insecure: bool) -> None:
+    """Raise JobError where an address is none, or would be open to a network without TLS."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise JobError(f"--listen {address}: write HOST:PORT, such as 127.0.0.1:50051 or 0.0.0.0:50051")
+    if certs is None and not insecure and not is_loopback(host):
+        raise JobError(
+            f"--listen {address} is open to a network, and there is no TLS: give --certs (made by "
+            "`splitft certs init`), or type --insecure where something else keeps strangers out"
+        )
+
+
+def notice(console: Console, text: str) -> None:
+    """Print one line about the network."""
+    console.print(f"[dim]network[/] {escape(text)}", highlight=False)

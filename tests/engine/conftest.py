@@ -1,0 +1,37 @@
+"""A good job that tests spoil."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bad_jobs import Settings
+
+from tiny import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good model of 4 blocks and 128 positions, and good rows."""
+    folder = tmp_path_factory.mktemp("good")
+    save_tiny_model(folder / "model", "gpt2")
+    rows = [f"the people of the united states made law number {i}" for i in range(40)]
+    (folder / "rows.txt").write_text("\n\n".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def settings(shared: Path, tmp_path: Path) -> Settings:
+    """A good job; each case makes one thing wrong."""
+    return {
+        "model_name_or_path": str(shared / "model"),
+        "data_files": str(shared / "rows.txt"),
+        "max_length": 32,
+        "clients": 2,
+        "rounds": 1,
+        "local_steps": 1,
+        "cuts": 2,
+        "lora_r": 4,
+        "use_cpu": True,
+        "output_dir": str(tmp_path / "out"),
+    }

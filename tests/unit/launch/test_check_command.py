@@ -1,0 +1,71 @@
+"""The command `splitft check`: what it prints and its exit codes, for one model and for all types."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from splitft.errors import ModelError
+from splitft.launch.check import architecture_table, check_command, totals
+from splitft.proof import check_split
+from splitft.proof.every_type import check_all_architectures
+from splitft.proof.types import default_config
+from tiny import save_tiny_model, tiny_config
+
+
+def told(model: str, cuts: list[int] | None = None) -> tuple[int, str]:
+    out = io.StringIO()
+    code = check_command(model, cuts, Console(file=out, width=200))
+    return code, out.getvalue()
+
+
+def test_the_command_checks_a_folder(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "qwen3")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()  # only the configuration is read
+    code, text = told(str(folder), [1, 3])
+    assert code == 0
+    for words in ("4 in model.layers (Qwen3DecoderLayer)", "1, 3", "dummy_ids", "exact"):
+        assert words in text
+    assert check_split(str(folder)).ok
+
+
+def test_the_command_refuses_with_its_code(tmp_path: Path) -> None:
+    default_config("xlm").save_pretrained(tmp_path)
+    code, text = told(str(tmp_path))
+    assert code == 4 and "refused" in text and "logits differ" in text
+
+
+def test_the_command_names_the_possible_cuts(tmp_path: Path) -> None:
+    tiny_config("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="choose cuts from 1 to 3"):
+        told(str(tmp_path), [9])
+
+
+def test_a_missing_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no folder"):
+        told(str(tmp_path / "nowhere"))
+
+
+def test_all_architectures_survive_a_bad_one() -> None:
+    seen: list[tuple[str, int, int]] = []
+    names = ["gpt2", "no_such_type", "xlm", "zamba2"]
+    reports = check_all_architectures(lambda r, done, of: seen.append((r.model_type, done, of)), names)
+    verdicts = {report.model_type: report.verdict for report in reports}
+    assert verdicts == {
+        "gpt2": "exact",
+        "no_such_type": "could not be built",
+        "xlm": "refused",
+        "zamba2": "exact with real ids",
+    }
+    assert seen == [(name, i + 1, 4) for i, name in enumerate(names)]
+    assert totals(reports) == "4 types: 1 exact, 1 exact with real ids, 1 refused, 1 could not be built"
+    assert architecture_table(reports).row_count == 4
+
+
+def test_a_type_that_hangs_is_given_up() -> None:
+    (report,) = check_all_architectures(model_types=["zamba"], seconds_a_type=0.01)
+    assert report.verdict == "could not be built" and "longer than" in report.reason
