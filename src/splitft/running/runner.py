@@ -94,9 +94,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
             for record in run_rounds(
                 job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
             ):
-                told = parties.chooser.close_round() if parties.chooser else None
-                if told:
-                    console.print(told, highlight=False)
                 output.add(record)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
@@ -209,7 +206,6 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
-            **({"codecs": chooser.summary()} if (chooser := self.parties.chooser) else {}),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,

@@ -31,10 +31,9 @@ from splitft.running.batching import batch_tokens
 from splitft.running.folder import Opened, open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, notice
-from splitft.running.parties import Parties
+from splitft.running.parties import Parties, global_adapter
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
-from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
 from splitft.server.server import make_server
 from splitft.wire.channel import Channel
@@ -167,7 +166,6 @@ def make_server_side(
         averager=averaging,
         log=lambda line: append_line(steps, json.dumps(line)),
     )
-    chooser = CodecChooser(model, job, server, start.names) if job.chooses_codecs else None
 
     # The way of messages: listener, membership, gate, phases of the cohort.
     listener = listen(start, address, certs, door)
@@ -182,8 +180,8 @@ def make_server_side(
         needs_ids=start.report.server_inputs == "input_ids",
     )
     members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
-    cohort = NetworkCohort(members, job, times, averaging, chooser)
-    parties = Parties(policy, server, cohort, ledger, None, chooser)
+    cohort = NetworkCohort(members, job, times, averaging)
+    parties = Parties(policy, server, cohort, ledger, None, global_adapter(server))
     return ServerSide(parties, listener, roster, members, averaging)
 
 

@@ -124,9 +124,9 @@ class Members:
                 return
             self._ledger.count("down", message)
         if isinstance(message, AdapterDown):
-            self._channels[name].move(message.cut)
+            self._channels[name].memory.move(message.cut)
         if isinstance(message, Train):
-            message = replace(message, memory=self._channels[name].offer)
+            message = replace(message, memory=self._channels[name].memory.offer)
         member.asked(message)
         self._listener.send(name, packed(message), member.session)
 
@@ -139,8 +139,8 @@ class Members:
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
         self.roster[name].mute()
-        self._channels[name].forget()
-        self._channels[name].rewind()
+        self._channels[name].memory.forget()
+        self._channels[name].memory.rewind()
         self.send(name, Skip(0))
 
     def expel(self, name: str, reason: str) -> None:
@@ -182,16 +182,16 @@ class Members:
     def mark_memories(self, names: Sequence[str]) -> None:
         """A round's local steps begin: clients that take them again start from what is kept now."""
         for name in names:
-            self._channels[name].mark()
+            self._channels[name].memory.mark()
 
     def memories(self) -> State:
         """Return what is kept of each client's samples, as a checkpoint holds it."""
-        return {name: channel.state() for name, channel in self._channels.items()}
+        return {name: channel.memory.state() for name, channel in self._channels.items()}
 
     def load_memories(self, state: State) -> None:
         """Restore a state returned by `memories`."""
         for name, channel in self._channels.items():
-            channel.load_state(state[name])
+            channel.memory.load_state(state[name])
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "woken":
@@ -199,7 +199,7 @@ class Members:
         member = self.roster[event.name]
         if event.kind == "joined":
             member.join(event.session)
-            self._channels[member.name].forget()
+            self._channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
         elif event.session != member.session or member.expelled:
@@ -244,10 +244,9 @@ class Members:
 
     def _through_gate(self, member: Member, message: Message | Control) -> Message | Control:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
-        channel = self._channels[member.name]
         if isinstance(message, Started) and message.attempt != EVALUATION:
-            channel.accept(message.memory)  # before what follows it is unpacked
-            channel.use(member.codecs)
+            # Before the messages that follow are unpacked.
+            self._channels[member.name].memory.accept(message.memory)
         if not isinstance(message, KINDS):
             return message
         checked = self._gate(member.name, message)

@@ -29,7 +29,6 @@ class Training(Phase):
         averaging: AggregatorLink | None,
         groups: Sequence[Sequence[str]],
         round_: int,
-        codecs: str,
     ) -> None:
         self.updates: dict[str, AdapterUp] = {}
         self._members = members
@@ -39,7 +38,6 @@ class Training(Phase):
         self._averaging = averaging
         self._groups = groups
         self._round = round_
-        self._codecs = codecs
         self._under_way: dict[str, TrunkTransaction] = {}  # of each client that still trains
         self._left_out: list[str] = []
         self._began = 0.0  # of the server's computing
@@ -55,7 +53,7 @@ class Training(Phase):
             for group in self._groups:
                 transaction = TrunkTransaction(
                     group, self._round, self._job, self._members.send, trunks.rewind,
-                    lambda name: holdings[name].micro_batches, self._codecs,
+                    lambda name: holdings[name].micro_batches,
                 )  # fmt: skip
                 self._under_way |= dict.fromkeys(group, transaction)
             deadline = self._roster.deadline()
