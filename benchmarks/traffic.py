@@ -118,18 +118,18 @@ def step_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
     ledger = Ledger()
     for data in start.clients:
         stream, channel = train_stream(job, data.name, data.train), Channel(job, width, values=False)
-        channel.move(cut)
+        channel.memory.move(cut)
         for number in range(job.rounds * job.local_steps):
             round_, step = 1 + number // job.local_steps, number % job.local_steps
             samples = [int(i) for i in next(stream)]
             lengths = [int(data.train.lengths[i]) for i in samples]
-            sent = channel.missing(samples, lengths) if job.caches_activations else range(len(samples))
+            missing = channel.memory.missing(samples, lengths)
+            sent = range(len(samples)) if missing is None else missing
             tokens = sum(lengths[place] for place in sent)
             rows = torch.zeros(1, 1).expand(tokens, width) if tokens else torch.empty(0)
-            known = job.caches_activations or job.sends_differences
             up = Activations(
                 round_, step, 0, True, tuple(lengths), rows, torch.zeros(tokens, dtype=torch.int32), None, 0,
-                torch.zeros(tensors[0]) if step else None, samples=tuple(samples) if known else (),
+                torch.zeros(tensors[0]) if step else None, samples=tuple(samples),
             )  # fmt: skip
             ledger.count("up", channel.pack(up))
             gradient = torch.zeros(1, 1).expand(sum(lengths), width) if job.train_front else torch.empty(0)

@@ -33,6 +33,7 @@ INTRODUCTION = """\
 | `splitft new [RECIPE] [PATH]` | Lists the recipes, or copies one; never overwrites a file. |
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
 | `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
+| `splitft plan JOB --codecs` | Also tries every codec on one batch, with the weights. |
 | `splitft plan JOB --clients 10000 --mix phone=0.6,laptop=0.4` | The same for one round of a large cohort. |
 | `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods or cut policies over seeds; \
 writes a table and a report. Resumable. |

@@ -161,10 +161,8 @@ OF_LIBRARIES = {
 SET_FROM_OUTSIDE = {  # still
     "splitft.engines.local.missing", "splitft.engines.network.site.missing",
     "splitft.running.baselines.centralized.adapter", "splitft.running.baselines.local_only.adapter",
-    "splitft.running.parties.micro_batches", "splitft.running.serve.micro_batches",
-    "splitft.running.runner.batch_tokens", "splitft.server.server.truncation_errors",
-    "splitft.server.server.cut", "splitft.server.server.returning", "splitft.server.server.rows",
-    "splitft.server.server.share", "splitft.server.server.loss_sum", "splitft.server.server.loss_tokens",
+
+
 }  # fmt: skip
 
 

@@ -265,6 +265,9 @@ def plan(
     mix: Annotated[
         str | None, typer.Option(help="Their devices: phone=0.6,laptop=0.3,workstation=0.1")
     ] = None,
+    codecs: Annotated[
+        bool, typer.Option("--codecs", help="Load the weights, and try every codec on one batch.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
@@ -273,7 +276,7 @@ def plan(
     loaded = load_job(job, overrides or ())
     from splitft.tools.plan.command import plan_command
 
-    plan_command(loaded, clients=clients, mix=mix, out=out)
+    plan_command(loaded, clients=clients, mix=mix, codecs=codecs, out=out)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
-from splitft.lora.blocks import Layout, TensorSpec
+from splitft.lora.blocks import Layout, TensorSpec, tensor_name
 from splitft.model.config import text_config
 from splitft.model.window import find_blocks, install_window
 
@@ -48,11 +48,10 @@ class AdapterSlots:
             for name, layer in block.named_modules():
                 if not isinstance(layer, LoraLayer) or adapter_name not in layer.lora_A:
                     continue
-                for side in ("lora_A", "lora_B"):
-                    owner = getattr(layer, side)[adapter_name]
-                    tensor_name = f"{name}.{side}.weight"
-                    owners.append((tensor_name, owner))
-                    specs.append(TensorSpec(tensor_name, tuple(owner.weight.shape)))
+                for side in ("A", "B"):
+                    owner = getattr(layer, f"lora_{side}")[adapter_name]
+                    owners.append((tensor_name(name, side), owner))
+                    specs.append(TensorSpec(tensor_name(name, side), tuple(owner.weight.shape)))
             if specs:
                 self.layout[index] = tuple(specs)
                 self.owners[index] = owners

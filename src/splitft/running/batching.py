@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from rich.console import Console
 
 from splitft.job import Job
 from splitft.lora.blocks import Adapter
@@ -94,15 +95,18 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Callable[[str], None]) -> int:
+def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], console: Console) -> int:
     """Return the most tokens of a batch of several clients; 0: one client at a time.
 
     The proof decides that clients computed together get what each gets alone, and with
-    `server_batch_tokens: auto` the measured times decide the size.
+    `server_batch_tokens: auto` the measured times decide the size. The decision is printed.
 
     cuts: of the clients.
-    notice: called with the decision, and the reason for it.
     """
+
+    def notice(text: str) -> None:
+        console.print(f"the server computes {text}", highlight=False)
+
     # Batches that the job rules out, or the proof.
     if not job.server_batch_tokens or not job.splits_model:
         return 0

@@ -10,6 +10,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, dial_aggregator
@@ -20,6 +21,7 @@ from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
+from splitft.lora.ranks import held_blocks
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head
 from splitft.running.baselines import WholeClient
@@ -28,6 +30,7 @@ from splitft.running.network import notice
 from splitft.running.notices import Notices
 from splitft.running.prepare import check_positions, check_vocabulary
 from splitft.weights.load import load_tokenizer
+from splitft.wire.channel import Channel, sample_memory
 
 MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
@@ -53,13 +56,18 @@ class ClientSetup:
         self._dial = dial
         self._held: frozenset[int] = frozenset()
         self._welcome: Welcome | None = None
+        self._job_told: Job | None = None
         self._aggregator: str | None = None
 
-    def make(self, welcome: Welcome) -> Client:
-        """Read the data. Raises JobError, DataError, ModelError."""
+    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
+        """Read the data. Return the client, and its end of the connection.
+
+        Raises:
+            JobError, DataError, ModelError.
+        """
         quiet_libraries()
         job = self._job(welcome.job)
-        self._welcome, self._aggregator = welcome, job.network.aggregator
+        self._welcome, self._job_told, self._aggregator = welcome, job, job.network.aggregator
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
@@ -67,15 +75,21 @@ class ClientSetup:
         check_positions(job, config)
         check_vocabulary(job, config, (data.train, data.eval))
         model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
-        kind = Client if job.splits_model else WholeClient
-        return kind(self.name, data, model, job, cast(int, tokenizer.pad_token_id))
+        pad = cast(int, tokenizer.pad_token_id)
+        client: ClientRole
+        if job.splits_model:
+            client = Client(self.name, data, model, job, pad, sample_memory(job, model.width))
+        else:
+            client = WholeClient(self.name, data, model, job, pad)
+        return client, Channel(job, model.width, client.memory)
 
-    def need(self, client: Client, cut: int) -> None:
+    def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
-        wanted = frozenset(range(cut)) | frozenset(range(client.tail_start, client.model.num_blocks))
+        blocks = client.model.num_blocks
+        wanted = frozenset(held_blocks(client.settings, blocks, cut).on_client(range(blocks)))
         if not wanted <= self._held:
-            assert self._welcome is not None
-            client.model = self._part(client.job, self._welcome, self._held | wanted)
+            assert self._welcome is not None and self._job_told is not None
+            client.use_model(self._part(self._job_told, self._welcome, self._held | wanted))
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""

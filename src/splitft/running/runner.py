@@ -64,29 +64,27 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
         return complete_run(opened, job, console)
     quiet_libraries()
 
+    from splitft.running.batching import batch_tokens
     from splitft.running.parties import make_parties
     from splitft.running.prepare import assemble
 
     start = assemble(job, console)
     console.print(proof_line(start), highlight=False)
-    return run_parties(opened, start, make_parties(start), console)
+    model = start.split_model
+    tokens = batch_tokens(start.job, model, start.report.cuts, console)
+    return run_parties(opened, start, make_parties(start, model, batch_tokens=tokens), console)
 
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
     from splitft.round import run_rounds
-    from splitft.running.batching import batch_tokens
     from splitft.running.export import usage_hints
     from splitft.running.picture import perplexity_picture
     from splitft.running.progress import RunProgress, final_tables
 
     job, folder = start.job, opened.folder
 
-    def say(text: str) -> None:
-        console.print(f"the server computes {text}", highlight=False)
-
-    parties.server.batch_tokens = batch_tokens(job, parties.server.model, start.report.cuts, say)
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None
@@ -96,9 +94,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
             for record in run_rounds(
                 job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
             ):
-                told = parties.chooser.close_round() if parties.chooser else None
-                if told:
-                    console.print(told, highlight=False)
                 output.add(record)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
@@ -211,7 +206,6 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
-            **({"codecs": chooser.summary()} if (chooser := self.parties.chooser) else {}),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,

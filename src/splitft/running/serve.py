@@ -27,15 +27,15 @@ from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
 from splitft.model.config import text_config
 from splitft.running.baselines import WholeModels
+from splitft.running.batching import batch_tokens
 from splitft.running.folder import Opened, open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, notice
-from splitft.running.parties import Parties
+from splitft.running.parties import Parties, global_adapter
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
-from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server
+from splitft.server.server import make_server
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
@@ -94,7 +94,7 @@ def serve(
     quiet_libraries()
     start = assemble(job, console, elsewhere=names)
     console.print(proof_line(start), highlight=False)
-    side = make_server_side(start, address, certs, door, opened.folder, say)
+    side = make_server_side(start, address, certs, door, opened.folder, console)
     on_listening(side.listener)
     console.print(f"listening at port {side.listener.port} for {', '.join(names)}", highlight=False)
     if side.averaging is not None and dial is not None:
@@ -141,11 +141,11 @@ def make_server_side(
     certs: Path | None,
     door: Admission,
     folder: Path,
-    say: Callable[[str], None],
+    console: Console,
 ) -> ServerSide:
     """Set up the server's side of a run, and listen."""
     job, ledger, steps = start.job, Ledger(), folder / STEPS
-    model = start.split_model
+    model, say = start.split_model, partial(notice, console)
 
     # Clients and their cuts.
     roster = Roster(start.names, job.network)
@@ -155,31 +155,33 @@ def make_server_side(
     # The server, which averages here or has the aggregator average.
     averaging = None
     if job.network.aggregator:
-        averaging = AggregatorLink(job, start.slots.layout, start.num_blocks, model.device, ledger)
-    server = Server(
+        averaging = AggregatorLink(job, start.slots.layout, model.device, ledger)
+    server = make_server(
         model,
         job,
         start.adapter,
-        log=lambda line: append_line(steps, json.dumps(line)),
+        continues=bool(job.adapter_name_or_path),
+        batch_tokens=batch_tokens(job, model, start.report.cuts, console),
+        micro_batches=micro_batches(job, roster.rows, times.parts, roster.there),
         averager=averaging,
+        log=lambda line: append_line(steps, json.dumps(line)),
     )
-    server.micro_batches = micro_batches(job, roster.rows, times.parts, roster.there)
-    chooser = CodecChooser(job, server, start.names) if job.chooses_codecs else None
 
     # The way of messages: listener, membership, gate, phases of the cohort.
     listener = listen(start, address, certs, door)
     channels = {name: Channel(job, model.width) for name in start.names}
     gate = Gate(
         job,
-        server,
+        server.coordinator.layout,
+        server.coordinator.holdings,
         channels,
         hidden_size=model.width,
         vocab_size=int(text_config(start.model).vocab_size),
         needs_ids=start.report.server_inputs == "input_ids",
     )
-    members = Members(roster, listener, ledger, server, gate.check, channels, say)
-    cohort = NetworkCohort(members, job, times, averaging, chooser)
-    parties = Parties(policy, server, cohort, ledger, None, chooser)
+    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    cohort = NetworkCohort(members, job, times, averaging)
+    parties = Parties(policy, server, cohort, ledger, None, global_adapter(server))
     return ServerSide(parties, listener, roster, members, averaging)
 
 

@@ -31,7 +31,7 @@ FLAGS: dict[str, set[str]] = {
         "--insecure",
     },
     "check": {"--cuts", "--all-architectures"},
-    "plan": {"--clients", "--mix", "--out"},
+    "plan": {"--clients", "--mix", "--codecs", "--out"},
     "compare": {"--methods", "--vary", "--seeds", "--out", "--parallel"},
     "report": {"--out", "--title"},
     "export": {"--merge"},

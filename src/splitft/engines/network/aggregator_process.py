@@ -28,8 +28,9 @@ from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.job import Job
 from splitft.lora.blocks import Layout, flatten, unflatten
+from splitft.lora.ranks import held_blocks
 from splitft.lora.robust import Contribution
-from splitft.server.average import SHARED, average_blocks, client_contributions
+from splitft.server.average import average_round
 from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
@@ -157,15 +158,13 @@ def average_request(
     """Return the averages of a request. Raises ValueError where the request is not consistent."""
     # The contributions of trunks, then of clients, by block and holder.
     old = {b: unflatten(values, layout[b]) for b, values in zip(asked.blocks, asked.old, strict=True)}
-    given: dict[int, dict[str, Contribution]] = defaultdict(dict)
+    trunks: dict[int, dict[str, Contribution]] = defaultdict(dict)
     for holder, block, weight, values in zip(
         asked.holders, asked.held, asked.weights, asked.values, strict=True
     ):
-        given[block][holder] = unflatten(values, layout[block]), float(weight)
-    for client, cut, rows in zip(asked.clients, asked.cuts, asked.rows, strict=True):
-        update = updates[client]
-        own = client_contributions(job, layout, num_blocks, old, update, cut=cut, rows=rows)
-        for block, contribution in own.items():
-            given[block][client] = contribution
-    averaged = average_blocks(job, old, given, [*asked.clients, SHARED])
+        trunks[block][holder] = unflatten(values, layout[block]), float(weight)
+    held = {c: held_blocks(job, num_blocks, cut) for c, cut in zip(asked.clients, asked.cuts, strict=True)}
+    rows = dict(zip(asked.clients, asked.rows, strict=True))
+    own = {client: updates[client] for client in asked.clients}
+    averaged = average_round(job, layout, old, held, rows, own, trunks)
     return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))

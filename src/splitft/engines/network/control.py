@@ -1,4 +1,4 @@
-"""Control messages: all messages between the parties beside those of training; a closed set."""
+"""What server and client say to each other beside the messages of training; a closed set, too. (ours)"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import KINDS, Message
 
-PROTOCOL = 2
+PROTOCOL = 3
 EVALUATION = 0  # in the place of an attempt
 MAX_TEXT = 1 << 17  # characters: a job as JSON
 
@@ -18,8 +18,9 @@ MAX_TEXT = 1 << 17  # characters: a job as JSON
 class Hello:
     """Client to server, first on every connection.
 
-    token: the site's secret, where one is used. process: drawn at random by every client process. session:
-    to be continued; empty: none. received: number of its last piece that has come.
+    process: drawn at random by every client process. session: the one to go on with, empty for none.
+    received: the last piece of it that came. rows, eval_rows: how many it holds. token: the site's secret,
+    where one is used.
     """
 
     protocol: int
@@ -32,11 +33,11 @@ class Hello:
 
 @dataclass(frozen=True)
 class Welcome:
-    """Server to client: the session to use.
+    """Server to client: the session to use; `received` is the last piece that came of it (0: it is new).
 
-    received: number of the session's last piece that has come; 0: it is new. Of a new session: job: the job
-    as JSON; targets, excluded: names of the modules with LoRA, and of modules outside blocks that share their
-    names; server_inputs: what the proof of the split found that the server needs.
+    job: the job as JSON, in a new session. targets, excluded: names of the modules with LoRA, and of those
+    outside blocks that share their names. server_inputs: what the proof of the split found that the server
+    needs.
     """
 
     session: str
@@ -49,7 +50,7 @@ class Welcome:
 
 @dataclass(frozen=True)
 class Refused:
-    """Server to client: the reason for which it may not take part. again: it may try later."""
+    """Server to client: why it may not take part. again: it may try later."""
 
     reason: str
     again: bool
@@ -57,7 +58,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ready:
-    """Client to server: its data are read; the numbers of its training and held-out rows."""
+    """Client to server: its data are read; how many rows it trains on and is evaluated on."""
 
     rows: int
     eval_rows: int
@@ -65,9 +66,9 @@ class Ready:
 
 @dataclass(frozen=True)
 class Load:
-    """Server to client: restore the checkpoint written after round `done`; 0: the initial state.
+    """Server to client: be as when you had saved your state after so many rounds; 0: as at the start.
 
-    finished: instead, the checkpoint written before the adapters of the next round were sent.
+    finished: as when you had sent your adapters of the round after these.
     """
 
     done: int
@@ -76,7 +77,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Client to server. ok: the checkpoint was there; else it has its initial state."""
+    """Client to server. ok: false where it has no such state, and is as at the start."""
 
     done: int
     ok: bool
@@ -84,30 +85,29 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Held:
-    """Client to server: it has the hand-out, and no optimizer state to give back."""
+    """Client to server: it has what it was handed out, and no optimizer state to give back."""
 
     round: int
 
 
 @dataclass(frozen=True)
 class Train:
-    """Server to client: take the local steps of this round, from its hand-out on.
+    """Server to client: take the local steps of this round, from where you were handed out its adapters.
 
-    attempt: from 1 on; more where the round is repeated. memory: digest of the server's memory of the
-    client's samples; empty: none. codecs: ACTIVATIONS/GRADIENTS from now on, empty: as the job says.
+    attempt: from 1 on; more where the round is repeated. memory: digest of what the server keeps of the
+    client's samples, empty for nothing.
     """
 
     round: int
     attempt: int
     memory: str = ""
-    codecs: str = ""
 
 
 @dataclass(frozen=True)
 class Started:
-    """Client to server: the messages from here on are of this attempt at a round's steps, or EVALUATION.
+    """Client to server: what follows is of this attempt at a round's steps, or EVALUATION.
 
-    memory: the digest of Train where its own memory is the same; empty: both begin with an empty one.
+    memory: the digest that it was told, where it keeps the same; empty: from now on neither keeps anything.
     """
 
     round: int
@@ -117,7 +117,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Worked:
-    """Client to server, after its local steps: computing seconds of its front and its tail."""
+    """Client to server, after its local steps: seconds that it computed in its front and its tail."""
 
     round: int
     front_seconds: float
@@ -126,7 +126,7 @@ class Worked:
 
 @dataclass(frozen=True)
 class Skip:
-    """Server to client: the round goes on without it; restore the state at the hand-out."""
+    """Server to client: the round goes on without you; be as you were when it started."""
 
     round: int
 
@@ -147,21 +147,21 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Save:
-    """Server to client: write a checkpoint after round `done`."""
+    """Server to client: write down your state after so many rounds."""
 
     done: int
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Client to server: the checkpoint is written."""
+    """Client to server."""
 
     done: int
 
 
 @dataclass(frozen=True)
 class End:
-    """Server to client: the run is over. ok: it is complete."""
+    """Server to client: the run is over. ok: it came to its end."""
 
     reason: str
     ok: bool
@@ -169,19 +169,19 @@ class End:
 
 @dataclass(frozen=True)
 class Failed:
-    """Client to server: it cannot go on."""
+    """Client to server: it cannot go on, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Average:
-    """Server to aggregator: average the clients' updates with the trunks' contributions.
+    """Server to aggregator: average what these clients handed in with what the trunks trained.
 
-    request: drawn at random. job: SHA-256 of the server's job. clients, cuts, rows, digests: for each client
-    that trained, its cut, its token rows and the SHA-256 of its update, (32,) uint8. blocks, old: the global
-    adapter that they started from, flat. holders, held, weights, values: for each contribution of a trunk,
-    the trunk, the block, the weight and the flat adapter.
+    request: drawn at random. job: SHA-256 of the server's job. clients, cuts, rows: who trained, with which
+    cut, and on how many token rows; digests: of what they handed in, (32,) uint8 each. blocks, old: the
+    global adapter that they started from, flat. holders, held, weights, values: contributions of trunks, of
+    one block each.
     """
 
     request: str
@@ -209,10 +209,9 @@ class Averaged:
 
 @dataclass(frozen=True)
 class Taken:
-    """Aggregator to server: it has a client's update.
+    """Aggregator to server: it has a client's update; digest: (32,) uint8.
 
-    digest: (32,) uint8. blocks, sizes: its blocks, and the number of values of each. header_bytes: of its
-    message, without these values.
+    blocks, sizes: of what, and how many values each; header_bytes: of the message, without these values.
     """
 
     client: str
@@ -224,7 +223,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Aggregator to server: it refuses a client's update; without a client: the server's request."""
+    """Aggregator to server: it will not average what a client handed in, or, of no client, anything."""
 
     client: str
     reason: str

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from splitft.job import Job
-from splitft.lora.blocks import trained_specs
+from splitft.lora.blocks import Layout, trained_specs
 from splitft.lora.moments import unpack_blocks
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
 from splitft.server.average import check_sizes
-from splitft.server.server import Server
+from splitft.server.coordinator import Holding
 from splitft.weights.load import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (
@@ -39,7 +39,8 @@ class Gate:
     def __init__(
         self,
         job: Job,
-        server: Server,
+        layout: Layout,
+        holdings: Mapping[str, Holding],
         channels: Mapping[str, Channel],
         *,
         hidden_size: int,
@@ -47,7 +48,8 @@ class Gate:
         needs_ids: bool,
     ) -> None:
         self.job = job
-        self.server = server
+        self.layout = layout
+        self.holdings = holdings  # of all clients that were handed anything out
         self.channels = channels
         self.hidden = hidden_size
         self.vocabulary = vocab_size
@@ -60,7 +62,7 @@ class Gate:
         if isinstance(message, Activations):
             self._lengths(message.lengths)  # of the rows that are unpacked
         message = self.channels[client].unpack(message)
-        if not self.server.knows(client):
+        if client not in self.holdings:
             raise ValueError(f"{type(message).__name__} came before anything was handed out")
         match message:
             case Activations():
@@ -107,7 +109,8 @@ class Gate:
         if message.labels is not None:
             mask = mask_of(message.lengths, message.labels.device)
             with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
-        if message.train and self.server.micro_steps(client) > 1:
+        parts = self.holdings[client].micro_batches
+        if message.train and self.job.gradient_accumulation_steps * parts > 1:
             self._loss_tokens(message.loss_tokens, with_loss)
         elif message.loss_tokens:
             raise ValueError(f"loss_tokens: {message.loss_tokens} where none are stated")
@@ -116,7 +119,7 @@ class Gate:
 
     def _parts(self, client: str, message: Activations, tokens: int) -> None:
         """Check that a batch's stated tokens are those of its parts: its weight in a shared trunk."""
-        parts = self.server.micro_batches_of(client) if message.train else 1
+        parts = self.holdings[client].micro_batches if message.train else 1
         if parts == 1:
             if message.batch_tokens:
                 raise ValueError(f"batch_tokens: {message.batch_tokens} where none are stated")
@@ -137,22 +140,21 @@ class Gate:
                     "values: adapters go to the aggregator in this job, only their digest comes here"
                 )
             return
-        layout, num_blocks = self.server.model.slots.layout, self.server.model.num_blocks
         sizes = [values.numel() for values in message.values]
-        check_sizes(self.job, layout, num_blocks, self.server.cut_of(client), message.blocks, sizes)
+        check_sizes(self.job, self.layout, self.holdings[client].held, message.blocks, sizes)
         check_adapters(message)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
-        returning = self.server.returning(client)
+        returning = set(self.holdings[client].returning)
         if len(message.moved) != len(message.moments) or not set(message.moved) <= returning:
             raise ValueError(f"moved: {list(message.moved)[:9]} where {sorted(returning)} come back")
         for values in message.moments:
             if values.dtype is not torch.float32:
                 raise ValueError(f"moments: {values.dtype}")
             _finite("moments", values)
-        freeze_a = self.job.aggregation == "freeze_a"
-        layout = self.server.model.slots.layout
-        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
+        moved = unpack_blocks(
+            message.moved, message.moved_steps, message.moments, self.layout, self.job.freeze_a
+        )
         if len(moved) != len(message.moved):
             raise ValueError("moved: a block comes twice")
         most = self.job.rounds * self.job.local_steps
@@ -168,11 +170,8 @@ class Gate:
             raise ValueError("grad_norms: missing" if expected else "grad_norms: not asked for")
         if norms is None:
             return
-        cut, freeze_a = self.server.cut_of(client), self.job.aggregation == "freeze_a"
-        held = [
-            s for b, s in self.server.model.slots.layout.items() if b < cut or b >= self.server.tail_start
-        ]
-        size = sum(len(trained_specs(specs, freeze_a)) for specs in held)
+        held = self.holdings[client].held.on_client(self.layout)
+        size = sum(len(trained_specs(self.layout[block], self.job.freeze_a)) for block in held)
         if norms.dtype is not torch.float32 or norms.shape != (size,):
             raise ValueError(f"grad_norms: {norms.dtype} {tuple(norms.shape)} where there are {size} tensors")
         _finite("grad_norms", norms)

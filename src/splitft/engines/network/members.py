@@ -27,6 +27,7 @@ from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
+from splitft.server.coordinator import Holding
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
@@ -36,18 +37,21 @@ SHOWN = 300  # characters of a client's own words
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
 
-class Recovery(Protocol):
-    """What a server does for clients that were lost."""
+class AdapterRecovery(Protocol):
+    """The coordinator's side of lost clients: what they hold, and hand-outs to those that have nothing."""
 
     @property
-    def tail_start(self) -> int: ...
-    def cut_of(self, client: str) -> int: ...
-    def micro_batches_of(self, client: str) -> int: ...
+    def holdings(self) -> Mapping[str, Holding]: ...
+    def forget(self, client: str) -> None: ...
+    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+
+
+class TrunkRecovery(Protocol):
+    """The trunk worker's side of lost clients: training from a mark on, and evaluation, again."""
+
     def mark(self, clients: Sequence[str]) -> None: ...
     def rewind(self, clients: Sequence[str]) -> None: ...
     def forget_metrics(self, client: str) -> None: ...
-    def forget(self, client: str) -> None: ...
-    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
 
 
 class Phase:
@@ -75,13 +79,15 @@ class Members:
         roster: Roster,
         listener: Listener,
         ledger: Ledger,
-        recovery: Recovery,
+        adapters: AdapterRecovery,
+        trunks: TrunkRecovery,
         gate: Gate,
         channels: Mapping[str, Channel],
         notice: Callable[[str], None],
     ) -> None:
         self.roster = roster
-        self.recovery = recovery
+        self.adapters = adapters
+        self.trunks = trunks
         self.notice = notice
         self._listener = listener
         self._ledger = ledger
@@ -118,9 +124,9 @@ class Members:
                 return
             self._ledger.count("down", message)
         if isinstance(message, AdapterDown):
-            self._channels[name].move(message.cut)
+            self._channels[name].memory.move(message.cut)
         if isinstance(message, Train):
-            message = replace(message, memory=self._channels[name].offer)
+            message = replace(message, memory=self._channels[name].memory.offer)
         member.asked(message)
         self._listener.send(name, packed(message), member.session)
 
@@ -133,8 +139,8 @@ class Members:
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
         self.roster[name].mute()
-        self._channels[name].forget()
-        self._channels[name].rewind()
+        self._channels[name].memory.forget()
+        self._channels[name].memory.rewind()
         self.send(name, Skip(0))
 
     def expel(self, name: str, reason: str) -> None:
@@ -176,16 +182,16 @@ class Members:
     def mark_memories(self, names: Sequence[str]) -> None:
         """A round's local steps begin: clients that take them again start from what is kept now."""
         for name in names:
-            self._channels[name].mark()
+            self._channels[name].memory.mark()
 
     def memories(self) -> State:
         """Return what is kept of each client's samples, as a checkpoint holds it."""
-        return {name: channel.state() for name, channel in self._channels.items()}
+        return {name: channel.memory.state() for name, channel in self._channels.items()}
 
     def load_memories(self, state: State) -> None:
         """Restore a state returned by `memories`."""
         for name, channel in self._channels.items():
-            channel.load_state(state[name])
+            channel.memory.load_state(state[name])
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "woken":
@@ -193,7 +199,7 @@ class Members:
         member = self.roster[event.name]
         if event.kind == "joined":
             member.join(event.session)
-            self._channels[member.name].forget()
+            self._channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
         elif event.session != member.session or member.expelled:
@@ -238,10 +244,9 @@ class Members:
 
     def _through_gate(self, member: Member, message: Message | Control) -> Message | Control:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
-        channel = self._channels[member.name]
         if isinstance(message, Started) and message.attempt != EVALUATION:
-            channel.accept(message.memory)  # before what follows it is unpacked
-            channel.use(member.codecs)
+            # Before the messages that follow are unpacked.
+            self._channels[member.name].memory.accept(message.memory)
         if not isinstance(message, KINDS):
             return message
         checked = self._gate(member.name, message)
@@ -254,9 +259,9 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.recovery.forget(name)
+            self.adapters.forget(name)
             if member.last is not None:
-                again = self.recovery.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
+                again = self.adapters.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
             if member.done:
                 self.notice(f"{name} has lost its state: its optimizer starts from zero")

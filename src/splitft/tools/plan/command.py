@@ -29,18 +29,28 @@ def plan_command(
     *,
     clients: int | None = None,
     mix: str | None = None,
+    codecs: bool = False,
     out: Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Print the plan of a job and return it as JSON values; write plan.json and plan.png into `out`.
 
-    clients, mix: plan one round of so many clients with devices drawn from the mix instead. Raises JobError,
-    DataError, ModelError, OutputError.
+    Args:
+        clients: Plan one round of that many clients instead, with devices drawn from `mix`.
+        codecs: Load the weights, too, and try every codec on one batch.
+
+    Raises:
+        JobError, DataError, ModelError, OutputError.
     """
     if (clients is None) != (mix is None):
         raise JobError("--clients and --mix go together: --clients 10000 --mix phone=0.6,laptop=0.4")
     if clients is not None and not job.splits_model:
         raise JobError(f"--clients plans a split, and method {job.method} has none")
+    if codecs and (clients is not None or not job.splits_model):
+        raise JobError(
+            "--codecs tries codecs at the cuts of the job's own clients: leave out --clients, and set method "
+            "splitft or same_split"
+        )
     console = console or Console()
     import_libraries()
     quiet_libraries()
@@ -54,6 +64,10 @@ def plan_command(
     plan = (
         _plan_run(start, folder, console) if devices is None else _plan_scale(start, devices, folder, console)
     )
+    if codecs:
+        plan |= _plan_codecs(start.job, console)
+    elif start.job.splits_model and start.job.codec is None:
+        console.print("Codecs: `splitft plan JOB --codecs` loads the weights and prints what each one loses.")
     if folder:
         write_atomically(folder / "plan.json", strict_json(plan, indent=1))
         console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
@@ -86,11 +100,6 @@ def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, An
             "planned here.",
             highlight=False,
         )
-    if job.chooses_codecs:
-        console.print(
-            "Codecs are chosen after the first round: the plan counts int8, with which that one goes.",
-            highlight=False,
-        )
     if folder:
         cuts_picture(rows, folder / "plan.png")
     return {
@@ -103,6 +112,17 @@ def _plan_run(start: Any, folder: Path | None, console: Console) -> dict[str, An
         ],
         "virtual_seconds": sum(r.virtual_seconds or 0.0 for r in run.records) if machines else None,
     }
+
+
+def _plan_codecs(job: Job, console: Console) -> dict[str, Any]:
+    from splitft.running.prepare import assemble
+    from splitft.tools.plan.codecs import try_codecs
+    from splitft.tools.plan.tables import codecs_table
+
+    with console.status("trying codecs"):
+        trials = try_codecs(assemble(job, Console(quiet=True)))
+    console.print(codecs_table(trials))
+    return {"codecs": [asdict(trial) for trial in trials]}
 
 
 def _plan_scale(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 from splitft.errors import JobError, unknown_name
-from splitft.job.model import Job
+from splitft.job.settings import WireSettings
 from splitft.wire.codecs.bf16 import BF16
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.int8 import Int8
 from splitft.wire.codecs.lowbit import LowBit, activation_bits
-from splitft.wire.memory.delta import DELTA
 
 NONE = "none"  # rows as they are
+DELTA = "delta"  # differences; the memory of samples makes them
 DELTA_GRADIENTS = "int2"  # beside codec delta
-AUTO = "auto"
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
+W = TypeVar("W", bound=WireSettings)
 
 _ACTIVATIONS: dict[str, MakeCodec] = {
     "bf16": BF16,
@@ -25,8 +25,7 @@ _ACTIVATIONS: dict[str, MakeCodec] = {
     "int4": lambda: activation_bits(4),
     "int3": lambda: activation_bits(3),
     "int2": lambda: activation_bits(2),
-    DELTA: lambda: activation_bits(4),  # what goes whole; the channel sees to differences
-    AUTO: Int8,  # until there is a choice
+    DELTA: lambda: activation_bits(4),  # of samples that go whole
 }
 _GRADIENTS: dict[str, MakeCodec] = {
     "bf16": BF16,
@@ -34,7 +33,6 @@ _GRADIENTS: dict[str, MakeCodec] = {
     "int4": lambda: LowBit(4),
     "int3": lambda: LowBit(3),
     "int2": lambda: LowBit(2),
-    AUTO: Int8,
 }
 _REGISTERED: dict[str, MakeCodec] = {}
 
@@ -74,28 +72,26 @@ def make_codec(name: str, what: What) -> Codec | None:
     return make()
 
 
-def codecs_of(job: Job, *, network: bool = False) -> dict[str, str]:
+def codecs_of(settings: WireSettings, *, network: bool = False) -> dict[str, str]:
     """Return {key: name} of a job's codecs, of those that it leaves open, too.
 
     Gradients go like activations. Rows to evaluate go as bfloat16 where activations are rounded at all: a
     perplexity is to be the adapter's, not the codec's.
     """
-    codec = job.codec or ("int8" if network else NONE)
+    codec = settings.codec or ("int8" if network else NONE)
     return {
         "codec": codec,
-        "gradient_codec": job.gradient_codec or (DELTA_GRADIENTS if codec == DELTA else codec),
-        "eval_codec": job.eval_codec or (NONE if codec == NONE else "bf16"),
+        "gradient_codec": settings.gradient_codec or (DELTA_GRADIENTS if codec == DELTA else codec),
+        "eval_codec": settings.eval_codec or (NONE if codec == NONE else "bf16"),
     }
 
 
-def network_job(job: Job) -> Job:
-    """Return a job as it is over a network, with its codecs stated; what auto chooses stays open."""
-    return job.model_copy(
-        update={key: name for key, name in codecs_of(job, network=True).items() if name != AUTO}
-    )
+def network_job(job: W) -> W:
+    """Return a job as it is over a network, with its codecs stated."""
+    return job.model_copy(update=codecs_of(job, network=True))
 
 
-def check_codecs(job: Job) -> None:
+def check_codecs(job: WireSettings) -> None:
     """Raise JobError where the job names a codec that nobody has registered."""
     for key, name in codecs_of(job).items():
         try:
