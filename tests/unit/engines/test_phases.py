@@ -56,7 +56,7 @@ def members(wire: Wire) -> Members:
     channel = MagicMock()
     channel.pack = lambda message: message
     made = Members(
-        roster, wire, Ledger(), MagicMock(), lambda name, message: message,  # type: ignore[arg-type]
+        roster, wire, Ledger(), MagicMock(), MagicMock(), lambda name, message: message,  # type: ignore[arg-type]
         {"anna": channel, "bert": channel}, lambda text: None,
     )  # fmt: skip
     for name in ("anna", "bert"):
@@ -100,7 +100,7 @@ def test_a_client_evaluates_once(wire: Wire, members: Members) -> None:
     came = list(Evaluation(members, job, ["anna", "bert"], ROUND).run())
     assert came == [{"anna": metrics[0]}, {"anna": metrics[1]}, {"bert": metrics[0]}]
     assert "Started came in the middle" in wire.expelled["bert"]
-    members.recovery.forget_metrics.assert_called_once_with("bert")  # type: ignore[attr-defined]
+    members.worker.forget_metrics.assert_called_once_with("bert")  # type: ignore[attr-defined]
 
 
 def test_a_client_that_has_not_saved_starts_from_zero(wire: Wire, members: Members) -> None:
