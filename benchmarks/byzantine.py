@@ -98,7 +98,7 @@ class Attacker:
     def receive(self, message: AdapterDown) -> OptimizerState | None:
         """Remember where the round starts."""
         state = self._client.receive(message)
-        freeze_a = self._client.job.aggregation == "freeze_a"
+        freeze_a = self._client.settings.freeze_a
         blocks = self._client.trained.blocks.values()
         self._start = [flatten(trained_tensors(block, freeze_a)).detach().clone() for block in blocks]
         return state
@@ -113,7 +113,7 @@ class Attacker:
     def finish(self, round_: int) -> AdapterUp:
         """Send adapters, other than its own."""
         update = self._client.finish(round_)
-        generator = torch_generator(self._client.job.seed, "attack", round_)
+        generator = torch_generator(self._client.settings.seed, "attack", round_)
         values = []
         for start, trained in zip(self._start, update.values, strict=True):
             honest = trained - start

@@ -21,6 +21,7 @@ from splitft.proof.head import try_head
 from splitft.round import exchange
 from splitft.running.batching import batch_tokens
 from splitft.server.server import Server
+from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Message
 
@@ -131,8 +132,11 @@ class Federation:
         adapter = to_device(initial_adapter(model.slots.layout, RANK, job.seed), model.device)
         self.server = Server(model, job, adapter)
         self.server.batch_tokens = batch_tokens(job, model, list(cuts.values()), print)
-        clients = [Client(name, ClientData(name, own, own), model, job, 0) for name, own in rows.items()]
-        self.cohort = LocalCohort(clients, self.ledger)
+        clients = [
+            Client(name, ClientData(name, own, own), model, job, 0, sample_memory(job, model.width))
+            for name, own in rows.items()
+        ]
+        self.cohort = LocalCohort(clients, job, job, self.ledger)
         self.cohort.receive(self.server.hand_out(1, cuts))
         together = job.server_adapter == "shared"
         self._waves: Iterator[dict[str, Message]] = self.cohort.train(self.names, 1, together=together)

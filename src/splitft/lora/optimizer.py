@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.state import State
-from splitft.job import Job
+from splitft.job.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 from splitft.lora.basis import Basis
 from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device
 from splitft.lora.moments import Moments, moments_from, moments_state, rebase, resize_moments
 
 
-def learning_rates(job: Job) -> Callable[[int], float]:
+def learning_rates(job: OptimizerSettings) -> Callable[[int], float]:
     """Return the learning rate as a function of the optimizer step (0-based, over all rounds).
 
     The schedules are transformers' own; with client sampling they follow the run, not the single client.
@@ -31,7 +31,7 @@ def learning_rates(job: Job) -> Callable[[int], float]:
     return lambda step: float(job.learning_rate * factor(step))
 
 
-def global_step(job: Job, round_: int, step: int) -> int:
+def global_step(job: ScheduleSettings, round_: int, step: int) -> int:
     """Return the optimizer step (0-based) of a local step of a round (1-based)."""
     return (round_ - 1) * job.local_steps + step
 
@@ -42,7 +42,7 @@ Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
 class TrainedAdapter:
     """Adapters that one party trains, with their optimizer state, which stays with each block."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TrainingSettings) -> None:
         self.job = job
         self.blocks: Weights = {}
         self._optimizers: dict[int, torch.optim.AdamW] = {}

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, dial_aggregator
@@ -20,11 +21,14 @@ from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
+from splitft.lora.ranks import held_blocks
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
+from splitft.running.baselines import WholeClient
 from splitft.running.prepare import check_positions, check_vocabulary, device_for, inject_targets
 from splitft.weights.load import base_dtype, load_part, load_tokenizer
+from splitft.wire.channel import Channel, sample_memory
 
 MAX_PAYLOAD = (
     1 << 31
@@ -52,13 +56,18 @@ class ClientSetup:
         self._dial = dial
         self._held: frozenset[int] = frozenset()
         self._welcome: Welcome | None = None
+        self._job_told: Job | None = None
         self._aggregator: str | None = None
 
-    def make(self, welcome: Welcome) -> Client:
-        """Read the data. Raises JobError, DataError, ModelError."""
+    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
+        """Read the data. Return the client, and its end of the connection.
+
+        Raises:
+            JobError, DataError, ModelError.
+        """
         quiet_libraries()
         job = self._job(welcome.job)
-        self._welcome, self._aggregator = welcome, job.network.aggregator
+        self._welcome, self._job_told, self._aggregator = welcome, job, job.network.aggregator
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
@@ -66,18 +75,20 @@ class ClientSetup:
         check_positions(job, model.model)
         check_vocabulary(job, model.model, (data.train, data.eval))
         pad: Any = tokenizer.pad_token_id
+        client: ClientRole
         if job.splits_model:
-            return Client(self.name, data, model, job, pad)
-        from splitft.running.baselines import WholeClient
+            client = Client(self.name, data, model, job, pad, sample_memory(job, model.width))
+        else:
+            client = WholeClient(self.name, data, model, job, pad)
+        return client, Channel(job, model.width, client.memory)
 
-        return WholeClient(self.name, data, model, job, pad)
-
-    def need(self, client: Client, cut: int) -> None:
+    def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
-        wanted = frozenset(range(cut)) | frozenset(range(client.tail_start, client.model.num_blocks))
+        blocks = client.model.num_blocks
+        wanted = frozenset(held_blocks(client.settings, blocks, cut).on_client(range(blocks)))
         if not wanted <= self._held:
-            assert self._welcome is not None
-            client.model = self._part(client.job, self._welcome, self._held | wanted)
+            assert self._welcome is not None and self._job_told is not None
+            client.use_model(self._part(self._job_told, self._welcome, self._held | wanted))
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""

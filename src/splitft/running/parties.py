@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
@@ -16,12 +18,12 @@ from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.running.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
-from splitft.running.baselines.centralized import POOLED
+from splitft.running.baselines import POOLED, Books, NoExchange, WholeClient, WholeModels
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
+from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -33,10 +35,11 @@ class Parties:
     """Who takes part in a run."""
 
     policy: CutPlanner | WholeModels
-    server: Server
-    cohort: LocalCohort | NetworkCohort
+    server: Server | Books
+    cohort: LocalCohort | NetworkCohort | NoExchange
     ledger: Ledger
     machines: Machines | None
+    adapters: Callable[[], dict[str, Adapter]]  # {folder in the run's: adapter}
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
@@ -49,12 +52,6 @@ class Parties:
 
     def _parts(self) -> dict[str, Any]:
         return {"policy": self.policy, "server": self.server, "cohort": self.cohort, "ledger": self.ledger}
-
-    def adapters(self) -> dict[str, Adapter]:
-        """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""
-        if isinstance(self.cohort, LocalOnlyCohort):
-            return self.cohort.adapters()
-        return {"adapter": dict(self.server.adapter)}
 
 
 def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | None = None) -> Parties:
@@ -69,24 +66,38 @@ def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | 
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)
         present = partial(available_members, machines.clients, start.names, job.seed)
-    if job.splits_model:
-        clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
-        cohort = LocalCohort(clients, ledger, clock, present)
-        server = Server(model, job, start.adapter, mean)
-        numbers = {data.name: len(data.train) for data in start.clients}
-        server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
-        return Parties(make_planner(start, machines), server, cohort, ledger, machines)
-    whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
-    policy = WholeModels(start.names, start.num_blocks)
+    pad, data = start.pad_token_id, start.clients
+    policy: CutPlanner | WholeModels
+    clients: Sequence[ClientRole]
+
+    # Methods without an exchange: clients alone, or one trainer of all rows.
+    whole = [WholeClient(own.name, own, model, job, pad) for own in data] if not job.splits_model else []
+    if job.method in ("local_only", "centralized"):
+        pooled = None
+        if job.method == "centralized":
+            rows = join([own.train for own in data])
+            pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, pad)
+        alone = NoExchange(whole, start.adapter, pooled, clock, present)
+        policy = WholeModels(start.names, start.num_blocks)
+        return Parties(policy, Books(), alone, ledger, machines, alone.adapters)
+
+    # Methods with a server, for clients with whole models or with a cut.
+    server = Server(model, job, start.adapter, mean)
+    numbers = {own.name: len(own.train) for own in data}
+    server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
     if job.method == "fed_lora":
-        cohort = LocalCohort(whole, ledger, clock, present)
-        return Parties(policy, Server(model, job, start.adapter, mean), cohort, ledger, machines)
-    server = SilentServer(model, job, start.adapter)
-    if job.method == "local_only":
-        return Parties(policy, server, LocalOnlyCohort(whole, ledger, clock, present), ledger, machines)
-    rows = join([data.train for data in start.clients])
-    pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, start.pad_token_id)
-    return Parties(policy, server, CentralCohort(pooled, whole, ledger, clock, present), ledger, machines)
+        policy, clients = WholeModels(start.names, start.num_blocks), whole
+    else:
+        policy = make_planner(start, machines)
+        memories = [sample_memory(job, model.width, values=model.has_values) for _ in data]
+        clients = [Client(own.name, own, model, job, pad, m) for own, m in zip(data, memories, strict=True)]
+    cohort = LocalCohort(clients, job, job, ledger, clock, present)
+    return Parties(policy, server, cohort, ledger, machines, global_adapter(server))
+
+
+def global_adapter(server: Server) -> Callable[[], dict[str, Adapter]]:
+    """Return `Parties.adapters` of a run with a server."""
+    return lambda: {"adapter": dict(server.adapter)}
 
 
 def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:

@@ -80,13 +80,15 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     from splitft.running.export import usage_hints
     from splitft.running.picture import perplexity_picture
     from splitft.running.progress import RunProgress, final_tables
+    from splitft.server.server import Server
 
     job, folder = start.job, opened.folder
 
     def say(text: str) -> None:
         console.print(f"the server computes {text}", highlight=False)
 
-    parties.server.batch_tokens = batch_tokens(job, parties.server.model, start.report.cuts, say)
+    if isinstance(parties.server, Server):
+        parties.server.batch_tokens = batch_tokens(job, parties.server.model, start.report.cuts, say)
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None

@@ -24,7 +24,7 @@ from splitft.engines.network.transport.listener import Listener
 from splitft.running.baselines import WholeModels
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import notice
-from splitft.running.parties import Parties
+from splitft.running.parties import Parties, global_adapter
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
@@ -81,7 +81,7 @@ def make_server_side(
     )
     members = Members(roster, listener, ledger, server, gate.check, channels, partial(notice, console))
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None)
+    parties = Parties(policy, server, cohort, ledger, None, global_adapter(server))
     return ServerSide(parties, listener, roster, members, averaging)
 
 

@@ -358,10 +358,7 @@ class Server:
 
     def _add_metrics(self, client: str, metrics: Metrics) -> None:
         old = self.metrics.get(client, Metrics(metrics.round, 0.0, 0.0, 0, 0.0, 0))
-        self.metrics[client] = Metrics(
-            metrics.round, old.nll + metrics.nll, old.correct + metrics.correct, old.tokens + metrics.tokens,
-            old.paper_correct + metrics.paper_correct, old.paper_tokens + metrics.paper_tokens,
-        )  # fmt: skip
+        self.metrics[client] = old.plus(metrics)
 
     def _close_step(self, replies: dict[str, Message]) -> dict[str, Message]:
         """After the last micro-batch of a step, tell the clients the trunk's gradient norms."""

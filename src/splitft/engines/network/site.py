@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import Desk
@@ -43,11 +43,11 @@ KEEP = 2  # checkpoints: the server may go back to the one before the last
 class Setup(Protocol):
     """Makes the client of a job."""
 
-    def make(self, welcome: Welcome) -> Client:
-        """Read the data and the first blocks. Raises SplitFTError."""
+    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
+        """Read the data and the first blocks; return the client and its end. Raises SplitFTError."""
         ...
 
-    def need(self, client: Client, cut: int) -> None:
+    def need(self, client: ClientRole, cut: int) -> None:
         """Have a client hold the blocks of a cut."""
         ...
 
@@ -64,7 +64,7 @@ class Site:
         self._conversation = conversation
         self._folder = folder
         self._setup = setup
-        self._client: Client | None = None
+        self._client: ClientRole | None = None
         self._desk: Desk | None = None
         self._blank: State = {}  # of a client without any hand-out
         self._start: State = {}  # as of the last hand-out
@@ -77,7 +77,7 @@ class Site:
         return self._client is not None
 
     @property
-    def client(self) -> Client:
+    def client(self) -> ClientRole:
         """The client. Raises NetworkError before the server has sent the job."""
         if self._client is None:
             raise NetworkError("the server asked for something before it sent the job")
@@ -126,15 +126,13 @@ class Site:
         self._conversation.start(welcome.session)
         if self._client is None:
             try:
-                self._client = self._setup.make(welcome)
+                self._client, channel = self._setup.make(welcome)
             except SplitFTError as error:
                 self._conversation.say(Failed(_why(error)))
                 self._conversation.close()
                 raise
-            channel = Channel(self._client.job, self._client.model.width)
             self._conversation.open(channel)
             self._blank = self._state()
-            self._client.missing = channel.memory.missing
             self._desk = self._setup.open_desk(self._conversation.refuse)
         self._conversation.say(Ready(len(self._client.data.train), len(self._client.data.eval)))
 
@@ -166,16 +164,16 @@ class Site:
 
     def _train(self, task: Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
-        client, job, channel = self.client, self.client.job, self._conversation.channel
+        client, memory = self.client, self._conversation.channel.memory
         if task.attempt > 1:
             self._load_state(self._start)
-        self._conversation.say(Started(task.round, task.attempt, channel.memory.agree(task.memory)))
+        self._conversation.say(Started(task.round, task.attempt, memory.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         # With staleness, batches of later steps go up before the gradients of this one are down.
-        ahead = job.max_staleness * client.micro_steps
         self._on_the_way = 0
-        for step in range(job.local_steps):
-            self._carry(self._forwards(task.round, step), ahead + client.micro_batches, ahead)
+        for step in range(client.settings.local_steps):
+            most = client.ahead + client.micro_batches
+            self._carry(self._forwards(task.round, step), most, left=client.ahead)
         self._carry(iter(()), 1)
         # The state is saved before the server hears of the adapters.
         update = client.finish(task.round)
