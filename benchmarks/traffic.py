@@ -32,6 +32,7 @@ from rich.console import Console
 
 from splitft import Job, load_job
 from splitft.data import train_stream
+from splitft.model.config import text_config
 from splitft.running.prepare import Assembly, assemble
 from splitft.tools.plan.dry import dry_run
 from splitft.wire.channel import Channel
@@ -64,7 +65,7 @@ def steps_of_a_round(start: Assembly) -> int:
 
 def padded(start: Assembly) -> dict[str, int]:
     """Return the bytes of the same batches as padded float32, up and down, and their real tokens."""
-    job, width = start.job, start.model.config.get_text_config(decoder=True).hidden_size
+    job, width = start.job, text_config(start.model).hidden_size
     tokens = to_longest = to_batch = 0
     for data in start.clients:
         stream = train_stream(job, data.name, data.train)
@@ -110,7 +111,7 @@ def from_one_step(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
 
 def step_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
     """Return the bytes of the messages of all local steps."""
-    width, cut = int(start.model.config.get_text_config(decoder=True).hidden_size), int(job.cuts)  # type: ignore[arg-type]
+    width, cut = int(text_config(start.model).hidden_size), int(job.cuts)  # type: ignore[arg-type]
     tensors = [
         sum(len(s) for b, s in start.slots.layout.items() if (b < cut) == below) for below in (True, False)
     ]

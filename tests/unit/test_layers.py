@@ -1,4 +1,4 @@
-"""The shape of the package: which package may import which, and the sizes of classes and files."""
+"""The shape of the package: which package may import which, sizes of classes and files, and wiring."""
 
 from __future__ import annotations
 
@@ -145,3 +145,59 @@ def test_no_name_of_a_test_file_stands_twice() -> None:
     """Folders of tests are no packages: pytest imports each file by its name alone."""
     names = Counter(path.name for path in TESTS.rglob("*.py") if path.name != "conftest.py")
     assert not {name for name, count in names.items() if count > 1}
+
+
+# Attributes of libraries' objects, which have no constructor argument for them.
+OF_LIBRARIES = {
+    "torch": {"grad", "training", "forward", "weight", "gradient_checkpointing", "recompile_limit"},
+    "torch.autograd.function": {"mask", "causal", "scale", "gradient", "sizes"},
+    "transformers, peft": {
+        "base_model_name_or_path", "inference_mode", "pre_tokenizer", "decoder", "HF_HUB_OFFLINE",
+        "pad_token", "output_router_logits", "all_tied_weights_keys", "_keys_to_ignore_on_load_unexpected",
+        "generation_config",
+    },
+    "logging, ssl, sys": {"disabled", "minimum_version", "verify_mode", "verify_flags", "argv"},
+}  # fmt: skip
+SET_FROM_OUTSIDE = {  # still
+    "splitft.engines.local.missing", "splitft.engines.network.site.missing",
+    "splitft.running.baselines.centralized.adapter", "splitft.running.baselines.local_only.adapter",
+
+
+}  # fmt: skip
+
+
+def stores(node: ast.AST) -> list[ast.Attribute]:
+    return [
+        inner
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store)
+    ]
+
+
+def on_self(attribute: ast.Attribute) -> bool:
+    return isinstance(attribute.value, ast.Name) and attribute.value.id in ("self", "cls")
+
+
+def set_from_outside(tree: ast.AST) -> set[str]:
+    """Attributes that a file sets on objects that are not its own: no class of it declares them."""
+    own = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            own |= {attribute.attr for attribute in stores(node) if on_self(attribute)}
+            own |= {
+                item.target.id
+                for item in node.body
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+            }
+    return {attribute.attr for attribute in stores(tree) if not on_self(attribute)} - own
+
+
+def test_objects_get_their_parts_from_their_constructor() -> None:
+    foreign = set().union(*OF_LIBRARIES.values())
+    found = {f"{m}.{name}" for m, tree in TREES.items() for name in set_from_outside(tree) - foreign}
+    assert not found - SET_FROM_OUTSIDE
+
+
+def test_an_attribute_that_is_set_from_outside_would_be_found() -> None:
+    text = "class A:\n    b: int = 0\n\ndef f(a, other):\n    a.b = 1\n    other.on_end, x = print, 2"
+    assert set_from_outside(ast.parse(text)) == {"on_end"}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import torch
 from torch import Tensor
 
 from splitft.common.state import State
 from splitft.job.settings import TrainingSettings
-from splitft.lora.basis import Basis, unstack_basis
+from splitft.lora.basis import unstack_bases
 from splitft.lora.blocks import (
     Adapter,
     Layout,
@@ -39,12 +37,12 @@ class HeldAdapter:
     def __init__(self, settings: TrainingSettings, num_blocks: int, device: torch.device) -> None:
         self.blocks = held_blocks(settings, num_blocks, 0)
         self.handed_out: Adapter = {}
-        self.trained = TrainedAdapter(settings)
+        self.trained = TrainedAdapter(settings, settings.freeze_a)
         self._settings = settings
         self._device = device
 
     def start(self, adapter: Adapter) -> None:
-        """Hold a whole model with this adapter."""
+        """Hold a whole model, with these adapters, in a run without a server."""
         self._divide(self.blocks.num_blocks)
         self.handed_out = to_device(adapter, self._device)
         self.trained.load(self._at_ranks())
@@ -66,9 +64,7 @@ class HeldAdapter:
         self.handed_out = {block: self.handed_out[block] for block in self.blocks.on_client(layout)}
 
         # Optimizer state follows changes of basis, and moves with blocks that are new here.
-        bases: dict[int, list[Basis]] = defaultdict(list)
-        for block, stacked in zip(message.rebased, message.bases, strict=True):
-            bases[block].append(unstack_basis(self.handed_out[block], stacked))
+        bases = unstack_bases(message.rebased, message.bases, layout)
         freeze_a = self._settings.freeze_a
         moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
         given_up = self.trained.load(self._at_ranks(), bases, moved)

@@ -1,8 +1,37 @@
-"""Shrink a configuration to a copy that builds in milliseconds and keeps its kinds of blocks. (ours)"""
+"""Short texts for messages and tables: errors, lists, names and large numbers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from splitft.errors import SplitFTError
 
 
 def one_line(error: object) -> str:
     """An error's text on one line, at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def error_line(error: Exception) -> str:
+    """An error on one line, with the name of its kind unless the error is the package's own."""
+    text = one_line(error)
+    return text if isinstance(error, SplitFTError) else f"{type(error).__name__}: {text}"
+
+
+def first_few(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first `most` texts in a line, and how many more there are."""
+    more = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def short(text: str, length: int) -> str:
+    """Return a name in at most `length` letters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def short_count(number: int) -> str:
+    """Return a count in at most four characters: 950, 1.2k, 34M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.{1 if number < 10 * size else 0}f}{unit}"
+    return str(number)

@@ -1,4 +1,4 @@
-"""Who holds what, as a picture."""
+"""The partition as a picture: training rows of every client by class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from splitft.common.text import short, short_count
 from splitft.data.listing import OTHER, merge_classes, partition_title
 from splitft.data.report import DataReport
 from splitft.errors import OutputError
@@ -20,9 +21,9 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Sizes, in inches: a line a client below the title and the legend
     names, counts = merge_classes(report, MAX_CLASSES)
     num_clients = len(report.clients)
     columns = _legend_columns(names)
@@ -30,16 +31,16 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     line = min(0.32, 40 / num_clients)  # hundreds of clients get small letters, not an endless picture
     height = head + FOOT + line * max(num_clients, 2)
     figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(figure)
     labels = [short(client.name, 24) for client in report.clients]
     left = 0.35 + 0.085 * max(map(len, labels))
     box = (left / WIDTH, FOOT / height, (WIDTH - left - NOTES) / WIDTH, (height - head - FOOT) / height)
     axes = figure.add_axes(box)
+    # Bars, each with its client at the left and its rows and tokens at the right
     axes.set_yticks(range(num_clients), labels, fontsize=9 * line / 0.32)
     bars = _draw_bars(axes, counts, _colours(names, ordered=bool(report.edges)))
     for place, (client, row) in enumerate(zip(report.clients, counts, strict=True)):
         axes.annotate(
-            f"{sum(row):,} rows, {_tokens(client.train_tokens)} tokens",
+            f"{sum(row):,} rows, {short_count(client.train_tokens)} tokens",
             (sum(row), place),
             xytext=(5, 0),
             textcoords="offset points",
@@ -119,19 +120,6 @@ def _colours(names: list[str], ordered: bool) -> list[Any]:
         return [palette(0.08 + 0.84 * k / max(number - 1, 1)) for k in range(number)]
     vivid = [colormaps["tab10"](k) for k in (0, 1, 2, 3, 4, 5, 6, 8, 9)]  # without its grey
     return [*vivid, "0.8"][:number] if names[-1:] != [OTHER] else [*vivid[: number - 1], "0.8"]
-
-
-def _tokens(number: int) -> str:
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            value = number / limit
-            return f"{value:.1f}{unit}" if value < 10 else f"{value:.0f}{unit}"
-    return str(number)
-
-
-def short(text: str, length: int) -> str:
-    """Return a name in at most so many letters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _plain(text: str) -> str:

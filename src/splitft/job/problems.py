@@ -14,6 +14,11 @@ from splitft.job.model import RULE, Job
 from splitft.job.nested import home_of, key_path, nested_models
 
 _NAME = {"type": "string"}  # what a key of a mapping must be
+# Keys of earlier versions: why each is gone, and what to do instead.
+REMOVED = {
+    "torch_compile": "removed, since no measurement showed compiled blocks to pay; delete this key",
+    "use_liger_kernel": "removed, since Liger's kernels were never measured; delete this key",
+}
 
 
 def problem_lines(error: ValidationError) -> list[str]:
@@ -28,7 +33,7 @@ def problem_lines(error: ValidationError) -> list[str]:
         if detail["type"] == RULE:
             lines.append(f"{key}: {detail['msg']}")
         elif detail["type"] in ("extra_forbidden", "invalid_key"):
-            lines.append(f"{key}: unknown key; {_nearest_key(path)}")
+            lines.append(f"{key}: {REMOVED.get(key) or f'unknown key; {_nearest_key(path)}'}")
         elif detail["type"] == "missing":
             lines.append(f"{key}: required, but not given: {schemas[key].get('description', '')}")
         else:

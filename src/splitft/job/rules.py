@@ -77,12 +77,11 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "full logits",
         )
 
-    for key in ("server_batch_tokens", "torch_compile"):
-        if known("padding_free", key) and job["padding_free"] and job[key]:
-            yield (
-                "padding_free",
-                f"does not go with {key}, which computes padded rows: leave out one of the two",
-            )
+    if known("padding_free", "server_batch_tokens") and job["padding_free"] and job["server_batch_tokens"]:
+        yield (
+            "padding_free",
+            "does not go with server_batch_tokens, which computes padded rows: leave out one of the two",
+        )
 
     if known("devices", "micro_batches") and job["devices"] and job["micro_batches"] not in (1, "auto"):
         yield (

@@ -249,7 +249,7 @@ def check(
     if all_architectures and cuts is not None:
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
     wanted = None if cuts is None else _parse_cuts(cuts)
-    import_libraries(data=False)
+    import_libraries()
     from splitft.launch.check import check_all_command, check_command
 
     raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))

@@ -1,8 +1,4 @@
-"""`splitft aggregator`: averages clients' adapters for a server that must not see them (Local FedAvg Server).
-
-It sees adapters and no activations; the server sees activations and averages. What clients hand in is on its
-disk before the server is told: it can be killed at any moment. (ours; the role is the paper's)
-"""
+"""`splitft aggregator`: averages clients' adapters for a server that must not see them."""
 
 from __future__ import annotations
 
@@ -21,11 +17,11 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
-from splitft.model.window import num_blocks
 from splitft.running.fallback import resolve_sources
 from splitft.running.folder import check_output_dir
+from splitft.running.model import PartProof, prepare_model
 from splitft.running.network import check_address, client_names, notice
-from splitft.running.prepare import inject_adapters, model_shapes
+from splitft.running.notices import Notices
 from splitft.wire.codecs.registry import network_job
 
 
@@ -41,10 +37,10 @@ def serve_averages(
 ) -> None:
     """Average for the server of a job, until that ends the run.
 
-    address: HOST:PORT to listen at, by default the job's `network.aggregator`. folder: where updates are kept
-    meanwhile. Raises JobError, ModelError, OutputError, and NetworkError where the run does not come to its
-    end.
+    address: HOST:PORT to listen at; default: the job's `network.aggregator`. folder: for updates during the
+    run. Raises JobError, ModelError, OutputError, and NetworkError where the run ends early.
     """
+    # The job, and the parties that may come in.
     console = console or Console()
     if not job.network.aggregator:
         raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
@@ -55,9 +51,10 @@ def serve_averages(
     names = client_names(job)
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
-    with console.status(f"reading the shapes of {job.model_name_or_path}"):
-        model = model_shapes(job)
-        layout = inject_adapters(job, model)[0].layout
+    # The shapes of the adapters, without weights.
+    model, _ = prepare_model(job, Notices(console), lambda model: PartProof(), weights=False)
+    layout = model.slots.layout
+    # Listen, and average until the end.
     door = Admission(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},
@@ -69,7 +66,7 @@ def serve_averages(
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, names, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t)
+        job, names, layout, model.num_blocks, listener, folder / UPDATES, lambda t: notice(console, t)
     )
     try:
         end = process.serve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from splitft.running.baselines import POOLED, Books, NoExchange, WholeClient, Wh
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server
+from splitft.server.server import Server, make_server
 from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 
@@ -54,43 +54,53 @@ class Parties:
         return {"policy": self.policy, "server": self.server, "cohort": self.cohort, "ledger": self.ledger}
 
 
-def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | None = None) -> Parties:
+def make_parties(
+    start: Assembly, model: SplitModel | None = None, mean: Mean | None = None, *, batch_tokens: int = 0
+) -> Parties:
     """Set up the parties of a job. Raises JobError where devices, cuts or the policy do not fit.
 
-    model, mean: what computes and what averages, other than the model itself and the job's aggregation.
+    Args:
+        model, mean: In place of the model itself and of the job's aggregation, for a plan.
+        batch_tokens: Most tokens of several clients that the server computes at once; 0: one at a time.
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
-    model = model or start.split_model()
+    model = model or start.split_model
     clock = present = None
     if machines:
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)
         present = partial(available_members, machines.clients, start.names, job.seed)
-    pad, data = start.pad_token_id, start.clients
-    policy: CutPlanner | WholeModels
-    clients: Sequence[ClientRole]
+    # A client for every part of the data: with a cut, or with the whole model.
+    pad = start.pad_token_id
+    whole = [WholeClient(data.name, data, model, job, pad) for data in start.clients if not job.splits_model]
+    clients: list[ClientRole] = [*whole]
+    policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
+    if job.splits_model:
+        for data in start.clients:
+            memory = sample_memory(job, model.width, values=model.has_values)
+            clients.append(Client(data.name, data, model, job, pad, memory))
+        policy = make_planner(start, machines)
 
-    # Methods without an exchange: clients alone, or one trainer of all rows.
-    whole = [WholeClient(own.name, own, model, job, pad) for own in data] if not job.splits_model else []
+    # Methods without an exchange.
     if job.method in ("local_only", "centralized"):
         pooled = None
         if job.method == "centralized":
-            rows = join([own.train for own in data])
+            rows = join([data.train for data in start.clients])
             pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, pad)
         alone = NoExchange(whole, start.adapter, pooled, clock, present)
-        policy = WholeModels(start.names, start.num_blocks)
         return Parties(policy, Books(), alone, ledger, machines, alone.adapters)
 
-    # Methods with a server, for clients with whole models or with a cut.
-    server = Server(model, job, start.adapter, mean)
-    numbers = {own.name: len(own.train) for own in data}
-    server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
-    if job.method == "fed_lora":
-        policy, clients = WholeModels(start.names, start.num_blocks), whole
-    else:
-        policy = make_planner(start, machines)
-        memories = [sample_memory(job, model.width, values=model.has_values) for _ in data]
-        clients = [Client(own.name, own, model, job, pad, m) for own, m in zip(data, memories, strict=True)]
+    # Methods with a server.
+    numbers = {data.name: len(data.train) for data in start.clients}
+    server = make_server(
+        model,
+        job,
+        start.adapter,
+        continues=bool(job.adapter_name_or_path),
+        batch_tokens=batch_tokens,
+        micro_batches=micro_batches(job, numbers.__getitem__, {}, lambda: start.names),
+        mean=mean,
+    )
     cohort = LocalCohort(clients, job, job, ledger, clock, present)
     return Parties(policy, server, cohort, ledger, machines, global_adapter(server))
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: live on a terminal, a line now and then elsewhere."""
+"""Progress of a run: live on a terminal, a line now and then elsewhere; tables of rounds and clients."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from splitft.common.text import first_few
 from splitft.history import RoundRecord
 from splitft.job import Job
 from splitft.wire.ledger import Ledger
@@ -141,14 +142,8 @@ def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
     for name, cut in (after or {}).items():
         if (old := (before or {}).get(name, cut)) != cut:
             groups.setdefault((old, cut), []).append(name)
-    named = [f"{old}→{new} ({some(names)})" for (old, new), names in groups.items()]
-    return some(named)
-
-
-def some(texts: Sequence[str]) -> str:
-    """Return the first few texts with commas between, and how many more there are."""
-    more = len(texts) - MOST_NAMED
-    return ", ".join(texts[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    named = [f"{old}→{new} ({first_few(names, MOST_NAMED)})" for (old, new), names in groups.items()]
+    return first_few(named, MOST_NAMED)
 
 
 def final_tables(records: Sequence[RoundRecord]) -> list[Table]:

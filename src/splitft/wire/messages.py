@@ -134,17 +134,6 @@ class Metrics:
     paper_correct: float
     paper_tokens: int
 
-    def plus(self, other: Metrics) -> Metrics:
-        """Return the sums over both."""
-        return Metrics(
-            other.round,
-            nll=self.nll + other.nll,
-            correct=self.correct + other.correct,
-            tokens=self.tokens + other.tokens,
-            paper_correct=self.paper_correct + other.paper_correct,
-            paper_tokens=self.paper_tokens + other.paper_tokens,
-        )
-
 
 @dataclass(frozen=True)
 class LocalLoss:

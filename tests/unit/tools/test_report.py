@@ -19,8 +19,9 @@ from splitft.tools.report.groups import group_runs
 from splitft.tools.report.page import render_page
 from splitft.tools.report.runs import collect_runs, read_run
 from splitft.tools.report.series import points
-from splitft.tools.report.table import report_data, verdict_columns, verdict_csv, verdict_tables
+from splitft.tools.report.table import verdict_columns, verdict_csv, verdict_tables
 from splitft.tools.report.units import figure
+from splitft.tools.report.verdict import report_data
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ class NetworkCohort:
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state`; clients restore theirs when they connect."""
         self._members.load_memories(state["memories"])
-        self._times.parts |= state["parts"]
+        self._times.parts.update(state["parts"])
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self._roster[name].save(done, exact=done == newest)

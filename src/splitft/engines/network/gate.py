@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from splitft.job import Job
-from splitft.lora.blocks import trained_specs
+from splitft.lora.blocks import Layout, trained_specs
 from splitft.lora.moments import unpack_blocks
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
 from splitft.server.average import check_sizes
-from splitft.server.server import Server
+from splitft.server.coordinator import Holding
 from splitft.weights.load import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (
@@ -29,17 +29,18 @@ from splitft.wire.messages import (
     TailGradients,
 )
 
-LARGEST = 1e6  # root mean square of what a tensor may hold; activations and gradients stay far below
+LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay far below
 SLACK = 1 << 20
 
 
 class Gate:
-    """Checks messages of one run against what its job and the session lead to expect."""
+    """Checks messages of one run against its job and the state of its server."""
 
     def __init__(
         self,
         job: Job,
-        server: Server,
+        layout: Layout,
+        holdings: Mapping[str, Holding],
         channels: Mapping[str, Channel],
         *,
         hidden_size: int,
@@ -47,7 +48,8 @@ class Gate:
         needs_ids: bool,
     ) -> None:
         self.job = job
-        self.server = server
+        self.layout = layout
+        self.holdings = holdings  # of all clients that were handed anything out
         self.channels = channels
         self.hidden = hidden_size
         self.vocabulary = vocab_size
@@ -56,14 +58,11 @@ class Gate:
         self._batches: dict[str, tuple[int, int]] = {}  # tokens of the batch under way: stated, seen
 
     def check(self, client: str, message: Message) -> Message:
-        """Return a message unpacked.
-
-        Raises ValueError, which names the field, on one that no correct client sends.
-        """
+        """Return a message unpacked. Raises ValueError, which names the field, where it is wrong."""
         if isinstance(message, Activations):
-            self._lengths(message.lengths)  # they say how large what is unpacked will be
+            self._lengths(message.lengths)  # of the rows that are unpacked
         message = self.channels[client].unpack(message)
-        if not self.server.knows(client):
+        if client not in self.holdings:
             raise ValueError(f"{type(message).__name__} came before anything was handed out")
         match message:
             case Activations():
@@ -110,7 +109,8 @@ class Gate:
         if message.labels is not None:
             mask = mask_of(message.lengths, message.labels.device)
             with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
-        if message.train and self.server.micro_steps(client) > 1:
+        parts = self.holdings[client].micro_batches
+        if message.train and self.job.gradient_accumulation_steps * parts > 1:
             self._loss_tokens(message.loss_tokens, with_loss)
         elif message.loss_tokens:
             raise ValueError(f"loss_tokens: {message.loss_tokens} where none are stated")
@@ -118,8 +118,8 @@ class Gate:
         self._norms(client, message.grad_norms, follows)
 
     def _parts(self, client: str, message: Activations, tokens: int) -> None:
-        """The tokens that are stated of a batch must be those of its parts: they weigh in a shared trunk."""
-        parts = self.server.micro_batches_of(client) if message.train else 1
+        """Check that a batch's stated tokens are those of its parts: its weight in a shared trunk."""
+        parts = self.holdings[client].micro_batches if message.train else 1
         if parts == 1:
             if message.batch_tokens:
                 raise ValueError(f"batch_tokens: {message.batch_tokens} where none are stated")
@@ -140,22 +140,21 @@ class Gate:
                     "values: adapters go to the aggregator in this job, only their digest comes here"
                 )
             return
-        layout, num_blocks = self.server.model.slots.layout, self.server.model.num_blocks
         sizes = [values.numel() for values in message.values]
-        check_sizes(self.job, layout, num_blocks, self.server.cut_of(client), message.blocks, sizes)
+        check_sizes(self.job, self.layout, self.holdings[client].held, message.blocks, sizes)
         check_adapters(message)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
-        returning = self.server.returning(client)
+        returning = set(self.holdings[client].returning)
         if len(message.moved) != len(message.moments) or not set(message.moved) <= returning:
             raise ValueError(f"moved: {list(message.moved)[:9]} where {sorted(returning)} come back")
         for values in message.moments:
             if values.dtype is not torch.float32:
                 raise ValueError(f"moments: {values.dtype}")
             _finite("moments", values)
-        freeze_a = self.job.aggregation == "freeze_a"
-        layout = self.server.model.slots.layout
-        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
+        moved = unpack_blocks(
+            message.moved, message.moved_steps, message.moments, self.layout, self.job.freeze_a
+        )
         if len(moved) != len(message.moved):
             raise ValueError("moved: a block comes twice")
         most = self.job.rounds * self.job.local_steps
@@ -171,11 +170,8 @@ class Gate:
             raise ValueError("grad_norms: missing" if expected else "grad_norms: not asked for")
         if norms is None:
             return
-        cut, freeze_a = self.server.cut_of(client), self.job.aggregation == "freeze_a"
-        held = [
-            s for b, s in self.server.model.slots.layout.items() if b < cut or b >= self.server.tail_start
-        ]
-        size = sum(len(trained_specs(specs, freeze_a)) for specs in held)
+        held = self.holdings[client].held.on_client(self.layout)
+        size = sum(len(trained_specs(self.layout[block], self.job.freeze_a)) for block in held)
         if norms.dtype is not torch.float32 or norms.shape != (size,):
             raise ValueError(f"grad_norms: {norms.dtype} {tuple(norms.shape)} where there are {size} tensors")
         _finite("grad_norms", norms)
@@ -197,7 +193,7 @@ class Gate:
     def _rows(self, name: str, tensor: Tensor, tokens: int) -> None:
         if tensor.shape != (tokens, self.hidden):
             raise ValueError(f"{name}: shape {tuple(tensor.shape)}, not {(tokens, self.hidden)}")
-        if tensor.dtype not in (base_dtype(self.job), torch.float32):  # some models add up in float32
+        if tensor.dtype not in (base_dtype(self.job), torch.float32):  # some models sum in float32
             raise ValueError(f"{name}: {tensor.dtype} where it is {base_dtype(self.job)}")
         _finite(name, tensor)
 
@@ -211,7 +207,7 @@ def check_adapters(message: AdapterUp) -> None:
 
 
 def _finite(name: str, tensor: Tensor) -> None:
-    """One norm is as good as a look at every value: NaN and infinity survive it."""
+    """Raise ValueError where values are not finite, or too large: one norm shows both."""
     if not tensor.is_floating_point():
         raise ValueError(f"{name}: {tensor.dtype} is no floating-point type")
     if tensor.numel():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -23,11 +23,11 @@ from splitft.engines.network.control import (
     Train,
     packed,
 )
-from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
+from splitft.server.coordinator import Holding
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
@@ -37,18 +37,38 @@ SHOWN = 300  # characters of a client's own words
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
 
-class Recovery(Protocol):
-    """What a server does for clients that were lost."""
+class AdapterRecovery(Protocol):
+    """The coordinator's side of lost clients: what they hold, and hand-outs to those that have nothing."""
 
     @property
-    def tail_start(self) -> int: ...
-    def cut_of(self, client: str) -> int: ...
-    def micro_batches_of(self, client: str) -> int: ...
+    def holdings(self) -> Mapping[str, Holding]: ...
+    def forget(self, client: str) -> None: ...
+    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+
+
+class TrunkRecovery(Protocol):
+    """The trunk worker's side of lost clients: training from a mark on, and evaluation, again."""
+
     def mark(self, clients: Sequence[str]) -> None: ...
     def rewind(self, clients: Sequence[str]) -> None: ...
     def forget_metrics(self, client: str) -> None: ...
-    def forget(self, client: str) -> None: ...
-    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+
+
+class Phase:
+    """The phase between two parts of a round, in which nothing is asked of clients."""
+
+    def awaits(self, name: str) -> bool:
+        """Whether messages of a client are read; else they wait, and soon its connection does."""
+        return False
+
+    def take(self, name: str, message: Message | Control) -> None:
+        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
+
+    def returned(self, name: str) -> None:
+        """A reconnecting client has been resynchronised: ask it again."""
+
+    def answered(self, names: Collection[str]) -> None:
+        """The server has answered one message of each of these clients."""
 
 
 class Members:
@@ -59,13 +79,15 @@ class Members:
         roster: Roster,
         listener: Listener,
         ledger: Ledger,
-        recovery: Recovery,
+        adapters: AdapterRecovery,
+        trunks: TrunkRecovery,
         gate: Gate,
         channels: Mapping[str, Channel],
         notice: Callable[[str], None],
     ) -> None:
         self.roster = roster
-        self.recovery = recovery
+        self.adapters = adapters
+        self.trunks = trunks
         self.notice = notice
         self._listener = listener
         self._ledger = ledger
@@ -237,12 +259,12 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.recovery.forget(name)
+            self.adapters.forget(name)
             if member.last is not None:
-                again = self.recovery.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
+                again = self.adapters.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
             if member.done:
-                self.notice(f"{name} has lost its state: its optimizer starts anew")
+                self.notice(f"{name} has lost its state: its optimizer starts from zero")
         if member.last is not None:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")

@@ -41,7 +41,7 @@ KEEP = 2  # checkpoints: the server may go back to the one before the last
 
 
 class Setup(Protocol):
-    """Makes the client of a job."""
+    """Makes the client of a job, and its way to the aggregator, if the job has one."""
 
     def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
         """Read the data and the first blocks; return the client and its end. Raises SplitFTError."""

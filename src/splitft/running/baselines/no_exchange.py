@@ -117,14 +117,23 @@ class NoExchange:
 
 
 class Books:
-    """A `ServerRole` without trunks and adapters: adds up losses and metrics."""
+    """A `ServerRole` that only counts: losses and metrics of runs without an exchange."""
 
     def __init__(self) -> None:
         self._losses: dict[str, tuple[float, int]] = {}
         self._metrics: dict[str, Metrics] = {}
 
+    def hand_out(
+        self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
+    ) -> dict[str, AdapterDown]:
+        """Nothing is handed out."""
+        return {}
+
+    def take_moments(self, states: Mapping[str, OptimizerState]) -> None:
+        """No block moves."""
+
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Count losses of training and sums over held-out rows."""
+        """Add up losses and metrics."""
         for name, message in messages.items():
             if isinstance(message, LocalLoss):
                 total, tokens = self._losses.get(name, (0.0, 0))
@@ -132,8 +141,21 @@ class Books:
                 self._losses[name] = total + message.loss * message.loss_tokens, tokens + new
             if isinstance(message, Metrics):
                 old = self._metrics.get(name, Metrics(message.round, 0.0, 0.0, 0, 0.0, 0))
-                self._metrics[name] = old.plus(message)
+                self._metrics[name] = Metrics(
+                    message.round,
+                    nll=old.nll + message.nll,
+                    correct=old.correct + message.correct,
+                    tokens=old.tokens + message.tokens,
+                    paper_correct=old.paper_correct + message.paper_correct,
+                    paper_tokens=old.paper_tokens + message.paper_tokens,
+                )
         return {}
+
+    def gather(self, updates: Mapping[str, AdapterUp]) -> None:
+        """Nothing is gathered."""
+
+    def aggregate(self) -> None:
+        """Nothing is averaged."""
 
     def training_losses(self) -> dict[str, tuple[float, int]]:
         """Return (sum of token losses, tokens) of each trainer since the last call."""
@@ -145,18 +167,13 @@ class Books:
         metrics, self._metrics = self._metrics, {}
         return metrics
 
-    def hand_out(
-        self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
-    ) -> dict[str, AdapterDown]:
-        return {}
-
-    def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
-    def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
-    def aggregate(self) -> None: ...
     def truncation_errors(self) -> dict[int, float]:
+        """No rank changes."""
         return {}
 
     def state(self) -> State:
+        """There is none."""
         return {}
 
-    def load_state(self, state: State) -> None: ...
+    def load_state(self, state: State) -> None:
+        """There is none."""

@@ -1,4 +1,4 @@
-"""What is compared: methods and varied keys as named sets of overrides. Pure. (ours)"""
+"""Arms of a comparison: methods and varied keys as named sets of overrides. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a comparison goes on: live on a terminal, a line now and then elsewhere."""
+"""Progress of a comparison: live on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

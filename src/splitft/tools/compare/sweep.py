@@ -1,4 +1,4 @@
-"""One sweep: the runs that its variants need, those that are missing made, and what came of them. (ours)"""
+"""A sweep: makes the missing runs of its variants and collects their folders and failures."""
 
 from __future__ import annotations
 

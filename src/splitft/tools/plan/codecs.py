@@ -57,7 +57,7 @@ def try_codecs(start: Assembly) -> list[CodecTrial]:
     job = start.job
 
     # The batch as the client sends it: rows of activations at the cut.
-    data, model = start.clients[0], start.split_model()
+    data, model = start.clients[0], start.split_model
     cut, place = start.cuts[data.name], StepId(data.name, 1, 0, 0, train=True)
     rows = next(train_stream(job, data.name, data.train))
     batch = collate(data.train, rows, start.pad_token_id).to(model.device)

@@ -14,11 +14,9 @@ from splitft.tools.plan.scale import ScalePlan
 
 def scale_picture(plan: ScalePlan, path: Path) -> None:
     """Write a PNG: when the clients of a round are done, by kind of device; and their cuts."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     done, cuts = figure.subplots(1, 2, width_ratios=(3, 2))
     kinds = [kind for kind, _ in Counter(plan.devices).most_common()]
     names = np.asarray(plan.devices)
@@ -46,12 +44,10 @@ def scale_picture(plan: ScalePlan, path: Path) -> None:
 
 def cuts_picture(costs: Sequence[CutCost], path: Path) -> None:
     """Write a PNG: memory and, with devices, the seconds of a round by cut."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     timed = all(cost.round_seconds is not None for cost in costs)
     figure = Figure(figsize=(9 if timed else 5, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if timed else 1, squeeze=False)[0]
     x = [cost.cut for cost in costs]
     panels[0].plot(x, [c.client_memory_bytes / 1e9 for c in costs], marker=".", label="a client")

@@ -13,9 +13,8 @@ from splitft.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 NAME = "report.html"
-_HEAD = 4096  # characters in which our mark stands
+_HEAD = 4096  # characters that hold the mark of a report
 
 
 def report_command(
@@ -27,14 +26,15 @@ def report_command(
     """Write the page of all runs in and below the folders, show the verdict tables, return the page's path.
 
     out: a file, or a folder for `report.html`; by default `report.html` in the run's folder, or in the folder
-    that all runs share. A report of ours is replaced; anything else there is kept. Raises JobError where a
+    that all runs share. An earlier report is replaced; any other file is kept. Raises JobError where a
     folder holds no run, OutputError where a run is damaged or the page cannot be written.
     """
     from rich.console import Console
 
     from splitft.tools.report.page import render_page
     from splitft.tools.report.runs import collect_runs
-    from splitft.tools.report.table import report_data, verdict_tables
+    from splitft.tools.report.table import verdict_tables
+    from splitft.tools.report.verdict import report_data
 
     console = console or Console()
     runs, passed_over = collect_runs(run_dirs)
@@ -52,7 +52,7 @@ def report_command(
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise OutputError where a file is there that is no report of ours, or that cannot be told."""
+    """Raise OutputError where the path holds anything but an earlier report, or its folder is missing."""
     from splitft.tools.report.page import GENERATOR
 
     if not os.path.lexists(path):

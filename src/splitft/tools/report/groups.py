@@ -1,4 +1,4 @@
-"""Runs as variants: the same job with several seeds is one variant; its label is what sets it apart."""
+"""Variants: the runs of one job with several seeds, labelled by the keys that set them apart."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 from splitft.tools.report.labels import make_labels, without_effect
 from splitft.tools.report.runs import RunFolder
-
-__all__ = ["Spread", "Variant", "differing_keys", "group_runs", "make_labels", "spread", "unnamed_keys"]
 
 NOT_COMPARED = ("seed", "output_dir")
 METHODS = ("centralized", "fed_lora", "local_only", "same_split", "splitft")
@@ -33,7 +31,7 @@ class Variant:
     """Runs of one job with different seeds.
 
     Attributes:
-        label: What sets it apart from the others.
+        label: The method and the keys that set it apart from the others.
         differs: The keys in which the variants differ, with its own values.
         job: Its job, flat.
         runs: One run a seed, in the order of seeds.

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from splitft.tools.report.units import byte_unit, figure, mean_and_sd, places, time_unit
-from splitft.tools.report.verdict import MEASURES, report_data
+from splitft.tools.report.verdict import MEASURES
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-__all__ = ["Cell", "Column", "report_data", "verdict_columns", "verdict_csv", "verdict_tables"]
 
 
 QUALITY, COST, TIME = "Reached", "Cost", "Simulated time"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from splitft.tools.report.groups import Spread, Variant, group_runs, spread
+from splitft.tools.report.groups import Variant, group_runs, spread
 from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import Point, crossing, has_virtual_time, points, training_bytes
 from splitft.tools.report.units import figure, time_unit
@@ -14,10 +14,9 @@ from splitft.tools.report.units import figure, time_unit
 ALONE = "local_only"
 REFERENCES = (ALONE, "centralized")  # no clients that train together: other times say little beside theirs
 MOST_NAMED = 6  # variants in a sentence
+AT_THE_END = ("perplexity", "accuracy", "paper_accuracy")
 MEASURES = (
-    "perplexity",
-    "accuracy",
-    "paper_accuracy",
+    *AT_THE_END,
     "bytes_up",
     "bytes_down",
     "virtual_seconds",
@@ -42,7 +41,6 @@ def verdict(variants: Sequence[Variant], target_perplexity: float | None = None)
     target = common_target(variants) if target_perplexity is None else target_perplexity
     rows = []
     for variant in variants:
-        measures = {name: _measure(variant, name, target) for name in MEASURES}
         rows.append(
             {
                 "label": variant.label,
@@ -56,7 +54,7 @@ def verdict(variants: Sequence[Variant], target_perplexity: float | None = None)
                 "rounds_asked": variant.job["rounds"],
                 "random_weights": any(run.summary.get("random_weights") for run in variant.runs),
                 "diverged": sum(_diverged(run) for run in variant.runs),
-                **{name: asdict(value) if value else None for name, value in measures.items()},
+                **_spreads(variant.runs, target),
             }
         )
     return {
@@ -146,61 +144,42 @@ def _best_perplexity(rows: Sequence[dict[str, Any]]) -> str:
     return f"{text}."
 
 
-def _measure(variant: Variant, name: str, target: float | None) -> Spread | None:
-    values = [_VALUES[name](run, target) for run in variant.runs]
-    if name.endswith("_to_target") and None in values:
-        return None  # a mean over those seeds that got there would flatter
-    return spread([float(value) for value in values if value is not None])
+def _spreads(runs: Sequence[RunFolder], target: float | None) -> dict[str, dict[str, Any] | None]:
+    """Return every measure of a variant over its runs; None where no run has it."""
+    values = [_values(run, target) for run in runs]
+    found: dict[str, dict[str, Any] | None] = {}
+    for name in MEASURES:
+        own = [value for run in values if (value := run[name]) is not None]
+        # A mean over those seeds alone that reached the target would flatter the variant.
+        complete = len(own) == len(runs) or not name.endswith("_to_target")
+        measured = spread(list(map(float, own))) if complete else None
+        found[name] = asdict(measured) if measured else None
+    return found
 
 
-def _at_the_end(field: str) -> Callable[[RunFolder, float | None], float | None]:
-    def value(run: RunFolder, target: float | None) -> float | None:
-        evaluated = points(run)
-        found: float | None = getattr(evaluated[-1], field) if evaluated else None
-        return found
+def _values(run: RunFolder, target: float | None) -> dict[str, float | None]:
+    """Return every measure of a run; None where it has none."""
+    evaluated = points(run)
+    timed = has_virtual_time(run)
+    return {
+        **{name: getattr(evaluated[-1], name) if evaluated else None for name in AT_THE_END},
+        "bytes_up": sum(training_bytes(line)["up"] for line in run.rounds),
+        "bytes_down": sum(training_bytes(line)["down"] for line in run.rounds),
+        "virtual_seconds": sum(line.get("virtual_seconds") or 0.0 for line in run.rounds) if timed else None,
+        "virtual_seconds_to_target": _until_target(evaluated, "virtual_seconds", target),
+        "bytes_to_target": _until_target(evaluated, "bytes_moved", target),
+        "trained_parameters": run.summary.get("parameters", {}).get("adapter"),
+    }
 
-    return value
 
-
-def _bytes(way: str) -> Callable[[RunFolder, float | None], float | None]:
-    return lambda run, target: sum(training_bytes(line)[way] for line in run.rounds)
-
-
-def _virtual_seconds(run: RunFolder, target: float | None) -> float | None:
-    if not has_virtual_time(run):
+def _until_target(evaluated: Sequence[Point], field: str, target: float | None) -> float | None:
+    if target is None:
         return None
-    return sum(line.get("virtual_seconds") or 0.0 for line in run.rounds)
-
-
-def _until_target(x_of: Callable[[Point], float | None]) -> Callable[[RunFolder, float | None], float | None]:
-    def value(run: RunFolder, target: float | None) -> float | None:
-        if target is None:
-            return None
-        known = [(x_of(p), p.perplexity) for p in points(run)]
-        pairs = [(x, y) for x, y in known if x is not None and y is not None]
-        return crossing([x for x, _ in pairs], [y for _, y in pairs], target)
-
-    return value
-
-
-def _trained_parameters(run: RunFolder, target: float | None) -> float | None:
-    count: float | None = run.summary.get("parameters", {}).get("adapter")
-    return count
+    known = [(getattr(point, field), point.perplexity) for point in evaluated]
+    pairs = [(x, y) for x, y in known if x is not None and y is not None]
+    return crossing([x for x, _ in pairs], [y for _, y in pairs], target)
 
 
 def _diverged(run: RunFolder) -> bool:
     evaluated = points(run)
     return bool(evaluated) and evaluated[-1].perplexity is None
-
-
-_VALUES: dict[str, Callable[[RunFolder, float | None], float | None]] = {
-    "perplexity": _at_the_end("perplexity"),
-    "accuracy": _at_the_end("accuracy"),
-    "paper_accuracy": _at_the_end("paper_accuracy"),
-    "bytes_up": _bytes("up"),
-    "bytes_down": _bytes("down"),
-    "virtual_seconds": _virtual_seconds,
-    "virtual_seconds_to_target": _until_target(lambda point: point.virtual_seconds),
-    "bytes_to_target": _until_target(lambda point: point.bytes_moved),
-    "trained_parameters": _trained_parameters,
-}
