@@ -29,14 +29,15 @@ from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.batched import prove_batching
 from splitft.running.batching import most_tokens
-from splitft.server.server import Server
+from splitft.server.server import Server, make_server
+from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import Activations, Gradients, Message
 
 CLIENTS, RANK, TARGETS = 5, 16, ["c_attn", "c_proj"]
 CUTS = {"equal cuts": [2] * CLIENTS, "cuts 1 to 5": [1, 2, 3, 4, 5]}
 
 
-def make_server(dtype: torch.dtype, cuts: list[int], device: str) -> Server:
+def make_sides(dtype: torch.dtype, cuts: list[int], device: str) -> tuple[SplitModel, Server]:
     torch.manual_seed(0)
     config = GPT2Config(resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
@@ -48,49 +49,52 @@ def make_server(dtype: torch.dtype, cuts: list[int], device: str) -> Server:
     )  # fmt: skip
     adapter = initial_adapter(split.slots.layout, RANK, 0)
     adapter = {b: {n: t.to(device) for n, t in block.items()} for b, block in adapter.items()}
-    server = Server(split, job, adapter)
+    server = make_server(split, job, adapter)
     server.hand_out(1, {f"client-{i}": cut for i, cut in enumerate(cuts)})
-    return server
+    return split, server
 
 
-def messages(server: Server, tokens: int, step: int, norms: dict[str, Any]) -> dict[str, Message]:
+def messages(model: SplitModel, tokens: int, step: int, norms: dict[str, Any]) -> dict[str, Message]:
     """Return what five clients send: (tokens, hidden) activations of one row each, and labels."""
     generator = torch.Generator().manual_seed(step)
     made: dict[str, Message] = {}
     for i in range(CLIENTS):
-        hidden = torch.randn(tokens, server.model.width, generator=generator).to(server.model.device)
+        hidden = torch.randn(tokens, model.width, generator=generator).to(model.device)
         labels = torch.randint(50257, (tokens,), generator=generator, dtype=torch.int32)
         name = f"client-{i}"
         made[name] = Activations(
-            1, step, 0, True, (tokens,), hidden, labels.to(server.model.device), None, 0, norms.get(name)
+            1, step, 0, True, (tokens,), hidden, labels.to(model.device), None, 0, norms.get(name)
         )
     return made
 
 
-def synchronize(server: Server) -> None:
-    if server.model.device.type != "cpu":
+def synchronize(model: SplitModel) -> None:
+    if model.device.type != "cpu":
         torch.accelerator.synchronize()
 
 
-def measure(server: Server, tokens: int, caps: dict[str, int], repeats: int) -> dict[str, list[float]]:
+def measure(
+    model: SplitModel, server: Server, tokens: int, caps: dict[str, int], repeats: int
+) -> dict[str, list[float]]:
     """Return {side: seconds of each step of all clients}."""
     seconds: dict[str, list[float]] = {side: [] for side in caps}
     step, norms = 0, {}
+    assert isinstance(server.worker, TrunkWorker)
     for repeat in range(repeats + 2):
         for side, cap in caps.items():
-            sent = messages(server, tokens, step, norms)
-            server.batch_tokens = cap
-            synchronize(server)
+            sent = messages(model, tokens, step, norms)
+            server.worker.batch_tokens = cap
+            synchronize(model)
             started = time.perf_counter()
             replies = server.step(sent)
-            synchronize(server)
+            synchronize(model)
             if repeat >= 2:  # the first two warm up
                 seconds[side].append(time.perf_counter() - started)
             assert all(isinstance(reply, Gradients) for reply in replies.values())
             empty = torch.zeros(0)
-            layout = server.model.slots.layout
+            layout, holdings = server.coordinator.layout, server.coordinator.holdings
             norms = {
-                name: torch.zeros(sum(len(s) for b, s in layout.items() if b < server.cut_of(name)))
+                name: torch.zeros(sum(len(s) for b, s in layout.items() if b in holdings[name].held.front))
                 for name in replies
             }
             norms = {name: torch.cat([own, empty]) for name, own in norms.items()}
@@ -114,13 +118,14 @@ def main() -> None:
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     rows = []
     for name, cuts in CUTS.items():
-        server = make_server(dtype, cuts, options.device)
-        problem = prove_batching(server.model, cuts)
+        model, server = make_sides(dtype, cuts, options.device)
+        problem = prove_batching(model, cuts)
         assert not problem, problem
-        cap = most_tokens(server.model, cuts).tokens if options.cap == "auto" else int(options.cap)
+        cap = most_tokens(model, cuts).tokens if options.cap == "auto" else int(options.cap)
         for tokens in options.tokens:
             repeats = max(3, options.repeats * 128 // max(tokens, 128))
-            found = measure(server, tokens, {"alone": 0, "together": cap, "all together": 10**9}, repeats)
+            caps = {"alone": 0, "together": cap, "all together": 10**9}
+            found = measure(model, server, tokens, caps, repeats)
             medians = {side: statistics.median(values) for side, values in found.items()}
             gain = {side: medians["alone"] / medians[side] for side in ("together", "all together")}
             rows.append(

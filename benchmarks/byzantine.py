@@ -36,12 +36,14 @@ from splitft.client.client import Client
 from splitft.common.quiet import quiet_libraries
 from splitft.common.seeds import torch_generator
 from splitft.history import make_record
-from splitft.lora.blocks import BlockAdapter, flatten, rank_of, resize, trained_tensors
+from splitft.lora.blocks import Adapter, flatten, rank_of, resize, trained_tensors
 from splitft.lora.robust import OUTLIER
 from splitft.model.split_model import SplitModel
 from splitft.round import run_rounds
 from splitft.running.parties import make_parties
 from splitft.running.prepare import Assembly, assemble
+from splitft.server import average
+from splitft.server.average import Contributions
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Message, OptimizerState
 
@@ -98,7 +100,7 @@ class Attacker:
     def receive(self, message: AdapterDown) -> OptimizerState | None:
         """Remember where the round starts."""
         state = self._client.receive(message)
-        freeze_a = self._client.job.aggregation == "freeze_a"
+        freeze_a = self._client.settings.freeze_a
         blocks = self._client.trained.blocks.values()
         self._start = [flatten(trained_tensors(block, freeze_a)).detach().clone() for block in blocks]
         return state
@@ -113,7 +115,7 @@ class Attacker:
     def finish(self, round_: int) -> AdapterUp:
         """Send adapters, other than its own."""
         update = self._client.finish(round_)
-        generator = torch_generator(self._client.job.seed, "attack", round_)
+        generator = torch_generator(self._client.settings.seed, "attack", round_)
         values = []
         for start, trained in zip(self._start, update.values, strict=True):
             honest = trained - start
@@ -133,23 +135,23 @@ class Nobody:
     def on_round(self, *_: object) -> None: ...
 
 
-def watch_lengths(aggregator: Any) -> list[float]:
+def watch_lengths() -> list[float]:
     """Return a list that a run fills with every update's length over the median of its block."""
     ratios: list[float] = []
-    aggregate: Callable[..., None] = aggregator.aggregate
+    average_blocks: Callable[..., Adapter] = average.average_blocks
 
-    def watched(contributions: Mapping[int, Sequence[tuple[BlockAdapter, float]]]) -> None:
-        for block, given in contributions.items():
-            old = aggregator.adapter[block]
-            updates = [flatten(new) - flatten(resize(old, rank_of(new))) for new, _ in given]
+    def watched(settings: Any, old: Adapter, contributions: Contributions, *rest: Any) -> Adapter:
+        for block, held in contributions.items():
+            start = old[block]
+            updates = [flatten(new) - flatten(resize(start, rank_of(new))) for new, _ in held.values()]
             norms = [float(update.double().norm()) for update in updates]
             means = [norm / update.numel() ** 0.5 for norm, update in zip(norms, updates, strict=True)]
             if usual := statistics.median(norms):
                 other = statistics.median(means)
                 ratios.extend(min(n / usual, m / other) for n, m in zip(norms, means, strict=True))
-        aggregate(contributions)
+        return average_blocks(settings, old, contributions, *rest)
 
-    aggregator.aggregate = watched
+    average.average_blocks = watched  # type: ignore[assignment]
     return ratios
 
 
@@ -173,7 +175,8 @@ def one_run(overrides: Sequence[str], method: str, robust: str, attack: str) -> 
     clients: Any = parties.cohort.clients  # type: ignore[union-attr]
     if attack in ATTACKS[method]:
         clients[ATTACKER] = Attacker(clients[ATTACKER], attack)
-    ratios = watch_lengths(parties.server.aggregator)
+    unwatched = average.average_blocks
+    ratios = watch_lengths()
     first = make_record(
         0, [], {}, losses={}, metrics={}, ledger=Ledger(), seconds=(0, 0), times=None, truncation_errors={}
     )
@@ -183,6 +186,7 @@ def one_run(overrides: Sequence[str], method: str, robust: str, attack: str) -> 
         last=None if untrained else first,
     )  # fmt: skip
     record = next(rounds) if untrained else list(rounds)[-1]
+    average.average_blocks = unwatched
     honest = [client for name, client in record.clients.items() if name != ATTACKER]
     tokens = sum(client.eval_tokens for client in honest)
     logs = [torch.tensor(client.perplexity).double().log() * client.eval_tokens for client in honest]

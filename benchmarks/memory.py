@@ -23,7 +23,8 @@ from splitft.lora.blocks import initial_adapter, resize
 from splitft.lora.ranks import effective_ranks
 from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
-from splitft.server.server import Server
+from splitft.server.server import Server, make_server
+from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import Activations
 
 BATCH, SEQ, RANK, TARGETS = 4, 128, 16, ["c_attn", "c_proj"]
@@ -31,7 +32,7 @@ BATCH, SEQ, RANK, TARGETS = 4, 128, 16, ["c_attn", "c_proj"]
 
 def serve(server: Server, cuts: dict[str, int], hidden: int, steps: int) -> None:
     server.hand_out(1, cuts)
-    specs = server.model.slots.layout
+    specs = server.coordinator.layout
     for step in range(steps):
         for name, cut in cuts.items():
             norms = torch.zeros(sum(len(specs[b]) for b in specs if b < cut)) if step else None
@@ -40,16 +41,14 @@ def serve(server: Server, cuts: dict[str, int], hidden: int, steps: int) -> None
             server.step({name: Activations(1, step, 0, True, (SEQ,) * BATCH, rows, labels, None, 0, norms)})
 
 
-def expected_bytes(server: Server, cuts: dict[str, int]) -> dict[str, int]:
+def expected_bytes(split: SplitModel, server: Server, cuts: dict[str, int]) -> dict[str, int]:
     """What must be held: the base once, the global adapter, each client's trunk adapter and two moments."""
-    base = sum(
-        p.numel() * p.element_size() for n, p in server.model.model.named_parameters() if ".lora_" not in n
-    )
-    base += sum(b.numel() * b.element_size() for b in server.model.model.buffers())
+    base = sum(p.numel() * p.element_size() for n, p in split.model.named_parameters() if ".lora_" not in n)
+    base += sum(b.numel() * b.element_size() for b in split.model.buffers())
     adapter = sum(t.numel() * 4 for block in server.adapter.values() for t in block.values())
     trunks = 0
     for cut in cuts.values():
-        ranks = effective_ranks(server.model.num_blocks, cut, RANK, RANK)
+        ranks = effective_ranks(split.num_blocks, cut, RANK, RANK)
         for block, tensors in server.adapter.items():
             if block >= cut:
                 trunks += sum(t.numel() * 4 for t in resize(tensors, ranks[block]).values())
@@ -62,7 +61,7 @@ def warm_up() -> None:
     lora = lora_config(TARGETS, [], r=2, alpha=4, dropout=0.0, fan_in_fan_out=True)
     split = SplitModel(small, inject(small, lora))
     job = Job(model_name_or_path="random", dataset_name="random", clients=1, lora_r=2)
-    server = Server(split, job, initial_adapter(split.slots.layout, 2, 0))
+    server = make_server(split, job, initial_adapter(split.slots.layout, 2, 0))
     server.hand_out(1, {"client-0": 1})
     rows, labels = torch.randn(4, 32), torch.ones(4, dtype=torch.int32)
     server.step({"client-0": Activations(1, 0, 0, True, (4,), rows, labels)})
@@ -77,13 +76,14 @@ def measure(clients: int) -> dict[str, Any]:
     lora = lora_config(TARGETS, [], r=RANK, alpha=32, dropout=0.0, fan_in_fan_out=True)
     split = SplitModel(model, inject(model, lora))
     job = Job(model_name_or_path="random", dataset_name="random", clients=clients, lora_r=RANK)
-    server = Server(split, job, initial_adapter(split.slots.layout, RANK, 0))
+    server = make_server(split, job, initial_adapter(split.slots.layout, RANK, 0))
     cuts = {f"client-{i}": 1 + i % (split.num_blocks - 1) for i in range(clients)}
     serve(server, cuts, config.n_embd, steps=3)  # the third message takes the second optimizer step
     server.step({})
-    for trunk in server._trunks.values():
-        trunk.trained.step(0.0, None)  # takes the last step and drops its gradients, as the round's end does
-    wanted = expected_bytes(server, cuts)
+    assert isinstance(server.worker, TrunkWorker)
+    for name in cuts:  # take the last step and drop its gradients, as the round's end does
+        server.worker.trunks.of(name).trained.step(0.0, None)
+    wanted = expected_bytes(split, server, cuts)
     held = live_tensor_bytes()
     resident = resident_bytes() - before
     return {

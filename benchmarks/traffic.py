@@ -32,6 +32,7 @@ from rich.console import Console
 
 from splitft import Job, load_job
 from splitft.data import train_stream
+from splitft.model.config import text_config
 from splitft.running.prepare import Assembly, assemble
 from splitft.tools.plan.dry import dry_run
 from splitft.wire.channel import Channel
@@ -64,7 +65,7 @@ def steps_of_a_round(start: Assembly) -> int:
 
 def padded(start: Assembly) -> dict[str, int]:
     """Return the bytes of the same batches as padded float32, up and down, and their real tokens."""
-    job, width = start.job, start.model.config.get_text_config(decoder=True).hidden_size
+    job, width = start.job, text_config(start.model).hidden_size
     tokens = to_longest = to_batch = 0
     for data in start.clients:
         stream = train_stream(job, data.name, data.train)
@@ -110,25 +111,25 @@ def from_one_step(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
 
 def step_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
     """Return the bytes of the messages of all local steps."""
-    width, cut = int(start.model.config.get_text_config(decoder=True).hidden_size), int(job.cuts)  # type: ignore[arg-type]
+    width, cut = int(text_config(start.model).hidden_size), int(job.cuts)  # type: ignore[arg-type]
     tensors = [
         sum(len(s) for b, s in start.slots.layout.items() if (b < cut) == below) for below in (True, False)
     ]
     ledger = Ledger()
     for data in start.clients:
         stream, channel = train_stream(job, data.name, data.train), Channel(job, width, values=False)
-        channel.move(cut)
+        channel.memory.move(cut)
         for number in range(job.rounds * job.local_steps):
             round_, step = 1 + number // job.local_steps, number % job.local_steps
             samples = [int(i) for i in next(stream)]
             lengths = [int(data.train.lengths[i]) for i in samples]
-            sent = channel.missing(samples, lengths) if job.caches_activations else range(len(samples))
+            missing = channel.memory.missing(samples, lengths)
+            sent = range(len(samples)) if missing is None else missing
             tokens = sum(lengths[place] for place in sent)
             rows = torch.zeros(1, 1).expand(tokens, width) if tokens else torch.empty(0)
-            known = job.caches_activations or job.sends_differences
             up = Activations(
                 round_, step, 0, True, tuple(lengths), rows, torch.zeros(tokens, dtype=torch.int32), None, 0,
-                torch.zeros(tensors[0]) if step else None, samples=tuple(samples) if known else (),
+                torch.zeros(tensors[0]) if step else None, samples=tuple(samples),
             )  # fmt: skip
             ledger.count("up", channel.pack(up))
             gradient = torch.zeros(1, 1).expand(sum(lengths), width) if job.train_front else torch.empty(0)

@@ -9,7 +9,12 @@ import pytest
 from splitft.common.startup import import_libraries
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: they share the cores
-import_libraries()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import the large libraries where tests run, not in the process that hands them out to workers."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        import_libraries()
 
 
 @pytest.fixture(scope="session", autouse=True)

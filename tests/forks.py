@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,22 +23,48 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["preload"])
 
 
-def start_command(arguments: Sequence[str], log: Path, points: str = "") -> ForkServerProcess:
-    """Start `splitft ARGUMENTS`; what it says is added to the log. points: where it is to fail."""
-    process = FORKS.Process(target=_be_command, args=(arguments, points, str(log)))
+def start_command(
+    arguments: Sequence[str | Path],
+    log: Path,
+    *,
+    points: str = "",
+    errors: Path | None = None,
+    cwd: Path | None = None,
+) -> ForkServerProcess:
+    """Start `splitft ARGUMENTS`; its output is added to the log.
+
+    points: where it is to fail. errors: file that its standard error is added to, if not the log.
+    """
+    words = [str(argument) for argument in arguments]
+    process = FORKS.Process(target=_be_command, args=(words, points, str(log), str(errors or log), cwd))
     process.start()
     return process
 
 
-def _be_command(arguments: Sequence[str], points: str, log: str) -> None:
+def run_command(
+    *arguments: str | Path, cwd: Path | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `splitft ARGUMENTS` to its end; return its exit code and its output."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "stdout"), Path(folder, "stderr")
+        process = start_command(arguments, output, errors=errors, cwd=cwd)
+        process.join(timeout)
+        process.kill()
+        process.join()
+        told = (path.read_text(encoding="utf-8") for path in (output, errors))
+        return subprocess.CompletedProcess(arguments, process.exitcode or 0, *told)
+
+
+def _be_command(arguments: Sequence[str], points: str, log: str, errors: str, cwd: Path | None) -> None:
     import torch
 
     from splitft.launch.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in commands.start_process
     torch.set_num_threads(1)
-    os.environ |= {VARIABLE: points, "NO_COLOR": "1"}
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    os.environ |= {VARIABLE: points, "NO_COLOR": "1", "COLUMNS": "200", "TERM": "dumb"}
+    for stream, path in ((1, log), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.chdir(cwd or ".")
     sys.argv = ["splitft", *arguments]
     sys.exit(main())

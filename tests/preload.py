@@ -3,6 +3,8 @@
 from importlib import import_module
 
 for name in (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "peft",
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedConfig
 
 from splitft import Job
@@ -20,7 +21,8 @@ from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head
 from splitft.round import exchange
 from splitft.running.batching import batch_tokens
-from splitft.server.server import Server
+from splitft.server.server import make_server
+from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Message
 
@@ -129,10 +131,13 @@ class Federation:
         if cuts is None:
             cuts = dict.fromkeys(self.names, job.cuts if isinstance(job.cuts, int) else job.cuts[0])
         adapter = to_device(initial_adapter(model.slots.layout, RANK, job.seed), model.device)
-        self.server = Server(model, job, adapter)
-        self.server.batch_tokens = batch_tokens(job, model, list(cuts.values()), print)
-        clients = [Client(name, ClientData(name, own, own), model, job, 0) for name, own in rows.items()]
-        self.cohort = LocalCohort(clients, self.ledger)
+        tokens = batch_tokens(job, model, list(cuts.values()), Console())
+        self.server = make_server(model, job, adapter, batch_tokens=tokens)
+        clients = [
+            Client(name, ClientData(name, own, own), model, job, 0, sample_memory(job, model.width))
+            for name, own in rows.items()
+        ]
+        self.cohort = LocalCohort(clients, job, job, self.ledger)
         self.cohort.receive(self.server.hand_out(1, cuts))
         together = job.server_adapter == "shared"
         self._waves: Iterator[dict[str, Message]] = self.cohort.train(self.names, 1, together=together)

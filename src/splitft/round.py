@@ -11,6 +11,7 @@ from splitft.history import RoundRecord, make_record
 from splitft.job.settings import FederationSettings
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import (
+    Activations,
     AdapterDown,
     AdapterUp,
     Gradients,
@@ -18,6 +19,7 @@ from splitft.wire.messages import (
     Message,
     Metrics,
     OptimizerState,
+    TailGradients,
 )
 
 if TYPE_CHECKING:
@@ -138,12 +140,19 @@ def run_rounds(
 def exchange(
     server: ServerRole, cohort: CohortRole, messages: dict[str, Message], observer: Observer
 ) -> None:
-    """Carry messages to the server and its replies back, until neither has anything left to say."""
-    while messages:
+    """Carry messages to the server and its replies back, until neither has anything left to say.
+
+    The server may answer in a later call: while an answer is owed, it is asked again, without messages.
+    """
+    owed: set[str] = set()
+    while messages or owed:
         for client, message in messages.items():
             if isinstance(message, LocalLoss):
                 observer.on_loss(message.round, message.step, client, message.loss)
+            elif isinstance(message, Activations | TailGradients):
+                owed.add(client)
         replies = server.step(messages)
+        owed -= replies.keys()
         for client, reply in replies.items():
             if isinstance(reply, Gradients):
                 observer.on_loss(reply.round, reply.step, client, reply.loss)

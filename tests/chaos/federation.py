@@ -14,6 +14,7 @@ from typing import IO
 import psutil
 from harness import free_port
 
+from commands import start_process
 from repository import ROOT
 
 APP = ROOT / "examples" / "flower"
@@ -83,7 +84,7 @@ class Federation:
             assert self._popen(command, log).wait(60) == 0, self.said("commands")
 
     def _popen(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        return start_process(
             command,
             cwd=self.folder,
             env=self.environment,

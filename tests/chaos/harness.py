@@ -70,7 +70,7 @@ class Processes:
         return ["client", "--server", address, "--name", who, "--job-data", *kept, *certs]
 
     def start(self, who: str, points: str = "") -> None:
-        self.running[who] = start_command(self.arguments(who), self.folder / f"{who}.log", points)
+        self.running[who] = start_command(self.arguments(who), self.folder / f"{who}.log", points=points)
 
     def start_all(self, points: Mapping[str, str] | None = None) -> None:
         for who in self.everyone:

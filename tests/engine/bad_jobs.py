@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from commands import start_process
 from splitft.launch import cli
 
 QUIET = Console(quiet=True)
@@ -35,11 +36,10 @@ def assert_one_message(error: str, wanted: tuple[str, ...]) -> None:
 
 def start_splitft(*arguments: str | Path) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
-    command = [str(Path(sys.executable).with_name("splitft")), *map(str, arguments)]
+    command = [Path(sys.executable).with_name("splitft"), *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "dumb"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    return start_process(command, env=environment, **streams)
 
 
 def devices(job: Settings, **profile: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from commands import start_process
 from network_threads import Settings, follow
 from splitft import Job
 from splitft.engines.network.control import End
@@ -24,7 +25,7 @@ from splitft.engines.network.transport.listener import METHOD, SERVICE, most_hel
 from splitft.job import dump_job
 from splitft.running.join import channel_credentials
 from splitft.running.prepare import assemble
-from splitft.running.server_side import most_bytes
+from splitft.running.serve import most_bytes
 from splitft.wire.messages import Activations
 
 HONEST = ["anna", "bert"]
@@ -71,7 +72,7 @@ class Siege:
         ]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         with (self.folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = start_process(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         return port
 
     def _wait(self, message: Any) -> list[Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_jobs import Settings, assert_one_message, start_splitft, write_job
+from bad_jobs import Settings, assert_one_message, write_job
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 from commands import hashes
+from forks import run_command
 from splitft import Job, run
 from splitft.launch import cli
 from tiny import save_tiny_model, save_to, tiny_model
@@ -267,10 +268,9 @@ def test_a_real_process_ends_the_same_way(
     wanted = case(settings, tmp_path)
     job = write_job(settings, tmp_path)
     before = hashes(tmp_path)
-    process = start_splitft("run", job)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == CASES[case]
-    assert_one_message(error, wanted)
+    done = run_command("run", job)
+    assert done.returncode == CASES[case]
+    assert_one_message(done.stderr, wanted)
     after = hashes(tmp_path)
     assert {path: after[path] for path in before} == before
     assert {path for path in after if path not in before} <= {"out"}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from commands import run_process, start_process
 from splitft.errors import OutputError
 from splitft.tools.compare.store import Store, open_store, run_state
 from tiny import save_tiny_model
@@ -63,10 +64,7 @@ def compared(
 
 
 def compare(job: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SPLITFT, "compare", str(job), *map(str, arguments)],
-        env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=300,
-    )  # fmt: skip
+    return run_process([*SPLITFT, "compare", job, *arguments], env=ENVIRONMENT, timeout=300)
 
 
 def snapshot(folder: Path) -> dict[str, int]:
@@ -146,8 +144,8 @@ def test_nothing_is_started_where_one_job_is_wrong(job: Path, tmp_path: Path) ->
 @contextmanager
 def endless(job: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A comparison of a short run and one that never ends."""
-    arguments = ["compare", str(job), "--vary", "rounds=[1,1000000]", "--out", str(folder)]
-    process = subprocess.Popen([*SPLITFT, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    arguments = ["compare", job, "--vary", "rounds=[1,1000000]", "--out", folder]
+    process = start_process([*SPLITFT, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE)
     try:
         yield process
     finally:

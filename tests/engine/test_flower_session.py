@@ -94,7 +94,7 @@ def test_another_message_is_no_ticket(values: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("settings", "problem"), [
     ({"name": "bert"}, "registered as anna"), ({"job-data": "yes"}, "--node-config job-data"),
-    ({"partition-id": 0}, "--node-config partition-id"), ({}, "whose data"),
+    ({"partition-id": 0}, "--node-config partition-id"), ({}, "no data given"),
 ])  # fmt: skip
 def test_a_node_that_is_set_up_wrongly_says_so(
     ticket: Ticket, settings: dict[str, object], problem: str

@@ -6,15 +6,13 @@ them on the wire.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,10 @@ import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
+from forks import start_command
 from network_threads import Settings, follow, together
 from reference import WORDS, make_setting
 from splitft import Job
-from splitft.common.failpoints import VARIABLE
 from splitft.errors import SplitFTError
 from splitft.job import dump_job
 from splitft.running.join import join
@@ -127,17 +125,21 @@ class Run:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkServerProcess | None = None
         self.threads: dict[str, threading.Thread] = {}
 
     def start_server(self, points: str = "") -> None:
-        command = [
-            sys.executable, "-m", "splitft.launch", "server", str(self.server / "job.yaml"), "--listen",
-            f"127.0.0.1:{self.port}", "--token-file", str(self.folder / "secret"), "--resume",
+        arguments = [
+            "server", self.server / "job.yaml", "--listen", f"127.0.0.1:{self.port}", "--token-file",
+            self.folder / "secret", "--resume",
         ]  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", VARIABLE: points}
-        with (self.server / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        self.process = start_command(arguments, self.server / "server.log", points=points)
+
+    def server_ended(self, seconds: float = 120.0) -> int | None:
+        """Wait for the server to end; return its exit code."""
+        assert self.process is not None
+        self.process.join(seconds)
+        return self.process.exitcode
 
     def start_client(self, name: str, run: Callable[[Console], object]) -> None:
         """What a client says goes to a file, as the command line has it."""
@@ -168,7 +170,7 @@ class Run:
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.join()
 
 
 @pytest.fixture
@@ -206,15 +208,14 @@ def test_canaries_are_in_no_log_checkpoint_or_report(started: Run, capfd: pytest
     for name in HONEST:
         started.join(name, Path(started.setting["data_files"][name]))
     start_who_fails()
-    assert started.process is not None
-    assert started.process.wait(120) == -signal.SIGKILL
+    assert started.server_ended() == -signal.SIGKILL
     assert list((started.server / "run" / "checkpoints").iterdir())
     assert "its token is wrong" in (started.server / "run" / "audit.jsonl").read_text()
     assert not hits_below([started.server], ids)
     assert started.ended("broken", 60)
     start_who_fails()
     started.start_server()
-    assert started.process.wait(120) == 0
+    assert started.server_ended() == 0
     for name in started.threads:
         assert started.ended(name, 60), name
     report_command([started.server / "run"], started.server / "report.html", None)

@@ -27,7 +27,8 @@ from splitft.proof.batched import prove_batching
 from splitft.running.batching import most_tokens
 from splitft.running.parties import make_parties
 from splitft.running.prepare import assemble
-from splitft.server.batched_step import _MOST_PADDING, Waiting, plan_batches, train_together
+from splitft.server.batches import _MOST_PADDING, plan_batches
+from splitft.server.step import AtCut, TrunkStep, trunk_step
 from splitft.wire.messages import Gradients
 from tiny import MODEL_TYPES, tiny_model
 
@@ -50,12 +51,13 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Who was computed together; clients with rows of unequal length, too."""
     seen: list[list[str]] = []
 
-    def noting(model: SplitModel, waiting: Sequence[Waiting]) -> dict[str, Gradients]:
-        seen.append([one.session.client for one in waiting])
-        return train_together(model, waiting)
+    def noting(model: SplitModel, parts: Sequence[AtCut], **options: bool) -> TrunkStep:
+        if len(parts) > 1:
+            seen.append(sorted(part.place.client for part in parts))
+        return trunk_step(model, parts, **options)
 
-    monkeypatch.setattr("splitft.server.batched_step.train_together", noting)
-    monkeypatch.setattr("splitft.server.batched_step._MOST_PADDING", 100)
+    monkeypatch.setattr("splitft.server.answers.trunk_step", noting)
+    monkeypatch.setattr("splitft.server.batches._MOST_PADDING", 100)
     return seen
 
 
@@ -183,12 +185,11 @@ def test_what_is_said(settings: dict[str, Settings], tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_keeps_what_was_measured(settings: dict[str, Settings]) -> None:
-    parties = make_parties(assemble(Job(**settings["llama"], server_batch_tokens="auto"), QUIET))
-    parties.server.batch_tokens = 77
-    state = parties.state()
-    parties.server.batch_tokens = 0
-    parties.load_state(state)
-    assert parties.server.batch_tokens == 77
+    start = assemble(Job(**settings["llama"], server_batch_tokens="auto"), QUIET)
+    state = make_parties(start, batch_tokens=77).state()
+    resumed = make_parties(start, batch_tokens=99)
+    resumed.load_state(state)
+    assert resumed.server.worker.state()["batch_tokens"] == 77
 
 
 def test_calibration_ends() -> None:

@@ -15,7 +15,7 @@ from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream
 from splitft.job import dump_job
 from splitft.weights.load import load_tokenizer
-from splitft.wire.channel import Channel
+from splitft.wire.channel import sample_memory
 
 NAMES = ["anna", "bert", "carl"]
 WIDTH = 64
@@ -91,12 +91,12 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(
 
 
 def test_a_client_that_kept_something_else_is_found_out(setting: Settings) -> None:
-    channel = Channel(Job(**setting), WIDTH)
-    channel.mark()
+    memory = sample_memory(Job(**setting), WIDTH)
+    memory.mark()
     with pytest.raises(ValueError, match="memory"):
-        channel.accept("ab" * 16)
-    channel.accept("")
-    other = Channel(Job(**setting), WIDTH)
+        memory.accept("ab" * 16)
+    memory.accept("")
+    other = sample_memory(Job(**setting), WIDTH)
     assert other.agree("ab" * 16) == ""
 
 

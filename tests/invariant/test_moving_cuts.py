@@ -101,8 +101,7 @@ def test_optimizer_state_survives_every_move(
     steps = job.rounds * job.local_steps
     blocks = range(6)
     for name, client in parties.cohort.clients.items():
-        key = "" if job.server_adapter == "shared" else name
-        trunk = parties.server._trunks[key]
+        trunk = parties.server.worker.trunks.of(name)
         held = {**trunk.trained.blocks, **client.trained.blocks}
         assert set(held) >= set(blocks)
         for block in client.trained.blocks:

@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 def start(job: Path, *options: str, points: str = "") -> tuple[int | None, str]:
     """Run a job to its end; return how it ended and what it said."""
     log = job.with_suffix(".log")
-    process = start_command(["run", str(job), *options], log, points)
+    process = start_command(["run", job, *options], log, points=points)
     process.join(300)
     return process.exitcode, log.read_text(errors="replace")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from commands import run_process
 from repository import ROOT
 from tiny import save_tiny_model
 
@@ -18,11 +19,11 @@ pytestmark = pytest.mark.slow
 
 
 def study(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "study.py"), *map(str, arguments)],
+    return run_process(
+        [sys.executable, ROOT / "benchmarks" / "study.py", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"},
-        capture_output=True, encoding="utf-8", timeout=900,
-    )  # fmt: skip
+        timeout=900,
+    )
 
 
 def test_a_sweep_runs_resumes_and_writes_its_page(tmp_path: Path) -> None:

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from splitft.client.batches import MicroBatch, StepBatches
+from splitft.client.held_adapter import HeldAdapter
+from splitft.client.pending import InFlight, Pending
 from splitft.common.state import State
-from splitft.data import Batch, ClientData, collate, split_rows, train_stream
-from splitft.job import Job
-from splitft.lora.basis import Basis, unstack_basis
-from splitft.lora.blocks import (
-    Adapter,
-    flatten,
-    narrow_a,
-    resize,
-    to_device,
-    trained_specs,
-    trained_tensors,
-    unflatten,
-)
-from splitft.lora.moments import pack_blocks, unpack_blocks
-from splitft.lora.optimizer import (
-    TrainedAdapter,
-    Weights,
-    copied,
-    global_step,
-    learning_rates,
-    move_gradients,
-    total_norm,
-)
-from splitft.lora.ranks import job_ranks
-from splitft.model.head import IGNORE
-from splitft.model.layout import BatchLayout, PaddedBatch, form_of
-from splitft.model.split_model import SplitModel, StepId, loss_token_count
+from splitft.data import ClientData
+from splitft.job.settings import TrainingSettings
+from splitft.lora.optimizer import TrainedAdapter
+from splitft.model.split_model import SplitModel, StepId
+from splitft.wire.memory.sample_memory import SampleMemory
 from splitft.wire.messages import (
     Activations,
     AdapterDown,
@@ -51,173 +29,96 @@ from splitft.wire.messages import (
 )
 
 
-@dataclass
-class _InFlight:
-    """A batch between its way up and its way down."""
-
-    place: StepId
-    batch: Batch
-    form: BatchLayout
-    hidden: Tensor  # (batch, seq, hidden) at the cut, with its graph; rows alone where fronts are frozen
-    weights: Weights  # what it was computed with
-    loss_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class _Due:
-    """A step whose gradients are complete. grad_norms: of the server's part, to clip by."""
-
-    now: _InFlight
-    grad_norms: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A micro-batch that is yet to go its way."""
-
-    batch: Batch
-    samples: tuple[int, ...]  # the numbers of its rows
-    batch_tokens: int = 0  # of the batch that it is a part of; 0: it is the whole one
-    loss_tokens: int = 0  # of the whole step, where it has several micro-batches
-
-
-Missing = Callable[[Sequence[int], Sequence[int]], Sequence[int]]  # (numbers, lengths): what to send
-
-
 class Client:
-    """One client of a run. Raises ValueError where a message does not fit what it holds."""
+    """One client of a run: a `ClientRole` for a model with a cut.
 
-    def __init__(self, name: str, data: ClientData, model: SplitModel, job: Job, pad_token_id: int) -> None:
+    Args:
+        memory: The client's end of the memory of its samples: says which ones to compute.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: ClientData,
+        model: SplitModel,
+        settings: TrainingSettings,
+        pad_token_id: int,
+        memory: SampleMemory,
+    ) -> None:
         self.name = name
         self.data = data
         self.model = model
-        self.job = job
-        self.pad_token_id = pad_token_id
-        self.cut = 0
-        self.adapter: Adapter = {}  # what the server handed out: the global adapter of the held blocks
-        self.trained = TrainedAdapter(job)
-        self.stream = train_stream(job, name, data.train)
-        self._learning_rate = learning_rates(job)
-        self.missing: Missing = lambda samples, lengths: range(len(samples))  # which to send
-        self.micro_batches = 1  # parts that each batch is sent in
-        self._micro_batches: list[_Chosen] = []  # of the step under way
-        self._in_flight: dict[tuple[int, int], _InFlight] = {}  # by step and micro-step
-        self._weights: Weights = {}  # of the step whose batches go up
-        self._due: dict[int, _Due] = {}  # by step: gradients that are complete, and not applied yet
-        self._norms: Tensor | None = None
+        self.settings = settings
+        self.memory = memory
+        self.micro_batches = 1
+        self._held = HeldAdapter(settings, model.num_blocks, model.device)
+        self._batches = StepBatches(settings, name, data, pad_token_id, model.device)
+        self._pending = Pending(name, settings, self._held.trained)
 
     @property
-    def tail_start(self) -> int:
-        return self.model.num_blocks - self.job.num_tail_blocks
+    def cut(self) -> int:
+        return self._held.blocks.cut
+
+    @property
+    def trained(self) -> TrainedAdapter:
+        """The adapters under training."""
+        return self._held.trained
 
     @property
     def micro_steps(self) -> int:
         """Micro-batches of an optimizer step."""
-        return self.job.gradient_accumulation_steps * self.micro_batches
+        return self.settings.gradient_accumulation_steps * self.micro_batches
+
+    @property
+    def ahead(self) -> int:
+        """Micro-batches that may lack their gradients when the next step begins."""
+        return self._pending.steps_ahead * self.micro_steps
+
+    def use_model(self, model: SplitModel) -> None:
+        """Go on with a model that holds other blocks."""
+        self.model = model
 
     def receive(self, message: AdapterDown) -> OptimizerState | None:
-        """Take the cut and the adapters for the coming round (or evaluation).
+        """Take the cut and the adapters of the coming round (or evaluation).
 
-        Returns the optimizer state of blocks that leave the client with a lower cut.
+        Return the optimizer state of blocks that leave the client with a lower cut.
         """
-        self.cut, layout = message.cut, self.model.slots.layout
         self.micro_batches = message.micro_batches
-        self._in_flight.clear()
-        self._due.clear()
-        freeze_a = self.job.aggregation == "freeze_a"
-        for block, values in zip(message.blocks, message.values, strict=True):
-            specs = trained_specs(layout[block], block in message.frozen)
-            self.adapter[block] = self.adapter.get(block, {}) | unflatten(values.to(self.model.device), specs)
-            if block in message.frozen:  # the A that is here already, at the rank of the B that came
-                self.adapter[block] = narrow_a(self.adapter[block])
-        held = [*range(self.cut), *range(self.tail_start, self.model.num_blocks)]
-        self.adapter = {block: self.adapter[block] for block in held if block in layout}
-        ranks = job_ranks(self.job, self.model.num_blocks, self.cut)
-        fresh = {block: resize(values, ranks[block]) for block, values in self.adapter.items()}
-        bases: dict[int, list[Basis]] = defaultdict(list)
-        for block, stacked in zip(message.rebased, message.bases, strict=True):
-            bases[block].append(unstack_basis(self.adapter[block], stacked))
-        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, freeze_a)
-        given_up = self.trained.load(fresh, bases, moved)
-        if not given_up:
-            return None
-        return OptimizerState(message.round, *pack_blocks(given_up))
+        self._pending.clear()
+        return self._held.receive(message, self.model.slots.layout)
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
-        """Run the front on the next micro-batch and return what goes up.
-
-        Its adapter has had the gradients of all steps but the last `max_staleness`, however early they came.
-        """
+        """Run the front on the next micro-batch; return its activations."""
         if micro_step == 0:
-            self._apply(step - 1 - self.job.max_staleness)
-            self._weights = copied(self.trained) if self.job.max_staleness else self.trained.blocks
-        chosen = self._next_micro_batch(micro_step)
-        batch, samples = chosen.batch, chosen.samples
+            self._pending.start_step(step, self._held.blocks)
+        batch = self._batches.micro_batch(micro_step, self.micro_batches)
         place = StepId(self.name, round_, step, micro_step, train=True)
-        self.model.bind(self._weights)
-        if self.job.caches_activations:
-            return self._forward_missing(place, chosen)
-        form = self._form(batch)
-        with torch.set_grad_enabled(self.job.train_front):
-            hidden = self._front(batch, form, place)
-        self._in_flight[step, micro_step] = _InFlight(
-            place, batch, form, hidden, self._weights, chosen.loss_tokens
-        )
-        message = self._activations(place, batch, form.rows(hidden.detach()), chosen)
-        return replace(message, samples=samples) if self.job.sends_differences else message
+        self.model.bind(self._pending.weights)
 
-    def _forward_missing(self, place: StepId, chosen: _Chosen) -> Activations:
-        """Run the frozen front, without dropout, on the samples that the server lacks; each by itself.
-
-        A sample's activations are then the same whatever batch it is first in.
-        """
-        calm, batch, samples = replace(place, train=False), chosen.batch, chosen.samples
-        lengths = batch.lengths
-        sent: list[Activations] = []
-        with torch.no_grad():
-            for number in self.missing(samples, lengths):
-                alone = batch.row(number, lengths[number])
-                form = self._form(alone)
-                sent.append(self._activations(calm, alone, form.rows(self._front(alone, form, calm))))
-        rows = [message.hidden for message in sent]
-        hidden = torch.cat(rows) if rows else torch.empty(0, device=self.model.device)
-        now = _InFlight(place, batch, self._form(batch), hidden, self._weights, chosen.loss_tokens)
-        self._in_flight[place.step, place.micro_step] = now
-        return Activations(
-            place.round,
-            place.step,
-            place.micro_step,
-            True,
-            lengths,
-            hidden,
-            _joined([message.labels for message in sent], self.job.labels == "server"),
-            _joined([message.input_ids for message in sent], self.model.server_inputs == "input_ids"),
-            chosen.loss_tokens,
-            self._take_norms() if place.micro_step == 0 else None,
-            samples=samples,
-            batch_tokens=chosen.batch_tokens,
-        )
+        # The whole batch, or the samples that the server lacks.
+        missing = self.memory.missing(batch.samples, batch.lengths)
+        if missing is None:
+            with torch.set_grad_enabled(self.settings.train_front):
+                hidden = self._front(batch, place)
+            rows, sent = batch.layout.rows(hidden.detach()), batch
+        else:
+            hidden = rows = self._alone(batch, missing, place)
+            sent = batch.only(missing)
+        self._pending.add(InFlight(place, batch, hidden, self._pending.weights))
+        return self._activations(place, batch, rows, sent)
 
     def evaluate(self, round_: int) -> Iterator[Message]:
-        """Yield the activations of the held-out rows, batch by batch, with the adapter handed out."""
-        for place, batch in self._eval_batches(round_):
-            self.model.bind(self.adapter)
-            form = self._form(batch)
+        """Yield the activations of the held-out rows, batch by batch, with the adapter as handed out."""
+        for number, batch in self._batches.held_out():
+            place = StepId(self.name, round_, number, 0, train=False)
+            self.model.bind(self._held.handed_out)
             with torch.no_grad():
-                hidden = self._front(batch, form, place)
-            self._in_flight[place.step, 0] = _InFlight(place, batch, form, hidden, {})
-            yield self._activations(place, batch, form.rows(hidden))
-
-    def _eval_batches(self, round_: int) -> Iterator[tuple[StepId, Batch]]:
-        """Rows of like length share a batch: the sums are the same, and little of a batch is padding."""
-        size = self.job.per_device_eval_batch_size
-        by_length = np.argsort(self.data.eval.lengths, kind="stable")
-        for start in range(0, len(by_length), size):
-            batch = collate(self.data.eval, by_length[start : start + size], self.pad_token_id)
-            yield StepId(self.name, round_, start, 0, train=False), batch.to(self.model.device)
+                hidden = self._front(batch, place)
+            self._pending.add(InFlight(place, batch, hidden, {}))
+            yield self._activations(place, batch, batch.layout.rows(hidden), batch)
 
     def answer(self, message: Message) -> Message | None:
-        """Take what came down and return what goes up next; None ends the exchange of this batch."""
+        """Take a message that came down; return the next one that goes up. None: the batch is done."""
         match message:
             case TrunkOutput(train=True):
                 return self._tail_gradients(message)
@@ -227,176 +128,103 @@ class Client:
                 self._backward(message)
                 return None
             case Metrics():
-                self._in_flight.pop(min(self._in_flight, default=(0, 0)), None)
+                self._pending.drop_oldest()
                 return None
             case _:
                 raise ValueError(f"a client cannot take {type(message).__name__}")
 
     def finish(self, round_: int) -> AdapterUp:
         """Return the adapters trained in this round."""
-        self._apply(self.job.local_steps)
-        freeze_a = self.job.aggregation == "freeze_a"
-        blocks = self.trained.blocks
-        values = tuple(flatten(trained_tensors(block, freeze_a)) for block in blocks.values())
-        return AdapterUp(round_, tuple(blocks), values, self._take_norms())
+        self._pending.finish(self._held.blocks)
+        return self._held.update(round_, self._pending.take_norms())
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
-        return {
-            "cut": self.cut,
-            "adapter": self.adapter,
-            "trained": self.trained.state(),
-            "stream": self.stream.state(),
-        }
+        return self._held.state() | {"stream": self._batches.state()}
 
     def load_state(self, state: State) -> None:
-        """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
-        self.stream.load_state(state["stream"])
-        self.cut = state["cut"]
-        self.adapter = to_device(state["adapter"], self.model.device)
-        self.trained.load_state(state["trained"], self.model.device)
-        self._micro_batches, self._norms = [], None
-        self._in_flight.clear()
-        self._due.clear()
+        """Restore a state returned by `state()`. Raises DataError where it is of other data."""
+        self._batches.load_state(state["stream"])
+        self._held.load_state(state)
+        self._pending.clear()
 
-    def _next_micro_batch(self, micro_step: int) -> _Chosen:
-        if micro_step == 0:
-            batches = [self._next_batch() for _ in range(self.job.gradient_accumulation_steps)]
-            parts = [part for batch in batches for part in batch]
-            if len(parts) > 1:
-                loss_tokens = sum(loss_token_count(part.batch.labels) for part in parts)
-                parts = [replace(part, loss_tokens=loss_tokens) for part in parts]
-            self._micro_batches = parts
-        return self._micro_batches[micro_step]
-
-    def _next_batch(self) -> list[_Chosen]:
-        rows, whole = self.data.train, next(self.stream)
-        parts = split_rows(whole, rows.lengths, self.micro_batches)
-        tokens = int(rows.lengths[whole].sum()) if len(parts) > 1 else 0
-        return [
-            _Chosen(
-                collate(rows, part, self.pad_token_id).to(self.model.device), tuple(part.tolist()), tokens
-            )
-            for part in parts
-        ]
-
-    def _form(self, batch: Batch) -> BatchLayout:
-        """How this client computes a batch."""
-        if not self.job.padding_free:
-            return PaddedBatch(batch.attention_mask)
-        return form_of(batch.lengths, self.model.device, True)
-
-    def _ids(self, batch: Batch, form: BatchLayout) -> Tensor:
-        return form.batch(batch.rows(batch.input_ids), fill=self.pad_token_id)
-
-    def _front(self, batch: Batch, form: BatchLayout, place: StepId) -> Tensor:
-        hidden: Tensor = self.model.run(0, self.cut, place, input_ids=self._ids(batch, form), **form.inputs)
+    def _front(self, batch: MicroBatch, place: StepId) -> Tensor:
+        hidden: Tensor = self.model.run(0, self.cut, place, **batch.inputs)
         return hidden
 
-    def _activations(
-        self, place: StepId, batch: Batch, hidden: Tensor, chosen: _Chosen | None = None
-    ) -> Activations:
-        """Return what goes up. hidden: (tokens, hidden)."""
-        with_labels = self.job.labels == "server"
-        with_ids = self.model.server_inputs == "input_ids"
+    def _alone(self, batch: MicroBatch, places: Sequence[int], place: StepId) -> Tensor:
+        """Run the frozen front on single samples, without dropout; return their rows.
+
+        A sample's activations are then the same in whatever batch it comes first.
+        """
+        calm = StepId(place.client, place.round, place.step, place.micro_step, train=False)
+        rows: list[Tensor] = []
+        with torch.no_grad():
+            for number in places:
+                alone = batch.alone(number)
+                rows.append(alone.layout.rows(self._front(alone, calm)))
+        return torch.cat(rows) if rows else torch.empty(0, device=self.model.device)
+
+    def _activations(self, place: StepId, batch: MicroBatch, rows: Tensor, sent: MicroBatch) -> Activations:
+        """Return the message of a batch, with (tokens, hidden) rows of the samples that are sent."""
+        first = place.train and place.micro_step == 0
         return Activations(
-            place.round,
-            place.step,
-            place.micro_step,
-            place.train,
-            batch.lengths,
-            hidden,
-            batch.rows(batch.labels).int() if with_labels else None,
-            batch.rows(batch.input_ids).int() if with_ids else None,
-            chosen.loss_tokens if chosen else 0,
-            self._take_norms() if place.train and place.micro_step == 0 else None,
-            batch_tokens=chosen.batch_tokens if chosen else 0,
+            round=place.round,
+            step=place.step,
+            micro_step=place.micro_step,
+            train=place.train,
+            lengths=batch.lengths,
+            hidden=rows,
+            labels=sent.label_rows if self.settings.labels == "server" else None,
+            input_ids=sent.id_rows if self.model.server_inputs == "input_ids" else None,
+            loss_tokens=batch.loss_tokens,
+            grad_norms=self._pending.take_norms() if first else None,
+            samples=batch.samples,
+            batch_tokens=batch.batch_tokens,
         )
 
-    def _take_norms(self) -> Tensor | None:
-        norms, self._norms = self._norms, None
-        return norms
-
     def _tail_gradients(self, message: TrunkOutput) -> TailGradients:
-        now = self._in_flight_of(message)
-        batch, form = now.batch, now.form
-        entering = form.batch(message.hidden).requires_grad_()
+        """Run the tail and the loss, and go back to where the tail begins."""
+        now = self._pending.find(message)
+        entering = now.batch.layout.batch(message.hidden).requires_grad_()
         self.model.bind(now.weights)
         loss = self.model.loss(
-            self.tail_start,
+            self._held.blocks.tail.start,
             now.place,
             hidden=entering,
-            input_ids=self._ids(batch, form),
-            labels=form.labels(batch.rows(batch.labels)),
-            loss_tokens=now.loss_tokens,
-            **form.inputs,
+            labels=now.batch.labels,
+            loss_tokens=now.batch.loss_tokens,
+            **now.batch.inputs,
         )
         loss.backward()  # type: ignore[no-untyped-call]
         assert entering.grad is not None
-        tokens = now.loss_tokens or loss_token_count(batch.labels)
-        place = now.place
-        gradient = form.rows(entering.grad)
-        return TailGradients(place.round, place.step, place.micro_step, loss.item(), tokens, gradient)
-
-    def _tail_metrics(self, message: TrunkOutput) -> Metrics:
-        now = self._in_flight_of(message)
-        del self._in_flight[message.step, message.micro_step]
-        self.model.bind(self.adapter)
-        return self._metrics(self.tail_start, now.place, now.batch, hidden=now.form.batch(message.hidden))
-
-    def _metrics(self, start: int, place: StepId, batch: Batch, **inputs: Tensor) -> Metrics:
-        """Return the sums over a batch, of which this client has computed the blocks before `start`."""
-        form, labels = self._form(batch), batch.rows(batch.labels)
-        return self.model.metrics(
-            start,
-            place,
-            input_ids=self._ids(batch, form),
-            labels=form.labels(labels),
-            own=form.batch(labels, fill=IGNORE),
-            **form.inputs,
-            **inputs,
+        return TailGradients(
+            round=now.place.round,
+            step=now.place.step,
+            micro_step=now.place.micro_step,
+            loss=loss.item(),
+            loss_tokens=now.batch.loss_tokens or now.batch.own_loss_tokens,
+            gradient=now.batch.layout.rows(entering.grad),
         )
 
+    def _tail_metrics(self, message: TrunkOutput) -> Metrics:
+        """Run the tail on held-out rows."""
+        now = self._pending.take(message)
+        self.model.bind(self._held.handed_out)
+        hidden = now.batch.layout.batch(message.hidden)
+        return metrics(self.model, self._held.blocks.tail.start, now.place, now.batch, hidden=hidden)
+
     def _backward(self, message: Gradients) -> None:
-        now = self._in_flight_of(message)
-        del self._in_flight[message.step, message.micro_step]
+        """Go back through the front; after a step's last micro-batch its gradients are complete."""
+        now = self._pending.take(message)
         self.model.bind(now.weights)  # blocks recomputed by gradient checkpointing read them again
         if now.hidden.requires_grad:  # not where no block of the front has a target module
-            gradient = now.form.batch(message.gradient).to(now.hidden.dtype)
+            gradient = now.batch.layout.batch(message.gradient).to(now.hidden.dtype)
             torch.autograd.backward([now.hidden], [gradient])
-        if now.place.micro_step + 1 < self.micro_steps:
-            return
-        self._due[now.place.step] = _Due(now, message.grad_norms)
-        if not self.job.max_staleness:
-            self._apply(now.place.step)
-
-    def _apply(self, last: int) -> None:
-        """Take the optimizer steps of what is due, up to the local step `last`."""
-        for number in [step for step in sorted(self._due) if step <= last]:
-            due = self._due.pop(number)
-            if due.now.weights is not self.trained.blocks:
-                move_gradients(due.now.weights, self.trained)
-            norm = None
-            if self.job.max_grad_norm:
-                front = self.trained.gradient_norms(range(self.cut))
-                tail = self.trained.gradient_norms(range(self.tail_start, self.model.num_blocks))
-                norm = total_norm([front, due.grad_norms, tail])
-                if not self.job.max_staleness:  # else they would come too late for the server's own step
-                    self._norms = torch.cat([front, tail])
-            step = global_step(self.job, due.now.place.round, number)
-            self.trained.step(self._learning_rate(step), norm)
-
-    def _in_flight_of(self, message: TrunkOutput | Gradients) -> _InFlight:
-        """Return the batch that a message answers."""
-        place = message.step, message.micro_step
-        if place not in self._in_flight:
-            raise ValueError(f"{self.name} has no batch of step {place} under way")
-        return self._in_flight[place]
+        if now.place.micro_step + 1 == self.micro_steps:
+            self._pending.complete(now, message.grad_norms, self._held.blocks)
 
 
-def _joined(parts: Sequence[Tensor | None], expected: bool) -> Tensor | None:
-    """Return ids of several samples as one tensor, None where none are sent."""
-    given = [part for part in parts if part is not None]
-    if not expected:
-        return None
-    return torch.cat(given) if given else torch.empty(0, dtype=torch.int32)
+def metrics(model: SplitModel, start: int, place: StepId, batch: MicroBatch, **hidden: Tensor) -> Metrics:
+    """Return the sums over held-out rows, from block `start` on."""
+    return model.metrics(start, place, labels=batch.labels, own=batch.own_labels, **batch.inputs, **hidden)

@@ -1,9 +1,11 @@
-"""Texts for messages and pictures."""
+"""Short texts for messages and tables: errors, lists, names and large numbers."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from splitft.errors import SplitFTError
 
 
 def one_line(error: object) -> str:
@@ -11,9 +13,14 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def some(texts: Iterable[str], most: int = 3, separator: str = ", ") -> str:
-    """Return the first `most` texts, and the number of the others."""
-    texts = list(texts)
+def error_line(error: Exception) -> str:
+    """An error on one line, with the name of its kind unless the error is the package's own."""
+    text = one_line(error)
+    return text if isinstance(error, SplitFTError) else f"{type(error).__name__}: {text}"
+
+
+def first_few(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first `most` texts in a line, and how many more there are."""
     more = len(texts) - most
     return separator.join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
@@ -29,9 +36,9 @@ def short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def count_text(number: int) -> str:
-    """Return a large number in two or three digits: 1.2k, 34M."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.{1 if number < 10 * limit else 0}f}{unit}"
+def short_count(number: int) -> str:
+    """Return a count in at most four characters: 950, 1.2k, 34M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.{1 if number < 10 * size else 0}f}{unit}"
     return str(number)

@@ -46,6 +46,10 @@ class Batch:
         """Return one row of `length` tokens by itself, without padding."""
         return Batch(*(part[number : number + 1, :length] for part in self._parts()))
 
+    def only(self, places: Sequence[int]) -> Batch:
+        """The rows at these places, padded as they are."""
+        return Batch(*(part[list(places)] for part in self._parts()))
+
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.input_ids, self.attention_mask, self.labels
 
@@ -176,14 +180,14 @@ def group_by_length(
     return np.concatenate([batches.ravel(), ordered[whole:]]).astype(np.int64)
 
 
-def train_stream(job: BatchSettings, client: str, rows: Rows) -> BatchStream:
+def train_stream(settings: BatchSettings, client: str, rows: Rows) -> BatchStream:
     """Return the stream of a client's training rows, as the job says."""
-    lengths = rows.lengths if job.group_by_length else None
-    return BatchStream(len(rows), job.per_device_train_batch_size, job.seed, client, lengths)
+    lengths = rows.lengths if settings.group_by_length else None
+    return BatchStream(len(rows), settings.per_device_train_batch_size, settings.seed, client, lengths)
 
 
-def first_lengths(job: BatchSettings, client: str, rows: Rows) -> list[NDArray[np.int64]]:
+def first_lengths(settings: BatchSettings, client: str, rows: Rows) -> list[NDArray[np.int64]]:
     """Return the lengths of the rows, (batch,), of each micro-batch of a client's first round."""
-    stream = train_stream(job, client, rows)
+    stream = train_stream(settings, client, rows)
     lengths = np.asarray(rows.lengths)
-    return [lengths[next(stream)] for _ in range(job.local_steps * job.gradient_accumulation_steps)]
+    return [lengths[next(stream)] for _ in range(settings.local_steps * settings.gradient_accumulation_steps)]

@@ -1,4 +1,4 @@
-"""The partition as a picture."""
+"""The partition as a picture: training rows of every client by class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splitft.common.files import writing
-from splitft.common.text import count_text, short
+from splitft.common.text import short, short_count
 from splitft.data.listing import OTHER, merge_classes, partition_title
 from splitft.data.report import DataReport
 
@@ -23,6 +23,7 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     """
     from matplotlib.figure import Figure
 
+    # Sizes, in inches: a line a client below the title and the legend
     names, counts = merge_classes(report, MAX_CLASSES)
     num_clients = len(report.clients)
     columns = _legend_columns(names)
@@ -34,11 +35,12 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     left = 0.35 + 0.085 * max(map(len, labels))
     box = (left / WIDTH, FOOT / height, (WIDTH - left - NOTES) / WIDTH, (height - head - FOOT) / height)
     axes = figure.add_axes(box)
+    # Bars, each with its client at the left and its rows and tokens at the right
     axes.set_yticks(range(num_clients), labels, fontsize=9 * line / 0.32)
     bars = _draw_bars(axes, counts, _colours(names, ordered=bool(report.edges)))
     for place, (client, row) in enumerate(zip(report.clients, counts, strict=True)):
         axes.annotate(
-            f"{sum(row):,} rows, {count_text(client.train_tokens)} tokens",
+            f"{sum(row):,} rows, {short_count(client.train_tokens)} tokens",
             (sum(row), place),
             xytext=(5, 0),
             textcoords="offset points",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitft.common.text import some
+from splitft.common.text import first_few
 from splitft.data import partition
 from splitft.data.holdout import hold_out, take_some
 from splitft.data.partition import PartitionReport
@@ -134,7 +134,7 @@ def _deal(job: DataSettings, records: Records, train: Rows) -> tuple[list[Indice
             lost = set(_labels(job, records.columns)) - set(labels)
             if lost:
                 raise DataError(
-                    f"no training row is left where {config.column} is {some(sorted(lost), 5)}: raise "
+                    f"no training row is left where {config.column} is {first_few(sorted(lost), 5)}: raise "
                     "max_train_samples or max_length, or leave these rows out of the data"
                 )
             return partition.by_column(labels, quota)

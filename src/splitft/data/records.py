@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from splitft.common.text import some
+from splitft.common.text import first_few
 from splitft.data import columns as col
 from splitft.data.rows import Indices
 from splitft.data.sources import Source, read_sources
@@ -60,7 +60,7 @@ def read_records(job: DataSettings) -> Records:
     tables = [(number, table) for number, source in enumerate(sources) for table in source.tables]
     filled = [table for _, table in tables if len(table)]
     if not filled:
-        raise DataError(f"no rows in {some(table.name for _, table in tables)}")
+        raise DataError(f"no rows in {first_few([table.name for _, table in tables], 3)}")
     kind = col.detect_kind(filled[0], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
     label = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
     document_of = _document_of(job, sources)
@@ -71,6 +71,7 @@ def read_records(job: DataSettings) -> Records:
     labels: list[str] = []
     places: list[str] = []
     total = 0
+    # Keep the rows with text of every table that has rows
     for file, (number, table) in enumerate(tables):
         if not len(table):
             continue
@@ -85,7 +86,7 @@ def read_records(job: DataSettings) -> Records:
             values = col.check_labels(table, label, "partition.column")
             labels += [values[row] for row in keep]
     if not samples:
-        raise DataError(f"no row with text in {some(table.name for table in filled)}")
+        raise DataError(f"no row with text in {first_few([table.name for table in filled], 3)}")
     return Records(
         kind=kind,
         samples=samples,
@@ -103,18 +104,13 @@ def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
     names = col.columns_of(kind, text_field)
     for name in names:
         col.require_column(table, name, "the first file has it")
-    rows = range(len(table))
-    if kind == "text":
-        return [(col.check_text(table, text_field, row),) for row in rows]
-    if kind == "messages":
-        return [(col.check_messages(table, "messages", row),) for row in rows]
-    if isinstance(table.columns["prompt"][0], str):
-        return [tuple(col.check_text(table, name, row) for name in names) for row in rows]
-    return [tuple(col.check_messages(table, name, row) for name in names) for row in rows]
+    plain = kind == "text" or (kind != "messages" and isinstance(table.columns["prompt"][0], str))
+    check = col.check_text if plain else col.check_messages
+    return [tuple(check(table, name, row) for name in names) for row in range(len(table))]
 
 
 def _document_of(job: DataSettings, sources: list[Source]) -> str:
-    """Return the kind of document where the job states none: a speech, a text file among many, else the row.
+    """Return the job's document_column; else a document is a speech, a text file among many, or a row.
 
     Whole files are held out only if there are enough of them to hold out the asked share, and not where each
     file is a client, which must keep rows on both sides.

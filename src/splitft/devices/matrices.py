@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from splitft.model.config import text_config
+
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -54,7 +56,7 @@ def matrices_of(block: nn.Module, config: Any) -> list[Matrix]:
 
 def expert_counts(config: Any) -> tuple[int, int]:
     """Return (experts of a block, experts that a token is sent to); (1, 1) where there are none."""
-    text = config.get_text_config(decoder=True)
+    text = text_config(config)
     experts = next((n for key in _EXPERTS if isinstance(n := getattr(text, key, None), int)), 1)
     chosen = getattr(text, "num_experts_per_tok", None)
     return (experts, min(chosen, experts)) if isinstance(chosen, int) and experts > 1 else (1, 1)
@@ -67,7 +69,7 @@ def attention_modules(block: nn.Module) -> list[str]:
 
 def attention_width(config: Any) -> int:
     """Return heads × head_dim; where keys and values differ in size, with their mean."""
-    text = config.get_text_config(decoder=True)
+    text = text_config(config)
     heads = getattr(text, "num_attention_heads", None)
     if not isinstance(heads, int):
         return 0

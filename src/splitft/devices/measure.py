@@ -11,7 +11,8 @@ from torch import nn
 from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.matrices import Matrix, attention_modules, attention_width, matrices_of
 from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
-from splitft.lora.blocks import TensorSpec
+from splitft.lora.blocks import TensorSpec, tensor_name
+from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import find_blocks
 
@@ -47,7 +48,7 @@ def _block(
     element_bytes: int,
 ) -> BlockCosts:
     silent = [m for m in matrices if (index, m.owner) in probe.silent]
-    silent_inputs = {f"{m.owner}.lora_A.weight" for m in silent}  # A is trained, but hands nothing on
+    silent_inputs = {tensor_name(m.owner, "A") for m in silent}  # A is trained, but hands nothing on
     units = {spec.name: math.prod(spec.at_rank(1)) for spec in specs}
     attention = attention_modules(block)
     attending = [m for m in matrices if any(m.owner.startswith(f"{path}.") for path in attention)]
@@ -97,6 +98,6 @@ def _whole(
 
 
 def _hidden_size(model: nn.Module, default: int) -> int:
-    text = model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
+    text = text_config(model)
     size = getattr(text, "hidden_size", None)
     return size if isinstance(size, int) else default

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
 from splitft.errors import JobError
+from splitft.lora.ranks import held_blocks
 
 if TYPE_CHECKING:
     from splitft.job.settings import CostSettings
@@ -67,9 +68,8 @@ def server_memory(costs: ModelCosts, job: CostSettings, cuts: Iterable[int]) -> 
     clients and `order: parallel`, every client's trunk waits for the gradient of its tail at the same time.
     """
     clients = Counter(cuts)
-    tail_start = len(costs.blocks) - job.num_tail_blocks
     lowest, head = min(clients), job.labels == "server"
-    trunks = {cut: range(cut, tail_start) for cut in clients}
+    trunks = {cut: held_blocks(job, len(costs.blocks), cut).trunk for cut in clients}
     weights = sum(costs.blocks[b].weight_bytes for b in trunks[lowest]) + (costs.head_bytes if head else 0)
     adapters = {cut: _adapter_parameters(costs, job, cut, blocks) for cut, blocks in trunks.items()}
     if job.server_adapter == "shared":
@@ -109,9 +109,7 @@ def highest_cut_in_memory(costs: ModelCosts, job: CostSettings, device: Device) 
 
 
 def _adapter_parameters(costs: ModelCosts, job: CostSettings, cut: int, blocks: Iterable[int]) -> int:
-    from splitft.lora.ranks import job_ranks
-
-    ranks = job_ranks(job, len(costs.blocks), cut)
+    ranks = held_blocks(job, len(costs.blocks), cut).ranks(job)
     return sum(ranks[block] * costs.blocks[block].lora_parameters for block in blocks)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device, link_seconds, transfer_seconds
 from splitft.devices.flops import Passes, Work, block_work, head_work
+from splitft.lora.ranks import held_blocks
 
 if TYPE_CHECKING:
     from splitft.job.settings import CostSettings
@@ -49,22 +50,20 @@ def step_work(costs: ModelCosts, job: CostSettings, cut: int) -> StepWork:
 
     Effective ranks are those of the client; a shared trunk's may be higher.
     """
-    from splitft.lora.ranks import job_ranks
-
-    count = len(costs.blocks)
-    ranks = job_ranks(job, count, cut)
+    held = held_blocks(job, len(costs.blocks), cut)
+    ranks = held.ranks(job)
 
     def run(blocks: Iterable[int], *, head: bool = False) -> Passes:
         parts = [block_work(costs, b, ranks[b], recompute=job.gradient_checkpointing) for b in blocks]
         return reduce(add, [*parts, head_work(costs)] if head else parts, Passes())
 
-    if cut >= count:
-        return StepWork((run(range(count), head=True).both,), ())
-    front, tail_start = run(range(cut)), count - job.num_tail_blocks
+    if cut >= held.num_blocks:
+        return StepWork((run(range(held.num_blocks), head=True).both,), ())
+    front = run(held.front)
     if job.labels == "client":
-        trunk, tail = run(range(cut, tail_start)), run(range(tail_start, count), head=True)
+        trunk, tail = run(held.trunk), run(held.tail, head=True)
         return StepWork((front.forward, tail.both, front.backward), (trunk.forward, trunk.backward))
-    trunk = run(range(cut, count), head=True)
+    trunk = run(held.trunk, head=True)
     return StepWork((front.forward, front.backward), (trunk.both,))
 
 

@@ -1,6 +1,6 @@
 """The local engine: all clients in this process, on the server's frozen base; messages pass by reference.
 
-Bytes are counted as a network would carry them, and a virtual clock tells what they would take.
+Bytes are counted as a network would carry them; a virtual clock, if there is one, times them.
 """
 
 from __future__ import annotations
@@ -8,39 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.state import State
+from splitft.job.settings import BatchSettings, WireSettings
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Direction, Ledger
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 
 if TYPE_CHECKING:
     from splitft.devices.clock import RoundTimes, VirtualClock
-    from splitft.server.codec_trial import CodecChooser
 
 
 class LocalCohort:
-    """Carries messages between the server and clients in the same process; one client at a time."""
+    """Carries messages between the server and clients in the same process; one client at a time.
+
+    Args:
+        present: Clients whose device is there in a round; None: all.
+    """
 
     def __init__(
         self,
-        clients: Sequence[Client],
+        clients: Sequence[ClientRole],
+        batches: BatchSettings,
+        wire: WireSettings,
         ledger: Ledger,
         clock: VirtualClock | None = None,
         present: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         self.clients = {client.name: client for client in clients}
-        self.job = clients[0].job
-        self.ledger = ledger
-        self.clock = clock
+        self._batches = batches
+        self._ledger = ledger
+        self._clock = clock
         self._present = present
-        self.chooser: CodecChooser | None = None
-        self._channels = {
-            client.name: Channel(self.job, client.model.width, values=client.model.has_values)
-            for client in clients
-        }
-        for client in clients:
-            client.missing = self._channels[client.name].missing
+        self._ends = {client.name: _connected(client, wire) for client in clients}
 
     @property
     def names(self) -> list[str]:
@@ -48,7 +48,7 @@ class LocalCohort:
         return list(self.clients)
 
     def present(self, round_: int) -> Sequence[str]:
-        """The clients whose device is there in this round."""
+        """Return the clients whose device is there in this round."""
         return self._present(round_) if self._present else self.names
 
     def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
@@ -56,8 +56,8 @@ class LocalCohort:
         back: dict[str, OptimizerState] = {}
         for name, message in adapters.items():
             self._count(name, "down", message)
-            if name in self._channels:
-                self._channels[name].move(message.cut)
+            for end in self._ends[name]:
+                end.memory.move(message.cut)
             state = self.clients[name].receive(message)
             if state is not None:
                 self._count(name, "up", state)
@@ -65,7 +65,7 @@ class LocalCohort:
         return back
 
     def reachable(self) -> Sequence[str]:
-        """All clients: to be evaluated, they need not be on their devices."""
+        """Return all clients: to be evaluated, they need not be on their devices."""
         return self.names
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
@@ -73,11 +73,9 @@ class LocalCohort:
 
         Together, too, where the server may compute several clients at once.
         """
-        all_at_once = together or self.job.batches_clients
+        all_at_once = together or self._batches.batches_clients
         groups = [list(members)] if all_at_once else [[name] for name in members]
-        for name in members if self.chooser else ():
-            self._channels[name].use(self.chooser.names if self.chooser else "")
-        for step in range(self.job.local_steps if members else 0):
+        for step in range(self._batches.local_steps if members else 0):
             for micro_step in range(max(self.clients[name].micro_steps for name in members)):
                 for group in groups:
                     left = [n for n in group if micro_step < self.clients[n].micro_steps]
@@ -106,8 +104,8 @@ class LocalCohort:
         return updates
 
     def times(self, members: Sequence[str]) -> RoundTimes | None:
-        """How long the round would have taken on the clients' devices; None without devices."""
-        return self.clock.close_round(members) if self.clock and members else None
+        """Return the time of the round on the clients' devices; None without devices."""
+        return self._clock.close_round(members) if self._clock and members else None
 
     def save(self, rounds_done: int) -> None:
         """The clients' state is part of this cohort's."""
@@ -116,37 +114,41 @@ class LocalCohort:
         """Return the clients' state, and the clock's, as a checkpoint holds them."""
         return {
             "clients": {name: client.state() for name, client in self.clients.items()},
-            "memories": {name: channel.state() for name, channel in self._channels.items()},
-            "clock": self.clock.state() if self.clock else None,
+            "memories": {name: far.memory.state() for name, (_, far) in self._ends.items()},
+            "clock": self._clock.state() if self._clock else None,
         }
 
     def load_state(self, state: State) -> None:
-        """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
+        """Restore a state returned by `state()`. Raises DataError where it is of other data."""
         for name, client in self.clients.items():
             client.load_state(state["clients"][name])
-        for name, channel in self._channels.items():
-            channel.load_state(state["memories"][name])
-        if self.clock:
-            self.clock.load_state(state["clock"])
+        for name, ends in self._ends.items():
+            for end in ends:
+                end.memory.load_state(state["memories"][name])
+        if self._clock:
+            self._clock.load_state(state["clock"])
 
     def _sent(self, messages: dict[str, Message]) -> dict[str, Message]:
         return {name: self._carried(name, "up", message) for name, message in messages.items()}
 
     def _carried(self, name: str, direction: Direction, message: Message) -> Message:
         """Return a message as it arrives."""
-        channel = self._channels.get(name)
-        packed = channel.pack(message) if channel else message
+        near, far = self._ends[name]
+        packed = (near if direction == "up" else far).pack(message)
         self._count(name, direction, packed)
-        came = channel.unpack(packed) if channel else packed
-        if self.chooser and direction == "up":
-            self.chooser.observe(name, came)
-        return came
+        return (far if direction == "up" else near).unpack(packed)
 
     def _count(self, name: str, direction: Direction, message: Message) -> None:
         if isinstance(message, LocalLoss):  # a note for the record; nothing that a network would carry
-            if self.clock:
-                self.clock.on_local_step(name, message.lengths)
+            if self._clock:
+                self._clock.on_local_step(name, message.lengths)
             return
-        self.ledger.count(direction, message)
-        if self.clock:
-            self.clock.on_message(name, direction, message)
+        self._ledger.count(direction, message)
+        if self._clock:
+            self._clock.on_message(name, direction, message)
+
+
+def _connected(client: ClientRole, wire: WireSettings) -> tuple[Channel, Channel]:
+    """Return both ends of a client's connection: its own, and the server's."""
+    width, values = client.model.width, client.model.has_values
+    return Channel(wire, width, client.memory, values=values), Channel(wire, width, values=values)

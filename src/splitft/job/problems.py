@@ -19,6 +19,11 @@ OLD_VALUES = {  # what stands in place of a value that a key took once
     ("micro_batches", "1"): "write off",
     ("server_batch_tokens", "0"): "write off",
 }
+# Keys of earlier versions: why each is gone, and what to do instead.
+REMOVED = {
+    "torch_compile": "removed, since no measurement showed compiled blocks to pay; delete this key",
+    "use_liger_kernel": "removed, since Liger's kernels were never measured; delete this key",
+}
 
 
 def problem_lines(error: ValidationError) -> list[str]:
@@ -33,7 +38,7 @@ def problem_lines(error: ValidationError) -> list[str]:
         if detail["type"] == RULE:
             lines.append(f"{key}: {detail['msg']}")
         elif detail["type"] in ("extra_forbidden", "invalid_key"):
-            lines.append(f"{key}: unknown key; {_nearest_key(path)}")
+            lines.append(f"{key}: {REMOVED.get(key) or f'unknown key; {_nearest_key(path)}'}")
         elif detail["type"] == "missing":
             lines.append(f"{key}: required, but not given: {schemas[key].get('description', '')}")
         else:

@@ -80,12 +80,12 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "full logits",
         )
 
-    for key, off in (("server_batch_tokens", "off"), ("torch_compile", False)):
-        if known("padding_free", key) and job["padding_free"] and job[key] != off:
-            yield (
-                "padding_free",
-                f"does not go with {key}, which computes padded rows: leave out one of the two",
-            )
+    batches_clients = known("server_batch_tokens") and job["server_batch_tokens"] != "off"
+    if known("padding_free") and job["padding_free"] and batches_clients:
+        yield (
+            "padding_free",
+            "does not go with server_batch_tokens, which computes padded rows: leave out one of the two",
+        )
 
     if known("devices", "micro_batches") and job["devices"] and isinstance(job["micro_batches"], int):
         yield (
@@ -114,15 +114,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if known("train_front", "codec") and not job["train_front"] and job["codec"] == "delta":
         yield "codec", "delta sends what changes, and with train_front: no nothing does; set int4 or int8"
 
-    if known("train_front", "codec") and not job["train_front"] and job["codec"] == "auto":
-        yield "codec", "auto is for jobs whose fronts are trained; with train_front: no set int4 or int8"
-
-    if known("labels", "codec") and job["labels"] == "client" and job["codec"] == "auto":
-        yield "codec", "auto needs labels: server, which tries codecs there; set int8, int4 or int3"
-
     for key in ("gradient_codec", "eval_codec"):
-        if known(key) and job[key] in ("delta", "auto"):
-            yield key, f"{job[key]} is for codec; set int8, int4, int3 or int2 here, or leave it out"
+        if known(key) and job[key] == "delta":
+            yield key, "delta is for codec; set int8, int4, int3 or int2 here, or leave it out"
+
+    for key in ("codec", "gradient_codec", "eval_codec"):
+        if known(key) and job[key] == "auto":
+            yield key, "auto is no codec any more: `splitft plan JOB --codecs` tries all; write one of them"
 
     if known("lora_r", "lora_r_cut"):
         lora_r, lora_r_cut = job["lora_r"], job["lora_r_cut"]

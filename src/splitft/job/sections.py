@@ -139,24 +139,6 @@ class CutPolicyConfig(Strict):
     )
 
 
-class CodecBudgetConfig(Strict):
-    """What the codecs that `codec: auto` chooses may cost. Each figure is of the first round's batches."""
-
-    step_mb: float | None = Field(
-        default=None,
-        gt=0,
-        description="Most MB (10^6 bytes) of activations and gradients in a client's local step, on average: "
-        "the finest codecs that fit. Default: the fewest bytes that lose no more than the keys below say.",
-    )
-    activation_error: float = Field(
-        default=0.02, ge=0, description="Most that activations may lose, as a share of their energy."
-    )
-    gradient_error: float = Field(default=0.15, ge=0, description="The same for gradients.")
-    loss_change: float = Field(
-        default=0.01, ge=0, description="Most that rounded activations may change the loss, as a share."
-    )
-
-
 class DeviceProfile(Strict):
     """One kind of device for the virtual clock; what is not given comes from the preset."""
 

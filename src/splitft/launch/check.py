@@ -1,4 +1,4 @@
-"""`splitft check`: print what the check found."""
+"""`splitft check`: prove a model's split, or every type's, and print the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.table import Table
 from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
-from splitft.model.window import count_blocks, find_blocks
+from splitft.model.config import count_blocks
+from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.weights.load import load_config
@@ -27,6 +28,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
 
     Raises ModelError where the model is missing or a cut is not possible.
     """
+    # The report, on a small copy.
     console = console or _console()
     config = load_config(model)
     text = causal_class(config)[1]
@@ -36,6 +38,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     with console.status(f"checking {model} on a small copy of its configuration"):
         report = check_split(config, cuts)
         blocks = _block_list(config)
+    # Its findings, a line each.
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in (
         ("model", model),

@@ -235,7 +235,7 @@ def check(
     if all_architectures and cuts is not None:
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
     wanted = None if cuts is None else _parse_cuts(cuts)
-    import_libraries(data=False)
+    import_libraries()
     from splitft.launch.check import check_all_command, check_command
 
     raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))
@@ -245,6 +245,9 @@ def check(
 def plan(
     job: _JOB,
     overrides: _OVERRIDES = None,
+    codecs: Annotated[
+        bool, typer.Option("--codecs", help="Load the weights, and try every codec on one batch.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
@@ -253,7 +256,7 @@ def plan(
     loaded = load_job(job, overrides or ())
     from splitft.tools.plan.command import plan_command
 
-    plan_command(loaded, out=out)
+    plan_command(loaded, codecs=codecs, out=out)
 
 
 @app.command()

@@ -1,13 +1,14 @@
-"""Change of basis of a product B·A, so that its leading components are its best approximation. (ours)"""
+"""Change of basis of a product B·A, so that its leading components are its best approximation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from splitft.lora.blocks import BlockAdapter, pairs
+from splitft.lora.blocks import TensorSpec, is_a, pairs
 
 Basis = dict[str, Tensor]  # name of an A -> T (rank, rank) with A' = T·A and B' = B·T⁻¹
 
@@ -84,9 +85,23 @@ def truncation_error(block: Mapping[str, Tensor], rank: int) -> float:
     return (lost / kept) ** 0.5 if kept else 0.0
 
 
-def unstack_basis(block: BlockAdapter, stacked: torch.Tensor) -> Basis:
-    """Return the change of basis of a block's pairs from its form in AdapterDown. Raises ValueError."""
-    names = [name for name, _ in pairs(block)]
-    if stacked.ndim != 3 or len(stacked) != len(names) or stacked.shape[1] != stacked.shape[2]:
-        raise ValueError(f"a change of basis of shape {tuple(stacked.shape)} for {len(names)} pairs")
-    return dict(zip(names, stacked, strict=True))
+def stack_bases(changes: Mapping[int, Sequence[Basis]]) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
+    """Return (block of each change of basis, the changes as (pairs, rank, rank) each), as messages have them.
+
+    changes: {block: changes of its basis, oldest first}.
+    """
+    each = [(block, basis) for block, bases in changes.items() for basis in bases]
+    return tuple(block for block, _ in each), tuple(torch.stack(list(basis.values())) for _, basis in each)
+
+
+def unstack_bases(
+    blocks: Sequence[int], stacked: Sequence[Tensor], layout: Mapping[int, Sequence[TensorSpec]]
+) -> dict[int, list[Basis]]:
+    """Undo `stack_bases`, for blocks of this layout. Raises ValueError where the tensors do not fit it."""
+    changes: dict[int, list[Basis]] = defaultdict(list)
+    for block, bases in zip(blocks, stacked, strict=True):
+        names = [spec.name for spec in layout.get(block, ()) if is_a(spec.name)]
+        if bases.ndim != 3 or len(bases) != len(names) or bases.shape[1] != bases.shape[2]:
+            raise ValueError(f"a change of basis of shape {tuple(bases.shape)} for {len(names)} pairs")
+        changes[block].append(dict(zip(names, bases, strict=True)))
+    return changes

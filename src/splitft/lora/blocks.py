@@ -1,4 +1,4 @@
-"""LoRA adapters per block: where they sit in a model, how they start, and how they travel.
+"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them.
 
 peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
 and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
@@ -7,8 +7,9 @@ and the server share one frozen base. A block's scaling is lora_alpha / lora_r w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,16 +20,46 @@ BlockAdapter = dict[str, Tensor]  # "self_attn.q_proj.lora_A.weight" -> tensor, 
 Adapter = dict[int, BlockAdapter]  # block index -> its adapter
 
 
+def tensor_name(module: str, side: str) -> str:
+    """Return the name of a module's LoRA tensor. side: A or B."""
+    return f"{module}.lora_{side}.weight"
+
+
+def module_of(name: str) -> str:
+    """Return the module that a LoRA tensor adapts."""
+    return name.partition(".lora_")[0]
+
+
+def is_a(name: str) -> bool:
+    """Whether a LoRA tensor is the A of its pair."""
+    return ".lora_A." in name
+
+
+def name_of_a(name: str) -> str:
+    """Return the name of the A in the same pair."""
+    return name.replace(".lora_B.", ".lora_A.")
+
+
+def name_of_b(name: str) -> str:
+    """Return the name of the B in the same pair."""
+    return name.replace(".lora_A.", ".lora_B.")
+
+
+def rank_axis(name: str) -> int:
+    """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B."""
+    return 0 if is_a(name) else 1
+
+
 @dataclass(frozen=True)
 class TensorSpec:
-    """One LoRA tensor of a block: its name and its shape at full rank. Rank is axis 0 of A, axis 1 of B."""
+    """One LoRA tensor of a block: its name and its shape at full rank."""
 
     name: str
     shape: tuple[int, ...]
 
     @property
     def rank_axis(self) -> int:
-        return 0 if ".lora_A." in self.name else 1
+        return rank_axis(self.name)
 
     def at_rank(self, rank: int) -> tuple[int, ...]:
         return tuple(rank if axis == self.rank_axis else n for axis, n in enumerate(self.shape))
@@ -56,23 +87,20 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
 
 def narrow_a(block: Mapping[str, Tensor]) -> BlockAdapter:
     """Return a block with each A cut to the components that its B has."""
-    return {
-        name: t[: block[name.replace(".lora_A.", ".lora_B.")].shape[1]] if ".lora_A." in name else t
-        for name, t in block.items()
-    }
+    return {name: t[: block[name_of_b(name)].shape[1]] if is_a(name) else t for name, t in block.items()}
 
 
 def rank_of(block: Mapping[str, Tensor]) -> int:
     """Return the rank that a block's tensors have."""
     name, tensor = next(iter(block.items()))
-    return tensor.shape[0 if ".lora_A." in name else 1]
+    return tensor.shape[rank_axis(name)]
 
 
 def resize(block: Mapping[str, Tensor], rank: int) -> BlockAdapter:
     """Return the block with its leading `rank` components, or widened by zero columns and rows."""
     resized: BlockAdapter = {}
     for name, tensor in block.items():
-        axis = 0 if ".lora_A." in name else 1
+        axis = rank_axis(name)
         have = tensor.shape[axis]
         if rank <= have:
             resized[name] = tensor.narrow(axis, 0, rank).contiguous()
@@ -93,7 +121,7 @@ def widen(
     fresh = initial_adapter({index: tuple(specs)}, rank, seed)[index]
     widened = resize(block, rank)
     for name, tensor in widened.items():
-        if ".lora_A." in name:
+        if is_a(name):
             tensor[have:] = fresh[name][have:].to(tensor)
     return widened
 
@@ -101,6 +129,11 @@ def widen(
 def to_device(adapter: Mapping[int, Mapping[str, Tensor]], device: torch.device) -> Adapter:
     """Return the adapter on a device."""
     return {b: {n: t.to(device) for n, t in tensors.items()} for b, tensors in adapter.items()}
+
+
+def device_of(adapter: Mapping[int, Mapping[str, Tensor]]) -> torch.device:
+    """Return the device of an adapter; the CPU where it has no tensors."""
+    return next((t.device for block in adapter.values() for t in block.values()), torch.device("cpu"))
 
 
 def flatten(block: Mapping[str, Tensor]) -> Tensor:
@@ -125,32 +158,57 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
 
 def concat(parts: Sequence[BlockAdapter]) -> BlockAdapter:
     """Return a block of all components of the parts, in their order."""
-    return {
-        name: torch.cat([part[name] for part in parts], dim=0 if ".lora_A." in name else 1)
-        for name in parts[0]
-    }
+    return {name: torch.cat([part[name] for part in parts], dim=rank_axis(name)) for name in parts[0]}
 
 
 def slice_components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
     """Return the components [low, high) of a block."""
-    return {
-        name: tensor.narrow(0 if ".lora_A." in name else 1, low, high - low).contiguous()
-        for name, tensor in block.items()
-    }
+    return {name: t.narrow(rank_axis(name), low, high - low).contiguous() for name, t in block.items()}
+
+
+def merge_components(
+    blocks: Sequence[BlockAdapter], merge: Callable[[Sequence[int], Sequence[BlockAdapter]], BlockAdapter]
+) -> BlockAdapter:
+    """Return a block whose components are merged each over its holders: the adapters of high enough rank.
+
+    Args:
+        blocks: Adapters of one block, of any ranks.
+        merge: Function of the holders' places in `blocks`, and of their slices of the components in question.
+    """
+    ranks = [rank_of(block) for block in blocks]
+    parts = []
+    for low, high in pairwise([0, *sorted(set(ranks))]):
+        holders = [place for place, rank in enumerate(ranks) if rank >= high]
+        parts.append(merge(holders, [slice_components(blocks[place], low, high) for place in holders]))
+    return concat(parts)
 
 
 def pairs(block: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """Yield the names of A and B of every pair of a block's adapter."""
     for name in block:
-        if ".lora_A." in name:
-            yield name, name.replace(".lora_A.", ".lora_B.")
+        if is_a(name):
+            yield name, name_of_b(name)
 
 
 def trained_specs(specs: Sequence[TensorSpec], freeze_a: bool) -> tuple[TensorSpec, ...]:
     """Return the layout of the tensors that are trained: all, or B alone."""
-    return tuple(spec for spec in specs if not freeze_a or spec.rank_axis == 1)
+    return tuple(spec for spec in specs if not (freeze_a and is_a(spec.name)))
 
 
 def trained_tensors(block: Mapping[str, Tensor], freeze_a: bool) -> BlockAdapter:
     """Return the tensors of a block that are trained: all, or B alone."""
-    return {name: t for name, t in block.items() if not freeze_a or ".lora_B." in name}
+    return {name: t for name, t in block.items() if not (freeze_a and is_a(name))}
+
+
+def tensors_of(adapter: Adapter, layout: Layout) -> tuple[Tensor, ...]:
+    """Return all tensors of an adapter, block after block in the layout's order."""
+    return tuple(block[spec.name] for index, block in adapter.items() for spec in layout[index])
+
+
+def adapter_of(blocks: Sequence[int], tensors: Sequence[Tensor], layout: Layout) -> Adapter:
+    """Undo `tensors_of`. Raises ValueError where there are more or fewer tensors than these blocks have."""
+    names = [(block, spec.name) for block in blocks for spec in layout[block]]
+    adapter: Adapter = {block: {} for block in blocks}
+    for (block, name), tensor in zip(names, tensors, strict=True):
+        adapter[block][name] = tensor
+    return adapter

@@ -1,7 +1,7 @@
 """Means of adapters, block by block; pure functions.
 
-Adapters are global, per block: whoever holds a block trains its adapter, and clients with different cuts
-aggregate exactly. Weights are the tokens that the server itself counted. (ours; the paper is silent)
+Adapters are global, per block: all holders of a block train its adapter, and clients with different cuts
+aggregate exactly. Weights are the tokens that the server itself counted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from splitft.lora.basis import align, canonical
-from splitft.lora.blocks import BlockAdapter, concat, pairs, rank_of, resize, slice_components
+from splitft.lora.blocks import BlockAdapter, merge_components, pairs, rank_of, resize
 
 Mean = Callable[[Sequence[BlockAdapter], Sequence[float]], BlockAdapter]
 
@@ -36,20 +36,18 @@ def average(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAd
 
 
 def by_rank(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
-    """Return the weighted mean of each component over those who hold it.
+    """Return the weighted mean of each component over its holders.
 
     As blocks are averaged over those who train them, so are the components of a block: one that only some
     hold keeps its size. With equal ranks this is `average`, bit by bit. Raises ValueError as `average`.
     """
     _shares(blocks, weights)
-    ranks = [rank_of(block) for block in blocks]
-    parts: list[BlockAdapter] = []
-    for low, high in zip([0, *sorted(set(ranks))], sorted(set(ranks)), strict=False):
-        holders = [i for i, rank in enumerate(ranks) if rank >= high]
-        slices = [slice_components(blocks[i], low, high) for i in holders]
-        own = [weights[i] for i in holders]
-        parts.append(average(slices, own) if sum(own) > 0 else average(slices, [1.0] * len(own)))
-    return concat(parts)
+
+    def mean(holders: Sequence[int], slices: Sequence[BlockAdapter]) -> BlockAdapter:
+        own = [weights[holder] for holder in holders]
+        return average(slices, own if sum(own) > 0 else [1.0] * len(own))
+
+    return merge_components(blocks, mean)
 
 
 def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:

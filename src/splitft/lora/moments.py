@@ -1,6 +1,6 @@
 """AdamW's state of one block, and how it moves: with its block, through ranks, through a change of basis.
 
-Nothing is started anew when a cut moves (ours; the paper is silent). Pure functions.
+No optimizer state is lost when a cut moves (the paper is silent). Pure functions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,18 @@ from torch import Tensor
 
 from splitft.common.state import State
 from splitft.lora.basis import Basis
-from splitft.lora.blocks import BlockAdapter, TensorSpec, flatten, rank_of, resize, trained_specs, unflatten
+from splitft.lora.blocks import (
+    BlockAdapter,
+    TensorSpec,
+    flatten,
+    is_a,
+    name_of_a,
+    rank_axis,
+    rank_of,
+    resize,
+    trained_specs,
+    unflatten,
+)
 
 
 @dataclass(frozen=True)
@@ -30,16 +41,12 @@ class Moments:
 
 def moments_state(moments: Moments | None) -> State | None:
     """Return optimizer state as a checkpoint holds it."""
-    if moments is None:
-        return None
-    return {"steps": moments.steps, "exp_avg": moments.exp_avg, "exp_avg_sq": moments.exp_avg_sq}
+    return None if moments is None else dict(vars(moments))
 
 
 def moments_from(state: State | None) -> Moments | None:
     """Undo `moments_state`."""
-    if state is None:
-        return None
-    return Moments(tuple(state["steps"]), state["exp_avg"], state["exp_avg_sq"])
+    return None if state is None else Moments(**{**state, "steps": tuple(state["steps"])})
 
 
 def resize_moments(moments: Moments, rank: int) -> Moments:
@@ -51,12 +58,10 @@ def resize_moments(moments: Moments, rank: int) -> Moments:
     have = rank_of(moments.exp_avg)
     average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
     for name, tensor in square.items():
-        axis = _rank_axis(name)
         if rank > have:
-            known = tensor.narrow(axis, 0, have).mean(dim=axis, keepdim=True)
-            tensor.narrow(axis, have, rank - have).copy_(
-                known.expand_as(tensor.narrow(axis, have, rank - have))
-            )
+            axis = rank_axis(name)
+            known, new = tensor.narrow(axis, 0, have), tensor.narrow(axis, have, rank - have)
+            new.copy_(known.mean(dim=axis, keepdim=True).expand_as(new))
     return Moments(moments.steps, average, square)
 
 
@@ -70,8 +75,7 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
     rank = len(next(iter(basis.values())))
     average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
     for name in average:
-        change = basis[name.replace(".lora_B.", ".lora_A.")].double()
-        on_a = ".lora_A." in name
+        change, on_a = basis[name_of_a(name)].double(), is_a(name)
         turn = torch.linalg.pinv(change).T if on_a else change
         average[name] = _turned(average[name], turn, on_a)
         square[name] = _turned(square[name], turn.square(), on_a)
@@ -79,7 +83,9 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
 
 
 def mean_moments(given: Sequence[Moments]) -> Moments:
-    """Return the mean of several holders' moments at one rank, and the most of their steps."""
+    """Return the mean of several holders' moments at their highest rank, and the most of their steps."""
+    top = max(rank_of(moments.exp_avg) for moments in given)
+    given = [resize_moments(moments, top) for moments in given]
 
     def mean(blocks: Sequence[BlockAdapter]) -> BlockAdapter:
         return {name: torch.stack([block[name] for block in blocks]).mean(0) for name in blocks[0]}
@@ -127,10 +133,6 @@ def unpack_blocks(
     if steps:
         raise ValueError("more step counts than tensors")
     return moments
-
-
-def _rank_axis(name: str) -> int:
-    return 0 if ".lora_A." in name else 1
 
 
 def _turned(tensor: Tensor, turn: Tensor, on_a: bool) -> Tensor:

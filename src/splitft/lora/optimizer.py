@@ -10,40 +10,44 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.state import State
-from splitft.job import Job
+from splitft.job.settings import OptimizerSettings, ScheduleSettings
 from splitft.lora.basis import Basis
-from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device
+from splitft.lora.blocks import Adapter, BlockAdapter, is_a, rank_of, to_device
 from splitft.lora.moments import Moments, moments_from, moments_state, rebase, resize_moments
 
 
-def learning_rates(job: Job) -> Callable[[int], float]:
+def learning_rates(settings: OptimizerSettings) -> Callable[[int], float]:
     """Return the learning rate as a function of the optimizer step (0-based, over all rounds).
 
     The schedules are transformers' own; with client sampling they follow the run, not the single client.
     """
     from transformers import get_scheduler
 
-    total = job.rounds * job.local_steps
-    warmup = job.warmup_steps or math.ceil(total * job.warmup_ratio)
-    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=job.learning_rate)
-    schedule: Any = get_scheduler(job.lr_scheduler_type, probe, warmup, total)
+    total = settings.rounds * settings.local_steps
+    warmup = settings.warmup_steps or math.ceil(total * settings.warmup_ratio)
+    probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    schedule: Any = get_scheduler(settings.lr_scheduler_type, probe, warmup, total)
     factor = schedule.lr_lambdas[0]
-    return lambda step: float(job.learning_rate * factor(step))
+    return lambda step: float(settings.learning_rate * factor(step))
 
 
-def global_step(job: Job, round_: int, step: int) -> int:
+def global_step(schedule: ScheduleSettings, round_: int, step: int) -> int:
     """Return the optimizer step (0-based) of a local step of a round (1-based)."""
-    return (round_ - 1) * job.local_steps + step
+    return (round_ - 1) * schedule.local_steps + step
 
 
 Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
 
 
 class TrainedAdapter:
-    """Adapters that one party trains, with their optimizer state, which stays with each block."""
+    """Adapters that one party trains, with their optimizer state, which stays with each block.
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    freeze_a: B alone is trained.
+    """
+
+    def __init__(self, settings: OptimizerSettings, freeze_a: bool) -> None:
+        self._settings = settings
+        self._freeze_a = freeze_a
         self.blocks: Weights = {}
         self._optimizers: dict[int, torch.optim.AdamW] = {}
 
@@ -87,14 +91,14 @@ class TrainedAdapter:
         return {"blocks": self.values(), "moments": moments}
 
     def load_state(self, state: State, device: torch.device) -> None:
-        """Be as `state` was taken."""
+        """Restore a state returned by `state()`."""
         moments = {b: m for b, kept in state["moments"].items() if (m := moments_from(kept))}
         self.load({})
         self.load(to_device(state["blocks"], device), moments=moments)
 
     def trains(self, name: str) -> bool:
-        """Whether the tensor of this name is trained; with `aggregation: freeze_a` only B is."""
-        return self.job.aggregation != "freeze_a" or ".lora_B." in name
+        """Whether the tensor of this name is trained."""
+        return not (self._freeze_a and is_a(name))
 
     def moments(self, index: int) -> Moments | None:
         """Return the optimizer state of a block, None before its first step."""
@@ -111,13 +115,13 @@ class TrainedAdapter:
                 }
 
     def _optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        job = self.job
+        settings = self._settings
         return torch.optim.AdamW(
             list(parameters),
-            lr=job.learning_rate,
-            betas=(job.adam_beta1, job.adam_beta2),
-            eps=job.adam_epsilon,
-            weight_decay=job.weight_decay,
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
+            weight_decay=settings.weight_decay,
             fused=True,
         )
 
@@ -146,7 +150,8 @@ class TrainedAdapter:
     def step(self, learning_rate: float, total_norm: Tensor | None) -> None:
         """Clip by the norm over all parts of the model, step, and drop the gradients."""
         if total_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.job.max_grad_norm, total_norm)
+            most = self._settings.max_grad_norm
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), most, total_norm)
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -155,7 +160,7 @@ class TrainedAdapter:
 
 
 def copied(trained: TrainedAdapter) -> Weights:
-    """Return the adapters as they stand, in tensors that keep their values and gather gradients."""
+    """Return the adapters as they stand, in tensors of their own that gather gradients."""
     return {
         index: {n: nn.Parameter(p.detach().clone(), p.requires_grad) for n, p in block.items()}
         for index, block in trained.blocks.items()
@@ -163,7 +168,7 @@ def copied(trained: TrainedAdapter) -> Weights:
 
 
 def move_gradients(source: Weights, trained: TrainedAdapter) -> None:
-    """Give the trained tensors the gradients that their copies have gathered."""
+    """Move the gradients of copies to the trained tensors."""
     for index, block in trained.blocks.items():
         for name, parameter in block.items():
             parameter.grad, source[index][name].grad = source[index][name].grad, None

@@ -1,4 +1,4 @@
-"""Blocks of one client's model: who holds which, and the effective rank of each adapter."""
+"""The division of a client's model among front, trunk and tail, and the effective rank of each adapter."""
 
 from __future__ import annotations
 
@@ -57,8 +57,3 @@ def effective_ranks(
         return dict.fromkeys(range(num_blocks), r)
     lower = (cut - 1, cut) if side == "both" else (cut - 1,)
     return {block: (r_cut or r) if block in lower else r for block in range(num_blocks)}
-
-
-def job_ranks(lora: LoraSettings, num_blocks: int, cut: int) -> dict[int, int]:
-    """Return {block: effective rank} of a client of a job at this cut."""
-    return effective_ranks(num_blocks, cut, lora.lora_r, lora.lora_r_cut, lora.lora_r_cut_side)

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from splitft.lora.blocks import BlockAdapter, concat, flatten, rank_of, resize, slice_components
+from splitft.lora.blocks import BlockAdapter, flatten, merge_components, rank_of, resize
 
 Contribution = tuple[BlockAdapter, float]
 OUTLIER = 3.0  # times the median length of the updates; honest ones of a round stay well below
@@ -46,7 +46,7 @@ def _scales(old: BlockAdapter, given: Sequence[Contribution]) -> list[float]:
 
     An update is what was trained, less the global adapter. An outlier is one by its norm and by the root
     mean square of its values: where ranks differ, an honest update may be long by one of them. With fewer
-    than three nobody can tell who is the outlier, and there is none.
+    than three no update can be told from an outlier, and there is none.
     """
     if len(given) < 3:
         return [1.0] * len(given)
@@ -61,13 +61,13 @@ def _scales(old: BlockAdapter, given: Sequence[Contribution]) -> list[float]:
 
 
 def coordinate_median(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
-    """Return the median of every value over those who hold its component; of two, the mean."""
-    return _by_rank(blocks, lambda values: _middle(values, (len(values) - 1) // 2))
+    """Return the median of every value over the holders of its component; of two, the mean."""
+    return _by_component(blocks, lambda values: _middle(values, (len(values) - 1) // 2))
 
 
 def trimmed_mean(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
     """Return the mean of every value without its `byzantine` largest and smallest, or fewer of few."""
-    return _by_rank(blocks, lambda values: _middle(values, min(byzantine, (len(values) - 1) // 2)))
+    return _by_component(blocks, lambda values: _middle(values, min(byzantine, (len(values) - 1) // 2)))
 
 
 def krum(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
@@ -91,18 +91,13 @@ def _middle(values: Tensor, trim: int) -> Tensor:
     return ordered[trim : len(values) - trim].mean(dim=0)
 
 
-def _by_rank(blocks: Sequence[BlockAdapter], middle: Callable[[Tensor], Tensor]) -> BlockAdapter:
-    """Apply a function of (holders, …) values to each component over those who hold it."""
-    ranks = [rank_of(block) for block in blocks]
-    parts: list[BlockAdapter] = []
-    for low, high in zip([0, *sorted(set(ranks))], sorted(set(ranks)), strict=False):
-        held = [
-            slice_components(block, low, high)
-            for block, rank in zip(blocks, ranks, strict=True)
-            if rank >= high
-        ]
-        parts.append({
-            name: middle(torch.stack([block[name].detach().cpu().double() for block in held])).to(first)
-            for name, first in held[0].items()
-        })  # fmt: skip
-    return concat(parts)
+def _by_component(blocks: Sequence[BlockAdapter], middle: Callable[[Tensor], Tensor]) -> BlockAdapter:
+    """Apply a function of (holders, …) values to each component over its holders."""
+
+    def merge(_: Sequence[int], slices: Sequence[BlockAdapter]) -> BlockAdapter:
+        return {
+            name: middle(torch.stack([block[name].detach().cpu().double() for block in slices])).to(first)
+            for name, first in slices[0].items()
+        }
+
+    return merge_components(blocks, merge)

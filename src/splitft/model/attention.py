@@ -1,4 +1,4 @@
-"""The attention of a bfloat16 model on a CPU: torch's own forward, and its backward in float32. (ours)
+"""The attention of a bfloat16 model on a CPU: torch's own forward, and its backward in float32.
 
 Up to some 300 tokens, torch's CPU kernel for the backward of bfloat16 rows takes longer than the one for
 float32 rows, and the more so the shorter they are. The forward stays what it is, bit by bit; the gradients
@@ -18,13 +18,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
+from splitft.model.config import text_config
+
 NAME = "splitft_sdpa"
 LONGEST = 320  # tokens of a row; for longer ones the bfloat16 kernel is as fast
 
 
 def use_fast_backward(model: Any) -> None:
     """Give a model that computes with sdpa in bfloat16 on a CPU this attention, in place; leave any other."""
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     plain = config._attn_implementation == "sdpa" and model.dtype is torch.bfloat16
     if not plain or model.device.type != "cpu" or not _works():
         return
@@ -47,7 +49,7 @@ def attend(
     is_causal: bool | None = None,
     **other: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend, as transformers asks of an attention function; where there is nothing to gain, as its sdpa.
+    """Attend, with the interface of transformers' attention functions; its sdpa where that is as fast.
 
     query: (batch, heads, seq, width); key and value: as many heads, or fewer that several queries share.
     Returns (batch, seq, heads, width).
@@ -81,7 +83,7 @@ def _gains(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return a mask that is added to the scores: 0 and -inf where it says yes and no, as torch does."""
+    """Return a mask that is added to the scores: 0 for true and -inf for false, as in torch."""
     if mask is None or mask.dtype is not torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, float("-inf"))
@@ -118,7 +120,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _works() -> bool:
-    """Whether this torch has the two kernels, and they compute what `scaled_dot_product_attention` does."""
+    """Whether this torch has the two kernels, with the results of `scaled_dot_product_attention`."""
     rows = torch.linspace(-1, 1, 3 * 4 * 8).view(3, 1, 1, 4, 8).bfloat16()
     stock, own = rows.clone().requires_grad_(), rows.clone().requires_grad_()
     try:
@@ -137,11 +139,11 @@ _SUFFIX = "_by_sample"
 
 
 def attend_samples_apart(model: Any) -> None:
-    """Have a model on a CPU that computes with sdpa attend to each sample by itself; leave any other."""
+    """Make a model on a CPU with sdpa attend to each sample of a row by itself; leave any other."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    inner = str(model.config.get_text_config(decoder=True)._attn_implementation)
+    inner = str(text_config(model)._attn_implementation)
     if model.device.type != "cpu" or not inner.endswith("sdpa"):
         return
     AttentionInterface.register(inner + _SUFFIX, partial(attend_by_sample, inner))
@@ -158,10 +160,10 @@ def attend_by_sample(
     attention_mask: Tensor | None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as transformers asks of an attention function; a row of several samples, sample by sample.
+    """Attend, with the interface of transformers' attention functions, to a packed row sample by sample.
 
-    inner: the name of the attention function that computes. query, key, value: (batch, heads, seq, width).
-    Returns (batch, seq, heads, width).
+    inner: the name of the attention function that computes.
+    query, key, value: (batch, heads, seq, width). Returns (batch, seq, heads, width).
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -184,7 +186,7 @@ def attend_by_sample(
 
 
 def sample_borders(mask: Tensor | None) -> Sequence[int]:
-    """Return where the samples of a row begin, and its end; empty where a mask is not one of samples.
+    """Return sample boundaries in a packed row, end included; empty if the mask is not block-diagonal.
 
     mask: (1, heads or 1, seq, seq), true where a token sees another.
     """

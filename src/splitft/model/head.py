@@ -1,10 +1,10 @@
-"""The loss without the full logits: head and cross-entropy over a few tokens at a time. (ours)
+"""The loss without the full logits: head and cross-entropy over a few tokens at a time.
 
 The model's own forward is left where it calls its head. Tokens without a label are dropped there, the others
 go through the head and the cross-entropy in chunks, and each chunk's gradient is computed at once: the base
 is frozen, so that of the hidden states is all there is. No logits are kept, and nothing is computed twice.
-What a model does with its logits (a soft-cap, a scale) stays its own: it is given the hidden states of a
-chunk in place of those that it computed, and asked for logits.
+A model's own treatment of its logits (a soft-cap, a scale) stays: the model gets the hidden states of a chunk
+in place of those that it computed, and returns logits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TILE = 512
 
 @dataclass(frozen=True)
 class _Visit:
-    """What is to happen at a head: leave the forward there (no rows), or put rows in."""
+    """Leave the forward at a head (no rows), or put rows in."""
 
     head: nn.Module
     rows: Tensor | None = None  # (tokens, hidden)
@@ -70,8 +70,8 @@ def _visiting(visit: _Visit) -> Iterator[None]:
 class ChunkedHead:
     """A model's output head, `chunk` tokens at a time.
 
-    form: plain, where the logits are what the head module answers; own, where the model's own code makes them
-    of that. check.head.try_head finds out which. Raises ModelError where the model has no head module.
+    form: plain, where the head module returns the logits; own, where the model's own code makes them of its
+    output, as `proof.head.try_head` found. Raises ModelError where the model has no head module.
     """
 
     def __init__(self, model: nn.Module, form: HeadForm, chunk: int) -> None:
@@ -83,9 +83,9 @@ class ChunkedHead:
         self.model, self.module, self.form, self.chunk = model, head, form, chunk
 
     def hidden(self, forward: Callable[[], Any]) -> Tensor:
-        """Call the model, and return what it gives to its head: (batch, seq, hidden).
+        """Call the model, and return the input of its head: (batch, seq, hidden).
 
-        Raises ModelError where it does not call its head, or gives it something else.
+        Raises ModelError where it does not call its head, or with another shape.
         """
         try:
             with _visiting(_Visit(self.module)):
@@ -97,7 +97,7 @@ class ChunkedHead:
         raise ModelError(f"{type(self.model).__name__} does not call its head")
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Return the logits of (tokens, hidden), as what `hidden` returned: (tokens, vocabulary)."""
+        """Return the logits, (tokens, vocabulary), of rows of `hidden`: (tokens, hidden)."""
         if self.form == "plain":
             if not torch.is_grad_enabled() and (linear := plain_linear(self.module)):
                 return tiled_linear(rows, linear.weight, linear.bias)
@@ -108,7 +108,7 @@ class ChunkedHead:
         return answer[0]
 
     def logits_and_pullback(self, rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return logits to be written over, and what takes their gradient to that of the rows."""
+        """Return logits to be written over, and the map from their gradient to that of the rows."""
         if self.form == "plain" and (linear := plain_linear(self.module)):
             weight = linear.weight
             with torch.no_grad():
@@ -116,14 +116,14 @@ class ChunkedHead:
         own = rows.requires_grad_()
         with torch.enable_grad():
             logits = self.logits(own)
-        # A copy, since whoever takes it may write into it, and the backward may need these.
+        # A copy: the caller may write into it, and the backward may need the original.
         return logits.detach().clone(), lambda slope: torch.autograd.grad(logits, own, slope)[0]
 
     def loss(self, hidden: Tensor, labels: Tensor, loss_tokens: int = 0) -> Tensor:
         """Return next-token cross-entropy, a float32 scalar, as the whole logits give it.
 
-        hidden: (batch, seq, hidden), what `hidden` returned. labels: (batch, seq), not shifted. loss_tokens:
-        0 for the mean over this batch; else what the sum is divided by.
+        hidden: (batch, seq, hidden), from `hidden`. labels: (batch, seq), not shifted.
+        loss_tokens: divides the sum; 0 for the mean over this batch.
         """
         return self.losses(hidden, labels, [len(labels)], [loss_tokens])[0]
 
@@ -132,7 +132,7 @@ class ChunkedHead:
     ) -> Tensor:
         """Return the loss of each part of a batch, as `loss` does of the whole.
 
-        counts, loss_tokens: of each part its rows, and as for `loss`.
+        counts, loss_tokens: one entry for each part: its rows, and as for `loss`.
         """
         sizes = torch.tensor(counts, device=labels.device) * labels.shape[1]
         found: Tensor = _Losses.apply(hidden.flatten(0, 1), shifted(labels), self, sizes, list(loss_tokens))  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Run clients with different cuts in one forward: rows join the batch at the block that follows their cut.
 
 Rows are ordered by cut. The model's own forward runs once over all of them, and block i sees those that have
-joined: a prefix that grows, with every argument that goes by rows cut alike. (ours)
+joined: a prefix that grows, with every argument that goes by rows cut alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How a batch's samples lie in what a model computes: padded to the longest, or one after another in one row.
+"""Batch layouts: padded rows with a mask, or packed (all samples in one row).
 
-What crosses the cut is the same for both: valid rows, sample after sample, and their lengths. (ours)
+The same crosses the cut for both: valid rows, sample after sample, and their lengths.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from splitft.model.head import IGNORE
 
 
 class BatchLayout(Protocol):
-    """A form of a batch whose valid rows are (tokens, …)."""
+    """A layout of a batch; the valid rows of all samples are (tokens, …)."""
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What the model is told of the samples."""
+        """The model's further inputs: a mask, or positions."""
         ...
 
     def batch(self, rows: Tensor, fill: float = 0) -> Tensor:
-        """Lay rows out as the model takes them: (tokens, …) to (batch, seq, …)."""
+        """Lay rows out for the model: (tokens, …) to (batch, seq, …)."""
         ...
 
     def rows(self, batch: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class BatchLayout(Protocol):
         ...
 
     def labels(self, rows: Tensor) -> Tensor:
-        """Lay out the labels, (tokens,), such that no token is taken for one that follows another sample."""
+        """Lay out the labels, (tokens,), such that no sample's first token counts as another one's next."""
         ...
 
 
@@ -81,7 +81,7 @@ class PackedBatch:
 
 
 def form_of(lengths: Sequence[int], device: torch.device, padding_free: bool) -> BatchLayout:
-    """Return the form of a batch of samples of these lengths, as a job says."""
+    """Return the layout of a batch of samples of these lengths."""
     if not padding_free:
         return PaddedBatch(mask_of(lengths, device))
     return PackedBatch(torch.cat([torch.arange(length, device=device) for length in lengths])[None])

@@ -1,4 +1,4 @@
-"""Adapters that act on their own rows of a batch that several clients share. (ours)"""
+"""Adapters that act on their own rows of a batch that several clients share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RowPart:
 
 
 def bind_rows(slots: AdapterSlots, parts: Sequence[RowPart], seq: int) -> None:
-    """Make a model compute each part of the rows with its own adapters, until something else is bound.
+    """Make a model compute each part of the rows with its own adapters, until the next bind.
 
     parts: in the order of the rows, of seq tokens each. A block computes on as many leading parts as have
     joined when it runs; each must have an adapter for it.
@@ -39,7 +39,7 @@ def bind_rows(slots: AdapterSlots, parts: Sequence[RowPart], seq: int) -> None:
 
 
 def unbind_rows(slots: AdapterSlots) -> None:
-    """Have every block compute with what `bind` left it."""
+    """Make every block compute with the adapters of the last `bind` again."""
     for owners in slots.owners.values():
         for _, owner in owners:
             vars(owner).pop("forward", None)

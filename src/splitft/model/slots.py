@@ -1,4 +1,4 @@
-"""LoRA adapters per block: where they sit in a model, how they start, and how they travel.
+"""Adapter slots: the places of a model's LoRA modules, block by block.
 
 peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
 and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
@@ -12,17 +12,29 @@ from typing import Any
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
-from splitft.lora.blocks import Layout, TensorSpec
+from splitft.lora.blocks import Layout, TensorSpec, tensor_name
+from splitft.model.config import text_config
 from splitft.model.window import find_blocks, install_window
 
 
 class AdapterSlots:
-    """Where adapters are bound in one model; `layout` describes the places, `path` names the block list."""
+    """The places of one model where adapters are bound.
 
-    def __init__(self, model: nn.Module, adapter_name: str = "default") -> None:
+    layout: describes the places; path: names the block list.
+    targets: names of the modules with LoRA; excluded: modules outside blocks that share such a name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter_name: str = "default",
+        *,
+        targets: Iterable[str] = (),
+        excluded: Iterable[str] = (),
+    ) -> None:
         from peft.tuners.lora import LoraLayer
 
-        self.excluded: list[str] = []  # modules outside blocks that share a target's name
+        self.targets, self.excluded = sorted(targets), sorted(excluded)
         self.fan_in_fan_out = uses_fan_in_fan_out(model)
 
         window = install_window(model)
@@ -36,11 +48,10 @@ class AdapterSlots:
             for name, layer in block.named_modules():
                 if not isinstance(layer, LoraLayer) or adapter_name not in layer.lora_A:
                     continue
-                for side in ("lora_A", "lora_B"):
-                    owner = getattr(layer, side)[adapter_name]
-                    tensor_name = f"{name}.{side}.weight"
-                    owners.append((tensor_name, owner))
-                    specs.append(TensorSpec(tensor_name, tuple(owner.weight.shape)))
+                for side in ("A", "B"):
+                    owner = getattr(layer, f"lora_{side}")[adapter_name]
+                    owners.append((tensor_name(name, side), owner))
+                    specs.append(TensorSpec(tensor_name(name, side), tuple(owner.weight.shape)))
             if specs:
                 self.layout[index] = tuple(specs)
                 self.owners[index] = owners
@@ -55,7 +66,7 @@ class AdapterSlots:
 
 
 def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list[str], list[str]]:
-    """Return (target module names, full names to exclude) so that LoRA sits inside blocks only.
+    """Return (target module names, full names to exclude), so that LoRA sits inside blocks only.
 
     requested: names, "all-linear", or None for peft's choice for the model type (all-linear where it has
     none). Raises ModelError where nothing matches.
@@ -63,10 +74,12 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
     from transformers.pytorch_utils import Conv1D
 
+    # Linear layers inside blocks, and their names.
     _, _, blocks = find_blocks(model)
     inside = [(n, m) for n, m in blocks.named_modules() if isinstance(m, nn.Linear | Conv1D)]
     names = list(dict.fromkeys(name.rpartition(".")[2] for name, _ in inside))
-    config = model.config.get_text_config(decoder=True)
+    # The targets: peft's choice, all of them, or those that are asked for.
+    config = text_config(model)
     if requested is None:
         default = DEFAULTS.get(config.model_type) or DEFAULTS.get(model.config.model_type)
         usual = default if isinstance(default, list) else []  # a few are patterns over whole paths
@@ -83,6 +96,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
             )
     if not targets:
         raise ModelError(f"{config.model_type} has no linear layers inside its blocks for LoRA to adapt")
+    # Layers outside blocks that peft would take for targets, too.
     held = {id(module) for _, module in inside}
     outside = [
         name
@@ -105,11 +119,11 @@ def lora_config(
     block_ranks: Mapping[str, int] | None = None,
     blocks: Iterable[int] | None = None,
 ) -> Any:
-    """Return the peft LoraConfig; `block_ranks` maps module paths to ranks that differ from r.
+    """Return the peft LoraConfig.
 
+    block_ranks: {module path: rank} of ranks that differ from r; alpha_pattern keeps the scaling alpha / r
+    for them, so that a change of rank never changes the function.
     blocks: those with adapters; None: all.
-
-    alpha_pattern keeps the scaling alpha / r for them, so that a change of rank never changes the function.
     """
     from peft import LoraConfig
 
@@ -138,9 +152,7 @@ def inject(model: Any, config: Any) -> AdapterSlots:
         inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
-    slots = AdapterSlots(model)
-    slots.excluded = sorted(config.exclude_modules or [])
-    return slots
+    return AdapterSlots(model, targets=config.target_modules, excluded=config.exclude_modules or ())
 
 
 def _has_targets(window: nn.ModuleList, config: Any) -> bool:

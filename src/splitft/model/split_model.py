@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.seeds import seed_dropout
+from splitft.model.config import text_config
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import num_blocks, run_blocks
 from splitft.wire.messages import Metrics
+
+ServerInputs = Literal["dummy_ids", "input_ids"]  # what a server's embeddings are fed with
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class SplitModel:
 
     Blocks [start, stop) run with the adapters bound last. Dropout in each block has its own random numbers,
     named by seed, client, step and block, so that they do not depend on where the cut is.
-    head: how the loss is computed in chunks of loss_chunk_tokens, as check.head.try_head found; "whole", or
+    head: how the loss is computed in chunks of loss_chunk_tokens, as `proof.head.try_head` found; "whole", or
     chunks of 0: the model computes it itself, over the full logits.
     """
 
@@ -44,7 +47,7 @@ class SplitModel:
         slots: AdapterSlots,
         *,
         seed: int = 0,
-        server_inputs: Literal["dummy_ids", "input_ids"] = "dummy_ids",
+        server_inputs: ServerInputs = "dummy_ids",
         head: HeadForm = "whole",
         loss_chunk_tokens: int = 0,
     ) -> None:
@@ -58,9 +61,8 @@ class SplitModel:
 
     @property
     def width(self) -> int:
-        """Of the hidden states, as the model's configuration says."""
-        config: Any = self.model.config
-        return int(getattr(config.get_text_config(decoder=True), "hidden_size", 0))
+        """Width of the hidden states, as the model's configuration says."""
+        return int(getattr(text_config(self.model), "hidden_size", 0))
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +82,7 @@ class SplitModel:
         input_ids: Tensor | None = None,
         **inputs: Any,
     ) -> Any:
-        """Run blocks [start, stop) in train or eval mode, see split.run_blocks for inputs and outputs."""
+        """Run blocks [start, stop) in train or eval mode, see `run_blocks` for inputs and outputs."""
         if self.model.training != place.train:
             self.model.train(place.train)
         seed_block = self._seeder(place) if place.train else None

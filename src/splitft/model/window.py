@@ -3,7 +3,7 @@
 The block list of the model is replaced by a `Window`, a list that holds the same blocks under the same names.
 While a `Plan` is active, iterating the window yields stand-ins: blocks outside [start, stop) hand their input
 on, the block at `start` takes the hidden states that came over the cut, and the forward is left at `stop`.
-Masks, rotary tables, positions, norms, soft-caps, tied heads and the loss stay the model's own. (ours)
+Masks, rotary tables, positions, norms, soft-caps, tied heads and the loss stay the model's own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
+from splitft.model.config import count_blocks
 
 _HIDDEN_NAMES = ("hidden_states", "hidden_state", "hidden", "x", "inputs", "input")
 
@@ -178,16 +179,6 @@ def num_blocks(model: nn.Module) -> int:
     return count_blocks(model.config)
 
 
-def count_blocks(config: Any) -> int:
-    """Number of decoder blocks that a configuration states. Raises ModelError where it states none."""
-    text = config.get_text_config(decoder=True)
-    for name in ("decoder_layers", "num_decoder_layers", "num_layers", "num_hidden_layers"):
-        count = getattr(text, name, None)
-        if isinstance(count, int):
-            return count
-    raise ModelError(f"the configuration of model type {config.model_type!r} states no number of blocks")
-
-
 def install_window(model: nn.Module, habits: Habits | None = None) -> Window:
     """Put a window in place of the model's block list, in place; idempotent.
 
@@ -218,6 +209,7 @@ def _window_of(model: nn.Module) -> Window | None:
 
 def learn_habits(model: nn.Module) -> Habits:
     """Call a whole model on 3 rows of 5 dummy ids, and note how its blocks take and give hidden states."""
+    # One call, with hooks that note answers and inputs.
     _, _, blocks = find_blocks(model)
     answers = [0] * len(blocks)
     entered: dict[int, Tensor] = {}
@@ -238,6 +230,7 @@ def learn_habits(model: nn.Module) -> Habits:
     finally:
         for handle in hooks:
             handle.remove()
+    # The blocks that take a wider dtype, and the axes of batch and seq.
     first = next(iter(entered.values()), None)
     if first is None:
         raise ModelError(f"{type(model).__name__} never calls its blocks: it cannot be split")
@@ -275,10 +268,11 @@ def run_blocks(
     hidden: (batch, seq, hidden), needed when start > 0; without `input_ids` the embeddings then see dummy ids
     and their output is dropped. inputs: attention_mask, position_ids, labels, … as the model takes them.
     Returns (batch, seq, hidden) when stop < number of blocks, else the model's output; hidden may have more
-    axes (hyper-connections). `on_block` is called
-    with -1 before the embeddings and with the index of every block right before it runs.
+    axes (hyper-connections). `on_block` is called with -1 before the embeddings and with the index of every
+    block right before it runs.
     Raises ModelError on an impossible range.
     """
+    # Inputs: dummy ids where the ids are not given.
     window = install_window(model)
     if not 0 <= start < stop <= len(window):
         raise ModelError(f"cannot run blocks [{start}, {stop}) of {len(window)}")
@@ -289,6 +283,7 @@ def run_blocks(
             raise ModelError("the first block needs input_ids")
         batch, seq = _batch_and_seq(hidden, inputs)
         input_ids = dummy_ids(model, batch, seq, hidden.device)
+    # The model's own forward, which the window leaves at `stop`.
     if on_block is not None:
         on_block(-1)
     axes = window.habits.axes

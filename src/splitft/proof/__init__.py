@@ -1,7 +1,8 @@
 """Prove that a split model computes what the whole one does, or refuse it.
 
-Reading order: prove (what is asked and answered), trial, proof (the comparison), guards (against a proof that
-proves nothing); every, worker (all architectures, each safe from the others); table (what a person sees).
+Reading order: harness (rows, differences, tolerances); split (question and report), trial, compare, guards
+(against a proof that proves nothing); head, packed, batched (one more question each); every_type (all
+architectures, each in a process of its own).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Try the split on every causal-LM type of the installed transformers, each safe from the others. (ours)"""
+"""Try the split on every causal-LM type of the installed transformers, each safe from the others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def check_all_architectures(
     """Check the default configuration of every type (or of these), shrunk, at every cut.
 
     A type that crashes its process, or takes longer than `seconds_a_type`, counts as one that could not be
-    built, and the rest goes on in a new process. `progress` is told each report, how many are done, and of
-    how many.
+    built, and the rest goes on in a new process.
+
+    progress: called with each report, the number of types done, and the number of all.
     """
     names = list(causal_types() if model_types is None else model_types)
     reports: list[SplitReport] = []
@@ -114,4 +115,4 @@ def _lost(model_type: str, status: int | None, seconds: float) -> SplitReport:
     reason = (
         f"took longer than {seconds:.0f} s" if status is None else f"ended its process with status {status}"
     )
-    return SplitReport(False, reason, "dummy_ids", 0.0, 0.0, (), 0, model_type, built=False)
+    return SplitReport.refused(reason, model_type, built=False)

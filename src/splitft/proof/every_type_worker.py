@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import torch
 from transformers.utils import logging
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line
 from splitft.proof.split import SplitReport, check_split
 from splitft.proof.types import default_config
 
@@ -19,7 +19,7 @@ READY = "ready"
 
 
 def main() -> None:
-    """Answer until the input ends. Whatever models print goes to stderr, out of the answers' way."""
+    """Answer until the input ends. Output of models goes to stderr, out of the answers' way."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
@@ -31,12 +31,12 @@ def main() -> None:
 
 
 def check_type(model_type: str) -> SplitReport:
-    """Check the default configuration of one type; whatever goes wrong is in the report."""
+    """Check the default configuration of one type; failures are in the report."""
     try:
         return replace(check_split(default_config(model_type)), model_type=model_type)
-    except Exception as error:  # whatever a foreign configuration may raise
-        reason = f"no model could be built ({type(error).__name__}: {one_line(error)})"
-        return SplitReport(False, reason, "dummy_ids", 0.0, 0.0, (), 0, model_type, built=False)
+    except Exception as error:  # a foreign configuration may raise anything
+        reason = f"no model could be built ({error_line(error)})"
+        return SplitReport.refused(reason, model_type, built=False)
 
 
 if __name__ == "__main__":

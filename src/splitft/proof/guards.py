@@ -1,4 +1,4 @@
-"""Guards against a proof that proves nothing: what crosses the cut must carry the result, alone. (ours)
+"""Guards against a proof that proves nothing: what crosses the cut must carry the result, alone.
 
 Each returns the reason to refuse, or an empty string.
 """
@@ -8,36 +8,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line
+from splitft.model.split_model import ServerInputs
 from splitft.model.window import dummy_ids, num_blocks, run_blocks
-from splitft.proof.compare import ProbeRows, Result, ServerInputs, make_rows
-
-_PAD_TOLERANCE = 1e-5  # relative: other padding changes which tokens share an expert's matrix product
+from splitft.proof.compare import Result
+from splitft.proof.harness import ProbeRows, difference, make_rows, tolerance
 
 
 @torch.no_grad()
 def vacuity(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
     """Refuse where noise at the cut, or a block left out, would not be noticed."""
-    end = num_blocks(model)
-    ids = rows.input_ids if server_inputs == "input_ids" else None
-    hidden = _front(model, rows, cut)
+    # Noise in place of the activations must change the logits.
+    ids, hidden = rows.at_server(server_inputs), _front(model, rows, cut)
     generator = torch.Generator().manual_seed(cut)
     noise = torch.randn(hidden.shape, generator=generator).to(hidden) * hidden.float().std().to(hidden.dtype)
-    noisy = _trunk(model, rows, cut, noise, ids)
-    if torch.equal(noisy, whole.logits):
+    if torch.equal(_trunk(model, rows, cut, noise, ids), whole.logits):
         return f"cut {cut}: the activations that cross the cut do not reach the output"
-    skips = [(cut, cut + 1, hidden)] if cut + 1 < end else []
+    # So must the block before or after the cut, left out: {block: (block to start from, what enters it)}.
+    skips = {cut: (cut + 1, hidden)} if cut + 1 < num_blocks(model) else {}
     if cut > 1:
-        skips.append((cut - 1, cut, _front(model, rows, cut - 1)))
-    for block, start, given in skips:
+        skips[cut - 1] = cut, _front(model, rows, cut - 1)
+    for block, (start, given) in skips.items():
         if block not in whole.ran:  # the model itself passes over it, as over image blocks without an image
             continue
         try:
             without = _trunk(model, rows, start, given, ids)
-        except Exception as error:  # whatever a foreign model may raise
+        except Exception as error:  # a foreign model may raise anything
             return (
                 f"cut {cut}: the blocks after block {block} need more from it than hidden states "
-                f"({type(error).__name__}: {one_line(error)})"
+                f"({error_line(error)})"
             )
         if torch.equal(without, whole.logits):
             return f"block {block} can be left out and nothing changes, so a comparison proves nothing"
@@ -46,14 +45,14 @@ def vacuity(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_i
 
 @torch.no_grad()
 def independence(model: nn.Module, rows: ProbeRows, cut: int, seed: int) -> str:
-    """Refuse where the trunk's output depends on which ids stand in for the text."""
-    dummy = dummy_ids(model, 1, 1, rows.input_ids.device)
-    if bool((rows.input_ids[rows.valid] == dummy.item()).any()):
+    """Refuse where the trunk's output depends on the ids that stand in for the text."""
+    dummy = int(dummy_ids(model, 1, 1, rows.input_ids.device).item())
+    if bool((rows.input_ids[rows.valid] == dummy).any()):
         return "the dummy ids occur in the test's rows, so a comparison proves nothing"
     hidden = _front(model, rows, cut)
     first = _trunk(model, rows, cut, hidden, None)
-    others = make_rows(model, rows.side, seed + 1).input_ids
-    for stand_in in (others, torch.full_like(rows.input_ids, int(dummy.item()) + 1)):
+    others = make_rows(model, rows.lengths, rows.side, seed + 1).input_ids
+    for stand_in in (others, torch.full_like(rows.input_ids, dummy + 1)):
         if not torch.equal(first, _trunk(model, rows, cut, hidden, stand_in)):
             return f"cut {cut}: the later blocks read the token ids again"
     return ""
@@ -68,23 +67,20 @@ def padding(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_i
     hidden = _front(model, rows, cut)
     if hidden.shape[:2] != rows.input_ids.shape:
         return f"cut {cut}: the hidden states {tuple(hidden.shape)} are not (batch, seq, hidden)"
-    ids = rows.input_ids if server_inputs == "input_ids" else None
     hidden = hidden.masked_fill(~rows.valid.view(*rows.valid.shape, *[1] * (hidden.ndim - 2)), 0)
-    logits = _trunk(model, rows, cut, hidden, ids)
-    scale = float(whole.logits.float().abs().max())
-    bound = max(_PAD_TOLERANCE, 4 * torch.finfo(logits.dtype).eps) * scale
-    difference = float((logits.float() - whole.logits.float()).abs().max())
-    if not difference <= bound:
-        return f"cut {cut}: padding changes the result of real tokens (logits differ by {difference:.3g})"
+    logits = _trunk(model, rows, cut, hidden, rows.at_server(server_inputs))
+    apart = difference(whole.logits, logits)
+    # Not bit-equal: other padding changes which tokens share an expert's matrix product.
+    if apart > tolerance(logits.dtype, 1e-5, 4):
+        return f"cut {cut}: padding changes the result of real tokens (logits differ by {apart:.3g} relative)"
     return ""
 
 
 def _front(model: nn.Module, rows: ProbeRows, cut: int) -> Tensor:
-    hidden: Tensor = run_blocks(model, 0, cut, input_ids=rows.input_ids, attention_mask=rows.attention_mask)
+    hidden: Tensor = run_blocks(model, 0, cut, input_ids=rows.input_ids, **rows.inputs)
     return hidden
 
 
 def _trunk(model: nn.Module, rows: ProbeRows, cut: int, hidden: Tensor, ids: Tensor | None) -> Tensor:
-    end = num_blocks(model)
-    out = run_blocks(model, cut, end, hidden=hidden, input_ids=ids, attention_mask=rows.attention_mask)
+    out = run_blocks(model, cut, num_blocks(model), hidden=hidden, input_ids=ids, **rows.inputs)
     return rows.pick(out.logits)

@@ -1,74 +1,61 @@
-"""Prove that a model's loss in chunks is its own loss, on the model itself. (ours)"""
+"""Prove that a model's loss in chunks is its own loss, on the model itself."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from splitft.common.text import one_line
-from splitft.errors import ModelError
-from splitft.model.head import IGNORE, ChunkedHead, HeadForm
+from splitft.common.text import error_line
+from splitft.model.config import text_config
+from splitft.model.head import ChunkedHead, HeadForm
 from splitft.model.window import eval_mode, num_blocks, run_blocks
-from splitft.proof.compare import ProbeRows, loss_of, make_rows
+from splitft.proof.harness import ProbeRows, difference, loss_of, make_rows, tolerance
 
 _CHUNK = 8  # tokens: several chunks of the few that are compared
 _LOSS_TOKENS = 7  # another number than there are
 
 
 def try_head(model: nn.Module, seed: int = 0, *, whole: bool = True) -> tuple[HeadForm, str]:
-    """Return how the model's logits are made of a chunk's hidden states, or "whole" and why they cannot be.
+    """Return how the model's logits are made of a chunk's hidden states, or "whole" and the reason.
 
     The loss and its gradient at the last block are compared with the model's own, the mean and the sum, on
-    rows of which some tokens have no label. whole: the model has all its blocks; else at least the last one,
-    and random hidden states enter it. Weights, gradients and modes are left alone.
+    rows of which some tokens have no label. Weights, gradients and modes are left alone.
+
+    whole: the model has all its blocks; else at least the last one, which random hidden states enter.
     """
     try:
         with eval_mode(model):
-            rows = make_rows(model, "right", seed)
+            rows = make_rows(model, seed=seed).with_gaps()
             hidden = _entering(model, rows, seed, whole)
             form = _form(model, rows, hidden)
             problem = _compare(model, rows, hidden, ChunkedHead(model, form, _CHUNK))
-    except Exception as error:  # whatever a foreign model may raise
-        problem = (
-            one_line(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {one_line(error)}"
-        )
+    except Exception as error:  # a foreign model may raise anything
+        problem = error_line(error)
     return ("whole", problem) if problem else (form, "")
 
 
 def whole_loss_notice(reason: str) -> str:
-    """Say what a person must know where the loss is not computed in chunks."""
+    """Return the notice that the loss is not computed in chunks."""
     return f"the loss is the model's own, over the full logits, and takes their memory: {reason}"
 
 
 @torch.no_grad()
 def _entering(model: Any, rows: ProbeRows, seed: int, whole: bool) -> Tensor:
-    last = num_blocks(model) - 1
     if whole:
-        hidden: Tensor = run_blocks(
-            model, 0, last, input_ids=rows.input_ids, attention_mask=rows.attention_mask
-        )
+        last = num_blocks(model) - 1
+        hidden: Tensor = run_blocks(model, 0, last, input_ids=rows.input_ids, **rows.inputs)
         return hidden
-    width = model.config.get_text_config(decoder=True).hidden_size
     generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(*rows.input_ids.shape, width, generator=generator)
+    random = torch.randn(*rows.input_ids.shape, text_config(model).hidden_size, generator=generator)
     return random.to(rows.input_ids.device, next(model.parameters()).dtype)
 
 
 def _run(model: Any, rows: ProbeRows, hidden: Tensor, **more: Any) -> Any:
     last = num_blocks(model) - 1
-    return run_blocks(
-        model,
-        last,
-        last + 1,
-        hidden=hidden,
-        input_ids=rows.input_ids,
-        attention_mask=rows.attention_mask,
-        **more,
-    )
+    return run_blocks(model, last, last + 1, hidden=hidden, input_ids=rows.input_ids, **rows.inputs, **more)
 
 
 @torch.no_grad()
@@ -81,21 +68,17 @@ def _form(model: Any, rows: ProbeRows, hidden: Tensor) -> HeadForm:
 
 
 def _compare(model: Any, rows: ProbeRows, hidden: Tensor, head: ChunkedHead) -> str:
-    labels = rows.labels.clone()
-    labels[:, 3::4] = IGNORE
-    some = replace(rows, labels=labels)
-    eps = 1e-5 if hidden.dtype is torch.float32 else 8 * torch.finfo(hidden.dtype).eps
     for loss_tokens in (0, _LOSS_TOKENS):
-        more = {"num_items_in_batch": torch.tensor(loss_tokens, device=labels.device)} if loss_tokens else {}
+        more = {"num_items_in_batch": torch.tensor(loss_tokens, device=hidden.device)} if loss_tokens else {}
         entering = hidden.clone().requires_grad_()
         forward = partial(_run, model, rows, entering)
         with torch.enable_grad():
-            own = loss_of(forward(labels=labels, **more), some)
-            ours = head.loss(head.hidden(forward), labels, loss_tokens)
-        pairs = {"loss": (own.detach(), ours.detach())}
-        pairs["gradient"] = torch.autograd.grad(own, entering)[0], torch.autograd.grad(ours, entering)[0]
-        for what, (one, other) in pairs.items():
-            difference = float((one.float() - other.float()).abs().max() / one.float().abs().max())
-            if not difference <= eps:  # also NaN
-                return f"in chunks the {what} differs by {difference:.3g} relative"
+            losses = [
+                loss_of(forward(labels=rows.labels, **more), rows),
+                head.loss(head.hidden(forward), rows.labels, loss_tokens),
+            ]
+        slopes = [torch.autograd.grad(loss, entering)[0] for loss in losses]
+        for name, (own, chunked) in {"loss": losses, "gradient": slopes}.items():
+            if (apart := difference(own.detach(), chunked.detach())) > tolerance(hidden.dtype, 1e-5, 8):
+                return f"in chunks the {name} differs by {apart:.3g} relative"
     return ""

@@ -1,38 +1,28 @@
-"""Prove that samples one after another in a row get what they get padded, at the cuts in use. (ours)"""
+"""Prove that samples one after another in a row get what they get padded, at the cuts in use."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.attention import attend_samples_apart
-from splitft.model.head import IGNORE, shifted
-from splitft.model.layout import BatchLayout, form_of
-from splitft.model.window import eval_mode, num_blocks, run_blocks
-from splitft.proof.compare import ServerInputs, compared_parameters, make_rows
+from splitft.model.layout import form_of
+from splitft.model.split_model import ServerInputs
+from splitft.model.window import eval_mode
+from splitft.proof.compare import run_split
+from splitft.proof.harness import ProbeRows, difference, make_rows, problem_of, tolerance
 from splitft.proof.trial import finite_random_model
 from splitft.weights.shrink import shrink_config
 
+_Run = Callable[[ProbeRows], dict[str, Tensor]]
 _RAGGED = (5, 9, 1, 12)  # tokens of the samples
 _LONG = (70, 60, 50)  # together more than a small copy has positions (shrink_rules), and each fewer
-_MOST, _MOST_ROUNDED = 1e-5, 0.1  # difference relative to a tensor's length
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Samples one after another: (tokens,) each. Some tokens have no label."""
-
-    lengths: tuple[int, ...]
-    input_ids: Tensor
-    labels: Tensor
 
 
 def try_padding_free(
@@ -43,7 +33,7 @@ def try_padding_free(
     seed: int = 0,
     small: Any = None,
 ) -> str:
-    """Return "" where samples may share a row, else what speaks against it.
+    """Return an empty string where samples may share a row, else the reason why not.
 
     Activations, logits and loss, and the gradients at the cut and of parameters, are compared with those of
     padded rows, split at the lowest and the highest of these cuts (and at `tail`), and on a small random copy
@@ -52,19 +42,22 @@ def try_padding_free(
     sample may change with the text of another. Weights, gradients and modes are left alone.
     """
     with eval_mode(model):
+        rows = make_rows(model, _RAGGED, seed=seed).with_gaps()
         for cut in sorted({min(cuts), max(cuts)}):
-            if problem := _compare(model, _RAGGED, cut, tail, server_inputs, seed):
+            run = partial(_results, model, cut, tail if tail and tail > cut else None, server_inputs)
+            if problem := problem_of(partial(_compare, run, rows)):
                 return f"cut {cut}: {problem}"
     try:
         small = _small_copy(model, seed) if small is None else small
     except ModelError as error:
         return str(error)
-    problem = _compare(small, _LONG, 1, None, server_inputs, seed)
+    rows = make_rows(small, _LONG, seed=seed).with_gaps()
+    problem = problem_of(partial(_compare, partial(_results, small, 1, None, server_inputs), rows))
     return f"rows longer than the model's positions: {problem}" if problem else ""
 
 
 def padded_notice(reason: str) -> str:
-    """Say what a person must know where padding_free is asked for and not proven."""
+    """Return the notice that rows are padded although padding_free is asked for."""
     return f"rows are padded, in spite of padding_free: {reason}"
 
 
@@ -74,81 +67,41 @@ def _small_copy(model: Any, seed: int) -> Any:
     return small
 
 
-def _samples(model: nn.Module, lengths: tuple[int, ...], seed: int) -> _Samples:
-    ids = make_rows(model, "right", seed, seq=sum(lengths)).input_ids[0]
-    labels = ids.clone()
-    labels[3::4] = IGNORE
-    return _Samples(lengths, ids, labels)
-
-
-def _compare(
-    model: Any, lengths: tuple[int, ...], cut: int, tail: int | None, inputs: ServerInputs, seed: int
-) -> str:
-    try:
-        return _difference_of_forms(model, _samples(model, lengths, seed), cut, tail, inputs)
-    except Exception as error:  # whatever a foreign model may raise
-        return f"{type(error).__name__}: {one_line(error)}"
-
-
-def _difference_of_forms(
-    model: Any, samples: _Samples, cut: int, tail: int | None, inputs: ServerInputs
-) -> str:
-    """Compare both forms; then the flat one with itself, where the first sample says something else."""
-    device = samples.input_ids.device
-    padded, flat = (
-        _results(model, samples, form_of(samples.lengths, device, free), cut, tail, inputs)
-        for free in (False, True)
-    )
-    most = _MOST if padded["activations"].dtype is torch.float32 else _MOST_ROUNDED
+def _compare(run: _Run, rows: ProbeRows) -> str:
+    """Compare both layouts; then the packed one with itself, where the first sample says something else."""
+    padded, packed = run(rows), run(_in_one_row(rows))
+    most = tolerance(padded["activations"].dtype, 1e-5, 12.8)
     for name, wanted in padded.items():
-        if not (difference := _difference(wanted, flat[name])) <= most:  # also not a number
-            return f"{name} differ from those of padded rows by {difference:.2g} relative"
-    first = samples.lengths[0]
-    ids = samples.input_ids.clone()
-    ids[:first] = ids[:first].roll(1)
-    other = replace(samples, input_ids=ids)
-    again = _results(model, other, form_of(samples.lengths, device, True), cut, tail, inputs)
-    own, wanted = again["logits"][first:], flat["logits"][first:]
-    bound = max(_MOST, 4 * torch.finfo(wanted.dtype).eps) * float(wanted.float().abs().max())
-    if not (difference := float((own.float() - wanted.float()).abs().max())) <= bound:
-        return f"a sample sees another one of its row (logits change by {difference:.2g})"
+        if (apart := difference(wanted, packed[name], order=2)) > most:
+            return f"{name} differ from those of padded rows by {apart:.2g} relative"
+    first, ids = rows.lengths[0], rows.input_ids.clone()
+    ids[0, :first] = ids[0, :first].roll(1)
+    again = run(_in_one_row(replace(rows, input_ids=ids)))
+    wanted, own = packed["logits"][first:], again["logits"][first:]
+    if (apart := difference(wanted, own)) > tolerance(wanted.dtype, 1e-5, 4):
+        return f"a sample sees another one of its row (logits change by {apart:.2g} relative)"
     return ""
 
 
+def _in_one_row(rows: ProbeRows) -> ProbeRows:
+    """Return padded rows packed: one row with position ids and no padding."""
+    layout = form_of(rows.lengths, rows.input_ids.device, padding_free=True)
+    ids, labels = layout.batch(rows.input_ids[rows.valid]), layout.labels(rows.labels[rows.valid])
+    every = torch.ones_like(ids, dtype=torch.bool)
+    return replace(rows, input_ids=ids, labels=labels, valid=every, inputs=layout.inputs)
+
+
 def _results(
-    model: Any, samples: _Samples, form: BatchLayout, cut: int, tail: int | None, server_inputs: ServerInputs
+    model: Any, cut: int, tail: int | None, server_inputs: ServerInputs, rows: ProbeRows
 ) -> dict[str, Tensor]:
     """Run front, trunk and, with `tail`, the last blocks, forward and back; all by (tokens, …)."""
-    ids, labels, end = form.batch(samples.input_ids), form.labels(samples.labels), num_blocks(model)
-    parameters = compared_parameters(model)
-    told: dict[str, Any] = dict(form.inputs)
-    at_server = {"input_ids": ids if server_inputs == "input_ids" else None, **told}
-    with torch.enable_grad():
-        front = run_blocks(model, 0, cut, input_ids=ids, **told)
-        crossed = front.detach().requires_grad_()
-        if tail is None or tail <= cut:
-            out = run_blocks(model, cut, end, hidden=crossed, labels=labels, **at_server)
-        else:
-            trunk = run_blocks(model, cut, tail, hidden=crossed, **at_server)
-            out = run_blocks(model, tail, end, hidden=trunk, input_ids=ids, labels=labels, **told)
-        loss = out.loss if getattr(out, "loss", None) is not None else _loss(out.logits, labels)
-    gradients = torch.autograd.grad(loss, [crossed, *parameters], allow_unused=True)
-    found = {
-        "activations": form.rows(front.detach()),
-        "logits": form.rows(out.logits.detach()),
-        "losses": loss.detach(),
+    found = run_split(model, rows, cut, tail, server_inputs)
+    assert found.crossed is not None
+    named = {
+        "activations": found.crossed,
+        "logits": found.logits,
+        "losses": found.loss,
+        "gradients at the cut": rows.pick(found.at_cut[cut]),
     }
-    if gradients[0] is not None:  # else the model itself passes over the blocks
-        found["gradients at the cut"] = form.rows(gradients[0])
-    owned = [g.flatten().float() for g in gradients[1:] if g is not None]
-    return found | ({"gradients of parameters": torch.cat(owned)} if owned else {})
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.flatten(0, 1).float(), shifted(labels), ignore_index=IGNORE)
-
-
-def _difference(wanted: Tensor, found: Tensor) -> float:
-    if wanted.shape != found.shape:
-        return math.inf
-    return float((wanted.float() - found.float()).norm()) / (float(wanted.float().norm()) or 1.0)
+    owned = [gradient.flatten().float() for gradient in found.gradients if gradient is not None]
+    return named | ({"gradients of parameters": torch.cat(owned)} if owned else {})

@@ -1,7 +1,4 @@
-"""Prove that a model split at its cuts computes what the whole model computes. (ours)
-
-No job trains on less.
-"""
+"""Prove that a model split at its cuts computes what the whole model computes: no job trains on less."""
 
 from __future__ import annotations
 
@@ -14,11 +11,15 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedConfig
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line
 from splitft.errors import ModelError
+from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
-from splitft.model.window import count_blocks, eval_mode, install_window, num_blocks
-from splitft.proof.compare import ServerInputs, kept_random_state
+from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.model.window import eval_mode, install_window, num_blocks
+from splitft.proof.batched import prove_batching
+from splitft.proof.harness import kept_random_state
 from splitft.proof.head import try_head
 from splitft.proof.packed import try_padding_free
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
@@ -30,31 +31,38 @@ Verdict = Literal["exact", "exact with real ids", "refused", "could not be built
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Whether a split is exact, and how the server's embeddings are to be fed."""
+    """Verdict on a split, and the way to feed the server's embeddings."""
 
-    ok: bool
+    ok: bool  # exact, so that it may be trained
     reason: str
     server_inputs: ServerInputs
     max_logit_difference: float  # at valid positions, absolute
     max_gradient_difference: float  # at the cut or of a parameter, relative to its largest entry
     cuts: tuple[int, ...]  # cuts that were tried (of the shrunk copy where no cuts were given)
-    num_blocks: int  # of the model that was asked about
+    num_blocks: int  # of the whole model
     model_type: str
-    tail_exact: bool | None = None  # whether front, trunk and tail equal the whole; None: not tried
+    tail_exact: bool | None = None  # front, trunk and tail equal the whole; None: not tried
     built: bool = True  # False: no small copy could be built, so nothing is known
-    head: HeadForm = "whole"  # how the loss is computed in chunks; whole: it is not
-    head_reason: str = ""  # why it is not
-    together: str | None = None  # what speaks against clients of several cuts in one pass; None: not tried
-    padding_free: str | None = None  # what speaks against samples that share a row; None: not tried
+    head: HeadForm = "whole"  # form of the loss in chunks; whole: the model computes its loss itself
+    head_reason: str = ""  # problem of the loss in chunks
+    together: str | None = None  # problem of clients with several cuts in one pass; None: not tried
+    padding_free: str | None = None  # problem of samples that share a row; None: not tried
 
     @property
     def verdict(self) -> Verdict:
-        """The report in a word or three."""
+        """The report in three words at most."""
         if not self.built:
             return "could not be built"
         if not self.ok:
             return "refused"
         return "exact" if self.server_inputs == "dummy_ids" else "exact with real ids"
+
+    @classmethod
+    def refused(
+        cls, reason: str, model_type: str, cuts: tuple[int, ...] = (), blocks: int = 0, *, built: bool = True
+    ) -> SplitReport:
+        """Return the report where nothing could be measured."""
+        return cls(False, reason, "dummy_ids", 0.0, 0.0, cuts, blocks, model_type, built=built)
 
 
 def check_split(
@@ -66,14 +74,16 @@ def check_split(
     padding_free: bool = False,
     seed: int = 0,
 ) -> SplitReport:
-    """Compare whole and split on a few tokens, and say whether the split may be trained.
+    """Compare whole and split on a few tokens, and report whether the split may be trained.
 
     A model is proven as it is, with its weights, dtype and adapters; its weights, gradients, modes and the
     caller's random state are left alone. A configuration (or a folder or hub id, of which only the
-    configuration is read) is proven on a small random copy. `cuts`: default every cut. `tail_blocks`: blocks
-    that come back to the client, at least 1 with labels="client". padding_free: try, too, whether samples may
-    share a row; of a configuration that is always tried. Raises ModelError on an impossible cut or a missing
-    model; whatever speaks against the split itself is in the report.
+    configuration is read) is proven on a small random copy. Raises ModelError on an impossible cut or a
+    missing model; problems of the split itself are in the report.
+
+    cuts: default every cut.
+    tail_blocks: last blocks at the client, at least 1 with labels="client".
+    padding_free: try samples that share a row, too; of a configuration that is always tried.
     """
     if isinstance(model_or_config, str | Path):
         from splitft.weights.load import load_config
@@ -102,7 +112,7 @@ def _check_model(
         only_tail=labels == "client",
         guard_all=False,
     )
-    with suppress(Exception):  # what is wrong is told below; here the window takes the list's own mode
+    with suppress(Exception):  # errors are reported below; here the window takes the list's own mode
         install_window(model)
     with eval_mode(model):
         return _report(model, wanted, labels, seed)
@@ -116,9 +126,8 @@ def _check_config(
         given = valid_cuts(cuts, count, tail_blocks, labels)
         small = shrink_config(config)
     except NotBuiltError as error:
-        return SplitReport(
-            False, str(error), "dummy_ids", 0.0, 0.0, given, count, config.model_type, built=False
-        )
+        return SplitReport.refused(str(error), config.model_type, given, count, built=False)
+    # A small copy, and the cuts of it that stand for those of the model.
     model = finite_random_model(small, seed)
     here = num_blocks(model)
     tail = here - max(min(tail_blocks, here - 2), 1)
@@ -126,6 +135,7 @@ def _check_config(
     if tail_blocks and min(mapped) >= tail:
         mapped = (tail - 1, *mapped)
     wanted = Wanted(mapped, tail=tail if tail > 1 else None, tail_decides=tail_blocks > 0)
+    # The split; where it is exact, also the questions that only some runs ask.
     report = _report(model, wanted, labels, seed)
     tried = report.cuts if cuts is None else given
     inputs = report.server_inputs
@@ -143,17 +153,13 @@ def _check_config(
 
 def _try_together(model: Any, report: SplitReport, seed: int) -> str:
     """Inject adapters into a small copy, and prove clients with different cuts in one pass."""
-    from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
-    from splitft.model.split_model import SplitModel
-    from splitft.proof.batched import prove_batching
-
     try:
         targets, excluded = resolve_targets(model, None)
         fan_in = uses_fan_in_fan_out(model)
         lora = lora_config(targets, excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
         split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
-    except Exception as error:  # whatever a foreign model may raise
-        return f"adapters cannot be put in: {type(error).__name__}: {one_line(error)}"
+    except Exception as error:  # a foreign model may raise anything
+        return f"adapters cannot be put in: {error_line(error)}"
     return prove_batching(split, report.cuts, seed)
 
 
@@ -162,9 +168,7 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
     try:
         dummy, best = try_split(model, wanted, seed)
     except (RefusedError, ModelError) as refusal:
-        return SplitReport(
-            False, str(refusal), "dummy_ids", 0.0, 0.0, wanted.cuts, num_blocks(model), model_type
-        )
+        return SplitReport.refused(str(refusal), model_type, wanted.cuts, num_blocks(model))
     ok, reason = _judge(dummy, best, wanted, labels)
     head, head_reason = try_head(model, seed) if ok else ("whole", "")
     return SplitReport(
@@ -222,8 +226,10 @@ def valid_cuts(
 
 
 def map_cuts(cuts: Sequence[int], count: int, small: int) -> tuple[int, ...]:
-    """Cuts of a copy of `small` blocks that stand for these of `count`: those as far from the first or the
-    last block, else every cut."""
+    """Return the cuts of a copy of `small` blocks that stand for these of `count`.
+
+    Those as far from the first or the last block; every cut where there is none.
+    """
     mapped: set[int] = set()
     for cut in cuts:
         near = {c for c in (cut, small - (count - cut)) if 1 <= c < small}

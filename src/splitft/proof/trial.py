@@ -1,8 +1,7 @@
-"""Try a split on one model, first with dummy ids at the server, then with the real ones. (ours)"""
+"""Try a split on one model, first with dummy ids at the server, then with the real ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,21 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line
 from splitft.errors import ModelError
+from splitft.model.split_model import ServerInputs
 from splitft.model.window import install_window
-from splitft.proof.compare import (
-    Difference,
-    ProbeRows,
-    Result,
-    ServerInputs,
-    Side,
-    compare,
-    make_rows,
-    run_split,
-    run_whole,
-)
+from splitft.proof.compare import Difference, Result, compare, run_split, run_whole
 from splitft.proof.guards import independence, padding, vacuity
+from splitft.proof.harness import ProbeRows, Side, make_rows, problem_of
 from splitft.weights.shrink import tiny_random_model
 
 _SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model answers finite numbers
@@ -32,7 +23,7 @@ _SCALES = (0.2, 0.08, 0.02)  # of random weights, tried until the whole model an
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be proven of one model."""
+    """The splits of one model that a proof must cover."""
 
     cuts: tuple[int, ...]
     tail: int | None = None  # first block of the tail; None: no three-part split is tried
@@ -43,11 +34,11 @@ class Wanted:
 
 @dataclass
 class SplitTrial:
-    """What the comparisons found with one way of feeding the server's embeddings."""
+    """Results of the comparisons with one way of feeding the server's embeddings."""
 
     server_inputs: ServerInputs = "dummy_ids"
     difference: Difference = field(default_factory=Difference)
-    problems: dict[int, str] = field(default_factory=dict)  # cut -> why it is refused
+    problems: dict[int, str] = field(default_factory=dict)  # reason of a refusal, by cut
     tail_exact: bool | None = None  # None: not tried
 
     @property
@@ -65,20 +56,22 @@ class _Whole:
 
 
 class RefusedError(Exception):
-    """Why nothing can be proven about a model."""
+    """Nothing can be proven about a model; the message says why."""
 
 
 def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[SplitTrial, SplitTrial]:
-    """Return what dummy ids gave, and what decides: the same, or with real ids where dummy ids fail.
+    """Return the trial with dummy ids, and the trial that decides: with real ids where dummy ids fail.
 
     The model is in eval mode. Raises RefusedError where the whole model cannot be measured against, and
     ModelError where it has no list of blocks.
     """
+    # The whole model on both paddings; its gradients at the cuts with batch and seq in front.
     wholes = [_whole(model, "right", wanted, seed), _whole(model, "left", wanted, seed)]
     axes = install_window(model).habits.axes
     for whole in wholes:
         at_cut = whole.result.at_cut
         at_cut.update({cut: gradient.movedim(axes, (0, 1)) for cut, gradient in at_cut.items()})
+    # Dummy ids: the first cut that fails decides.
     dummy = SplitTrial("dummy_ids")
     for cut in wanted.cuts:
         _try_cut(model, wholes, dummy, wanted, cut, seed)
@@ -86,6 +79,7 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[SplitTrial, SplitT
             break
     if not dummy.problems:
         return dummy, dummy
+    # Real ids: all cuts, so that a refusal can name those that are exact.
     real = SplitTrial("input_ids")
     for cut in wanted.cuts:
         _try_cut(model, wholes, real, wanted, cut, seed)
@@ -93,10 +87,10 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[SplitTrial, SplitT
 
 
 def finite_random_model(config: PreTrainedConfig, seed: int) -> Any:
-    """A small copy of a small configuration, whose results are finite where that can be had."""
+    """Return a random model of a small configuration, with finite results where a scale gives them."""
     for scale in _SCALES:
         model = tiny_random_model(config, seed, scale)
-        with suppress(Exception):  # a model that fails is told when it is compared
+        with suppress(Exception):  # a model that fails is refused where it is compared
             if is_finite(model, seed):
                 break
     return model
@@ -104,27 +98,24 @@ def finite_random_model(config: PreTrainedConfig, seed: int) -> Any:
 
 def is_finite(model: Any, seed: int) -> bool:
     """Whether the whole model answers finite numbers on random tokens."""
-    rows = make_rows(model, "right", seed)
-    return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(run_whole(model, rows, ())))
+    return run_whole(model, make_rows(model, seed=seed), ()).finite
 
 
 def _try_cut(
     model: Any, wholes: list[_Whole], trial: SplitTrial, wanted: Wanted, cut: int, seed: int
 ) -> None:
     tail = wanted.tail if wanted.tail is not None and cut < wanted.tail else None
-    problem = ""
-    try:
-        if not wanted.only_tail or tail is None:
-            problem = _compare(model, wholes, trial, cut, None)
-        if not problem and (wanted.guard_all or cut == wanted.cuts[0]):
-            problem = _guard(model, wholes[0], trial.server_inputs, cut, seed)
-    except Exception as error:  # whatever a foreign model may raise
-        problem = f"cut {cut}: {type(error).__name__}: {one_line(error)}"
+
+    def two_parts() -> str:
+        found = "" if wanted.only_tail and tail is not None else _compare(model, wholes, trial, cut, None)
+        guarded = wanted.guard_all or cut == wanted.cuts[0]
+        return found or (_guard(model, wholes[0], trial.server_inputs, cut, seed) if guarded else "")
+
+    problem = problem_of(two_parts, f"cut {cut}: ")
     if tail is not None and (wanted.tail_decides or trial.tail_exact is None):
-        try:
-            tail_problem = _compare(model, wholes, trial, cut, tail)
-        except Exception as error:
-            tail_problem = f"cut {cut}, tail from block {tail}: {type(error).__name__}: {one_line(error)}"
+        tail_problem = problem_of(
+            lambda: _compare(model, wholes, trial, cut, tail), f"cut {cut}, tail from block {tail}: "
+        )
         trial.tail_exact = trial.tail_exact is not False and not tail_problem
         problem = problem or (tail_problem if wanted.tail_decides else "")
     if problem:
@@ -138,7 +129,7 @@ def _compare(model: Any, wholes: list[_Whole], trial: SplitTrial, cut: int, tail
         where = f"cut {cut}, {whole.rows.side} padding" + (f", tail from block {tail}" if tail else "")
         found = compare(whole.result, split, cut, where, whole.noise)
         trial.difference = trial.difference.join(found)
-        problem = problem or found.where
+        problem = problem or found.problem
     return problem
 
 
@@ -152,18 +143,20 @@ def _guard(model: Any, whole: _Whole, server_inputs: ServerInputs, cut: int, see
 
 
 def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:
+    # Two runs of the whole model on one side; one is enough on the other.
     try:
-        rows = make_rows(model, side, seed)
+        rows = make_rows(model, side=side, seed=seed)
         first = run_whole(model, rows, wanted.cuts)
         second = run_whole(model, rows, wanted.cuts) if side == "right" else first
     except ModelError:
         raise
-    except Exception as error:  # whatever a foreign model may raise
+    except Exception as error:  # a foreign model may raise anything
         raise RefusedError(
-            f"the whole model itself fails on {side}-padded rows of token ids "
-            f"({type(error).__name__}: {one_line(error)}). Choose a model that trains on plain text."
+            f"the whole model itself fails on {side}-padded rows of token ids ({error_line(error)}). "
+            "Choose a model that trains on plain text."
         ) from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(first)):
+    # Finite and repeatable results, but for noise in gradients.
+    if not first.finite:
         raise RefusedError(
             "logits or gradients of the whole model are not finite on random tokens, so nothing can be "
             "proven. Check the model's weights and dtype."
@@ -175,8 +168,3 @@ def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:
             "Choose another attn_implementation, or call torch.use_deterministic_algorithms(True)."
         )
     return _Whole(rows, first, noise.gradients)
-
-
-def _tensors(result: Result) -> Sequence[torch.Tensor]:
-    gradients = [gradient for gradient in result.gradients if gradient is not None]
-    return [result.logits, result.loss, *result.at_cut.values(), *gradients]

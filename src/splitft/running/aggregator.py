@@ -1,12 +1,9 @@
-"""`splitft aggregator`: averages clients' adapters for a server that must not see them (Local FedAvg Server).
-
-It sees adapters and no activations; the server sees activations and averages. What clients hand in is on its
-disk before the server is told: it can be killed at any moment. (ours; the role is the paper's)
-"""
+"""`splitft aggregator`: averages clients' adapters for a server that must not see them."""
 
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,11 +18,11 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
-from splitft.model.window import num_blocks
 from splitft.running.fallback import resolve_sources
 from splitft.running.folder import check_output_dir
-from splitft.running.network import check_address, client_names, notice
-from splitft.running.prepare import inject_adapters, model_shapes
+from splitft.running.model import PartProof, prepare_model
+from splitft.running.network import check_address, client_names, job_digest, notice
+from splitft.running.notices import Notices
 from splitft.wire.codecs.registry import network_job
 
 
@@ -41,11 +38,12 @@ def serve_averages(
 ) -> None:
     """Average for the server of a job, until that ends the run.
 
-    address: HOST:PORT to listen at, by default the job's `network.aggregator`. folder: where updates are kept
-    meanwhile. Raises JobError, ModelError, OutputError, and NetworkError where the run does not come to its
-    end.
+    address: HOST:PORT to listen at; default: the job's `network.aggregator`. folder: for updates during the
+    run. Raises JobError, ModelError, OutputError, and NetworkError where the run ends early.
     """
+    # The job, and the parties that may come in.
     console = console or Console()
+    say = partial(notice, console)
     if not job.network.aggregator:
         raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
     address = address or job.network.aggregator
@@ -55,21 +53,29 @@ def serve_averages(
     names = client_names(job)
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
-    with console.status(f"reading the shapes of {job.model_name_or_path}"):
-        model = model_shapes(job)
-        layout = inject_adapters(job, model)[0].layout
+    # The shapes of the adapters, without weights.
+    model, _ = prepare_model(job, Notices(console), lambda model: PartProof(), weights=False)
+    layout = model.slots.layout
+    # Listen, and average until the end.
     door = Admission(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},
         certs is not None,
-        AuditLog(check_output_dir(folder, new=False), lambda text: notice(console, text)),
+        AuditLog(check_output_dir(folder, new=False), say),
     )
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, names, layout, num_blocks(model), listener, folder / UPDATES, lambda t: notice(console, t)
+        job,
+        job_digest(job),
+        names,
+        layout,
+        model.num_blocks,
+        listener,
+        folder / UPDATES,
+        say,
     )
     try:
         end = process.serve()

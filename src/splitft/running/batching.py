@@ -1,13 +1,14 @@
-"""Up to how many tokens it is faster to compute clients together, measured at the start. (ours)"""
+"""Choice of the batch size up to which clients are computed together, measured at the start."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from rich.console import Console
 
 from splitft.job import Job
 from splitft.lora.blocks import Adapter
@@ -25,18 +26,18 @@ _SECONDS = 6.0  # after which no larger batch is tried
 
 
 @dataclass(frozen=True)
-class Found:
+class Calibration:
     """The smallest batch that is nearly as fast as any, 0 for none, and how many times as fast it is."""
 
     tokens: int
     gain: float
 
 
-def most_tokens(model: SplitModel, cuts: Sequence[int]) -> Found:
-    """Time batches of ever more rows, each row of another client, forward and backward.
+def most_tokens(model: SplitModel, cuts: Sequence[int]) -> Calibration:
+    """Time batches of more and more rows, each row of another client, forward and backward.
 
-    Returns the tokens beyond which a token costs no less, by 3 %, and how much less it costs than in a row by
-    itself. Blocks from the highest cut on are run. Stops where no memory is left.
+    Returns the tokens beyond which a token costs no less, by 3 %, and the cost of a token in a row by itself
+    relative to theirs. Runs the blocks from the highest cut on. Stops where no memory is left.
     """
     started, each = time.perf_counter(), dict[int, float]()  # seconds of a token, by the tokens of a batch
     size, cut = _ROW, max(cuts)
@@ -52,11 +53,12 @@ def most_tokens(model: SplitModel, cuts: Sequence[int]) -> Found:
     unbind_rows(model.slots)
     best = min(each.values())
     tokens = min(size for size, seconds in each.items() if seconds <= _WORTH * best)
-    return Found(tokens if tokens > _ROW else 0, each[_ROW] / each[tokens])
+    return Calibration(tokens if tokens > _ROW else 0, each[_ROW] / each[tokens])
 
 
 def _seconds(model: SplitModel, cut: int, rows: int) -> float:
-    """The shortest time that one pass over so many rows, each with its own adapter, takes."""
+    """Return the shortest time of one pass over these rows, each with its own adapter."""
+    # Activations that enter at the cut, and adapters without effect.
     unbind_rows(model.slots)
     with torch.no_grad():
         hidden = run_blocks(model.model, 0, cut, input_ids=dummy_ids(model.model, rows, _ROW, model.device))
@@ -65,17 +67,14 @@ def _seconds(model: SplitModel, cut: int, rows: int) -> float:
     wanted = [t for part in parts for block in part.adapter.values() for t in block.values()]
     mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
     bind_rows(model.slots, parts, _ROW)
+    # Forward and backward, several times.
     found = []
     for _ in range(_REPEATS):
         entering = hidden.detach().requires_grad_()
         synchronize(hidden.device)
         started = time.perf_counter()
-        losses = model.losses(
-            partial(run_joined, model.model, {cut: entering}, model.num_blocks, attention_mask=mask),
-            mask,
-            [1] * rows,
-            [_ROW] * rows,
-        )
+        forward = partial(run_joined, model.model, {cut: entering}, model.num_blocks, attention_mask=mask)
+        losses = model.losses(forward, mask, [1] * rows, [_ROW] * rows)
         torch.autograd.grad(losses.sum(), [entering, *wanted], allow_unused=True)
         synchronize(hidden.device)
         found.append(time.perf_counter() - started)
@@ -91,17 +90,24 @@ def _adapter(model: SplitModel, cut: int) -> Adapter:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what an accelerator still computes."""
+    """Wait until an accelerator has computed everything."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Callable[[str], None]) -> int:
+def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], console: Console) -> int:
     """Return the most tokens of a batch of several clients; 0: one client at a time.
 
-    cuts: of the clients. What decides is told as a notice: the proof that clients computed together get what
-    each gets alone, and with `server_batch_tokens: auto` what a step takes either way.
+    The proof decides that clients computed together get what each gets alone, and with
+    `server_batch_tokens: auto` the measured times decide the size. The decision is printed.
+
+    cuts: of the clients.
     """
+
+    def notice(text: str) -> None:
+        console.print(f"the server computes {text}", highlight=False)
+
+    # Batches that the job rules out, or the proof.
     if not job.batches_clients or not job.splits_model:
         return 0
     if job.labels == "client":
@@ -110,6 +116,7 @@ def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], notice: Calla
     if problem := prove_batching(model, cuts, job.seed):
         notice(f"one client at a time: {problem}")
         return 0
+    # The job's own size, or the measured one.
     if isinstance(job.server_batch_tokens, int):
         notice(f"clients together, up to {job.server_batch_tokens} tokens: proven equal to one at a time")
         return job.server_batch_tokens

@@ -15,7 +15,7 @@ from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
-from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, resize
+from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
 from splitft.model.slots import AdapterSlots, lora_config
 
 _CARD = """---
@@ -110,9 +110,7 @@ _OTHER_FUNCTIONS = (
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 
 
-def save_adapter(
-    folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, targets: list[str], card: str, base: str
-) -> None:
+def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, card: str, base: str) -> None:
     """Write the adapter so that `PeftModel.from_pretrained(base_model, folder)` loads it.
 
     The folder is written beside its place and moved there, so that readers never see a part of it.
@@ -125,7 +123,7 @@ def save_adapter(
         for module in {name.partition(".lora_")[0] for name in tensors}
     }
     config = lora_config(
-        targets,
+        slots.targets,
         slots.excluded,
         r=job.lora_r,
         alpha=job.lora_alpha,
@@ -175,14 +173,14 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
                     f"the adapter in {folder} has no {key}: lora_target_modules must be the same"
                 )
             given[spec.name] = tensor = tensors.pop(key).float()
-            rank = given[spec.name.replace(".lora_B.", ".lora_A.")].shape[0]  # A comes before its B
+            rank = given[name_of_a(spec.name)].shape[0]  # A comes before its B
             if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
                 raise ModelError(
                     f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
                     f"this job expects {spec.shape}: set lora_r to the adapter's rank"
                 )
-            if spec.rank_axis == 1:
-                module = f"{slots.path}.{block}.{spec.name.partition('.lora_')[0]}"
+            if not is_a(spec.name):
+                module = f"{slots.path}.{block}.{module_of(spec.name)}"
                 pattern = get_pattern_key(list(config.alpha_pattern), module)
                 alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
                 scaling = alpha / (rank**0.5 if config.use_rslora else rank)

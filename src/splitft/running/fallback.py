@@ -1,4 +1,4 @@
-"""What a run uses instead of the hub's model and data set where the hub does not answer. (ours)"""
+"""Substitutes for the hub's model and data set where the hub does not answer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
 
     A fallback is taken only if the hub does not answer (within seconds; HF_HUB_OFFLINE counts as no answer)
     and its cache does not hold the whole model or the data set. A wrong name, a gated model and the like are
-    answers: they stay errors. Returns the job to run, and a sentence for each fallback taken and for a model
-    whose weights are random, to be shown where nobody can miss it. Raises JobError where a fallback would
-    itself need the hub.
+    answers: they stay errors. Returns the job to run, and a notice for each fallback taken and for random
+    weights. Raises JobError where a fallback would itself need the hub.
     """
     changes: dict[str, Any] = {}
     notices: list[str] = []
+    # The model.
     if job.model_fallback is not None:
         _require_local("model_fallback", job.model_fallback)
         if _model_is_out_of_reach(job):
@@ -29,6 +29,7 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
                 f"{_silent_hub()}: model_fallback takes the place of {job.model_name_or_path}: this run uses "
                 f"{job.model_fallback}"
             )
+    # The data set.
     if job.dataset_fallback is not None and job.dataset_name is not None:
         _require_local("dataset_fallback", job.dataset_fallback)
         if _data_are_out_of_reach(job):
@@ -41,6 +42,7 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
                 f"{_silent_hub()}: dataset_fallback takes the place of {job.dataset_name}: this run uses "
                 f"{job.dataset_fallback}; its figures are not comparable with those of {job.dataset_name}"
             )
+    # Random weights, whether asked for or fallen back to.
     resolved = job.model_copy(update=changes)
     if is_random(resolved.model_name_or_path):
         short = resolved.model_name_or_path.removeprefix(BUILTIN)

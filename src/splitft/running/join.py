@@ -1,15 +1,16 @@
-"""`splitft client`: one client, with its own data, of a run whose server is elsewhere. (ours)"""
+"""`splitft client`: one client, with its own data, of a run whose server is elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
-from rich.markup import escape
 
 from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, dial_aggregator
@@ -20,15 +21,18 @@ from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
-from splitft.model.attention import attend_samples_apart, use_fast_backward
-from splitft.model.split_model import SplitModel
-from splitft.proof.head import try_head, whole_loss_notice
-from splitft.running.prepare import check_positions, check_vocabulary, device_for, inject_targets
-from splitft.weights.load import base_dtype, load_part, load_tokenizer
+from splitft.lora.ranks import held_blocks
+from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.proof.head import try_head
+from splitft.running.baselines import WholeClient
+from splitft.running.model import PartProof, base_config, prepare_model
+from splitft.running.network import notice
+from splitft.running.notices import Notices
+from splitft.running.prepare import check_positions, check_vocabulary
+from splitft.weights.load import load_tokenizer
+from splitft.wire.channel import Channel, sample_memory
 
-MAX_PAYLOAD = (
-    1 << 31
-)  # of what a server may send: a client trusts it with its training, and has room for that
+MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
 
 class ClientSetup:
@@ -52,74 +56,59 @@ class ClientSetup:
         self._dial = dial
         self._held: frozenset[int] = frozenset()
         self._welcome: Welcome | None = None
+        self._job_told: Job | None = None
         self._aggregator: str | None = None
 
-    def make(self, welcome: Welcome) -> Client:
-        """Read the data. Raises JobError, DataError, ModelError."""
+    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
+        """Read the data. Return the client, and its end of the connection.
+
+        Raises:
+            JobError, DataError, ModelError.
+        """
         quiet_libraries()
         job = self._job(welcome.job)
-        self._welcome, self._aggregator = welcome, job.network.aggregator
+        self._welcome, self._job_told, self._aggregator = welcome, job, job.network.aggregator
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
+        config = base_config(job)
+        check_positions(job, config)
+        check_vocabulary(job, config, (data.train, data.eval))
         model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
-        check_positions(job, model.model)
-        check_vocabulary(job, model.model, (data.train, data.eval))
-        pad: Any = tokenizer.pad_token_id
+        pad = cast(int, tokenizer.pad_token_id)
+        client: ClientRole
         if job.splits_model:
-            return Client(self.name, data, model, job, pad)
-        from splitft.running.baselines import WholeClient
+            client = Client(self.name, data, model, job, pad, sample_memory(job, model.width))
+        else:
+            client = WholeClient(self.name, data, model, job, pad)
+        return client, Channel(job, model.width, client.memory)
 
-        return WholeClient(self.name, data, model, job, pad)
-
-    def need(self, client: Client, cut: int) -> None:
+    def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
-        wanted = frozenset(range(cut)) | frozenset(range(client.tail_start, client.model.num_blocks))
+        blocks = client.model.num_blocks
+        wanted = frozenset(held_blocks(client.settings, blocks, cut).on_client(range(blocks)))
         if not wanted <= self._held:
-            assert self._welcome is not None
-            client.model = self._part(client.job, self._welcome, self._held | wanted)
+            assert self._welcome is not None and self._job_told is not None
+            client.use_model(self._part(self._job_told, self._welcome, self._held | wanted))
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""
         return Desk(self._dial(self._aggregator), on_end) if self._aggregator else None
 
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
+        """Return the model with these blocks alone; None: with all."""
         head = job.labels == "client" or blocks is None
-        if blocks is None:
-            from splitft.model.window import count_blocks
-            from splitft.weights.load import load_config
-            from splitft.weights.shrink import causal_class
 
-            count = count_blocks(causal_class(load_config(job.model_name_or_path, job.model_revision))[1])
-            blocks = frozenset(range(count))
-        with self.console.status(f"loading {len(blocks)} blocks of {job.model_name_or_path}"):
-            model: Any = load_part(
-                job.model_name_or_path,
-                sorted(blocks),
-                head=head,
-                revision=job.model_revision,
-                dtype=base_dtype(job),
-                attn_implementation=job.attn_implementation,
-            ).to(device_for(job))  # type: ignore[arg-type,unused-ignore]
-            if job.attn_implementation is None:
-                use_fast_backward(model)
-        form, why = (
-            try_head(model, job.seed, whole=False) if head and job.loss_chunk_tokens else ("whole", "")
-        )
-        if why:
-            self.console.print(f"[bold yellow]Note:[/] {escape(whole_loss_notice(why))}")
-        if job.padding_free:
-            attend_samples_apart(model)
-        slots = inject_targets(job, model, list(welcome.targets), list(welcome.excluded))
-        self._held = blocks
-        return SplitModel(
-            model,
-            slots,
-            seed=job.seed,
-            server_inputs=welcome.server_inputs,  # type: ignore[arg-type]
-            head=form,
-            loss_chunk_tokens=job.loss_chunk_tokens,
-        )
+        def prove(model: Any) -> PartProof:
+            inputs = cast(ServerInputs, welcome.server_inputs)
+            if not (head and job.loss_chunk_tokens):
+                return PartProof(inputs)
+            return PartProof(inputs, *try_head(model, job.seed, whole=blocks is None))
+
+        targets = welcome.targets, welcome.excluded
+        model, _ = prepare_model(job, Notices(self.console), prove, blocks=blocks, head=head, targets=targets)
+        self._held = frozenset(range(model.num_blocks)) if blocks is None else blocks
+        return model
 
     def _job(self, text: str) -> Job:
         try:
@@ -158,30 +147,31 @@ def join(
     folder: Path,
     console: Console | None = None,
 ) -> Site:
-    """Take part in a run as one client, until the server ends it.
+    """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
-    data: this client's own file. job_data: instead, deal the job's data set and take this client's share.
-    model: the base model, where this machine has it under another name. certs: folder of this client's
-    certificate. authority: instead, PEM of the one that the server's certificate must be of. token: the
-    secret that the server asks for. patience: seconds without any server after which it is LostError.
-    Returns the client as it is at the end. Raises NetworkError, DataError, ModelError, OutputError.
+    data: this client's own file.
+    job_data: instead, take this client's share of the job's data set.
+    model: the base model, where this machine has it under another name.
+    certs: folder of this client's certificate.
+    authority: instead, PEM of the authority that must have signed the server's certificate.
+    token: the secret that the server asks for.
+    patience: seconds without any server before LostError.
+
+    Raises NetworkError, DataError, ModelError, OutputError.
     """
     console = console or Console()
 
-    def notice(text: str) -> None:
-        console.print(f"[dim]network[/] {escape(text)}", highlight=False)
-
+    say = partial(notice, console)
     if not data and not job_data:
         raise JobError(
-            "whose data? name this client's file with --data, or take its share of the data set that the "
-            "server's job names with --job-data"
+            "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
 
     def dial(address: str) -> Callable[[Any], Dialler]:
-        return dial_aggregator(address, name, certs, insecure, token, notice)
+        return dial_aggregator(address, name, certs, insecure, token, say)
 
     credentials = channel_credentials(server, certs, insecure, authority)
-    dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, notice, patience)
+    dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
     try:
         end = site.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from rich.console import Console
@@ -11,14 +12,23 @@ from splitft.engines.network.transport.certs import is_loopback
 from splitft.errors import JobError
 from splitft.job import Job
 
+METHODS = ("splitft", "same_split", "fed_lora")
+
 
 def client_names(job: Job) -> list[str]:
     """Return the names of the clients that may take part, in the order of all sums."""
     return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
 
 
-def check_stated(job: Job) -> None:
-    """Raise JobError where a job over a network leaves open who sees the labels."""
+def job_digest(job: Job) -> str:
+    """Return the SHA-256 of a job, on which server and aggregator must agree."""
+    return hashlib.sha256(job.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()
+
+
+def check_network_job(job: Job) -> None:
+    """Raise JobError where a job has no server, or leaves open who sees the labels."""
+    if job.method not in METHODS:
+        raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
     if "labels" not in job.model_fields_set:
         raise JobError(
             "over a network a job must state `labels`: `labels: server` sends the text to the server, "

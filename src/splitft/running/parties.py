@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
@@ -16,13 +18,12 @@ from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.running.baselines import CentralCohort, LocalOnlyCohort, SilentServer, WholeClient, WholeModels
-from splitft.running.baselines.centralized import POOLED
+from splitft.running.baselines import POOLED, Books, NoExchange, WholeClient, WholeModels
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
-from splitft.server.codec_trial import CodecChooser
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server
+from splitft.server.server import Server, make_server
+from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -34,11 +35,11 @@ class Parties:
     """Who takes part in a run."""
 
     policy: CutPlanner | WholeModels
-    server: Server
-    cohort: LocalCohort | NetworkCohort
+    server: Server | Books
+    cohort: LocalCohort | NetworkCohort | NoExchange
     ledger: Ledger
     machines: Machines | None
-    chooser: CodecChooser | None = None
+    adapters: Callable[[], dict[str, Adapter]]  # {folder in the run's: adapter}
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
@@ -50,53 +51,63 @@ class Parties:
             part.load_state(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {
-            "policy": self.policy,
-            "server": self.server,
-            "cohort": self.cohort,
-            "ledger": self.ledger,
-        }
-        return parts | ({"codecs": self.chooser} if self.chooser else {})
-
-    def adapters(self) -> dict[str, Adapter]:
-        """Return {folder in the run's: adapter}: the global one, or one a client where none is averaged."""
-        if isinstance(self.cohort, LocalOnlyCohort):
-            return self.cohort.adapters()
-        return {"adapter": dict(self.server.adapter)}
+        return {"policy": self.policy, "server": self.server, "cohort": self.cohort, "ledger": self.ledger}
 
 
-def make_parties(start: Assembly, model: SplitModel | None = None, mean: Mean | None = None) -> Parties:
+def make_parties(
+    start: Assembly, model: SplitModel | None = None, mean: Mean | None = None, *, batch_tokens: int = 0
+) -> Parties:
     """Set up the parties of a job. Raises JobError where devices, cuts or the policy do not fit.
 
-    model, mean: what computes and what averages, other than the model itself and the job's aggregation.
+    Args:
+        model, mean: In place of the model itself and of the job's aggregation, for a plan.
+        batch_tokens: Most tokens of several clients that the server computes at once; 0: one at a time.
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
-    model = model or start.split_model()
+    model = model or start.split_model
     clock = present = None
     if machines:
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)
         present = partial(available_members, machines.clients, start.names, job.seed)
+    # A client for every part of the data: with a cut, or with the whole model.
+    pad = start.pad_token_id
+    whole = [WholeClient(data.name, data, model, job, pad) for data in start.clients if not job.splits_model]
+    clients: list[ClientRole] = [*whole]
+    policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
     if job.splits_model:
-        clients = [Client(data.name, data, model, job, start.pad_token_id) for data in start.clients]
-        cohort = LocalCohort(clients, ledger, clock, present)
-        server = Server(model, job, start.adapter, mean)
-        if job.chooses_codecs and model.has_values:
-            cohort.chooser = CodecChooser(job, server, start.names)
-        numbers = {data.name: len(data.train) for data in start.clients}
-        server.micro_batches = micro_batches(job, numbers.__getitem__, {}, lambda: start.names)
-        return Parties(make_planner(start, machines), server, cohort, ledger, machines, cohort.chooser)
-    whole = [WholeClient(data.name, data, model, job, start.pad_token_id) for data in start.clients]
-    policy = WholeModels(start.names, start.num_blocks)
-    if job.method == "fed_lora":
-        cohort = LocalCohort(whole, ledger, clock, present)
-        return Parties(policy, Server(model, job, start.adapter, mean), cohort, ledger, machines)
-    server = SilentServer(model, job, start.adapter)
-    if job.method == "local_only":
-        return Parties(policy, server, LocalOnlyCohort(whole, ledger, clock, present), ledger, machines)
-    rows = join([data.train for data in start.clients])
-    pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, start.pad_token_id)
-    return Parties(policy, server, CentralCohort(pooled, whole, ledger, clock, present), ledger, machines)
+        for data in start.clients:
+            memory = sample_memory(job, model.width, values=model.has_values)
+            clients.append(Client(data.name, data, model, job, pad, memory))
+        policy = make_planner(start, machines)
+
+    # Methods without an exchange.
+    if job.method in ("local_only", "centralized"):
+        pooled = None
+        if job.method == "centralized":
+            rows = join([data.train for data in start.clients])
+            pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, pad)
+        alone = NoExchange(whole, start.adapter, pooled, clock, present)
+        return Parties(policy, Books(), alone, ledger, machines, alone.adapters)
+
+    # Methods with a server.
+    numbers = {data.name: len(data.train) for data in start.clients}
+    server = make_server(
+        model,
+        job,
+        start.adapter,
+        continues=bool(job.adapter_name_or_path),
+        batch_tokens=batch_tokens,
+        micro_batches=micro_batches(job, numbers.__getitem__, {}, lambda: start.names),
+        mean=mean,
+    )
+    cohort = LocalCohort(clients, job, job, ledger, clock, present)
+    return Parties(policy, server, cohort, ledger, machines, global_adapter(server))
+
+
+def global_adapter(server: Server) -> Callable[[], dict[str, Adapter]]:
+    """Return `Parties.adapters` of a run with a server."""
+    return lambda: {"adapter": dict(server.adapter)}
 
 
 def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:

@@ -23,6 +23,7 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    # Leave room at the right for the longest entry of the legend
     clients = evaluated[-1].clients
     labels = {name: f"{short(name, LONGEST)}, cut {client.cut}" for name, client in clients.items()}
     named = len(clients) <= 12
@@ -30,6 +31,7 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=120)  # places of its own: a layout engine draws it all twice
     inner = (WIDTH - LEFT - NAME - LETTER * letters - MARGIN, HEIGHT - FOOT - MARGIN)
     axes = figure.add_axes((LEFT / WIDTH, FOOT / HEIGHT, inner[0] / WIDTH, inner[1] / HEIGHT))
+    # A thin line a client, a thick one with its first and last value for all together
     rounds = [record.round for record in evaluated]
     for i, name in enumerate(clients):
         values = [r.clients[name].perplexity if name in r.clients else None for r in evaluated]

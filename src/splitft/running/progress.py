@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: live on a terminal, a line now and then elsewhere."""
+"""Progress of a run: live on a terminal, a line now and then elsewhere; tables of rounds and clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from splitft.common.tables import make_table
-from splitft.common.text import some
+from splitft.common.text import first_few
 from splitft.history import RoundRecord
 from splitft.job import Job
 from splitft.wire.ledger import Ledger
@@ -142,8 +142,8 @@ def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
     for name, cut in (after or {}).items():
         if (old := (before or {}).get(name, cut)) != cut:
             groups.setdefault((old, cut), []).append(name)
-    named = [f"{old}→{new} ({some(names, MOST_NAMED)})" for (old, new), names in groups.items()]
-    return some(named, MOST_NAMED)
+    named = [f"{old}→{new} ({first_few(names, MOST_NAMED)})" for (old, new), names in groups.items()]
+    return first_few(named, MOST_NAMED)
 
 
 def final_tables(records: Sequence[RoundRecord]) -> list[Table]:

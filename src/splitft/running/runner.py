@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
@@ -29,6 +28,7 @@ from splitft.running.folder import (
     read_records,
     take_back,
 )
+from splitft.running.notices import note
 
 if TYPE_CHECKING:
     from splitft.lora.blocks import Adapter
@@ -64,29 +64,27 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
         return complete_run(opened, job, console)
     quiet_libraries()
 
+    from splitft.running.batching import batch_tokens
     from splitft.running.parties import make_parties
     from splitft.running.prepare import assemble
 
     start = assemble(job, console)
     console.print(proof_line(start), highlight=False)
-    return run_parties(opened, start, make_parties(start), console)
+    model = start.split_model
+    tokens = batch_tokens(start.job, model, start.report.cuts, console)
+    return run_parties(opened, start, make_parties(start, model, batch_tokens=tokens), console)
 
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     from splitft.common.checkpoint import FOLDER, remove_checkpoints
     from splitft.round import run_rounds
-    from splitft.running.batching import batch_tokens
     from splitft.running.export import usage_hints
     from splitft.running.picture import perplexity_picture
     from splitft.running.progress import RunProgress, final_tables
 
     job, folder = start.job, opened.folder
 
-    def say(text: str) -> None:
-        console.print(f"the server computes {text}", highlight=False)
-
-    parties.server.batch_tokens = batch_tokens(job, parties.server.model, start.report.cuts, say)
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None
@@ -96,9 +94,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
             for record in run_rounds(
                 job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
             ):
-                told = parties.chooser.close_round() if parties.chooser else None
-                if told:
-                    console.print(told, highlight=False)
                 output.add(record)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
@@ -174,7 +169,7 @@ class _Output:
         self.parties.load_state(found.state)
         self._decisions = len(self.parties.policy.decisions)
         for problem in found.passed_over:
-            console.print(f"[bold yellow]Note:[/] checkpoint {escape(problem)}; an older one is whole")
+            note(console, f"checkpoint {problem}; an older one is whole")
         console.print(f"going on after round {found.round}", highlight=False)
 
     def add(self, record: RoundRecord) -> None:
@@ -211,7 +206,6 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
-            **({"codecs": chooser.summary()} if (chooser := self.parties.chooser) else {}),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
@@ -220,7 +214,7 @@ class _Output:
         }
         card = model_card(start.job, summary, start.base)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.slots, start.job, start.targets, card, start.base)
+            save_adapter(self.folder / name, adapter, start.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
 

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
 from rich.console import Console
 
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line
 from splitft.common.quiet import quiet_libraries
-from splitft.engines.network.aggregator_link import SERVER, Incoming, dial_aggregator, dismiss
-from splitft.engines.network.control import End, Welcome
+from splitft.cuts.planner import CutPlanner
+from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
+from splitft.engines.network.cohort import NetworkCohort
+from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.gate import SLACK, Gate
+from splitft.engines.network.members import Members
+from splitft.engines.network.roster import Roster
+from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
-from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
-from splitft.errors import JobError
 from splitft.job import Job
-from splitft.running.folder import open_run
-from splitft.running.network import check_address, check_stated, client_names, notice
-from splitft.running.prepare import assemble
+from splitft.model.config import text_config
+from splitft.running.baselines import WholeModels
+from splitft.running.batching import batch_tokens
+from splitft.running.folder import Opened, open_run
+from splitft.running.machines import highest_cuts, machines_of
+from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
+from splitft.running.parties import Parties, global_adapter
+from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
-from splitft.running.server_side import make_server_side
+from splitft.server.parts import micro_batches
+from splitft.server.server import make_server
+from splitft.weights.load import base_dtype
+from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
-
-METHODS = ("splitft", "same_split", "fed_lora")
+from splitft.wire.ledger import Ledger
 
 
 def serve(
@@ -46,87 +56,161 @@ def serve(
 ) -> RunResult:
     """Run a job as its server, and write the results to `output_dir`.
 
-    address: HOST:PORT to listen at; port 0 takes a free one. on_listening is told when clients can come.
-    certs: folder of the server's certificates, without which only this machine's own clients may come, or
-    anyone with `insecure`. token: a secret that every client must know. tokens: instead, a secret of each
-    client's own, by which it is known; no client needs a certificate then.
+    address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
+    without which only clients on this machine may come, or any client with `insecure`. token: a secret that
+    all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
+    resume: go on from the last checkpoint. on_listening: called once clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
+    # The job, its folder, and the parties that may come in.
     console = console or Console()
-    # Check what job and command ask for; open the folder; decide who may come in.
-    if job.method not in METHODS:
-        raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
+    say = partial(notice, console)
     check_address(address, certs, insecure)
-    check_stated(job)
+    check_network_job(job)
     job = network_job(job)
     opened = open_run(job, resume=resume)
     names = client_names(job)
     secrets = tokens or (dict.fromkeys(names, token) if token else {})
-    audit = AuditLog(opened.folder, lambda text: notice(console, text))
-    door = Admission(tuple(names), secrets, certs is not None and not tokens, audit)
-    dial: Callable[[Any], Dialler] | None = None
+    by_certificate = certs is not None and not tokens
+    door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
+    dial = None
     if job.network.aggregator:
         own = certs / SERVER if certs else None
         dial = dial_aggregator(
-            job.network.aggregator, SERVER, own, insecure, token,
-            lambda text: notice(console, f"aggregator: {text}"),
-        )  # fmt: skip
+            job.network.aggregator, SERVER, own, insecure, token, lambda t: say(f"aggregator: {t}")
+        )
 
-    # A complete run: tell the clients that have not heard; without the tokens of its start nobody can.
+    # A complete run: only tell the clients that have not heard; these need the tokens of its start.
     if opened.complete:
         result = complete_run(opened, job, console)
-        if not tokens:
-            tell_rest(job, opened.folder, address, certs, door, dial, console)
+        left = None if tokens else untold(opened.folder, names)
+        if left is not None:
+            nothing = Welcome("", 0, "", (), (), "")
+            listener = Listener(address, certs, door.admit, nothing, 0, door.audit, by_certificate)
+            told = partial(dial_and_dismiss, dial) if dial else None
+            say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
         return result
 
-    # Prepare the model, listen, and wait for clients.
+    # Prepare the model, and listen.
     quiet_libraries()
     start = assemble(job, console, elsewhere=names)
     console.print(proof_line(start), highlight=False)
     side = make_server_side(start, address, certs, door, opened.folder, console)
     on_listening(side.listener)
     console.print(f"listening at port {side.listener.port} for {', '.join(names)}", highlight=False)
-    dismiss = None
     if side.averaging is not None and dial is not None:
         side.averaging.open(dial, side.members)
-        dismiss = side.averaging.end
+
+    # Run the rounds, and tell all parties how the run ended.
+    dismiss = side.averaging.end if side.averaging is not None else None
     try:
-        if opened.checkpoint is None:
-            side.parties.cohort.present(0)
-        else:
-            resumed = {"event": "resume", "rounds": opened.checkpoint.round}
-            append_line(opened.folder / STEPS, json.dumps(resumed))
-        # Run the rounds, and tell everyone that the run is over.
-        result = run_parties(opened, start, side.parties, console)
-        failpoint("run.complete")
+        result = run_rounds_with_clients(opened, start, side, console)
     except BaseException:
         say_stop(side.listener, side.roster.there(), dismiss, "the server stopped")
         raise
-    seconds, told = job.network.rejoin_seconds, side.roster.taking_part()
-    say_farewell(side.listener, told, dismiss, opened.folder, seconds, partial(notice, console))
+    told_names, seconds = side.roster.taking_part(), job.network.rejoin_seconds
+    say_farewell(side.listener, told_names, dismiss, opened.folder, seconds, say)
     return result
 
 
-def tell_rest(
-    job: Job,
-    folder: Path,
+def run_rounds_with_clients(opened: Opened, start: Assembly, side: ServerSide, console: Console) -> RunResult:
+    """Wait for clients, run the rounds from the start or the last checkpoint, and write the results."""
+    if opened.checkpoint is None:
+        side.parties.cohort.present(0)
+    else:
+        resumed = {"event": "resume", "rounds": opened.checkpoint.round}
+        append_line(opened.folder / STEPS, json.dumps(resumed))
+    result = run_parties(opened, start, side.parties, console)
+    failpoint("run.complete")
+    return result
+
+
+@dataclass(frozen=True)
+class ServerSide:
+    """The server's side of a run over a network."""
+
+    parties: Parties
+    listener: Listener
+    roster: Roster
+    members: Members
+    averaging: AggregatorLink | None
+
+
+def make_server_side(
+    start: Assembly,
     address: str,
     certs: Path | None,
     door: Admission,
-    dial: Callable[[Any], Dialler] | None,
+    folder: Path,
     console: Console,
-) -> None:
-    """Tell those who do not know yet that the run in `folder` is complete, after a server that was killed."""
-    left = untold(folder, door.names)
-    if left is None:
-        return
+) -> ServerSide:
+    """Set up the server's side of a run, and listen."""
+    job, ledger, steps = start.job, Ledger(), folder / STEPS
+    model, say = start.split_model, partial(notice, console)
 
-    def dismissed(end: End, seconds: float) -> bool:
-        assert dial is not None
-        incoming: Incoming = SimpleQueue()
-        return dismiss(dial(incoming), incoming, "", end, seconds)
+    # Clients and their cuts.
+    roster = Roster(start.names, job.network)
+    policy = cut_policy(start)
+    times = StepTimes(job, policy.learn if isinstance(policy, CutPlanner) else None)
 
-    nothing = Welcome("", 0, "", (), (), "")
-    listener = Listener(address, certs, door.admit, nothing, 0, door.audit, door.by_certificate)
-    seconds = job.network.rejoin_seconds
-    say_farewell(listener, left, dismissed if dial else None, folder, seconds, partial(notice, console))
+    # The server, which averages here or has the aggregator average.
+    averaging = None
+    if job.network.aggregator:
+        averaging = AggregatorLink(job, job_digest(job), start.slots.layout, model.device, ledger)
+    server = make_server(
+        model,
+        job,
+        start.adapter,
+        continues=bool(job.adapter_name_or_path),
+        batch_tokens=batch_tokens(job, model, start.report.cuts, console),
+        micro_batches=micro_batches(job, roster.rows, times.parts, roster.there),
+        averager=averaging,
+        log=lambda line: append_line(steps, json.dumps(line)),
+    )
+
+    # The way of messages: listener, membership, gate, phases of the cohort.
+    listener = listen(start, address, certs, door)
+    channels = {name: Channel(job, model.width) for name in start.names}
+    gate = Gate(
+        job,
+        server.coordinator.layout,
+        server.coordinator.holdings,
+        channels,
+        hidden_size=model.width,
+        vocab_size=int(text_config(start.model).vocab_size),
+        max_length=job.max_length,
+        dtype=base_dtype(job),
+        needs_ids=start.report.server_inputs == "input_ids",
+        only_digests=averaging is not None,
+    )
+    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    cohort = NetworkCohort(members, job, times, averaging)
+    parties = Parties(policy, server, cohort, ledger, None, global_adapter(server))
+    return ServerSide(parties, listener, roster, members, averaging)
+
+
+def cut_policy(start: Assembly) -> CutPlanner | WholeModels:
+    """Return the decider of the clients' cuts, from measured step times."""
+    if not start.job.splits_model:
+        return WholeModels(start.names, start.num_blocks)
+    most = highest_cuts(start, machines_of(start))
+    blocks = start.num_blocks - start.job.num_tail_blocks
+    return CutPlanner(start.job, start.cuts, most, blocks, measured=True)
+
+
+def listen(start: Assembly, address: str, certs: Path | None, door: Admission) -> Listener:
+    """Start to listen for clients, who get the job and the names of the modules with LoRA."""
+    job = start.job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
+    targets, excluded = tuple(start.slots.targets), tuple(start.slots.excluded)
+    welcome = Welcome("", 0, job, targets, excluded, start.report.server_inputs)
+    limit = most_bytes(start)
+    return Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
+
+
+def most_bytes(start: Assembly) -> int:
+    """Return the bytes of the largest message that a client of this job can send."""
+    job, config = start.job, text_config(start.model)
+    rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
+    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
+    adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
+    return max(batch, 2 * 4 * adapter) + SLACK

@@ -1,4 +1,4 @@
-"""One round's average of every block, from what clients and trunks trained: pure functions. (ours)
+"""One round's average of every block, from what clients and trunks trained: pure functions.
 
 They run inside the server, or in an aggregator of its own that then alone sees the clients' updates.
 """
@@ -8,81 +8,98 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-
-from splitft.job import Job
-from splitft.lora.blocks import Adapter, BlockAdapter, Layout, resize, trained_specs, unflatten
+from splitft.job.settings import AverageSettings, TrainingSettings
+from splitft.lora.blocks import Adapter, BlockAdapter, Layout, device_of, resize, trained_specs, unflatten
 from splitft.lora.means import MEANS, Mean
-from splitft.lora.ranks import job_ranks
+from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import ROBUST, Contribution, norm_clip, without_outliers
+from splitft.server.seam import SHARED
 from splitft.wire.messages import AdapterUp
 
-SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
 Contributions = Mapping[int, Mapping[str, Contribution]]  # {block: {holder: (adapter, weight)}}
 
 
-def held_blocks(layout: Layout, cut: int, tail_start: int) -> tuple[int, ...]:
-    """Return the blocks with an adapter that a client with this cut holds."""
-    return tuple(block for block in layout if block < cut or block >= tail_start)
-
-
 def check_sizes(
-    job: Job, layout: Layout, num_blocks: int, cut: int, blocks: Sequence[int], sizes: Sequence[int]
+    settings: TrainingSettings, layout: Layout, held: HeldBlocks, blocks: Sequence[int], sizes: Sequence[int]
 ) -> None:
-    """Raise ValueError where blocks with so many values are not what a client with this cut trains."""
-    held = held_blocks(layout, cut, num_blocks - job.num_tail_blocks)
-    if tuple(blocks) != held or len(sizes) != len(held):
-        raise ValueError(f"blocks: {list(blocks)[:9]} where {list(held)} are held")
-    ranks = job_ranks(job, num_blocks, cut)
-    for block, size in zip(held, sizes, strict=True):
-        specs = trained_specs(layout[block], job.aggregation == "freeze_a")
-        wanted = sum(math.prod(spec.at_rank(ranks[block])) for spec in specs)
-        if size != wanted:
-            raise ValueError(f"values: {size} of block {block}, which has {wanted}")
+    """Raise ValueError where an update is not what a client trains.
 
-
-def client_contributions(
-    job: Job, layout: Layout, num_blocks: int, old: Adapter, update: AdapterUp, *, cut: int, rows: int
-) -> dict[int, Contribution]:
-    """Return {block: (adapter, weight)} of what a client trained from the global adapter `old`.
-
-    rows: token rows that the server saw of it, its weight.
+    Args:
+        layout: Places of adapters in the model.
+        held: The division of the client's model.
+        blocks, sizes: Blocks of the update, and the number of values of each.
     """
-    ranks, device = job_ranks(job, num_blocks, cut), _device(old)
-    given = {}
-    for block, values in zip(update.blocks, update.values, strict=True):
-        specs = trained_specs(layout[block], job.aggregation == "freeze_a")
-        trained = unflatten(values.to(device), specs)
-        given[block] = resize(old[block], ranks[block]) | trained, float(rows)
-    return given
+    wanted = held.on_client(layout)
+    if tuple(blocks) != wanted or len(sizes) != len(wanted):
+        raise ValueError(f"blocks: {list(blocks)[:9]} where {list(wanted)} are held")
+    ranks = held.ranks(settings)
+    for block, size in zip(wanted, sizes, strict=True):
+        specs = trained_specs(layout[block], settings.freeze_a)
+        right = sum(math.prod(spec.at_rank(ranks[block])) for spec in specs)
+        if size != right:
+            raise ValueError(f"values: {size} of block {block}, which has {right}")
+
+
+def average_round(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: Mapping[str, HeldBlocks],
+    rows: Mapping[str, int],
+    updates: Mapping[str, AdapterUp],
+    trunks: Contributions,
+    mean: Mean | None = None,
+) -> Adapter:
+    """Return the average of every block that clients or trunks trained from the global adapter `old`.
+
+    Sums go in the clients' order, whether a client or its trunk holds the block, and a shared trunk comes
+    last: where the cuts are is then not seen in the last bit, either.
+
+    Args:
+        layout: Places of adapters in the model.
+        held: The division of each client's model.
+        rows: Token rows that the server saw of each client, its weight, in the clients' order.
+        updates: Adapters of clients.
+        trunks: Adapters of trunks.
+        mean: The average of a block. None: as the settings say.
+    """
+    given = {block: dict(holders) for block, holders in trunks.items()}
+    for client, update in updates.items():
+        ranks, device = held[client].ranks(settings), device_of(old)
+        for block, values in zip(update.blocks, update.values, strict=True):
+            specs = trained_specs(layout[block], settings.freeze_a)
+            trained = resize(old[block], ranks[block]) | unflatten(values.to(device), specs)
+            given.setdefault(block, {})[client] = trained, float(rows[client])
+    return average_blocks(settings, old, given, [*rows, SHARED], mean)
 
 
 def average_blocks(
-    job: Job, old: Adapter, contributions: Contributions, order: Sequence[str], mean: Mean | None = None
+    settings: AverageSettings,
+    old: Adapter,
+    contributions: Contributions,
+    order: Sequence[str],
+    mean: Mean | None = None,
 ) -> Adapter:
-    """Return what stands for all contributions to each block, by the job's aggregation and robustness.
+    """Return the average of all contributions to each block.
 
-    order: holders in the order of all sums, the clients' and then the shared trunk; where the cuts are is
-    then not seen in the last bit, either.
+    Args:
+        order: Holders in the order of all sums.
+        mean: The average of a block. None: as the settings say.
     """
     averaged = {}
     for block, held in sorted(contributions.items()):
         given = [held[holder] for holder in order if holder in held]
-        averaged[block] = _middle(job, old[block], given, mean or MEANS[job.aggregation])
+        averaged[block] = _middle(settings, old[block], given, mean or MEANS[settings.aggregation])
     return averaged
 
 
-def _middle(job: Job, old: BlockAdapter, given: Sequence[Contribution], mean: Mean) -> BlockAdapter:
-    if job.robust_aggregation in ROBUST:
-        robust = ROBUST[job.robust_aggregation]
+def _middle(
+    settings: AverageSettings, old: BlockAdapter, given: Sequence[Contribution], mean: Mean
+) -> BlockAdapter:
+    if settings.robust_aggregation in ROBUST:
+        robust = ROBUST[settings.robust_aggregation]
         kept = [adapter for adapter, _ in without_outliers(old, given)]
-        return robust(kept, job.byzantine_clients)
-    if job.robust_aggregation == "norm_clip":
+        return robust(kept, settings.byzantine_clients)
+    if settings.robust_aggregation == "norm_clip":
         given = norm_clip(old, given)
     return mean([adapter for adapter, _ in given], [weight for _, weight in given])
-
-
-def _device(adapter: Adapter) -> torch.device:
-    return next(
-        (tensor.device for block in adapter.values() for tensor in block.values()), torch.device("cpu")
-    )

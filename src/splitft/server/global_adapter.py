@@ -1,20 +1,22 @@
-"""The global adapter: hands out what clients lack, and takes in the mean of what was trained."""
+"""The global adapter: hands out what clients lack, and adopts the mean of what was trained."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from splitft.common.state import State
-from splitft.job import Job
-from splitft.lora.basis import Basis, basis_between, canonical_block, truncation_error
+from splitft.job.settings import AverageSettings
+from splitft.lora.basis import Basis, basis_between, canonical_block, stack_bases, truncation_error
 from splitft.lora.blocks import (
     Adapter,
+    BlockAdapter,
     Layout,
     concat,
+    device_of,
     flatten,
     rank_of,
     resize,
@@ -23,12 +25,12 @@ from splitft.lora.blocks import (
     trained_tensors,
     widen,
 )
+from splitft.lora.ranks import HeldBlocks
 from splitft.wire.messages import AdapterDown
 
 
-@dataclass(frozen=True)
-class _Copy:
-    """What a holder has of a block: the version, the version of its A, and the rank."""
+class _Copy(NamedTuple):
+    """The version of a block that a holder has, the version of its A, and its rank."""
 
     version: int
     version_of_a: int
@@ -39,15 +41,19 @@ class GlobalAdapter:
     """Holds the global adapter of every block and its version (the paper's Local FedAvg Server).
 
     A block has the highest of the effective ranks at which parties hold it. Where these differ, it is kept in
-    a form whose leading components are the best approximation of each rank (`lowrank.canonical`), for all to
-    start from; the change of basis is kept for those whose optimizer state must follow.
+    a form whose leading components are the best approximation of each rank (`basis.canonical`), for all to
+    start from; the change of basis is kept for holders whose optimizer state must follow.
+
+    Args:
+        seed: Of the new components of blocks that get a higher rank.
     """
 
-    def __init__(self, adapter: Adapter, job: Job, layout: Layout) -> None:
+    def __init__(self, adapter: Adapter, layout: Layout, settings: AverageSettings, seed: int) -> None:
         self.adapter = dict(adapter)
         self.truncation_errors: dict[int, float] = {}  # {block: error} since last asked
-        self.job = job
         self._layout = layout
+        self._settings = settings
+        self._seed = seed
         self._version = dict.fromkeys(adapter, 0)
         self._version_of_a = dict.fromkeys(adapter, 0)
         self._canonical = dict.fromkeys(adapter, -1)  # version in which a block was brought to that form
@@ -68,28 +74,28 @@ class GlobalAdapter:
             if top != have:
                 self._change_rank(block, top)
 
+    def take_truncation_errors(self) -> dict[int, float]:
+        """Return {block: error} of blocks brought to a lower rank since the last call."""
+        errors, self.truncation_errors = self.truncation_errors, {}
+        return errors
+
     def _bring_to_canonical_form(self, block: int) -> None:
         old, new = self.adapter[block], canonical_block(self.adapter[block])
         if any(not torch.equal(new[name], old[name]) for name in old):
-            self.adapter[block] = new
-            self._version[block] += 1
-            self._version_of_a[block] = self._version[block]
+            self._put(block, new)
             self._bases[block].append((self._version[block], basis_between(old, new)))
         self._canonical[block] = self._version[block]
 
     def _change_rank(self, block: int, rank: int) -> None:
         canonical, old = self._canonical[block] == self._version[block], self.adapter[block]
-        if rank < rank_of(old):
-            self.adapter[block] = resize(old, rank)
-        else:
-            self.adapter[block] = widen(old, rank, self._layout[block], self.job.seed, block)
-        self._version[block] += 1
-        self._version_of_a[block] = self._version[block]
+        wider = rank > rank_of(old)
+        new = widen(old, rank, self._layout[block], self._seed, block) if wider else resize(old, rank)
+        self._put(block, new)
         if canonical:  # new components have no weight, and come last
             self._canonical[block] = self._version[block]
 
     def take(self, holder: str, blocks: Sequence[int]) -> dict[int, list[Basis]]:
-        """Note that a holder now has these blocks as they stand, and no others.
+        """Record that a holder has the current version of these blocks, and no others.
 
         Return the changes of basis of each since it had them last.
         """
@@ -101,7 +107,7 @@ class GlobalAdapter:
         return changes
 
     def forget(self, holder: str) -> None:
-        """Note that a holder has lost what it had."""
+        """Record that a holder has lost what it had."""
         self._copies.pop(holder, None)
 
     def changes(self, holder: str, block: int) -> list[Basis]:
@@ -109,15 +115,12 @@ class GlobalAdapter:
         had = self._copies[holder].get(block)
         return [basis for version, basis in self._bases[block] if had and version > had.version]
 
-    def hand_out(
-        self, round_: int, client: str, cut: int, tail_start: int, ranks: Mapping[int, int]
-    ) -> AdapterDown:
-        """Return the blocks below a client's cut and from `tail_start` on that it lacks, at these ranks."""
-        held = [block for block in self.adapter if block < cut or block >= tail_start]
-        had = dict(self._copies[client])
-        changes = self.take(client, held)
+    def hand_out(self, round_: int, client: str, held: HeldBlocks, ranks: Mapping[int, int]) -> AdapterDown:
+        """Return those of a client's blocks that it lacks, at these ranks."""
+        had, blocks = dict(self._copies[client]), held.on_client(self.adapter)
+        changes = self.take(client, blocks)
         lacking, frozen, values = [], [], []
-        for block in held:
+        for block in blocks:
             rank = min(ranks[block], rank_of(self.adapter[block]))
             old = had.get(block)
             now = self._copies[client][block] = _Copy(self._version[block], self._version_of_a[block], rank)
@@ -126,31 +129,26 @@ class GlobalAdapter:
                 continue
             tensors = resize(self.adapter[block], rank)
             same_a = old and old.version_of_a == now.version_of_a and old.rank >= rank
-            if same_a and self.job.aggregation == "freeze_a":
+            if same_a and self._settings.freeze_a:
                 frozen.append(block)
                 tensors = trained_tensors(tensors, freeze_a=True)
             lacking.append(block)
             values.append(flatten(tensors))
-        rebased = [(block, basis) for block in held for basis in changes[block]]
+        rebased, bases = stack_bases(changes)
         return AdapterDown(
-            round_, cut, tuple(lacking), tuple(frozen), tuple(values),
-            rebased=tuple(block for block, _ in rebased),
-            bases=tuple(torch.stack(list(basis.values())) for _, basis in rebased),
-        )  # fmt: skip
+            round_, held.cut, tuple(lacking), tuple(frozen), tuple(values), rebased=rebased, bases=bases
+        )
 
     def adopt(self, averaged: Adapter) -> None:
         """Replace blocks by the average of what was trained from them."""
         for block, new in averaged.items():
             old, have = self.adapter[block], rank_of(new)
-            if self.job.aggregation == "by_rank" and have < rank_of(old):  # nobody trained these components
+            if self._settings.aggregation == "by_rank" and have < rank_of(old):  # no holder trained the rest
                 new = concat([new, slice_components(old, have, rank_of(old))])
-            self.adapter[block] = new
-            self._version[block] += 1
-            if self.job.aggregation != "freeze_a":
-                self._version_of_a[block] = self._version[block]
+            self._put(block, new, same_a=self._settings.freeze_a)
 
     def state(self) -> State:
-        """Return the global adapter, and who has which version of it, as a checkpoint holds them."""
+        """Return the global adapter, and the versions that holders have, as a checkpoint holds them."""
         return {
             "adapter": self.adapter,
             "version": self._version,
@@ -158,25 +156,29 @@ class GlobalAdapter:
             "canonical": self._canonical,
             "bases": dict(self._bases),
             "copies": {
-                holder: {block: [copy.version, copy.version_of_a, copy.rank] for block, copy in held.items()}
+                holder: {block: list(copy) for block, copy in held.items()}
                 for holder, held in self._copies.items()
             },
         }
 
-    def load_state(self, state: State, device: torch.device) -> None:
-        """Be as `state` was taken."""
-        self.adapter = to_device(state["adapter"], device)
+    def load_state(self, state: State) -> None:
+        """Restore a state returned by `state()`."""
+        self.adapter = to_device(state["adapter"], device_of(self.adapter))
         self._version, self._version_of_a = dict(state["version"]), dict(state["version_of_a"])
         self._canonical = dict(state["canonical"])
         self._bases.clear()
-        self._bases |= {
-            b: [(version, basis) for version, basis in kept] for b, kept in state["bases"].items()
-        }
         self._copies.clear()
-        self._copies |= {
-            holder: {block: _Copy(*copy) for block, copy in held.items()}
-            for holder, held in state["copies"].items()
-        }
+        for block, kept in state["bases"].items():
+            self._bases[block] = [(version, basis) for version, basis in kept]
+        for holder, held in state["copies"].items():
+            self._copies[holder] = {block: _Copy(*copy) for block, copy in held.items()}
+
+    def _put(self, block: int, adapter: BlockAdapter, *, same_a: bool = False) -> None:
+        """Replace a block. same_a: its A stays as it is."""
+        self.adapter[block] = adapter
+        self._version[block] += 1
+        if not same_a:
+            self._version_of_a[block] = self._version[block]
 
     def _copy(self, block: int) -> _Copy:
         return _Copy(self._version[block], self._version_of_a[block], rank_of(self.adapter[block]))

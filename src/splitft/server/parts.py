@@ -1,21 +1,25 @@
-"""In how many parts each batch is sent, so that client, link and server work side by side. (ours)"""
+"""The number of parts of each batch, so that client, link and server work side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from splitft.job import Job
+from splitft.job.settings import TrainingSettings
 
 PART_SECONDS = 0.005  # that a part costs by itself, wherever it is computed
 _MOST = 64
 
 
 def step_time(parts: int, client: float, link: float, server: float, clients: int) -> float:
-    """Return about how many seconds a step takes with batches in so many parts.
+    """Return an estimate of the seconds of a step with batches in `parts` parts.
 
-    client: seconds that the client computes in a step; link: that its messages are on their way; server: that
-    the server computes for it, one of so many `clients`. The first part goes its whole way, the others follow
-    as fast as the slowest of client, link (each direction by itself) and server lets them.
+    The first part goes its whole way, the others follow as fast as the slowest of client, link (each
+    direction by itself) and server lets them.
+
+    Args:
+        client, link, server: Seconds of a step that the client computes, that its messages are on their way,
+            and that the server computes for it.
+        clients: Clients of the server.
     """
     slowest = max(client, link / 2, clients * server)
     return (client + link + server) / parts + (parts - 1) / parts * slowest + parts * PART_SECONDS
@@ -28,22 +32,27 @@ def best_parts(most: int, client: float, link: float, server: float, clients: in
 
 
 def micro_batches(
-    job: Job, rows: Callable[[str], int], found: Mapping[str, int], names: Callable[[], list[str]]
+    settings: TrainingSettings,
+    rows: Callable[[str], int],
+    found: Mapping[str, int],
+    names: Callable[[], list[str]],
 ) -> Callable[[str], int]:
-    """Return what tells in how many parts a client sends each batch.
+    """Return a function from a client's name to the parts of each of its batches.
 
-    rows: training rows of each client; no part is empty. found: with `micro_batches: auto` what was found for
-    each client, 1 where nothing was yet. names: those who take the same number, since they share a trunk.
+    Args:
+        rows: Training rows of each client; no part is empty.
+        found: With `micro_batches: auto` the number found for each client, 1 where there is none yet.
+        names: Clients with the same number, where they share a trunk.
     """
 
     def parts(client: str) -> int:
-        stated = job.micro_batches
+        stated = settings.micro_batches
         wanted = stated if isinstance(stated, int) else found.get(client, 1) if stated == "auto" else 1
-        return max(1, min(wanted, job.per_device_train_batch_size, rows(client)))
+        return max(1, min(wanted, settings.per_device_train_batch_size, rows(client)))
 
     def of(client: str) -> int:
-        if not job.splits_model:
+        if not settings.splits_model:
             return 1
-        return min(map(parts, names())) if job.server_adapter == "shared" else parts(client)
+        return min(map(parts, names())) if settings.server_adapter == "shared" else parts(client)
 
     return of

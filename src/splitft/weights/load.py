@@ -15,10 +15,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line, one_line
 from splitft.errors import ModelError
 from splitft.job.settings import ModelSettings
-from splitft.model.window import count_blocks, install_window
+from splitft.model.config import count_blocks, text_config
+from splitft.model.window import install_window
 from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, resolve_model
 from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
 from splitft.weights.shrink import causal_class
@@ -54,7 +55,7 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a foreign file may raise anything
         raise ModelError(f"the configuration of {name} cannot be used: {one_line(error)}") from error
-    for part in (config, config.get_text_config(decoder=True)):
+    for part in (config, text_config(config)):
         if getattr(part, "output_router_logits", False):
             part.output_router_logits = False
     return config
@@ -217,7 +218,7 @@ def _from_folder(
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **chosen
         )
     except Exception as error:  # torn files, foreign configurations, missing kernels
-        raise ModelError(f"{name} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+        raise ModelError(f"{name} cannot be loaded: {error_line(error)}") from error
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise ModelError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitft.common.text import one_line
+from splitft.common.text import error_line
 from splitft.errors import ModelError
 from splitft.model.window import (
     Habits,
@@ -160,7 +160,7 @@ def _held_apart(small: Any, front: Any, trunk: Any, cut: int, habits: Habits, em
         logits = run_blocks(trunk, cut, count, hidden=hidden, input_ids=given).logits
         equal = torch.equal(logits, call_model(small, input_ids=ids).logits)
     except Exception as error:  # whatever a foreign model may raise
-        return f"{type(error).__name__}: {one_line(error)}"
+        return error_line(error)
     return "" if equal else "a small copy held in parts gives other results than whole"
 
 

@@ -10,6 +10,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
 from splitft.common.text import one_line
 from splitft.errors import ModelError
+from splitft.model.config import text_config
 from splitft.weights.shrink_rules import (
     GUESSES,
     Guess,
@@ -121,7 +122,7 @@ def tiny_random_model(config: PreTrainedConfig, seed: int = 0, scale: float = 0.
 
 def _fill_tables(model: nn.Module, generator: torch.Generator) -> None:
     """Fill buffers with one entry a token id: zeros, as they start, would hide that a block reads ids."""
-    text = model.config.get_text_config(decoder=True)  # type: ignore[union-attr,operator]
+    text = text_config(model)
     names = ("n_routed_experts", "num_experts", "num_local_experts")
     choices = next((getattr(text, n) for n in names if isinstance(getattr(text, n, None), int)), 2)
     for buffer in model.buffers():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from types import ModuleType
 
 import pytest
 
+from commands import run_process
 from repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -41,7 +41,6 @@ def test_the_quantities_between_are_those_that_the_documents_name(paper: ModuleT
 
 
 def test_the_script_prints_the_cells_and_succeeds() -> None:
-    command = [sys.executable, str(BENCHMARKS / "paper_bytes.py"), "--derive-only"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_process([sys.executable, BENCHMARKS / "paper_bytes.py", "--derive-only"])
     assert done.returncode == 0, done.stderr
     assert "3475.4" in done.stdout and "within 0.1 MiB" in done.stdout

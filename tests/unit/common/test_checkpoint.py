@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commands import run_process
 from splitft.common.checkpoint import (
     MANIFEST,
     STATE,
@@ -176,9 +176,7 @@ for size in range(100_000, 400_000, 3_000):
 
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the end of the disk: from some size on every write fails."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
+    done = run_process([sys.executable, "-c", FULL_DISK, tmp_path], timeout=120)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert len(told) > 40

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from cohorts import BUILT_IN, as_told, cohort
 
 import splitft
+from commands import run_process
 from splitft.cuts import (
     ClientState,
     Decision,
@@ -163,4 +163,4 @@ def test_a_job_may_name_a_policy_that_is_registered_later() -> None:
 
 def test_cut_policies_need_no_torch() -> None:
     code = "import splitft.cuts, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_process([sys.executable, "-c", code]).returncode == 0

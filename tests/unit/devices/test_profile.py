@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commands import run_process
 from splitft import Job, JobError
 from splitft.devices import (
     PRESETS,
@@ -143,4 +143,4 @@ def test_a_message_takes_both_latencies_and_the_slower_end_and_nothing_takes_non
 
 def test_devices_are_known_without_loading_torch() -> None:
     code = "import splitft.devices, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_process([sys.executable, "-c", code]).returncode == 0

@@ -36,7 +36,7 @@ from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, Identity, read_hello
 from splitft.model.split_model import SplitModel
 from splitft.running.prepare import Assembly, assemble
-from splitft.server.server import Server
+from splitft.server.server import Server, make_server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import KINDS, Activations, AdapterUp, Message, Metrics, OptimizerState
 
@@ -139,7 +139,7 @@ def make_gate(start: Assembly, codec: str = "none") -> tuple[Gate, Server]:
     """The gate of a server at which block 1 of anna's is on its way back."""
     start = replace(start, job=start.job.model_copy(update={"codec": codec, "eval_codec": codec}))
     model = SplitModel(start.model, start.slots, seed=0, server_inputs=start.report.server_inputs)
-    server = Server(model, start.job, start.adapter)
+    server = make_server(model, start.job, start.adapter)
     server.hand_out(1, {"anna": 2})
     server.hand_out(2, {"anna": 1})
     return gate_of(start, server), server
@@ -149,18 +149,22 @@ def gate_of(start: Assembly, server: Server) -> Gate:
     config = start.model.config
     return Gate(
         start.job,
-        server,
+        server.coordinator.layout,
+        server.coordinator.holdings,
         channels_of(start.job),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
+        max_length=start.job.max_length,
+        dtype=torch.float32,
+        only_digests=False,
         needs_ids=start.report.server_inputs == "input_ids",
     )
 
 
-def good_messages(server: Server) -> list[Message]:
+def good_messages(start: Assembly, codec: str = "none") -> list[Message]:
     """What a correct client could send to that server, packed by its job's codec: the gate lets it in."""
-    channel = channels_of(server.job)["anna"]
-    layout = server.model.slots.layout
+    channel = channels_of(start.job.model_copy(update={"codec": codec, "eval_codec": codec}))["anna"]
+    layout = start.slots.layout
     hidden = torch.randn(TOKENS, HIDDEN)
     labels = torch.arange(TOKENS, dtype=torch.int32)
     values, moved = (
@@ -180,14 +184,14 @@ def good_messages(server: Server) -> list[Message]:
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_gate_lets_in_what_a_correct_client_sends(codec: str, start: Assembly) -> None:
     """Else the fuzz behind it would test nothing."""
-    gate, server = make_gate(start, codec)
-    for message in good_messages(server):
+    gate, _ = make_gate(start, codec)
+    for message in good_messages(start, codec):
         gate.check("anna", message)
 
 
 def test_before_anything_is_handed_out_nothing_is_let_in(start: Assembly) -> None:
     model = SplitModel(start.model, start.slots, seed=0, server_inputs=start.report.server_inputs)
-    gate = gate_of(start, Server(model, start.job, start.adapter))
+    gate = gate_of(start, make_server(model, start.job, start.adapter))
     for message in one_of_each():
         if isinstance(message, KINDS):
             with pytest.raises(ValueError):
@@ -206,9 +210,9 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_would_spoil_the_trunk_is_not_let_in(wrong: str, start: Assembly) -> None:
-    gate, server = make_gate(start)
+    gate, _ = make_gate(start)
     kind = Activations if wrong == "half precision" else OptimizerState
-    message = next(m for m in good_messages(server) if isinstance(m, kind))
+    message = next(m for m in good_messages(start) if isinstance(m, kind))
     gate.check("anna", message)
     with pytest.raises(ValueError):
         gate.check("anna", WRONG[wrong](message))
@@ -216,8 +220,8 @@ def test_what_would_spoil_the_trunk_is_not_let_in(wrong: str, start: Assembly) -
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_mutated_messages_raise_value_errors_alone(codec: str, start: Assembly) -> None:
-    gate, server = make_gate(start, codec)
-    seeds = [packed(message) for message in (*one_of_each(), *good_messages(server))]
+    gate, _ = make_gate(start, codec)
+    seeds = [packed(message) for message in (*one_of_each(), *good_messages(start, codec))]
     rng, seen, slowest = random.Random(1), Counter[str](), 0.0
     for _ in range(WIRE_MUTANTS // len(CODECS)):
         data = mutate(rng, seeds)
@@ -239,9 +243,11 @@ def test_mutated_messages_raise_value_errors_alone(codec: str, start: Assembly) 
 def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assembly) -> None:
     """Damaged activations with shapes and counts that fit are trained on and evaluated like others."""
     gate, server = make_gate(start, codec)
-    server.mark(["anna"])
+    server.worker.mark(["anna"])
     seeds = [
-        packed(message) for message in good_messages(server) if getattr(message, "grad_norms", 0) is None
+        packed(message)
+        for message in good_messages(start, codec)
+        if getattr(message, "grad_norms", 0) is None
     ]
     rng, answered = random.Random(2), Counter[bool]()
     while min(answered[True], answered[False]) < 25:
@@ -255,7 +261,7 @@ def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assem
         except ValueError:
             continue
         server.step({"anna": message})
-        server.rewind(["anna"])
+        server.worker.rewind(["anna"])
         answered[message.train] += 1
 
 

@@ -45,7 +45,6 @@ RULES = [
     ("cut_policy: {method: makespan}", "devices"),
     ("devices: [phone, laptop]", "devices"),
     ("padding_free: true\nserver_batch_tokens: auto", "padding_free"),
-    ("padding_free: true\ntorch_compile: true", "padding_free"),
 ]
 KEPT = [
     "labels: client\ntail_blocks: 1",

@@ -147,6 +147,14 @@ def test_a_missing_model_is_told(folder: Path) -> None:
         ),
         ("'[key]': 3", "[key]: unknown key; `splitft schema` lists every key"),
         ("zzzz: 3", "zzzz: unknown key; `splitft schema` lists every key"),
+        (
+            "torch_compile: false",
+            "torch_compile: removed, since no measurement showed compiled blocks to pay; delete this key",
+        ),
+        (
+            "use_liger_kernel: true",
+            "use_liger_kernel: removed, since Liger's kernels were never measured; delete this key",
+        ),
         ("7: 3", "7: unknown key; `splitft schema` lists every key"),
         ("rounds: 3\nseed: 1\nrounds: 3", "rounds: given twice, on lines 3 and 5; keep one"),
         (

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import run_process, start_process
+from forks import run_command
 from splitft import errors
 from splitft.job.recipes import recipe_path, recipes
 from splitft.launch.cli import EXIT_CODES, app
@@ -29,7 +31,7 @@ FLAGS: dict[str, set[str]] = {
         "--insecure",
     },
     "check": {"--cuts", "--all-architectures"},
-    "plan": {"--out"},
+    "plan": {"--codecs", "--out"},
     "compare": {"--methods", "--vary", "--seeds", "--out", "--parallel"},
     "report": {"--out", "--title"},
     "export": {"--merge"},
@@ -50,16 +52,14 @@ main()
 """
 
 
-def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"COLUMNS": "200", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, encoding="utf-8", timeout=60
-    )
+    return run_process([sys.executable, *arguments], env=env, timeout=60)
 
 
-def splitft(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The installed command, in a process of its own."""
-    return python(str(Path(sys.executable).with_name("splitft")), *map(str, arguments), cwd=cwd)
+def installed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The installed command; where not its start is tested, `run_command` is quicker."""
+    return python(Path(sys.executable).with_name("splitft"), *arguments)
 
 
 def staged(body: str) -> subprocess.CompletedProcess[str]:
@@ -70,14 +70,14 @@ def staged(body: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_names_commands_and_every_exit_code() -> None:
-    done = splitft("--help")
+    done = installed("--help")
     assert done.returncode == 0
     told = " ".join(done.stdout.split())
     assert all(f" {command} " in told for command in FLAGS if command)
     assert "--version" in told
     assert all(f"{code} {meaning}" in told for code, meaning in EXIT_CODES.items())
     assert "completion" not in told
-    assert "Usage" in splitft().stdout
+    assert "Usage" in installed().stdout
 
 
 def test_every_error_class_has_a_documented_exit_code() -> None:
@@ -92,7 +92,7 @@ def test_a_command_has_these_flags_and_no_others() -> None:
     named = {command.callback.__name__ for command in app.registered_commands if command.callback}
     assert named == set(FLAGS) - {""}
     for command, flags in FLAGS.items():
-        page = splitft(*([command] if command else []), "--help").stdout
+        page = run_command(*([command] if command else []), "--help").stdout
         told = {word.strip(",.") for word in page.split() if word.startswith("--")}
         assert told == flags | {"--help"}, command
         assert len(told) <= 10
@@ -104,7 +104,7 @@ def test_a_command_has_these_flags_and_no_others() -> None:
     ("report", ("no network", "RUN", "report.html")),
 ])  # fmt: skip
 def test_help_of_a_command_says_what_to_write(command: str, wanted: tuple[str, ...]) -> None:
-    told = " ".join(splitft(command, "--help").stdout.replace("│", " ").split())
+    told = " ".join(run_command(command, "--help").stdout.replace("│", " ").split())
     missing = [words for words in wanted if words not in told]
     assert not missing, told
 
@@ -124,55 +124,55 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_version() -> None:
-    assert splitft("--version").stdout == f"splitft {version('splitft')}\n"
+    assert installed("--version").stdout == f"splitft {version('splitft')}\n"
 
 
 # new and schema
 
 
 def test_new_lists_the_recipes() -> None:
-    done = splitft("new")
+    done = run_command("new")
     assert done.returncode == 0
     for name, description in recipes().items():
         assert any(line.startswith(name) and line.endswith(description) for line in done.stdout.splitlines())
 
 
 def test_new_copies_a_recipe_and_never_overwrites(tmp_path: Path) -> None:
-    done = splitft("new", "quickstart", cwd=tmp_path)
+    done = run_command("new", "quickstart", cwd=tmp_path)
     copy = tmp_path / "quickstart.yaml"
     assert done.returncode == 0
     assert "splitft run quickstart.yaml" in done.stdout
     assert copy.read_text(encoding="utf-8") == recipe_path("quickstart").read_text(encoding="utf-8")
 
     copy.write_text("mine")
-    for again in (splitft("new", "quickstart", cwd=tmp_path), splitft("new", "files", copy)):
+    for again in (run_command("new", "quickstart", cwd=tmp_path), run_command("new", "files", copy)):
         assert again.returncode == 5
         assert "is there already" in again.stderr
         assert copy.read_text() == "mine"
 
     link = tmp_path / "link.yaml"
     link.symlink_to(tmp_path / "target.yaml")
-    assert splitft("new", "files", link).returncode == 5
+    assert run_command("new", "files", link).returncode == 5
     assert not (tmp_path / "target.yaml").exists()
 
 
 def test_new_takes_a_path_a_folder_and_makes_folders(tmp_path: Path) -> None:
-    assert splitft("new", "files", tmp_path / "a" / "b" / "job.yaml").returncode == 0
+    assert run_command("new", "files", tmp_path / "a" / "b" / "job.yaml").returncode == 0
     assert (tmp_path / "a" / "b" / "job.yaml").is_file()
-    assert splitft("new", "files", tmp_path).returncode == 0
+    assert run_command("new", "files", tmp_path).returncode == 0
     assert (tmp_path / "files.yaml").is_file()
-    done = splitft("new", "files", tmp_path / "files.yaml" / "job.yaml")
+    done = run_command("new", "files", tmp_path / "files.yaml" / "job.yaml")
     assert (done.returncode, "cannot be written" in done.stderr) == (5, True)
 
 
 def test_new_refuses_an_unknown_recipe(tmp_path: Path) -> None:
-    done = splitft("new", "quikstart", cwd=tmp_path)
+    done = run_command("new", "quikstart", cwd=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
     assert "did you mean quickstart?" in done.stderr
 
 
 def test_schema_is_json() -> None:
-    schema = json.loads(splitft("schema").stdout)
+    schema = json.loads(run_command("schema").stdout)
     assert schema["$schema"].startswith("https://json-schema.org/")
     assert "model_name_or_path" in schema["properties"]
 
@@ -207,7 +207,7 @@ def test_schema_is_json() -> None:
     ],
 )
 def test_a_wrong_command_line_exits_2(arguments: list[str], told: str) -> None:
-    done = splitft(*arguments)
+    done = run_command(*arguments)
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
@@ -216,7 +216,7 @@ def test_a_wrong_command_line_exits_2(arguments: list[str], told: str) -> None:
 def test_all_problems_of_a_job_are_told_in_plain_text(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("model_name_or_path: m\nroundz: 3\nseed: '1'\n")
-    done = splitft("run", job, "lora_r_cut=99")
+    done = run_command("run", job, "lora_r_cut=99")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
@@ -253,12 +253,8 @@ def test_a_run_that_ends_exits_0_and_got_the_whole_job() -> None:
 
 def test_ctrl_c_exits_130_with_a_short_message() -> None:
     body = "import time\ndef run(job, resume):\n    print('started', flush=True)\n    time.sleep(60)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", STAGED.format(body=body)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", STAGED.format(body=body)]
+    process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from reference import make_setting, write_rows
 from splitft import Job, JobError, run
 from splitft.job import load_job
+from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel, StepId
 from splitft.proof import check_split
@@ -51,7 +52,7 @@ def parts(model: PreTrainedModel) -> tuple[SplitModel, SplitModel]:
 def batch(model: PreTrainedModel, rows: int = 6, seq: int = 30) -> dict[str, Tensor]:
     """Rows of unequal length on the way into the second block; a third of the tokens has no label."""
     generator = torch.Generator().manual_seed(1)
-    config = model.config.get_text_config(decoder=True)
+    config = text_config(model)
     ids = torch.randint(4, min(config.vocab_size, 60), (rows, seq), generator=generator)
     mask = (torch.arange(seq) < torch.randint(3, seq, (rows, 1), generator=generator)).long()
     mask[0] = 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fresh import run_code
 from hub import Hub, serve
 from splitft.errors import JobError
 from splitft.job import Job
@@ -25,7 +24,7 @@ from tiny import save_tiny_model, save_to
 _RESOLVE = """
 import json, sys
 from splitft.common.startup import import_libraries
-import_libraries(data=True)
+import_libraries()
 from splitft.data import read_records
 from splitft.errors import SplitFTError
 from splitft.running.fallback import resolve_sources
@@ -70,8 +69,7 @@ def job_of(folder: Path, **values: Any) -> dict[str, Any]:
 def resolve(url: str, home: Path, job: dict[str, Any], **more: str) -> dict[str, Any]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment = {**clean, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
-    command = [sys.executable, "-c", _RESOLVE, json.dumps(job)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    run = run_code(_RESOLVE, json.dumps(job), environment=environment)
     assert run.returncode == 0, run.stderr
     answer: dict[str, Any] = json.loads(run.stdout)
     return answer

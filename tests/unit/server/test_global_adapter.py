@@ -9,9 +9,10 @@ import torch
 
 from adapters import BLOCKS, SHAPES, block, largest_difference, layout, product
 from splitft import Job
-from splitft.lora.basis import unstack_basis
+from splitft.lora.basis import unstack_bases
 from splitft.lora.blocks import flatten, rank_of
 from splitft.lora.means import average
+from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import Contribution
 from splitft.server.average import average_blocks
 from splitft.server.global_adapter import GlobalAdapter
@@ -22,19 +23,21 @@ def aggregator(**changes: Any) -> GlobalAdapter:
     job = Job(
         **{"model_name_or_path": "m", "dataset_name": "d", "lora_r": 4, "lora_r_cut": 2, **changes}  # type: ignore[arg-type]
     )
-    return GlobalAdapter({index: block(4, index) for index in BLOCKS}, job, layout())
+    return GlobalAdapter({index: block(4, index) for index in BLOCKS}, layout(), job, job.seed)
 
 
 def aggregate(server: GlobalAdapter, given: dict[int, list[Contribution]]) -> None:
     held = {b: {str(i): one for i, one in enumerate(ones)} for b, ones in given.items()}
-    server.adopt(average_blocks(server.job, server.adapter, held, ["0", "1"]))
+    server.adopt(average_blocks(server._settings, server.adapter, held, ["0", "1"]))
 
 
 def hand_out(
     server: GlobalAdapter, cuts: dict[str, int], tail_start: int = 5, rank: int = 4
 ) -> dict[str, AdapterDown]:
     ranks = dict.fromkeys(BLOCKS, rank)
-    return {name: server.hand_out(1, name, cut, tail_start, ranks) for name, cut in cuts.items()}
+    return {
+        name: server.hand_out(1, name, HeldBlocks(cut, tail_start, 5), ranks) for name, cut in cuts.items()
+    }
 
 
 def test_clients_get_what_they_hold_and_lack_and_nothing_else() -> None:
@@ -121,7 +124,7 @@ def test_a_change_of_basis_is_told_once_to_each_client_and_is_the_one_that_happe
     server.fit({1: [4, 2]})
     down = hand_out(server, {"a": 2})["a"]
     assert down.rebased == (1,)
-    basis = unstack_basis(before, down.bases[0])
+    (basis,) = unstack_bases(down.rebased, down.bases, layout())[1]
     for name, change in basis.items():
         assert torch.allclose(change @ before[name], server.adapter[1][name], atol=1e-5)
     server.fit({1: [4, 2]})  # nothing new: nothing is turned again
@@ -138,7 +141,7 @@ def test_the_callers_adapter_is_left_alone() -> None:
     job = Job(model_name_or_path="m", dataset_name="d", lora_r=4, lora_r_cut=2)
     own = {index: block(4, index) for index in BLOCKS}
     kept = {name: tensor.clone() for name, tensor in own[0].items()}
-    server = GlobalAdapter(own, job, layout())
+    server = GlobalAdapter(own, layout(), job, job.seed)
     server.fit({0: [2, 4]})
     aggregate(server, {0: [(block(4, 1), 1.0), (block(4, 2), 1.0)]})
     assert all(torch.equal(own[0][name], kept[name]) for name in kept)

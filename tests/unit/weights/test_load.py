@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from commands import run_process
+from fresh import run_code
 from hub import COMMIT, Hub, serve
 from splitft.errors import ModelError
 from splitft.model.window import find_blocks, num_blocks, run_blocks
@@ -178,8 +179,7 @@ def test_two_of_24_blocks_take_little_memory(large_llama: Path) -> None:
     assert len(list(large_llama.glob("*.safetensors"))) == 10
     measured = {}
     for what in ("whole", "part"):
-        command = [sys.executable, "-c", _MEASURE, str(large_llama), what]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        out = run_process([sys.executable, "-c", _MEASURE, large_llama, what], check=True).stdout
         measured[what] = tuple(map(int, out.split()))
     (parameters, growth), (held, held_growth) = measured["whole"], measured["part"]
     print(f"parameters: {held:,} of {parameters:,} = {held / parameters:.3f}")
@@ -193,6 +193,8 @@ def test_two_of_24_blocks_take_little_memory(large_llama: Path) -> None:
 
 _ASK_HUB = """
 import json, sys
+from splitft.common.startup import import_libraries
+import_libraries()
 from splitft.errors import ModelError
 from splitft.weights.load import load_config, load_part, load_tokenizer
 told = {}
@@ -213,8 +215,7 @@ def ask_hub(url: str, home: Path, *arguments: str, **more: str) -> dict[str, Any
     """Load from this hub in a fresh process, with a cache of its own; return what it was told."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment = {**clean, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
-    command = [sys.executable, "-c", _ASK_HUB, *arguments]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    run = run_code(_ASK_HUB, *arguments, environment=environment)
     assert run.returncode == 0, run.stderr
     told: dict[str, Any] = json.loads(run.stdout)
     return told

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splitft.common.state import pack, unpack
 from splitft.wire.codecs import make_codec
-from splitft.wire.memory.delta import SAMPLE_BYTES, Memory
+from splitft.wire.memory.delta import SAMPLE_BYTES, DeltaMemory
 
 WIDTH = 96
 LENGTHS = [3, 1, 7, 5, 2, 9]  # of samples 0, 1, 2 …
@@ -38,7 +38,7 @@ def rows_of(samples: Sequence[int], time: int) -> Tensor:
     return torch.cat(rows)
 
 
-def equal(one: Memory, other: Memory) -> bool:
+def equal(one: DeltaMemory, other: DeltaMemory) -> bool:
     (values, tensors), (other_values, others) = pack(one.state()), pack(other.state())
     return bool(values == other_values and all(torch.equal(tensors[path], others[path]) for path in tensors))
 
@@ -50,7 +50,7 @@ def error(one: Tensor, other: Tensor) -> float:
 @given(batches=batches, room=st.sampled_from([0, 3000, MUCH]))
 @settings(max_examples=60, deadline=None)
 def test_both_ends_keep_the_same_after_any_batches(batches: list[Batch], room: int) -> None:
-    here, there = Memory(room, WIDTH, 2), Memory(room, WIDTH, 2)
+    here, there = DeltaMemory(room, WIDTH, 2), DeltaMemory(room, WIDTH, 2)
     assert here.digest == ""
     for time, samples in enumerate(batches):
         rows, lengths = rows_of(samples, time), lengths_of(samples)
@@ -61,7 +61,7 @@ def test_both_ends_keep_the_same_after_any_batches(batches: list[Batch], room: i
 
 
 def test_a_second_time_takes_fewer_bytes_at_less_error() -> None:
-    memory, samples = Memory(MUCH, WIDTH, 2), [2, 3, 5]
+    memory, samples = DeltaMemory(MUCH, WIDTH, 2), [2, 3, 5]
     lengths = lengths_of(samples)
     sizes, errors = [], []
     for time in (0, 1):
@@ -80,10 +80,10 @@ def make_int8() -> Any:
 
 def test_an_error_does_not_add_up() -> None:
     """A sample that stays as it is comes nearer and nearer."""
-    memory, samples, rows = Memory(MUCH, WIDTH, 2), [5], rows_of([5], 0)
+    memory, samples, rows = DeltaMemory(MUCH, WIDTH, 2), [5], rows_of([5], 0)
     errors = []
     for _ in range(4):
-        there = Memory(MUCH, WIDTH, 2)
+        there = DeltaMemory(MUCH, WIDTH, 2)
         there.load_state(memory.state())
         errors.append(error(there.decode(memory.encode(rows, samples, [9]), samples, [9]), rows))
     assert errors[0] > errors[1] and max(errors[2:]) < 1e-3
@@ -91,7 +91,7 @@ def test_an_error_does_not_add_up() -> None:
 
 def test_what_does_not_fit_goes_whole_every_time() -> None:
     one = SAMPLE_BYTES + LENGTHS[0] * (WIDTH + 4)
-    memory = Memory(one, WIDTH, 2)
+    memory = DeltaMemory(one, WIDTH, 2)
     samples, lengths = [0, 2], lengths_of([0, 2])
     for time in range(3):
         memory.encode(rows_of(samples, time), samples, lengths)
@@ -99,10 +99,10 @@ def test_what_does_not_fit_goes_whole_every_time() -> None:
 
 
 def test_a_state_goes_through_a_checkpoint() -> None:
-    here, samples = Memory(MUCH, WIDTH, 2), [0, 4, 2]
+    here, samples = DeltaMemory(MUCH, WIDTH, 2), [0, 4, 2]
     here.move(3)
     here.encode(rows_of(samples, 0), samples, lengths_of(samples))
-    there = Memory(MUCH, WIDTH, 2)
+    there = DeltaMemory(MUCH, WIDTH, 2)
     there.load_state(unpack(*pack(here.state())))
     assert equal(here, there)
     parts = here.encode(rows_of(samples, 1), samples, lengths_of(samples))
@@ -115,7 +115,7 @@ def test_a_state_goes_through_a_checkpoint() -> None:
 
 
 def test_a_state_is_not_changed_by_what_comes_later() -> None:
-    memory, samples = Memory(MUCH, WIDTH, 2), [0, 4]
+    memory, samples = DeltaMemory(MUCH, WIDTH, 2), [0, 4]
     memory.encode(rows_of(samples, 0), samples, lengths_of(samples))
     state, before = memory.state(), pack(memory.state())
     memory.encode(rows_of(samples, 1), samples, lengths_of(samples))
@@ -136,9 +136,9 @@ WRONG: dict[str, Callable[[tuple[Tensor, ...]], tuple[Any, Any, Any]]] = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_no_client_sends_is_refused(wrong: str) -> None:
-    memory, samples = Memory(MUCH, WIDTH, 2), [0, 1]
+    memory, samples = DeltaMemory(MUCH, WIDTH, 2), [0, 1]
     memory.encode(rows_of(samples, 0), samples, lengths_of(samples))
-    there = Memory(MUCH, WIDTH, 2)
+    there = DeltaMemory(MUCH, WIDTH, 2)
     there.load_state(memory.state())
     parts = memory.encode(rows_of(samples, 1), samples, lengths_of(samples))
     before = there.digest
@@ -148,7 +148,7 @@ def test_what_no_client_sends_is_refused(wrong: str) -> None:
 
 
 def test_what_is_not_finite_is_refused() -> None:
-    memory = Memory(MUCH, WIDTH, 2)
+    memory = DeltaMemory(MUCH, WIDTH, 2)
     for time in (0, 1):
         rows = rows_of([2], time)
         spoilt = rows.clone()

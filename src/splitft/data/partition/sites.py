@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from splitft.common.text import some
+from splitft.common.text import first_few
 from splitft.data.partition.dirichlet import label_classes
 from splitft.data.partition.report import PartitionReport, as_counts
 from splitft.data.partition.shares import Quota, hand_out
@@ -61,8 +61,8 @@ def _natural_sites(
     poor = [f"{label!r} ({size})" for label, size in zip(labels, sizes, strict=True) if size < needed]
     if poor:
         raise DataError(
-            f"clients with fewer than {needed} training rows: {some(poor, 5)}; leave them out of the data, "
-            "or lower partition.min_rows or eval_fraction"
+            f"clients with fewer than {needed} training rows: {first_few(poor, 5)}; leave them out of the "
+            "data, or lower partition.min_rows or eval_fraction"
         )
     if quota.samples_per_client is not None:
         sizes = np.full(len(labels), quota.samples_per_client, dtype=np.int64)

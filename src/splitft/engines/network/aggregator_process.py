@@ -1,7 +1,7 @@
-"""`splitft aggregator`: averages clients' adapters for a server that must not see them (Local FedAvg Server).
+"""The aggregator (the paper's Local FedAvg Server): averages adapters for a server that must not see them.
 
-It sees adapters and no activations; the server sees activations and averages. What clients hand in is on its
-disk before the server is told: it can be killed at any moment. (ours; the role is the paper's)
+It sees adapters and no activations; the server sees activations and averages. An update is on its disk before
+the server hears of it, so it can be killed at any moment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
-from splitft.engines.network.aggregator_link import SERVER, digest_of, job_digest
+from splitft.engines.network.aggregator_link import SERVER, digest_of
 from splitft.engines.network.control import (
     WIRE,
     Average,
@@ -26,21 +26,26 @@ from splitft.engines.network.control import (
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
-from splitft.job import Job
+from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, flatten, unflatten
+from splitft.lora.ranks import held_blocks
 from splitft.lora.robust import Contribution
-from splitft.server.average import SHARED, average_blocks, client_contributions
+from splitft.server.average import average_round
 from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
 
 
 class AggregatorProcess:
-    """Keeps the last update of every client, and averages when the server asks. notice: is told in words."""
+    """Keeps the last update of every client, and averages them when the server asks.
+
+    job_digest: see `Average`. names: of the clients. notice: prints one line.
+    """
 
     def __init__(
         self,
-        job: Job,
+        settings: TrainingSettings,
+        job_digest: str,
         names: Sequence[str],
         layout: Layout,
         num_blocks: int,
@@ -48,7 +53,8 @@ class AggregatorProcess:
         folder: Path,
         notice: Callable[[str], None],
     ) -> None:
-        self._job = job
+        self._settings = settings
+        self._job_digest = job_digest
         self._layout = layout
         self._num_blocks = num_blocks
         self._listener = listener
@@ -78,11 +84,11 @@ class AggregatorProcess:
                     return end
 
     def _on_payload(self, event: Event) -> End | None:
-        """Do what a message asks for. Returns the end, where it is that."""
+        """Take in a message; return it where it is the end of the run."""
         try:
             message = WIRE.decode(event.payload)
             if event.name == SERVER and isinstance(message, End):
-                self._listener.send(SERVER, packed(message))  # it waits to hear that this has come
+                self._listener.send(SERVER, packed(message))  # the confirmation that it waits for
                 return message
             if event.name == SERVER and isinstance(message, Average):
                 self._asked = message
@@ -97,7 +103,7 @@ class AggregatorProcess:
         return None
 
     def _take(self, name: str, update: AdapterUp) -> None:
-        """Keep what a client hands in; the server knows its sizes. Raises ValueError on what cannot be."""
+        """Keep a client's update; the server checks its sizes. Raises ValueError where it cannot be one."""
         known = {block for block in update.blocks if block in self._layout}
         if (
             len(known) != len(update.blocks)
@@ -123,18 +129,18 @@ class AggregatorProcess:
         self._listener.send(SERVER, packed(Rejected("" if name == SERVER else name, reason)))
 
     def _answer(self) -> None:
-        """Answer the server's request, once all that it is about is here."""
+        """Answer the server's request, once all its updates are here."""
         asked = self._asked
         if asked is None or not self._has_all(asked):
             return
         self._asked = None
-        if asked.job != job_digest(self._job):
+        if asked.job != self._job_digest:
             self._reject(
                 SERVER, "its job is another one than the server's: start both with the same job file"
             )
             return
         try:
-            averaged = average_request(self._job, self._layout, self._num_blocks, asked, self._taken)
+            averaged = average_request(self._settings, self._layout, self._num_blocks, asked, self._taken)
         except (ValueError, KeyError) as error:
             self._reject(SERVER, f"the request does not fit the job: {error}")
             return
@@ -149,19 +155,24 @@ class AggregatorProcess:
 
 
 def average_request(
-    job: Job, layout: Layout, num_blocks: int, asked: Average, updates: Mapping[str, AdapterUp]
+    settings: TrainingSettings,
+    layout: Layout,
+    num_blocks: int,
+    asked: Average,
+    updates: Mapping[str, AdapterUp],
 ) -> Averaged:
-    """Return the averages that a server asks for. Raises ValueError where its request is not consistent."""
+    """Return the averages of a request. Raises ValueError where the request is not consistent."""
+    # The contributions of trunks, then of clients, by block and holder.
     old = {b: unflatten(values, layout[b]) for b, values in zip(asked.blocks, asked.old, strict=True)}
-    given: dict[int, dict[str, Contribution]] = defaultdict(dict)
+    trunks: dict[int, dict[str, Contribution]] = defaultdict(dict)
     for holder, block, weight, values in zip(
         asked.holders, asked.held, asked.weights, asked.values, strict=True
     ):
-        given[block][holder] = unflatten(values, layout[block]), float(weight)
-    for client, cut, rows in zip(asked.clients, asked.cuts, asked.rows, strict=True):
-        update = updates[client]
-        own = client_contributions(job, layout, num_blocks, old, update, cut=cut, rows=rows)
-        for block, contribution in own.items():
-            given[block][client] = contribution
-    averaged = average_blocks(job, old, given, [*asked.clients, SHARED])
+        trunks[block][holder] = unflatten(values, layout[block]), float(weight)
+    held = {
+        c: held_blocks(settings, num_blocks, cut) for c, cut in zip(asked.clients, asked.cuts, strict=True)
+    }
+    rows = dict(zip(asked.clients, asked.rows, strict=True))
+    own = {client: updates[client] for client in asked.clients}
+    averaged = average_round(settings, layout, old, held, rows, own, trunks)
     return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))

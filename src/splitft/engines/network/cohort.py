@@ -11,7 +11,6 @@ from splitft.engines.network.phases import Evaluation, HandOut, Saving
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
 from splitft.job.settings import TrainingSettings
-from splitft.server.codec_trial import CodecChooser
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 
@@ -27,14 +26,12 @@ class NetworkCohort:
         job: TrainingSettings,
         times: StepTimes,
         averaging: AggregatorLink | None = None,
-        chooser: CodecChooser | None = None,
     ) -> None:
         self._members = members
         self._roster = members.roster
         self._job = job
         self._times = times
         self._averaging = averaging
-        self._chooser = chooser
         self._evaluating = False  # the next hand-out is for evaluation
         self._updates: dict[str, AdapterUp] = {}  # of the round's local steps
 
@@ -61,14 +58,9 @@ class NetworkCohort:
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
         """Have clients take their local steps; yield their messages as they come, or of all `together`."""
         groups = [list(members)] if together else [[name] for name in members]
-        codecs = self._chooser.names if self._chooser else ""
-        training = Training(self._members, self._job, self._times, self._averaging, groups, round_, codecs)
+        training = Training(self._members, self._job, self._times, self._averaging, groups, round_)
         self._updates = training.updates
-        for messages in training.run():
-            if self._chooser:
-                for name, message in messages.items():
-                    self._chooser.observe(name, message)
-            yield messages
+        return training.run()
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """Send the server's replies; clients' answers to them come with everything else."""
@@ -101,7 +93,7 @@ class NetworkCohort:
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state`; clients restore theirs when they connect."""
         self._members.load_memories(state["memories"])
-        self._times.parts |= state["parts"]
+        self._times.parts.update(state["parts"])
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self._roster[name].save(done, exact=done == newest)

@@ -9,7 +9,7 @@ from torch import Tensor
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import KINDS, Message
 
-PROTOCOL = 2
+PROTOCOL = 3
 EVALUATION = 0  # in the place of an attempt
 MAX_TEXT = 1 << 17  # characters: a job as JSON
 
@@ -95,13 +95,12 @@ class Train:
     """Server to client: take the local steps of this round, from where you were handed out its adapters.
 
     attempt: from 1 on; more where the round is repeated. memory: digest of what the server keeps of the
-    client's samples, empty for nothing. codecs: ACTIVATIONS/GRADIENTS from now on, empty: as the job says.
+    client's samples, empty for nothing.
     """
 
     round: int
     attempt: int
     memory: str = ""
-    codecs: str = ""
 
 
 @dataclass(frozen=True)

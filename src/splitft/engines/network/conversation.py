@@ -31,7 +31,7 @@ class Conversation:
         """Go on in a new session."""
         self._session = session
         if self._channel is not None:
-            self._channel.forget()
+            self._channel.memory.forget()
 
     def open(self, channel: Channel) -> None:
         """Pack and unpack with this channel from now on."""

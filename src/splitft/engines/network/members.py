@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
 
 from splitft.common.state import State
 from splitft.engines.network.control import (
@@ -23,11 +22,12 @@ from splitft.engines.network.control import (
     Train,
     packed,
 )
-from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
+from splitft.server.coordinator import Coordinator
+from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
@@ -37,18 +37,21 @@ SHOWN = 300  # characters of a client's own words
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
 
-class Recovery(Protocol):
-    """What a server does for clients that were lost."""
+class Phase:
+    """The phase between two parts of a round, in which nothing is asked of clients."""
 
-    @property
-    def tail_start(self) -> int: ...
-    def cut_of(self, client: str) -> int: ...
-    def micro_batches_of(self, client: str) -> int: ...
-    def mark(self, clients: Sequence[str]) -> None: ...
-    def rewind(self, clients: Sequence[str]) -> None: ...
-    def forget_metrics(self, client: str) -> None: ...
-    def forget(self, client: str) -> None: ...
-    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
+    def awaits(self, name: str) -> bool:
+        """Whether messages of a client are read; else they wait, and soon its connection does."""
+        return False
+
+    def take(self, name: str, message: Message | Control) -> None:
+        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
+
+    def returned(self, name: str) -> None:
+        """A reconnecting client has been resynchronised: ask it again."""
+
+    def answered(self, names: Collection[str]) -> None:
+        """The server has answered one message of each of these clients."""
 
 
 class Members:
@@ -59,13 +62,15 @@ class Members:
         roster: Roster,
         listener: Listener,
         ledger: Ledger,
-        recovery: Recovery,
+        coordinator: Coordinator,
+        worker: TrunkWorker,
         gate: Gate,
         channels: Mapping[str, Channel],
         notice: Callable[[str], None],
     ) -> None:
         self.roster = roster
-        self.recovery = recovery
+        self.coordinator = coordinator
+        self.worker = worker
         self.notice = notice
         self._listener = listener
         self._ledger = ledger
@@ -102,9 +107,9 @@ class Members:
                 return
             self._ledger.count("down", message)
         if isinstance(message, AdapterDown):
-            self._channels[name].move(message.cut)
+            self._channels[name].memory.move(message.cut)
         if isinstance(message, Train):
-            message = replace(message, memory=self._channels[name].offer)
+            message = replace(message, memory=self._channels[name].memory.offer)
         member.asked(message)
         self._listener.send(name, packed(message), member.session)
 
@@ -117,8 +122,8 @@ class Members:
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
         self.roster[name].mute()
-        self._channels[name].forget()
-        self._channels[name].rewind()
+        self._channels[name].memory.forget()
+        self._channels[name].memory.rewind()
         self.send(name, Skip(0))
 
     def expel(self, name: str, reason: str) -> None:
@@ -160,16 +165,16 @@ class Members:
     def mark_memories(self, names: Sequence[str]) -> None:
         """A round's local steps begin: clients that take them again start from what is kept now."""
         for name in names:
-            self._channels[name].mark()
+            self._channels[name].memory.mark()
 
     def memories(self) -> State:
         """Return what is kept of each client's samples, as a checkpoint holds it."""
-        return {name: channel.state() for name, channel in self._channels.items()}
+        return {name: channel.memory.state() for name, channel in self._channels.items()}
 
     def load_memories(self, state: State) -> None:
         """Restore a state returned by `memories`."""
         for name, channel in self._channels.items():
-            channel.load_state(state[name])
+            channel.memory.load_state(state[name])
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "woken":
@@ -177,7 +182,7 @@ class Members:
         member = self.roster[event.name]
         if event.kind == "joined":
             member.join(event.session)
-            self._channels[member.name].forget()
+            self._channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
         elif event.session != member.session or member.expelled:
@@ -222,10 +227,9 @@ class Members:
 
     def _through_gate(self, member: Member, message: Message | Control) -> Message | Control:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
-        channel = self._channels[member.name]
         if isinstance(message, Started) and message.attempt != EVALUATION:
-            channel.accept(message.memory)  # before what follows it is unpacked
-            channel.use(member.codecs)
+            # Before the messages that follow are unpacked.
+            self._channels[member.name].memory.accept(message.memory)
         if not isinstance(message, KINDS):
             return message
         checked = self._gate(member.name, message)
@@ -238,12 +242,12 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.recovery.forget(name)
+            self.coordinator.forget(name)
             if member.last is not None:
-                again = self.recovery.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
+                again = self.coordinator.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
             if member.done:
-                self.notice(f"{name} has lost its state: its optimizer starts anew")
+                self.notice(f"{name} has lost its state: its optimizer starts from zero")
         if member.last is not None:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")

@@ -16,9 +16,8 @@ from splitft.engines.network.control import (
     Saved,
     Started,
 )
-from splitft.engines.network.members import Members
+from splitft.engines.network.members import Members, Phase
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
-from splitft.engines.network.phase import Phase
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterDown, Message, OptimizerState
 
@@ -64,9 +63,8 @@ class Evaluation(Phase):
         self._job = job
         self._round = round_
         self._left = list(names)  # clients that are not done
-        self._sent_all: set[str] = set()
         self._orders: dict[str, MessageOrder] = {}  # of clients that have begun
-        self._inboxes: dict[str, deque[Message]] = {name: deque() for name in names}
+        self._inboxes: dict[str, deque[Message | Evaluated]] = {name: deque() for name in names}
 
     def run(self) -> Iterator[dict[str, Message]]:
         """Yield what clients send, as it comes."""
@@ -80,22 +78,23 @@ class Evaluation(Phase):
                     # Messages for the server, and the end of each client's rows.
                     inbox = self._inboxes[name]
                     while inbox:
-                        yield {name: inbox.popleft()}
-                    if name in self._sent_all:
-                        self._left.remove(name)
-                        continue
+                        message = inbox.popleft()
+                        if isinstance(message, Evaluated):
+                            self._left.remove(name)
+                            break
+                        yield {name: message}
                     # Clients that are given up, or late where there are enough others.
                     slow = time.monotonic() > deadline and roster.enough([*late, name])
-                    if slow or roster.given_up(name):
+                    if name in self._left and (slow or roster.given_up(name)):
                         self._left.remove(name)
                         late.append(name)
                         roster[name].mute()
-                        self._members.recovery.forget_metrics(name)
+                        self._members.worker.forget_metrics(name)
                 if self._left:
                     self._members.pump()
 
     def awaits(self, name: str) -> bool:
-        return name in self._left and name not in self._sent_all
+        return name in self._left
 
     def take(self, name: str, message: Message | Control) -> None:
         if name not in self._orders:  # before that, messages are of steps that were given up
@@ -104,16 +103,14 @@ class Evaluation(Phase):
                 self._orders[name] = MessageOrder(
                     self._job, lines, self._round, train=False, in_flight=EVAL_IN_FLIGHT
                 )
-        elif isinstance(message, Evaluated):
-            self._sent_all.add(name)
         else:
-            self._inboxes[name].append(self._orders[name].checked(message))
+            checked = message if isinstance(message, Evaluated) else self._orders[name].checked(message)
+            self._inboxes[name].append(checked)
 
     def returned(self, name: str) -> None:
         """Have a client evaluate its rows again, from the first on."""
         if name in self._left:
-            self._members.recovery.forget_metrics(name)
-            self._sent_all.discard(name)
+            self._members.worker.forget_metrics(name)
             self._orders.pop(name, None)
             self._inboxes[name].clear()
             self._members.send(name, Evaluate(self._round))
@@ -127,7 +124,7 @@ class Evaluation(Phase):
 class Saving(Phase):
     """Clients save their states; from then on the server counts on these.
 
-    A client on its way back is waited for: without its state its optimizer would start anew.
+    A client on its way back is waited for: without its state its optimizer would start from zero.
     """
 
     def __init__(self, members: Members, rounds_done: int) -> None:

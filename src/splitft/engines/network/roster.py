@@ -41,7 +41,6 @@ class Member:
     last: AdapterDown | None = None
     evaluating: bool = False
     muted: bool = False
-    codecs: str = ""  # of its training steps, ACTIVATIONS/GRADIENTS; empty: as the job says
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)
 
@@ -99,7 +98,7 @@ class Member:
     def asked(self, message: Message | Control) -> None:
         """Start to measure the time to its answer."""
         if isinstance(message, Train):
-            self.clock, self.codecs = StepClock(), message.codecs
+            self.clock = StepClock()
         self.clock.asked()
 
     def away_seconds(self) -> float:

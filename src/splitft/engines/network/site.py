@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from splitft.client.client import Client
+from splitft.client.role import ClientRole
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import Desk
@@ -41,13 +41,13 @@ KEEP = 2  # checkpoints: the server may go back to the one before the last
 
 
 class Setup(Protocol):
-    """Makes the client of a job."""
+    """Makes the client of a job, and its way to the aggregator, if the job has one."""
 
-    def make(self, welcome: Welcome) -> Client:
-        """Read the data and the first blocks. Raises SplitFTError."""
+    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
+        """Read the data and the first blocks; return the client and its end. Raises SplitFTError."""
         ...
 
-    def need(self, client: Client, cut: int) -> None:
+    def need(self, client: ClientRole, cut: int) -> None:
         """Have a client hold the blocks of a cut."""
         ...
 
@@ -64,7 +64,7 @@ class Site:
         self._conversation = conversation
         self._folder = folder
         self._setup = setup
-        self._client: Client | None = None
+        self._client: ClientRole | None = None
         self._desk: Desk | None = None
         self._blank: State = {}  # of a client without any hand-out
         self._start: State = {}  # as of the last hand-out
@@ -77,7 +77,7 @@ class Site:
         return self._client is not None
 
     @property
-    def client(self) -> Client:
+    def client(self) -> ClientRole:
         """The client. Raises NetworkError before the server has sent the job."""
         if self._client is None:
             raise NetworkError("the server asked for something before it sent the job")
@@ -111,7 +111,7 @@ class Site:
             case Train():
                 self._train(request)
             case Skip():
-                self._conversation.channel.forget()
+                self._conversation.channel.memory.forget()
                 self._load_state(self._start)
             case Evaluate():
                 self._evaluate(request)
@@ -126,15 +126,13 @@ class Site:
         self._conversation.start(welcome.session)
         if self._client is None:
             try:
-                self._client = self._setup.make(welcome)
+                self._client, channel = self._setup.make(welcome)
             except SplitFTError as error:
                 self._conversation.say(Failed(_why(error)))
                 self._conversation.close()
                 raise
-            channel = Channel(self._client.job, self._client.model.width)
             self._conversation.open(channel)
             self._blank = self._state()
-            self._client.missing = channel.missing
             self._desk = self._setup.open_desk(self._conversation.refuse)
         self._conversation.say(Ready(len(self._client.data.train), len(self._client.data.eval)))
 
@@ -159,24 +157,23 @@ class Site:
     def _hold(self, adapters: AdapterDown) -> None:
         """Take a hand-out; the optimizer state of blocks that leave goes back."""
         self._setup.need(self.client, adapters.cut)
-        self._conversation.channel.move(adapters.cut)
+        self._conversation.channel.memory.move(adapters.cut)
         state = self.client.receive(adapters)
         self._start = self._state()
         self._conversation.say(state or Held(adapters.round))
 
     def _train(self, task: Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
-        client, job, channel = self.client, self.client.job, self._conversation.channel
+        client, memory = self.client, self._conversation.channel.memory
         if task.attempt > 1:
             self._load_state(self._start)
-        channel.use(task.codecs)
-        self._conversation.say(Started(task.round, task.attempt, channel.agree(task.memory)))
+        self._conversation.say(Started(task.round, task.attempt, memory.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         # With staleness, batches of later steps go up before the gradients of this one are down.
-        ahead = job.max_staleness * client.micro_steps
         self._on_the_way = 0
-        for step in range(job.local_steps):
-            self._carry(self._forwards(task.round, step), ahead + client.micro_batches, ahead)
+        for step in range(client.settings.local_steps):
+            most = client.ahead + client.micro_batches
+            self._carry(self._forwards(task.round, step), most, left=client.ahead)
         self._carry(iter(()), 1)
         # The state is saved before the server hears of the adapters.
         update = client.finish(task.round)
@@ -194,11 +191,11 @@ class Site:
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
-        return self.client.state() | {"memory": self._conversation.channel.state()}
+        return self.client.state() | {"memory": self._conversation.channel.memory.state()}
 
     def _load_state(self, state: State) -> None:
         self.client.load_state(state)
-        self._conversation.channel.load_state(state["memory"])
+        self._conversation.channel.memory.load_state(state["memory"])
 
     def _forwards(self, round_: int, step: int) -> Iterator[Message]:
         for micro_step in range(self.client.micro_steps):

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Control
-from splitft.engines.network.members import Members
-from splitft.engines.network.phase import Phase
+from splitft.engines.network.members import Members, Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transaction import TrunkTransaction
 from splitft.job.settings import TrainingSettings
@@ -30,7 +29,6 @@ class Training(Phase):
         averaging: AggregatorLink | None,
         groups: Sequence[Sequence[str]],
         round_: int,
-        codecs: str,
     ) -> None:
         self.updates: dict[str, AdapterUp] = {}
         self._members = members
@@ -40,23 +38,22 @@ class Training(Phase):
         self._averaging = averaging
         self._groups = groups
         self._round = round_
-        self._codecs = codecs
         self._under_way: dict[str, TrunkTransaction] = {}  # of each client that still trains
         self._left_out: list[str] = []
         self._began = 0.0  # of the server's computing
 
     def run(self) -> Iterator[dict[str, Message]]:
         """Yield what clients send, as it comes, or of all that share a trunk at once."""
-        recovery = self._members.recovery
+        worker, holdings = self._members.worker, self._members.coordinator.holdings
         with self._members.during(self):
             # The point to which lost steps are rolled back.
             names = [name for group in self._groups for name in group]
-            recovery.mark(names)
+            worker.mark(names)
             self._members.mark_memories(names)
             for group in self._groups:
                 transaction = TrunkTransaction(
-                    group, self._round, self._job, self._members.send, recovery.rewind,
-                    recovery.micro_batches_of, self._codecs,
+                    group, self._round, self._job, self._members.send, worker.rewind,
+                    lambda name: holdings[name].micro_batches,
                 )  # fmt: skip
                 self._under_way |= dict.fromkeys(group, transaction)
             deadline = self._roster.deadline()
@@ -109,7 +106,7 @@ class Training(Phase):
         waiting = []
         for name, update in transaction.updates.items():
             try:
-                if not self._averaging.handed_in(name, self._members.recovery.cut_of(name), update):
+                if not self._averaging.handed_in(name, self._members.coordinator.holdings[name].held, update):
                     waiting.append(name)
             except ValueError as error:
                 self._members.expel(name, str(error))
@@ -118,13 +115,12 @@ class Training(Phase):
 
     def _close(self, transaction: TrunkTransaction) -> None:
         """Take over the adapters and the measured times of a complete transaction."""
-        recovery = self._members.recovery
         for name in transaction.names:
             if self._job.splits_model and name in transaction.worked:
-                cut = recovery.cut_of(name)
+                held = self._members.coordinator.holdings[name].held
                 self._times.add(
-                    name, transaction.worked[name], self._roster[name].clock, cut=cut,
-                    trunk_blocks=recovery.tail_start - cut, clients=len(self._roster.there()),
+                    name, transaction.worked[name], self._roster[name].clock, cut=held.cut,
+                    trunk_blocks=held.tail_start - held.cut, clients=len(self._roster.there()),
                 )  # fmt: skip
             self.updates[name] = transaction.updates[name]
             self._roster[name].finish()

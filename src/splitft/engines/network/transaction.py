@@ -17,8 +17,7 @@ Send = Callable[[str, Control], None]
 class TrunkTransaction:
     """The local steps of one client, or of all that share a trunk.
 
-    rewind: rolls their trunk back to the start. micro_batches: parts of each batch of a client. codecs: of
-    the steps, ACTIVATIONS/GRADIENTS; empty: as the job says.
+    rewind: rolls their trunk back to the start. micro_batches: parts of each batch of a client.
     """
 
     def __init__(
@@ -29,7 +28,6 @@ class TrunkTransaction:
         send: Send,
         rewind: Callable[[Sequence[str]], None],
         micro_batches: Callable[[str], int],
-        codecs: str = "",
     ) -> None:
         self.names = list(names)
         self.updates: dict[str, AdapterUp] = {}
@@ -40,7 +38,6 @@ class TrunkTransaction:
         self._send = send
         self._rewind = rewind
         self._micro_batches = micro_batches
-        self._codecs = codecs
         self._attempt = 0
         self._orders: dict[str, MessageOrder] = {}  # of clients that have begun this attempt
         self._inbox: dict[str, deque[Message]] = {}
@@ -107,7 +104,7 @@ class TrunkTransaction:
         self.worked.clear()
         self._inbox = {name: deque() for name in self.names}
         for name in self.names:
-            self._send(name, Train(self._round, self._attempt, codecs=self._codecs))
+            self._send(name, Train(self._round, self._attempt))
 
     def _order(self, name: str) -> MessageOrder:
         parts = self._micro_batches(name)

@@ -28,16 +28,6 @@ class ModelSettings(Strict):
         default=False, description="Hold the frozen base in bfloat16; adapters stay in float32."
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
-    torch_compile: bool = Field(
-        default=False,
-        description="Compile each block, with dynamic shapes: minutes at the start, then faster steps that "
-        "round differently. On the server, or in a run in one process.",
-    )
-    use_liger_kernel: bool = Field(
-        default=False,
-        description="Liger's fused norms, rotary embeddings and activations, on a CUDA device; needs "
-        "splitft[liger]. On the server, or in a run in one process.",
-    )
     loss_chunk_tokens: Annotated[int, Field(ge=0)] = Field(
         default=128,
         description="Tokens that head and cross-entropy take at a time, none without a label: the "

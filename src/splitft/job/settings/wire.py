@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitft.job.sections import ADVANCED, CodecBudgetConfig, Name
+from splitft.job.sections import ADVANCED, Name
 from splitft.job.settings.training import SplitSettings
 
 
@@ -24,8 +24,7 @@ class WireSettings(SplitSettings):
     codec: Name | None = Field(
         default=None,
         description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
-        "int2, delta (int4 the first time that a sample crosses, then what has changed), auto (int8 in the "
-        "first round, then what codec_budget allows), or a codec "
+        "int2, delta (int4 the first time that a sample crosses, then what has changed), or a codec "
         "registered from Python. Default: none in one process, int8 over a network.",
     )
     delta_bits: Annotated[int, Field(ge=1, le=4)] = Field(
@@ -38,9 +37,6 @@ class WireSettings(SplitSettings):
         description="The same for their gradients, which bear fewer bits. Default: as codec; int2 with "
         "delta.",
     )
-    codec_budget: CodecBudgetConfig = Field(
-        default_factory=CodecBudgetConfig, description="With codec auto, what the codecs may cost."
-    )
     eval_codec: Name | None = Field(
         default=None,
         description="How activations of held-out rows cross the cut. Default: bf16; none with codec none.",
@@ -51,11 +47,6 @@ class WireSettings(SplitSettings):
     def caches_activations(self) -> bool:
         """Whether the server keeps what each training sample's activations are."""
         return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
-
-    @property
-    def chooses_codecs(self) -> bool:
-        """Whether codecs are chosen from the first round's batches."""
-        return self.codec == "auto" and self.splits_model
 
     @property
     def sends_differences(self) -> bool:

@@ -1,1 +1,1 @@
-"""The Flower engine: Flower launches and authenticates, the network engine carries the steps."""
+"""The Flower launcher: Flower launches and authenticates, the network engine carries the steps."""

@@ -1,4 +1,4 @@
-"""The ClientApp: takes part in one session as `splitft client` does, and returns its last figures."""
+"""The ClientApp: takes part in one run as `splitft client` does, and returns its last figures."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Take part until the run ends; the reply holds the client's figures, or why it cannot take part.
+    """Take part until the run ends; the reply holds the client's figures, or the reason of its failure.
 
-    Raises LostError: the server has the app started again where it is still there.
+    Raises LostError; a server that is still there has the app started again.
     """
     try:
         site = take_part(Ticket.read(message.content), dict(context.node_config))
@@ -38,7 +38,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
-    """Take part with this node's data, as its --node-config says. Raises SplitFTError."""
+    """Take part with the data of this node's --node-config. Raises SplitFTError."""
     unknown = [key for key, value in settings.items() if not isinstance(value, SETTINGS.get(key, type(None)))]
     if unknown:
         raise JobError(

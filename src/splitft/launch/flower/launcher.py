@@ -1,4 +1,4 @@
-"""Starts the clients of a session by one Message each, and gathers what they reply."""
+"""Starts the clients of a run by one Message each, and gathers their replies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TTL_SECONDS = 90 * 24 * 3600.0  # of a Message and its reply: longer than any ru
 
 
 class Launcher:
-    """Looks after the SuperNodes of a session in a thread of its own, from `start` on.
+    """Starts the SuperNodes of a run, in a thread of its own, from `start` on.
 
-    tickets: {client: what it is sent}. A SuperNode is the client whose name its key is registered under. One
-    that comes late is started when it comes, and one whose app ends unexpectedly is started again. `gone` is
-    told of those that say why they cannot take part, or end too often. results: what the others reply.
+    A SuperNode is the client under whose name its key is registered. Late ones are started when they come,
+    and started again where their app ends unexpectedly. tickets: for each client. gone: receives clients that
+    report a failure, or whose app ends too often. results: figures of the others.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Launcher:
         self._thread.start()
 
     def finish(self) -> dict[str, dict[str, float]]:
-        """Start nobody any more; wait a while for the replies that are out, and return all results."""
+        """Stop starting clients, wait for outstanding replies, and return all results."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -65,7 +65,7 @@ class Launcher:
             try:
                 self._gather()
                 self._launch()
-            except Exception as error:  # whatever Flower raises: the run itself does not need it
+            except Exception as error:  # of any kind: the run itself does not need Flower
                 self._say(f"Flower does not answer: {error}")
             self._over.wait(POLL_SECONDS)
 
@@ -115,7 +115,7 @@ class Launcher:
                 self._gone(name, f"its app has ended {MOST_LAUNCHES} times; the last: {reason}")
 
     def _say(self, text: str) -> None:
-        """Say something that stays so, once."""
+        """Print a line once."""
         if text not in self._said:
             self._said.add(text)
             self._notice(text)

@@ -24,14 +24,14 @@ from splitft.running.network import client_names, notice
 from splitft.running.runner import RunResult
 from splitft.running.serve import serve
 
-REPLIES = "flower.json"  # what clients reply, in the run's folder
+REPLIES = "flower.json"  # replies of clients, in the run's folder
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the job that the run config names. Raises SplitFTError."""
+    """Run the job of the run config. Raises SplitFTError."""
     settings = context.run_config
     run_session(
         grid,
@@ -48,7 +48,7 @@ def run_session(
 ) -> RunResult:
     """Run a job with the SuperNodes that are registered under its clients' names.
 
-    listen: HOST:PORT of the stream that carries the steps. endpoint: where clients reach it; empty: there.
+    listen: HOST:PORT to listen at. endpoint: HOST:PORT for clients; empty: the same.
     Raises SplitFTError.
     """
     if job.network.aggregator:
@@ -86,7 +86,7 @@ def run_session(
 
 
 def host_for_clients(listen: str, endpoint: str) -> str:
-    """Return the host that clients dial. Raises JobError where it is not said."""
+    """Return the host that clients dial. Raises JobError where it does not follow."""
     host, _, port = (endpoint or listen).rpartition(":")
     if not host or not port.isdigit():
         raise JobError(f"endpoint and listen are HOST:PORT, not {endpoint or listen!r}")

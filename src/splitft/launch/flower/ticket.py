@@ -1,4 +1,4 @@
-"""The contents of the one Message to a client, and the server's identity in it."""
+"""The ticket: the content of the one Message to a client, with the certificate of its server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ MAX_CHARACTERS = 1 << 14  # of one field
 
 @dataclass(frozen=True)
 class Ticket:
-    """Who a client is, where the server is, what the server is known by, and what the client is known by.
+    """A client's way to its server.
 
-    endpoint: HOST:PORT. authority: PEM of the one that has signed the server's certificate, and nothing else.
+    name: of the client. endpoint: HOST:PORT of the server. authority: PEM of the authority that signed the
+    server's certificate, and nothing else. token: the client's secret.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Ticket:
 
     @classmethod
     def read(cls, content: RecordDict) -> Ticket:
-        """Return what a Message carries. Raises NetworkError where that is none."""
+        """Return the ticket of a Message. Raises NetworkError where there is none."""
         record = content.get(RECORD)
         values = dict(record) if isinstance(record, ConfigRecord) else {}
         names = [each.name for each in fields(cls)]
@@ -48,16 +49,16 @@ class Ticket:
 
 
 def make_authority(folder: Path, host: str) -> str:
-    """Make a server's certificate for one session; return its authority as PEM, whose key is thrown away."""
+    """Make a server's certificate for one run; return its authority as PEM, without the key."""
     create_authority(folder, [host])
     (folder / CA_KEY).unlink()
     return (folder / CA).read_text(encoding="utf-8")
 
 
 def check_pin(ticket: Ticket) -> None:
-    """Raise NetworkError where the server that answers is not the one that the ticket was written by.
+    """Raise NetworkError where another server than the ticket's answers.
 
-    One that does not answer is left to the connection itself, which is tried again and again, and checks too.
+    Where none answers, the connection itself is tried again and again, and checks the certificate, too.
     """
     host, _, port = ticket.endpoint.rpartition(":")
     try:

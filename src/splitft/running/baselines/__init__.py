@@ -1,13 +1,11 @@
-"""What SplitFT is compared with, on the same data, seeds, evaluation and counters.
+"""Methods to compare splits with, on the same data, seeds, evaluation and counters.
 
-whole: a client that trains the whole model. fed_lora uses it with the ordinary server: a cut of all blocks.
-local_only: no exchange at all. centralized: all data in one place.
+fed_lora: whole models on the clients, with the ordinary server. local_only and centralized: no exchange.
 """
 
 from __future__ import annotations
 
-from splitft.running.baselines.centralized import CentralCohort
-from splitft.running.baselines.local_only import LocalOnlyCohort, SilentServer
+from splitft.running.baselines.no_exchange import POOLED, Books, NoExchange
 from splitft.running.baselines.whole import WholeClient, WholeModels
 
-__all__ = ["CentralCohort", "LocalOnlyCohort", "SilentServer", "WholeClient", "WholeModels"]
+__all__ = ["POOLED", "Books", "NoExchange", "WholeClient", "WholeModels"]

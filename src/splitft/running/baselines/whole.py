@@ -1,65 +1,111 @@
-"""A client that holds and trains the whole model; what remains of the split is the averaging."""
+"""A client that holds and trains the whole model; all that remains of the split is the average."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from splitft.client.client import Client
+from splitft.client.batches import StepBatches
+from splitft.client.client import metrics
+from splitft.client.held_adapter import HeldAdapter
 from splitft.common.state import State
 from splitft.cuts import Decision
+from splitft.data import ClientData
 from splitft.history import RoundRecord
-from splitft.lora.optimizer import global_step, total_norm
-from splitft.model.split_model import StepId, loss_token_count
-from splitft.wire.messages import LocalLoss, Message
+from splitft.job.settings import TrainingSettings
+from splitft.lora.blocks import Adapter
+from splitft.lora.optimizer import global_step, learning_rates, total_norm
+from splitft.model.split_model import SplitModel, StepId
+from splitft.wire.memory.sample_memory import SampleMemory
+from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 
 
-class WholeClient(Client):
-    """A client whose cut is the end of the model: forward, loss and backward in one place."""
+class WholeClient:
+    """A `ClientRole` whose cut is the end of the model: forward, loss and backward in one place."""
+
+    def __init__(
+        self, name: str, data: ClientData, model: SplitModel, settings: TrainingSettings, pad_token_id: int
+    ) -> None:
+        self.name = name
+        self.data = data
+        self.model = model
+        self.settings = settings
+        self.memory = SampleMemory()
+        self.micro_batches = 1
+        self.ahead = 0
+        self._held = HeldAdapter(settings, model.num_blocks, model.device)
+        self._batches = StepBatches(settings, name, data, pad_token_id, model.device)
+        self._learning_rate = learning_rates(settings)
 
     @property
-    def tail_start(self) -> int:
-        return self.model.num_blocks
+    def micro_steps(self) -> int:
+        """Micro-batches of an optimizer step."""
+        return self.settings.gradient_accumulation_steps
+
+    @property
+    def adapter(self) -> Adapter:
+        """A copy of the adapter as trained."""
+        return self._held.trained.values()
+
+    def use_model(self, model: SplitModel) -> None:
+        """Go on with another model of the same blocks."""
+        self.model = model
+
+    def start(self, adapter: Adapter) -> None:
+        """Start from an adapter in this process."""
+        self._held.start(adapter)
+
+    def receive(self, message: AdapterDown) -> OptimizerState | None:
+        """Take the adapter of the coming round (or evaluation)."""
+        return self._held.receive(message, self.model.slots.layout)
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
-        """Train on the next micro-batch; after the last of a step, take it."""
+        """Train on the next micro-batch; after the last of a step, take the optimizer's step."""
         return self.train_step(StepId(self.name, round_, step, micro_step, train=True), step)
 
     def train_step(self, place: StepId, step: int) -> LocalLoss:
-        """Train on the next micro-batch. step: the local step that the learning rate follows."""
-        chosen = self._next_micro_batch(place.micro_step)
-        batch, loss_tokens = chosen.batch, chosen.loss_tokens
-        self.model.bind(self.trained.blocks)
-        form = self._form(batch)
-        loss = self.model.loss(
-            0,
-            place,
-            labels=form.labels(batch.rows(batch.labels)),
-            loss_tokens=loss_tokens,
-            input_ids=self._ids(batch, form),
-            **form.inputs,
-        )
+        """Train on the next micro-batch. step: the local step that sets the learning rate."""
+        batch, trained = self._batches.micro_batch(place.micro_step, 1), self._held.trained
+        self.model.bind(trained.blocks)
+        loss = self.model.loss(0, place, labels=batch.labels, loss_tokens=batch.loss_tokens, **batch.inputs)
         loss.backward()  # type: ignore[no-untyped-call]
-        if place.micro_step + 1 == self.job.gradient_accumulation_steps:
-            norm = total_norm([self.trained.gradient_norms()]) if self.job.max_grad_norm else None
-            self.trained.step(self._learning_rate(global_step(self.job, place.round, step)), norm)
+        if place.micro_step + 1 == self.micro_steps:
+            norm = total_norm([trained.gradient_norms()]) if self.settings.max_grad_norm else None
+            trained.step(self._learning_rate(global_step(self.settings, place.round, step)), norm)
         return LocalLoss(
-            place.round,
-            place.step,
-            place.micro_step,
-            loss.item(),
-            batch.lengths,
-            loss_tokens or loss_token_count(batch.labels),
+            round=place.round,
+            step=place.step,
+            micro_step=place.micro_step,
+            loss=loss.item(),
+            lengths=batch.lengths,
+            loss_tokens=batch.loss_tokens or batch.own_loss_tokens,
         )
 
-    def evaluate(self, round_: int) -> Iterator[Message]:
-        """Yield the sums over the held-out rows, batch by batch."""
-        for place, batch in self._eval_batches(round_):
-            self.model.bind(self.adapter)
-            yield self._metrics(0, place, batch)
+    def evaluate(self, round_: int, adapter: Adapter | None = None) -> Iterator[Message]:
+        """Yield the sums over the held-out rows, batch by batch. adapter: None for the one handed out."""
+        for number, batch in self._batches.held_out():
+            self.model.bind(self._held.handed_out if adapter is None else adapter)
+            yield metrics(self.model, 0, StepId(self.name, round_, number, 0, train=False), batch)
+
+    def answer(self, message: Message) -> Message | None:
+        """Refuse all messages: the server has none but hand-outs for this client."""
+        raise ValueError(f"a client with a whole model cannot take {type(message).__name__}")
+
+    def finish(self, round_: int) -> AdapterUp:
+        """Return the adapter trained in this round."""
+        return self._held.update(round_, None)
+
+    def state(self) -> State:
+        """Return all that outlasts a round, as a checkpoint holds it."""
+        return self._held.state() | {"stream": self._batches.state()}
+
+    def load_state(self, state: State) -> None:
+        """Restore a state returned by `state()`. Raises DataError where it is of other data."""
+        self._batches.load_state(state["stream"])
+        self._held.load_state(state)
 
 
 class WholeModels:
-    """In place of a cut planner: every client holds all blocks."""
+    """A cut planner of whole models: every client holds all blocks."""
 
     def __init__(self, names: Sequence[str], num_blocks: int) -> None:
         self.decisions: list[Decision] = []

@@ -1,4 +1,4 @@
-"""`splitft compare`: methods and varied keys over seeds, made once each, with a table and a page."""
+"""`splitft compare`: methods and varied keys over seeds, each run made once, with a table and a page."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def compare_command(
         methods: Names with commas between: job methods, or cut policies (method splitft with that policy).
         vary: `KEY=[V1,V2,...]` texts; several make every combination.
         seeds: Runs of each combination, with the job's seed and those that follow it.
-        out: Folder of the comparison (splitft.tools.compare.store). Default: runs/compare-JOB. What it holds
-            already is not run again: a run is known by its whole job. After a change of the data or the model
-            under the same name, choose another folder.
+        out: Folder of the comparison (splitft.tools.compare.store). Default: runs/compare-JOB. Runs
+            that it holds are not made again: a run is known by its whole job. After a change of the data
+            or the model under the same name, choose another folder.
         parallel: Runs at a time; they share the cores.
         console: Where progress and the table are shown.
 
@@ -46,7 +46,7 @@ def compare_command(
 
     Raises:
         JobError: Wrong options or jobs, all of them at once, before anything is started.
-        OutputError: The folder cannot be written, or holds what no comparison put there.
+        OutputError: The folder cannot be written, or holds files that no comparison put there.
         KeyboardInterrupt: After all runs were stopped; the same command goes on where it was.
     """
     console = console or Console()
@@ -72,7 +72,7 @@ def plan_comparison(
     seeds: int = 1,
     parallel: int = 1,
 ) -> list[PlannedVariant]:
-    """Return the variants that `splitft compare` is asked for. Raises JobError with every problem."""
+    """Return the variants of a comparison. Raises JobError with every problem."""
     from splitft.cuts import policy_names
 
     names, problems = parse_methods(methods, policy_names())

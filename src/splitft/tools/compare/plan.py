@@ -1,4 +1,4 @@
-"""From arms and seeds to the runs that they need, every job complete and checked before one starts."""
+"""The runs that arms and seeds need; every job is complete and checked before one starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from splitft.common.text import some
+from splitft.common.text import first_few
 from splitft.cuts import check_cut_policy
 from splitft.devices.profile import check_devices
 from splitft.errors import JobError
@@ -25,9 +25,10 @@ _DIGITS = 10  # of the hash in a run's name
 
 @dataclass(frozen=True)
 class PlannedVariant:
-    """One arm with one seed. run: the name of the run that it needs; equal jobs share a run.
+    """One arm with one seed.
 
-    job: complete, but for output_dir, which is the store's to choose.
+    job: complete but for output_dir, which the store chooses.
+    run: the name of its run; equal jobs share a run.
     """
 
     label: str
@@ -59,13 +60,13 @@ def plan_variants(
             else:
                 variants.append(PlannedVariant(arm.label, dict(arm.overrides), seed, job, run_name(job)))
     if problems:
-        lines = [f"{some(labels, separator='; ')}: {problem}" for problem, labels in problems.items()]
+        lines = [f"{first_few(labels, 3, '; ')}: {problem}" for problem, labels in problems.items()]
         raise JobError("\n  ".join([f"{source}: not every variant is a job; nothing was started", *lines]))
     return variants
 
 
 def check_names(job: Job) -> None:
-    """Raise JobError where the job names a cut policy or a device that nobody has registered or described."""
+    """Raise JobError where the job names an unknown cut policy, codec or device."""
     check_cut_policy(job)
     check_codecs(job)
     check_devices(job)

@@ -1,4 +1,4 @@
-"""Runs as processes, some at a time: started, watched, and stopped together."""
+"""Processes of a comparison: runs started, watched and stopped, `parallel` at a time."""
 
 from __future__ import annotations
 

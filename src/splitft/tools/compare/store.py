@@ -1,4 +1,4 @@
-"""The folder of a comparison: each distinct job's run once, whatever it was made for.
+"""The folder of a comparison: each distinct job's run once, shared by all variants that need it.
 
 FOLDER/runs/NAME/        one run (splitft.tools.compare.plan.run_name), as `splitft run` leaves it
 FOLDER/jobs/NAME.yaml    its effective job
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from splitft.common.files import write_atomically, writing
 from splitft.errors import OutputError
 from splitft.job import Job, dump_job
+from splitft.running.folder import is_complete
 
 MARKER = "made-by-compare.json"  # in every run folder that a comparison made
 _ELSEWHERE = "choose another folder with --out"
@@ -46,22 +47,19 @@ class Store:
 
 
 def run_state(store: Store, name: str) -> State:
-    """Say what is there of a run. foreign: something that no comparison put there."""
+    """Return the state of a run's folder; foreign: no comparison made it."""
     folder = store.run(name)
     if not os.path.lexists(folder):
         return "absent"
-    marker = _read_json(folder / MARKER)
-    if folder.is_symlink() or not isinstance(marker, dict) or marker.get("run") != name:
+    if folder.is_symlink() or _marked_run(folder / MARKER) != name:
         return "foreign"
-    summary = _read_json(folder / "summary.json")
-    finished = isinstance(summary, dict) and summary.get("interrupted") is False
-    return "finished" if finished else "unfinished"
+    return "finished" if is_complete(folder) else "unfinished"
 
 
 def prepare_run(store: Store, name: str, job: Job) -> Path:
     """Make the run's folder and job file, and return the job file; an unfinished run is moved away first.
 
-    Raises OutputError where the folder holds a finished run or something that no comparison put there.
+    Raises OutputError where the folder holds a finished run, or no comparison made it.
     """
     state, folder = run_state(store, name), store.run(name)
     if state in ("foreign", "finished"):
@@ -79,7 +77,7 @@ def prepare_run(store: Store, name: str, job: Job) -> Path:
 
 @contextmanager
 def open_store(folder: Path) -> Iterator[tuple[Store, int | None]]:
-    """Make the folder and hold it: one comparison at a time works in it, as long as its processes live.
+    """Make the folder and lock it for one comparison, until the last of its processes ends.
 
     Yields the store and the lock's file descriptor. Child processes that inherit it keep the lock, so that
     runs which outlive a killed comparison are not mistaken for abandoned ones. Raises OutputError.
@@ -120,8 +118,8 @@ def _free(folder: Path, name: str) -> Path:
     return folder / f"{name}-{number}"
 
 
-def _read_json(path: Path) -> Any:
+def _marked_run(marker: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(marker.read_text(encoding="utf-8"))["run"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None

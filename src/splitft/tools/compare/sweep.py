@@ -1,4 +1,4 @@
-"""One sweep: the runs of its variants, of which those that are missing are made."""
+"""A sweep: makes the missing runs of its variants and collects their folders and failures."""
 
 from __future__ import annotations
 

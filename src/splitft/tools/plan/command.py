@@ -11,17 +11,25 @@ from rich.console import Console
 from splitft.common.files import writable_folder, write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.common.startup import import_libraries
+from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import Job
 
 _BY_ACCURACY = ("accuracy", "splitft")
 
 
-def plan_command(job: Job, *, out: Path | None = None, console: Console | None = None) -> dict[str, Any]:
+def plan_command(
+    job: Job, *, codecs: bool = False, out: Path | None = None, console: Console | None = None
+) -> dict[str, Any]:
     """Print the plan of a job and return it as JSON values; write plan.json and plan.png into `out`.
 
-    Raises JobError, DataError, ModelError, OutputError.
+    codecs: Load the weights, too, and try every codec on one batch. Raises JobError, DataError, ModelError,
+    OutputError.
     """
+    if codecs and not job.splits_model:
+        raise JobError(
+            f"--codecs tries codecs at a cut, and method {job.method} has none: set method splitft"
+        )
     import_libraries()
     quiet_libraries()
 
@@ -55,12 +63,7 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
             "planned here.",
             highlight=False,
         )
-    if job.chooses_codecs:
-        console.print(
-            "Codecs are chosen after the first round: the plan counts int8, with which that one goes.",
-            highlight=False,
-        )
-    plan = {
+    plan: dict[str, Any] = {
         "cuts": [asdict(row) for row in rows],
         "policies": [asdict(each) for each in starts],
         "bytes": run.parties.ledger.by_kind(),
@@ -70,8 +73,23 @@ def plan_command(job: Job, *, out: Path | None = None, console: Console | None =
         ],
         "virtual_seconds": sum(r.virtual_seconds or 0.0 for r in run.records) if machines else None,
     }
+    if codecs:
+        plan |= _plan_codecs(start.job, console)
+    elif job.splits_model and job.codec is None:
+        console.print("Codecs: `splitft plan JOB --codecs` loads the weights and prints what each one loses.")
     if folder:
         cuts_picture(rows, folder / "plan.png")
         write_atomically(folder / "plan.json", strict_json(plan, indent=1))
         console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
     return plan
+
+
+def _plan_codecs(job: Job, console: Console) -> dict[str, Any]:
+    from splitft.running.prepare import assemble
+    from splitft.tools.plan.codecs import try_codecs
+    from splitft.tools.plan.tables import codecs_table
+
+    with console.status("trying codecs"):
+        trials = try_codecs(assemble(job, Console(quiet=True)))
+    console.print(codecs_table(trials))
+    return {"codecs": [asdict(trial) for trial in trials]}

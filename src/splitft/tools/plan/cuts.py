@@ -25,7 +25,7 @@ from splitft.devices import (
 )
 from splitft.errors import JobError
 from splitft.job.settings import CostSettings
-from splitft.lora.ranks import job_ranks
+from splitft.lora.ranks import held_blocks
 from splitft.running.machines import Machines
 
 
@@ -68,10 +68,9 @@ def trace_of(
     job: CostSettings, costs: ModelCosts, name: str, cut: int, drawn: Sequence[Shape]
 ) -> ClientTrace:
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
-    count = len(costs.blocks)
-    held = [*range(cut), *range(count - job.num_tail_blocks, count)]
-    ranks = job_ranks(job, count, cut)
-    adapter = 4 * sum(ranks[block] * costs.blocks[block].lora_parameters for block in held)
+    held = held_blocks(job, len(costs.blocks), cut)
+    ranks = held.ranks(job)
+    adapter = 4 * sum(ranks[b] * costs.blocks[b].lora_parameters for b in (*held.front, *held.tail))
     steps = tuple(StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn)
     return ClientTrace(name, cut, adapter, steps, adapter)
 

@@ -1,4 +1,4 @@
-"""A model that has shapes and nothing else: a run with it sends messages of the right sizes."""
+"""A model of shapes alone: a run with it sends messages of the right sizes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from splitft.errors import ModelError
 from splitft.lora.blocks import BlockAdapter, pairs, rank_of
+from splitft.model.config import text_config
 from splitft.model.split_model import SplitModel, StepId, loss_token_count
 from splitft.model.window import run_blocks
-from splitft.running.prepare import Assembly, inject_adapters
+from splitft.running.model import inject_adapters
+from splitft.running.prepare import Assembly
 from splitft.weights.load import base_dtype
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from splitft.wire.messages import Metrics
@@ -31,7 +33,6 @@ class ShapeModel(SplitModel):
         inputs = start.report.server_inputs
         super().__init__(start.model, start.slots, seed=job.seed, server_inputs=inputs)
         self.dtype = dtype
-        self.hidden_size: int = start.model.config.get_text_config(decoder=True).hidden_size
         self._bound: dict[int, Mapping[str, Tensor]] = {}
 
     @property
@@ -55,7 +56,7 @@ class ShapeModel(SplitModel):
         """Return zeros of the shape that the blocks would return."""
         if hidden is None:
             assert input_ids is not None
-            hidden = torch.zeros(*input_ids.shape, self.hidden_size, dtype=self.dtype)
+            hidden = torch.zeros(*input_ids.shape, self.width, dtype=self.dtype)
         return hidden + self._nothing(start, stop).to(hidden.dtype)
 
     def loss(self, start: int, place: StepId, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
@@ -67,7 +68,7 @@ class ShapeModel(SplitModel):
     def metrics(
         self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
     ) -> Metrics:
-        """Return the counts of tokens, and nothing learned."""
+        """Return the counts of tokens, with a loss of zero."""
         known = labels if own is None else own
         return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
 
@@ -84,7 +85,7 @@ class ShapeModel(SplitModel):
 
 
 def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
-    """Stand in for an average: an adapter of the right rank whose B is not zero, as after training."""
+    """Return a substitute for an average: an adapter of the right rank, its B not zero, as after training."""
     ranks = [rank_of(block) for block in blocks]
     widest = dict(blocks[ranks.index(max(ranks))])
     generator = torch.Generator().manual_seed(0)
@@ -101,7 +102,7 @@ def activation_dtype(start: Assembly) -> torch.dtype:
     job, config = start.job, start.model.config
     model = tiny_random_model(shrink_config(config)).to(base_dtype(job))
     inject_adapters(job, model)
-    small = model.config.get_text_config(decoder=True).hidden_size
+    small = text_config(model).hidden_size
     with torch.no_grad():
         hidden = run_blocks(model, 0, 1, input_ids=torch.zeros(1, 2, dtype=torch.long))
     if tuple(hidden.shape) != (1, 2, small):

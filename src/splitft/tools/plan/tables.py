@@ -11,6 +11,7 @@ from rich.table import Table
 from splitft.common.tables import make_table
 from splitft.devices.simulate import PARTS
 from splitft.running.progress import seconds_text
+from splitft.tools.plan.codecs import CodecTrial
 from splitft.tools.plan.cuts import CutCost, PolicyStart
 from splitft.tools.plan.dry import DryRun
 
@@ -54,6 +55,26 @@ def bytes_table(run: DryRun) -> Table:
     for kind in sorted({kind for way in counted.values() for kind in way}):
         made.add_row(kind, f"{counted['up'].get(kind, 0):,}", f"{counted['down'].get(kind, 0):,}")
     made.add_row("all", f"{ledger.total('up'):,}", f"{ledger.total('down'):,}", style="bold")
+    return made
+
+
+def codecs_table(trials: Sequence[CodecTrial]) -> Table:
+    """The loss and the bytes of every codec, for `codec` and `gradient_codec`."""
+    made = make_table(
+        "Codecs: one batch of the first client, at its cut, with the adapter that the job starts from",
+        "codec", "MB a step", "energy lost", "loss", "gradients' direction",
+        "gradients: MB a step", "energy lost",
+    )  # fmt: skip
+    for t in trials:
+        made.add_row(
+            t.codec,
+            f"{t.step_bytes / 1e6:,.3g}",
+            f"{t.lost:.2%}",
+            f"{t.loss_change:+.2%}",
+            f"{t.direction:.3f}",
+            f"{t.gradient_bytes / 1e6:,.3g}",
+            f"{t.gradient_lost:.2%}",
+        )
     return made
 
 

@@ -13,9 +13,8 @@ from splitft.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 NAME = "report.html"
-_HEAD = 4096  # characters in which our mark stands
+_HEAD = 4096  # characters that hold the mark of a report
 
 
 def report_command(
@@ -57,7 +56,7 @@ def report_command(
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise OutputError where a file is there that is no report of ours, or that cannot be told."""
+    """Raise OutputError where the path holds anything but an earlier report, or its folder is missing."""
     from splitft.tools.report.page import GENERATOR
 
     if not os.path.lexists(path):

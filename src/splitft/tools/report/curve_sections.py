@@ -1,4 +1,4 @@
-"""Curves: perplexity and accuracy against rounds, bytes and simulated time, and where every seed ended."""
+"""Curves: perplexity and accuracy against rounds, bytes and simulated time; the last value of every seed."""
 
 from __future__ import annotations
 
@@ -23,75 +23,73 @@ SEEDS = "Line: mean over seeds; band: lowest to highest seed."
 
 
 def curve_sections(variants: Sequence[Variant]) -> list[Section]:
-    """Return perplexity against rounds, bytes and virtual time, accuracy, and the ends of all seeds."""
-    by_round = _curves(variants, "round", "perplexity")
+    """Return perplexity against rounds, bytes and virtual time, accuracy, and the last value of all seeds."""
+    by_round = _curves(variants, "round")
+    later = [curve.from_half() for curve in by_round]
+    accuracy = _curves(variants, "round", "accuracy", y_factor=100.0)
+    hidden = any(coincide(one, other) for one, other in combinations(by_round, 2))
+    rims = " Where lines lie on each other, those below show as rims." if hidden else ""
     made = [
-        _by_round(by_round),
-        _second_half(by_round),
+        _section(
+            "Perplexity by round",
+            curve_chart(by_round, "round", BEFORE, *PERPLEXITY, whole_x=True),
+            f"Lower is better. {SEEDS}{rims}",
+        ),
+        _section(
+            "Perplexity by round, second half",
+            curve_chart(later, "round", "number", *PERPLEXITY, whole_x=True),
+            "The same, from half way on: what the first rounds hide.",
+        ),
         _by_bytes(variants),
         _by_time(variants),
-        _accuracy_by_round(variants),
+        _section(
+            "Accuracy by round",
+            curve_chart(
+                accuracy, "round", BEFORE, "next tokens predicted right", "%", whole_x=True, share=True
+            ),
+            f"Held-out rows; higher is better. {SEEDS}",
+        ),
         _at_the_end(variants),
     ]
     return [section for section in made if section]
 
 
-def _by_round(curves: Sequence[Curve]) -> Section | None:
-    svg = curve_chart(curves, "round", BEFORE, *PERPLEXITY, whole_x=True)
-    hidden = any(coincide(one, other) for one, other in combinations(curves, 2))
-    rims = " Where lines lie on each other, those below show as rims." if hidden else ""
-    return _section("Perplexity by round", svg, f"Lower is better. {SEEDS}{rims}")
-
-
-def _second_half(curves: Sequence[Curve]) -> Section | None:
-    later = [curve.from_half() for curve in curves]
-    svg = curve_chart(later, "round", "number", *PERPLEXITY, whole_x=True)
-    return _section(
-        "Perplexity by round, second half", svg, "The same, from half way on: what the first rounds hide."
-    )
-
-
 def _by_bytes(variants: Sequence[Variant]) -> Section | None:
-    curves = _curves(variants, "bytes_moved", "perplexity")
+    curves = _curves(variants, "bytes_moved")
     unit, size = byte_unit(max((curve.x[-1] for curve in curves if curve.x), default=0.0))
     still = [curve.label for curve in curves if curve.x and curve.x[-1] == 0]
-    moved = [c for c in _curves(variants, "bytes_moved", "perplexity", size) if c.label not in still]
+    moved = [c for c in _curves(variants, "bytes_moved", x_unit=size) if c.label not in still]
     nothing = f" Not drawn, since nothing is sent: {', '.join(still)}." if still else ""
     note = f"Up and down, all clients together: training and adapters, without evaluation.{nothing}"
-    return _section(
-        "Perplexity by data sent", curve_chart(moved, "sent since the start", unit, *PERPLEXITY), note
-    )
+    svg = curve_chart(moved, "sent since the start", unit, *PERPLEXITY)
+    return _section("Perplexity by data sent", svg, note)
 
 
 def _by_time(variants: Sequence[Variant]) -> Section | None:
-    """Pooled data on a fast server may take so little time that all others would shrink beside it."""
-    curves = _curves(variants, "virtual_seconds", "perplexity")
+    """Leave out pooled data that a fast server trains in no time: all other curves would shrink beside it."""
+    curves = _curves(variants, "virtual_seconds")
     longest = max((curve.x[-1] for curve in curves if curve.x), default=0.0)
     unit, size = time_unit(longest)
     pooled = [v.label for v in variants if v.job["method"] == "centralized"]
     instant = [c for c in curves if c.label in pooled and c.x and c.x[-1] < longest / 50]
     left_out = [curve.label for curve in instant]
-    drawn = [c for c in _curves(variants, "virtual_seconds", "perplexity", size) if c.label not in left_out]
+    drawn = [c for c in _curves(variants, "virtual_seconds", x_unit=size) if c.label not in left_out]
     note = "What the rounds would take on the devices named below; simulated, not measured."
     if instant:
         done = ", ".join(f"{c.label} (over after {figure(c.x[-1] / size, 2)} {unit})" for c in instant)
         note += f" Not drawn: {done}."
-    return _section(
-        "Perplexity by simulated time", curve_chart(drawn, "virtual time", unit, *PERPLEXITY), note
-    )
-
-
-def _accuracy_by_round(variants: Sequence[Variant]) -> Section | None:
-    curves = _curves(variants, "round", "percent_right")
-    svg = curve_chart(curves, "round", BEFORE, "next tokens predicted right", "%", whole_x=True, share=True)
-    return _section("Accuracy by round", svg, f"Held-out rows; higher is better. {SEEDS}")
+    svg = curve_chart(drawn, "virtual time", unit, *PERPLEXITY)
+    return _section("Perplexity by simulated time", svg, note)
 
 
 def _at_the_end(variants: Sequence[Variant]) -> Section | None:
-    ends = [(variant.label, number, _ends(variant)) for number, variant in enumerate(variants)]
+    ends = []
+    for number, variant in enumerate(variants):
+        last = [points(run)[-1].perplexity for run in variant.runs if points(run)]
+        ends.append((variant.label, number, [value for value in last if value is not None]))
     if sum(len(own) for _, _, own in ends) < 2:
         return None
-    svg = strip_chart(ends, "held-out perplexity", "per token", "variant (name, mean ± sd)")
+    svg = strip_chart(ends, *PERPLEXITY, "variant (name, mean ± sd)")
     note = (
         "A dot is a seed, the long tick the mean, the line one standard deviation to both sides. "
         "The axis does not start at 0."
@@ -103,30 +101,20 @@ def _section(title: str, svg: Markup | None, note: str) -> Section | None:
     return Section(title, [Panel(svg)], note) if svg else None
 
 
-def _curves(variants: Sequence[Variant], x_of: str, y_of: str, unit: float = 1.0) -> list[Curve]:
-    """Return means at those rounds that all seeds of a variant have.
-
-    x_of, y_of: Attributes of a `Point`.
-    unit: x is given in multiples of it.
-    """
+def _curves(
+    variants: Sequence[Variant], x: str, y: str = "perplexity", x_unit: float = 1.0, y_factor: float = 1.0
+) -> list[Curve]:
+    """Means over the seeds of two fields of `Point`, at the rounds that all seeds of a variant have."""
     curves = []
     for number, variant in enumerate(variants):
-        runs = [{p.round: (getattr(p, x_of), getattr(p, y_of)) for p in points(run)} for run in variant.runs]
-        xs, ys = [], []
-        for round_ in evenly(sorted(set.intersection(*(set(run) for run in runs))), MOST_POINTS):
+        runs = [{p.round: (getattr(p, x), getattr(p, y)) for p in points(run)} for run in variant.runs]
+        xs: list[float] = []
+        ys: list[list[float]] = []
+        for round_ in evenly(sorted(set.intersection(*map(set, runs))), MOST_POINTS):
             pairs = [run[round_] for run in runs]
-            if all(x is not None and y is not None for x, y in pairs):
-                xs.append(fmean(x / unit for x, _ in pairs))
-                ys.append([y for _, y in pairs])
-        curves.append(
-            Curve(
-                variant.label, number, tuple(xs), tuple(map(fmean, ys)), tuple(map(min, ys)),
-                tuple(map(max, ys)),
-            )
-        )  # fmt: skip
+            if not any(None in pair for pair in pairs):
+                xs.append(fmean(at / x_unit for at, _ in pairs))
+                ys.append([y_factor * value for _, value in pairs])
+        means, lows, highs = tuple(map(fmean, ys)), tuple(map(min, ys)), tuple(map(max, ys))
+        curves.append(Curve(variant.label, number, tuple(xs), means, lows, highs))
     return curves
-
-
-def _ends(variant: Variant) -> list[float]:
-    last = [points(run)[-1].perplexity for run in variant.runs if points(run)]
-    return [value for value in last if value is not None]

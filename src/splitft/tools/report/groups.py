@@ -1,4 +1,4 @@
-"""Runs as variants: the same job with several seeds is one variant; its label is what sets it apart."""
+"""Variants: the runs of one job with several seeds, labelled by the keys that set them apart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Variant:
     """Runs of one job with different seeds.
 
     Attributes:
-        label: Its method, and the keys that set it apart from the others.
+        label: The method and the keys that set it apart from the others.
         differs: The keys in which the variants differ, with its own values.
         job: Its job, flat.
         runs: One run a seed, in the order of seeds.

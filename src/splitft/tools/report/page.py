@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from splitft.tools.report.client_sections import cut_section, data_section, time_section
+from splitft.tools.report.bar_sections import cut_section, data_section, time_section, traffic_section
 from splitft.tools.report.conditions import conditions
 from splitft.tools.report.curve_sections import curve_sections
 from splitft.tools.report.details import details
@@ -13,7 +13,6 @@ from splitft.tools.report.groups import Variant, group_runs, unnamed_keys
 from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import has_virtual_time
 from splitft.tools.report.table import remark, verdict_columns
-from splitft.tools.report.traffic_section import traffic_section
 from splitft.tools.report.verdict import sentences, target_note, verdict
 
 GENERATOR = "splitft report"  # in the page's <meta>: a page that has it may be written anew

@@ -32,11 +32,6 @@ class Point:
     bytes_moved: int
     virtual_seconds: float | None
 
-    @property
-    def percent_right(self) -> float | None:
-        """The accuracy in %."""
-        return None if self.accuracy is None else 100 * self.accuracy
-
 
 def points(run: RunFolder) -> list[Point]:
     """Return the evaluations of a run in order."""

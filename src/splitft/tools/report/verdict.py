@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from splitft.tools.report.groups import Spread, Variant, group_runs, spread
+from splitft.tools.report.groups import Variant, group_runs, spread
 from splitft.tools.report.runs import RunFolder
-from splitft.tools.report.series import crossing, has_virtual_time, points, training_bytes
+from splitft.tools.report.series import Point, crossing, has_virtual_time, points, training_bytes
 from splitft.tools.report.units import figure, time_unit
 
 ALONE = "local_only"
 REFERENCES = (ALONE, "centralized")  # no clients that train together: other times say little beside theirs
 MOST_NAMED = 6  # variants in a sentence
+AT_THE_END = ("perplexity", "accuracy", "paper_accuracy")
 MEASURES = (
-    "perplexity",
-    "accuracy",
-    "paper_accuracy",
+    *AT_THE_END,
     "bytes_up",
     "bytes_down",
     "virtual_seconds",
@@ -42,8 +41,6 @@ def verdict(variants: Sequence[Variant]) -> dict[str, Any]:
     target = common_target(variants)
     rows = []
     for variant in variants:
-        of_runs = [_measures(run, target) for run in variant.runs]
-        measures = {name: _over_seeds(name, [of_run[name] for of_run in of_runs]) for name in MEASURES}
         rows.append(
             {
                 "label": variant.label,
@@ -57,7 +54,7 @@ def verdict(variants: Sequence[Variant]) -> dict[str, Any]:
                 "rounds_asked": variant.job["rounds"],
                 "random_weights": any(run.summary.get("random_weights") for run in variant.runs),
                 "diverged": sum(_diverged(run) for run in variant.runs),
-                **{name: asdict(value) if value else None for name, value in measures.items()},
+                **_spreads(variant.runs, target),
             }
         )
     return {"target_perplexity": target, "variants": rows}
@@ -142,35 +139,40 @@ def _best_perplexity(rows: Sequence[dict[str, Any]]) -> str:
     return f"{text}."
 
 
-def _measures(run: RunFolder, target: float | None) -> dict[str, float | None]:
-    """Return the measures of one run by MEASURES; None where the run has none."""
+def _spreads(runs: Sequence[RunFolder], target: float | None) -> dict[str, dict[str, Any] | None]:
+    """Return every measure of a variant over its runs; None where no run has it."""
+    values = [_values(run, target) for run in runs]
+    found: dict[str, dict[str, Any] | None] = {}
+    for name in MEASURES:
+        own = [value for run in values if (value := run[name]) is not None]
+        # A mean over those seeds alone that reached the target would flatter the variant.
+        complete = len(own) == len(runs) or not name.endswith("_to_target")
+        measured = spread(list(map(float, own))) if complete else None
+        found[name] = asdict(measured) if measured else None
+    return found
+
+
+def _values(run: RunFolder, target: float | None) -> dict[str, float | None]:
+    """Return every measure of a run; None where it has none."""
     evaluated = points(run)
-    last = evaluated[-1] if evaluated else None
-    moved = [training_bytes(line) for line in run.rounds]
-    seconds = sum(line.get("virtual_seconds") or 0.0 for line in run.rounds)
+    timed = has_virtual_time(run)
     return {
-        "perplexity": last and last.perplexity,
-        "accuracy": last and last.accuracy,
-        "paper_accuracy": last and last.paper_accuracy,
-        "bytes_up": sum(of_round["up"] for of_round in moved),
-        "bytes_down": sum(of_round["down"] for of_round in moved),
-        "virtual_seconds": seconds if has_virtual_time(run) else None,
-        "virtual_seconds_to_target": _until(target, [(p.virtual_seconds, p.perplexity) for p in evaluated]),
-        "bytes_to_target": _until(target, [(p.bytes_moved, p.perplexity) for p in evaluated]),
+        **{name: getattr(evaluated[-1], name) if evaluated else None for name in AT_THE_END},
+        "bytes_up": sum(training_bytes(line)["up"] for line in run.rounds),
+        "bytes_down": sum(training_bytes(line)["down"] for line in run.rounds),
+        "virtual_seconds": sum(line.get("virtual_seconds") or 0.0 for line in run.rounds) if timed else None,
+        "virtual_seconds_to_target": _until_target(evaluated, "virtual_seconds", target),
+        "bytes_to_target": _until_target(evaluated, "bytes_moved", target),
         "trained_parameters": run.summary.get("parameters", {}).get("adapter"),
     }
 
 
-def _over_seeds(name: str, values: Sequence[float | None]) -> Spread | None:
-    if name.endswith("_to_target") and None in values:
-        return None  # a mean over those seeds that got there would flatter
-    return spread([float(value) for value in values if value is not None])
-
-
-def _until(target: float | None, reached: Sequence[tuple[float | None, float | None]]) -> float | None:
-    """Return the cost at which the target is met, on (cost, perplexity) pairs."""
-    known = [(x, y) for x, y in reached if x is not None and y is not None]
-    return None if target is None else crossing([x for x, _ in known], [y for _, y in known], target)
+def _until_target(evaluated: Sequence[Point], field: str, target: float | None) -> float | None:
+    if target is None:
+        return None
+    known = [(getattr(point, field), point.perplexity) for point in evaluated]
+    pairs = [(x, y) for x, y in known if x is not None and y is not None]
+    return crossing([x for x, _ in pairs], [y for _, y in pairs], target)
 
 
 def _diverged(run: RunFolder) -> bool:

@@ -11,11 +11,10 @@ from splitft.wire.codecs.bf16 import BF16
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.int8 import Int8
 from splitft.wire.codecs.lowbit import LowBit, activation_bits
-from splitft.wire.memory.delta import DELTA
 
 NONE = "none"  # rows as they are
+DELTA = "delta"  # differences; the memory of samples makes them
 DELTA_GRADIENTS = "int2"  # beside codec delta
-AUTO = "auto"
 What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 W = TypeVar("W", bound=WireSettings)
@@ -26,8 +25,7 @@ _ACTIVATIONS: dict[str, MakeCodec] = {
     "int4": lambda: activation_bits(4),
     "int3": lambda: activation_bits(3),
     "int2": lambda: activation_bits(2),
-    DELTA: lambda: activation_bits(4),  # what goes whole; the channel sees to differences
-    AUTO: Int8,  # until there is a choice
+    DELTA: lambda: activation_bits(4),  # of samples that go whole
 }
 _GRADIENTS: dict[str, MakeCodec] = {
     "bf16": BF16,
@@ -35,7 +33,6 @@ _GRADIENTS: dict[str, MakeCodec] = {
     "int4": lambda: LowBit(4),
     "int3": lambda: LowBit(3),
     "int2": lambda: LowBit(2),
-    AUTO: Int8,
 }
 _REGISTERED: dict[str, MakeCodec] = {}
 
@@ -90,10 +87,8 @@ def codecs_of(settings: WireSettings, *, network: bool = False) -> dict[str, str
 
 
 def network_job(job: W) -> W:
-    """Return a job as it is over a network, with its codecs stated; what auto chooses stays open."""
-    return job.model_copy(
-        update={key: name for key, name in codecs_of(job, network=True).items() if name != AUTO}
-    )
+    """Return a job as it is over a network, with its codecs stated."""
+    return job.model_copy(update=codecs_of(job, network=True))
 
 
 def check_codecs(job: WireSettings) -> None:

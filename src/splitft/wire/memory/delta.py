@@ -1,14 +1,15 @@
-"""delta: a training sample's activations as the difference against what both ends keep of its last time.
+"""Memory of `codec: delta`: a training sample's activations cross as the difference from their last time.
 
-The first time a sample is sent whole. What either end keeps of it is what the message stood for, never what
-the client computed: the error of one time is part of the next difference, and does not add up. Decoding is
-sums of whole numbers and single products, so that both ends keep the same on any two machines. (ours)
+The first time a sample is sent whole. Both ends keep the decoded activations, never what the client computed:
+the error of one time is part of the next difference, and does not add up. Decoding is sums of whole numbers
+and single products, so that both ends keep the same on any two machines.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,17 +18,23 @@ from splitft.common.state import State
 from splitft.wire.codecs.codec import Codec, Part
 from splitft.wire.codecs.int8 import Int8
 from splitft.wire.codecs.lowbit import activation_bits, difference_bits
+from splitft.wire.codecs.rows import RowCodec, check_parts, check_rows, diverged
 from splitft.wire.codecs.shapes import Shapes
+from splitft.wire.memory.sample_memory import SampleMemory
+from splitft.wire.messages import Activations
 
-DELTA = "delta"
 SAMPLE_BYTES = 1024  # of a sample beside its values
 
 
-class Memory:
-    """What one end keeps of samples at one cut: the first ones, up to so many bytes; none is ever dropped.
+class DeltaMemory(SampleMemory):
+    """The last activations of the first samples at one cut, up to a number of bytes; none is ever dropped.
 
-    width: of the hidden states. bits: of a value of a difference.
-    digest: of all that came to this, empty at the start; ends with the same digest keep the same.
+    Args:
+        width: Hidden size.
+        bits: Bits of a value of a difference.
+
+    Attributes:
+        digest: Digest of all batches so far, empty at the start; ends with the same digest keep the same.
     """
 
     def __init__(self, most_bytes: int, width: int, bits: int) -> None:
@@ -37,22 +44,68 @@ class Memory:
         self._later: Codec = difference_bits(bits)
         self._form = Int8()
         self._cut = 0
-        self.forget()
-
-    def forget(self) -> None:
-        """Start anew: the next time of every sample is its first."""
+        self._mark: State | None = None
         self.digest = ""
         self._bytes = 0
         self._kept: dict[int, list[Tensor]] = {}
 
+    def pack(self, message: Activations, codec: RowCodec) -> Activations:
+        """Return a training batch as it is sent: differences of known samples, new ones whole."""
+        check_rows(message.hidden, self._width)
+        try:
+            parts = self.encode(message.hidden, message.samples, message.lengths)
+        except ValueError as error:
+            raise diverged(error) from None
+        return replace(message, hidden=message.hidden.new_empty(0), packed=parts)
+
+    def unpack(self, message: Activations, codec: RowCodec) -> Activations:
+        """Return a training batch with its rows."""
+        if message.hidden.numel():
+            raise ValueError(f"hidden: {tuple(message.hidden.shape)} beside the packed parts")
+        hidden = self.decode(message.packed, message.samples, message.lengths)
+        return replace(message, hidden=hidden, packed=())
+
     def move(self, cut: int) -> None:
-        """Start anew where the client has another cut than before: other blocks, other activations."""
+        """Forget all samples where the client has another cut than before."""
         if cut != self._cut:
             self._cut = cut
-            self.forget()
+            self._clear()
+
+    def mark(self) -> None:
+        """Mark the state at the start of a round's local steps."""
+        self._mark = self.state()
+
+    def rewind(self) -> None:
+        """Restore the state at the mark."""
+        if self._mark is not None:
+            self.load_state(self._mark)
+
+    @property
+    def offer(self) -> str:
+        """The digest at the mark; empty: nothing is kept."""
+        return str(self._mark["digest"]) if self._mark else ""
+
+    def agree(self, offer: str) -> str:
+        """Forget all samples where the digest is not the server's; return the digest."""
+        if self.digest != offer:
+            self._clear()
+        return self.digest
+
+    def accept(self, digest: str) -> None:
+        """Go back to the mark, or, with an empty digest, to an empty memory.
+
+        Raises:
+            ValueError: The digest is neither.
+        """
+        if digest not in ("", self.offer):
+            raise ValueError("memory: the client keeps other samples than it was asked for")
+        self.rewind()
+        if not digest:
+            self._clear()
+            self.mark()
 
     def encode(self, rows: Tensor, samples: Sequence[int], lengths: Sequence[int]) -> tuple[Tensor, ...]:
-        """Return the parts for the (tokens, width) rows of these samples, and note what they stand for.
+        """Return the parts for the (tokens, width) rows of these samples, and keep the decoded rows.
 
         Raises ValueError where a value is not finite, or a sample had another length before.
         """
@@ -65,15 +118,12 @@ class Memory:
         return tuple(parts)
 
     def decode(self, parts: Sequence[Tensor], samples: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Return the rows that parts stand for, (tokens, width) float32, and note them.
+        """Return the decoded rows, (tokens, width) float32, and keep them.
 
         Raises ValueError on parts of another form, or where a sample had another length before.
         """
         groups = self._groups(samples, lengths)
-        wanted = [(part.dtype, part.shape) for part in self._layout(groups, lengths)]
-        found = [(part.dtype, tuple(part.shape)) for part in parts]
-        if found != wanted:
-            raise ValueError(f"packed: {found[:4]}, not {wanted[:4]}")
+        check_parts(None, parts, self._layout(groups, lengths))
         whole: dict[int, Tensor] = {}
         start = 0
         for codec, places, known in groups:
@@ -88,13 +138,18 @@ class Memory:
         return torch.cat([whole[place] for place in range(len(samples))])
 
     def state(self) -> State:
-        """Return what is kept, as a checkpoint holds it; what comes later does not change it."""
+        """Return the kept samples, as a checkpoint holds them; later batches do not change it."""
         return {"cut": self._cut, "digest": self.digest, "kept": dict(self._kept)}
 
-    def load_state(self, state: State) -> None:
-        """Be as `state` was taken."""
+    def load_state(self, state: State | None) -> None:
+        """Restore a state returned by `state()`."""
+        assert state is not None
         self._cut, self.digest, self._kept = state["cut"], state["digest"], dict(state["kept"])
         self._bytes = sum(self._size(len(values)) for values, _ in self._kept.values())
+
+    def _clear(self) -> None:
+        """Forget all samples: each one's next time is its first."""
+        self.digest, self._bytes, self._kept = "", 0, {}
 
     def _groups(self, samples: Sequence[int], lengths: Sequence[int]) -> list[tuple[Codec, list[int], bool]]:
         """Return (codec, places in the batch, whether kept) of those sent whole, and of the others."""
@@ -147,8 +202,8 @@ class Memory:
         self.digest = digest.hexdigest()
 
 
-class LengthMemory(Memory):
-    """What a plan keeps of samples, which have no values: how long they are."""
+class LengthMemory(DeltaMemory):
+    """The memory of a plan, whose samples have no values: their lengths."""
 
     def __init__(self, most_bytes: int, width: int, bits: int) -> None:
         super().__init__(most_bytes, width, bits)

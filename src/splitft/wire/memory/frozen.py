@@ -1,40 +1,93 @@
-"""The activations of samples that a server keeps where fronts are frozen: they never change. (ours)
+"""Memory of activations where fronts are frozen: a sample's never change, and cross once.
 
-Both ends count alike what is kept, so that a client sends no sample twice and asks nobody.
+Both ends count the same samples, so that a client knows which ones the server has without asking.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from splitft.wire.codecs.rows import RowCodec
+from splitft.wire.memory.sample_memory import SampleMemory
+from splitft.wire.messages import Activations
 
-class Index:
-    """Which samples are kept: the first ones, up to so many tokens; none is ever dropped for another."""
 
-    def __init__(self, most_tokens: int) -> None:
-        self._most_tokens = most_tokens
+@dataclass(frozen=True)
+class _Kept:
+    """A sample: its (tokens, width) activations, and its (tokens,) ids where they are sent."""
+
+    hidden: Tensor
+    labels: Tensor | None
+    input_ids: Tensor | None
+
+
+class FrozenMemory(SampleMemory):
+    """The first samples, up to a number of bytes; none is dropped for another.
+
+    The client's end knows their lengths alone; the server's end keeps their activations.
+    """
+
+    def __init__(self, most_bytes: int, width: int) -> None:
+        self._most_tokens = most_bytes // (4 * width + 4)  # a token counts as in float32, with its label
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all samples, as the other end does."""
         self._tokens = 0
         self._lengths: dict[int, int] = {}
+        self._kept: dict[int, _Kept] = {}
 
     def missing(self, samples: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """Return the places in a batch of the samples that must be sent."""
+        """Return the places in a batch of the samples that the server lacks."""
         return self._walk(samples, lengths)[0]
 
-    def admit(self, samples: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """Note a batch; return the places of the samples that are sent with it.
+    def pack(self, message: Activations, codec: RowCodec) -> Activations:
+        """Return a batch as it is sent; its rows are those of the missing samples, each encoded alone."""
+        sent = self._admit(message)
+        if codec.codec is None:
+            return message
+        lengths = [message.lengths[place] for place in sent]
+        parts: list[Tensor] = []
+        for rows, length in zip(_divided(message.hidden, lengths), lengths, strict=True):
+            parts += codec.pack(rows, [length])[1]
+        return replace(message, hidden=message.hidden.new_empty(0), packed=tuple(parts))
+
+    def unpack(self, message: Activations, codec: RowCodec) -> Activations:
+        """Keep the samples that came, and return the batch with the rows of all."""
+        if len(message.samples) != len(message.lengths):
+            raise ValueError(f"samples: {len(message.samples)} for {len(message.lengths)} lengths")
+        sent = self._admit(message)
+        came = dict(zip(sent, _samples(message, codec, [message.lengths[i] for i in sent]), strict=True))
+        whole = []
+        for place, sample in enumerate(message.samples):
+            one = came.get(place) or self._kept[sample]
+            if sample in self._lengths:
+                self._kept[sample] = one
+            whole.append(one)
+        return replace(
+            message,
+            hidden=torch.cat([one.hidden for one in whole]).to(message.hidden.dtype),
+            labels=_joined([one.labels for one in whole]),
+            input_ids=_joined([one.input_ids for one in whole]),
+            packed=(),
+        )
+
+    def _admit(self, message: Activations) -> list[int]:
+        """Remember a batch's samples; return the places of those that are sent with it.
 
         Raises ValueError where a sample has another length than before.
         """
-        sent, new = self._walk(samples, lengths)
+        sent, new = self._walk(message.samples, message.lengths)
         self._lengths |= new
         self._tokens += sum(new.values())
         return sent
 
     def _walk(self, samples: Sequence[int], lengths: Sequence[int]) -> tuple[list[int], dict[int, int]]:
-        """Return the places of what is sent, and {sample: length} of what of it is kept."""
+        """Return the places of the samples to send, and {sample: length} of those of them to remember."""
         sent: list[int] = []
         new: dict[int, int] = {}
         room = self._most_tokens - self._tokens
@@ -49,14 +102,38 @@ class Index:
                     room -= length
         return sent, new
 
-    def __contains__(self, sample: int) -> bool:
-        return sample in self._lengths
+
+def _samples(message: Activations, codec: RowCodec, lengths: list[int]) -> list[_Kept]:
+    """Return the samples that come with a message, each by itself."""
+    nothing: list[Tensor | None] = [None] * len(lengths)
+    labels, ids = (
+        nothing if part is None else _divided(part, lengths) for part in (message.labels, message.input_ids)
+    )
+    hidden: list[Tensor] = []
+    if codec.codec is None:
+        hidden = _divided(codec.unpack(message.hidden, message.packed, lengths), lengths)
+    else:
+        start = 0
+        for length in lengths:
+            stop = start + len(codec.codec.layout([length], codec.width))
+            rows = codec.unpack(message.hidden, message.packed[start:stop], [length])
+            hidden.append(rows.bfloat16())  # half the memory; less than the codec has lost
+            start = stop
+        if start != len(message.packed) or message.hidden.numel():
+            raise ValueError(f"packed: {len(message.packed)} parts for {len(lengths)} new samples")
+    return [_Kept(*parts) for parts in zip(hidden, labels, ids, strict=True)]
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What came of a sample: (tokens, width) activations, and ids where they are sent."""
+def _divided(rows: Tensor, lengths: list[int]) -> list[Tensor]:
+    """Return each sample's part of (tokens, ...) rows."""
+    if rows.ndim < 1 or rows.shape[0] != sum(lengths):
+        raise ValueError(f"hidden, labels or input_ids: {tuple(rows.shape)} for {sum(lengths)} new tokens")
+    return list(torch.split(rows, lengths)) if lengths else []
 
-    hidden: Tensor
-    labels: Tensor | None
-    input_ids: Tensor | None
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the ids of all samples as one tensor; None where they are not sent."""
+    given = [part for part in parts if part is not None]
+    if given and len(given) < len(parts):
+        raise ValueError("labels, input_ids: with some samples, and not with others")
+    return torch.cat(given) if given else None

@@ -1,4 +1,4 @@
-"""Who may come in: decided on the first words of a connection, before anything else is done. (ours)"""
+"""Admission: which clients may come in, decided on the hello of a connection."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from splitft.engines.network.control import PROTOCOL, Hello, Refused
 from splitft.engines.network.transport.listener import Identity
 
 AUDIT = "audit.jsonl"
-MOST_LINES = 10_000  # of one server process: nobody fills the disk by knocking
+MOST_LINES = 10_000  # of one server process, so that refusals do not fill the disk
 
 
 class AuditLog:
-    """Writes down who was refused, when and why, in `audit.jsonl`; no secrets, and no text of a client."""
+    """Logs refusals in `audit.jsonl`: time, address, name and reason; no secrets, no text of a client."""
 
     def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
         self._path = folder / AUDIT
@@ -37,10 +37,10 @@ class AuditLog:
 
 @dataclass(frozen=True)
 class Admission:
-    """names: of the clients. tokens: the secret of each, the same for all or its own; empty for none.
+    """The clients of a job, and their secrets.
 
-    by_certificate: a client's name must be its certificate's. Where each client has a secret of its own, a
-    client is the one whose secret it shows.
+    tokens: the secret of each client, by which it is known; empty: none is asked for. by_certificate: a
+    client's name must be its certificate's. audit: logs refusals.
     """
 
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ class Admission:
     audit: AuditLog
 
     def admit(self, hello: Hello, identity: Identity) -> Refused | None:
-        """Return why a client may not come in, None where it may."""
+        """Return the refusal of a client, None where it may come in."""
         reason = self._problem(hello, identity)
         if reason is None:
             return None

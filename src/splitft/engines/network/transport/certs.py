@@ -1,6 +1,6 @@
-"""`splitft certs`: an authority of one's own, a certificate for the server and for every client. (ours)
+"""`splitft certs`: an authority of one's own, with a certificate for the server and for every client.
 
-The authority's key (`ca.key`) signs and revokes; the server does not need it. A client gets its own folder.
+The authority's key (`ca.key`) signs and revokes; the server does not need it. Each client gets a folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from splitft.errors import JobError, NetworkError, OutputError
 CA, CA_KEY, CRL = "ca.pem", "ca.key", "revoked.pem"
 SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = "server.pem", "server.key", "client.pem", "client.key"
 AGGREGATOR = "aggregator"  # folder of its certificates
-AGGREGATOR_NAME = "aggregator.splitft"  # what everyone expects in them, wherever it is reached
+AGGREGATOR_NAME = "aggregator.splitft"  # the name in them, at any address
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 CA_DAYS, DAYS = 3650, 825
 
@@ -56,7 +56,7 @@ def create_authority(folder: Path, hosts: Sequence[str] = ()) -> None:
 def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
     """Make a client's certificate; return the folder that goes to the client.
 
-    Raises JobError on a name that is none, OutputError where it is taken.
+    Raises JobError where the name is not valid, OutputError where it is taken.
     """
     if not NAME.fullmatch(name):
         raise JobError(f"{name!r} cannot be a client's name: letters a to z, digits, - and _, at most 64")
@@ -69,9 +69,9 @@ def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
 
 
 def add_aggregator(folder: Path, hosts: Sequence[str] = ()) -> Path:
-    """Make the certificates of an aggregator and of the server that dials it; return the aggregator's folder.
+    """Make the certificates of an aggregator and of the server as its client; return the aggregator's folder.
 
-    hosts: names by which it is reached, besides this machine itself. Raises OutputError where it has one.
+    hosts: its names, besides this machine itself. Raises OutputError where there is one already.
     """
     target = folder / AGGREGATOR
     if target.exists():
@@ -85,7 +85,7 @@ def add_aggregator(folder: Path, hosts: Sequence[str] = ()) -> Path:
 
 
 def revoke(folder: Path, name: str) -> int:
-    """Have a client's certificate refused from now on, also by a server that runs; return its serial number.
+    """Revoke a client's certificate, also at a running server; return its serial number.
 
     Raises OutputError where there is no such certificate.
     """
@@ -195,11 +195,11 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def channel_credentials(server: str, certs: Path | None, insecure: bool, authority: bytes = b"") -> Any:
-    """Return what a client shows and asks for; None: no TLS, on this machine or with `insecure`.
+    """Return a client's gRPC credentials; None: no TLS, on this machine or with `insecure`.
 
-    authority: PEM of the one that the server's certificate must be of, where clients need none. Without
-    both it is TLS as in a browser: for a server behind a proxy. Raises JobError on an address that is none,
-    NetworkError where a certificate is missing.
+    authority: PEM of the authority of the server's certificate, where clients need no certificate. Without
+    certs and authority it is TLS as in a browser, for a server behind a proxy. Raises JobError where the
+    address is not HOST:PORT, NetworkError where a certificate is missing.
     """
     import grpc
 

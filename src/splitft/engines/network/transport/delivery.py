@@ -1,7 +1,7 @@
-"""A session: payloads in order and exactly once, over connections that may break at any moment. (ours)
+"""Delivery: payloads in order and exactly once, over connections that may break at any moment.
 
-Both ends hold one. It outlives its connections: what the other end has not acknowledged is sent again on
-the next. Pure: it neither reads nor writes, and knows no clock.
+Both ends of a session hold one. It outlives connections: pieces without an acknowledgement are sent again on
+the next one. Pure: no reading, no writing, no clock.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
 
 
 class BrokenError(Exception):
-    """The connection must be given up; the session goes on with the next one."""
+    """The connection is broken; the session continues on the next one."""
 
 
 class ViolationError(Exception):
-    """The other end does what no correct one would; the session must be given up."""
+    """The other end breaks the protocol; the session is over."""
 
 
 class Delivery:
-    """One end. max_payload: bytes of the largest payload that may come."""
+    """One end of a session. max_payload: bytes of the largest payload that may come."""
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
@@ -39,11 +39,11 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """Pieces that the other end has not acknowledged."""
+        """Number of pieces without an acknowledgement."""
         return len(self._waiting)
 
     def send(self, payload: bytes) -> Iterator[Frame]:
-        """Take a payload on; yield its frames, to be written now if there is a connection."""
+        """Accept a payload; yield its frames, to be written now if there is a connection."""
         view = memoryview(payload)
         for start in range(0, len(view) or 1, PIECE_BYTES):
             self._sent += 1
@@ -55,10 +55,10 @@ class Delivery:
     def take(self, frame: Frame) -> bytes | None:
         """Take in a frame; return the payload that it completes.
 
-        Raises BrokenError where pieces were lost on the way, ViolationError on what may not come at all.
+        Raises BrokenError where pieces were lost on the way, ViolationError where a frame is not allowed.
         """
         self.acknowledge(frame.received)
-        newest = frame.number - 1 if frame.kind is Kind.DATA else frame.number  # that must have come by now
+        newest = frame.number - 1 if frame.kind is Kind.DATA else frame.number  # of the pieces before it
         if newest > self.received:
             raise BrokenError(f"pieces {self.received + 1} to {newest} are missing")
         if frame.kind is not Kind.DATA or frame.number <= self.received:  # a beat, or a piece again
@@ -77,16 +77,16 @@ class Delivery:
         return payload
 
     def acknowledge(self, received: int) -> None:
-        """The other end has all pieces up to this one. Raises ViolationError where it cannot."""
+        """Note that the other end has all pieces up to this one. Raises ViolationError where it cannot."""
         if received > self._sent:
             raise ViolationError(f"piece {received} was acknowledged, {self._sent} were sent")
         while self._waiting and self._waiting[0].number <= received:
             self.waiting_bytes -= len(self._waiting.popleft().piece)
 
     def again(self, received: int) -> list[Frame]:
-        """On a new connection: return the frames that the other end, which has `received`, still lacks.
+        """Return the frames after piece `received`, for a new connection.
 
-        Raises ViolationError where it states more than was sent, or less than it has acknowledged.
+        Raises ViolationError where the other end states more than was sent, or less than it acknowledged.
         """
         self.acknowledge(received)
         if self._waiting and self._waiting[0].number != received + 1:

@@ -1,6 +1,6 @@
-"""A client's end of the network: dials out, and dials again whenever the connection is lost. (ours)
+"""A client's end of the network: dials out, and dials again whenever the connection is lost.
 
-It runs in a thread of its own; what comes is put into a queue for the thread that computes.
+It runs in a thread of its own, and puts what comes into a queue for the computing thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIAL_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 class Sink(Protocol):
-    """Where to put what comes; called in the dialler's thread."""
+    """A receiver of what comes; called in the dialler's thread."""
 
     def put(self, item: Any) -> None: ...
 
@@ -39,11 +39,10 @@ class Sink(Protocol):
 class Dialler:
     """Keeps a session with the server at an address.
 
-    incoming: payloads; a Welcome where a new session starts, with nothing of the old one before it; Refused
-    where the server will not have this client; End where it tells at the door that the run is over; LostError
-    where none has answered for `patience` seconds, if that is not 0. Nothing comes after these three. They go
-    to `sink` instead where one is given. expected: the name that the server's certificate must have; empty:
-    that of the address.
+    incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
+    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds (0:
+    no limit). on_state: receives changes of the connection in words. sink: gets all these instead of
+    `incoming`. expected: the name in the server's certificate; empty: that of the address.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Dialler:
     def close(self, grace: float = 2.0, *, over: bool = False) -> None:
         """Hang up, once what was sent has arrived or `grace` seconds are over.
 
-        over: the other end has said its last words; it hangs up first, once it knows that they have come.
+        over: the other end has sent its last message, and hangs up once it knows that this has come.
         """
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._hang_up(grace, over), self._loop).result()
@@ -118,7 +117,7 @@ class Dialler:
                 wait = FIRST_WAIT
             except grpc.RpcError:
                 self._tell(f"no answer from {self._address}; dialling again")
-            except Exception as error:  # whatever it was, the run must not wait for a client that gave up
+            except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
                 why = str(error) or ("no answer came" if silent else type(error).__name__)
                 self._tell(f"the connection to {self._address} broke ({why}); dialling again")
@@ -131,14 +130,15 @@ class Dialler:
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _tell(self, text: str) -> None:
-        """Say how it stands, once."""
+        """Report a state of the connection, once."""
         if text != self._said:
             self._said = text
             if text:
                 self._on_state(text)
 
     async def _connect(self) -> bool:
-        """Open a connection and carry the session over it; return False where another makes no sense."""
+        """Open a connection and carry the session over it; return whether to dial again at its end."""
+        # Dial, and say hello.
         if self._credentials is None:
             channel = grpc.aio.insecure_channel(self._address, options=self._options)
         else:
@@ -157,6 +157,7 @@ class Dialler:
             await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
             answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
             self._heard = time.monotonic()
+            # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
                 self._sink.put(answer)
                 return False

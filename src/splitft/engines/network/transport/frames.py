@@ -1,8 +1,7 @@
-"""Frames: what one write on a connection carries. Payloads travel in pieces: none takes long. (ours)
+"""Frames: the writes on a connection. Payloads travel in pieces, each a sign of life on a slow link.
 
 A frame is a header of 25 bytes (kind, sequence number, acknowledgement, length of the whole payload, CRC-32
-of the piece) and a piece of at most PIECE_BYTES. While a large payload crosses a slow link, every piece is
-a sign of life.
+of the piece) and a piece of at most PIECE_BYTES.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ MAX_FRAME_BYTES = _HEADER.size + PIECE_BYTES
 
 
 class Kind(IntEnum):
-    """hello: what opens a connection. data: a piece of a payload. beat: nothing but the acknowledgement."""
+    """hello: first on a connection. data: a piece of a payload. beat: an acknowledgement alone."""
 
     HELLO = 1
     DATA = 2
@@ -27,7 +26,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Frame:
-    """number: of this piece, from 1 on; of a beat: of the last before it. received: the last to come."""
+    """One write.
+
+    number: of its piece, from 1 on; of a beat: of the last piece. received: the acknowledgement.
+    """
 
     kind: Kind
     number: int
@@ -42,7 +44,7 @@ class Frame:
 
 
 def decode_frame(data: bytes) -> Frame:
-    """Return the frame of these bytes. Raises ValueError where they are none, or were damaged."""
+    """Return the frame of these bytes. Raises ValueError where they are not one, or were damaged."""
     if not _HEADER.size <= len(data) <= MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {len(data)} bytes")
     kind, number, received, total, crc = _HEADER.unpack_from(data)

@@ -1,4 +1,4 @@
-"""A link: one session's reading and writing, over one connection after another; for an event loop. (ours)"""
+"""A link: reading and writing of one session, over one connection after another; for an event loop."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from splitft.common.failpoints import failpoint
 from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
 
-BEAT_SECONDS = 2.0  # a sign of life is sent at least this often
-SILENCE_SECONDS = 8.0  # an end of which nothing comes, or that takes nothing, for so long is taken for dead
-MOST_STALLS = 3  # connections in a row on which the other end took nothing; then it does not want to
+BEAT_SECONDS = 2.0  # longest time between two frames
+SILENCE_SECONDS = 8.0  # without a frame from the other end, or one taken by it: the connection is broken
+MOST_STALLS = 3  # connections in a row on which the other end took nothing: a violation
 
 Read = Callable[[], Awaitable[bytes]]  # raises EOFError where the connection has ended
 Write = Callable[[bytes], Awaitable[None]]
-Room = Callable[[], Awaitable[object]]  # returns when there is room for more of what the other end sends
+Room = Callable[[], Awaitable[object]]  # returns when there is room for more frames
 
 
 class Link:
-    """deliver is called with every payload, in order and once. place: prefix of the names of failpoints.
+    """One session's reading and writing.
 
-    room: is waited for before more is read; None: there is always room.
+    deliver: called with every payload, in order and once. place: prefix of the names of failpoints. room:
+    awaited before more is read; None: there is always room.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Link:
         self.session = session
         self.queued_bytes = 0  # of pieces, for this connection, and not yet written
         self._room = room
-        self._stalls, self._stalled_at = 0, -1  # in a row, with so many pieces acknowledged
+        self._stalls, self._stalled_at = 0, -1  # in a row; acknowledged pieces at the last
         self._deliver = deliver
         self._place = place
         self._outgoing: asyncio.Queue[Frame] | None = None  # None: no connection
@@ -47,15 +48,15 @@ class Link:
                 self._queue(self._outgoing, frame)
 
     def beat(self) -> None:
-        """Acknowledge what has come, now. To be called in the event loop."""
+        """Send an acknowledgement now. To be called in the event loop."""
         if self._outgoing is not None:
             self._queue(self._outgoing, Frame(Kind.BEAT, self.session.sent, 0, 0))
 
     async def carry(self, read: Read, write: Write, received: int) -> None:
-        """Carry frames over a connection until it ends; `received`: the last piece that the other end has.
+        """Carry frames over a connection until it ends. received: the last piece that the other end has.
 
-        Raises BrokenError where it broke, ViolationError where the other end is not to be trusted, and what
-        `read` and `write` raise.
+        Raises BrokenError where it broke, ViolationError where the other end breaks the protocol, and errors
+        of `read` and `write`.
         """
         outgoing: asyncio.Queue[Frame] = asyncio.Queue()
         self.queued_bytes = 0
@@ -83,7 +84,7 @@ class Link:
         outgoing.put_nowait(frame)
 
     async def _read(self, outgoing: asyncio.Queue[Frame], read: Read) -> None:
-        while self._outgoing is outgoing:  # asyncio may lose a cancellation to a frame that comes just then
+        while self._outgoing is outgoing:  # asyncio can lose a cancellation to a frame at that moment
             if self._room is not None:
                 await self._room()
             try:
@@ -123,7 +124,7 @@ class Link:
             waiting.cancel()
 
     async def _through(self, written: Awaitable[None]) -> None:
-        """Wait until a frame is on its way. Raises BrokenError where the other end takes nothing."""
+        """Wait until a frame is written. Raises BrokenError where the other end takes nothing."""
         try:
             await asyncio.wait_for(written, SILENCE_SECONDS)
         except asyncio.TimeoutError:

@@ -1,9 +1,9 @@
-"""The door of a server on a network: whoever connects is a stranger until it has said who it is. (ours)
+"""The TLS front of a server: a connection is a stranger until its client is recognised.
 
-Handshakes of TLS happen here, not in gRPC, because gRPC does not say whom it refused and why, nor does it
-look at revoked certificates. Who shakes hands is passed on to gRPC on loopback, byte by byte; who does not
-leaves an audit line. Without TLS everything is passed on. Strangers are few and have little time, with TLS
-and without: no number of them takes much memory, or keeps clients out.
+TLS handshakes happen here, not in gRPC, because gRPC does not report refused peers and does not check revoked
+certificates. After a handshake the bytes are passed on to gRPC on loopback; a failed one leaves an audit
+line. Without TLS all connections are passed on. The number and the time of strangers are limited, with TLS
+and without.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from splitft.engines.network.transport.certs import CA, CRL, SERVER, SERVER_KEY
 from splitft.errors import NetworkError
 
 HANDSHAKE_SECONDS = 5.0
-STRANGER_SECONDS = 10.0  # by then a client of the run must have been recognised
-MOST_STRANGERS = 32  # at a time; one more, and the oldest has to go
-STRANGER_BYTES = 1 << 20  # of memory that one of them may cost, TLS and HTTP/2 among them
+STRANGER_SECONDS = 10.0  # until a client of the run is recognised
+MOST_STRANGERS = 32  # at a time; one more ends the oldest
+STRANGER_BYTES = 1 << 20  # of memory for one of them, TLS and HTTP/2 included
 CHUNK = 1 << 16
 
-Audit = Callable[[str, str], None]  # (address, why it was refused)
+Audit = Callable[[str, str], None]  # (address, reason of the refusal)
 
 
 def server_context(folder: Path, client_certs: bool = True) -> ssl.SSLContext:
     """Return the TLS context of a server: TLS 1.3, and of the client a certificate that is not revoked.
 
     client_certs: false where clients show a secret instead of a certificate. Raises NetworkError where a
-    file is missing or is none.
+    file is missing or cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -52,7 +52,7 @@ def server_context(folder: Path, client_certs: bool = True) -> ssl.SSLContext:
 
 @dataclass(eq=False)
 class _Connection:
-    """port: on loopback, from which it is passed on; 0: not yet. name: in its certificate."""
+    """One connection. port: on loopback, from which it is passed on; 0: not yet. name: in its certificate."""
 
     transport: asyncio.Transport
     address: str
@@ -63,7 +63,7 @@ class _Connection:
 
 
 class TlsFront:
-    """Listens at an address and passes on to a port of this machine.
+    """Listens at an address, and passes connections on to a port of this machine.
 
     folder: the server's certificates; None: no TLS. client_certs: whether clients must have one.
     """
@@ -85,7 +85,7 @@ class TlsFront:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Listen no more, and hang up."""
+        """Stop listening, and hang up."""
         if self._server is not None:
             self._server.close()
         tasks = [connection.task for connection in self._connections if connection.task]
@@ -94,18 +94,18 @@ class TlsFront:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def who(self, port: int) -> tuple[str, str]:
-        """Return (name in the certificate, address) of what is passed on from this port."""
+        """Return (name in the certificate, address) of the connection from this port."""
         found = self._from(port)
         return (found.name, found.address) if found else ("", "-")
 
     def know(self, port: int) -> None:
-        """What is passed on from this port is a client of the run, no stranger."""
+        """Note that the connection from this port is of a client of the run."""
         found = self._from(port)
         if found is not None:
             found.stranger = False
 
     def hang_up(self, port: int) -> None:
-        """End what is passed on from this port."""
+        """End the connection from this port."""
         found = self._from(port)
         if found is not None and found.task is not None:
             found.task.cancel()
@@ -118,7 +118,7 @@ class TlsFront:
         return [(self._folder / name).stat().st_mtime_ns for name in names if self._folder]
 
     def _current(self) -> ssl.SSLContext | None:
-        """The context of the files as they are now: certificates change while a run goes on."""
+        """Return the context of the files as they are now: certificates can change during a run."""
         try:
             stamp = self._stamps()
             if self._folder and stamp != self._stamp:
@@ -128,7 +128,7 @@ class TlsFront:
         return self._context
 
     def _enter(self, transport: asyncio.Transport) -> None:
-        """Somebody connects."""
+        """Handle a new connection."""
         address = "{}:{}".format(*transport.get_extra_info("peername")[:2])
         strangers = [connection for connection in self._connections if connection.stranger]
         if len(strangers) >= MOST_STRANGERS:
@@ -141,19 +141,19 @@ class TlsFront:
         asyncio.get_running_loop().call_later(STRANGER_SECONDS, self._turn_away, connection, reason)
 
     def _end(self, connection: _Connection) -> None:
-        """Its task is over, or was cancelled before it began."""
+        """Forget a connection: its task is over, or was cancelled before it began."""
         self._connections.remove(connection)
         connection.transport.abort()
 
     def _turn_away(self, connection: _Connection, reason: str) -> None:
-        """Hang up on a connection that is a stranger still."""
+        """Hang up on a connection that is still a stranger."""
         if connection in self._connections and connection.stranger and connection.task:
-            connection.stranger = False  # it takes no place any more
+            connection.stranger = False  # its place is free
             self._audit(connection.address, reason)
             connection.task.cancel()
 
     async def _handle(self, connection: _Connection) -> None:
-        """Shake hands, then carry bytes both ways until one side hangs up."""
+        """Carry out the handshake, then carry bytes both ways until one side hangs up."""
         outer: asyncio.StreamWriter | None = None
         inner: asyncio.StreamWriter | None = None
         try:
@@ -161,7 +161,7 @@ class TlsFront:
             reader, outer = await _shake_hands(connection.transport, context)
             if context is not None:
                 connection.name = _common_name(outer.get_extra_info("ssl_object"))
-            if not (words := await reader.read(CHUNK)):  # nobody bothers gRPC with silence
+            if not (words := await reader.read(CHUNK)):  # silence is not passed on
                 return
             source, inner = await asyncio.open_connection("127.0.0.1", self._inner)
             connection.port = inner.get_extra_info("sockname")[1]
@@ -182,7 +182,7 @@ class TlsFront:
 
 
 class _Door(asyncio.Protocol):
-    """Reads nothing until the handshake does."""
+    """Reads nothing before the handshake."""
 
     def __init__(self, enter: Callable[[asyncio.Transport], None]) -> None:
         self._enter = enter
@@ -196,7 +196,7 @@ class _Door(asyncio.Protocol):
 async def _shake_hands(
     transport: asyncio.Transport, context: ssl.SSLContext | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return the stream of a connection that is not read from yet; without TLS it is as it is."""
+    """Return the streams of a connection that is not read from yet; without a context: without TLS."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=CHUNK)
     protocol = asyncio.StreamReaderProtocol(reader)

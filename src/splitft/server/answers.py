@@ -1,0 +1,136 @@
+"""The answers of trunks to what clients send: gradients, the trunk's output, or sums over held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from splitft.job.settings import TrainingSettings
+from splitft.lora.blocks import Adapter
+from splitft.model.split_model import SplitModel, StepId
+from splitft.server.batches import plan_batches
+from splitft.server.served import Served, Sums, Tails
+from splitft.server.step import AtCut, TrunkStep, evaluate, run_to_tail, step_from_tail, trunk_step
+from splitft.server.trunks import Trunks
+from splitft.wire.messages import (
+    Activations,
+    Gradients,
+    LocalLoss,
+    Message,
+    Metrics,
+    TailGradients,
+    TrunkOutput,
+)
+
+
+class Answers:
+    """Computes one message of each client after another, or several together.
+
+    Args:
+        trunks: Trunks that are trained.
+    """
+
+    def __init__(self, model: SplitModel, settings: TrainingSettings, trunks: Trunks) -> None:
+        self.served: dict[str, Served] = {}
+        self.sums = Sums()
+        self._model = model
+        self._settings = settings
+        self._trunks = trunks
+        self._adapter: Adapter = {}
+        self._tails = Tails()
+
+    def start(self, adapter: Adapter, clients: Mapping[str, Served]) -> None:
+        """Serve clients from now on. adapter: the global adapter of all blocks in trunks, for evaluation."""
+        self._adapter = adapter
+        self.served |= clients
+
+    def to(
+        self, messages: Mapping[str, Message], shares: Mapping[str, float], most_tokens: int
+    ) -> dict[str, Message]:
+        """Return the answers to messages, in their order.
+
+        Args:
+            shares: Weight of each training client in its trunk's gradient.
+            most_tokens: Most tokens of several clients that are computed at once; 0: one client at a time.
+        """
+        replies: dict[str, Message] = {}
+        if most_tokens:
+            train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
+            for names in plan_batches({c: m.lengths for c, m in train.items()}, most_tokens):
+                if len(names) > 1:
+                    replies |= self._train([self._at_cut(name, train[name], shares) for name in names])
+        for client in [client for client in messages if client not in replies]:
+            replies |= self._one(client, messages[client], shares)
+        return {client: replies[client] for client in [*messages, *replies] if client in replies}
+
+    def forget(self, clients: Iterable[str]) -> None:
+        """Drop the sums of these clients, and what is under way of them."""
+        self._tails.forget(clients)
+        for client in clients:
+            self.sums.forget(client)
+
+    def _one(self, client: str, message: Message, shares: Mapping[str, float]) -> dict[str, Message]:
+        """Return the answer to a message; with a shared trunk a tail gradient may complete several."""
+        match message:
+            case Activations() if self._settings.labels == "client":
+                return {client: self._to_tail(self._at_cut(client, message, shares))}
+            case Activations(train=True):
+                return self._train([self._at_cut(client, message, shares)])
+            case Activations():
+                part = self._at_cut(client, message, shares)
+                metrics = evaluate(self._model, part, padding_free=self._settings.padding_free)
+                self.sums.add_metrics(client, metrics)
+                return {client: metrics}
+            case TailGradients():
+                ready = self._tails.take(self._trunks.key_of(client), client, message)
+                back = [([t.part], step_from_tail(self._model, t, gradient)) for t, gradient in ready]
+                return {c: reply for one in back for c, reply in self._take_in(*one).items()}
+            case Metrics():
+                self.sums.add_metrics(client, message)
+            case LocalLoss():
+                self.sums.rows[client] += sum(message.lengths)
+                self.sums.add_loss(client, message.loss, message.loss_tokens, message.micro_step)
+            case _:
+                raise ValueError(f"a server cannot take {type(message).__name__} from {client}")
+        return {}
+
+    def _at_cut(self, client: str, message: Activations, shares: Mapping[str, float]) -> AtCut:
+        """Return a micro-batch with its adapters: the client's trunk, or to evaluate the global ones."""
+        held = self.served[client].held
+        place = StepId(client, message.round, message.step, message.micro_step, message.train)
+        if message.train:
+            return AtCut(place, held, message, self._trunks.of(client).blocks, shares[client])
+        return AtCut(place, held, message, {b: a for b, a in self._adapter.items() if b in held.trunk})
+
+    def _train(self, parts: list[AtCut]) -> dict[str, Message]:
+        parts.sort(key=lambda part: part.held.cut)
+        settings = self._settings
+        step = trunk_step(
+            self._model, parts, padding_free=settings.padding_free, train_front=settings.train_front
+        )
+        return self._take_in(parts, step)
+
+    def _to_tail(self, part: AtCut) -> TrunkOutput:
+        settings, place = self._settings, part.place
+        with torch.set_grad_enabled(place.train):
+            at_tail = run_to_tail(
+                self._model, part, padding_free=settings.padding_free, train_front=settings.train_front
+            )
+        if place.train:
+            self._tails.wait(self._trunks.key_of(place.client), at_tail)
+        rows = at_tail.rows.layout.rows(at_tail.leaving.detach())
+        return TrunkOutput(place.round, place.step, place.micro_step, place.train, rows)
+
+    def _take_in(self, parts: Sequence[AtCut], step: TrunkStep) -> dict[str, Message]:
+        """Add up gradients and losses; return what goes down to the clients."""
+        for tensor, gradient in step.gradients:
+            if gradient is not None:
+                tensor.grad = gradient if tensor.grad is None else tensor.grad.add_(gradient)
+        replies: dict[str, Message] = {}
+        each = zip(parts, step.losses, step.loss_tokens, step.at_cut, strict=True)
+        for part, loss, tokens, rows in each:
+            place = part.place
+            self.sums.add_loss(place.client, loss, tokens, place.micro_step)
+            replies[place.client] = Gradients(place.round, place.step, place.micro_step, loss, rows)
+        return replies

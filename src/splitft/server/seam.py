@@ -1,0 +1,77 @@
+"""The seam of the server: messages between its coordinator and its trunk worker.
+
+The coordinator has the global adapter, the cuts and the averages; activations never come to it. The trunk
+worker trains and evaluates trunks; clients' adapters and averages under way never come to it. Besides these
+messages, those of clients and the tensors of gradient norms cross. All hold numbers, texts and tensors only,
+and neither side changes a tensor of the other's: a trunk worker may be in another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
+
+
+@dataclass(frozen=True)
+class GlobalBlocks:
+    """Coordinator to worker: the global adapter of all blocks in the trunks, to train from and to evaluate.
+
+    values: the tensors of every block in the layout's order (`blocks.tensors_of`).
+    """
+
+    blocks: tuple[int, ...]
+    values: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TrunkLoad:
+    """Coordinator to worker: what a trunk holds from now on, and the clients that it is for.
+
+    Attributes:
+        clients, cuts, micro_batches: Clients, the cut of each, and the parts of each one's batches.
+        blocks, ranks: Blocks of the trunk, and the effective rank of each.
+        leaving: Blocks whose optimizer state goes to clients with higher cuts.
+        rebased, bases: Changes of basis since the trunk had a block last (`basis.stack_bases`).
+    """
+
+    clients: tuple[str, ...]
+    cuts: tuple[int, ...]
+    micro_batches: tuple[int, ...]
+    blocks: tuple[int, ...]
+    ranks: tuple[int, ...]
+    leaving: tuple[int, ...]
+    rebased: tuple[int, ...]
+    bases: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TrunkMoments:
+    """Either way: optimizer state of blocks that move between a trunk and clients (`moments.pack_blocks`)."""
+
+    blocks: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+    values: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrunkUpdate:
+    """Worker to coordinator: what a trunk trained in a round, and the token rows that it saw of each client.
+
+    values: as in `GlobalBlocks`.
+    """
+
+    clients: tuple[str, ...]
+    rows: tuple[int, ...]
+    blocks: tuple[int, ...]
+    values: tuple[Tensor, ...]
+
+
+def by_trunk(clients: Iterable[str], shared: bool) -> dict[str, list[str]]:
+    """Return {key of a trunk: its clients}: one trunk a client, or one for all."""
+    if shared:
+        return {SHARED: named} if (named := list(clients)) else {}
+    return {client: [client] for client in clients}
