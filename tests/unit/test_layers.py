@@ -158,12 +158,6 @@ OF_LIBRARIES = {
     },
     "logging, ssl, sys": {"disabled", "minimum_version", "verify_mode", "verify_flags", "argv"},
 }  # fmt: skip
-SET_FROM_OUTSIDE = {  # still
-    "splitft.engines.local.missing", "splitft.engines.network.site.missing",
-    "splitft.running.baselines.centralized.adapter", "splitft.running.baselines.local_only.adapter",
-
-
-}  # fmt: skip
 
 
 def stores(node: ast.AST) -> list[ast.Attribute]:
@@ -195,7 +189,7 @@ def set_from_outside(tree: ast.AST) -> set[str]:
 def test_objects_get_their_parts_from_their_constructor() -> None:
     foreign = set().union(*OF_LIBRARIES.values())
     found = {f"{m}.{name}" for m, tree in TREES.items() for name in set_from_outside(tree) - foreign}
-    assert not found - SET_FROM_OUTSIDE
+    assert not found
 
 
 def test_an_attribute_that_is_set_from_outside_would_be_found() -> None:
