@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from splitft.data import collate, train_stream
 from splitft.lora.blocks import Adapter
+from splitft.lora.ranks import held_blocks
 from splitft.model.layout import form_of
 from splitft.model.split_model import StepId
 from splitft.running.prepare import Assembly
+from splitft.server.step import AtCut, TrunkStep, trunk_step
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.registry import DELTA, NONE, codec_names, make_codec
+from splitft.wire.messages import Activations
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,6 @@ class CodecTrial:
     direction: float = 1.0
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What one batch gives above the cut. trunk: the gradients of all adapters there, as one vector."""
-
-    loss: float
-    at_cut: Tensor
-    trunk: Tensor
-
-
 def try_codecs(start: Assembly) -> list[CodecTrial]:
     """Try every codec on the first batch of the job's first client, through the blocks above its cut.
 
@@ -62,23 +56,17 @@ def try_codecs(start: Assembly) -> list[CodecTrial]:
     rows = next(train_stream(job, data.name, data.train))
     batch = collate(data.train, rows, start.pad_token_id).to(model.device)
     lengths, layout = batch.lengths, form_of(batch.lengths, model.device, job.padding_free)
-    ids = layout.batch(batch.rows(batch.input_ids), fill=start.pad_token_id)
-    labels = layout.labels(batch.rows(batch.labels))
-    later = layout.inputs | ({"input_ids": ids} if model.server_inputs == "input_ids" else {})
-    adapter = _trainable(start.adapter, cut)
+    ids, labels = batch.rows(batch.input_ids), batch.rows(batch.labels)
+    adapter, held = _trainable(start.adapter, cut), held_blocks(job, model.num_blocks, cut)
     model.bind(start.adapter)
     with torch.no_grad():
-        sent = layout.rows(model.run(0, cut, place, input_ids=ids, **layout.inputs))
+        padded = layout.batch(ids, fill=start.pad_token_id)
+        sent = layout.rows(model.run(0, cut, place, input_ids=padded, **layout.inputs))
 
-    def through(activations: Tensor) -> _Outcome:
+    def through(activations: Tensor) -> TrunkStep:
         """Run the blocks above the cut forward and back."""
-        entering = layout.batch(activations).requires_grad_()
-        model.bind(adapter)
-        loss = model.loss(cut, place, labels=labels, loss_tokens=0, hidden=entering, **later)
-        parameters = [tensor for block in adapter.values() for tensor in block.values()]
-        at_cut, *trunk = torch.autograd.grad(loss, [entering, *parameters], allow_unused=True)
-        vector = torch.cat([gradient.flatten().double() for gradient in trunk if gradient is not None])
-        return _Outcome(loss.item(), layout.rows(at_cut), vector)
+        message = Activations(1, 0, 0, True, lengths, activations, labels, ids)
+        return trunk_step(model, [AtCut(place, held, message, adapter)], padding_free=job.padding_free)
 
     # Each codec against rows as they are.
     exact = through(sent)
@@ -92,7 +80,7 @@ def try_codecs(start: Assembly) -> list[CodecTrial]:
             continue
         up, down = make_codec(name, "activations"), make_codec(name, "gradients")
         assert up is not None and down is not None
-        rounded, gradient = _rounded(up, sent, lengths), _rounded(down, exact.at_cut, lengths)
+        rounded, gradient = _rounded(up, sent, lengths), _rounded(down, exact.at_cut[0], lengths)
         found = through(rounded)
         trials.append(
             CodecTrial(
@@ -100,9 +88,9 @@ def try_codecs(start: Assembly) -> list[CodecTrial]:
                 step_bytes=times * _bytes(up, sent, lengths),
                 gradient_bytes=times_back * _bytes(down, sent, lengths),
                 lost=_lost(rounded, sent),
-                gradient_lost=_lost(gradient, exact.at_cut),
-                loss_change=found.loss / exact.loss - 1,
-                direction=float(torch.nn.functional.cosine_similarity(found.trunk, exact.trunk, dim=0)),
+                gradient_lost=_lost(gradient, exact.at_cut[0]),
+                loss_change=found.losses[0] / exact.losses[0] - 1,
+                direction=_cosine(found, exact),
             )
         )
     return trials
@@ -115,6 +103,12 @@ def _trainable(adapter: Adapter, cut: int) -> Mapping[int, Mapping[str, nn.Param
         for block, tensors in adapter.items()
         if block >= cut
     }
+
+
+def _cosine(one: TrunkStep, other: TrunkStep) -> float:
+    """Return the cosine between the gradients of all adapters above the cut."""
+    each = [[g.flatten().double() for _, g in step.gradients if g is not None] for step in (one, other)]
+    return float(torch.nn.functional.cosine_similarity(torch.cat(each[0]), torch.cat(each[1]), dim=0))
 
 
 def _rounded(codec: Codec, rows: Tensor, lengths: tuple[int, ...]) -> Tensor:
