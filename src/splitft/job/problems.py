@@ -16,6 +16,7 @@ from splitft.job.nested import home_of, key_path, nested_models
 _NAME = {"type": "string"}  # what a key of a mapping must be
 # Keys of earlier versions: why each is gone, and what to do instead.
 REMOVED = {
+    "codec_budget": "removed; delete this key: `splitft plan JOB --codecs` tries all codecs",
     "torch_compile": "removed, since no measurement showed compiled blocks to pay; delete this key",
     "use_liger_kernel": "removed, since Liger's kernels were never measured; delete this key",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from splitft.job import Job
 from splitft.running.fallback import resolve_sources
 from splitft.running.folder import check_output_dir
 from splitft.running.model import PartProof, prepare_model
-from splitft.running.network import check_address, client_names, notice
+from splitft.running.network import check_address, client_names, job_digest, notice
 from splitft.running.notices import Notices
 from splitft.wire.codecs.registry import network_job
 
@@ -42,6 +43,7 @@ def serve_averages(
     """
     # The job, and the parties that may come in.
     console = console or Console()
+    say = partial(notice, console)
     if not job.network.aggregator:
         raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
     address = address or job.network.aggregator
@@ -59,14 +61,14 @@ def serve_averages(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},
         certs is not None,
-        AuditLog(check_output_dir(folder, new=False), lambda text: notice(console, text)),
+        AuditLog(check_output_dir(folder, new=False), say),
     )
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, names, layout, model.num_blocks, listener, folder / UPDATES, lambda t: notice(console, t)
+        job, job_digest(job), names, layout, model.num_blocks, listener, folder / UPDATES, say
     )
     try:
         end = process.serve()

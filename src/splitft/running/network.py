@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,11 @@ METHODS = ("splitft", "same_split", "fed_lora")
 def client_names(job: Job) -> list[str]:
     """Return the names of the clients that may take part, in the order of all sums."""
     return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
+
+
+def job_digest(job: Job) -> str:
+    """Return the SHA-256 of a job, on which server and aggregator must agree."""
+    return hashlib.sha256(job.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()
 
 
 def check_network_job(job: Job) -> None:

@@ -30,12 +30,13 @@ from splitft.running.baselines import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.folder import Opened, open_run
 from splitft.running.machines import highest_cuts, machines_of
-from splitft.running.network import check_address, check_network_job, client_names, notice
+from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties, global_adapter
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import make_server
+from splitft.weights.load import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
@@ -136,12 +137,7 @@ class ServerSide:
 
 
 def make_server_side(
-    start: Assembly,
-    address: str,
-    certs: Path | None,
-    door: Admission,
-    folder: Path,
-    console: Console,
+    start: Assembly, address: str, certs: Path | None, door: Admission, folder: Path, console: Console
 ) -> ServerSide:
     """Set up the server's side of a run, and listen."""
     job, ledger, steps = start.job, Ledger(), folder / STEPS
@@ -155,7 +151,7 @@ def make_server_side(
     # The server, which averages here or has the aggregator average.
     averaging = None
     if job.network.aggregator:
-        averaging = AggregatorLink(job, start.slots.layout, model.device, ledger)
+        averaging = AggregatorLink(job, job_digest(job), start.slots.layout, model.device, ledger)
     server = make_server(
         model,
         job,
@@ -177,7 +173,10 @@ def make_server_side(
         channels,
         hidden_size=model.width,
         vocab_size=int(text_config(start.model).vocab_size),
+        max_length=job.max_length,
+        dtype=base_dtype(job),
         needs_ids=start.report.server_inputs == "input_ids",
+        only_digests=averaging is not None,
     )
     members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
     cohort = NetworkCohort(members, job, times, averaging)

@@ -184,9 +184,7 @@ class Coordinator:
 
     def truncation_errors(self) -> dict[int, float]:
         """Return the relative error of each block that was brought to a lower rank since the last call."""
-        errors = dict(self._global.truncation_errors)
-        self._global.truncation_errors.clear()
-        return errors
+        return self._global.take_truncation_errors()
 
     def forget(self, client: str) -> None:
         """Record that a client has lost what it held."""

@@ -74,6 +74,11 @@ class GlobalAdapter:
             if top != have:
                 self._change_rank(block, top)
 
+    def take_truncation_errors(self) -> dict[int, float]:
+        """Return {block: error} of blocks brought to a lower rank since the last call."""
+        errors, self.truncation_errors = self.truncation_errors, {}
+        return errors
+
     def _bring_to_canonical_form(self, block: int) -> None:
         old, new = self.adapter[block], canonical_block(self.adapter[block])
         if any(not torch.equal(new[name], old[name]) for name in old):

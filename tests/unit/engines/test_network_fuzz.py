@@ -154,14 +154,17 @@ def gate_of(start: Assembly, server: Server) -> Gate:
         channels_of(start.job),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
+        max_length=start.job.max_length,
+        dtype=torch.float32,
+        only_digests=False,
         needs_ids=start.report.server_inputs == "input_ids",
     )
 
 
-def good_messages(gate: Gate) -> list[Message]:
+def good_messages(start: Assembly, codec: str = "none") -> list[Message]:
     """What a correct client could send to that server, packed by its job's codec: the gate lets it in."""
-    channel = channels_of(gate.job)["anna"]
-    layout = gate.layout
+    channel = channels_of(start.job.model_copy(update={"codec": codec, "eval_codec": codec}))["anna"]
+    layout = start.slots.layout
     hidden = torch.randn(TOKENS, HIDDEN)
     labels = torch.arange(TOKENS, dtype=torch.int32)
     values, moved = (
@@ -182,7 +185,7 @@ def good_messages(gate: Gate) -> list[Message]:
 def test_the_gate_lets_in_what_a_correct_client_sends(codec: str, start: Assembly) -> None:
     """Else the fuzz behind it would test nothing."""
     gate, _ = make_gate(start, codec)
-    for message in good_messages(gate):
+    for message in good_messages(start, codec):
         gate.check("anna", message)
 
 
@@ -209,7 +212,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 def test_what_would_spoil_the_trunk_is_not_let_in(wrong: str, start: Assembly) -> None:
     gate, _ = make_gate(start)
     kind = Activations if wrong == "half precision" else OptimizerState
-    message = next(m for m in good_messages(gate) if isinstance(m, kind))
+    message = next(m for m in good_messages(start) if isinstance(m, kind))
     gate.check("anna", message)
     with pytest.raises(ValueError):
         gate.check("anna", WRONG[wrong](message))
@@ -218,7 +221,7 @@ def test_what_would_spoil_the_trunk_is_not_let_in(wrong: str, start: Assembly) -
 @pytest.mark.parametrize("codec", CODECS)
 def test_mutated_messages_raise_value_errors_alone(codec: str, start: Assembly) -> None:
     gate, _ = make_gate(start, codec)
-    seeds = [packed(message) for message in (*one_of_each(), *good_messages(gate))]
+    seeds = [packed(message) for message in (*one_of_each(), *good_messages(start, codec))]
     rng, seen, slowest = random.Random(1), Counter[str](), 0.0
     for _ in range(WIRE_MUTANTS // len(CODECS)):
         data = mutate(rng, seeds)
@@ -241,7 +244,11 @@ def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assem
     """Damaged activations with shapes and counts that fit are trained on and evaluated like others."""
     gate, server = make_gate(start, codec)
     server.worker.mark(["anna"])
-    seeds = [packed(message) for message in good_messages(gate) if getattr(message, "grad_norms", 0) is None]
+    seeds = [
+        packed(message)
+        for message in good_messages(start, codec)
+        if getattr(message, "grad_norms", 0) is None
+    ]
     rng, answered = random.Random(2), Counter[bool]()
     while min(answered[True], answered[False]) < 25:
         data = bytearray(rng.choice(seeds))

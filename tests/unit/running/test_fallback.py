@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from commands import run_process
+from fresh import run_code
 from hub import Hub, serve
 from splitft.errors import JobError
 from splitft.job import Job
@@ -70,8 +69,7 @@ def job_of(folder: Path, **values: Any) -> dict[str, Any]:
 def resolve(url: str, home: Path, job: dict[str, Any], **more: str) -> dict[str, Any]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment = {**clean, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
-    command = [sys.executable, "-c", _RESOLVE, json.dumps(job)]
-    run = run_process(command, env=environment)
+    run = run_code(_RESOLVE, json.dumps(job), environment=environment)
     assert run.returncode == 0, run.stderr
     answer: dict[str, Any] = json.loads(run.stdout)
     return answer

@@ -82,7 +82,7 @@ def test_fewer_bits_lose_more(setting: Settings, registered: str) -> None:
 
 
 def test_it_is_asked_for(setting: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splitft.running.prepare.load_model", None)  # would fail
+    monkeypatch.setattr("splitft.running.model.load_model", None)  # would fail
     console = Console(record=True, width=200)
     assert "codecs" not in plan_command(Job(**setting | {"codec": None}), console=console)
     assert "splitft plan JOB --codecs" in console.export_text()

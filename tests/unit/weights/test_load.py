@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from commands import run_process
+from fresh import run_code
 from hub import COMMIT, Hub, serve
 from splitft.errors import ModelError
 from splitft.model.window import find_blocks, num_blocks, run_blocks
@@ -192,6 +193,8 @@ def test_two_of_24_blocks_take_little_memory(large_llama: Path) -> None:
 
 _ASK_HUB = """
 import json, sys
+from splitft.common.startup import import_libraries
+import_libraries()
 from splitft.errors import ModelError
 from splitft.weights.load import load_config, load_part, load_tokenizer
 told = {}
@@ -212,8 +215,7 @@ def ask_hub(url: str, home: Path, *arguments: str, **more: str) -> dict[str, Any
     """Load from this hub in a fresh process, with a cache of its own; return what it was told."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment = {**clean, "HF_ENDPOINT": url, "HF_HOME": str(home), **more}
-    command = [sys.executable, "-c", _ASK_HUB, *arguments]
-    run = run_process(command, env=environment)
+    run = run_code(_ASK_HUB, *arguments, environment=environment)
     assert run.returncode == 0, run.stderr
     told: dict[str, Any] = json.loads(run.stdout)
     return told

@@ -33,7 +33,7 @@ from splitft.engines.network.control import (
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import NetworkError
-from splitft.job import Job
+from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
 from splitft.lora.ranks import HeldBlocks
 from splitft.server.average import Contributions, check_sizes
@@ -45,11 +45,6 @@ MAX_PAYLOAD = 1 << 31  # of what an aggregator may send: averages
 
 
 Incoming = queue.SimpleQueue[Any]  # of a dialler
-
-
-def job_digest(job: Job) -> str:
-    """Return the SHA-256 of what server and aggregator must agree on."""
-    return hashlib.sha256(job.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()
 
 
 def digest_of(update: AdapterUp) -> Tensor:
@@ -101,10 +96,18 @@ class Clients(Protocol):
 
 
 class AggregatorLink:
-    """The server's way to the aggregator, from `open` on."""
+    """The server's way to the aggregator, from `open` on. job_digest: see `Average`."""
 
-    def __init__(self, job: Job, layout: Layout, device: torch.device, ledger: Ledger) -> None:
-        self._job = job
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        job_digest: str,
+        layout: Layout,
+        device: torch.device,
+        ledger: Ledger,
+    ) -> None:
+        self._settings = settings
+        self._job_digest = job_digest
         self._layout = layout
         self._device = device
         self._ledger = ledger
@@ -143,7 +146,7 @@ class AggregatorLink:
         taken = self._taken.get(client)
         if taken is None or not torch.equal(taken.digest, update.values[0]):
             return False
-        check_sizes(self._job, self._layout, held, taken.blocks, taken.sizes)
+        check_sizes(self._settings, self._layout, held, taken.blocks, taken.sizes)
         return True
 
     def average(self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions) -> Adapter:
@@ -155,7 +158,7 @@ class AggregatorLink:
         of_trunks = [(holder, block, *one) for block, held in trunks.items() for holder, one in held.items()]
         self._asked = Average(
             secrets.token_hex(16),
-            job_digest(self._job),
+            self._job_digest,
             clients=tuple(clients),
             cuts=tuple(cut for cut, _ in clients.values()),
             rows=tuple(rows for _, rows in clients.values()),

@@ -13,20 +13,12 @@ from pathlib import Path
 import torch
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
-from splitft.engines.network.aggregator_link import SERVER, digest_of, job_digest
-from splitft.engines.network.control import (
-    WIRE,
-    Average,
-    Averaged,
-    End,
-    Rejected,
-    Taken,
-    packed,
-)
+from splitft.engines.network.aggregator_link import SERVER, digest_of
+from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, packed
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
-from splitft.job import Job
+from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.ranks import held_blocks
 from splitft.lora.robust import Contribution
@@ -39,12 +31,13 @@ UPDATES = "updates"
 class AggregatorProcess:
     """Keeps the last update of every client, and averages them when the server asks.
 
-    names: of the clients. notice: prints one line.
+    job_digest: see `Average`. names: of the clients. notice: prints one line.
     """
 
     def __init__(
         self,
-        job: Job,
+        settings: TrainingSettings,
+        job_digest: str,
         names: Sequence[str],
         layout: Layout,
         num_blocks: int,
@@ -52,7 +45,8 @@ class AggregatorProcess:
         folder: Path,
         notice: Callable[[str], None],
     ) -> None:
-        self._job = job
+        self._settings = settings
+        self._job_digest = job_digest
         self._layout = layout
         self._num_blocks = num_blocks
         self._listener = listener
@@ -132,13 +126,13 @@ class AggregatorProcess:
         if asked is None or not self._has_all(asked):
             return
         self._asked = None
-        if asked.job != job_digest(self._job):
+        if asked.job != self._job_digest:
             self._reject(
                 SERVER, "its job is another one than the server's: start both with the same job file"
             )
             return
         try:
-            averaged = average_request(self._job, self._layout, self._num_blocks, asked, self._taken)
+            averaged = average_request(self._settings, self._layout, self._num_blocks, asked, self._taken)
         except (ValueError, KeyError) as error:
             self._reject(SERVER, f"the request does not fit the job: {error}")
             return
@@ -153,7 +147,11 @@ class AggregatorProcess:
 
 
 def average_request(
-    job: Job, layout: Layout, num_blocks: int, asked: Average, updates: Mapping[str, AdapterUp]
+    settings: TrainingSettings,
+    layout: Layout,
+    num_blocks: int,
+    asked: Average,
+    updates: Mapping[str, AdapterUp],
 ) -> Averaged:
     """Return the averages of a request. Raises ValueError where the request is not consistent."""
     # The contributions of trunks, then of clients, by block and holder.
@@ -163,8 +161,10 @@ def average_request(
         asked.holders, asked.held, asked.weights, asked.values, strict=True
     ):
         trunks[block][holder] = unflatten(values, layout[block]), float(weight)
-    held = {c: held_blocks(job, num_blocks, cut) for c, cut in zip(asked.clients, asked.cuts, strict=True)}
+    held = {
+        c: held_blocks(settings, num_blocks, cut) for c, cut in zip(asked.clients, asked.cuts, strict=True)
+    }
     rows = dict(zip(asked.clients, asked.rows, strict=True))
     own = {client: updates[client] for client in asked.clients}
-    averaged = average_round(job, layout, old, held, rows, own, trunks)
+    averaged = average_round(settings, layout, old, held, rows, own, trunks)
     return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))

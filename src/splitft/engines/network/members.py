@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
 
 from splitft.common.state import State
 from splitft.engines.network.control import (
@@ -27,7 +26,8 @@ from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
-from splitft.server.coordinator import Holding
+from splitft.server.coordinator import Coordinator
+from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
@@ -35,23 +35,6 @@ from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
 SHOWN = 300  # characters of a client's own words
 
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
-
-
-class AdapterRecovery(Protocol):
-    """The coordinator's side of lost clients: what they hold, and hand-outs to those that have nothing."""
-
-    @property
-    def holdings(self) -> Mapping[str, Holding]: ...
-    def forget(self, client: str) -> None: ...
-    def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown: ...
-
-
-class TrunkRecovery(Protocol):
-    """The trunk worker's side of lost clients: training from a mark on, and evaluation, again."""
-
-    def mark(self, clients: Sequence[str]) -> None: ...
-    def rewind(self, clients: Sequence[str]) -> None: ...
-    def forget_metrics(self, client: str) -> None: ...
 
 
 class Phase:
@@ -79,15 +62,15 @@ class Members:
         roster: Roster,
         listener: Listener,
         ledger: Ledger,
-        adapters: AdapterRecovery,
-        trunks: TrunkRecovery,
+        coordinator: Coordinator,
+        worker: TrunkWorker,
         gate: Gate,
         channels: Mapping[str, Channel],
         notice: Callable[[str], None],
     ) -> None:
         self.roster = roster
-        self.adapters = adapters
-        self.trunks = trunks
+        self.coordinator = coordinator
+        self.worker = worker
         self.notice = notice
         self._listener = listener
         self._ledger = ledger
@@ -259,9 +242,9 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.adapters.forget(name)
+            self.coordinator.forget(name)
             if member.last is not None:
-                again = self.adapters.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
+                again = self.coordinator.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
             if member.done:
                 self.notice(f"{name} has lost its state: its optimizer starts from zero")

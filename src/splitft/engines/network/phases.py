@@ -89,7 +89,7 @@ class Evaluation(Phase):
                         self._left.remove(name)
                         late.append(name)
                         roster[name].mute()
-                        self._members.trunks.forget_metrics(name)
+                        self._members.worker.forget_metrics(name)
                 if self._left:
                     self._members.pump()
 
@@ -110,7 +110,7 @@ class Evaluation(Phase):
     def returned(self, name: str) -> None:
         """Have a client evaluate its rows again, from the first on."""
         if name in self._left:
-            self._members.trunks.forget_metrics(name)
+            self._members.worker.forget_metrics(name)
             self._orders.pop(name, None)
             self._inboxes[name].clear()
             self._members.send(name, Evaluate(self._round))

@@ -44,15 +44,15 @@ class Training(Phase):
 
     def run(self) -> Iterator[dict[str, Message]]:
         """Yield what clients send, as it comes, or of all that share a trunk at once."""
-        trunks, holdings = self._members.trunks, self._members.adapters.holdings
+        worker, holdings = self._members.worker, self._members.coordinator.holdings
         with self._members.during(self):
             # The point to which lost steps are rolled back.
             names = [name for group in self._groups for name in group]
-            trunks.mark(names)
+            worker.mark(names)
             self._members.mark_memories(names)
             for group in self._groups:
                 transaction = TrunkTransaction(
-                    group, self._round, self._job, self._members.send, trunks.rewind,
+                    group, self._round, self._job, self._members.send, worker.rewind,
                     lambda name: holdings[name].micro_batches,
                 )  # fmt: skip
                 self._under_way |= dict.fromkeys(group, transaction)
@@ -106,7 +106,7 @@ class Training(Phase):
         waiting = []
         for name, update in transaction.updates.items():
             try:
-                if not self._averaging.handed_in(name, self._members.adapters.holdings[name].held, update):
+                if not self._averaging.handed_in(name, self._members.coordinator.holdings[name].held, update):
                     waiting.append(name)
             except ValueError as error:
                 self._members.expel(name, str(error))
@@ -117,7 +117,7 @@ class Training(Phase):
         """Take over the adapters and the measured times of a complete transaction."""
         for name in transaction.names:
             if self._job.splits_model and name in transaction.worked:
-                held = self._members.adapters.holdings[name].held
+                held = self._members.coordinator.holdings[name].held
                 self._times.add(
                     name, transaction.worked[name], self._roster[name].clock, cut=held.cut,
                     trunk_blocks=held.tail_start - held.cut, clients=len(self._roster.there()),

@@ -1,0 +1,119 @@
+"""Phases of a round: which messages they read, and what a message outside of them does."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
+from splitft.engines.network.members import Members
+from splitft.engines.network.phases import Evaluation, HandOut, Saving
+from splitft.engines.network.roster import Roster
+from splitft.engines.network.transport.peers import Event
+from splitft.errors import NetworkError
+from splitft.job.sections import NetworkConfig
+from splitft.wire.ledger import Ledger
+from splitft.wire.messages import AdapterDown, Metrics
+
+ROUND = 3
+
+
+class Wire:
+    """A listener whose events a test makes."""
+
+    def __init__(self) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.used_events: list[Event] = []
+        self.expelled: dict[str, str] = {}
+
+    def send(self, name: str, payload: bytes, session: str) -> None:
+        pass
+
+    def used(self, event: Event) -> None:
+        self.used_events.append(event)
+
+    def expel(self, name: str, reason: str) -> None:
+        self.expelled[name] = reason
+
+    def say(self, name: str, *messages: Any) -> list[Event]:
+        events = [Event("said", name, f"session of {name}", packed(message)) for message in messages]
+        for event in events:
+            self.events.put(event)
+        return events
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def members(wire: Wire) -> Members:
+    roster = Roster(["anna", "bert"], NetworkConfig(min_clients=1, round_seconds=0.2))
+    channel = MagicMock()
+    channel.pack = lambda message: message
+    made = Members(
+        roster, wire, Ledger(), MagicMock(), MagicMock(), lambda name, message: message,  # type: ignore[arg-type]
+        {"anna": channel, "bert": channel}, lambda text: None,
+    )  # fmt: skip
+    for name in ("anna", "bert"):
+        wire.events.put(Event("joined", name, f"session of {name}"))
+        wire.say(name, Ready(20, 4), Loaded(0, True))
+    made.pump()
+    assert roster.there() == ["anna", "bert"]
+    return made
+
+
+def adapters(*names: str) -> dict[str, AdapterDown]:
+    return {name: AdapterDown(ROUND, 1, (), (), ()) for name in names}
+
+
+def test_messages_that_nobody_asked_for_are_not_used_before_the_next_phase(
+    wire: Wire, members: Members
+) -> None:
+    flood = wire.say("anna", *[Held(1)] * 10)
+    members.pump()
+    assert not [event for event in flood if event in wire.used_events]
+    wire.say("bert", Held(ROUND))
+    HandOut(members, adapters("bert"), False).run()
+    assert [event for event in flood if event in wire.used_events] == flood
+    assert not wire.expelled
+
+
+def test_an_answer_counts_for_the_hand_out_of_its_round(wire: Wire, members: Members) -> None:
+    wire.say("anna", Held(ROUND - 1))  # of an earlier one
+    wire.say("bert", Held(ROUND))
+    phase = HandOut(members, adapters("anna", "bert"), False)
+    phase.run()  # without anna, who is late
+    assert phase.awaits("anna") and not phase.awaits("bert")
+
+
+def test_a_client_evaluates_once(wire: Wire, members: Members) -> None:
+    job = MagicMock(splits_model=False, labels="server", per_device_eval_batch_size=2)
+    metrics = [Metrics(ROUND, 1.0, 1.0, 2, 1.0, 2)] * 2
+    wire.say("anna", metrics[0])  # before it has begun: of another evaluation
+    wire.say("anna", Started(ROUND, EVALUATION), *metrics, Evaluated(ROUND))
+    wire.say("bert", Started(ROUND, EVALUATION), metrics[0], Started(ROUND, EVALUATION))
+    came = list(Evaluation(members, job, ["anna", "bert"], ROUND).run())
+    assert came == [{"anna": metrics[0]}, {"anna": metrics[1]}, {"bert": metrics[0]}]
+    assert "Started came in the middle" in wire.expelled["bert"]
+    members.worker.forget_metrics.assert_called_once_with("bert")  # type: ignore[attr-defined]
+
+
+def test_a_client_that_has_not_saved_starts_from_zero(wire: Wire, members: Members) -> None:
+    wire.say("anna", Saved(ROUND))
+    Saving(members, ROUND).run()
+    anna, bert = members.roster["anna"], members.roster["bert"]
+    assert (anna.done, anna.exact) == (ROUND, True)
+    assert (bert.done, bert.exact) == (0, False)
+
+
+def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
+    wire.say("anna", Ready(20, 4))
+    wire.say("bert", Loaded(0, True))
+    with pytest.raises(NetworkError, match="every client is expelled; the last: Loaded came again"):
+        members.pump()
+    assert wire.expelled["anna"] == "Ready came again"
