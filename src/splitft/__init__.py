@@ -1,8 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
 Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use: importing
-the package costs nothing.
+`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use:
+importing the package costs nothing.
 """
 
 from __future__ import annotations
