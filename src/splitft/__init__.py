@@ -1,7 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
 Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`register_codec`, `Codec`, and the errors. Names load on first use: importing the package costs nothing.
+`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use:
+importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from splitft.cuts import register_cut_policy
+    from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.proof import SplitReport, check_split
     from splitft.running.runner import RunResult, run
-    from splitft.wire.codecs import Codec, register_codec
+    from splitft.wire.codecs import Codec, Part, register_codec
 
 
 # Before torch loads: OpenMP threads that spin while they wait make a run up to ten times slower as soon as
@@ -34,6 +35,9 @@ _HOME = {
     "register_cut_policy": "cuts",
     "register_codec": "wire.codecs",
     "Codec": "wire.codecs",
+    "Part": "wire.codecs",
+    "Observation": "cuts",
+    "Proposal": "cuts",
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
@@ -47,8 +51,11 @@ __all__ = [
     "Job",
     "JobError",
     "ModelError",
+    "Observation",
     "OutputError",
+    "Part",
     "PartitionConfig",
+    "Proposal",
     "RunResult",
     "SplitFTError",
     "SplitReport",

@@ -42,7 +42,7 @@ class HeldAdapter:
         self._device = device
 
     def start(self, adapter: Adapter) -> None:
-        """Hold a whole model, with these adapters, in a run without a server."""
+        """Hold a whole model with this adapter."""
         self._divide(self.blocks.num_blocks)
         self.handed_out = to_device(adapter, self._device)
         self.trained.load(self._at_ranks())

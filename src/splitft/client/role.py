@@ -16,18 +16,13 @@ from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerStat
 class ClientRole(Protocol):
     """Trains the blocks that it holds. Its methods are those of `client.Client`."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def settings(self) -> TrainingSettings: ...
-    @property
-    def data(self) -> ClientData: ...
-    @property
-    def model(self) -> SplitModel: ...
-    @property
-    def memory(self) -> SampleMemory: ...
-    @property
-    def micro_batches(self) -> int: ...
+    name: str
+    settings: TrainingSettings
+    data: ClientData
+    model: SplitModel
+    memory: SampleMemory
+    micro_batches: int
+
     @property
     def micro_steps(self) -> int: ...
     @property

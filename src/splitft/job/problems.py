@@ -21,6 +21,7 @@ OLD_VALUES = {  # what stands in place of a value that a key took once
 }
 # Keys of earlier versions: why each is gone, and what to do instead.
 REMOVED = {
+    "codec_budget": "removed; delete this key: `splitft plan JOB --codecs` tries all codecs",
     "torch_compile": "removed, since no measurement showed compiled blocks to pay; delete this key",
     "use_liger_kernel": "removed, since Liger's kernels were never measured; delete this key",
 }

@@ -57,12 +57,8 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
 
-    @property
-    def rank_axis(self) -> int:
-        return rank_axis(self.name)
-
     def at_rank(self, rank: int) -> tuple[int, ...]:
-        return tuple(rank if axis == self.rank_axis else n for axis, n in enumerate(self.shape))
+        return tuple(rank if axis == rank_axis(self.name) else n for axis, n in enumerate(self.shape))
 
 
 Layout = dict[int, tuple[TensorSpec, ...]]
@@ -78,7 +74,7 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
         adapter[block] = {}
         for spec in specs:
             tensor = torch.zeros(spec.at_rank(rank))
-            if spec.rank_axis == 0:
+            if is_a(spec.name):
                 bound = 1 / math.sqrt(math.prod(spec.shape[1:]))
                 tensor.uniform_(-bound, bound, generator=torch_generator(seed, "adapter", block, spec.name))
             adapter[block][spec.name] = tensor
@@ -149,7 +145,7 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
     specs = tuple(specs)
     unit = sum(math.prod(spec.at_rank(1)) for spec in specs)
     rank, rest = divmod(values.numel(), unit)
-    if values.ndim != 1 or rest or not 1 <= rank <= specs[0].shape[specs[0].rank_axis]:
+    if values.ndim != 1 or rest or not 1 <= rank <= specs[0].shape[rank_axis(specs[0].name)]:
         raise ValueError(f"{values.numel()} adapter values do not make a whole rank of {unit} values")
     shapes = {spec.name: spec.at_rank(rank) for spec in specs}
     parts = torch.split(values, [math.prod(shape) for shape in shapes.values()])

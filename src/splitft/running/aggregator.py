@@ -68,14 +68,7 @@ def serve_averages(
     listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job,
-        job_digest(job),
-        names,
-        layout,
-        model.num_blocks,
-        listener,
-        folder / UPDATES,
-        say,
+        job, job_digest(job), names, layout, model.num_blocks, listener, folder / UPDATES, say
     )
     try:
         end = process.serve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class Parties:
         return {name: part.state() for name, part in self._parts().items()}
 
     def load_state(self, state: State) -> None:
-        """Be as `state` was taken, after a round. Raises DataError where it is of other data."""
+        """Restore a state returned by `state()`. Raises DataError where it is of other data."""
         for name, part in self._parts().items():
             part.load_state(state[name])
 
@@ -70,28 +70,29 @@ def make_parties(
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)
         present = partial(available_members, machines.clients, start.names, job.seed)
-    # A client for every part of the data: with a cut, or with the whole model.
-    pad = start.pad_token_id
-    whole = [WholeClient(data.name, data, model, job, pad) for data in start.clients if not job.splits_model]
-    clients: list[ClientRole] = [*whole]
+    pad, data = start.pad_token_id, start.clients
     policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
-    if job.splits_model:
-        for data in start.clients:
-            memory = sample_memory(job, model.width, values=model.has_values)
-            clients.append(Client(data.name, data, model, job, pad, memory))
-        policy = make_planner(start, machines)
+    clients: Sequence[ClientRole]
 
-    # Methods without an exchange.
+    # Clients with a cut, or with the whole model.
+    if job.splits_model:
+        policy = make_planner(start, machines)
+        memories = [sample_memory(job, model.width, values=model.has_values) for _ in data]
+        clients = [Client(own.name, own, model, job, pad, m) for own, m in zip(data, memories, strict=True)]
+    else:
+        clients = whole = [WholeClient(own.name, own, model, job, pad) for own in data]
+
+    # Methods without an exchange: every client by itself, or one trainer of all rows.
     if job.method in ("local_only", "centralized"):
         pooled = None
         if job.method == "centralized":
-            rows = join([data.train for data in start.clients])
+            rows = join([own.train for own in data])
             pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, pad)
         alone = NoExchange(whole, start.adapter, pooled, clock, present)
         return Parties(policy, Books(), alone, ledger, machines, alone.adapters)
 
     # Methods with a server.
-    numbers = {data.name: len(data.train) for data in start.clients}
+    numbers = {own.name: len(own.train) for own in data}
     server = make_server(
         model,
         job,

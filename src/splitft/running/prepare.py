@@ -85,12 +85,13 @@ def assemble(
     config = base_config(job)
     check_positions(job, config)
     check_vocabulary(job, config, (rows for client in clients for rows in (client.train, client.eval)))
-    cuts = resolve_cuts(job, names, count_blocks(config))
+    blocks = count_blocks(config)
+    cuts = resolve_cuts(job, names, blocks)
 
     # 4. The model, split and proven.
     def prove(model: Any) -> SplitReport:
         with console.status("proving that the split is exact"):
-            return _prove(job, model if weights else model.config, cuts)
+            return _prove(job, model if weights else config, possible_cuts(job, cuts, blocks))
 
     model, report = prepare_model(job, notices, prove, weights=weights)
     if job.padding_free and report.padding_free:
@@ -116,12 +117,11 @@ def _deal(job: Job, tokenizer: Any, console: Console) -> Prepared:
     return prepared
 
 
-def _prove(job: Job, model: Any, cuts: Mapping[str, int]) -> SplitReport:
-    """Prove the split of a model, or of a configuration, at every cut that the run may use."""
-    blocks = count_blocks(getattr(model, "config", model))
+def _prove(job: Job, model: Any, cuts: Sequence[int]) -> SplitReport:
+    """Prove the split of a model, or of a configuration. Raises ModelError where it is not exact."""
     report = check_split(
         model,
-        possible_cuts(job, cuts, blocks),
+        cuts,
         tail_blocks=job.num_tail_blocks,
         labels=job.labels,
         padding_free=job.padding_free,

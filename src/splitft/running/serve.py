@@ -137,12 +137,7 @@ class ServerSide:
 
 
 def make_server_side(
-    start: Assembly,
-    address: str,
-    certs: Path | None,
-    door: Admission,
-    folder: Path,
-    console: Console,
+    start: Assembly, address: str, certs: Path | None, door: Admission, folder: Path, console: Console
 ) -> ServerSide:
     """Set up the server's side of a run, and listen."""
     job, ledger, steps = start.job, Ledger(), folder / STEPS

@@ -46,9 +46,7 @@ class TrunkWorker:
         self._settings = settings
         self._log = log
         self._answers = Answers(model, settings, self.trunks)
-        self._shares: dict[
-            str, float
-        ] = {}  # weight of each client's last micro-batch in its trunk's gradient
+        self._shares: dict[str, float] = {}  # of each client's last micro-batch in its trunk's gradient
 
     def load(self, start: GlobalBlocks, loads: Mapping[str, TrunkLoad]) -> dict[str, TrunkMoments]:
         """Have trunks start from the global adapter; return the optimizer state of blocks that leave them."""

@@ -148,6 +148,10 @@ def test_a_missing_model_is_told(folder: Path) -> None:
         ("'[key]': 3", "[key]: unknown key; `splitft schema` lists every key"),
         ("zzzz: 3", "zzzz: unknown key; `splitft schema` lists every key"),
         (
+            "codec_budget: {step_mb: 2}",
+            "codec_budget: removed; delete this key: `splitft plan JOB --codecs` tries all codecs",
+        ),
+        (
             "torch_compile: false",
             "torch_compile: removed, since no measurement showed compiled blocks to pay; delete this key",
         ),

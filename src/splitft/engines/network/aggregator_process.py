@@ -14,15 +14,7 @@ import torch
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.engines.network.aggregator_link import SERVER, digest_of
-from splitft.engines.network.control import (
-    WIRE,
-    Average,
-    Averaged,
-    End,
-    Rejected,
-    Taken,
-    packed,
-)
+from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, packed
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event

@@ -15,6 +15,7 @@ from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
 from splitft.running.baselines.whole import WholeClient
+from splitft.server.served import Sums, taken
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, Metrics, OptimizerState
 
 POOLED = "all data"  # name of the trainer of the pooled rows
@@ -117,63 +118,40 @@ class NoExchange:
 
 
 class Books:
-    """A `ServerRole` that only counts: losses and metrics of runs without an exchange."""
+    """A `ServerRole` without trunks and adapters: adds up losses and sums over held-out rows."""
 
     def __init__(self) -> None:
-        self._losses: dict[str, tuple[float, int]] = {}
-        self._metrics: dict[str, Metrics] = {}
+        self._sums = Sums()
+
+    def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
+        """Count messages; none is answered."""
+        for name, message in messages.items():
+            if isinstance(message, LocalLoss):
+                self._sums.add_loss(name, message.loss, message.loss_tokens, message.micro_step)
+            if isinstance(message, Metrics):
+                self._sums.add_metrics(name, message)
+        return {}
+
+    def training_losses(self) -> dict[str, tuple[float, int]]:
+        """Return (sum of token losses, tokens) of each trainer since the last call."""
+        return taken(self._sums.losses)
+
+    def take_metrics(self) -> dict[str, Metrics]:
+        """Return the sums over each client's held-out rows since the last call."""
+        return taken(self._sums.metrics)
 
     def hand_out(
         self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
     ) -> dict[str, AdapterDown]:
-        """Nothing is handed out."""
         return {}
 
-    def take_moments(self, states: Mapping[str, OptimizerState]) -> None:
-        """No block moves."""
-
-    def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Add up losses and metrics."""
-        for name, message in messages.items():
-            if isinstance(message, LocalLoss):
-                total, tokens = self._losses.get(name, (0.0, 0))
-                new = message.loss_tokens if message.micro_step == 0 else 0
-                self._losses[name] = total + message.loss * message.loss_tokens, tokens + new
-            if isinstance(message, Metrics):
-                old = self._metrics.get(name, Metrics(message.round, 0.0, 0.0, 0, 0.0, 0))
-                self._metrics[name] = Metrics(
-                    message.round,
-                    nll=old.nll + message.nll,
-                    correct=old.correct + message.correct,
-                    tokens=old.tokens + message.tokens,
-                    paper_correct=old.paper_correct + message.paper_correct,
-                    paper_tokens=old.paper_tokens + message.paper_tokens,
-                )
-        return {}
-
-    def gather(self, updates: Mapping[str, AdapterUp]) -> None:
-        """Nothing is gathered."""
-
-    def aggregate(self) -> None:
-        """Nothing is averaged."""
-
-    def training_losses(self) -> dict[str, tuple[float, int]]:
-        """Return (sum of token losses, tokens) of each trainer since the last call."""
-        losses, self._losses = self._losses, {}
-        return losses
-
-    def take_metrics(self) -> dict[str, Metrics]:
-        """Return the sums over each client's held-out rows since the last call."""
-        metrics, self._metrics = self._metrics, {}
-        return metrics
-
+    def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
+    def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
+    def aggregate(self) -> None: ...
     def truncation_errors(self) -> dict[int, float]:
-        """No rank changes."""
         return {}
 
     def state(self) -> State:
-        """There is none."""
         return {}
 
-    def load_state(self, state: State) -> None:
-        """There is none."""
+    def load_state(self, state: State) -> None: ...

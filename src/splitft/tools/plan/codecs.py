@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from splitft.data import collate, train_stream
-from splitft.lora.blocks import Adapter
-from splitft.model.layout import form_of
+from splitft.client.batches import StepBatches
+from splitft.lora.ranks import held_blocks
 from splitft.model.split_model import StepId
 from splitft.running.prepare import Assembly
+from splitft.server.step import AtCut, TrunkStep, trunk_step
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.registry import DELTA, NONE, codec_names, make_codec
+from splitft.wire.messages import Activations
 
 
 @dataclass(frozen=True)
@@ -39,82 +39,58 @@ class CodecTrial:
     direction: float = 1.0
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What one batch gives above the cut. trunk: the gradients of all adapters there, as one vector."""
-
-    loss: float
-    at_cut: Tensor
-    trunk: Tensor
-
-
 def try_codecs(start: Assembly) -> list[CodecTrial]:
     """Try every codec on the first batch of the job's first client, through the blocks above its cut.
 
     Args:
         start: Assembled with weights.
     """
-    job = start.job
+    job, model, data = start.job, start.split_model, start.clients[0]
+    held = held_blocks(job, model.num_blocks, start.cuts[data.name])
 
     # The batch as the client sends it: rows of activations at the cut.
-    data, model = start.clients[0], start.split_model
-    cut, place = start.cuts[data.name], StepId(data.name, 1, 0, 0, train=True)
-    rows = next(train_stream(job, data.name, data.train))
-    batch = collate(data.train, rows, start.pad_token_id).to(model.device)
-    lengths, layout = batch.lengths, form_of(batch.lengths, model.device, job.padding_free)
-    ids = layout.batch(batch.rows(batch.input_ids), fill=start.pad_token_id)
-    labels = layout.labels(batch.rows(batch.labels))
-    later = layout.inputs | ({"input_ids": ids} if model.server_inputs == "input_ids" else {})
-    adapter = _trainable(start.adapter, cut)
+    batch = StepBatches(job, data.name, data, start.pad_token_id, model.device).micro_batch(0, 1)
+    place, lengths = StepId(data.name, 1, 0, 0, train=True), batch.lengths
     model.bind(start.adapter)
     with torch.no_grad():
-        sent = layout.rows(model.run(0, cut, place, input_ids=ids, **layout.inputs))
+        rows = batch.layout.rows(model.run(0, held.cut, place, **batch.inputs))
+    ids = batch.id_rows if model.server_inputs == "input_ids" else None
+    sent = Activations(1, 0, 0, True, lengths, rows, labels=batch.label_rows, input_ids=ids)
+    trained = {
+        block: {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
+        for block, tensors in start.adapter.items()
+        if block >= held.cut
+    }
 
-    def through(activations: Tensor) -> _Outcome:
-        """Run the blocks above the cut forward and back."""
-        entering = layout.batch(activations).requires_grad_()
-        model.bind(adapter)
-        loss = model.loss(cut, place, labels=labels, loss_tokens=0, hidden=entering, **later)
-        parameters = [tensor for block in adapter.values() for tensor in block.values()]
-        at_cut, *trunk = torch.autograd.grad(loss, [entering, *parameters], allow_unused=True)
-        vector = torch.cat([gradient.flatten().double() for gradient in trunk if gradient is not None])
-        return _Outcome(loss.item(), layout.rows(at_cut), vector)
+    def through(activations: Tensor) -> TrunkStep:
+        part = AtCut(place, held, replace(sent, hidden=activations), trained)
+        return trunk_step(model, [part], padding_free=job.padding_free)
 
-    # Each codec against rows as they are.
-    exact = through(sent)
-    at_tail = job.labels == "client"  # rows cross there, too, and their gradients
+    # Each codec against rows as they are. With labels at home rows and gradients cross at the tail, too.
+    exact, at_tail = through(rows), job.labels == "client"
     times = job.gradient_accumulation_steps * (1 + at_tail)
     times_back = job.gradient_accumulation_steps * (job.train_front + at_tail)
-    size = sent.numel() * sent.element_size()
+    size = rows.numel() * rows.element_size()
     trials = [CodecTrial(NONE, times * size, times_back * size)]
     for name in codec_names():
-        if name in (NONE, DELTA):  # delta has a sample's first time only: int4
+        if name in (NONE, DELTA):  # delta sends a sample's first time as int4
             continue
         up, down = make_codec(name, "activations"), make_codec(name, "gradients")
         assert up is not None and down is not None
-        rounded, gradient = _rounded(up, sent, lengths), _rounded(down, exact.at_cut, lengths)
+        rounded, gradient = _rounded(up, rows, lengths), _rounded(down, exact.at_cut[0], lengths)
         found = through(rounded)
         trials.append(
             CodecTrial(
                 name,
-                step_bytes=times * _bytes(up, sent, lengths),
-                gradient_bytes=times_back * _bytes(down, sent, lengths),
-                lost=_lost(rounded, sent),
-                gradient_lost=_lost(gradient, exact.at_cut),
-                loss_change=found.loss / exact.loss - 1,
-                direction=float(torch.nn.functional.cosine_similarity(found.trunk, exact.trunk, dim=0)),
+                step_bytes=times * _bytes(up, rows, lengths),
+                gradient_bytes=times_back * _bytes(down, rows, lengths),
+                lost=_lost(rounded, rows),
+                gradient_lost=_lost(gradient, exact.at_cut[0]),
+                loss_change=found.losses[0] / exact.losses[0] - 1,
+                direction=float(torch.cosine_similarity(_vector(found), _vector(exact), dim=0)),
             )
         )
     return trials
-
-
-def _trainable(adapter: Adapter, cut: int) -> Mapping[int, Mapping[str, nn.Parameter]]:
-    """Return copies of the adapters from the cut on, which gather gradients."""
-    return {
-        block: {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
-        for block, tensors in adapter.items()
-        if block >= cut
-    }
 
 
 def _rounded(codec: Codec, rows: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -130,3 +106,8 @@ def _lost(came: Tensor, sent: Tensor) -> float:
     """Return the share of the energy that rows have lost."""
     gone = float((came.float() - sent.float()).square().sum())
     return gone / max(float(sent.float().square().sum()), 1e-30)
+
+
+def _vector(step: TrunkStep) -> Tensor:
+    """Return the gradients of all adapters as one vector."""
+    return torch.cat([own.flatten().double() for _, own in step.gradients if own is not None])

@@ -50,7 +50,6 @@ class DeltaMemory(SampleMemory):
         self._kept: dict[int, list[Tensor]] = {}
 
     def pack(self, message: Activations, codec: RowCodec) -> Activations:
-        """Return a training batch as it is sent: differences of known samples, new ones whole."""
         check_rows(message.hidden, self._width)
         try:
             parts = self.encode(message.hidden, message.samples, message.lengths)
@@ -59,44 +58,33 @@ class DeltaMemory(SampleMemory):
         return replace(message, hidden=message.hidden.new_empty(0), packed=parts)
 
     def unpack(self, message: Activations, codec: RowCodec) -> Activations:
-        """Return a training batch with its rows."""
         if message.hidden.numel():
             raise ValueError(f"hidden: {tuple(message.hidden.shape)} beside the packed parts")
         hidden = self.decode(message.packed, message.samples, message.lengths)
         return replace(message, hidden=hidden, packed=())
 
     def move(self, cut: int) -> None:
-        """Forget all samples where the client has another cut than before."""
         if cut != self._cut:
             self._cut = cut
             self._clear()
 
     def mark(self) -> None:
-        """Mark the state at the start of a round's local steps."""
         self._mark = self.state()
 
     def rewind(self) -> None:
-        """Restore the state at the mark."""
         if self._mark is not None:
             self.load_state(self._mark)
 
     @property
     def offer(self) -> str:
-        """The digest at the mark; empty: nothing is kept."""
         return str(self._mark["digest"]) if self._mark else ""
 
     def agree(self, offer: str) -> str:
-        """Forget all samples where the digest is not the server's; return the digest."""
         if self.digest != offer:
             self._clear()
         return self.digest
 
     def accept(self, digest: str) -> None:
-        """Go back to the mark, or, with an empty digest, to an empty memory.
-
-        Raises:
-            ValueError: The digest is neither.
-        """
         if digest not in ("", self.offer):
             raise ValueError("memory: the client keeps other samples than it was asked for")
         self.rewind()
@@ -138,11 +126,9 @@ class DeltaMemory(SampleMemory):
         return torch.cat([whole[place] for place in range(len(samples))])
 
     def state(self) -> State:
-        """Return the kept samples, as a checkpoint holds them; later batches do not change it."""
         return {"cut": self._cut, "digest": self.digest, "kept": dict(self._kept)}
 
     def load_state(self, state: State | None) -> None:
-        """Restore a state returned by `state()`."""
         assert state is not None
         self._cut, self.digest, self._kept = state["cut"], state["digest"], dict(state["kept"])
         self._bytes = sum(self._size(len(values)) for values, _ in self._kept.values())

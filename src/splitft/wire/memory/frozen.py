@@ -36,17 +36,14 @@ class FrozenMemory(SampleMemory):
         self.forget()
 
     def forget(self) -> None:
-        """Forget all samples, as the other end does."""
         self._tokens = 0
         self._lengths: dict[int, int] = {}
         self._kept: dict[int, _Kept] = {}
 
     def missing(self, samples: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """Return the places in a batch of the samples that the server lacks."""
         return self._walk(samples, lengths)[0]
 
     def pack(self, message: Activations, codec: RowCodec) -> Activations:
-        """Return a batch as it is sent; its rows are those of the missing samples, each encoded alone."""
         sent = self._admit(message)
         if codec.codec is None:
             return message
@@ -57,7 +54,6 @@ class FrozenMemory(SampleMemory):
         return replace(message, hidden=message.hidden.new_empty(0), packed=tuple(parts))
 
     def unpack(self, message: Activations, codec: RowCodec) -> Activations:
-        """Keep the samples that came, and return the batch with the rows of all."""
         if len(message.samples) != len(message.lengths):
             raise ValueError(f"samples: {len(message.samples)} for {len(message.lengths)} lengths")
         sent = self._admit(message)
