@@ -102,7 +102,7 @@ def test_optimizer_state_survives_every_move(
     blocks = range(6)
     for name, client in parties.cohort.clients.items():
         trunk = parties.server.worker.trunks.of(name)
-        held = {**trunk.trained.blocks, **client.trained.blocks}
+        held = {**trunk.blocks, **client.trained.blocks}
         assert set(held) >= set(blocks)
         for block in client.trained.blocks:
             moments = client.trained.moments(block)
@@ -110,8 +110,8 @@ def test_optimizer_state_survives_every_move(
             if job.server_adapter == "per_client":
                 assert set(moments.steps) == {steps}, f"{name} block {block}"
             assert rank_of(moments.exp_avg) == rank_of(client.trained.blocks[block])
-        for block in trunk.trained.blocks:
-            moments = trunk.trained.moments(block)
+        for block in trunk.blocks:
+            moments = trunk.moments(block)
             assert moments is not None
             if job.server_adapter == "per_client":
                 assert set(moments.steps) == {steps}, f"{name} block {block}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from splitft.common.failpoints import failpoint
 from splitft.common.state import State
 from splitft.devices.clock import RoundTimes, VirtualClock
 from splitft.lora.blocks import Adapter
@@ -125,6 +126,7 @@ class Books:
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Count messages; none is answered."""
+        failpoint("server.step")
         for name, message in messages.items():
             if isinstance(message, LocalLoss):
                 self._sums.add_loss(name, message.loss, message.loss_tokens, message.micro_step)
