@@ -69,8 +69,8 @@ def test_it_is_the_first_step_of_a_run(mode: str, setting: Settings, tmp_path: P
 
 def test_fewer_bits_lose_more(setting: Settings, registered: str) -> None:
     trials = tried(setting)
-    assert list(trials) == ["none", "bf16", "int8", "int4", "int3", "int2", registered]
-    names = list(trials)[:-1]
+    names = ["none", "bf16", "int8", "int4", "int3", "int2"]
+    assert list(trials)[: len(names)] == names  # registered ones follow, those of other tests among them
     for finer, coarser in pairwise(names):
         for key in ("lost", "gradient_lost"):
             assert trials[finer][key] <= trials[coarser][key]
