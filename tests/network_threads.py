@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from splitft import Job
-from splitft.engines.network.aggregator_link import dial_aggregator
+from splitft.engines.network.aggregator_link import Dial, dial_aggregator
 from splitft.engines.network.control import End
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.site import Site
-from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener
-from splitft.running.join import MAX_PAYLOAD, ClientSetup
+from splitft.running.join import ClientSetup
 from splitft.running.serve import serve
 
 QUIET = Console(quiet=True)
@@ -52,7 +52,7 @@ def follow(
     """Be a client of the server at an address, to the end of the run."""
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
 
-    def dial(aggregator: str) -> Callable[[Any], Dialler]:
+    def dial(aggregator: str) -> Dial:
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)

@@ -32,9 +32,7 @@ def ticket(tmp_path: Path) -> Iterator[Ticket]:
     """Of a session that goes on."""
     authority = make_authority(tmp_path / "certs", "localhost")
     door = Admission(tuple(TOKENS), TOKENS, False, AuditLog(tmp_path, lambda text: None))
-    listener = Listener(
-        "127.0.0.1:0", tmp_path / "certs", door.admit, WELCOME, 1 << 20, door.audit, client_certs=False
-    )
+    listener = Listener("127.0.0.1:0", tmp_path / "certs", door, WELCOME, 1 << 20)
     yield Ticket("anna", f"localhost:{listener.port}", authority, TOKENS["anna"])
     listener.close(0)
 

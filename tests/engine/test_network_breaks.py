@@ -63,7 +63,7 @@ def test_a_half_that_is_cancelled_from_below_breaks_the_connection(half: str) ->
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[Listener]:
     door = Admission(("alice",), {}, False, AuditLog(tmp_path, lambda line: None))
-    made = Listener("127.0.0.1:0", None, door.admit, Welcome("", 0, "{}", (), (), ""), LIMIT, door.audit)
+    made = Listener("127.0.0.1:0", None, door, Welcome(job="{}"), LIMIT)
     yield made
     made.close(0)
 

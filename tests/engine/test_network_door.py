@@ -44,7 +44,7 @@ class Server:
         self.folder = folder
         tokens = dict.fromkeys(NAMES, token) if token else {}
         door = Admission(NAMES, tokens, authority is not None, AuditLog(folder, self.said.append))
-        self.listener = Listener("127.0.0.1:0", authority, door.admit, WELCOME, LIMIT, door.audit)
+        self.listener = Listener("127.0.0.1:0", authority, door, WELCOME, LIMIT)
         self.address = f"localhost:{self.listener.port}"
 
     def audit(self) -> list[dict[str, str]]:
@@ -216,10 +216,9 @@ def test_only_an_aggregator_is_taken_for_one(
     said: list[str] = []
 
     def meet(port: int, folder: Path) -> Any:
-        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        dialler = dial_aggregator(f"localhost:{port}", "alice", folder, False, "", said.append)(answers)
+        dialler = dial_aggregator(f"localhost:{port}", "alice", folder, False, "", said.append)()
         try:
-            return answers.get(timeout=5)
+            return dialler.incoming.get(timeout=5)
         except queue.Empty:
             return None
         finally:
@@ -228,7 +227,7 @@ def test_only_an_aggregator_is_taken_for_one(
     assert meet(served.listener.port, authority / "alice") is None
     assert said and served.listener.events.empty()
     door = Admission(("server", *NAMES), {}, True, AuditLog(tmp_path, said.append))
-    listener = Listener("127.0.0.1:0", made, door.admit, WELCOME, LIMIT, door.audit)
+    listener = Listener("127.0.0.1:0", made, door, WELCOME, LIMIT)
     try:
         assert isinstance(meet(listener.port, authority / "alice"), Welcome)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,22 +14,20 @@ from siege import MARGIN, PATH, wait_for
 from raw_http2 import RawConnection, grpc_prefix
 from splitft.engines.network.control import PROTOCOL, Hello, Welcome, packed
 from splitft.engines.network.transport import link
-from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.frames import Frame, Kind
 from splitft.engines.network.transport.listener import MOST_UNREAD, Listener
-from splitft.running.join import MAX_PAYLOAD
 from tcp_proxy import Proxy
 
 
 class Reluctant:
     """A listener, and a client that says hello and then reads nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.limit = 1 << 20
-        self.listener = Listener(
-            "127.0.0.1:0", None, lambda hello, identity: None, Welcome("", 0, "{}", (), (), ""), self.limit,
-            lambda address, reason: None,
-        )  # fmt: skip
+        door = Admission(("mallory", "anna"), {}, False, AuditLog(folder, lambda line: None))
+        self.listener = Listener("127.0.0.1:0", None, door, Welcome(job="{}"), self.limit)
         self.stop = threading.Event()
         self.session = ""
 
@@ -60,10 +59,10 @@ class Reluctant:
 
 
 @pytest.fixture
-def reluctant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reluctant]:
+def reluctant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Reluctant]:
     monkeypatch.setattr(link, "SILENCE_SECONDS", 1.0)
     monkeypatch.setattr(link, "BEAT_SECONDS", 0.2)
-    made = Reluctant()
+    made = Reluctant(tmp_path)
     yield made
     made.stop.set()
     made.listener.close(0)
@@ -84,7 +83,7 @@ def test_what_waits_for_one_that_never_reads_is_bounded(reluctant: Reluctant) ->
     dialling = threading.Thread(target=reluctant.dial, args=(False,), daemon=True)
     dialling.start()
     reluctant.wait_for("joined")
-    assert wait_for(lambda: reluctant.listener._peers["mallory"].link.connected)
+    assert wait_for(lambda: "mallory" in reluctant.listener._peers.connected())
     for _ in range(MOST_UNREAD + 1):
         reluctant.listener.send("mallory", bytes(reluctant.limit))
     assert "wait for it" in reluctant.wait_for("expelled").reason

@@ -65,7 +65,7 @@ def serve_averages(
     )
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
-    listener = Listener(address, certs, door.admit, Welcome("", 0, "", (), (), ""), limit, door.audit)
+    listener = Listener(address, certs, door, Welcome(), limit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
         job, job_digest(job), names, layout, model.num_blocks, listener, folder / UPDATES, say

@@ -13,12 +13,12 @@ from splitft.client.client import Client
 from splitft.client.role import ClientRole
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
-from splitft.engines.network.aggregator_link import Desk, dial_aggregator
+from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.certs import channel_credentials
-from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.lora.ranks import held_blocks
@@ -31,8 +31,6 @@ from splitft.running.notices import Notices
 from splitft.running.prepare import check_positions, check_vocabulary
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
-
-MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
 
 class ClientSetup:
@@ -47,7 +45,7 @@ class ClientSetup:
         data: Path | None,
         model: str | None,
         console: Console,
-        dial: Callable[[str], Callable[[Any], Dialler]],
+        dial: Callable[[str], Dial],
     ) -> None:
         self.name = name
         self.data = data
@@ -167,7 +165,7 @@ def join(
             "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
 
-    def dial(address: str) -> Callable[[Any], Dialler]:
+    def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)
 
     credentials = channel_credentials(server, certs, insecure, authority)

@@ -85,8 +85,7 @@ def serve(
         result = complete_run(opened, job, console)
         left = None if tokens else untold(opened.folder, names)
         if left is not None:
-            nothing = Welcome("", 0, "", (), (), "")
-            listener = Listener(address, certs, door.admit, nothing, 0, door.audit, by_certificate)
+            listener = Listener(address, certs, door, Welcome(), 0)
             told = partial(dial_and_dismiss, dial) if dial else None
             say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
         return result
@@ -198,8 +197,7 @@ def listen(start: Assembly, address: str, certs: Path | None, door: Admission) -
     job = start.job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
     targets, excluded = tuple(start.slots.targets), tuple(start.slots.excluded)
     welcome = Welcome("", 0, job, targets, excluded, start.report.server_inputs)
-    limit = most_bytes(start)
-    return Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
+    return Listener(address, certs, door, welcome, most_bytes(start))
 
 
 def most_bytes(start: Assembly) -> int:

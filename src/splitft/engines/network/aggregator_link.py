@@ -12,9 +12,10 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from splitft.engines.network.control import (
     packed,
 )
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
-from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler, Item
 from splitft.errors import NetworkError
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
@@ -40,11 +41,25 @@ from splitft.server.average import Contributions, check_sizes
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterUp
 
+if TYPE_CHECKING:
+    from splitft.engines.network.members import Members
+
 SERVER = "server"  # the server's name at the aggregator
-MAX_PAYLOAD = 1 << 31  # of what an aggregator may send: averages
+
+Incoming = queue.SimpleQueue[Item]
+Dial = Callable[..., Dialler]  # sink: as of `Dialler`
 
 
-Incoming = queue.SimpleQueue[Any]  # of a dialler
+def dial_aggregator(
+    address: str, name: str, certs: Path | None, insecure: bool, token: str, notice: Callable[[str], None]
+) -> Dial:
+    """Return a function that dials the aggregator at an address.
+
+    certs: folder of this party's certificate; the aggregator's must then be one for that role.
+    """
+    credentials = channel_credentials(address, certs, insecure)
+    expected = AGGREGATOR_NAME if certs else ""
+    return partial(Dialler, address, credentials, name, token, MAX_PAYLOAD, notice, expected=expected)
 
 
 def digest_of(update: AdapterUp) -> Tensor:
@@ -58,84 +73,53 @@ def digest_of(update: AdapterUp) -> Tensor:
 class Desk:
     """A client's way to the aggregator: hands in its last update, and again in every new session.
 
-    dial: dials, given the sink. on_end: receives the reason where the aggregator refuses this client.
+    on_end: receives the reason where the aggregator refuses this client.
     """
 
-    def __init__(self, dial: Callable[[Any], Dialler], on_end: Callable[[str], None]) -> None:
-        self._session = ""
-        self._last = b""
+    def __init__(self, dial: Dial, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
-        self._dialler = dial(self)
+        self._dialler = dial(sink=self._take)
 
     def hand_in(self, update: AdapterUp) -> AdapterUp:
         """Send an update to the aggregator; return the message for the server instead."""
-        self._last = packed(replace(update, grad_norms=None))
-        self._dialler.send(self._session, self._last)
+        self._dialler.repeat(packed(replace(update, grad_norms=None)))
         return AdapterUp(update.round, (), (digest_of(update),), update.grad_norms)
-
-    def put(self, item: object) -> None:
-        """Take in an item of the dialler, in its thread."""
-        if isinstance(item, Welcome):
-            self._session = item.session
-            if self._last:
-                self._dialler.send(self._session, self._last)
-        elif not isinstance(item, bytes):
-            self._on_end(f"the aggregator refuses this client: {getattr(item, 'reason', '')}")
 
     def close(self) -> None:
         """Hang up."""
         self._dialler.close(0)
 
-
-class Clients(Protocol):
-    """The server's clients, who are served while it waits for the aggregator."""
-
-    def wake(self) -> None: ...
-    def pump(self) -> None: ...
-    def expel(self, name: str, reason: str) -> None: ...
+    def _take(self, item: Item) -> None:
+        if not isinstance(item, bytes | Welcome):
+            self._on_end(f"the aggregator refuses this client: {getattr(item, 'reason', '')}")
 
 
+@dataclass(eq=False)
 class AggregatorLink:
-    """The server's way to the aggregator, from `open` on. job_digest: see `Average`."""
+    """The server's way to the aggregator, from `open` on."""
 
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        job_digest: str,
-        layout: Layout,
-        device: torch.device,
-        ledger: Ledger,
-    ) -> None:
-        self._settings = settings
-        self._job_digest = job_digest
-        self._layout = layout
-        self._device = device
-        self._ledger = ledger
-        self._incoming: Incoming = queue.SimpleQueue()
-        self._clients: Clients | None = None
-        self._dialler: Dialler | None = None
-        self._session = ""
-        self._digests: dict[str, Tensor] = {}  # of each client's update, as the client states it
-        self._taken: dict[str, Taken] = {}  # the update of each client that the aggregator has
-        self._asked: Average | None = None
-        self._answer: Averaged | None = None
+    settings: TrainingSettings
+    job_digest: str  # see `Average`
+    layout: Layout
+    device: torch.device
+    ledger: Ledger
+    _incoming: Incoming = field(default_factory=queue.SimpleQueue, init=False)
+    # The dialler, and the clients that are served while the server waits for an answer.
+    _way: tuple[Dialler, Members] | None = field(default=None, init=False)
+    # Of each client's update: the digest as the client states it, and what the aggregator states of it.
+    _digests: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _taken: dict[str, Taken] = field(default_factory=dict, init=False)
+    _asked: str = field(default="", init=False)  # the request under way
+    _answer: Averaged | None = field(default=None, init=False)
 
-    def open(self, dial: Callable[[Any], Dialler], clients: Clients) -> None:
-        """Start to dial. clients: pumped while the server waits, and woken by what comes."""
-        self._clients = clients
-        self._dialler = dial(self)
+    def open(self, dial: Dial, members: Members) -> None:
+        """Start to dial. members: pumped while the server waits, and woken by what comes."""
 
-    def put(self, item: object) -> None:
-        """Take in an item of the dialler, in its thread."""
-        self._incoming.put(item)
-        self.clients.wake()
+        def take(item: Item) -> None:
+            self._incoming.put(item)
+            members.listener.wake()
 
-    @property
-    def clients(self) -> Clients:
-        """The server's clients. Raises NetworkError before `open`."""
-        if self._clients is None:
-            raise NetworkError("the way to the aggregator is not open")
-        return self._clients
+        self._way = dial(sink=take), members
 
     def handed_in(self, client: str, held: HeldBlocks, update: AdapterUp) -> bool:
         """Whether the aggregator has the update that a client states.
@@ -146,7 +130,7 @@ class AggregatorLink:
         taken = self._taken.get(client)
         if taken is None or not torch.equal(taken.digest, update.values[0]):
             return False
-        check_sizes(self._settings, self._layout, held, taken.blocks, taken.sizes)
+        check_sizes(self.settings, self.layout, held, taken.blocks, taken.sizes)
         return True
 
     def average(self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions) -> Adapter:
@@ -154,11 +138,13 @@ class AggregatorLink:
 
         Raises NetworkError where the aggregator refuses.
         """
+        assert self._way is not None
+        dialler, members = self._way
         # One request: the clients' updates by their digests, and the trunks' adapters.
         of_trunks = [(holder, block, *one) for block, held in trunks.items() for holder, one in held.items()]
-        self._asked = Average(
+        asked = Average(
             secrets.token_hex(16),
-            self._job_digest,
+            self.job_digest,
             clients=tuple(clients),
             cuts=tuple(cut for cut, _ in clients.values()),
             rows=tuple(rows for _, rows in clients.values()),
@@ -170,14 +156,16 @@ class AggregatorLink:
             weights=tuple(int(weight) for *_, weight in of_trunks),
             values=tuple(flatten(adapter) for _, _, adapter, _ in of_trunks),
         )
-        self._send(self._asked)
+        self._asked = asked.request
+        dialler.repeat(packed(asked))
         # Meanwhile clients are served: one that restarts may have to hand in its update again.
         while self._answer is None:
-            self.clients.pump()
+            members.pump()
             self.take_in()
-        answer, self._answer, self._asked = self._answer, None, None
+        dialler.repeat(b"")
+        answer, self._answer, self._asked = self._answer, None, ""
         return {
-            block: unflatten(values.to(self._device), self._layout[block])
+            block: unflatten(values.to(self.device), self.layout[block])
             for block, values in zip(answer.blocks, answer.values, strict=True)
         }
 
@@ -185,77 +173,45 @@ class AggregatorLink:
         """Take in what has come from the aggregator."""
         while not self._incoming.empty():
             item = self._incoming.get()
-            message = WIRE.decode(item) if isinstance(item, bytes) else item
-            match message:
-                case Welcome():
-                    self._session = message.session
-                    if self._asked is not None:
-                        self._send(self._asked)
-                case Taken():
-                    self._taken[message.client] = message
-                    self._ledger.add("up", "control", message.header_bytes)
-                    self._ledger.add("up", "adapter", 4 * sum(message.sizes))
-                case Rejected(client="") | End():
-                    raise NetworkError(f"the aggregator: {message.reason}")
-                case Rejected():
-                    self.clients.expel(message.client, message.reason)
-                case Averaged() if self._asked is not None and message.request == self._asked.request:
-                    self._answer = message
-                case Averaged():
-                    pass  # the answer to a request that was sent twice
-                case _:
-                    raise NetworkError(f"the aggregator sent {type(message).__name__}")
+            match WIRE.decode(item) if isinstance(item, bytes) else item:
+                case Taken() as taken:
+                    self._taken[taken.client] = taken
+                    self.ledger.add("up", "control", taken.header_bytes)
+                    self.ledger.add("up", "adapter", 4 * sum(taken.sizes))
+                case Rejected(client="") | End() as ended:
+                    raise NetworkError(f"the aggregator: {ended.reason}")
+                case Rejected() as rejected if self._way is not None:
+                    self._way[1].expel(rejected.client, rejected.reason)
+                case Averaged() as averaged if averaged.request == self._asked:
+                    self._answer = averaged
+                case Welcome() | Averaged():  # of a new session; the answer to a request that was sent twice
+                    pass
+                case other:
+                    raise NetworkError(f"the aggregator sent {type(other).__name__}")
 
     def end(self, end: End, seconds: float) -> bool:
         """Tell the aggregator that the run is over; return whether it has confirmed that in time."""
-        if self._dialler is None:
-            return False
-        return dismiss(self._dialler, self._incoming, self._session, end, seconds)
-
-    def _send(self, message: Average) -> None:
-        assert self._dialler is not None
-        self._dialler.send(self._session, packed(message))
+        return self._way is not None and dismiss(self._way[0], self._incoming, end, seconds)
 
 
-def dismiss(dialler: Dialler, incoming: Incoming, session: str, end: End, seconds: float) -> bool:
-    """Tell an aggregator that the run is over, in every new session, until it confirms that; hang up.
+def dismiss(dialler: Dialler, incoming: Incoming, end: End, seconds: float) -> bool:
+    """Tell an aggregator that the run is over until it confirms that; hang up.
 
-    session: of the last Welcome; empty before the first. Returns whether it has confirmed within `seconds`.
+    Returns whether it has confirmed within `seconds`.
     """
     deadline = time.monotonic() + seconds
-    dialler.send(session, packed(end))
+    dialler.repeat(packed(end))
+    item: Item | None = None
     heard = False
     with suppress(queue.Empty):
-        while not heard:
+        while not heard and not isinstance(item, Refused):
             item = incoming.get(timeout=max(0.0, deadline - time.monotonic()))
-            if isinstance(item, Welcome):
-                dialler.send(item.session, packed(end))
             heard = isinstance(item, bytes) and isinstance(WIRE.decode(item), End)
-            if isinstance(item, Refused):
-                break
     dialler.close(over=heard)
     return heard
 
 
-def dial_and_dismiss(dial: Callable[[Any], Dialler], end: End, seconds: float) -> bool:
+def dial_and_dismiss(dial: Dial, end: End, seconds: float) -> bool:
     """Dial an aggregator only to tell it that the run is over."""
-    incoming: Incoming = queue.SimpleQueue()
-    return dismiss(dial(incoming), incoming, "", end, seconds)
-
-
-def dial_aggregator(
-    address: str, name: str, certs: Path | None, insecure: bool, token: str, notice: Callable[[str], None]
-) -> Callable[[Any], Dialler]:
-    """Return a function that dials the aggregator at an address, given the sink of its messages.
-
-    certs: folder of this party's certificate; the aggregator's must then be one for that role.
-    """
-    credentials = channel_credentials(address, certs, insecure)
-    expected = AGGREGATOR_NAME if certs else ""
-
-    def dial(incoming: Any) -> Dialler:
-        return Dialler(
-            address, credentials, name, token, MAX_PAYLOAD, notice, sink=incoming, expected=expected
-        )
-
-    return dial
+    dialler = dial()
+    return dismiss(dialler, dialler.incoming, end, seconds)

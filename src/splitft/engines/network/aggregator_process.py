@@ -8,54 +8,44 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.engines.network.aggregator_link import SERVER, digest_of
-from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, packed
+from splitft.engines.network.control import WIRE, Average, Averaged, Control, End, Rejected, Taken, packed
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Listener
-from splitft.engines.network.transport.peers import Event
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.ranks import held_blocks
 from splitft.lora.robust import Contribution
 from splitft.server.average import average_round
-from splitft.wire.messages import AdapterUp, wire_size
+from splitft.wire.messages import AdapterUp, Message, wire_size
 
 UPDATES = "updates"
 
 
+@dataclass(eq=False)
 class AggregatorProcess:
-    """Keeps the last update of every client, and averages them when the server asks.
+    """Keeps the last update of every client, and averages them when the server asks."""
 
-    job_digest: see `Average`. names: of the clients. notice: prints one line.
-    """
+    settings: TrainingSettings
+    job_digest: str  # see `Average`
+    names: Sequence[str]  # of the clients
+    layout: Layout
+    num_blocks: int
+    listener: Listener
+    folder: Path
+    notice: Callable[[str], None]  # prints one line
+    _taken: dict[str, AdapterUp] = field(default_factory=dict, init=False)
+    _asked: Average | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        job_digest: str,
-        names: Sequence[str],
-        layout: Layout,
-        num_blocks: int,
-        listener: Listener,
-        folder: Path,
-        notice: Callable[[str], None],
-    ) -> None:
-        self._settings = settings
-        self._job_digest = job_digest
-        self._layout = layout
-        self._num_blocks = num_blocks
-        self._listener = listener
-        self._folder = folder
-        self._notice = notice
-        self._taken: dict[str, AdapterUp] = {}
-        self._asked: Average | None = None
-        for name in names:
-            found = load_checkpoint(folder / name)
+    def __post_init__(self) -> None:
+        for name in self.names:
+            found = load_checkpoint(self.folder / name)
             if found is not None:
                 state = found.state
                 self._taken[name] = AdapterUp(state["round"], tuple(state["blocks"]), tuple(state["values"]))
@@ -63,62 +53,54 @@ class AggregatorProcess:
     def serve(self) -> End:
         """Take in updates and answer the server, until it says that the run is over."""
         while True:
-            event = self._listener.events.get()
+            event = self.listener.events.get()
             if event.kind == "joined" and event.name == SERVER:
                 for name, update in self._taken.items():
                     self._tell_taken(name, update)
             elif event.kind == "expelled":
                 self._reject(event.name, event.reason)
             elif event.kind == "said":
-                self._listener.used(event)
-                end = self._on_payload(event)
-                if end is not None:
-                    return end
+                self.listener.used(event)
+                try:
+                    message = WIRE.decode(event.payload)
+                    if event.name == SERVER and isinstance(message, End):
+                        self.listener.send(SERVER, packed(message))  # the confirmation that it waits for
+                        return message
+                    self._on_message(event.name, message)
+                except ValueError as error:
+                    self._reject(event.name, str(error))
+                else:
+                    self._answer()
 
-    def _on_payload(self, event: Event) -> End | None:
-        """Take in a message; return it where it is the end of the run."""
-        try:
-            message = WIRE.decode(event.payload)
-            if event.name == SERVER and isinstance(message, End):
-                self._listener.send(SERVER, packed(message))  # the confirmation that it waits for
-                return message
-            if event.name == SERVER and isinstance(message, Average):
-                self._asked = message
-            elif event.name != SERVER and isinstance(message, AdapterUp):
-                self._take(event.name, message)
-            else:
-                raise ValueError(f"{type(message).__name__} is nothing that {event.name} sends here")
-        except ValueError as error:
-            self._reject(event.name, str(error))
-            return None
-        self._answer()
-        return None
+    def _on_message(self, name: str, message: Message | Control) -> None:
+        if name == SERVER and isinstance(message, Average):
+            self._asked = message
+        elif name != SERVER and isinstance(message, AdapterUp):
+            self._take(name, message)
+        else:
+            raise ValueError(f"{type(message).__name__} is nothing that {name} sends here")
 
     def _take(self, name: str, update: AdapterUp) -> None:
         """Keep a client's update; the server checks its sizes. Raises ValueError where it cannot be one."""
-        known = {block for block in update.blocks if block in self._layout}
-        if (
-            len(known) != len(update.blocks)
-            or len(update.values) != len(known)
-            or update.grad_norms is not None
-        ):
+        known = {block for block in update.blocks if block in self.layout}
+        if not len(known) == len(update.blocks) == len(update.values) or update.grad_norms is not None:
             raise ValueError(f"blocks: {list(update.blocks)[:9]}")
         check_adapters(update)
         state = {"round": update.round, "blocks": list(update.blocks), "values": list(update.values)}
-        save_checkpoint(self._folder / name, update.round, state, keep=1)
+        save_checkpoint(self.folder / name, update.round, state, keep=1)
         self._taken[name] = update
         self._tell_taken(name, update)
 
     def _tell_taken(self, name: str, update: AdapterUp) -> None:
         sizes = tuple(values.numel() for values in update.values)
         taken = Taken(name, digest_of(update), update.blocks, sizes, wire_size(update)[0])
-        self._listener.send(SERVER, packed(taken))
+        self.listener.send(SERVER, packed(taken))
 
     def _reject(self, name: str, reason: str) -> None:
-        self._notice(f"what {name} sent is rejected: {reason}")
+        self.notice(f"what {name} sent is rejected: {reason}")
         if name != SERVER:
-            self._listener.expel(name, reason)
-        self._listener.send(SERVER, packed(Rejected("" if name == SERVER else name, reason)))
+            self.listener.expel(name, reason)
+        self.listener.send(SERVER, packed(Rejected("" if name == SERVER else name, reason)))
 
     def _answer(self) -> None:
         """Answer the server's request, once all its updates are here."""
@@ -126,18 +108,17 @@ class AggregatorProcess:
         if asked is None or not self._has_all(asked):
             return
         self._asked = None
-        if asked.job != self._job_digest:
-            self._reject(
-                SERVER, "its job is another one than the server's: start both with the same job file"
-            )
+        if asked.job != self.job_digest:
+            other = "its job is another one than the server's: start both with the same job file"
+            self._reject(SERVER, other)
             return
         try:
-            averaged = average_request(self._settings, self._layout, self._num_blocks, asked, self._taken)
+            averaged = average_request(self.settings, self.layout, self.num_blocks, asked, self._taken)
         except (ValueError, KeyError) as error:
             self._reject(SERVER, f"the request does not fit the job: {error}")
             return
-        self._notice(f"averaged the adapters of {', '.join(asked.clients)}")
-        self._listener.send(SERVER, packed(averaged))
+        self.notice(f"averaged the adapters of {', '.join(asked.clients)}")
+        self.listener.send(SERVER, packed(averaged))
 
     def _has_all(self, asked: Average) -> bool:
         return all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import AggregatorLink
@@ -14,31 +15,21 @@ from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 
+@dataclass(eq=False)
 class NetworkCohort:
-    """Clients behind a listener, in the order of their names in the job.
+    """Clients behind a listener, in the order of their names in the job."""
 
-    times: measured step times. averaging: where clients' adapters go; None: to the server.
-    """
-
-    def __init__(
-        self,
-        members: Members,
-        job: TrainingSettings,
-        times: StepTimes,
-        averaging: AggregatorLink | None = None,
-    ) -> None:
-        self._members = members
-        self._roster = members.roster
-        self._job = job
-        self._times = times
-        self._averaging = averaging
-        self._evaluating = False  # the next hand-out is for evaluation
-        self._updates: dict[str, AdapterUp] = {}  # of the round's local steps
+    _members: Members
+    _job: TrainingSettings
+    _times: StepTimes  # measured
+    _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
+    _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
+    _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the round's local steps
 
     @property
     def names(self) -> list[str]:
         """All clients, in the order in which the server sums."""
-        return list(self._roster.members)
+        return list(self._members.roster.members)
 
     def present(self, round_: int) -> Sequence[str]:
         """Wait for clients that are lost, and return those that can train."""
@@ -48,8 +39,9 @@ class NetworkCohort:
     def reachable(self) -> Sequence[str]:
         """Wait for clients that are lost, and return those that can evaluate."""
         self._evaluating = True
-        self._members.wait(lambda name: self._roster[name].there, self.names)
-        return self._roster.there()
+        roster = self._members.roster
+        self._members.wait(lambda name: roster[name].there, self.names)
+        return roster.there()
 
     def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
         """Give clients their cuts and adapters; return the optimizer state of blocks that leave them."""
@@ -85,15 +77,16 @@ class NetworkCohort:
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
         return {
-            "done": {name: member.done for name, member in self._roster.members.items()},
-            "memories": self._members.memories(),
+            "done": {name: member.done for name, member in self._members.roster.members.items()},
+            "memories": {name: end.memory.state() for name, end in self._members.channels.items()},
             "parts": self._times.parts,
         }
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state`; clients restore theirs when they connect."""
-        self._members.load_memories(state["memories"])
+        for name, end in self._members.channels.items():
+            end.memory.load_state(state["memories"][name])
         self._times.parts.update(state["parts"])
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
-            self._roster[name].save(done, exact=done == newest)
+            self._members.roster[name].save(done, exact=done == newest)

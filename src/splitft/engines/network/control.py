@@ -1,8 +1,9 @@
-"""What server and client say to each other beside the messages of training; a closed set, too. (ours)"""
+"""What server and client say to each other beside the messages of training; a closed set, too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
@@ -15,12 +16,16 @@ MAX_TEXT = 1 << 17  # characters: a job as JSON
 
 
 @dataclass(frozen=True)
+class _OfRound:
+    round: int
+
+
+@dataclass(frozen=True)
 class Hello:
     """Client to server, first on every connection.
 
     process: drawn at random by every client process. session: the one to go on with, empty for none.
-    received: the last piece of it that came. rows, eval_rows: how many it holds. token: the site's secret,
-    where one is used.
+    received: the last piece of it that came. token: the site's secret, where one is used.
     """
 
     protocol: int
@@ -40,12 +45,12 @@ class Welcome:
     needs.
     """
 
-    session: str
-    received: int
-    job: str
-    targets: tuple[str, ...]
-    excluded: tuple[str, ...]
-    server_inputs: str
+    session: str = ""
+    received: int = 0
+    job: str = ""
+    targets: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    server_inputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,8 @@ class Loaded:
     ok: bool
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(_OfRound):
     """Client to server: it has what it was handed out, and no optimizer state to give back."""
-
-    round: int
 
 
 @dataclass(frozen=True)
@@ -124,25 +126,16 @@ class Worked:
     tail_seconds: float
 
 
-@dataclass(frozen=True)
-class Skip:
+class Skip(_OfRound):
     """Server to client: the round goes on without you; be as you were when it started."""
 
-    round: int
 
-
-@dataclass(frozen=True)
-class Evaluate:
+class Evaluate(_OfRound):
     """Server to client: evaluate the held-out rows."""
 
-    round: int
 
-
-@dataclass(frozen=True)
-class Evaluated:
+class Evaluated(_OfRound):
     """Client to server: all held-out rows were sent."""
-
-    round: int
 
 
 @dataclass(frozen=True)
@@ -234,13 +227,7 @@ Control = (
     | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected
 )  # fmt: skip
 
-WIRE: Wire[Message | Control] = Wire(
-    (
-        *KINDS, Hello, Welcome, Refused, Ready, Load, Loaded, Held, Train, Started, Worked, Skip, Evaluate,
-        Evaluated, Save, Saved, End, Failed, Average, Averaged, Taken, Rejected,
-    ),
-    max_text=MAX_TEXT,
-)  # fmt: skip
+WIRE: Wire[Message | Control] = Wire((*KINDS, *get_args(Control)), max_text=MAX_TEXT)
 
 
 def packed(message: Message | Control) -> bytes:

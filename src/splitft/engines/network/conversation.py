@@ -17,15 +17,7 @@ class Conversation:
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler
         self._session = ""
-        self._channel: Channel | None = None
-        self._again: Any = None  # an item to be taken once more
-
-    @property
-    def channel(self) -> Channel:
-        """The way to the server. Raises NetworkError before the server has sent the job."""
-        if self._channel is None:
-            raise NetworkError("the server asked for something before it sent the job")
-        return self._channel
+        self._channel: Channel | None = None  # None: the server has not sent the job
 
     def start(self, session: str) -> None:
         """Go on in a new session."""
@@ -48,9 +40,6 @@ class Conversation:
 
     def take(self) -> Any:
         """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
-        if self._again is not None:
-            item, self._again = self._again, None
-            return item
         came = self._dialler.incoming.get()
         if isinstance(came, LostError):
             raise came
@@ -63,10 +52,6 @@ class Conversation:
             return self._channel.unpack(message) if self._channel else message
         except ValueError as error:
             raise NetworkError(f"the server sent what cannot be read: {error}") from None
-
-    def put_back(self, item: Any) -> None:
-        """Have `take` return an item again."""
-        self._again = item
 
     def refuse(self, reason: str) -> None:
         """Have `take` raise that this client is refused. To be called in any thread."""

@@ -6,6 +6,7 @@ Expectations follow from the session, never from the message. `MessageOrder` che
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,48 +33,30 @@ LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay fa
 SLACK = 1 << 20
 
 
+@dataclass(eq=False)
 class Gate:
-    """Checks messages of one run against its settings and the state of its server.
+    """Checks messages of one run against its settings and the state of its server."""
 
-    layout: places of adapters in the model. holdings: of all clients that had a hand-out. channels: of all
-    clients. dtype: of the base model. needs_ids: activations come with token ids. only_digests: adapters go
-    to the aggregator.
-    """
-
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        layout: Layout,
-        holdings: Mapping[str, Holding],
-        channels: Mapping[str, Channel],
-        *,
-        hidden_size: int,
-        vocab_size: int,
-        max_length: int,
-        dtype: torch.dtype,
-        needs_ids: bool,
-        only_digests: bool,
-    ) -> None:
-        self._settings = settings
-        self._layout = layout
-        self._holdings = holdings
-        self._channels = channels
-        self._hidden_size = hidden_size
-        self._vocab_size = vocab_size
-        self._max_length = max_length
-        self._dtype = dtype
-        self._needs_ids = needs_ids
-        self._only_digests = only_digests
-        self._most_rows = max(settings.per_device_train_batch_size, settings.per_device_eval_batch_size)
-        self._tokens: dict[tuple[str, int], int] = {}  # of each client's activations, by micro-step
-        self._batches: dict[str, tuple[int, int]] = {}  # tokens of the batch under way: stated, seen
+    settings: TrainingSettings
+    layout: Layout  # places of adapters in the model
+    holdings: Mapping[str, Holding]  # of all clients that had a hand-out
+    channels: Mapping[str, Channel]  # of all clients
+    hidden_size: int
+    vocab_size: int
+    max_length: int
+    dtype: torch.dtype  # of the base model
+    needs_ids: bool  # activations come with token ids
+    only_digests: bool  # adapters go to the aggregator
+    # Tokens of each client's activations, by micro-step; and of its batch under way: stated, seen.
+    _tokens: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
+    _batches: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
     def check(self, client: str, message: Message) -> Message:
         """Return a message unpacked. Raises ValueError, which names the field, where it is wrong."""
         if isinstance(message, Activations):
             self._lengths(message.lengths)  # of the rows that are unpacked
-        message = self._channels[client].unpack(message)
-        if client not in self._holdings:
+        message = self.channels[client].unpack(message)
+        if client not in self.holdings:
             raise ValueError(f"{type(message).__name__} came before anything was handed out")
         match message:
             case Activations():
@@ -105,23 +88,23 @@ class Gate:
         self._parts(client, message, tokens)
         self._rows("hidden", message.hidden, tokens)
         with_loss = 0
-        if (message.labels is not None) != (self._settings.labels == "server"):
-            raise ValueError(f"labels: in this job they are at the {self._settings.labels}")
-        if (message.input_ids is not None) != self._needs_ids:
-            raise ValueError("input_ids: needed" if self._needs_ids else "input_ids: not asked for")
+        if (message.labels is not None) != (self.settings.labels == "server"):
+            raise ValueError(f"labels: in this job they are at the {self.settings.labels}")
+        if (message.input_ids is not None) != self.needs_ids:
+            raise ValueError("input_ids: needed" if self.needs_ids else "input_ids: not asked for")
         for name, lowest in (("labels", -100), ("input_ids", 0)):
             ids = getattr(message, name)
             if ids is None:
                 continue
             if ids.dtype is not torch.int32 or ids.shape != (tokens,):
                 raise ValueError(f"{name}: {ids.dtype} {tuple(ids.shape)} for {tokens} tokens")
-            if int(ids.min()) < lowest or int(ids.max()) >= self._vocab_size:
+            if int(ids.min()) < lowest or int(ids.max()) >= self.vocab_size:
                 raise ValueError(f"{name}: an id that is not in the vocabulary")
         if message.labels is not None:
             mask = mask_of(message.lengths, message.labels.device)
             with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
-        parts = self._holdings[client].micro_batches
-        if message.train and self._settings.gradient_accumulation_steps * parts > 1:
+        parts = self.holdings[client].micro_batches
+        if message.train and self.settings.gradient_accumulation_steps * parts > 1:
             self._loss_tokens(message.loss_tokens, with_loss)
         elif message.loss_tokens:
             raise ValueError(f"loss_tokens: {message.loss_tokens} where none are stated")
@@ -130,7 +113,7 @@ class Gate:
 
     def _parts(self, client: str, message: Activations, tokens: int) -> None:
         """Check that a batch's stated tokens are those of its parts: its weight in a shared trunk."""
-        parts = self._holdings[client].micro_batches if message.train else 1
+        parts = self.holdings[client].micro_batches if message.train else 1
         if parts == 1:
             if message.batch_tokens:
                 raise ValueError(f"batch_tokens: {message.batch_tokens} where none are stated")
@@ -143,20 +126,18 @@ class Gate:
             raise ValueError(f"batch_tokens: {message.batch_tokens} where {seen} of {stated} have come")
 
     def _adapter(self, client: str, message: AdapterUp) -> None:
-        self._norms(client, message.grad_norms, self._settings.splits_model)
-        if self._only_digests:
+        self._norms(client, message.grad_norms, self.settings.splits_model)
+        if self.only_digests:
             digests = [(values.dtype, tuple(values.shape)) for values in message.values]
             if message.blocks or digests != [(torch.uint8, (32,))]:
-                raise ValueError(
-                    "values: adapters go to the aggregator in this job, only their digest comes here"
-                )
+                raise ValueError("values: adapters go to the aggregator, only their digest comes here")
             return
         sizes = [values.numel() for values in message.values]
-        check_sizes(self._settings, self._layout, self._holdings[client].held, message.blocks, sizes)
+        check_sizes(self.settings, self.layout, self.holdings[client].held, message.blocks, sizes)
         check_adapters(message)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
-        returning = set(self._holdings[client].returning)
+        returning = set(self.holdings[client].returning)
         if len(message.moved) != len(message.moments) or not set(message.moved) <= returning:
             raise ValueError(f"moved: {list(message.moved)[:9]} where {sorted(returning)} come back")
         for values in message.moments:
@@ -164,11 +145,11 @@ class Gate:
                 raise ValueError(f"moments: {values.dtype}")
             _finite("moments", values)
         moved = unpack_blocks(
-            message.moved, message.moved_steps, message.moments, self._layout, self._settings.freeze_a
+            message.moved, message.moved_steps, message.moments, self.layout, self.settings.freeze_a
         )
         if len(moved) != len(message.moved):
             raise ValueError("moved: a block comes twice")
-        most = self._settings.rounds * self._settings.local_steps
+        most = self.settings.rounds * self.settings.local_steps
         for moments in moved.values():
             if max(moments.steps, default=0) > most:
                 raise ValueError(f"moved_steps: more than the {most} steps of the run")
@@ -176,34 +157,38 @@ class Gate:
                 raise ValueError("moments: a mean of squares is negative")
 
     def _norms(self, client: str, norms: Tensor | None, expected: bool) -> None:
-        expected = expected and self._settings.max_grad_norm > 0 and not self._settings.max_staleness
+        expected = expected and self.settings.max_grad_norm > 0 and not self.settings.max_staleness
         if (norms is not None) != expected:
             raise ValueError("grad_norms: missing" if expected else "grad_norms: not asked for")
         if norms is None:
             return
-        held = self._holdings[client].held.on_client(self._layout)
-        size = sum(len(trained_specs(self._layout[block], self._settings.freeze_a)) for block in held)
+        held = self.holdings[client].held.on_client(self.layout)
+        size = sum(len(trained_specs(self.layout[block], self.settings.freeze_a)) for block in held)
         if norms.dtype is not torch.float32 or norms.shape != (size,):
             raise ValueError(f"grad_norms: {norms.dtype} {tuple(norms.shape)} where there are {size} tensors")
         _finite("grad_norms", norms)
 
+    @property
+    def _most_rows(self) -> int:
+        return max(self.settings.per_device_train_batch_size, self.settings.per_device_eval_batch_size)
+
     def _lengths(self, lengths: tuple[int, ...]) -> int:
-        if not 1 <= len(lengths) <= self._most_rows or not all(1 <= n <= self._max_length for n in lengths):
+        if not 1 <= len(lengths) <= self._most_rows or not all(1 <= n <= self.max_length for n in lengths):
             raise ValueError(f"lengths: {len(lengths)} samples of up to {max(lengths, default=0)} tokens")
         return sum(lengths)
 
     def _most_tokens(self) -> int:
-        return self._most_rows * self._max_length
+        return self._most_rows * self.max_length
 
     def _loss_tokens(self, stated: int, least: int) -> None:
-        if not max(1, least) <= stated <= self._most_tokens() * self._settings.gradient_accumulation_steps:
+        if not max(1, least) <= stated <= self._most_tokens() * self.settings.gradient_accumulation_steps:
             raise ValueError(f"loss_tokens: {stated}")
 
     def _rows(self, name: str, tensor: Tensor, tokens: int) -> None:
-        if tensor.shape != (tokens, self._hidden_size):
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, not {(tokens, self._hidden_size)}")
-        if tensor.dtype not in (self._dtype, torch.float32):  # some models sum in float32
-            raise ValueError(f"{name}: {tensor.dtype} where it is {self._dtype}")
+        if tensor.shape != (tokens, self.hidden_size):
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, not {(tokens, self.hidden_size)}")
+        if tensor.dtype not in (self.dtype, torch.float32):  # some models sum in float32
+            raise ValueError(f"{name}: {tensor.dtype} where it is {self.dtype}")
         _finite(name, tensor)
 
 

@@ -6,9 +6,8 @@ import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from splitft.common.state import State
 from splitft.engines.network.control import (
     EVALUATION,
     WIRE,
@@ -54,29 +53,19 @@ class Phase:
         """The server has answered one message of each of these clients."""
 
 
+@dataclass(eq=False)
 class Members:
-    """The clients behind a listener. notice: prints one line about a client."""
+    """The clients behind a listener."""
 
-    def __init__(
-        self,
-        roster: Roster,
-        listener: Listener,
-        ledger: Ledger,
-        coordinator: Coordinator,
-        worker: TrunkWorker,
-        gate: Gate,
-        channels: Mapping[str, Channel],
-        notice: Callable[[str], None],
-    ) -> None:
-        self.roster = roster
-        self.coordinator = coordinator
-        self.worker = worker
-        self.notice = notice
-        self._listener = listener
-        self._ledger = ledger
-        self._gate = gate
-        self._channels = channels
-        self._phase = Phase()  # in force
+    roster: Roster
+    listener: Listener
+    ledger: Ledger
+    coordinator: Coordinator
+    worker: TrunkWorker
+    gate: Gate
+    channels: Mapping[str, Channel]
+    notice: Callable[[str], None]  # prints one line about a client
+    _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -84,7 +73,7 @@ class Members:
         self._phase = phase
         for member in self.roster.members.values():
             for event in member.unasked:
-                self._listener.used(event)
+                self.listener.used(event)
             member.unasked.clear()
         try:
             yield
@@ -101,17 +90,17 @@ class Members:
             return
         if isinstance(message, KINDS):
             try:
-                message = self._channels[name].pack(message)
+                message = self.channels[name].pack(message)
             except DivergedError as error:
                 self.expel(name, f"with it {error}")
                 return
-            self._ledger.count("down", message)
+            self.ledger.count("down", message)
         if isinstance(message, AdapterDown):
-            self._channels[name].memory.move(message.cut)
+            self.channels[name].memory.move(message.cut)
         if isinstance(message, Train):
-            message = replace(message, memory=self._channels[name].memory.offer)
+            message = replace(message, memory=self.channels[name].memory.offer)
         member.asked(message)
-        self._listener.send(name, packed(message), member.session)
+        self.listener.send(name, packed(message), member.session)
 
     def reply(self, replies: Mapping[str, Message]) -> None:
         """Send the server's replies to messages of the phase in force."""
@@ -122,8 +111,8 @@ class Members:
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
         self.roster[name].mute()
-        self._channels[name].memory.forget()
-        self._channels[name].memory.rewind()
+        self.channels[name].memory.forget()
+        self.channels[name].memory.rewind()
         self.send(name, Skip(0))
 
     def expel(self, name: str, reason: str) -> None:
@@ -131,7 +120,7 @@ class Members:
         member = self.roster[name]
         if not member.expelled:
             member.expel(reason)
-            self._listener.expel(name, reason)
+            self.listener.expel(name, reason)
             self.notice(f"{name} is expelled: {reason}")
         if all(other.expelled for other in self.roster.members.values()):
             raise NetworkError("every client is expelled; the last: " + reason)
@@ -151,30 +140,12 @@ class Members:
     def pump(self, seconds: float = 0.5) -> None:
         """Take in everything that has come from the network; wait at most this long for it."""
         try:
-            event = self._listener.events.get(timeout=seconds)
+            event = self.listener.events.get(timeout=seconds)
             while True:
                 self._on_event(event)
-                event = self._listener.events.get_nowait()
+                event = self.listener.events.get_nowait()
         except queue.Empty:
             pass
-
-    def wake(self) -> None:
-        """Have `pump` return now. To be called in any thread."""
-        self._listener.wake()
-
-    def mark_memories(self, names: Sequence[str]) -> None:
-        """A round's local steps begin: clients that take them again start from what is kept now."""
-        for name in names:
-            self._channels[name].memory.mark()
-
-    def memories(self) -> State:
-        """Return what is kept of each client's samples, as a checkpoint holds it."""
-        return {name: channel.memory.state() for name, channel in self._channels.items()}
-
-    def load_memories(self, state: State) -> None:
-        """Restore a state returned by `memories`."""
-        for name, channel in self._channels.items():
-            channel.memory.load_state(state[name])
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "woken":
@@ -182,7 +153,7 @@ class Members:
         member = self.roster[event.name]
         if event.kind == "joined":
             member.join(event.session)
-            self._channels[member.name].memory.forget()
+            self.channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
         elif event.session != member.session or member.expelled:
@@ -201,7 +172,7 @@ class Members:
 
     def _receive(self, member: Member, event: Event) -> None:
         """The way of one message: membership, gate, phase; one that fails a check expels its client."""
-        name, message = member.name, None
+        name = member.name
         try:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = WIRE.decode(event.payload)
@@ -217,24 +188,24 @@ class Members:
                 self._phase.take(name, self._through_gate(member, message))
         except ValueError as error:
             self.expel(name, str(error))
-            message = None
-        if isinstance(message, Ready):
-            member.greet(message)
-            self.send(name, Load(member.done if member.exact else 0, member.exact and member.finished))
-        if isinstance(message, Loaded):
-            self._resynchronise(member, message.ok and member.exact)
-        self._listener.used(event)
+        else:
+            if isinstance(message, Ready):
+                member.greet(message)
+                self.send(name, Load(member.done if member.exact else 0, member.exact and member.finished))
+            elif isinstance(message, Loaded):
+                self._resynchronise(member, message.ok and member.exact)
+        self.listener.used(event)
 
     def _through_gate(self, member: Member, message: Message | Control) -> Message | Control:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
         if isinstance(message, Started) and message.attempt != EVALUATION:
             # Before the messages that follow are unpacked.
-            self._channels[member.name].memory.accept(message.memory)
+            self.channels[member.name].memory.accept(message.memory)
         if not isinstance(message, KINDS):
             return message
-        checked = self._gate(member.name, message)
+        checked = self.gate(member.name, message)
         if not isinstance(message, LocalLoss):
-            self._ledger.count("up", message)
+            self.ledger.count("up", message)
         return checked
 
     def _resynchronise(self, member: Member, restored: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from splitft.engines.network.control import (
     EVALUATION,
@@ -22,57 +23,56 @@ from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterDown, Message, OptimizerState
 
 
+@dataclass(eq=False)
 class HandOut(Phase):
-    """Clients get their cuts and adapters, and return the optimizer state of blocks that leave them.
+    """Clients get their cuts and adapters, and return the optimizer state of blocks that leave them."""
 
-    evaluating: the adapters are to be evaluated.
-    """
-
-    def __init__(self, members: Members, adapters: Mapping[str, AdapterDown], evaluating: bool) -> None:
-        self._members = members
-        self._adapters = adapters
-        self._evaluating = evaluating
-        self._holding: set[str] = set()  # clients that have answered
-        self._states: dict[str, OptimizerState] = {}
+    members: Members
+    adapters: Mapping[str, AdapterDown]
+    evaluating: bool  # the adapters are to be evaluated
+    _answers: dict[str, Held | OptimizerState] = field(default_factory=dict, init=False)
 
     def run(self) -> dict[str, OptimizerState]:
         """Hand out, wait for the answers, and return the optimizer states."""
-        roster = self._members.roster
-        with self._members.during(self):
-            for name, message in self._adapters.items():
-                roster[name].hand_out(message, self._evaluating)
-                self._members.send(name, message)
-            self._members.wait(self._holding.__contains__, list(self._adapters), roster.config.round_seconds)
-        return {name: self._states[name] for name in self._adapters if name in self._states}
+        roster = self.members.roster
+        with self.members.during(self):
+            for name, message in self.adapters.items():
+                roster[name].hand_out(message, self.evaluating)
+                self.members.send(name, message)
+            self.members.wait(self._answers.__contains__, list(self.adapters), roster.config.round_seconds)
+        answers = [(name, self._answers.get(name)) for name in self.adapters]
+        return {name: answer for name, answer in answers if isinstance(answer, OptimizerState)}
 
     def awaits(self, name: str) -> bool:
-        return name in self._adapters and name not in self._holding
+        return name in self.adapters and name not in self._answers
 
     def take(self, name: str, message: Message | Control) -> None:
-        if isinstance(message, Held | OptimizerState) and message.round == self._adapters[name].round:
-            self._holding.add(name)
-            if isinstance(message, OptimizerState):
-                self._states[name] = message
+        if isinstance(message, Held | OptimizerState) and message.round == self.adapters[name].round:
+            self._answers[name] = message
 
 
+@dataclass(eq=False)
 class Evaluation(Phase):
     """Clients evaluate their held-out rows."""
 
-    def __init__(self, members: Members, job: TrainingSettings, names: Sequence[str], round_: int) -> None:
-        self._members = members
-        self._job = job
-        self._round = round_
-        self._left = list(names)  # clients that are not done
-        self._orders: dict[str, MessageOrder] = {}  # of clients that have begun
-        self._inboxes: dict[str, deque[Message | Evaluated]] = {name: deque() for name in names}
+    members: Members
+    job: TrainingSettings
+    names: Sequence[str]
+    round: int
+    _left: list[str] = field(default_factory=list, init=False)  # clients that are not done
+    _orders: dict[str, MessageOrder] = field(default_factory=dict, init=False)  # of clients that have begun
+    _inboxes: defaultdict[str, deque[Message | Evaluated]] = field(
+        default_factory=lambda: defaultdict(deque), init=False
+    )
 
     def run(self) -> Iterator[dict[str, Message]]:
         """Yield what clients send, as it comes."""
-        roster, late = self._members.roster, list[str]()
-        with self._members.during(self):
+        roster, late = self.members.roster, list[str]()
+        self._left += self.names
+        with self.members.during(self):
             deadline = roster.deadline()
             for name in self._left:
-                self._members.send(name, Evaluate(self._round))
+                self.members.send(name, Evaluate(self.round))
             while self._left:
                 for name in list(self._left):
                     # Messages for the server, and the end of each client's rows.
@@ -89,31 +89,29 @@ class Evaluation(Phase):
                         self._left.remove(name)
                         late.append(name)
                         roster[name].mute()
-                        self._members.worker.forget_metrics(name)
+                        self.members.worker.forget_metrics(name)
                 if self._left:
-                    self._members.pump()
+                    self.members.pump()
 
     def awaits(self, name: str) -> bool:
         return name in self._left
 
     def take(self, name: str, message: Message | Control) -> None:
-        if name not in self._orders:  # before that, messages are of steps that were given up
-            if message == Started(self._round, EVALUATION):
-                lines = evaluation_script(self._job, self._members.roster[name].eval_rows)
-                self._orders[name] = MessageOrder(
-                    self._job, lines, self._round, train=False, in_flight=EVAL_IN_FLIGHT
-                )
-        else:
+        if name in self._orders:
             checked = message if isinstance(message, Evaluated) else self._orders[name].checked(message)
             self._inboxes[name].append(checked)
+        elif message == Started(self.round, EVALUATION):  # before that, messages are of steps given up
+            lines = evaluation_script(self.job, self.members.roster[name].eval_rows)
+            order = MessageOrder(self.job, lines, self.round, train=False, in_flight=EVAL_IN_FLIGHT)
+            self._orders[name] = order
 
     def returned(self, name: str) -> None:
         """Have a client evaluate its rows again, from the first on."""
         if name in self._left:
-            self._members.worker.forget_metrics(name)
+            self.members.worker.forget_metrics(name)
             self._orders.pop(name, None)
             self._inboxes[name].clear()
-            self._members.send(name, Evaluate(self._round))
+            self.members.send(name, Evaluate(self.round))
 
     def answered(self, names: Collection[str]) -> None:
         for name in names:
@@ -121,34 +119,34 @@ class Evaluation(Phase):
                 self._orders[name].answered()
 
 
+@dataclass(eq=False)
 class Saving(Phase):
     """Clients save their states; from then on the server counts on these.
 
     A client on its way back is waited for: without its state its optimizer would start from zero.
     """
 
-    def __init__(self, members: Members, rounds_done: int) -> None:
-        self._members = members
-        self._done = rounds_done
+    members: Members
+    done: int  # rounds
 
     def run(self) -> None:
         """Have all clients save."""
-        roster = self._members.roster
-        with self._members.during(self):
+        roster = self.members.roster
+        with self.members.during(self):
             for name in roster.there():
-                self._members.send(name, Save(self._done))
+                self.returned(name)
             names = list(roster.members)
-            self._members.wait(lambda name: not self.awaits(name), names, roster.config.round_seconds)
+            self.members.wait(lambda name: not self.awaits(name), names, roster.config.round_seconds)
         for member in roster.members.values():
-            if member.done != self._done:
+            if member.done != self.done:
                 member.save(member.done, exact=False)
 
     def awaits(self, name: str) -> bool:
-        return self._members.roster[name].done != self._done
+        return self.members.roster[name].done != self.done
 
     def take(self, name: str, message: Message | Control) -> None:
-        if message == Saved(self._done):
-            self._members.roster[name].save(self._done, exact=True)
+        if message == Saved(self.done):
+            self.members.roster[name].save(self.done, exact=True)
 
     def returned(self, name: str) -> None:
-        self._members.send(name, Save(self._done))
+        self.members.send(name, Save(self.done))

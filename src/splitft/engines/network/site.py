@@ -45,15 +45,12 @@ class Setup(Protocol):
 
     def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
         """Read the data and the first blocks; return the client and its end. Raises SplitFTError."""
-        ...
 
     def need(self, client: ClientRole, cut: int) -> None:
         """Have a client hold the blocks of a cut."""
-        ...
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the aggregator, if the job has one. on_end: receives the reason where it refuses."""
-        ...
 
 
 class Site:
@@ -86,11 +83,13 @@ class Site:
     def run(self) -> End:
         """Take part until the server says that the run is over. Raises NetworkError where it is refused."""
         try:
-            while not isinstance(request := self._conversation.take(), End):
+            request = self._conversation.take()
+            while not isinstance(request, End):
                 try:
                     self._follow(request)
-                except _StepsOverError:
-                    pass
+                    request = self._conversation.take()
+                except _StepsOverError as over:
+                    request = over.request
                 except DivergedError as error:
                     self._conversation.say(Failed(_why(error)))
                     raise
@@ -111,7 +110,7 @@ class Site:
             case Train():
                 self._train(request)
             case Skip():
-                self._conversation.channel.memory.forget()
+                self.client.memory.forget()
                 self._load_state(self._start)
             case Evaluate():
                 self._evaluate(request)
@@ -157,17 +156,17 @@ class Site:
     def _hold(self, adapters: AdapterDown) -> None:
         """Take a hand-out; the optimizer state of blocks that leave goes back."""
         self._setup.need(self.client, adapters.cut)
-        self._conversation.channel.memory.move(adapters.cut)
+        self.client.memory.move(adapters.cut)
         state = self.client.receive(adapters)
         self._start = self._state()
         self._conversation.say(state or Held(adapters.round))
 
     def _train(self, task: Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
-        client, memory = self.client, self._conversation.channel.memory
+        client = self.client
         if task.attempt > 1:
             self._load_state(self._start)
-        self._conversation.say(Started(task.round, task.attempt, memory.agree(task.memory)))
+        self._conversation.say(Started(task.round, task.attempt, client.memory.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         # With staleness, batches of later steps go up before the gradients of this one are down.
         self._on_the_way = 0
@@ -191,11 +190,11 @@ class Site:
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
-        return self.client.state() | {"memory": self._conversation.channel.memory.state()}
+        return self.client.state() | {"memory": self.client.memory.state()}
 
     def _load_state(self, state: State) -> None:
         self.client.load_state(state)
-        self._conversation.channel.memory.load_state(state["memory"])
+        self.client.memory.load_state(state["memory"])
 
     def _forwards(self, round_: int, step: int) -> Iterator[Message]:
         for micro_step in range(self.client.micro_steps):
@@ -220,8 +219,7 @@ class Site:
         """Answer the next message of the server; return whether that ends the way of its batch."""
         reply = self._conversation.take()
         if not isinstance(reply, Gradients | TrunkOutput | Metrics):
-            self._conversation.put_back(reply)
-            raise _StepsOverError
+            raise _StepsOverError(reply)
         self._note(reply)
         with self._tail if isinstance(reply, TrunkOutput) else self._front:
             answer = self.client.answer(reply)
@@ -249,3 +247,7 @@ def _why(error: SplitFTError) -> str:
 
 class _StepsOverError(Exception):
     """A request came that ends the steps or the evaluation under way."""
+
+    def __init__(self, request: Message | Control) -> None:
+        super().__init__()
+        self.request = request

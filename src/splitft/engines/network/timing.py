@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from splitft.devices.steps import StateSeconds
 from splitft.engines.network.control import Worked
 from splitft.job.settings import BatchSettings
 from splitft.server.parts import best_parts
 
-MOST_SECONDS = 1e6  # of computing in a round, as a client states them
 
-
+@dataclass
 class Stopwatch:
     """Adds up the seconds inside its `with` blocks."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._began = 0.0
+    seconds: float = 0.0
+    _began: float = 0.0
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
@@ -54,33 +52,25 @@ class StepClock:
         self.server_seconds += seconds
 
 
-def check_worked(worked: Worked) -> None:
-    """Raise ValueError where stated seconds are impossible."""
-    for seconds in (worked.front_seconds, worked.tail_seconds):
-        if not 0 <= seconds <= MOST_SECONDS:
-            raise ValueError(f"Worked: {seconds} seconds")
-
-
+@dataclass
 class StepTimes:
     """Measured step times of clients: for cut policies, and for `micro_batches: auto`.
 
-    on_seconds: receives the times of a client's step. parts: {client: micro-batches of each batch that its
-    first times ask for}.
+    parts: {client: micro-batches of each batch that its first times ask for}.
     """
 
-    def __init__(self, job: BatchSettings, on_seconds: Callable[[str, StateSeconds], object] | None) -> None:
-        self.parts: dict[str, int] = {}
-        self._job = job
-        self._on_seconds = on_seconds
+    job: BatchSettings
+    on_seconds: Callable[[str, StateSeconds], object] | None  # receives the times of a client's step
+    parts: dict[str, int] = field(default_factory=dict)
 
     def add(
         self, name: str, worked: Worked, clock: StepClock, *, cut: int, trunk_blocks: int, clients: int
     ) -> None:
         """Take in the times of a client's local steps. clients: number that the server computes for."""
-        steps = self._job.local_steps
+        steps = self.job.local_steps
         client = worked.front_seconds + worked.tail_seconds
         link = max(0.0, clock.waited_seconds - client)
-        if self._on_seconds is not None:
+        if self.on_seconds is not None:
             seconds = StateSeconds(
                 block_seconds=worked.front_seconds / steps / cut,
                 fixed_seconds=worked.tail_seconds / steps,
@@ -89,7 +79,7 @@ class StepTimes:
                 server_block_seconds=clock.server_seconds / steps / trunk_blocks,
                 server_fixed_seconds=0.0,
             )
-            self._on_seconds(name, seconds)
+            self.on_seconds(name, seconds)
         if name not in self.parts:
-            most, server = self._job.per_device_train_batch_size, clock.server_seconds
+            most, server = self.job.per_device_train_batch_size, clock.server_seconds
             self.parts[name] = best_parts(most, client / steps, link / steps, server / steps, clients)

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from splitft.engines.network.control import Control, Started, Train, Worked
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
-from splitft.engines.network.timing import check_worked
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterUp, Message
 
-Send = Callable[[str, Control], None]
+MOST_SECONDS = 1e6  # of computing in a round, as a client states them
 
 
+@dataclass(eq=False)
 class TrunkTransaction:
-    """The local steps of one client, or of all that share a trunk.
+    """The local steps of one client, or of all that share a trunk."""
 
-    rewind: rolls their trunk back to the start. micro_batches: parts of each batch of a client.
-    """
+    members: Members
+    job: TrainingSettings
+    names: list[str]
+    round: int
+    updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)
+    worked: dict[str, Worked] = field(default_factory=dict, init=False)  # seconds that each client states
+    served: int = field(default=0, init=False)  # messages of each client that the server has computed
+    _attempt: int = field(default=0, init=False)
+    _orders: dict[str, MessageOrder] = field(default_factory=dict, init=False)  # of clients that have begun
+    _inbox: dict[str, deque[Message]] = field(default_factory=dict, init=False)
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        round_: int,
-        job: TrainingSettings,
-        send: Send,
-        rewind: Callable[[Sequence[str]], None],
-        micro_batches: Callable[[str], int],
-    ) -> None:
-        self.names = list(names)
-        self.updates: dict[str, AdapterUp] = {}
-        self.served = 0  # messages of each client that the server has computed
-        self.worked: dict[str, Worked] = {}  # computing seconds that each client states
-        self._round = round_
-        self._job = job
-        self._send = send
-        self._rewind = rewind
-        self._micro_batches = micro_batches
-        self._attempt = 0
-        self._orders: dict[str, MessageOrder] = {}  # of clients that have begun this attempt
-        self._inbox: dict[str, deque[Message]] = {}
+    def __post_init__(self) -> None:
         self._begin()
 
     @property
@@ -60,13 +49,15 @@ class TrunkTransaction:
         """
         # The attempt under way begins; what comes before is of another one.
         if isinstance(message, Started):
-            if (message.round, message.attempt) == (self._round, self._attempt):
+            if (message.round, message.attempt) == (self.round, self._attempt):
                 self._orders[name] = self._order(name)
         elif name not in self._orders:
             return
         # Its messages: reported seconds, activations and the like for the server, and last its adapters.
         elif isinstance(message, Worked):
-            check_worked(message)
+            for seconds in (message.front_seconds, message.tail_seconds):
+                if not 0 <= seconds <= MOST_SECONDS:
+                    raise ValueError(f"Worked: {seconds} seconds")
             self.worked[name] = message
         elif isinstance(checked := self._orders[name].checked(message), AdapterUp):
             self.updates[name] = checked
@@ -78,24 +69,24 @@ class TrunkTransaction:
         if name in self._orders:
             self._orders[name].answered()
 
-    def ready(self) -> dict[str, Message] | None:
-        """Return one message of each client that still trains, in their order; None while one has none."""
-        if not self.unfinished or not all(self._inbox[name] for name in self.unfinished):
-            return None
+    def ready(self) -> dict[str, Message]:
+        """Return one message of each client that still trains, in their order; none while one has none."""
+        unfinished = self.unfinished
+        if self.awaited or not unfinished:
+            return {}
         self.served += 1
-        return {name: self._inbox[name].popleft() for name in self.unfinished}
+        return {name: self._inbox[name].popleft() for name in unfinished}
 
     def restart(self) -> None:
-        """Roll back, and have all clients take the steps again."""
-        self._rewind(self.names)
+        """Roll the trunk back, and have all clients take the steps again."""
+        self.members.worker.rewind(self.names)
         self._begin()
 
     def leave_out(self, name: str) -> None:
-        """Roll back, and go on without a client."""
-        self._rewind(self.names)
+        """Roll the trunk back, and go on without a client."""
+        self.members.worker.rewind(self.names)
         self.names.remove(name)
-        if self.names:
-            self._begin()
+        self._begin()
 
     def _begin(self) -> None:
         self._attempt += 1
@@ -104,10 +95,10 @@ class TrunkTransaction:
         self.worked.clear()
         self._inbox = {name: deque() for name in self.names}
         for name in self.names:
-            self._send(name, Train(self._round, self._attempt))
+            self.members.send(name, Train(self.round, self._attempt))
 
     def _order(self, name: str) -> MessageOrder:
-        parts = self._micro_batches(name)
-        steps = self._job.gradient_accumulation_steps * parts
-        lines, ahead = training_script(self._job, steps), parts + self._job.max_staleness * steps
-        return MessageOrder(self._job, lines, self._round, train=True, in_flight=ahead)
+        parts = self.members.coordinator.holdings[name].micro_batches
+        steps = self.job.gradient_accumulation_steps * parts
+        lines, ahead = training_script(self.job, steps), parts + self.job.max_staleness * steps
+        return MessageOrder(self.job, lines, self.round, train=True, in_flight=ahead)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from splitft.common.files import append_line
 from splitft.engines.network.control import PROTOCOL, Hello, Refused
-from splitft.engines.network.transport.listener import Identity
 
 AUDIT = "audit.jsonl"
 MOST_LINES = 10_000  # of one server process, so that refusals do not fill the disk
@@ -48,25 +47,18 @@ class Admission:
     by_certificate: bool
     audit: AuditLog
 
-    def admit(self, hello: Hello, identity: Identity) -> Refused | None:
-        """Return the refusal of a client, None where it may come in."""
-        reason = self._problem(hello, identity)
-        if reason is None:
-            return None
-        self.audit(identity.peer, reason, hello.name[:64].encode("unicode_escape").decode())
-        return Refused(reason, again=False)
-
-    def _problem(self, hello: Hello, identity: Identity) -> str | None:
+    def admit(self, hello: Hello, certified: str, address: str) -> Refused | None:
+        """Return the refusal of a client, None where it may come in. certified: the certificate's name."""
+        token = self.tokens.get(hello.name, "")
         if hello.protocol != PROTOCOL:
-            return f"it speaks version {hello.protocol} of the protocol, this server {PROTOCOL}"
-        if self.by_certificate and identity.name != hello.name:
-            return "its certificate is not that of this name"
-        if self.tokens and not self._shows_token(hello):
-            return "its token is wrong"
-        if hello.name not in self.names:
-            return "no client of this job is called so"
-        return None
-
-    def _shows_token(self, hello: Hello) -> bool:
-        wanted = self.tokens.get(hello.name, "")
-        return bool(wanted) and hmac.compare_digest(wanted.encode(), hello.token.encode())
+            reason = f"it speaks version {hello.protocol} of the protocol, this server {PROTOCOL}"
+        elif self.by_certificate and certified != hello.name:
+            reason = "its certificate is not that of this name"
+        elif self.tokens and not (token and hmac.compare_digest(token.encode(), hello.token.encode())):
+            reason = "its token is wrong"
+        elif hello.name not in self.names:
+            reason = "no client of this job is called so"
+        else:
+            return None
+        self.audit(address, reason, hello.name[:64].encode("unicode_escape").decode())
+        return Refused(reason, again=False)

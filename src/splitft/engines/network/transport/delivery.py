@@ -26,16 +26,11 @@ class Delivery:
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
         self.received = 0  # number of the last piece that came
-        self._sent = 0
+        self.sent = 0  # number of the last piece that was sent
         self._waiting: deque[Frame] = deque()  # sent, and not yet acknowledged
         self.waiting_bytes = 0
         self._pieces: list[bytes] = []
         self._size = 0
-
-    @property
-    def sent(self) -> int:
-        """Number of the last piece that was sent."""
-        return self._sent
 
     @property
     def waiting(self) -> int:
@@ -46,8 +41,8 @@ class Delivery:
         """Accept a payload; yield its frames, to be written now if there is a connection."""
         view = memoryview(payload)
         for start in range(0, len(view) or 1, PIECE_BYTES):
-            self._sent += 1
-            frame = Frame(Kind.DATA, self._sent, 0, len(view), view[start : start + PIECE_BYTES])
+            self.sent += 1
+            frame = Frame(Kind.DATA, self.sent, 0, len(view), view[start : start + PIECE_BYTES])
             self._waiting.append(frame)
             self.waiting_bytes += len(frame.piece)
             yield frame
@@ -78,8 +73,8 @@ class Delivery:
 
     def acknowledge(self, received: int) -> None:
         """Note that the other end has all pieces up to this one. Raises ViolationError where it cannot."""
-        if received > self._sent:
-            raise ViolationError(f"piece {received} was acknowledged, {self._sent} were sent")
+        if received > self.sent:
+            raise ViolationError(f"piece {received} was acknowledged, {self.sent} were sent")
         while self._waiting and self._waiting[0].number <= received:
             self.waiting_bytes -= len(self._waiting.popleft().piece)
 

@@ -12,28 +12,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 
 from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.transport.delivery import BrokenError, Delivery
 from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
-from splitft.engines.network.transport.link import SILENCE_SECONDS, Link
+from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, reader_of
 from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
 from splitft.errors import LostError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries
-DIAL_OPTIONS: tuple[tuple[str, Any], ...] = (
-    *OPTIONS,
-    ("grpc.use_local_subchannel_pool", 1),  # a new connection, never one that fell silent
-)
+MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
-
-class Sink(Protocol):
-    """A receiver of what comes; called in the dialler's thread."""
-
-    def put(self, item: Any) -> None: ...
+Item = bytes | Welcome | Refused | End | LostError
 
 
 class Dialler:
@@ -41,8 +34,9 @@ class Dialler:
 
     incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
     client, End, where the run is over, or LostError, where no server has answered for `patience` seconds (0:
-    no limit). on_state: receives changes of the connection in words. sink: gets all these instead of
-    `incoming`. expected: the name in the server's certificate; empty: that of the address.
+    no limit). on_state: receives changes of the connection in words. sink: receives all these instead of
+    `incoming`, in the dialler's thread. expected: the name in the server's certificate; empty: that of the
+    address.
     """
 
     def __init__(
@@ -54,14 +48,12 @@ class Dialler:
         max_payload: int,
         on_state: Callable[[str], None] = lambda text: None,
         patience: float = 0.0,
-        sink: Sink | None = None,
+        sink: Callable[[Item], None] | None = None,
         expected: str = "",
     ) -> None:
-        self.incoming: queue.SimpleQueue[bytes | Welcome | Refused | End | LostError] = queue.SimpleQueue()
-        self._sink: Sink = sink or self.incoming
-        self._options = DIAL_OPTIONS
-        if expected:
-            self._options += (("grpc.ssl_target_name_override", expected),)
+        self.incoming: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._put = sink or self.incoming.put
+        self._options = OPTIONS + ((("grpc.ssl_target_name_override", expected),) if expected else ())
         self._address = address
         self._credentials = credentials
         self._name = name
@@ -70,6 +62,7 @@ class Dialler:
         self._process = secrets.token_hex(16)
         self._session = ""
         self._link: Link | None = None
+        self._repeated = b""  # sent again in every new session
         self._on_state = on_state
         self._said = ""
         self._patience = patience
@@ -82,6 +75,10 @@ class Dialler:
     def send(self, session: str, payload: bytes) -> None:
         """Send a payload in a session; dropped where that session is over."""
         self._loop.call_soon_threadsafe(self._send, session, payload)
+
+    def repeat(self, payload: bytes) -> None:
+        """Send a payload now, and again at the start of every new session; empty: none any more."""
+        self._loop.call_soon_threadsafe(self._repeat, payload)
 
     def close(self, grace: float = 2.0, *, over: bool = False) -> None:
         """Hang up, once what was sent has arrived or `grace` seconds are over.
@@ -108,6 +105,11 @@ class Dialler:
         if self._link is not None and session == self._session:
             self._link.send(payload)
 
+    def _repeat(self, payload: bytes) -> None:
+        self._repeated = payload
+        if payload and self._link is not None:
+            self._link.send(payload)
+
     async def _dial(self) -> None:
         wait = FIRST_WAIT
         while True:
@@ -124,17 +126,16 @@ class Dialler:
                 wait = FIRST_WAIT
             if self._patience and time.monotonic() - self._heard > self._patience:
                 lost = f"no server has answered at {self._address} for {self._patience:.0f} seconds"
-                self._sink.put(LostError(lost))
+                self._put(LostError(lost))
                 return
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, LONGEST_WAIT)
 
     def _tell(self, text: str) -> None:
         """Report a state of the connection, once."""
-        if text != self._said:
-            self._said = text
-            if text:
-                self._on_state(text)
+        if text and text != self._said:
+            self._on_state(text)
+        self._said = text
 
     async def _connect(self) -> bool:
         """Open a connection and carry the session over it; return whether to dial again at its end."""
@@ -145,13 +146,7 @@ class Dialler:
             channel = grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
         async with channel:
             call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
-
-            async def read() -> bytes:
-                data = await call.read()
-                if data is grpc.aio.EOF:
-                    raise EOFError("it ended")
-                return bytes(data)
-
+            read = reader_of(call)
             received = self._link.session.received if self._link else 0
             hello = Hello(PROTOCOL, self._name, self._token, self._process, self._session, received)
             await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
@@ -159,7 +154,7 @@ class Dialler:
             self._heard = time.monotonic()
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
-                self._sink.put(answer)
+                self._put(answer)
                 return False
             if isinstance(answer, Refused):
                 raise BrokenError(answer.reason)
@@ -167,8 +162,9 @@ class Dialler:
                 raise BrokenError("the server did not welcome this client")
             if self._link is None or answer.session != self._session:
                 self._session = answer.session
-                self._link = Link(Delivery(self._max_payload), self._sink.put, "client")
-                self._sink.put(answer)
+                self._link = Link(Delivery(self._max_payload), self._put, "client")
+                self._put(answer)
+                self._repeat(self._repeated)
             self._tell("")
             try:
                 await self._link.carry(read, call.write, answer.received)

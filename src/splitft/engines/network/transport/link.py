@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
+
+import grpc
 
 from splitft.common.failpoints import failpoint
 from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
@@ -17,6 +20,18 @@ MOST_STALLS = 3  # connections in a row on which the other end took nothing: a v
 Read = Callable[[], Awaitable[bytes]]  # raises EOFError where the connection has ended
 Write = Callable[[bytes], Awaitable[None]]
 Room = Callable[[], Awaitable[object]]  # returns when there is room for more frames
+
+
+def reader_of(call: Any) -> Read:
+    """Return a function that reads the next message of a gRPC call, at either end."""
+
+    async def read() -> bytes:
+        data = await call.read()
+        if data is grpc.aio.EOF:
+            raise EOFError("it ended")
+        return bytes(data)
+
+    return read
 
 
 class Link:

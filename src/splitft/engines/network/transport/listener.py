@@ -7,22 +7,22 @@ over, clients are told so as they connect.
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, packed
+from splitft.engines.network.control import WIRE, End, Hello, Welcome, packed
+from splitft.engines.network.transport.admission import Admission
 from splitft.engines.network.transport.delivery import ViolationError
 from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
+from splitft.engines.network.transport.link import reader_of
 from splitft.engines.network.transport.peers import MOST_UNREAD, Event, Peers
-from splitft.engines.network.transport.tls_front import MOST_STRANGERS, STRANGER_BYTES, Audit, TlsFront
+from splitft.engines.network.transport.tls_front import MOST_STRANGERS, STRANGER_BYTES, TlsFront
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"
@@ -36,17 +36,6 @@ OPTIONS = (
     ("grpc.max_concurrent_streams", 1),  # of a connection: a client needs no more
     ("grpc.use_local_subchannel_pool", 1),  # clients in one process have a connection each
 )
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who a connection is from: the name in its certificate; None: there is no TLS."""
-
-    name: str | None
-    peer: str
-
-
-Admit = Callable[[Hello, Identity], Refused | None]  # why not, None: it may take part
 
 
 def most_held(clients: int, max_payload: int) -> int:
@@ -72,27 +61,19 @@ def read_hello(data: bytes) -> Hello:
 class Listener:
     """Listens at an address.
 
-    certs: folder of the server's certificates; None: no TLS. client_certs: whether clients need one, too.
-    admit: decides on every connection by its hello, before anything else. welcome: the job, for clients with
-    a new session. max_payload: bytes of a client's largest message. Raises NetworkError where the address
-    cannot be had.
+    certs: folder of the server's certificates; None: no TLS. door: decides on every connection by its hello,
+    before anything else. welcome: the job, for clients with a new session. max_payload: bytes of a client's
+    largest message. Raises NetworkError where the address cannot be had.
     """
 
     def __init__(
-        self,
-        address: str,
-        certs: Path | None,
-        admit: Admit,
-        welcome: Welcome,
-        max_payload: int,
-        audit: Audit,
-        client_certs: bool = True,
+        self, address: str, certs: Path | None, door: Admission, welcome: Welcome, max_payload: int
     ) -> None:
         self.port = 0
-        self._admit = admit
+        self._door = door
         self._peers = Peers(welcome, max_payload)
-        self._front = TlsFront(certs, audit, client_certs)
-        self._by_certificate = certs is not None and client_certs
+        self.events = self._peers.events  # changes at clients, for the computing thread
+        self._front = TlsFront(certs, door.audit, door.by_certificate)
         self._end: End | None = None  # once the run is over
         self._told: set[str] = set()  # clients that connected since then, and heard
         self._loop = asyncio.new_event_loop()
@@ -100,11 +81,6 @@ class Listener:
         self._thread.start()
         self._server: Any = None
         asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
-
-    @property
-    def events(self) -> queue.SimpleQueue[Event]:
-        """Changes at clients, for the computing thread."""
-        return self._peers.events
 
     def send(self, name: str, payload: bytes, session: str | None = None) -> None:
         """Send a payload to a client, now or when it is back; not where it has another session by then."""
@@ -145,10 +121,8 @@ class Listener:
 
     async def _start(self, address: str) -> None:
         self._server = grpc.aio.server(options=OPTIONS)
-        handler = grpc.stream_stream_rpc_method_handler(self._exchange)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
-        )
+        methods = {METHOD: grpc.stream_stream_rpc_method_handler(self._exchange)}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         host, _, port = address.rpartition(":")
         try:
             inner = self._server.add_insecure_port("127.0.0.1:0")
@@ -185,24 +159,20 @@ class Listener:
 
     async def _exchange(self, _: Any, context: Any) -> None:
         """One connection, from its hello to its end."""
-
-        async def read() -> bytes:
-            data = await context.read()
-            if data is grpc.aio.EOF:
-                raise EOFError
-            return bytes(data)
-
+        read = reader_of(context)
         # A stranger says who it is.
         try:
             hello = read_hello(await asyncio.wait_for(read(), HELLO_SECONDS))
         except (asyncio.TimeoutError, EOFError, ValueError):
             return
-        port = int(context.peer().rpartition(":")[2])
-        refusal = self._admit(hello, self._identity(port)) or self._peers.refusal(hello)
+        connection = self._front.connection_from(int(context.peer().rpartition(":")[2]))
+        if connection is None:
+            return
+        refusal = self._door.admit(hello, connection.name, connection.address) or self._peers.refusal(hello)
         if refusal is not None:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
-        self._front.know(port)
+        connection.recognise()
 
         # After the end of the run it hears that, and hangs up.
         if self._end is not None:
@@ -232,9 +202,4 @@ class Listener:
             self._peers.tell("away", peer, str(error) or type(error).__name__)
         finally:
             carrying.cancel()
-            self._front.hang_up(port)  # gRPC would wait until the other end has read that it is over
-
-    def _identity(self, port: int) -> Identity:
-        """Who a connection is from, as its certificate says."""
-        name, address = self._front.who(port)
-        return Identity(name if self._by_certificate else None, address)
+            connection.hang_up()  # gRPC would wait until the other end has read that it is over

@@ -40,12 +40,12 @@ class Peer:
     def __init__(self, hello: Hello, max_payload: int, events: queue.SimpleQueue[Event]) -> None:
         self.name, self.process = hello.name, hello.process
         self.session = secrets.token_hex(16)
-        self.link = Link(Delivery(max_payload), self._deliver, "server", self._wait_for_room)
+        self._room = asyncio.Event()
+        self._room.set()
+        self.link = Link(Delivery(max_payload), self._deliver, "server", self._room.wait)
         self._most_bytes = max_payload
         self._events = events
         self._waiting = self._waiting_bytes = 0  # payloads that are not used yet
-        self._room = asyncio.Event()
-        self._room.set()
         self._task: asyncio.Task[None] | None = None  # that carries its connection
 
     def connect(self, connection: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -60,28 +60,18 @@ class Peer:
         self._task.cancel()
         return self._task
 
-    def used(self, payload: bytes) -> None:
-        """Note that a payload was used: there is room for another."""
-        self._note(-1, -len(payload))
-
-    def unread_bytes(self) -> int:
-        """Return the bytes that the client has not taken."""
-        return max(self.link.queued_bytes, self.link.session.waiting_bytes)
-
-    def _deliver(self, payload: bytes) -> None:
-        self._note(1, len(payload))
-        self._events.put(Event("said", self.name, self.session, payload))
-
-    async def _wait_for_room(self) -> None:
-        await self._room.wait()
-
-    def _note(self, payloads: int, size: int) -> None:
+    def note(self, payloads: int, size: int) -> None:
+        """Note that payloads came, or, with negative numbers, that they were used and there is room again."""
         self._waiting += payloads
         self._waiting_bytes += size
         if self._waiting < MOST_WAITING and self._waiting_bytes < self._most_bytes:
             self._room.set()
         else:
             self._room.clear()
+
+    def _deliver(self, payload: bytes) -> None:
+        self.note(1, len(payload))
+        self._events.put(Event("said", self.name, self.session, payload))
 
 
 class Peers:
@@ -93,9 +83,6 @@ class Peers:
         self._max_payload = max_payload
         self._peers: dict[str, Peer] = {}
         self._expelled: dict[str, str] = {}
-
-    def __getitem__(self, name: str) -> Peer:
-        return self._peers[name]
 
     def connected(self) -> dict[str, Peer]:
         """Return the clients with a connection."""
@@ -120,7 +107,7 @@ class Peers:
         peer = self._peers.get(hello.name)
         if peer is not None and peer.session == hello.session and peer.process == hello.process:
             self.tell("back", peer)
-            return peer, Welcome(peer.session, peer.link.session.received, "", (), (), "")
+            return peer, Welcome(peer.session, peer.link.session.received)
         peer = self._peers[hello.name] = Peer(hello, self._max_payload, self.events)
         self.tell("joined", peer)
         return peer, replace(self._welcome, session=peer.session)
@@ -131,7 +118,7 @@ class Peers:
         if peer is None or session not in (None, peer.session):
             return
         peer.link.send(payload)
-        unread = peer.unread_bytes()
+        unread = max(peer.link.queued_bytes, peer.link.session.waiting_bytes)
         if unread <= MOST_UNREAD * self._max_payload:
             return
         if peer.link.connected:
@@ -144,7 +131,7 @@ class Peers:
         """Note that the payload of an event was used."""
         peer = self._peers.get(event.name)
         if peer is not None and peer.session == event.session:
-            peer.used(event.payload)
+            peer.note(-1, -len(event.payload))
 
     def expel(self, name: str, reason: str) -> None:
         """Tell a client why it is expelled, and end its connection."""

@@ -51,7 +51,7 @@ def server_context(folder: Path, client_certs: bool = True) -> ssl.SSLContext:
 
 
 @dataclass(eq=False)
-class _Connection:
+class Connection:
     """One connection. port: on loopback, from which it is passed on; 0: not yet. name: in its certificate."""
 
     transport: asyncio.Transport
@@ -60,6 +60,15 @@ class _Connection:
     port: int = 0
     name: str = ""
     stranger: bool = True
+
+    def recognise(self) -> None:
+        """Note that it is of a client of the run."""
+        self.stranger = False
+
+    def hang_up(self) -> None:
+        """End it."""
+        if self.task is not None:
+            self.task.cancel()
 
 
 class TlsFront:
@@ -74,7 +83,7 @@ class TlsFront:
         self._client_certs = client_certs
         self._context = server_context(folder, client_certs) if folder else None
         self._stamp = self._stamps()
-        self._connections: list[_Connection] = []  # oldest first
+        self._connections: list[Connection] = []  # oldest first
         self._server: asyncio.Server | None = None
         self._inner = 0
 
@@ -93,24 +102,8 @@ class TlsFront:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def who(self, port: int) -> tuple[str, str]:
-        """Return (name in the certificate, address) of the connection from this port."""
-        found = self._from(port)
-        return (found.name, found.address) if found else ("", "-")
-
-    def know(self, port: int) -> None:
-        """Note that the connection from this port is of a client of the run."""
-        found = self._from(port)
-        if found is not None:
-            found.stranger = False
-
-    def hang_up(self, port: int) -> None:
-        """End the connection from this port."""
-        found = self._from(port)
-        if found is not None and found.task is not None:
-            found.task.cancel()
-
-    def _from(self, port: int) -> _Connection | None:
+    def connection_from(self, port: int) -> Connection | None:
+        """Return the connection that is passed on from this port; None: it came by another way."""
         return next((connection for connection in self._connections if connection.port == port), None)
 
     def _stamps(self) -> list[int]:
@@ -133,26 +126,26 @@ class TlsFront:
         strangers = [connection for connection in self._connections if connection.stranger]
         if len(strangers) >= MOST_STRANGERS:
             self._turn_away(strangers[0], f"{MOST_STRANGERS} others had not said who they are, either")
-        connection = _Connection(transport, address)
+        connection = Connection(transport, address)
         self._connections.append(connection)
         connection.task = asyncio.ensure_future(self._handle(connection))
         connection.task.add_done_callback(lambda _: self._end(connection))
         reason = f"it had not said who it is within {STRANGER_SECONDS:g} seconds"
         asyncio.get_running_loop().call_later(STRANGER_SECONDS, self._turn_away, connection, reason)
 
-    def _end(self, connection: _Connection) -> None:
+    def _end(self, connection: Connection) -> None:
         """Forget a connection: its task is over, or was cancelled before it began."""
         self._connections.remove(connection)
         connection.transport.abort()
 
-    def _turn_away(self, connection: _Connection, reason: str) -> None:
+    def _turn_away(self, connection: Connection, reason: str) -> None:
         """Hang up on a connection that is still a stranger."""
-        if connection in self._connections and connection.stranger and connection.task:
-            connection.stranger = False  # its place is free
+        if connection in self._connections and connection.stranger:
+            connection.recognise()  # its place is free
             self._audit(connection.address, reason)
-            connection.task.cancel()
+            connection.hang_up()
 
-    async def _handle(self, connection: _Connection) -> None:
+    async def _handle(self, connection: Connection) -> None:
         """Carry out the handshake, then carry bytes both ways until one side hangs up."""
         outer: asyncio.StreamWriter | None = None
         inner: asyncio.StreamWriter | None = None
