@@ -84,7 +84,7 @@ def test_a_session_goes_on_whatever_ended_its_connection(
     carry, broken = Link.carry, []
 
     async def carry_badly_once(link: Link, read: Any, write: Any, received: int) -> None:
-        if link._place == place and not broken:
+        if link.place == place and not broken:
             broken.append(place)
             read, write = (ending(error), write) if half == "read" else (read, ending(error))
         await carry(link, read, write, received)
@@ -110,7 +110,7 @@ def test_the_server_sees_that_a_client_is_away_whatever_ended_its_connection(
 
     async def carry_badly(link: Link, read: Any, write: Any, received: int) -> None:
         await carry(
-            link, read, ending(RuntimeError("unknown")) if link._place == "server" else write, received
+            link, read, ending(RuntimeError("unknown")) if link.place == "server" else write, received
         )
 
     monkeypatch.setattr(Link, "carry", carry_badly)

@@ -22,43 +22,34 @@ class _OfRound:
 
 @dataclass(frozen=True)
 class Hello:
-    """Client to server, first on every connection.
-
-    process: drawn at random by every client process. session: the one to go on with, empty for none.
-    received: the last piece of it that came. token: the site's secret, where one is used.
-    """
+    """Client to server, first on every connection."""
 
     protocol: int
     name: str
-    token: str
-    process: str
-    session: str
-    received: int
+    token: str  # the site's secret, where one is used
+    process: str  # drawn at random by every client process
+    session: str  # the one to go on with, empty for none
+    received: int  # the last piece of it that came
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """Server to client: the session to use; `received` is the last piece that came of it (0: it is new).
-
-    job: the job as JSON, in a new session. targets, excluded: names of the modules with LoRA, and of those
-    outside blocks that share their names. server_inputs: what the proof of the split found that the server
-    needs.
-    """
+    """Server to client: the session to use, and the job in a new one."""
 
     session: str = ""
-    received: int = 0
-    job: str = ""
-    targets: tuple[str, ...] = ()
-    excluded: tuple[str, ...] = ()
-    server_inputs: str = ""
+    received: int = 0  # the last piece of the session that came; 0: it is new
+    job: str = ""  # as JSON
+    targets: tuple[str, ...] = ()  # names of the modules with LoRA
+    excluded: tuple[str, ...] = ()  # names of modules outside blocks that share these names
+    server_inputs: str = ""  # what the proof of the split found that the server needs
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Server to client: why it may not take part. again: it may try later."""
+    """Server to client: why it may not take part."""
 
     reason: str
-    again: bool
+    again: bool  # it may try later
 
 
 @dataclass(frozen=True)
@@ -71,21 +62,18 @@ class Ready:
 
 @dataclass(frozen=True)
 class Load:
-    """Server to client: be as when you had saved your state after so many rounds; 0: as at the start.
+    """Server to client: restore your state."""
 
-    finished: as when you had sent your adapters of the round after these.
-    """
-
-    done: int
-    finished: bool
+    done: int  # rounds after which the client saved the state; 0: the initial state
+    finished: bool  # instead, the state in which the client sent its adapters of the round after these
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Client to server. ok: false where it has no such state, and is as at the start."""
+    """Client to server."""
 
     done: int
-    ok: bool
+    ok: bool  # false where the client has no such state, and restored the initial one
 
 
 class Held(_OfRound):
@@ -94,32 +82,25 @@ class Held(_OfRound):
 
 @dataclass(frozen=True)
 class Train:
-    """Server to client: take the local steps of this round, from where you were handed out its adapters.
-
-    attempt: from 1 on; more where the round is repeated. memory: digest of what the server keeps of the
-    client's samples, empty for nothing.
-    """
+    """Server to client: take the local steps of this round, from where you were handed out its adapters."""
 
     round: int
-    attempt: int
-    memory: str = ""
+    attempt: int  # from 1 on; more where the round is repeated
+    memory: str = ""  # digest of what the server keeps of the client's samples, empty for nothing
 
 
 @dataclass(frozen=True)
 class Started:
-    """Client to server: what follows is of this attempt at a round's steps, or EVALUATION.
-
-    memory: the digest that it was told, where it keeps the same; empty: from now on neither keeps anything.
-    """
+    """Client to server: what follows is of this attempt at a round's steps."""
 
     round: int
-    attempt: int
-    memory: str = ""
+    attempt: int  # or EVALUATION
+    memory: str = ""  # the server's digest, where the client keeps the same; empty: neither keeps anything
 
 
 @dataclass(frozen=True)
 class Worked:
-    """Client to server, after its local steps: seconds that it computed in its front and its tail."""
+    """Client to server, after its local steps: seconds of computing."""
 
     round: int
     front_seconds: float
@@ -154,10 +135,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class End:
-    """Server to client: the run is over. ok: it came to its end."""
+    """Server to client: the run is over."""
 
     reason: str
-    ok: bool
+    ok: bool  # it came to its end
 
 
 @dataclass(frozen=True)
@@ -169,24 +150,18 @@ class Failed:
 
 @dataclass(frozen=True)
 class Average:
-    """Server to aggregator: average what these clients handed in with what the trunks trained.
+    """Server to aggregator: average what these clients handed in with what the trunks trained."""
 
-    request: drawn at random. job: SHA-256 of the server's job. clients, cuts, rows: who trained, with which
-    cut, and on how many token rows; digests: of what they handed in, (32,) uint8 each. blocks, old: the
-    global adapter that they started from, flat. holders, held, weights, values: contributions of trunks, of
-    one block each.
-    """
-
-    request: str
-    job: str
-    clients: tuple[str, ...]
-    cuts: tuple[int, ...]
-    rows: tuple[int, ...]
-    digests: tuple[Tensor, ...]
+    request: str  # drawn at random
+    job: str  # SHA-256 of the server's job
+    clients: tuple[str, ...]  # that trained
+    cuts: tuple[int, ...]  # of each client
+    rows: tuple[int, ...]  # token rows of each client
+    digests: tuple[Tensor, ...]  # of each client's update, (32,) uint8
     blocks: tuple[int, ...]
-    old: tuple[Tensor, ...]
-    holders: tuple[str, ...]
-    held: tuple[int, ...]
+    old: tuple[Tensor, ...]  # the global adapter that they started from: these blocks, flat
+    holders: tuple[str, ...]  # of the trunks' contributions, of one block each
+    held: tuple[int, ...]  # the block of each contribution
     weights: tuple[int, ...]
     values: tuple[Tensor, ...]
 
@@ -202,23 +177,20 @@ class Averaged:
 
 @dataclass(frozen=True)
 class Taken:
-    """Aggregator to server: it has a client's update; digest: (32,) uint8.
-
-    blocks, sizes: of what, and how many values each; header_bytes: of the message, without these values.
-    """
+    """Aggregator to server: it has a client's update."""
 
     client: str
-    digest: Tensor
+    digest: Tensor  # (32,) uint8
     blocks: tuple[int, ...]
-    sizes: tuple[int, ...]
-    header_bytes: int
+    sizes: tuple[int, ...]  # values of each block
+    header_bytes: int  # of the message, without these values
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Aggregator to server: it will not average what a client handed in, or, of no client, anything."""
+    """Aggregator to server: it will not average what a client handed in."""
 
-    client: str
+    client: str  # empty: it will not average anything
     reason: str
 
 

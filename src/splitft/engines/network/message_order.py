@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from splitft.engines.network.control import Control
 from splitft.job.settings import TrainingSettings
@@ -27,24 +28,24 @@ def evaluation_script(job: TrainingSettings, eval_rows: int) -> Iterator[Line]:
         yield Activations if job.splits_model else Metrics, start, 0
 
 
+@dataclass(eq=False)
 class MessageOrder:
-    """Follows the messages of one client in one transaction or evaluation.
+    """Follows the messages of one client in one transaction or evaluation."""
 
-    in_flight: batches that it may have on their way.
-    """
+    job: TrainingSettings
+    lines: Iterator[Line]
+    round: int
+    train: bool
+    in_flight: int  # batches that the client may have on their way
+    _asked: deque[Line] = field(default_factory=deque, init=False)  # what the server has not answered
+    _at_tail: deque[tuple[int, int]] = field(default_factory=deque, init=False)  # places of trunk outputs
+    _open: int = field(default=0, init=False)  # micro-batches on their way
 
-    def __init__(
-        self, job: TrainingSettings, lines: Iterator[Line], round_: int, *, train: bool, in_flight: int = 1
-    ) -> None:
-        at_home = job.labels == "client" and job.splits_model
-        self._from_tail = (TailGradients if train else Metrics) if at_home else None
-        self._lines = lines
-        self._round = round_
-        self._train = train
-        self._most = in_flight
-        self._asked: deque[tuple[type, int, int]] = deque()  # what the server has not answered
-        self._at_tail: deque[tuple[int, int]] = deque()  # micro-batches whose trunk output was sent
-        self._open = 0  # micro-batches on their way
+    @property
+    def _from_tail(self) -> type | None:
+        """The kind of a client's answer to a trunk output."""
+        at_home = self.job.labels == "client" and self.job.splits_model
+        return (TailGradients if self.train else Metrics) if at_home else None
 
     def checked(self, message: Message | Control) -> Message:
         """Return a message that is the next one. Raises ValueError on any other."""
@@ -52,26 +53,26 @@ class MessageOrder:
         if not isinstance(message, KINDS):
             raise ValueError(f"{name} came in the middle of a round")
         # An answer to a trunk output, in the order of these.
-        if message.round != self._round:
-            raise ValueError(f"{name}.round: {message.round} in round {self._round}")
+        if message.round != self.round:
+            raise ValueError(f"{name}.round: {message.round} in round {self.round}")
         if kind is self._from_tail:
             if not self._at_tail:
                 raise ValueError(f"{name} came before the last message was answered")
             self._check_place(message, *self._at_tail.popleft())
-            if self._train:
+            if self.train:
                 self._asked.append((kind, 0, 0))
             else:
                 self._open -= 1
             return message
         # A line of the script, once there is room for it.
-        wanted, step, micro_step = next(self._lines, (type(None), 0, 0))
+        wanted, step, micro_step = next(self.lines, (type(None), 0, 0))
         if kind is not wanted:
             raise ValueError(f"{name} came where {wanted.__name__} is next")
-        if self._open >= (self._most if kind is Activations else 1):
+        if self._open >= (self.in_flight if kind is Activations else 1):
             raise ValueError(f"{name} came before the last message was answered")
         self._check_place(message, step, micro_step)
         if isinstance(message, Activations):
-            if message.train != self._train:
+            if message.train != self.train:
                 raise ValueError(f"{name}.train: {message.train}")
             self._open += 1
             self._asked.append((kind, step, micro_step))

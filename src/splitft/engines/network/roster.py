@@ -16,33 +16,25 @@ from splitft.wire.messages import AdapterDown, Message, OptimizerState
 
 @dataclass
 class Member:
-    """One client.
-
-    session: of its last connection; empty before the first. there: it takes part: its data are read and its
-    state is restored in this session. owes: the only kind that may come next in a new session; None: any.
-    rows, eval_rows: of its data. done: the last round after which it saved its state; exact: the server
-    counts on that state. finished: it has sent its adapters of the round after `done`. last: its last
-    hand-out since then; evaluating: that one is for evaluation. muted: a round goes on without it, and its
-    messages are dropped until it has the next adapters. unasked: messages outside of the phase in force.
-    """
+    """One client."""
 
     name: str
-    session: str = ""
-    there: bool = False
+    session: str = ""  # of its last connection; empty before the first
+    there: bool = False  # it takes part: its data are read and its state is restored in this session
     connected: bool = False
     since: float = field(default_factory=time.monotonic)  # when it was last lost
-    expelled: str = ""
-    owes: type | None = None
+    expelled: str = ""  # why
+    owes: type | None = None  # the only kind that may come next in a new session; None: any
     rows: int = 0
     eval_rows: int = 0
-    done: int = 0
-    exact: bool = True
-    finished: bool = False
-    last: AdapterDown | None = None
-    evaluating: bool = False
-    muted: bool = False
+    done: int = 0  # the last round after which it saved its state
+    exact: bool = True  # the server counts on that state
+    finished: bool = False  # it has sent its adapters of the round after `done`
+    last: AdapterDown | None = None  # its last hand-out since then
+    evaluating: bool = False  # that one is for evaluation
+    muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
-    unasked: list[Event] = field(default_factory=list)
+    unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
 
     def join(self, session: str) -> None:
         """Start a new session: Ready and Loaded come first."""
@@ -132,9 +124,8 @@ class Roster:
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""
         member = self.members[name]
-        if member.expelled:
-            return True
-        return member.away_seconds() > self.config.rejoin_seconds and self.enough(without=[name])
+        away = member.away_seconds() > self.config.rejoin_seconds
+        return bool(member.expelled) or (away and self.enough(without=[name]))
 
     def taking_part(self) -> list[str]:
         """The clients that have taken part, and are not away for longer than the others wait."""

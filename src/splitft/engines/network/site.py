@@ -206,10 +206,8 @@ class Site:
         """Send messages with at most `most` batches unanswered; return when `left` remain unanswered."""
         for message in messages:
             self._conversation.say(message)
-            if isinstance(message, LocalLoss | Metrics):
-                self._note(message)
-                continue
-            self._on_the_way += 1
+            self._note(message)
+            self._on_the_way += not isinstance(message, LocalLoss | Metrics)
             while self._on_the_way >= most:
                 self._on_the_way -= self._answer()
         while self._on_the_way > left:

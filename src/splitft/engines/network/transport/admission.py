@@ -6,7 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitft.common.files import append_line
@@ -16,13 +16,13 @@ AUDIT = "audit.jsonl"
 MOST_LINES = 10_000  # of one server process, so that refusals do not fill the disk
 
 
+@dataclass
 class AuditLog:
     """Logs refusals in `audit.jsonl`: time, address, name and reason; no secrets, no text of a client."""
 
-    def __init__(self, folder: Path, notice: Callable[[str], None]) -> None:
-        self._path = folder / AUDIT
-        self._notice = notice
-        self._lines = 0
+    folder: Path
+    notice: Callable[[str], None]
+    _lines: int = field(default=0, init=False)
 
     def __call__(self, address: str, reason: str, name: str = "") -> None:
         self._lines += 1
@@ -30,22 +30,18 @@ class AuditLog:
             return
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {"time": when, "address": address, "name": name, "refused": reason}
-        append_line(self._path, json.dumps(line))
-        self._notice(f"refused {name or 'a connection'} from {address}: {reason}")
+        append_line(self.folder / AUDIT, json.dumps(line))
+        self.notice(f"refused {name or 'a connection'} from {address}: {reason}")
 
 
 @dataclass(frozen=True)
 class Admission:
-    """The clients of a job, and their secrets.
-
-    tokens: the secret of each client, by which it is known; empty: none is asked for. by_certificate: a
-    client's name must be its certificate's. audit: logs refusals.
-    """
+    """The clients of a job, and their secrets."""
 
     names: tuple[str, ...]
-    tokens: Mapping[str, str]
-    by_certificate: bool
-    audit: AuditLog
+    tokens: Mapping[str, str]  # the secret of each client, by which it is known; empty: none is asked for
+    by_certificate: bool  # a client's name must be its certificate's
+    audit: AuditLog  # of refusals
 
     def admit(self, hello: Hello, certified: str, address: str) -> Refused | None:
         """Return the refusal of a client, None where it may come in. certified: the certificate's name."""

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from splitft.common.files import writing
 from splitft.errors import JobError, NetworkError, OutputError
 
 CA, CA_KEY, CRL = "ca.pem", "ca.key", "revoked.pem"
@@ -36,20 +37,16 @@ def create_authority(folder: Path, hosts: Sequence[str] = ()) -> None:
         raise OutputError(f"{folder} holds an authority already: add clients to it, or name another folder")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SplitFT authority")])
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     usage = x509.KeyUsage(
         digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
         key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
     )  # fmt: skip
-    builder = (
-        _builder(name, name, key, CA_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    authority = builder.sign(key, hashes.SHA256())
-    _write_key(folder / CA_KEY, key)
-    _write(folder / CA, authority.public_bytes(serialization.Encoding.PEM))
-    _write_revoked(folder, key, authority, [])
+    builder = _builder(name, name, key, CA_DAYS)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(usage, critical=True).add_extension(identifier, critical=False)
+    _write_pair(folder / CA, folder / CA_KEY, builder, key, key)
+    _write_revoked(folder, [])
     _issue(folder, "server", folder / SERVER, folder / SERVER_KEY, ["localhost", "127.0.0.1", "::1", *hosts])
 
 
@@ -90,11 +87,9 @@ def revoke(folder: Path, name: str) -> int:
     Raises OutputError where there is no such certificate.
     """
     certificate = x509.load_pem_x509_certificate(_read(folder / name / CLIENT))
-    key, authority = _authority(folder)
-    known = x509.load_pem_x509_crl(_read(folder / CRL))
-    serials = [entry.serial_number for entry in known]
+    serials = [entry.serial_number for entry in x509.load_pem_x509_crl(_read(folder / CRL))]
     if certificate.serial_number not in serials:
-        _write_revoked(folder, key, authority, [*serials, certificate.serial_number])
+        _write_revoked(folder, [*serials, certificate.serial_number])
     return certificate.serial_number
 
 
@@ -105,20 +100,15 @@ def _issue(
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
-    builder = (
-        _builder(subject, authority.subject, key, days)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
-        )
-    )
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    builder = _builder(subject, authority.subject, key, days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    builder = builder.add_extension(issuer, critical=False)
     if hosts:
         names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
         builder = builder.add_extension(names, critical=False)
-    _write_key(key_path, key)
-    certificate = builder.sign(authority_key, hashes.SHA256())
-    _write(path, certificate.public_bytes(serialization.Encoding.PEM))
+    _write_pair(path, key_path, builder, key, authority_key)
 
 
 def _builder(
@@ -143,9 +133,8 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _write_revoked(
-    folder: Path, key: ec.EllipticCurvePrivateKey, authority: x509.Certificate, serials: Sequence[int]
-) -> None:
+def _write_revoked(folder: Path, serials: Sequence[int]) -> None:
+    key, authority = _authority(folder)
     now = datetime.now(timezone.utc)
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -174,24 +163,28 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    encoded = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    _write(path, encoded, mode=0o600)
+def _write_pair(
+    path: Path,
+    key_path: Path,
+    builder: x509.CertificateBuilder,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+) -> None:
+    """Write a key, and its certificate."""
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    _write(key_path, key.private_bytes(pem, form, serialization.NoEncryption()), mode=0o600)
+    _write(path, builder.sign(signer, hashes.SHA256()).public_bytes(pem))
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file at once; a key is never readable by others, not even while it is written."""
     beside = path.with_name(f".{path.name}.part")
-    try:
+    with writing(path, "name another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
         beside.touch(mode=mode, exist_ok=False)
         beside.write_bytes(content)
         beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def channel_credentials(server: str, certs: Path | None, insecure: bool, authority: bytes = b"") -> Any:

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -29,43 +30,32 @@ MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with it
 Item = bytes | Welcome | Refused | End | LostError
 
 
+@dataclass(eq=False, repr=False)  # no token in a log
 class Dialler:
     """Keeps a session with the server at an address.
 
     incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
-    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds (0:
-    no limit). on_state: receives changes of the connection in words. sink: receives all these instead of
-    `incoming`, in the dialler's thread. expected: the name in the server's certificate; empty: that of the
-    address.
+    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds.
     """
 
-    def __init__(
-        self,
-        address: str,
-        credentials: Any,
-        name: str,
-        token: str,
-        max_payload: int,
-        on_state: Callable[[str], None] = lambda text: None,
-        patience: float = 0.0,
-        sink: Callable[[Item], None] | None = None,
-        expected: str = "",
-    ) -> None:
+    address: str
+    credentials: Any  # of gRPC; None: no TLS
+    name: str
+    token: str
+    max_payload: int
+    on_state: Callable[[str], None] = lambda text: None  # receives changes of the connection in words
+    patience: float = 0.0  # seconds; 0: no limit
+    sink: Callable[[Item], None] | None = None  # receives all items instead of `incoming`, in another thread
+    expected: str = ""  # the name in the server's certificate; empty: that of the address
+
+    def __post_init__(self) -> None:
         self.incoming: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._put = sink or self.incoming.put
-        self._options = OPTIONS + ((("grpc.ssl_target_name_override", expected),) if expected else ())
-        self._address = address
-        self._credentials = credentials
-        self._name = name
-        self._token = token
-        self._max_payload = max_payload
+        self._put = self.sink or self.incoming.put
         self._process = secrets.token_hex(16)
         self._session = ""
         self._link: Link | None = None
         self._repeated = b""  # sent again in every new session
-        self._on_state = on_state
         self._said = ""
-        self._patience = patience
         self._heard = time.monotonic()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-dialler", daemon=True)
@@ -91,7 +81,7 @@ class Dialler:
             self._thread.join()
 
     async def _hang_up(self, grace: float, over: bool) -> None:
-        self._on_state = lambda text: None
+        self.on_state = lambda text: None
         if over and self._link is not None:
             self._link.beat()
         for _ in range(int(grace / 0.02)):
@@ -118,14 +108,14 @@ class Dialler:
                     return
                 wait = FIRST_WAIT
             except grpc.RpcError:
-                self._tell(f"no answer from {self._address}; dialling again")
+                self._tell(f"no answer from {self.address}; dialling again")
             except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
                 why = str(error) or ("no answer came" if silent else type(error).__name__)
-                self._tell(f"the connection to {self._address} broke ({why}); dialling again")
+                self._tell(f"the connection to {self.address} broke ({why}); dialling again")
                 wait = FIRST_WAIT
-            if self._patience and time.monotonic() - self._heard > self._patience:
-                lost = f"no server has answered at {self._address} for {self._patience:.0f} seconds"
+            if self.patience and time.monotonic() - self._heard > self.patience:
+                lost = f"no server has answered at {self.address} for {self.patience:.0f} seconds"
                 self._put(LostError(lost))
                 return
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
@@ -134,21 +124,22 @@ class Dialler:
     def _tell(self, text: str) -> None:
         """Report a state of the connection, once."""
         if text and text != self._said:
-            self._on_state(text)
+            self.on_state(text)
         self._said = text
 
     async def _connect(self) -> bool:
         """Open a connection and carry the session over it; return whether to dial again at its end."""
         # Dial, and say hello.
-        if self._credentials is None:
-            channel = grpc.aio.insecure_channel(self._address, options=self._options)
+        options = OPTIONS + ((("grpc.ssl_target_name_override", self.expected),) if self.expected else ())
+        if self.credentials is None:
+            channel = grpc.aio.insecure_channel(self.address, options=options)
         else:
-            channel = grpc.aio.secure_channel(self._address, self._credentials, options=self._options)
+            channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
         async with channel:
             call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
             read = reader_of(call)
             received = self._link.session.received if self._link else 0
-            hello = Hello(PROTOCOL, self._name, self._token, self._process, self._session, received)
+            hello = Hello(PROTOCOL, self.name, self.token, self._process, self._session, received)
             await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
             answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
             self._heard = time.monotonic()
@@ -162,7 +153,7 @@ class Dialler:
                 raise BrokenError("the server did not welcome this client")
             if self._link is None or answer.session != self._session:
                 self._session = answer.session
-                self._link = Link(Delivery(self._max_payload), self._put, "client")
+                self._link = Link(Delivery(self.max_payload), self._put, "client")
                 self._put(answer)
                 self._repeat(self._repeated)
             self._tell("")

@@ -17,24 +17,21 @@ MAX_FRAME_BYTES = _HEADER.size + PIECE_BYTES
 
 
 class Kind(IntEnum):
-    """hello: first on a connection. data: a piece of a payload. beat: an acknowledgement alone."""
+    """Kinds of frames."""
 
-    HELLO = 1
-    DATA = 2
-    BEAT = 3
+    HELLO = 1  # first on a connection
+    DATA = 2  # a piece of a payload
+    BEAT = 3  # an acknowledgement alone
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One write.
-
-    number: of its piece, from 1 on; of a beat: of the last piece. received: the acknowledgement.
-    """
+    """One write."""
 
     kind: Kind
-    number: int
-    received: int
-    total: int
+    number: int  # of its piece, from 1 on; of a beat: of the last piece
+    received: int  # the acknowledgement
+    total: int  # bytes of the whole payload
     piece: bytes | memoryview = b""
 
     def encode(self) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -34,23 +34,18 @@ def reader_of(call: Any) -> Read:
     return read
 
 
+@dataclass(eq=False)
 class Link:
-    """One session's reading and writing.
+    """One session's reading and writing."""
 
-    deliver: called with every payload, in order and once. place: prefix of the names of failpoints. room:
-    awaited before more is read; None: there is always room.
-    """
-
-    def __init__(
-        self, session: Delivery, deliver: Callable[[bytes], None], place: str, room: Room | None = None
-    ) -> None:
-        self.session = session
-        self.queued_bytes = 0  # of pieces, for this connection, and not yet written
-        self._room = room
-        self._stalls, self._stalled_at = 0, -1  # in a row; acknowledged pieces at the last
-        self._deliver = deliver
-        self._place = place
-        self._outgoing: asyncio.Queue[Frame] | None = None  # None: no connection
+    session: Delivery
+    deliver: Callable[[bytes], None]  # receives every payload, in order and once
+    place: str  # prefix of the names of failpoints
+    room: Room | None = None  # awaited before more is read; None: there is always room
+    queued_bytes: int = field(default=0, init=False)  # of pieces, for this connection, and not yet written
+    _stalls: int = field(default=0, init=False)  # in a row
+    _stalled_at: int = field(default=-1, init=False)  # acknowledged pieces at the last of them
+    _outgoing: asyncio.Queue[Frame] | None = field(default=None, init=False)  # None: no connection
 
     @property
     def connected(self) -> bool:
@@ -100,8 +95,8 @@ class Link:
 
     async def _read(self, outgoing: asyncio.Queue[Frame], read: Read) -> None:
         while self._outgoing is outgoing:  # asyncio can lose a cancellation to a frame at that moment
-            if self._room is not None:
-                await self._room()
+            if self.room is not None:
+                await self.room()
             try:
                 data = await asyncio.wait_for(read(), SILENCE_SECONDS)
                 frame = decode_frame(data)
@@ -109,13 +104,13 @@ class Link:
                 raise BrokenError(f"nothing came for {SILENCE_SECONDS:g} seconds") from None
             except (EOFError, ValueError) as error:
                 raise BrokenError(str(error) or "the connection ended") from None
-            action = failpoint(f"{self._place}.take") if frame.kind is Kind.DATA else None
+            action = failpoint(f"{self.place}.take") if frame.kind is Kind.DATA else None
             if action == "drop":
                 continue
             for _ in range(2 if action == "duplicate" else 1):
                 payload = self.session.take(frame)
                 if payload is not None:
-                    self._deliver(payload)
+                    self.deliver(payload)
 
     async def _write(self, outgoing: asyncio.Queue[Frame], write: Write) -> None:
         waiting: asyncio.Future[Frame] = asyncio.ensure_future(outgoing.get())
@@ -126,7 +121,7 @@ class Link:
                 if done:
                     waiting = asyncio.ensure_future(outgoing.get())
                 data = replace(frame, received=self.session.received).encode()
-                action = failpoint(f"{self._place}.send") if frame.kind is Kind.DATA else None
+                action = failpoint(f"{self.place}.send") if frame.kind is Kind.DATA else None
                 if action == "drop":
                     self.queued_bytes -= len(frame.piece)
                     continue

@@ -21,17 +21,14 @@ MOST_UNREAD = 4  # payloads of the largest size that a client has not taken; no 
 
 @dataclass(frozen=True)
 class Event:
-    """A change at a client: joined (a new session), back, away, said (a payload), expelled, gone.
+    """A change at a client."""
 
-    woken: no change. at: the moment, by `time.perf_counter`.
-    """
-
-    kind: str
+    kind: str  # joined (a new session), back, away, said (a payload), expelled, gone; woken: no change
     name: str
     session: str = ""
     payload: bytes = b""
     reason: str = ""
-    at: float = field(default_factory=time.perf_counter)
+    at: float = field(default_factory=time.perf_counter)  # the moment
 
 
 class Peer:
@@ -92,10 +89,10 @@ class Peers:
         """Refuse expelled clients, and a second process of a name while the first is alive."""
         if hello.name in self._expelled:
             return Refused(f"it was expelled: {self._expelled[hello.name]}", again=False)
-        peer = self._peers.get(hello.name)
-        if peer is None or not peer.link.connected or peer.process == hello.process:
-            return None
-        return Refused(f"a client called {hello.name} is connected already", again=True)
+        peer = self.connected().get(hello.name)
+        if peer is not None and peer.process != hello.process:
+            return Refused(f"a client called {hello.name} is connected already", again=True)
+        return None
 
     async def end_former(self, name: str) -> None:
         """End a client's former connection, if it dials again before that was seen to break."""

@@ -52,13 +52,13 @@ def server_context(folder: Path, client_certs: bool = True) -> ssl.SSLContext:
 
 @dataclass(eq=False)
 class Connection:
-    """One connection. port: on loopback, from which it is passed on; 0: not yet. name: in its certificate."""
+    """One connection."""
 
     transport: asyncio.Transport
     address: str
     task: asyncio.Task[None] | None = None
-    port: int = 0
-    name: str = ""
+    port: int = 0  # on loopback, from which it is passed on; 0: not yet
+    name: str = ""  # in its certificate
     stranger: bool = True
 
     def recognise(self) -> None:
@@ -71,9 +71,10 @@ class Connection:
             self.task.cancel()
 
 
-class TlsFront:
+class TlsFront(asyncio.Protocol):
     """Listens at an address, and passes connections on to a port of this machine.
 
+    It is the protocol of every connection that has just been made, and reads nothing before the handshake.
     folder: the server's certificates; None: no TLS. client_certs: whether clients must have one.
     """
 
@@ -90,7 +91,7 @@ class TlsFront:
     async def start(self, host: str, port: int, inner: int) -> int:
         """Start to listen; return the port. Raises OSError."""
         self._inner = inner
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Door(self._enter), host, port)
+        self._server = await asyncio.get_running_loop().create_server(lambda: self, host, port)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -120,8 +121,10 @@ class TlsFront:
             self._audit("-", f"certificates could not be read again, the former ones stay: {error}")
         return self._context
 
-    def _enter(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Handle a new connection."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
         address = "{}:{}".format(*transport.get_extra_info("peername")[:2])
         strangers = [connection for connection in self._connections if connection.stranger]
         if len(strangers) >= MOST_STRANGERS:
@@ -172,18 +175,6 @@ class TlsFront:
         finally:
             if inner is not None:
                 inner.transport.abort()
-
-
-class _Door(asyncio.Protocol):
-    """Reads nothing before the handshake."""
-
-    def __init__(self, enter: Callable[[asyncio.Transport], None]) -> None:
-        self._enter = enter
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
-        self._enter(transport)
 
 
 async def _shake_hands(
