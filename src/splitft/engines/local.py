@@ -40,7 +40,11 @@ class LocalCohort:
         self._ledger = ledger
         self._clock = clock
         self._present = present
-        self._ends = {client.name: _connected(client, wire) for client in clients}
+        self._ends: dict[str, tuple[Channel, Channel]] = {}  # a client's, and the server's for it
+        for client in clients:
+            width, values = client.model.width, client.model.has_values
+            near = Channel(wire, width, client.memory, values=values)
+            self._ends[client.name] = near, Channel(wire, width, values=values)
 
     @property
     def names(self) -> list[str]:
@@ -146,9 +150,3 @@ class LocalCohort:
         self._ledger.count(direction, message)
         if self._clock:
             self._clock.on_message(name, direction, message)
-
-
-def _connected(client: ClientRole, wire: WireSettings) -> tuple[Channel, Channel]:
-    """Return both ends of a client's connection: its own, and the server's."""
-    width, values = client.model.width, client.model.has_values
-    return Channel(wire, width, client.memory, values=values), Channel(wire, width, values=values)

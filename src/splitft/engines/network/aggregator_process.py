@@ -105,7 +105,10 @@ class AggregatorProcess:
     def _answer(self) -> None:
         """Answer the server's request, once all its updates are here."""
         asked = self._asked
-        if asked is None or not self._has_all(asked):
+        if asked is None or not all(
+            name in self._taken and torch.equal(digest_of(self._taken[name]), digest)
+            for name, digest in zip(asked.clients, asked.digests, strict=False)
+        ):
             return
         self._asked = None
         if asked.job != self.job_digest:
@@ -119,12 +122,6 @@ class AggregatorProcess:
             return
         self.notice(f"averaged the adapters of {', '.join(asked.clients)}")
         self.listener.send(SERVER, packed(averaged))
-
-    def _has_all(self, asked: Average) -> bool:
-        return all(
-            name in self._taken and torch.equal(digest_of(self._taken[name]), digest)
-            for name, digest in zip(asked.clients, asked.digests, strict=False)
-        )
 
 
 def average_request(
