@@ -20,17 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from splitft.engines.network.control import (
-    WIRE,
-    Average,
-    Averaged,
-    End,
-    Refused,
-    Rejected,
-    Taken,
-    Welcome,
-    packed,
-)
+from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, Welcome, packed
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler, Item
 from splitft.errors import NetworkError
@@ -201,10 +191,10 @@ def dismiss(dialler: Dialler, incoming: Incoming, end: End, seconds: float) -> b
     """
     deadline = time.monotonic() + seconds
     dialler.repeat(packed(end))
-    item: Item | None = None
+    item: Item = b""
     heard = False
     with suppress(queue.Empty):
-        while not heard and not isinstance(item, Refused):
+        while not heard and isinstance(item, bytes | Welcome):  # the aggregator has not refused this server
             item = incoming.get(timeout=max(0.0, deadline - time.monotonic()))
             heard = isinstance(item, bytes) and isinstance(WIRE.decode(item), End)
     dialler.close(over=heard)

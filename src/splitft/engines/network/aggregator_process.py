@@ -15,7 +15,7 @@ import torch
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.engines.network.aggregator_link import SERVER, digest_of
-from splitft.engines.network.control import WIRE, Average, Averaged, Control, End, Rejected, Taken, packed
+from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Said, Taken, packed
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Listener
 from splitft.job.settings import TrainingSettings
@@ -23,7 +23,7 @@ from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.ranks import held_blocks
 from splitft.lora.robust import Contribution
 from splitft.server.average import average_round
-from splitft.wire.messages import AdapterUp, Message, wire_size
+from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
 
@@ -72,7 +72,7 @@ class AggregatorProcess:
                 else:
                     self._answer()
 
-    def _on_message(self, name: str, message: Message | Control) -> None:
+    def _on_message(self, name: str, message: Said) -> None:
         if name == SERVER and isinstance(message, Average):
             self._asked = message
         elif name != SERVER and isinstance(message, AdapterUp):

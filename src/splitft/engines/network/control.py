@@ -199,9 +199,11 @@ Control = (
     | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected
 )  # fmt: skip
 
-WIRE: Wire[Message | Control] = Wire((*KINDS, *get_args(Control)), max_text=MAX_TEXT)
+Said = Message | Control  # all messages on a connection
+
+WIRE: Wire[Said] = Wire((*KINDS, *get_args(Control)), max_text=MAX_TEXT)
 
 
-def packed(message: Message | Control) -> bytes:
+def packed(message: Said) -> bytes:
     """Return a message as one payload."""
     return b"".join(WIRE.encode(message))

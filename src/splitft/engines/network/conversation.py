@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from splitft.engines.network.control import WIRE, Control, End, Refused, Welcome, packed
+from splitft.engines.network.control import WIRE, End, Refused, Said, Welcome, packed
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import LostError, NetworkError
 from splitft.wire.channel import Channel
-from splitft.wire.messages import Message
 
 
+@dataclass(eq=False)
 class Conversation:
     """The messages of one client over its dialler."""
 
-    def __init__(self, dialler: Dialler) -> None:
-        self._dialler = dialler
-        self._session = ""
-        self._channel: Channel | None = None  # None: the server has not sent the job
+    dialler: Dialler
+    _session: str = field(default="", init=False)
+    _channel: Channel | None = field(default=None, init=False)  # None: the server has not sent the job
 
     def start(self, session: str) -> None:
         """Go on in a new session."""
@@ -29,18 +29,18 @@ class Conversation:
         """Pack and unpack with this channel from now on."""
         self._channel = channel
 
-    def say(self, message: Message | Control) -> None:
+    def say(self, message: Said) -> None:
         """Send a message; it is dropped where the session is over."""
         message = self._channel.pack(message) if self._channel else message
         self.send(packed(message))
 
     def send(self, payload: bytes) -> None:
         """Send a payload as it is."""
-        self._dialler.send(self._session, payload)
+        self.dialler.send(self._session, payload)
 
     def take(self) -> Any:
         """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
-        came = self._dialler.incoming.get()
+        came = self.dialler.incoming.get()
         if isinstance(came, LostError):
             raise came
         if isinstance(came, Refused):
@@ -55,8 +55,4 @@ class Conversation:
 
     def refuse(self, reason: str) -> None:
         """Have `take` raise that this client is refused. To be called in any thread."""
-        self._dialler.incoming.put(Refused(reason, False))
-
-    def close(self, *, over: bool = False) -> None:
-        """Hang up. over: the server has sent its last message."""
-        self._dialler.close(over=over)
+        self.dialler.incoming.put(Refused(reason, False))

@@ -39,7 +39,6 @@ def say_farewell(
     folder: Path,
     seconds: float,
     notice: Callable[[str], None],
-    reason: str = "the run is complete",
 ) -> None:
     """Tell clients, then the aggregator if there is one, that a run is complete; stop listening.
 
@@ -49,6 +48,7 @@ def say_farewell(
     def told(name: str) -> None:
         append_line(folder / STEPS, json.dumps({"event": TOLD, "client": name}))
 
+    reason = "the run is complete"
     end = End(reason, True)
     left = listener.tell_end(end, names, min(SHORT_SECONDS, seconds), told)
     if left:

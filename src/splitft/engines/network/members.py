@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from splitft.engines.network.control import (
     EVALUATION,
     WIRE,
-    Control,
     Failed,
     Load,
     Loaded,
     Ready,
+    Said,
     Skip,
     Started,
     Train,
@@ -43,7 +43,7 @@ class Phase:
         """Whether messages of a client are read; else they wait, and soon its connection does."""
         return False
 
-    def take(self, name: str, message: Message | Control) -> None:
+    def take(self, name: str, message: Said) -> None:
         """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
 
     def returned(self, name: str) -> None:
@@ -80,7 +80,7 @@ class Members:
         finally:
             self._phase = Phase()
 
-    def send(self, name: str, message: Message | Control) -> None:
+    def send(self, name: str, message: Said) -> None:
         """Send a message, now or when the client is connected again.
 
         Not before a client in a new session has restored its state: it is asked again after that.
@@ -196,7 +196,7 @@ class Members:
                 self._resynchronise(member, message.ok and member.exact)
         self.listener.used(event)
 
-    def _through_gate(self, member: Member, message: Message | Control) -> Message | Control:
+    def _through_gate(self, member: Member, message: Said) -> Said:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
         if isinstance(message, Started) and message.attempt != EVALUATION:
             # Before the messages that follow are unpacked.

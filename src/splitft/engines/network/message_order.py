@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from splitft.engines.network.control import Control
+from splitft.engines.network.control import Said
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import KINDS, Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
 
@@ -47,7 +47,7 @@ class MessageOrder:
         at_home = self.job.labels == "client" and self.job.splits_model
         return (TailGradients if self.train else Metrics) if at_home else None
 
-    def checked(self, message: Message | Control) -> Message:
+    def checked(self, message: Said) -> Message:
         """Return a message that is the next one. Raises ValueError on any other."""
         kind, name = type(message), type(message).__name__
         if not isinstance(message, KINDS):

@@ -7,16 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from splitft.engines.network.control import (
-    EVALUATION,
-    Control,
-    Evaluate,
-    Evaluated,
-    Held,
-    Save,
-    Saved,
-    Started,
-)
+from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
 from splitft.engines.network.members import Members, Phase
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.job.settings import TrainingSettings
@@ -46,7 +37,7 @@ class HandOut(Phase):
     def awaits(self, name: str) -> bool:
         return name in self.adapters and name not in self._answers
 
-    def take(self, name: str, message: Message | Control) -> None:
+    def take(self, name: str, message: Said) -> None:
         if isinstance(message, Held | OptimizerState) and message.round == self.adapters[name].round:
             self._answers[name] = message
 
@@ -96,7 +87,7 @@ class Evaluation(Phase):
     def awaits(self, name: str) -> bool:
         return name in self._left
 
-    def take(self, name: str, message: Message | Control) -> None:
+    def take(self, name: str, message: Said) -> None:
         if name in self._orders:
             checked = message if isinstance(message, Evaluated) else self._orders[name].checked(message)
             self._inboxes[name].append(checked)
@@ -144,7 +135,7 @@ class Saving(Phase):
     def awaits(self, name: str) -> bool:
         return self.members.roster[name].done != self.done
 
-    def take(self, name: str, message: Message | Control) -> None:
+    def take(self, name: str, message: Said) -> None:
         if message == Saved(self.done):
             self.members.roster[name].save(self.done, exact=True)
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from splitft.engines.network.control import Control, Failed, Held, Loaded, Ready, Saved, Train
+from splitft.engines.network.control import Failed, Held, Loaded, Ready, Said, Saved, Train
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.peers import Event
 from splitft.job.sections import NetworkConfig
-from splitft.wire.messages import AdapterDown, Message, OptimizerState
+from splitft.wire.messages import AdapterDown, OptimizerState
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Member:
         """Drop its messages until it has the next adapters."""
         self.muted = True
 
-    def admits(self, message: Message | Control) -> bool:
+    def admits(self, message: Said) -> bool:
         """Whether a message is to be used. Raises ValueError where another kind must come first."""
         kind = type(message).__name__
         if self.owes is not None and not isinstance(message, self.owes | Failed):
@@ -87,7 +87,7 @@ class Member:
             self.muted = False
         return not self.muted or self.owes is not None or isinstance(message, Saved | Failed)
 
-    def asked(self, message: Message | Control) -> None:
+    def asked(self, message: Said) -> None:
         """Start to measure the time to its answer."""
         if isinstance(message, Train):
             self.clock = StepClock()

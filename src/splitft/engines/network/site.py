@@ -12,7 +12,6 @@ from splitft.common.state import State
 from splitft.engines.network.aggregator_link import Desk
 from splitft.engines.network.control import (
     EVALUATION,
-    Control,
     End,
     Evaluate,
     Evaluated,
@@ -21,6 +20,7 @@ from splitft.engines.network.control import (
     Load,
     Loaded,
     Ready,
+    Said,
     Save,
     Saved,
     Skip,
@@ -93,13 +93,13 @@ class Site:
                 except DivergedError as error:
                     self._conversation.say(Failed(_why(error)))
                     raise
-            self._conversation.close(over=True)
+            self._conversation.dialler.close(over=True)
             return request
         finally:
             if self._desk is not None:
                 self._desk.close()
 
-    def _follow(self, request: Message | Control) -> None:
+    def _follow(self, request: Said) -> None:
         match request:
             case Welcome():
                 self._join(request)
@@ -128,7 +128,7 @@ class Site:
                 self._client, channel = self._setup.make(welcome)
             except SplitFTError as error:
                 self._conversation.say(Failed(_why(error)))
-                self._conversation.close()
+                self._conversation.dialler.close()
                 raise
             self._conversation.open(channel)
             self._blank = self._state()
@@ -246,6 +246,6 @@ def _why(error: SplitFTError) -> str:
 class _StepsOverError(Exception):
     """A request came that ends the steps or the evaluation under way."""
 
-    def __init__(self, request: Message | Control) -> None:
+    def __init__(self, request: Said) -> None:
         super().__init__()
         self.request = request

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from splitft.devices.steps import StateSeconds
 from splitft.engines.network.control import Worked
 from splitft.job.settings import BatchSettings
+from splitft.lora.ranks import HeldBlocks
 from splitft.server.parts import best_parts
 
 
@@ -63,20 +64,18 @@ class StepTimes:
     on_seconds: Callable[[str, StateSeconds], object] | None  # receives the times of a client's step
     parts: dict[str, int] = field(default_factory=dict)
 
-    def add(
-        self, name: str, worked: Worked, clock: StepClock, *, cut: int, trunk_blocks: int, clients: int
-    ) -> None:
+    def add(self, name: str, worked: Worked, clock: StepClock, held: HeldBlocks, clients: int) -> None:
         """Take in the times of a client's local steps. clients: number that the server computes for."""
         steps = self.job.local_steps
         client = worked.front_seconds + worked.tail_seconds
         link = max(0.0, clock.waited_seconds - client)
         if self.on_seconds is not None:
             seconds = StateSeconds(
-                block_seconds=worked.front_seconds / steps / cut,
+                block_seconds=worked.front_seconds / steps / held.cut,
                 fixed_seconds=worked.tail_seconds / steps,
                 transfer_seconds=link / steps,
                 adapter_seconds=0.0,
-                server_block_seconds=clock.server_seconds / steps / trunk_blocks,
+                server_block_seconds=clock.server_seconds / steps / (held.tail_start - held.cut),
                 server_fixed_seconds=0.0,
             )
             self.on_seconds(name, seconds)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from splitft.engines.network.aggregator_link import AggregatorLink
-from splitft.engines.network.control import Control, Started, Train, Worked
+from splitft.engines.network.control import Said, Started, Train, Worked
 from splitft.engines.network.members import Members, Phase
 from splitft.engines.network.message_order import MessageOrder, training_script
 from splitft.engines.network.timing import StepTimes
@@ -46,7 +46,7 @@ class TrunkTransaction:
         """Clients whose next message has not come; those that share their trunk wait for them."""
         return [name for name in self.unfinished if not self._inbox[name]]
 
-    def take(self, name: str, message: Message | Control) -> None:
+    def take(self, name: str, message: Said) -> None:
         """Take in a message of a client; those of an attempt that was given up are dropped.
 
         Raises ValueError where it is not the next one.
@@ -151,7 +151,7 @@ class Training(Phase):
     def awaits(self, name: str) -> bool:
         return name in self._under_way
 
-    def take(self, name: str, message: Message | Control) -> None:
+    def take(self, name: str, message: Said) -> None:
         self._under_way[name].take(name, message)
 
     def returned(self, name: str) -> None:
@@ -193,15 +193,13 @@ class Training(Phase):
 
     def _close(self, transaction: TrunkTransaction) -> None:
         """Take over the adapters and the measured times of a complete transaction."""
+        roster = self.members.roster
         for name in transaction.names:
             if self.job.splits_model and name in transaction.worked:
-                held = self.members.coordinator.holdings[name].held
-                self.times.add(
-                    name, transaction.worked[name], self.members.roster[name].clock, cut=held.cut,
-                    trunk_blocks=held.tail_start - held.cut, clients=len(self.members.roster.there()),
-                )  # fmt: skip
+                clock, held = roster[name].clock, self.members.coordinator.holdings[name].held
+                self.times.add(name, transaction.worked[name], clock, held, len(roster.there()))
             self.updates[name] = transaction.updates[name]
-            self.members.roster[name].finish()
+            roster[name].finish()
             del self._under_way[name]
 
     def _leave_out(self, deadline: float) -> float:
