@@ -155,9 +155,8 @@ class BatchStream:
         rng = numpy_generator(self._seed, "batches", self._client_name, epoch)
         order: Indices = rng.permutation(self._num_rows).astype(np.int64)
         if self._lengths is not None:
-            begun = (
-                -epoch * self._num_rows % self._batch_size
-            )  # rows that fill up the last epoch's last batch
+            # Rows that fill up the last epoch's last batch stay first.
+            begun = -epoch * self._num_rows % self._batch_size
             grouped = group_by_length(order[begun:], self._lengths, self._batch_size, rng)
             order = np.concatenate([order[:begun], grouped])
         self._order = order

@@ -12,6 +12,11 @@ from splitft.errors import DataError
 Kind = Literal["text", "prompt_completion", "messages"]
 Message = dict[str, Any]
 SCALARS = (str, int, float, bool)
+# What the kinds of rows other than text are read from, in the order in which TRL looks for them.
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+}
 
 
 def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
@@ -25,28 +30,17 @@ def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
     Raises:
         DataError: None of the three; names the columns there are and the nearest.
     """
-    names = table.columns
-    if explicit and text_field in names:
+    if explicit and text_field in table.columns:
         return "text"
-    if "prompt" in names and "completion" in names:
-        return "prompt_completion"
-    if "messages" in names:
-        return "messages"
-    if text_field in names:
+    for kind, needed in COLUMNS.items():
+        if table.columns.keys() >= set(needed):
+            return kind
+    if text_field in table.columns:
         return "text"
     raise DataError(
         f"{table.name}: no column {text_field!r}, and neither prompt + completion nor messages; "
         f"{describe_columns(text_field, table)}; set dataset_text_field to the column that holds the text"
     )
-
-
-def columns_of(kind: Kind, text_field: str) -> tuple[str, ...]:
-    """The columns that a kind of row is read from."""
-    return {
-        "text": (text_field,),
-        "prompt_completion": ("prompt", "completion"),
-        "messages": ("messages",),
-    }[kind]
 
 
 def require_column(table: Table, column: str, key: str) -> list[Any]:
@@ -56,8 +50,7 @@ def require_column(table: Table, column: str, key: str) -> list[Any]:
         DataError: No such column; names the columns there are and the nearest.
     """
     if column not in table.columns:
-        known = describe_columns(column, table)
-        raise DataError(f"{table.name}: no column {column!r} ({key}); {known}")
+        raise DataError(f"{table.name}: no column {column!r} ({key}); {describe_columns(column, table)}")
     return table.columns[column]
 
 
@@ -78,7 +71,7 @@ def check_text(table: Table, column: str, row: int) -> str:
     """
     value = table.columns[column][row]
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{table.place(row)}: column {column!r} holds {_kind_of(value)}, not text")
+        raise table.error(row, f"column {column!r} holds {_kind_of(value)}, not text")
     return _sound(value or "", table, row)
 
 
@@ -93,18 +86,14 @@ def check_messages(table: Table, column: str, row: int) -> list[Message]:
         # A sequence of structures comes out of some parquet files as a structure of sequences.
         value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=False)]
     if not isinstance(value, list):
-        raise DataError(
-            f"{table.place(row)}: column {column!r} holds {_kind_of(value)}, not a list of messages"
-        )
+        raise table.error(row, f"column {column!r} holds {_kind_of(value)}, not a list of messages")
     messages = []
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise DataError(
-                f"{table.place(row)}: a message in {column!r} is not an object with role and content"
-            )
+            raise table.error(row, f"a message in {column!r} is not an object with role and content")
         messages.append({key: part for key, part in message.items() if part is not None})
         if "content" not in messages[-1] and "tool_calls" not in messages[-1]:
-            raise DataError(f"{table.place(row)}: a message in {column!r} has no content")
+            raise table.error(row, f"a message in {column!r} has no content")
         if isinstance(message.get("content"), str):
             _sound(message["content"], table, row)
     return messages
@@ -119,9 +108,7 @@ def check_labels(table: Table, column: str, key: str) -> list[str]:
     values = require_column(table, column, key)
     for row, value in enumerate(values):
         if not isinstance(value, SCALARS):
-            raise DataError(
-                f"{table.place(row)}: column {column!r} ({key}) holds {_kind_of(value)}, not a label"
-            )
+            raise table.error(row, f"column {column!r} ({key}) holds {_kind_of(value)}, not a label")
     return [str(value) for value in values]
 
 
@@ -135,7 +122,7 @@ def _sound(text: str, table: Table, row: int) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{table.place(row)}: broken Unicode at character {error.start + 1}") from error
+        raise table.error(row, f"broken Unicode at character {error.start + 1}") from error
     return text
 
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.quiet import first_line, quiet_datasets
-from splitft.data.partition import client_names
+from splitft.data.columns import COLUMNS
+from splitft.data.partition.sites import client_names
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.errors import DataError
 from splitft.job.settings import DataSettings
-from splitft.weights.builtin import BUILTIN, builtin_corpus
+from splitft.weights.builtin import builtin_corpus
+from splitft.weights.random_models import BUILTIN
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def read_sources(job: DataSettings) -> list[Source]:
 def wanted_columns(job: DataSettings) -> set[str]:
     """Every column that the job may read."""
     named = {job.dataset_text_field, job.document_column, job.partition.column}
-    return {"prompt", "completion", "messages"} | {name for name in named if name is not None}
+    return {name for name in named if name is not None}.union(*COLUMNS.values())
 
 
 def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str]) -> list[Source]:
