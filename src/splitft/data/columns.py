@@ -44,11 +44,7 @@ def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
 
 
 def require_column(table: Table, column: str, key: str) -> list[Any]:
-    """Values of a column that the job's `key` names.
-
-    Raises:
-        DataError: No such column; names the columns there are and the nearest.
-    """
+    """Values of a column that the job's `key` names. Raises DataError where there is none."""
     if column not in table.columns:
         raise DataError(f"{table.name}: no column {column!r} ({key}); {describe_columns(column, table)}")
     return table.columns[column]
@@ -64,11 +60,7 @@ def describe_columns(wanted: str, table: Table) -> str:
 
 
 def check_text(table: Table, column: str, row: int) -> str:
-    """The text of a row; a missing value is an empty text.
-
-    Raises:
-        DataError: The value is no text.
-    """
+    """The text of a row; a missing value is an empty text. Raises DataError where the value is no text."""
     value = table.columns[column][row]
     if value is not None and not isinstance(value, str):
         raise table.error(row, f"column {column!r} holds {_kind_of(value)}, not text")
@@ -78,8 +70,7 @@ def check_text(table: Table, column: str, row: int) -> str:
 def check_messages(table: Table, column: str, row: int) -> list[Message]:
     """The messages of a row, without keys that have no value.
 
-    Raises:
-        DataError: Not a list of objects with role and content.
+    Raises DataError where they are no list of objects with role and content.
     """
     value = table.columns[column][row]
     if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
@@ -100,11 +91,7 @@ def check_messages(table: Table, column: str, row: int) -> list[Message]:
 
 
 def check_labels(table: Table, column: str, key: str) -> list[str]:
-    """Values of a label column as texts.
-
-    Raises:
-        DataError: No such column, or a row without a single value.
-    """
+    """Values of a label column as texts. Raises DataError without it, or where a row has no single value."""
     values = require_column(table, column, key)
     for row, value in enumerate(values):
         if not isinstance(value, SCALARS):

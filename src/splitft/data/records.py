@@ -41,8 +41,7 @@ class Records:
 def read_records(job: DataSettings) -> Records:
     """Read and check all rows that a job names.
 
-    Raises:
-        DataError: A file that cannot be read, a wrong column or value, or no rows at all.
+    Raises DataError for a file that cannot be read, a wrong column or value, or no rows at all.
     """
     sources = read_sources(job)
     tables = [(number, table) for number, source in enumerate(sources) for table in source.tables]

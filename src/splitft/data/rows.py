@@ -67,10 +67,7 @@ def pack(rows: Rows, max_length: int) -> Rows:
 
     The last block may be shorter; it is dropped below 2 tokens. Blocks without any loss are dropped too. The
     record of a block is that of its first token. Attention crosses the rows inside a block, as in the usual
-    pre-training recipe.
-
-    Raises:
-        ValueError: max_length below 2.
+    pre-training recipe. Raises ValueError for a max_length below 2.
     """
     if max_length < 2:
         raise ValueError("max_length must be at least 2")

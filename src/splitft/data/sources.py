@@ -28,11 +28,7 @@ class Source:
 
 
 def read_sources(job: DataSettings) -> list[Source]:
-    """Read everything that `dataset_name` or `data_files` names.
-
-    Raises:
-        DataError: Nothing named, or something that cannot be read.
-    """
+    """Read everything that `dataset_name` or `data_files` names. Raises DataError where that fails."""
     if job.data_files is not None:
         return _read_files(job, job.data_files)
     if job.dataset_name is None:
@@ -69,8 +65,7 @@ def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str])
 def find_files(pattern: str) -> list[Path]:
     """The file of that name, or all files that the pattern matches, in sorted order.
 
-    Raises:
-        DataError: A URL, or a pattern that matches nothing.
+    Raises DataError for a URL, and for a pattern that matches nothing.
     """
     if "://" in pattern:
         raise DataError(

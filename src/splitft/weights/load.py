@@ -115,7 +115,7 @@ def load_part(
     if not held or not held <= set(range(count)):
         raise ModelError(f"blocks {sorted(held)} cannot be held: {name} has blocks 0 to {count - 1}")
     cut = next((i for i in range(1, count) if (i in held) != (i - 1 in held)), count - 1)
-    habits, names = prove_parts(whole_config, cut, dtype)
+    habits, small = prove_parts(whole_config, cut, dtype)
     locate = locator(resolve_model(name), revision)
     folder, weight_map = _weights(name, locate)
     part_class = partial_class(model_class, held, head=head)
@@ -129,7 +129,7 @@ def load_part(
         files += [path for path in map(locate, _CONFIGS) if path is not None]
         with _view(needed, files) as view:
             model = _from_folder(name, part_class, view, config, dtype, attn_implementation)
-    install_window(model, spread_habits(habits, names, model))
+    install_window(model, spread_habits(habits, small, model))
     return model
 
 

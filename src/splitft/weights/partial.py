@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -92,11 +92,11 @@ def needed_keys(keys: Iterable[str], whole: Any, held: Collection[int], *, head:
     return {key for key in keys if needed(key)}
 
 
-def prove_parts(config: Any, cut: int, dtype: torch.dtype) -> tuple[Habits, tuple[str, ...]]:
+def prove_parts(config: Any, cut: int, dtype: torch.dtype) -> tuple[Habits, Any]:
     """Prove on a small copy that a model type can be held in parts, and learn how its blocks answer.
 
-    Returns the copy's habits and the class names of its blocks, for `spread_habits`. Raises NotBuiltError
-    where no small copy can be built, and ModelError where front and trunk, held apart, differ from the whole.
+    Returns the copy's habits and the copy, for `spread_habits`. Raises NotBuiltError where no small copy can
+    be built, and ModelError where front and trunk, held apart, differ from the whole.
     """
     small = tiny_random_model(shrink_config(config)).to(dtype)
     front, trunk = copy.deepcopy(small), copy.deepcopy(small)
@@ -118,11 +118,12 @@ def prove_parts(config: Any, cut: int, dtype: torch.dtype) -> tuple[Habits, tupl
         raise ModelError(
             f"model type {small.config.model_type!r} cannot be held in parts ({problem}): load it whole"
         )
-    return habits, tuple(type(block).__name__ for block in find_blocks(small)[2])
+    return habits, small
 
 
-def spread_habits(habits: Habits, names: Sequence[str], model: Any) -> Habits:
-    """The habits of a model whose blocks have the classes, by name, that a small copy's blocks have."""
+def spread_habits(habits: Habits, small: Any, model: Any) -> Habits:
+    """The habits of a model whose blocks have the classes, by name, that the small copy's blocks have."""
+    names = [type(block).__name__ for block in find_blocks(small)[2]]
     answers = dict(zip(names, habits.answers, strict=True))
     blocks = find_blocks(model)[2]
     return replace(

@@ -12,8 +12,7 @@ from splitft.data.partition.shares import Quota, check_enough
 def iid(num_rows: int, num_clients: int, quota: Quota) -> Dealt:
     """Shuffle the rows and deal equal shares; clients differ by at most one row. The one class is "all".
 
-    Raises:
-        DataError: Too few rows for the minimum per client.
+    Raises DataError where there are too few rows for the minimum per client.
     """
     check_enough(num_rows, num_clients, quota)
     if quota.samples_per_client is None:

@@ -28,11 +28,7 @@ class Quota:
 
 
 def check_enough(num_rows: int, num_clients: int, quota: Quota) -> None:
-    """Refuse a deal that the rows cannot satisfy.
-
-    Raises:
-        DataError: Too few rows for the minimum per client, or a sample below that minimum.
-    """
+    """Raise DataError where rows are too few for the minimum per client, or a sample is below it."""
     min_rows, samples_per_client = quota.min_rows, quota.samples_per_client
     if num_clients < 1 or min_rows < 0:
         raise DataError(f"cannot deal rows to {num_clients} clients with min_rows={min_rows}")
