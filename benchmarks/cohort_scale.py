@@ -222,7 +222,7 @@ def starting_cuts(
     states = []
     for name in names:
         most, seconds = known[machines.clients[name]]
-        states.append(ClientState(name, min(first, most), most, None, **seconds))
+        states.append(ClientState(name, min(first, most), most, None, *seconds))
     blocks = len(machines.costs.blocks) - job.num_tail_blocks
     observation = Observation(1, blocks, tuple(states), job.order, job.server_adapter)
     method = "fixed" if job.method == "same_split" else job.cut_policy.method

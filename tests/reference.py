@@ -15,7 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, get_scheduler
 
 from splitft import Job
-from splitft.data import BatchStream, ClientData, collate, prepare
+from splitft.data import ClientData, collate, prepare
+from splitft.data.batches import BatchStream
 from tiny import EOS, PAD_ID, VOCAB_SIZE, save_tiny_model, save_to
 
 TARGETS = {

@@ -20,8 +20,7 @@ def rows_of(lengths: Sequence[int], seed: int, vocabulary: int = VOCABULARY) -> 
     """Return rows of these lengths with random ids; every token carries loss."""
     rng = np.random.default_rng(seed)
     ids = [rng.integers(0, vocabulary, length).astype(np.int32) for length in lengths]
-    zeros = np.zeros(len(ids), dtype=np.int64)
-    return Rows(ids, [row.copy() for row in ids], zeros, zeros, np.asarray(lengths), {})
+    return Rows(ids, [row.copy() for row in ids], np.asarray(lengths), np.arange(len(ids)))
 
 
 def fixed_rows(clients: int, length: int, number: int = 64, vocabulary: int = VOCABULARY) -> dict[str, Rows]:

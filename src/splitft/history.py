@@ -13,7 +13,7 @@ from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Metrics
 
 if TYPE_CHECKING:
-    from splitft.devices.clock import RoundTimes
+    from splitft.devices.simulate import RoundTimes
 
 
 @dataclass(frozen=True)

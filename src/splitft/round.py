@@ -23,7 +23,7 @@ from splitft.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from splitft.devices.clock import RoundTimes
+    from splitft.devices.simulate import RoundTimes
 
 
 class ServerRole(Protocol):

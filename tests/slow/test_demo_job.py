@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from splitft import load_job, run
 from splitft.data import collate, prepare
-from splitft.weights.load import load_tokenizer, resolve_model
+from splitft.weights.hub import resolve_model
+from splitft.weights.load import load_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -1,25 +1,22 @@
 """Cut policies: pure functions from what is known of the clients to how many blocks each of them holds.
 
-observe: what goes in and comes out. explicit, resource, accuracy, splitft, makespan: the policies. registry:
-policies by name, a user's own among them. decide: bounds, steps, reasons, the record. predict: seconds.
+observe: what goes in and comes out. explicit, resource, accuracy, makespan: the policies. registry: policies
+by name, a user's own among them. decide: bounds, steps, reasons, the record. predict, search: seconds.
 """
 
 from __future__ import annotations
 
-from splitft.cuts.bounds import cut_bounds
 from splitft.cuts.decide import decide, replay
-from splitft.cuts.observe import ClientState, CutPolicy, Decision, Observation, Proposal
+from splitft.cuts.observe import ClientState, Decision, Observation, Proposal
 from splitft.cuts.predict import predict_step_seconds
 from splitft.cuts.registry import check_cut_policy, find_cut_policy, policy_names, register_cut_policy
 
 __all__ = [
     "ClientState",
-    "CutPolicy",
     "Decision",
     "Observation",
     "Proposal",
     "check_cut_policy",
-    "cut_bounds",
     "decide",
     "find_cut_policy",
     "policy_names",

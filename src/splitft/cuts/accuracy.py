@@ -1,4 +1,4 @@
-"""accuracy: clients above the mean accuracy take more blocks, those below fewer."""
+"""accuracy and splitft: clients above the mean accuracy take more blocks, those below fewer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from splitft.cuts.observe import Observation, Proposal
-from splitft.cuts.resource import starting_cuts
+from splitft.cuts.resource import resource_bases, starting_cuts
 from splitft.job.sections import CutPolicyConfig
 
 _EPS = 1e-6  # accuracies that differ by less than this are the same
@@ -17,6 +17,20 @@ def accuracy(observation: Observation, config: CutPolicyConfig) -> Proposal:
     """The starting cut times the client's accuracy weight. Source: the paper's rule, see `weigh`."""
     starts = starting_cuts(observation)
     return weigh(observation, config, {name: float(cut) for name, cut in starts.items()}, starts)
+
+
+def splitft(observation: Observation, config: CutPolicyConfig) -> Proposal:
+    """The base of `resource` times the weight of `accuracy`.
+
+    Where a client's speed is unknown, the starting cuts are the bases, so that accuracy alone acts; with
+    gamma = 0 the resources alone act; with neither the cuts stay. Source: the paper (adaptive cut).
+    """
+    starts = starting_cuts(observation)
+    if all(client.block_seconds is not None for client in observation.clients):
+        bases = resource_bases(observation, config, starts)[0]
+    else:
+        bases = {name: float(cut) for name, cut in starts.items()}
+    return weigh(observation, config, bases, starts)
 
 
 def weigh(

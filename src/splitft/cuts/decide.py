@@ -12,8 +12,6 @@ from splitft.cuts.registry import find_cut_policy
 from splitft.errors import JobError
 from splitft.job.sections import CutPolicyConfig
 
-__all__ = ["Decision", "decide", "replay"]
-
 
 def decide(name: str, config: CutPolicyConfig, observation: Observation) -> Decision:
     """Ask the policy `name` for targets and turn them into cuts.

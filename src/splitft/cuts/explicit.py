@@ -17,10 +17,11 @@ def schedule(observation: Observation, config: CutPolicyConfig) -> Proposal:
 
     Raises JobError where a list does not have one entry per client.
     """
-    started = [int(round_) for round_ in config.schedule or {} if int(round_) <= observation.round]
+    planned = config.schedule or {}
+    started = [int(round_) for round_ in planned if int(round_) <= observation.round]
     if not started:
         return fixed(observation, config)
-    entry = (config.schedule or {})[str(max(started))]
+    entry = planned[str(max(started))]
     cuts = entry if isinstance(entry, list) else [entry] * len(observation.clients)
     if len(cuts) != len(observation.clients):
         names = ", ".join(client.name for client in observation.clients)

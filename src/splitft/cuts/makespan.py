@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from splitft.cuts.bounds import cut_bounds
-from splitft.cuts.fastest import fastest_cuts
-from splitft.cuts.nearest import nearest_cuts
 from splitft.cuts.observe import Observation, Proposal
-from splitft.cuts.predict import Cuts, StepCosts, step_costs, step_seconds
+from splitft.cuts.predict import Cuts, StepCosts, step_costs
+from splitft.cuts.search import fastest_cuts, nearest_cuts
 from splitft.job.sections import CutPolicyConfig
 
 SLACK = 0.02  # cuts this close to the least time, as a share of it, are as good
@@ -23,18 +24,15 @@ def makespan(observation: Observation, config: CutPolicyConfig) -> Proposal:
     """
     clients = sorted(observation.clients, key=lambda client: client.name)  # ties must not hang on the order
     names = [client.name for client in clients]
-    costs = step_costs(clients, observation.num_blocks)
+    costs = step_costs(replace(observation, clients=tuple(clients)))
     bounds = cut_bounds(observation, config)
-    low = np.array([bounds[name][0] for name in names], dtype=np.int64)
-    high = np.array([bounds[name][1] for name in names], dtype=np.int64)
+    low, high = np.array([bounds[name] for name in names], dtype=np.int64).T
     current = np.clip(np.array([client.cut for client in clients], dtype=np.int64), low, high)
 
-    kind = (observation.order, observation.server_adapter)
-    fastest = fastest_cuts(costs, *kind, low, high)
-    limit = step_seconds(costs, *kind, fastest) * (1 + SLACK)
-    cuts = nearest_cuts(costs, *kind, low, high, current, fastest, limit)
+    fastest = fastest_cuts(costs, low, high)
+    cuts = nearest_cuts(costs, low, high, current, fastest, costs.step_seconds(fastest) * (1 + SLACK))
 
-    before, after = step_seconds(costs, *kind, current), step_seconds(costs, *kind, cuts)
+    before, after = costs.step_seconds(current), costs.step_seconds(cuts)
     reason = f"bottleneck: {bottleneck(costs, names, cuts)}; a step takes {after:.3g} s"
     if (cuts == current).all():
         reason += f", within {SLACK:.0%} of the least possible"

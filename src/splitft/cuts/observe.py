@@ -81,26 +81,16 @@ CutPolicy = Callable[[Observation, CutPolicyConfig], Proposal | Mapping[str, flo
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision of a cut policy; one line of decisions.jsonl.
+    """One decision of a cut policy; one line of decisions.jsonl."""
 
-    round: The round that it is for.
-    policy: The policy's name.
-    settings: The job's cut_policy.
-    observation: All that the policy saw.
-    targets: {client: blocks} as the policy wished, before rounding and bounds.
-    cuts: {client: blocks} as decided.
-    reasons: {client: why}, in words.
-    state: The policy's memory for its next decision.
-    """
-
-    round: int
+    round: int  # that it is for
     policy: str
-    settings: dict[str, Any]
-    observation: Observation
-    targets: dict[str, float]
-    cuts: dict[str, int]
-    reasons: dict[str, str]
-    state: dict[str, Any]
+    settings: dict[str, Any]  # the job's cut_policy
+    observation: Observation  # all that the policy saw
+    targets: dict[str, float]  # {client: blocks} as the policy wished, before rounding and bounds
+    cuts: dict[str, int]  # {client: blocks} as decided
+    reasons: dict[str, str]  # {client: why}, in words
+    state: dict[str, Any]  # the policy's memory for its next decision
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` gives an equal decision, each float to the last bit."""

@@ -80,7 +80,7 @@ class CutPlanner:
     def state(self) -> State:
         """Return cuts, accuracies and the last decision, as a checkpoint holds them."""
         last = [decision.to_json() for decision in self.decisions[-1:]]
-        seconds = {name: dict(of_one) for name, of_one in self._seconds.items()}
+        seconds = {name: of_one._asdict() for name, of_one in self._seconds.items()}
         return {
             "cuts": self.cuts,
             "accuracy": self._accuracy,
@@ -92,15 +92,13 @@ class CutPlanner:
         """Restore a state returned by `state()`; of the decisions the last one."""
         self.cuts, self._accuracy = dict(state["cuts"]), dict(state["accuracy"])
         self.decisions = [Decision.from_json(line) for line in state["last_decision"]]
-        self._seconds |= state["seconds"]
+        self._seconds |= {name: StateSeconds(**of_one) for name, of_one in state["seconds"].items()}
 
     def observe(self, round_: int) -> Observation:
         """Return what a policy sees before a round."""
-        seconds = self._seconds
+        seconds = {name: of_one._asdict() for name, of_one in self._seconds.items()}
         clients = tuple(
-            ClientState(name, cut, self.max_cuts[name], self._accuracy[name], **seconds[name])
-            if name in seconds
-            else ClientState(name, cut, self.max_cuts[name], self._accuracy[name])
+            ClientState(name, cut, self.max_cuts[name], self._accuracy[name], **seconds.get(name, {}))
             for name, cut in self.cuts.items()
         )
         return Observation(

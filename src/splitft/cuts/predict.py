@@ -1,15 +1,15 @@
-"""The seconds of a step with given cuts: the model that `makespan` minimises."""
+"""The seconds of a step with given cuts: the model that `resource` and `makespan` reckon with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from splitft.cuts.observe import ClientState, Observation
+from splitft.cuts.observe import Observation
 from splitft.errors import JobError
 
 Seconds = NDArray[np.float64]
@@ -20,8 +20,7 @@ Cuts = NDArray[np.int64]
 class StepCosts:
     """Seconds of one step of each client, (client,): those that its cut changes, and the others.
 
-    client_seconds = client_fixed + client_block · cut; server_seconds = server_fixed + server_block ·
-    (num_blocks − cut).
+    turns: one client after another. shared: one server adapter, so that the server waits for all clients.
     """
 
     client_fixed: Seconds
@@ -29,6 +28,8 @@ class StepCosts:
     server_fixed: Seconds
     server_block: Seconds
     num_blocks: int
+    turns: bool
+    shared: bool
 
     def client_seconds(self, cuts: Cuts) -> Seconds:
         """On the client and on its link."""
@@ -38,35 +39,45 @@ class StepCosts:
         """On the server, for this client's rows."""
         return self.server_fixed + self.server_block * (self.num_blocks - cuts)
 
+    def path_seconds(self, cuts: Cuts) -> Seconds:
+        """A client's own way through a step; with a shared adapter the server works after all of them."""
+        client = self.client_seconds(cuts)
+        return client if self.shared else client + self.server_seconds(cuts)
 
-def step_costs(clients: Sequence[ClientState], num_blocks: int) -> StepCosts:
-    """Collect the seconds of the clients. Raises JobError where those of a client's block are unknown.
+    def step_seconds(self, cuts: Cuts) -> float:
+        """Until every client has taken one step; see `predict_step_seconds`."""
+        server = self.server_seconds(cuts)
+        if self.turns:
+            return math.fsum([*self.client_seconds(cuts), *server])
+        path = float(self.path_seconds(cuts).max())
+        return path + math.fsum(server) if self.shared else max(path, math.fsum(server))
 
-    What else is unknown counts as nothing.
+
+def step_costs(observation: Observation) -> StepCosts:
+    """Collect the seconds of the clients; what else is unknown counts as nothing.
+
+    Raises JobError where the seconds of a client's block are unknown.
     """
-    unknown = [client.name for client in clients if client.block_seconds is None]
-    if unknown:
-        raise JobError(
-            f"the speed of client {unknown[0]} is unknown, so no time can be predicted: set `devices`, one "
-            "per client, or choose another cut_policy.method"
-        )
+    for client in observation.clients:
+        if client.block_seconds is None:
+            raise JobError(
+                f"the speed of client {client.name} is unknown: set `devices`, one per client, or choose a "
+                "cut_policy.method that needs none (fixed, schedule, accuracy, splitft)"
+            )
+
+    def seconds(*names: str) -> Seconds:
+        clients = observation.clients
+        return np.array([sum(getattr(client, name) or 0.0 for name in names) for client in clients])
+
     return StepCosts(
-        client_fixed=_array((c.fixed_seconds or 0.0) + (c.transfer_seconds or 0.0) for c in clients),
-        client_block=_array((c.block_seconds or 0.0) + (c.adapter_seconds or 0.0) for c in clients),
-        server_fixed=_array(c.server_fixed_seconds or 0.0 for c in clients),
-        server_block=_array(c.server_block_seconds or 0.0 for c in clients),
-        num_blocks=num_blocks,
+        client_fixed=seconds("fixed_seconds", "transfer_seconds"),
+        client_block=seconds("block_seconds", "adapter_seconds"),
+        server_fixed=seconds("server_fixed_seconds"),
+        server_block=seconds("server_block_seconds"),
+        num_blocks=observation.num_blocks,
+        turns=observation.order == "turns",
+        shared=observation.server_adapter == "shared",
     )
-
-
-def step_seconds(costs: StepCosts, order: str, server_adapter: str, cuts: Cuts) -> float:
-    """Seconds until every client has taken one step; see `predict_step_seconds`."""
-    client, server = costs.client_seconds(cuts), costs.server_seconds(cuts)
-    if order == "turns":
-        return math.fsum([*client, *server])
-    if server_adapter == "shared":
-        return float(client.max()) + math.fsum(server)
-    return max(float((client + server).max()), math.fsum(server))
 
 
 def predict_step_seconds(observation: Observation, cuts: Mapping[str, int]) -> float:
@@ -79,10 +90,5 @@ def predict_step_seconds(observation: Observation, cuts: Mapping[str, int]) -> f
     all. Raises JobError where a client's speed is unknown. Queueing at the server beyond its total
     work is left out.
     """
-    costs = step_costs(observation.clients, observation.num_blocks)
     chosen = np.array([cuts[client.name] for client in observation.clients], dtype=np.int64)
-    return step_seconds(costs, observation.order, observation.server_adapter, chosen)
-
-
-def _array(values: object) -> Seconds:
-    return np.fromiter(values, dtype=np.float64)  # type: ignore[call-overload,no-any-return]
+    return step_costs(observation).step_seconds(chosen)

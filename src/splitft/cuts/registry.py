@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import overload
 
-from splitft.cuts.accuracy import accuracy
+from splitft.cuts.accuracy import accuracy, splitft
 from splitft.cuts.explicit import fixed, schedule
 from splitft.cuts.makespan import makespan
 from splitft.cuts.observe import CutPolicy
 from splitft.cuts.resource import resource
-from splitft.cuts.splitft import splitft
 from splitft.errors import JobError, unknown_name
 from splitft.job.settings import FederationSettings
 
@@ -44,13 +44,12 @@ def register_cut_policy(
     if name in _BUILT_IN:
         raise JobError(f"{name} is a built-in cut policy: register yours under another name")
 
-    def register(policy: CutPolicy) -> CutPolicy:
-        if not callable(policy):
-            raise JobError(f"cut policy {name} must be a function, not {policy!r}")
-        _REGISTERED[name] = policy
-        return policy
-
-    return register if function is None else register(function)
+    if function is None:
+        return partial(register_cut_policy, name)
+    if not callable(function):
+        raise JobError(f"cut policy {name} must be a function, not {function!r}")
+    _REGISTERED[name] = function
+    return function
 
 
 def policy_names() -> list[str]:

@@ -59,11 +59,7 @@ class Batch:
 
 
 def collate(rows: Rows, indices: Sequence[int] | Indices, pad_token_id: int) -> Batch:
-    """Pad the rows with these indices on the right to their own longest row.
-
-    Raises:
-        ValueError: No indices.
-    """
+    """Pad the rows with these indices on the right to their own longest row. ValueError without indices."""
     chosen = [int(i) for i in indices]
     if not chosen:
         raise ValueError("a batch needs at least one row")
@@ -94,10 +90,7 @@ class BatchStream:
 
     The order depends on the seed, the client's name and the number of rows only. A batch has `batch_size`
     rows, or `num_rows` where that is fewer. lengths: of the rows; then a batch's rows are of like length
-    (`group_by_length`), and the order depends on these, too.
-
-    Raises:
-        DataError: No rows.
+    (`group_by_length`), and the order depends on these, too. Raises DataError where there are no rows.
     """
 
     def __init__(
@@ -136,11 +129,7 @@ class BatchStream:
         return {"epoch": self._epoch, "position": self._position, "num_rows": self._num_rows}
 
     def load_state(self, state: Mapping[str, int]) -> None:
-        """Go on where `state` was taken.
-
-        Raises:
-            DataError: The state is of a stream over another number of rows.
-        """
+        """Restore a state returned by `state()`. Raises DataError where it is of another number of rows."""
         epoch, position = int(state["epoch"]), int(state["position"])
         if int(state["num_rows"]) != self._num_rows or epoch < 0 or not 0 <= position <= self._num_rows:
             raise DataError(
@@ -155,9 +144,8 @@ class BatchStream:
         rng = numpy_generator(self._seed, "batches", self._client_name, epoch)
         order: Indices = rng.permutation(self._num_rows).astype(np.int64)
         if self._lengths is not None:
-            begun = (
-                -epoch * self._num_rows % self._batch_size
-            )  # rows that fill up the last epoch's last batch
+            # Rows that fill up the last epoch's last batch stay first.
+            begun = -epoch * self._num_rows % self._batch_size
             grouped = group_by_length(order[begun:], self._lengths, self._batch_size, rng)
             order = np.concatenate([order[:begun], grouped])
         self._order = order

@@ -12,6 +12,11 @@ from splitft.errors import DataError
 Kind = Literal["text", "prompt_completion", "messages"]
 Message = dict[str, Any]
 SCALARS = (str, int, float, bool)
+# What the kinds of rows other than text are read from, in the order in which TRL looks for them.
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+}
 
 
 def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
@@ -25,14 +30,12 @@ def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
     Raises:
         DataError: None of the three; names the columns there are and the nearest.
     """
-    names = table.columns
-    if explicit and text_field in names:
+    if explicit and text_field in table.columns:
         return "text"
-    if "prompt" in names and "completion" in names:
-        return "prompt_completion"
-    if "messages" in names:
-        return "messages"
-    if text_field in names:
+    for kind, needed in COLUMNS.items():
+        if table.columns.keys() >= set(needed):
+            return kind
+    if text_field in table.columns:
         return "text"
     raise DataError(
         f"{table.name}: no column {text_field!r}, and neither prompt + completion nor messages; "
@@ -40,24 +43,10 @@ def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
     )
 
 
-def columns_of(kind: Kind, text_field: str) -> tuple[str, ...]:
-    """The columns that a kind of row is read from."""
-    return {
-        "text": (text_field,),
-        "prompt_completion": ("prompt", "completion"),
-        "messages": ("messages",),
-    }[kind]
-
-
 def require_column(table: Table, column: str, key: str) -> list[Any]:
-    """Values of a column that the job's `key` names.
-
-    Raises:
-        DataError: No such column; names the columns there are and the nearest.
-    """
+    """Values of a column that the job's `key` names. Raises DataError where there is none."""
     if column not in table.columns:
-        known = describe_columns(column, table)
-        raise DataError(f"{table.name}: no column {column!r} ({key}); {known}")
+        raise DataError(f"{table.name}: no column {column!r} ({key}); {describe_columns(column, table)}")
     return table.columns[column]
 
 
@@ -71,57 +60,42 @@ def describe_columns(wanted: str, table: Table) -> str:
 
 
 def check_text(table: Table, column: str, row: int) -> str:
-    """The text of a row; a missing value is an empty text.
-
-    Raises:
-        DataError: The value is no text.
-    """
+    """The text of a row; a missing value is an empty text. Raises DataError where the value is no text."""
     value = table.columns[column][row]
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{table.place(row)}: column {column!r} holds {_kind_of(value)}, not text")
+        raise table.error(row, f"column {column!r} holds {_kind_of(value)}, not text")
     return _sound(value or "", table, row)
 
 
 def check_messages(table: Table, column: str, row: int) -> list[Message]:
     """The messages of a row, without keys that have no value.
 
-    Raises:
-        DataError: Not a list of objects with role and content.
+    Raises DataError where they are no list of objects with role and content.
     """
     value = table.columns[column][row]
     if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
         # A sequence of structures comes out of some parquet files as a structure of sequences.
         value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=False)]
     if not isinstance(value, list):
-        raise DataError(
-            f"{table.place(row)}: column {column!r} holds {_kind_of(value)}, not a list of messages"
-        )
+        raise table.error(row, f"column {column!r} holds {_kind_of(value)}, not a list of messages")
     messages = []
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise DataError(
-                f"{table.place(row)}: a message in {column!r} is not an object with role and content"
-            )
+            raise table.error(row, f"a message in {column!r} is not an object with role and content")
         messages.append({key: part for key, part in message.items() if part is not None})
         if "content" not in messages[-1] and "tool_calls" not in messages[-1]:
-            raise DataError(f"{table.place(row)}: a message in {column!r} has no content")
+            raise table.error(row, f"a message in {column!r} has no content")
         if isinstance(message.get("content"), str):
             _sound(message["content"], table, row)
     return messages
 
 
 def check_labels(table: Table, column: str, key: str) -> list[str]:
-    """Values of a label column as texts.
-
-    Raises:
-        DataError: No such column, or a row without a single value.
-    """
+    """Values of a label column as texts. Raises DataError without it, or where a row has no single value."""
     values = require_column(table, column, key)
     for row, value in enumerate(values):
         if not isinstance(value, SCALARS):
-            raise DataError(
-                f"{table.place(row)}: column {column!r} ({key}) holds {_kind_of(value)}, not a label"
-            )
+            raise table.error(row, f"column {column!r} ({key}) holds {_kind_of(value)}, not a label")
     return [str(value) for value in values]
 
 
@@ -135,7 +109,7 @@ def _sound(text: str, table: Table, row: int) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{table.place(row)}: broken Unicode at character {error.start + 1}") from error
+        raise table.error(row, f"broken Unicode at character {error.start + 1}") from error
     return text
 
 

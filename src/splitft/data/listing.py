@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from splitft.data.partition import length_names
+from splitft.data.partition.length_dirichlet import length_names
 from splitft.data.report import DataReport
 
 if TYPE_CHECKING:

@@ -15,36 +15,24 @@ from splitft.data.sources import Source, read_sources
 from splitft.data.table import Table
 from splitft.errors import DataError
 from splitft.job.settings import DataSettings
-from splitft.weights.builtin import BUILTIN
+from splitft.weights.random_models import BUILTIN
 
 Sample = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Records:
-    """Rows as read.
-
-    Attributes:
-        kind: text, prompt_completion or messages.
-        samples: One tuple per row: (text,), (prompt, completion) or (messages,).
-        documents: Document of each row, (rows,); rows of one document are held out together.
-        document_of: Kind of document: a column's name, "file" or "row".
-        sources: Source of each row, (rows,).
-        source_names: Client name of each source.
-        columns: The partition column, if the partition reads one.
-        places: File and line of each row, for messages.
-        dropped_blank: Rows left out because they hold no text.
-    """
+    """Rows as read; lists and arrays have one entry per row."""
 
     kind: col.Kind
-    samples: list[Sample]
-    documents: Indices
-    document_of: str
+    samples: list[Sample]  # (text,), (prompt, completion) or (messages,)
+    documents: Indices  # rows of one document are held out together
+    document_of: str  # kind of document: a column's name, "file" or "row"
     sources: Indices
-    source_names: tuple[str, ...]
-    columns: dict[str, list[str]]
-    places: list[str]
-    dropped_blank: int
+    source_names: tuple[str, ...]  # client name of each source
+    labels: list[str]  # values of the partition column; empty where the partition reads none
+    places: list[str]  # file and line, for messages
+    dropped_blank: int  # rows left out because they hold no text
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,16 +41,15 @@ class Records:
 def read_records(job: DataSettings) -> Records:
     """Read and check all rows that a job names.
 
-    Raises:
-        DataError: A file that cannot be read, a wrong column or value, or no rows at all.
+    Raises DataError for a file that cannot be read, a wrong column or value, or no rows at all.
     """
     sources = read_sources(job)
     tables = [(number, table) for number, source in enumerate(sources) for table in source.tables]
-    filled = [table for _, table in tables if len(table)]
+    filled = [(number, table) for number, table in tables if len(table)]
     if not filled:
         raise DataError(f"no rows in {first_few([table.name for _, table in tables], 3)}")
-    kind = col.detect_kind(filled[0], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
-    label = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
+    kind = col.detect_kind(filled[0][1], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
+    label_column = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
     document_of = _document_of(job, sources)
 
     samples: list[Sample] = []
@@ -70,23 +57,19 @@ def read_records(job: DataSettings) -> Records:
     owners: list[int] = []
     labels: list[str] = []
     places: list[str] = []
-    total = 0
     # Keep the rows with text of every table that has rows
-    for file, (number, table) in enumerate(tables):
-        if not len(table):
-            continue
+    for file, (number, table) in enumerate(filled):
         read = _samples(table, kind, job.dataset_text_field)
         keep = [row for row, sample in enumerate(read) if not col.is_blank(sample)]
-        total += len(read)
         samples += [read[row] for row in keep]
         documents += [_document(table, document_of, file, row) for row in keep]
         owners += [number] * len(keep)
         places += [table.place(row) for row in keep]
-        if label is not None:
-            values = col.check_labels(table, label, "partition.column")
+        if label_column is not None:
+            values = col.check_labels(table, label_column, "partition.column")
             labels += [values[row] for row in keep]
     if not samples:
-        raise DataError(f"no row with text in {first_few([table.name for table in filled], 3)}")
+        raise DataError(f"no row with text in {first_few([table.name for _, table in filled], 3)}")
     return Records(
         kind=kind,
         samples=samples,
@@ -94,14 +77,14 @@ def read_records(job: DataSettings) -> Records:
         document_of=document_of,
         sources=np.asarray(owners, dtype=np.int64),
         source_names=tuple(source.name for source in sources),
-        columns={} if label is None else {label: labels},
+        labels=labels,
         places=places,
-        dropped_blank=total - len(samples),
+        dropped_blank=sum(len(table) for _, table in filled) - len(samples),
     )
 
 
 def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
-    names = col.columns_of(kind, text_field)
+    names = col.COLUMNS.get(kind, (text_field,))
     for name in names:
         col.require_column(table, name, "the first file has it")
     plain = kind == "text" or (kind != "messages" and isinstance(table.columns["prompt"][0], str))

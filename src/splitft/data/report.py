@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from splitft.data.partition.length_dirichlet import length_classes
 from splitft.data.rows import Rows
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -14,60 +15,34 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 @dataclass(frozen=True)
 class ClientReport:
-    """One client's rows.
-
-    Attributes:
-        name: The client.
-        train_rows: Training rows dealt or drawn, before packing.
-        eval_rows: Held-out rows, before packing.
-        train_tokens: Tokens in its training rows, after truncation.
-        eval_tokens: Tokens in its held-out rows.
-        train_blocks: Rows it trains on: blocks with packing, else equal to train_rows.
-        length_quantiles: Tokens of its training rows before truncation at 5, 25, 50, 75, 95 and 100 %.
-        class_counts: Training rows of each class.
-    """
+    """One client's rows."""
 
     name: str
-    train_rows: int
-    eval_rows: int
-    train_tokens: int
+    train_rows: int  # dealt or drawn, before packing
+    eval_rows: int  # before packing
+    train_tokens: int  # after truncation
     eval_tokens: int
-    train_blocks: int
-    length_quantiles: tuple[int, ...]
-    class_counts: tuple[int, ...]
+    train_blocks: int  # rows that it trains on: blocks with packing, else train_rows
+    length_quantiles: tuple[int, ...]  # tokens of its training rows before truncation, at QUANTILES
+    class_counts: tuple[int, ...]  # training rows of each class
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """All clients' rows, and what was left out.
-
-    Attributes:
-        method: Partition method.
-        alpha: Its Dirichlet concentration, if it has one.
-        classes: Names of the classes that `class_counts` counts: length classes, or labels for dirichlet.
-        class_title: Meaning of the classes.
-        edges: Largest token length of every length class but the last; empty for labels.
-        document_of: Kind of document, held out as a whole: a column's name, "file" or "row".
-        clients: One entry per client.
-        dropped_blank: Rows without text.
-        dropped_short: Rows of fewer than 2 tokens.
-        dropped_without_loss: Rows in which no token carries loss.
-        truncated: Rows cut at max_length.
-        unused: Rows beyond max_train_samples and max_eval_samples.
-    """
+    """All clients' rows, and those that were left out."""
 
     method: str
-    alpha: float | None
-    classes: tuple[str, ...]
-    class_title: str
-    edges: tuple[int, ...]
-    document_of: str
+    alpha: float | None  # the method's Dirichlet concentration, if it has one
+    classes: tuple[str, ...]  # names of what class_counts counts: length classes, or labels for dirichlet
+    class_title: str  # meaning of the classes
+    edges: tuple[int, ...]  # largest token length of every length class but the last; empty for labels
+    document_of: str  # kind of document, held out as a whole: a column's name, "file" or "row"
     clients: tuple[ClientReport, ...]
-    dropped_blank: int
-    dropped_short: int
-    dropped_without_loss: int
-    truncated: int
-    unused: int
+    dropped_blank: int  # rows without text
+    dropped_short: int  # rows of fewer than 2 tokens
+    dropped_without_loss: int  # rows in which no token carries loss
+    truncated: int  # rows cut at max_length
+    unused: int  # rows beyond max_train_samples and max_eval_samples
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -80,3 +55,9 @@ def length_quantiles(rows: Rows) -> tuple[int, ...]:
         return (0,) * len(QUANTILES)
     values = np.quantile(rows.full_lengths, QUANTILES, method="inverted_cdf")
     return tuple(int(value) for value in values)
+
+
+def length_counts(rows: Rows, edges: tuple[int, ...]) -> tuple[int, ...]:
+    """Rows of each length class."""
+    classes = length_classes(rows.full_lengths, edges)
+    return tuple(np.bincount(classes, minlength=len(edges) + 1).tolist())

@@ -11,27 +11,17 @@ from numpy.typing import NDArray
 
 IGNORE = -100  # label of a token that carries no loss, as in torch and transformers
 Tokens = NDArray[np.int32]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised rows; every attribute has one entry per row.
+    """Tokenised rows; every attribute has one entry per row."""
 
-    Attributes:
-        input_ids: Token ids, (tokens,) each.
-        labels: The same ids, or -100 where a token carries no loss, (tokens,) each; not shifted.
-        documents: Document of each row.
-        sources: Data file (or named client) of each row.
-        full_lengths: Tokens before truncation at max_length; what the length classes go by.
-        columns: Values of the partition column, if there is one.
-    """
-
-    input_ids: list[Tokens]
-    labels: list[Tokens]
-    documents: Indices
-    sources: Indices
-    full_lengths: Indices
-    columns: dict[str, list[str]]
+    input_ids: list[Tokens]  # (tokens,) each
+    labels: list[Tokens]  # the same ids, or -100 where a token carries no loss; not shifted
+    full_lengths: Indices  # tokens before truncation at max_length; the length classes go by them
+    records: Indices  # number of the record that the row came from
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -52,10 +42,8 @@ class Rows:
         return Rows(
             [self.input_ids[i] for i in order],
             [self.labels[i] for i in order],
-            self.documents[order],
-            self.sources[order],
             self.full_lengths[order],
-            {name: [values[i] for i in order] for name, values in self.columns.items()},
+            self.records[order],
         )
 
 
@@ -64,10 +52,8 @@ def join(parts: Sequence[Rows]) -> Rows:
     return Rows(
         [ids for part in parts for ids in part.input_ids],
         [labels for part in parts for labels in part.labels],
-        np.concatenate([part.documents for part in parts]),
-        np.concatenate([part.sources for part in parts]),
         np.concatenate([part.full_lengths for part in parts]),
-        {name: [v for part in parts for v in part.columns[name]] for name in parts[0].columns},
+        np.concatenate([part.records for part in parts]),
     )
 
 
@@ -80,31 +66,20 @@ def pack(rows: Rows, max_length: int) -> Rows:
     """Join the rows and cut blocks of exactly `max_length` tokens.
 
     The last block may be shorter; it is dropped below 2 tokens. Blocks without any loss are dropped too. The
-    document, the source and the columns of a block are those of its first token. Attention crosses the rows
-    inside a block, as in the usual pre-training recipe.
-
-    Raises:
-        ValueError: max_length below 2.
+    record of a block is that of its first token. Attention crosses the rows inside a block, as in the usual
+    pre-training recipe. Raises ValueError for a max_length below 2.
     """
     if max_length < 2:
         raise ValueError("max_length must be at least 2")
     if not len(rows):
         return rows
     ids, labels = np.concatenate(rows.input_ids), np.concatenate(rows.labels)
-    starts = np.arange(0, len(ids), max_length)
-    kept = [int(s) for s in starts if has_loss(labels[s : s + max_length])]
-    ends = np.cumsum(rows.lengths)
-    blocks = rows.select(np.searchsorted(ends, kept, side="right"))
-    pieces = [ids[s : s + max_length] for s in kept]
-    lengths = np.asarray([len(piece) for piece in pieces], dtype=np.int64)
+    starts = [s for s in range(0, len(ids), max_length) if has_loss(labels[s : s + max_length])]
+    first_rows = np.searchsorted(np.cumsum(rows.lengths), starts, side="right")
+    blocks = [ids[s : s + max_length] for s in starts]
     return Rows(
-        pieces,
-        [labels[s : s + max_length] for s in kept],
-        blocks.documents,
-        blocks.sources,
-        lengths,
-        blocks.columns,
+        blocks,
+        [labels[s : s + max_length] for s in starts],
+        np.asarray([len(block) for block in blocks], dtype=np.int64),
+        rows.records[first_rows],
     )
-
-
-Indices = NDArray[np.int64]

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.quiet import first_line, quiet_datasets
-from splitft.data.partition import client_names
+from splitft.data.columns import COLUMNS
+from splitft.data.partition.sites import client_names
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.errors import DataError
 from splitft.job.settings import DataSettings
-from splitft.weights.builtin import BUILTIN, builtin_corpus
+from splitft.weights.builtin import builtin_corpus
+from splitft.weights.random_models import BUILTIN
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,7 @@ class Source:
 
 
 def read_sources(job: DataSettings) -> list[Source]:
-    """Read everything that `dataset_name` or `data_files` names.
-
-    Raises:
-        DataError: Nothing named, or something that cannot be read.
-    """
+    """Read everything that `dataset_name` or `data_files` names. Raises DataError where that fails."""
     if job.data_files is not None:
         return _read_files(job, job.data_files)
     if job.dataset_name is None:
@@ -47,7 +45,7 @@ def read_sources(job: DataSettings) -> list[Source]:
 def wanted_columns(job: DataSettings) -> set[str]:
     """Every column that the job may read."""
     named = {job.dataset_text_field, job.document_column, job.partition.column}
-    return {"prompt", "completion", "messages"} | {name for name in named if name is not None}
+    return {name for name in named if name is not None}.union(*COLUMNS.values())
 
 
 def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str]) -> list[Source]:
@@ -67,8 +65,7 @@ def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str])
 def find_files(pattern: str) -> list[Path]:
     """The file of that name, or all files that the pattern matches, in sorted order.
 
-    Raises:
-        DataError: A URL, or a pattern that matches nothing.
+    Raises DataError for a URL, and for a pattern that matches nothing.
     """
     if "://" in pattern:
         raise DataError(

@@ -11,7 +11,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,13 @@ SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of one file.
+    """Columns of one file, all of one length."""
 
-    Attributes:
-        name: The file, or the data set.
-        columns: Values by column; all of one length.
-        lines: Number of each row's first line, or of the row where a file has no lines.
-        unit: The unit of `lines`.
-        other_columns: Columns that exist but were not read.
-    """
-
-    name: str
+    name: str  # the file, or the data set
     columns: dict[str, list[Any]]
-    lines: list[int]
-    unit: str = "line"
-    other_columns: tuple[str, ...] = ()
+    lines: list[int]  # of each row's start, or the row's number where a file has no lines
+    unit: str = "line"  # of `lines`
+    other_columns: tuple[str, ...] = ()  # columns that exist but were not read
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -46,6 +38,10 @@ class Table:
     def place(self, row: int) -> str:
         """Where a row stands, for messages."""
         return f"{self.name}, {self.unit} {self.lines[row]}"
+
+    def error(self, row: int, text: str) -> DataError:
+        """An error that names the place of a row."""
+        return DataError(f"{self.place(row)}: {text}")
 
 
 def read_table(
@@ -57,7 +53,6 @@ def read_table(
     """Read one file by its suffix.
 
     Args:
-        path: The file.
         text_field: Name of the only column of a .txt file.
         sample_by: One row of a .txt file: line, paragraph (split at blank lines) or document.
         wanted: Columns to decode of a parquet file; default all.
@@ -151,25 +146,18 @@ def _read_csv(path: Path, content: str, delimiter: str) -> Table:
 
 
 def _read_json(path: Path, content: str) -> Table:
-    rows: Iterable[tuple[int, Any]]
     if path.suffix.lower() == ".json" and content.lstrip().startswith("["):
-        rows = enumerate(_parse(path, content, 1), start=1)
-        unit = "item"
+        unit, rows = "item", list(enumerate(_parse(path, content, 1), start=1))
     else:
         lines = enumerate(content.split("\n"), start=1)  # not splitlines: JSON strings may hold U+2028
-        rows = [(number, _parse(path, line, number)) for number, line in lines if line.strip()]
-        unit = "line"
-    objects: list[dict[str, Any]] = []
-    numbers = []
+        unit, rows = "line", [(n, _parse(path, line, n)) for n, line in lines if line.strip()]
     for number, row in rows:
         if not isinstance(row, dict):
             kind = type(row).__name__
             raise DataError(f"{path}, {unit} {number}: expected an object with named columns, found {kind}")
-        objects.append(row)
-        numbers.append(number)
-    names = dict.fromkeys(name for row in objects for name in row)
-    columns = {name: [row.get(name) for row in objects] for name in names}
-    return Table(str(path), columns, numbers, unit)
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    columns = {name: [row.get(name) for _, row in rows] for name in names}
+    return Table(str(path), columns, [number for number, _ in rows], unit)
 
 
 def _parse(path: Path, text: str, line: int) -> Any:

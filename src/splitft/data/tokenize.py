@@ -43,15 +43,10 @@ def tokenize(
     belongs to the completion.
 
     Args:
-        records: Rows as read.
-        indices: Which of them, in this order.
-        tokenizer: The model's tokenizer.
+        indices: The records to tokenise, in this order.
         max_length: Tokens of the longest row.
         completion_only_loss: Loss on completions (or the assistant's messages) only. None: yes for prompt +
             completion rows, no for the others.
-
-    Returns:
-        The rows, and how many records were dropped or cut.
 
     Raises:
         DataError: The tokenizer has no chat template, its template fails on a row or does not mark the
@@ -70,26 +65,16 @@ def tokenize(
         else:
             pairs += _encode(records, batch, tokenizer, only)
 
-    kept, short, without_loss = [], 0, 0
-    full_lengths = [len(ids) for ids, _ in pairs]
-    pairs = [(ids[:max_length], labels[:max_length]) for ids, labels in pairs]
-    for row, (ids, labels) in enumerate(pairs):
-        if len(ids) < 2:
-            short += 1
-        elif not has_loss(labels):
-            without_loss += 1
-        else:
-            kept.append(row)
-    chosen = np.asarray(indices, dtype=np.int64)[kept]
     rows = Rows(
-        [pairs[row][0] for row in kept],
-        [pairs[row][1] for row in kept],
-        records.documents[chosen],
-        records.sources[chosen],
-        np.asarray([full_lengths[row] for row in kept], dtype=np.int64),
-        {name: [values[i] for i in chosen] for name, values in records.columns.items()},
+        [ids[:max_length] for ids, _ in pairs],
+        [labels[:max_length] for _, labels in pairs],
+        np.asarray([len(ids) for ids, _ in pairs], dtype=np.int64),
+        np.asarray(indices, dtype=np.int64),
     )
-    return rows, Dropped(short, without_loss, int((rows.full_lengths > rows.lengths).sum()))
+    short = int((rows.lengths < 2).sum())
+    kept = rows.select([row for row, labels in enumerate(rows.labels) if has_loss(labels)])
+    truncated = int((kept.full_lengths > kept.lengths).sum())
+    return kept, Dropped(short, len(rows) - short - len(kept), truncated)
 
 
 def _encode(

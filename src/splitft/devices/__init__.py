@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.device import Device, transfer_seconds
-from splitft.devices.memory import MemoryUse, client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.memory import client_memory, highest_cut_in_memory, server_memory
 from splitft.devices.presets import PRESETS
 from splitft.devices.profile import available_members, check_devices, client_devices, resolve_device
 from splitft.devices.simulate import (
@@ -19,7 +19,7 @@ from splitft.devices.simulate import (
     batch_shape,
     simulate_round,
 )
-from splitft.devices.steps import StepSeconds, StepWork, batch_bytes, client_state_seconds, step_work
+from splitft.devices.steps import StepSeconds, batch_bytes, client_state_seconds, step_work
 
 __all__ = [
     "PRESETS",
@@ -27,12 +27,10 @@ __all__ = [
     "ClientTimes",
     "ClientTrace",
     "Device",
-    "MemoryUse",
     "ModelCosts",
     "RoundTimes",
     "StepSeconds",
     "StepTrace",
-    "StepWork",
     "available_members",
     "batch_bytes",
     "batch_shape",

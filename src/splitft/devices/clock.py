@@ -8,19 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 from splitft.common.state import State
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
-from splitft.devices.simulate import (
-    ClientTimes,
-    ClientTrace,
-    RoundTimes,
-    StepTrace,
-    batch_shape,
-    simulate_round,
-)
-from splitft.devices.steps import StepSeconds, StepWork, step_work
+from splitft.devices.simulate import ClientTrace, RoundTimes, StepTrace, batch_shape, simulate_round
+from splitft.devices.steps import StepSeconds, step_work
 from splitft.job.settings import CostSettings
 from splitft.wire.ledger import Direction
 from splitft.wire.messages import (
@@ -34,8 +28,6 @@ from splitft.wire.messages import (
     TrunkOutput,
     wire_size,
 )
-
-__all__ = ["ClientTimes", "ClientTrace", "RoundTimes", "StepTrace", "VirtualClock", "simulate_round"]
 
 _MOST_PAIRS = 32  # clients up to which waiting is recorded by pairs
 
@@ -78,7 +70,7 @@ class VirtualClock:
         self._cuts: dict[str, int] = {}
         self._now: dict[str, _Round] = defaultdict(_Round)
         self._next: dict[str, _Round] = defaultdict(_Round)
-        self._works: dict[int, StepWork] = {}
+        self._work = cache(partial(step_work, costs, job))
 
     def on_message(self, client: str, direction: Direction, message: Message) -> None:
         """Hear one message between a client and the server."""
@@ -140,7 +132,5 @@ class VirtualClock:
         )
 
     def _timing(self, trace: ClientTrace, step: StepTrace) -> StepSeconds:
-        work = self._works.get(trace.cut)
-        if work is None:
-            work = self._works[trace.cut] = step_work(self.costs, self.job, trace.cut)
-        return work.seconds(step.rows, step.width, self.devices[trace.name], self.server)
+        device = self.devices[trace.name]
+        return self._work(trace.cut).seconds(step.rows, step.width, device, self.server)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -49,13 +45,3 @@ class ModelCosts:
     shared_activation_bytes_per_width: float
     head_activation_bytes: float  # per token, kept by norm and head beside the logits
     traced: bool
-
-    @property
-    def logit_bytes(self) -> int:
-        """Bytes per token while the loss is taken of all: log-probabilities and two gradients, in float32."""
-        return 3 * 4 * self.vocabulary
-
-    @property
-    def chunk_logit_bytes(self) -> int:
-        """Bytes per token of a chunk of the loss: logits, log-probabilities and two gradients."""
-        return 4 * 4 * self.vocabulary

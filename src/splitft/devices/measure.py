@@ -81,9 +81,10 @@ def _whole(
     tied = head.nbytes if id(head) in embedding else 0
     rest = sum(p.nbytes for key, p in outside.items() if key not in embedding)
     vocabulary, hidden = head.shape
+    size = getattr(text_config(model), "hidden_size", None)
     return ModelCosts(
         blocks=costs,
-        hidden=_hidden_size(model, hidden),
+        hidden=size if isinstance(size, int) else hidden,
         vocabulary=vocabulary,
         element_bytes=element_bytes,
         embedding_bytes=sum(embedding.values()),
@@ -95,9 +96,3 @@ def _whole(
         head_activation_bytes=probe.activation_bytes(OUTSIDE)[0] if probe.traced else 8.0 * hidden,
         traced=probe.traced,
     )
-
-
-def _hidden_size(model: nn.Module, default: int) -> int:
-    text = text_config(model)
-    size = getattr(text, "hidden_size", None)
-    return size if isinstance(size, int) else default

@@ -13,16 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
 from splitft.errors import JobError
+from splitft.job.settings import CostSettings
 from splitft.lora.ranks import held_blocks
-
-if TYPE_CHECKING:
-    from splitft.job.settings import CostSettings
-
 
 _TRAINED = 4 * 4  # float32: value, gradient, two moments
 _KEPT = 4  # float32: as it was handed out
@@ -133,7 +129,8 @@ def _activations(
         kept += costs.head_activation_bytes
     tokens = rows * width
     chunk = min(tokens, job.loss_chunk_tokens)
-    logits = chunk * costs.chunk_logit_bytes if chunk else tokens * costs.logit_bytes
+    # float32: log-probabilities and two gradients of all tokens; or of a chunk, with its logits beside them.
+    logits = 4 * costs.vocabulary * (4 * chunk or 3 * tokens)
     return round(tokens * kept + max(tokens * workspace, logits if head else 0))
 
 

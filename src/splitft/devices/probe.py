@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,9 @@ def _watch(
     def enter(index: int) -> Any:
         return lambda *_: where.append(index)
 
+    def leave(*_: object) -> None:
+        where.pop()
+
     def note(place: tuple[int, str]) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             given = [*args, *kwargs.values()]
@@ -106,24 +109,16 @@ def _watch(
 
         return hook
 
-    hooks = []
     _, _, blocks = find_blocks(model)
-    for index, (block, own) in enumerate(zip(blocks._modules.values(), matrices, strict=True)):
-        assert block is not None
-        hooks.append(block.register_forward_pre_hook(enter(index)))
-        hooks.append(block.register_forward_hook(lambda *_: void(where.pop())))
-        for matrix in own:
-            hook = note((index, matrix.owner))
-            hooks.append(matrix.module.register_forward_pre_hook(hook, with_kwargs=True))
-    try:
+    with ExitStack() as hooks:
+        for index, (block, own) in enumerate(zip(blocks._modules.values(), matrices, strict=True)):
+            assert block is not None
+            hooks.callback(block.register_forward_pre_hook(enter(index)).remove)
+            hooks.callback(block.register_forward_hook(leave).remove)
+            for matrix in own:
+                hook = note((index, matrix.owner))
+                hooks.callback(matrix.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()
-
-
-def void(_: object) -> None:
-    """Drop a value: a hook's answer would replace the module's."""
 
 
 class Call(nn.Module):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from splitft.common.text import nearest
 from splitft.devices.device import Device
 from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
-
-if TYPE_CHECKING:
-    from splitft.job import DeviceProfile
-    from splitft.job.settings import DeviceSettings
+from splitft.job.sections import DeviceProfile
+from splitft.job.settings import DeviceSettings
 
 
 def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str = "devices") -> Device:
@@ -36,14 +33,15 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
     if profile.preset not in PRESETS:
         raise JobError(f"device_profiles.{name}.preset: {_unknown('preset', profile.preset, PRESETS)}")
     device = PRESETS[profile.preset]
+    up, down, latency = profile.uplink_mbps, profile.downlink_mbps, profile.latency_ms
     return Device(
         name,
-        flops=_given(profile.flops, device.flops) / profile.slowdown,
-        memory_bytes=round(_given(profile.memory_gb, device.memory_bytes / 1e9) * 1e9),
-        uplink_bytes_per_second=_bytes_per_second(profile.uplink_mbps, device.uplink_bytes_per_second),
-        downlink_bytes_per_second=_bytes_per_second(profile.downlink_mbps, device.downlink_bytes_per_second),
-        latency_seconds=_given(profile.latency_ms, device.latency_seconds * 1e3) / 1e3,
-        availability=_given(profile.availability, device.availability),
+        flops=(profile.flops or device.flops) / profile.slowdown,
+        memory_bytes=round(profile.memory_gb * 1e9) if profile.memory_gb else device.memory_bytes,
+        uplink_bytes_per_second=up * 1e6 / 8 if up else device.uplink_bytes_per_second,
+        downlink_bytes_per_second=down * 1e6 / 8 if down else device.downlink_bytes_per_second,
+        latency_seconds=device.latency_seconds if latency is None else latency / 1e3,
+        availability=profile.availability or device.availability,
     )
 
 
@@ -103,14 +101,6 @@ def available_members(
         return derive_seed(seed, "availability", name, round_) / 2**63 < devices[name].availability
 
     return [name for name in names if there(name)]
-
-
-def _given(own: float | None, preset: float) -> float:
-    return preset if own is None else own
-
-
-def _bytes_per_second(mbps: float | None, preset: float) -> float:
-    return preset if mbps is None else mbps * 1e6 / 8
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

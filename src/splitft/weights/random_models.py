@@ -33,40 +33,15 @@ def random_config(short: str) -> PreTrainedConfig:
     """
     from transformers import GPT2Config, GPTNeoConfig, OPTConfig
 
+    # GPT-2 and OPT are the sizes that transformers' configurations default to.
     if short == "gpt2-random":
-        return GPT2Config(
-            vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12, dtype="float32"
-        )
+        return GPT2Config(dtype="float32")
     if short == "opt-125m-random":
-        return OPTConfig(
-            vocab_size=50272,
-            max_position_embeddings=2048,
-            hidden_size=768,
-            word_embed_proj_dim=768,
-            ffn_dim=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            do_layer_norm_before=True,
-            activation_function="relu",
-            dropout=0.1,
-            attention_dropout=0.0,
-            dtype="float32",
-        )
+        return OPTConfig(dtype="float32")
     if short == "gpt-neo-125m-random":
+        alternating = [[["global", "local"], 6]]  # every second block looks back 256 tokens only
         return GPTNeoConfig(
-            vocab_size=50257,
-            max_position_embeddings=2048,
-            hidden_size=768,
-            intermediate_size=None,  # four times the hidden size
-            num_layers=12,
-            num_heads=12,
-            attention_types=[[["global", "local"], 6]],  # every second block looks back 256 tokens only
-            window_size=256,
-            activation_function="gelu_new",
-            resid_dropout=0.0,
-            embed_dropout=0.0,
-            attention_dropout=0.0,
-            dtype="float32",
+            hidden_size=768, num_layers=12, num_heads=12, attention_types=alternating, dtype="float32"
         )
     raise KeyError(short)
 

@@ -11,16 +11,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.config import text_config
-from splitft.weights.shrink_rules import (
-    GUESSES,
-    Guess,
-    kept_blocks,
-    shrink_values,
-    stated_blocks,
-    with_blocks,
-)
+from splitft.weights.shrink_rules import GUESSES, Guess, shrink_values
 
-MIN_BLOCKS, MAX_BLOCKS = 4, 16
 _NOT_SIZES = (
     "model_type",
     "architectures",
@@ -64,7 +56,7 @@ def shrink_config(config: PreTrainedConfig) -> PreTrainedConfig:
     first: Exception | None = None
     for guess in GUESSES:
         try:
-            small = _shrink(config, guess)
+            small = type(config)(**_shrunk_values(config, guess))
             _run(tiny_random_model(small))
             return small
         except Exception as error:  # whatever a foreign configuration or model may raise
@@ -75,17 +67,11 @@ def shrink_config(config: PreTrainedConfig) -> PreTrainedConfig:
     )
 
 
-def _shrink(config: PreTrainedConfig, guess: Guess) -> PreTrainedConfig:
-    return type(config)(**_shrunk_values(config, guess))
-
-
 def _shrunk_values(config: PreTrainedConfig, guess: Guess) -> dict[str, Any]:
     nested: dict[str, Any] = {name: getattr(config, name, None) for name in config.sub_configs}
     nested = {name: inner for name, inner in nested.items() if isinstance(inner, PreTrainedConfig)}
     values = {k: v for k, v in config.to_dict().items() if k not in nested and k not in _NOT_SIZES}
-    count = stated_blocks(values)
-    blocks = kept_blocks(values, guess, MIN_BLOCKS, MAX_BLOCKS)
-    out = shrink_values(values, with_blocks(guess, count, blocks))
+    out = shrink_values(values, guess)
     for name, inner in nested.items():
         out[name] = {**_shrunk_values(inner, guess), "model_type": inner.model_type}
     return out

@@ -21,7 +21,7 @@ class Guess:
     periods: int = 1  # how many periods of the pattern of block kinds are kept
     grouped: bool = True  # keep fewer key-value heads than query heads where the original has fewer
     plain_heads: bool = False  # head size is hidden / heads, whatever the original says
-    blocks: int = 0  # set by the caller: blocks of this dictionary before and after
+    blocks: int = 0  # of the dictionary at hand, after and before
     original_blocks: int = 0
 
 
@@ -35,6 +35,7 @@ GUESSES = (
     Guess(hidden=128, heads=8, periods=2, grouped=False),
 )
 
+MIN_BLOCKS, MAX_BLOCKS = 4, 16
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "emb_dim", "embed_dim", "embedding_dim", "dim")
 _HEADS = (
     "num_attention_heads",
@@ -44,23 +45,11 @@ _HEADS = (
     "decoder_attention_heads",
     "attention_heads",
 )
-BLOCKS = ("decoder_layers", "num_decoder_layers", "num_layers", "num_hidden_layers", "n_layer", "n_layers")
-_KV_OF = {
-    "num_key_value_heads": "",
-    "num_kv_heads": "",
-    "kv_n_heads": "",
+_BLOCKS = ("decoder_layers", "num_decoder_layers", "num_layers", "num_hidden_layers", "n_layer", "n_layers")
+# The heads that a number or a size of heads belongs to, where these are not the model's own.
+_HEADS_OF = {
     "swa_num_key_value_heads": "swa_num_attention_heads",
     "linear_num_key_heads": "linear_num_value_heads",
-}
-_SIZE_OF_HEADS = {
-    "head_dim": "",
-    "attention_head_dim": "",
-    "attention_head_size": "",
-    "global_head_dim": "",
-    "d_head": "",
-    "d_kv": "",
-    "dim_head": "",
-    "kv_channels": "",
     "swa_head_dim": "swa_num_attention_heads",
     "linear_head_dim": "linear_num_heads",
     "linear_key_head_dim": "linear_num_key_heads",
@@ -82,19 +71,15 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r".*_token_ids?|.*_token_index|forced_\w+|begin_suppress_tokens|(bos|eos|pad|unk|mask)_index", "id"),
         (r"type_vocab_size|task_type_vocab_size", 4),
         (r"\w*vocab\w*", "vocab"),
-        (
-            r"num_key_value_heads|num_kv_heads|kv_n_heads|swa_num_key_value_heads|linear_num_key_heads",
-            "grouped",
-        ),
+        (r"(swa_)?num_key_value_heads|num_kv_heads|kv_n_heads|linear_num_key_heads", "grouped"),
         (r"index(er)?_n_heads|o_groups|n_groups|mamba_n_?groups", 2),
-        (
-            r"(\w+_)?(num|n)_(\w+_)?heads(_per_layer)?|n_heads?|(\w+_)?attention_heads|num_query_groups",
-            "heads",
-        ),
+        (r"(\w+_)?(num|n)_(\w+_)?heads(_per_layer)?|n_heads?", "heads"),
+        (r"(\w+_)?attention_heads|num_query_groups", "heads"),
         (r"qk_nope_head_dim|index(er)?_head_dim|kv_lora_rank", 16),
         (r"v_head_dim", 12),
         (r"qk_rope_head_dim|rotary_dim|qk_head_dim", "rotary"),
-        ("|".join(_SIZE_OF_HEADS), "size_of_heads"),
+        (r"(attention_|global_|swa_|linear_|linear_key_|linear_value_|mamba_)?head_dim", "size_of_heads"),
+        (r"attention_head_size|(mamba_)?d_head|d_kv|dim_head|kv_channels|mamba_headdim", "size_of_heads"),
         (r"q_lora_rank", 24),
         (r"\w*_rank|hc_lowrank|d_rel|(mamba_d_|ssm_)?state(_size)?", 8),
         (r"\w*experts?_per_tok(en)?|\w*top_?k|moe_k|\w*shared_experts|mtp_\w+", 2),
@@ -102,18 +87,10 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r"n_group|num_expert_group|zero_expert_num", 2),
         (r"topk_group", 1),
         (r"ngram_vocab_size_base", 64),
-        (
-            r"\w*(hidden_size|intermediate_size|ffn_dim|embed_dim|embedding_size|embedding_dim|mid_dim)",
-            "width",
-        ),
-        (
-            r"d_model|n_embd|n_inner|emb_dim|d_inner|dff|dim_ff|intermediate_size_mlp|feed_forward_size",
-            "width",
-        ),
-        (
-            r"\w*ffn_hidden_size|word_embed_proj_dim|lru_width|mamba_d_ssm|dim_model_base|hidden_size_global|adapter_in\w+|dim",
-            "width",
-        ),
+        (r"\w*(hidden_size|intermediate_size|ffn_dim|embed_dim|embedding_size|embedding_dim)", "width"),
+        (r"\w*mid_dim|d_model|n_embd|n_inner|emb_dim|d_inner|dff|dim_ff|intermediate_size_mlp", "width"),
+        (r"feed_forward_size|\w*ffn_hidden_size|word_embed_proj_dim|lru_width|mamba_d_ssm", "width"),
+        (r"dim_model_base|hidden_size_global|adapter_in\w+|dim", "width"),
         (r"hidden_size_per_layer_input", 8),
         (r"max_(source_|target_)?position\w*|n_positions|n_ctx|context_length|max_seq_len", 128),
         (r"sliding_window(_size)?|window_size|attention_window_size|local_attention_window_len", 4),
@@ -129,6 +106,8 @@ _ROTARY = ("rope_parameters", "rope_scaling")
 
 def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
     """The settings of one configuration (not of its nested ones), shrunk."""
+    count = _first(values, _BLOCKS) or 0
+    guess = replace(guess, original_blocks=count, blocks=_kept_blocks(values, count, guess))
     out = {}
     for name, value in values.items():
         if name in _ROTARY and isinstance(value, Mapping):
@@ -205,10 +184,9 @@ def _number(role: str, name: str, value: int, values: Mapping[str, Any], guess: 
     if role == "heads":
         return guess.heads if value > 1 else 1
     if role == "grouped":
-        of = values.get(_KV_OF[name]) or heads
-        return (
-            guess.heads if value >= of or not guess.grouped else 1 if value == 1 else max(guess.heads // 2, 1)
-        )
+        if value >= (values.get(_HEADS_OF.get(name, "")) or heads) or not guess.grouped:
+            return guess.heads
+        return 1 if value == 1 else max(guess.heads // 2, 1)
     if role == "width":
         return guess.hidden if value == hidden else max(round(value * guess.hidden / hidden / 8) * 8, 8)
     if role == "size_of_heads":
@@ -225,7 +203,7 @@ def _size_of_heads(
         return {rope: 8, nope: 16}.get(value, 24)
     if guess.plain_heads:
         return guess.hidden // guess.heads
-    of = values.get(_SIZE_OF_HEADS[name]) or heads
+    of = values.get(_HEADS_OF.get(name, "")) or heads
     size = value * of / hidden * guess.hidden / guess.heads
     return max(int(size) if size == int(size) else round(size / 4) * 4, 4)
 
@@ -242,14 +220,8 @@ def _first(values: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     return next((values[name] for name in names if isinstance(values.get(name), int)), None)
 
 
-def stated_blocks(values: Mapping[str, Any]) -> int:
-    """Number of blocks that a configuration's dictionary states; 0 where it states none."""
-    return _first(values, BLOCKS) or 0
-
-
-def kept_blocks(values: Mapping[str, Any], guess: Guess, fewest: int, most: int) -> int:
-    """How many of the first blocks hold every kind of block, at the pattern's own period."""
-    count = stated_blocks(values)
+def _kept_blocks(values: Mapping[str, Any], count: int, guess: Guess) -> int:
+    """How many of the first of `count` blocks hold every kind of block, at the pattern's own period."""
     lists = {name: value for name, value in values.items() if isinstance(value, list)}
     indices = [v for name, v in lists.items() if _is_index_list(name, v)]
     per_block = [v for name, v in lists.items() if len(v) == count and not _is_index_list(name, v)]
@@ -271,9 +243,4 @@ def kept_blocks(values: Mapping[str, Any], guess: Guess, fewest: int, most: int)
     shared = values.get("num_kv_shared_layers") or 0
     if 0 < shared < count:  # every kind must also come before the blocks that reuse another's keys and values
         needed = -(-needed * count // (count - shared)) + 1
-    return int(min(max(needed * guess.periods, fewest), most, count))
-
-
-def with_blocks(guess: Guess, original: int, blocks: int) -> Guess:
-    """The guess for a dictionary that goes from `original` to `blocks` blocks."""
-    return replace(guess, original_blocks=original, blocks=blocks)
+    return int(min(max(needed * guess.periods, MIN_BLOCKS), MAX_BLOCKS, count))

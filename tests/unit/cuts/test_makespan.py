@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from splitft.cuts import ClientState, Observation, decide, predict_step_seconds
-from splitft.cuts.fastest import fastest_cuts
 from splitft.cuts.predict import step_costs
+from splitft.cuts.search import fastest_cuts
 from splitft.job import CutPolicyConfig
 
 KINDS = [("parallel", "per_client"), ("parallel", "shared"), ("turns", "per_client"), ("turns", "shared")]
@@ -79,10 +79,9 @@ def test_cuts_that_are_fast_enough_stay(observation: Observation) -> None:
 @example(Observation(1, 3, (client("a", block=0.0, server_block=0.0),)))
 def test_the_search_itself_is_exact(observation: Observation) -> None:
     """Not only within 2 %: the fastest cuts, before any are preferred for moving less."""
-    costs = step_costs(observation.clients, observation.num_blocks)
     low = np.ones(len(observation.clients), dtype=np.int64)
     high = np.array([min(client.max_cut, observation.num_blocks - 1) for client in observation.clients])
-    found = fastest_cuts(costs, observation.order, observation.server_adapter, low, high)
+    found = fastest_cuts(step_costs(observation), low, high)
     assert (found >= low).all() and (found <= high).all()
     cuts = dict(zip([client.name for client in observation.clients], found.tolist(), strict=True))
     least = min(predict_step_seconds(observation, choice) for choice in every_cut(observation, 1))

@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.data import BatchStream, Rows, collate, pack
+from splitft.data import Rows, collate
+from splitft.data.batches import BatchStream
+from splitft.data.rows import pack
 from splitft.errors import DataError
 
 LENGTHS = st.lists(st.integers(2, 12), min_size=1, max_size=20)
@@ -21,9 +23,7 @@ def make_rows(lengths: list[int], prompt: int = 0) -> Rows:
     ends = np.cumsum(lengths)
     ids = [np.arange(end - n, end, dtype=np.int32) for n, end in zip(lengths, ends, strict=True)]
     labels = [np.where(np.arange(len(row)) < prompt, -100, row).astype(np.int32) for row in ids]
-    number = np.arange(len(lengths))
-    names = {"site": [str(i) for i in number]}
-    return Rows(ids, labels, number, number % 2, np.array(lengths, dtype=np.int64), names)
+    return Rows(ids, labels, np.array(lengths, dtype=np.int64), np.arange(len(lengths)))
 
 
 @given(lengths=LENGTHS, max_length=st.integers(2, 15))
@@ -39,8 +39,7 @@ def test_packing_keeps_every_token_in_order(lengths: list[int], max_length: int)
     assert 2 <= sizes[-1] <= max_length
     starts = [int(ids[0]) for ids in packed.input_ids]
     owner = [int(np.searchsorted(np.cumsum(lengths), start, side="right")) for start in starts]
-    assert packed.documents.tolist() == owner
-    assert packed.columns["site"] == [str(i) for i in owner]
+    assert packed.records.tolist() == owner
 
 
 @given(lengths=LENGTHS, max_length=st.integers(2, 15), prompt=st.integers(1, 8))
@@ -58,8 +57,7 @@ def test_packed_labels_stay_with_their_tokens_and_every_block_has_loss(
 def test_select_takes_everything_along() -> None:
     rows = make_rows([3, 4, 5]).select([2, 0, 2])
     assert rows.lengths.tolist() == rows.full_lengths.tolist() == [5, 3, 5]
-    assert (rows.documents.tolist(), rows.sources.tolist()) == ([2, 0, 2], [0, 0, 0])
-    assert rows.columns == {"site": ["2", "0", "2"]}
+    assert rows.records.tolist() == [2, 0, 2]
     assert rows.tokens == 13
     assert len(rows.select([])) == 0
 

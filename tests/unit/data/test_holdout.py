@@ -7,8 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from splitft.data import hold_out
-from splitft.data.holdout import take_some
+from splitft.data.holdout import hold_out, take_some
 from splitft.errors import DataError
 
 ROWS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, max_size=80)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.data import partition
-from splitft.data.partition import PartitionReport, Quota
+from splitft.data.partition.deal import PartitionReport, held_out
+from splitft.data.partition.dirichlet import dirichlet, label_classes
+from splitft.data.partition.iid import iid
+from splitft.data.partition.length_dirichlet import length_classes, length_dirichlet, length_edges
+from splitft.data.partition.shares import Quota
+from splitft.data.partition.sites import client_names, natural_sites
 from splitft.errors import DataError
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=150)
@@ -26,16 +31,24 @@ def deal(
     """Any dealing method on the same rows; labels are the lengths modulo 4."""
     quota = Quota(seed=seed, **options)
     if method == "length_dirichlet":
-        return partition.length_dirichlet(lengths, clients, alpha, 5, quota)
+        return length_dirichlet(lengths, clients, alpha, 5, quota)
     if method == "dirichlet":
         labels = [n % 4 for n in lengths]
-        return partition.dirichlet(labels, clients, alpha, quota)
-    return partition.iid(len(lengths), clients, quota)
+        return dirichlet(labels, clients, alpha, quota)
+    return iid(len(lengths), clients, quota)
+
+
+def by_column(
+    values: Sequence[str] | Sequence[int], quota: Quota
+) -> tuple[list[np.ndarray], PartitionReport]:
+    """One client for each value of a column."""
+    names, sites = label_classes(values)
+    return natural_sites("by_column", sites, names, quota)
 
 
 def classes_of(method: str, lengths: list[int], report: PartitionReport) -> np.ndarray:
     if method == "length_dirichlet":
-        return partition.length_classes(lengths, report.edges)
+        return length_classes(lengths, report.edges)
     if method == "dirichlet":
         return np.array([report.classes.index(str(n % 4)) for n in lengths])
     return np.zeros(len(lengths), dtype=np.int64)
@@ -123,7 +136,7 @@ def test_large_alpha_tends_to_equal_shares_and_small_alpha_is_skewed(method: str
     assert by_alpha[0] > by_alpha[1] > by_alpha[2]
     assert by_alpha[2] < 0.1
     # The measure itself: rows dealt iid have next to none of this skew.
-    shuffled, report = partition.iid(len(lengths), 5, Quota(seed=seed))
+    shuffled, report = iid(len(lengths), 5, Quota(seed=seed))
     classes = classes_of(method, lengths, equal)
     iid_counts = [np.bincount(classes[rows], minlength=len(equal.classes)).tolist() for rows in shuffled]
     iid_report = PartitionReport("iid", report.clients, equal.classes, tuple(map(tuple, iid_counts)))
@@ -132,15 +145,15 @@ def test_large_alpha_tends_to_equal_shares_and_small_alpha_is_skewed(method: str
 
 @given(num_rows=st.integers(1, 300), clients=CLIENTS)
 def test_iid_shares_differ_by_at_most_one_row(num_rows: int, clients: int) -> None:
-    indices, _ = partition.iid(num_rows, clients, Quota(min_rows=0))
+    indices, _ = iid(num_rows, clients, Quota(min_rows=0))
     sizes = [len(rows) for rows in indices]
     assert max(sizes) - min(sizes) <= 1
 
 
 @given(lengths=LENGTHS, buckets=st.integers(1, 8))
 def test_length_classes_are_quantiles_and_none_is_empty(lengths: list[int], buckets: int) -> None:
-    edges = partition.length_edges(lengths, buckets)
-    sizes = np.bincount(partition.length_classes(lengths, edges), minlength=len(edges) + 1)
+    edges = length_edges(lengths, buckets)
+    sizes = np.bincount(length_classes(lengths, edges), minlength=len(edges) + 1)
     assert list(edges) == sorted(set(edges))
     assert 1 <= len(sizes) <= buckets
     assert sizes.min() >= 1
@@ -149,7 +162,7 @@ def test_length_classes_are_quantiles_and_none_is_empty(lengths: list[int], buck
 
 
 def test_class_names_tell_the_edges() -> None:
-    _, report = partition.length_dirichlet([2, 3, 4, 5, 5, 9, 9, 20, 21, 30], 2, 0.5, 4, Quota())
+    _, report = length_dirichlet([2, 3, 4, 5, 5, 9, 9, 20, 21, 30], 2, 0.5, 4, Quota())
     assert report.edges == (4, 5, 20)
     assert report.classes == ("≤ 4", "5", "6–20", "> 20")
 
@@ -162,7 +175,7 @@ def test_held_out_rows_are_dealt_once_and_every_client_gets_one(
 ) -> None:
     _, report = deal(method, train, clients, alpha, seed, min_rows=0)
     classes = np.random.default_rng(len(test)).integers(-1, len(report.classes), size=len(test))
-    indices = partition.held_out(report, classes, seed=seed)
+    indices = held_out(report, classes, seed=seed)
     assert sorted(np.concatenate(indices).tolist()) == list(range(len(test)))
     assert len(indices) == clients
     if len(test) >= clients:
@@ -173,9 +186,9 @@ def test_held_out_rows_are_dealt_once_and_every_client_gets_one(
 def test_held_out_rows_resemble_the_clients_own_training_rows(alpha: float) -> None:
     rng = np.random.default_rng(3)
     train, test = rng.integers(2, 500, size=4000), rng.integers(2, 500, size=1000)
-    _, report = partition.length_dirichlet(train, 5, alpha, 5, Quota())
-    classes = partition.length_classes(test, report.edges)
-    indices = partition.held_out(report, classes)
+    _, report = length_dirichlet(train, 5, alpha, 5, Quota())
+    classes = length_classes(test, report.edges)
+    indices = held_out(report, classes)
     got = np.stack([np.bincount(classes[rows], minlength=5) for rows in indices])
     trained = np.asarray(report.counts)
     shares = got / got.sum(axis=0) - trained / trained.sum(axis=0)
@@ -187,7 +200,7 @@ def test_held_out_rows_resemble_the_clients_own_training_rows(alpha: float) -> N
     samples=st.sampled_from([None, 1, 25]),
 )
 def test_by_column_gives_every_value_its_own_rows(values: list[str], samples: int | None) -> None:
-    indices, report = partition.by_column(values, Quota(samples_per_client=samples))
+    indices, report = by_column(values, Quota(samples_per_client=samples))
     assert sorted(report.classes) == sorted(set(values))
     for label, rows in zip(report.classes, indices, strict=True):
         own = [i for i, value in enumerate(values) if value == label]
@@ -199,18 +212,18 @@ def test_by_column_gives_every_value_its_own_rows(values: list[str], samples: in
 
 
 def test_whole_number_labels_are_ordered_by_value() -> None:
-    assert partition.by_column([10, 9, 2000, 9], Quota())[1].classes == ("9", "10", "2000")
+    assert by_column([10, 9, 2000, 9], Quota())[1].classes == ("9", "10", "2000")
 
 
 @given(values=st.lists(st.text(max_size=90), unique=True, max_size=30))
 def test_client_names_are_safe_and_unique(values: list[str]) -> None:
-    names = partition.client_names(values)
+    names = client_names(values)
     assert len(names) == len(values) == len(set(names))
     assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", name) for name in names)
 
 
 def test_client_names_keep_what_is_already_a_name() -> None:
-    assert partition.client_names(["Zürich", "A", "a", "a-2", "../../x", "日本"]) == (
+    assert client_names(["Zürich", "A", "a", "a-2", "../../x", "日本"]) == (
         "zurich",
         "a-3",
         "a",
@@ -219,27 +232,27 @@ def test_client_names_keep_what_is_already_a_name() -> None:
         "site",
     )
     long = ["x" * 90 + "1", "x" * 90 + "2"]
-    assert partition.client_names(long) == ("x" * 64, "x" * 62 + "-2")
+    assert client_names(long) == ("x" * 64, "x" * 62 + "-2")
 
 
 def test_files_deals_by_source() -> None:
-    indices, report = partition.files([0, 1, 1, 0, 2], ["north", "south", "East wing"], Quota())
+    indices, report = natural_sites("files", [0, 1, 1, 0, 2], ["north", "south", "East wing"], Quota())
     assert [rows.tolist() for rows in indices] == [[0, 3], [1, 2], [4]]
     assert report.clients == ("north", "south", "east-wing")
     with pytest.raises(DataError, match=r"'empty' \(0\)"):
-        partition.files([0, 0], ["full", "empty"], Quota())
+        natural_sites("files", [0, 0], ["full", "empty"], Quota())
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: partition.iid(3, 5, Quota()), "lower clients to 3"),
-        (lambda: partition.iid(30, 5, Quota(min_rows=10)), "lower partition.min_rows to 6"),
-        (lambda: partition.iid(0, 5, Quota()), "no training rows"),
-        (lambda: partition.length_dirichlet([], 2, 0.5, 5, Quota()), "no training rows"),
-        (lambda: partition.by_column([], Quota()), "no training rows"),
-        (lambda: partition.iid(9, 3, Quota(4, 2)), "samples_per_client=2 is below"),
-        (lambda: partition.by_column(["a", "a", "b"], Quota(min_rows=2)), r"'b' \(1\)"),
+        (lambda: iid(3, 5, Quota()), "lower clients to 3"),
+        (lambda: iid(30, 5, Quota(min_rows=10)), "lower partition.min_rows to 6"),
+        (lambda: iid(0, 5, Quota()), "no training rows"),
+        (lambda: length_dirichlet([], 2, 0.5, 5, Quota()), "no training rows"),
+        (lambda: by_column([], Quota()), "no training rows"),
+        (lambda: iid(9, 3, Quota(4, 2)), "samples_per_client=2 is below"),
+        (lambda: by_column(["a", "a", "b"], Quota(min_rows=2)), r"'b' \(1\)"),
     ],
 )
 def test_impossible_deals_say_what_to_change(call, message: str) -> None:  # type: ignore[no-untyped-def]

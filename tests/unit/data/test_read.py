@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from splitft.data import read_records
+from splitft.data.records import read_records
 from splitft.data.sources import source_names
 from splitft.data.table import split_text
 from splitft.errors import DataError
@@ -122,7 +122,7 @@ def test_documents(tmp_path: Path) -> None:
     assert read_records(job(data_files=many, eval_fraction=0.05)).document_of == "row"
     assert read_records(job(data_files=many, partition={"method": "files"})).document_of == "row"
     labelled = read_records(job(data_files=file, partition={"method": "by_column", "column": "site"}))
-    assert labelled.columns == {"site": ["0", "1", "0", "1", "0", "1"]}
+    assert labelled.labels == ["0", "1", "0", "1", "0", "1"]
 
 
 def test_a_folder_in_hub_layout_is_read_through_datasets(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase
 
-from splitft.data import Rows, read_records, tokenize
-from splitft.data.tokenize import Dropped
+from splitft.data import Rows
+from splitft.data.records import read_records
+from splitft.data.tokenize import Dropped, tokenize
 from splitft.errors import DataError
 from splitft.job import Job
 from tiny import CHAT_TEMPLATE, CHAT_TEMPLATE_WITH_MASK, EOS, EOS_ID, tiny_tokenizer
@@ -47,7 +48,7 @@ def test_text_ends_with_one_eos_and_all_of_it_has_loss(tmp_path: Path) -> None:
     assert [tokenizer.decode(ids) for ids in rows.input_ids] == [f"the people{EOS}", f"the law{EOS}"]
     assert all(np.array_equal(a, b) for a, b in zip(rows.input_ids, rows.labels, strict=True))
     assert dropped == Dropped()
-    assert rows.documents.tolist() == [0, 1]
+    assert rows.records.tolist() == [0, 1]
 
 
 def test_truncation_keeps_the_start_and_the_full_length(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_rows_that_train_nothing_are_dropped_and_counted(tmp_path: Path) -> None
     tokenizer = tiny_tokenizer()
     pairs = [{"prompt": "a" * 20, "completion": "b"}, {"prompt": "a", "completion": "b"}]
     rows, dropped = encode(tmp_path, pairs, tokenizer, max_length=10)
-    assert (len(rows), rows.documents.tolist(), dropped) == (1, [1], Dropped(without_loss=1))
+    assert (len(rows), rows.records.tolist(), dropped) == (1, [1], Dropped(without_loss=1))
     tokenizer.eos_token = None
     rows, dropped = encode(tmp_path, [{"text": "the"}, {"text": "the law"}], tokenizer)
     assert (len(rows), dropped) == (1, Dropped(short=1))

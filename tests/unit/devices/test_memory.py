@@ -139,7 +139,7 @@ def test_what_a_policy_sees_is_the_step_when_blocks_are_alike(
     settings_ = job(**labels, gradient_checkpointing=recompute, gradient_accumulation_steps=micro_steps)
     client, server = PRESETS["phone"], PRESETS["workstation"]
     step = step_work(MODEL, settings_, cut).seconds(rows, 30, client, server)
-    seen = client_state_seconds(MODEL, settings_, client, server, rows=rows, width=30, **LINK)
+    seen = client_state_seconds(MODEL, settings_, client, server, rows=rows, width=30, **LINK)._asdict()
     blocks = 6 - settings_.num_tail_blocks
     at_client = seen["block_seconds"] * cut + seen["fixed_seconds"]
     at_server = seen["server_block_seconds"] * (blocks - cut) + seen["server_fixed_seconds"]
@@ -156,9 +156,9 @@ def test_transfer_is_every_message_of_every_micro_batch_both_ways() -> None:
     seen = client_state_seconds(
         MODEL, keys, client, server, rows=1, width=2, up_bytes=(100,), down_bytes=(40,)
     )
-    assert seen["transfer_seconds"] == 3 * (0.5 + 10 + 0.5 + 2)
+    assert seen.transfer_seconds == 3 * (0.5 + 10 + 0.5 + 2)
     block = 4 * keys.lora_r * MODEL.blocks[0].lora_parameters  # bytes of a block's adapter, up and down
-    assert seen["adapter_seconds"] == pytest.approx(block * (1 / 10 + 1 / 20) / keys.local_steps)
+    assert seen.adapter_seconds == pytest.approx(block * (1 / 10 + 1 / 20) / keys.local_steps)
 
 
 @settings(deadline=None)

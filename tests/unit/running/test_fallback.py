@@ -25,7 +25,7 @@ _RESOLVE = """
 import json, sys
 from splitft.common.startup import import_libraries
 import_libraries()
-from splitft.data import read_records
+from splitft.data.records import read_records
 from splitft.errors import SplitFTError
 from splitft.running.fallback import resolve_sources
 from splitft.job import Job

@@ -58,7 +58,7 @@ def test_halves_loaded_apart_equal_the_whole(
     expected, (ids, mask) = whole_logits(tmp_path), rows()
     for cut in (1, 3) if sharded else (2,):
         front = load_part(tmp_path, range(cut), head=False)
-        trunk = load_part(tmp_path, range(cut, BLOCKS), head=True, embeddings=False)
+        trunk = load_part(tmp_path, range(cut, BLOCKS), head=True)
         assert not front.training and not trunk.training
         assert size(front) < size(model) and size(trunk) < size(model)
         hidden = run_blocks(front, 0, cut, input_ids=ids, attention_mask=mask)
@@ -71,7 +71,7 @@ def test_a_client_holds_front_and_tail(tmp_path: Path) -> None:
     tiny_model("qwen3").save_pretrained(tmp_path, max_shard_size="30KB")
     expected, (ids, mask) = whole_logits(tmp_path), rows()
     client = load_part(tmp_path, {0, 3}, head=True)
-    server = load_part(tmp_path, {1, 2}, head=False, embeddings=False)
+    server = load_part(tmp_path, {1, 2}, head=False)
     hidden = run_blocks(client, 0, 1, input_ids=ids, attention_mask=mask)
     hidden = run_blocks(server, 1, 3, hidden=hidden, attention_mask=mask)
     logits = run_blocks(client, 3, 4, hidden=hidden, attention_mask=mask).logits
@@ -80,9 +80,9 @@ def test_a_client_holds_front_and_tail(tmp_path: Path) -> None:
 
 def test_what_is_not_held_has_no_parameters(tmp_path: Path) -> None:
     tiny_model("llama", tie_word_embeddings=False).save_pretrained(tmp_path)
-    trunk = load_part(tmp_path, {2, 3}, head=True, embeddings=False)
+    trunk = load_part(tmp_path, {2, 3}, head=True)
     held = {name.split(".")[2] for name in trunk.state_dict() if ".layers." in f".{name}"}
-    assert held == {"2", "3"} and not any("embed" in name for name in trunk.state_dict())
+    assert held == {"2", "3"} and "lm_head.weight" in trunk.state_dict()
     assert num_blocks(trunk) == len(find_blocks(trunk)[2]) == BLOCKS
     front = load_part(tmp_path, {0}, head=False)
     assert "lm_head.weight" not in front.state_dict() and "model.embed_tokens.weight" in front.state_dict()
@@ -98,7 +98,7 @@ def test_other_layouts_of_checkpoints_load_in_parts(model_type: str, tmp_path: P
     count = num_blocks(model)
     front, trunk = (
         load_part(tmp_path, range(2), head=False),
-        load_part(tmp_path, range(2, count), head=True, embeddings=False),
+        load_part(tmp_path, range(2, count), head=True),
     )
     logits = run_blocks(trunk, 2, count, hidden=run_blocks(front, 0, 2, input_ids=ids)).logits
     assert torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
@@ -322,12 +322,10 @@ def test_types_that_cannot_be_held_in_parts_are_refused(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_trunk_that_reads_the_text_needs_its_embeddings(tmp_path: Path) -> None:
+def test_a_trunk_that_reads_the_text_is_given_the_token_ids(tmp_path: Path) -> None:
     model = tiny_random_model(shrink_config(default_config("zamba2")))
     model.save_pretrained(tmp_path)
     count, ids = num_blocks(model), torch.arange(4, 12)[None]
-    with pytest.raises(ModelError, match="with the embeddings and the token ids"):
-        load_part(tmp_path, range(2, count), head=True, embeddings=False)
     hidden = run_blocks(load_part(tmp_path, range(2), head=False), 0, 2, input_ids=ids)
     trunk = load_part(tmp_path, range(2, count), head=True)
     logits = run_blocks(trunk, 2, count, hidden=hidden, input_ids=ids).logits

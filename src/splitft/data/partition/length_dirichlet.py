@@ -8,39 +8,30 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
+from splitft.data.partition.deal import Dealt
 from splitft.data.partition.dirichlet import deal_classes
-from splitft.data.partition.report import PartitionReport, as_counts, default_names
 from splitft.data.partition.shares import Quota
 from splitft.data.rows import Indices
 
 
 def length_dirichlet(
     lengths: ArrayLike, num_clients: int, alpha: float, num_buckets: int, quota: Quota
-) -> tuple[list[Indices], PartitionReport]:
+) -> Dealt:
     """Deal quantile classes of token length to the clients, each by its own draw from Dirichlet(alpha·1).
 
     Args:
         lengths: Tokens of each row, (rows,).
-        num_clients: Number of clients.
         alpha: Concentration: 0.1 is strongly skewed, large tends to equal shares.
         num_buckets: Quantile classes; fewer come out where many rows have one and the same length.
-        quota: The rows of each client.
-
-    Returns:
-        Sorted row indices per client, and the report with the edges of the classes.
 
     Raises:
         DataError: Too few rows for the minimum per client.
 
     Source: SplitFT (arXiv 2604.26388), length-based Dirichlet partition; not the rounding, nor the quota.
     """
-    values = np.asarray(lengths, dtype=np.int64)
-    edges = length_edges(values, num_buckets)
-    classes, rng = length_classes(values, edges), quota.generator("length_dirichlet")
-    indices, counts = deal_classes(classes, len(edges) + 1, num_clients, alpha, quota, rng)
-    return indices, PartitionReport(
-        "length_dirichlet", default_names(num_clients), length_names(edges), as_counts(counts), edges
-    )
+    edges = length_edges(lengths, num_buckets)
+    classes, names = length_classes(lengths, edges), length_names(edges)
+    return deal_classes("length_dirichlet", classes, names, num_clients, alpha, quota, edges)
 
 
 def length_edges(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:

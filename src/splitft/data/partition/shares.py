@@ -1,4 +1,4 @@
-"""Whole rows out of fractions: the quota of a client, a minimum per client, dealing and drawing."""
+"""Shares of the clients: their quota of rows, random shares, and a minimum of whole rows for each."""
 
 from __future__ import annotations
 
@@ -16,16 +16,10 @@ ALPHA_RANGE = (1e-6, 1e12)  # beyond it a draw equals the limit: all to one clie
 
 @dataclass(frozen=True)
 class Quota:
-    """The rows of each client.
+    """The rows of each client."""
 
-    Attributes:
-        min_rows: At least that many; rows are moved from the largest holders, but never between sites.
-        samples_per_client: Exactly that many instead, drawn; rows repeat only where too few are there.
-        seed: Any integer; the same seed gives the same deal.
-    """
-
-    min_rows: int = 1
-    samples_per_client: int | None = None
+    min_rows: int = 1  # at least; rows are moved from the largest holders, but never between sites
+    samples_per_client: int | None = None  # exactly that many, drawn; rows repeat where too few are there
     seed: int = 0
 
     def generator(self, method: str) -> np.random.Generator:
@@ -34,11 +28,7 @@ class Quota:
 
 
 def check_enough(num_rows: int, num_clients: int, quota: Quota) -> None:
-    """Refuse a deal that the rows cannot satisfy.
-
-    Raises:
-        DataError: Too few rows for the minimum per client, or a sample below that minimum.
-    """
+    """Raise DataError where rows are too few for the minimum per client, or a sample is below it."""
     min_rows, samples_per_client = quota.min_rows, quota.samples_per_client
     if num_clients < 1 or min_rows < 0:
         raise DataError(f"cannot deal rows to {num_clients} clients with min_rows={min_rows}")
@@ -92,22 +82,3 @@ def keep_minimum(counts: Indices, min_rows: int) -> Indices:
             totals[rich] -= 1
             totals[poor] += 1
     return counts
-
-
-def hand_out(classes: Indices, counts: Indices, rng: np.random.Generator) -> list[Indices]:
-    """Give every client the rows that `counts` (client, class) promises it; sorted indices per client.
-
-    Each class is shuffled once and cut into consecutive slices. Where more rows are asked than a class has,
-    the slices go round it again: rows then repeat as evenly as possible, and a client gets a row twice only
-    if it alone asks for more rows than the class has.
-    """
-    parts: list[list[Indices]] = [[] for _ in counts]
-    for kind in range(counts.shape[1]):
-        members = rng.permutation(np.flatnonzero(classes == kind)).astype(np.int64)
-        start = 0
-        for client, asked in enumerate(counts[:, kind]):
-            if asked:
-                parts[client].append(members[np.arange(start, start + asked) % len(members)])
-                start += int(asked)
-    empty = np.empty(0, dtype=np.int64)
-    return [np.sort(np.concatenate([empty, *part])) for part in parts]

@@ -10,66 +10,40 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from splitft.common.text import first_few
-from splitft.data.partition.dirichlet import label_classes
-from splitft.data.partition.report import PartitionReport, as_counts
-from splitft.data.partition.shares import Quota, hand_out
-from splitft.data.rows import Indices
+from splitft.data.partition.deal import Dealt, deal
+from splitft.data.partition.shares import Quota
 from splitft.errors import DataError
 
 NAME_LENGTH = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 
-def by_column(values: Sequence[str] | Sequence[int], quota: Quota) -> tuple[list[Indices], PartitionReport]:
-    """One client for each value of a column in the rows, in the order of the sorted values.
-
-    Returns:
-        Sorted row indices per client, and the report whose classes are the values.
-
-    Raises:
-        DataError: No rows, or a value with fewer than `min_rows` rows.
-    """
-    labels, classes = label_classes(values)
-    return _natural_sites("by_column", labels, classes, quota)
-
-
-def files(source: ArrayLike, names: Sequence[str], quota: Quota) -> tuple[list[Indices], PartitionReport]:
-    """One client for each data file, in the order of the files.
+def natural_sites(method: str, sites: ArrayLike, names: Sequence[str], quota: Quota) -> Dealt:
+    """One client per site: all of its rows, or an exact number drawn from them.
 
     Args:
-        source: Number of the file that each row came from, (rows,).
-        names: One name per file.
-        quota: The rows of each client.
-
-    Returns:
-        Sorted row indices per client, and the report whose classes are the files.
+        method: by_column or files.
+        sites: Number of each row's site, (rows,).
+        names: One name per site: the value of the column, or the name of the file.
 
     Raises:
-        DataError: A file with fewer than `min_rows` rows.
+        DataError: No rows, or a site with fewer than `min_rows` rows.
     """
-    return _natural_sites("files", names, np.asarray(source, dtype=np.int64), quota)
-
-
-def _natural_sites(
-    method: str, labels: Sequence[str], classes: Indices, quota: Quota
-) -> tuple[list[Indices], PartitionReport]:
-    """One client per class: all of its rows, or an exact number drawn from them."""
-    if not labels:
+    classes = np.asarray(sites, dtype=np.int64)
+    if not names:
         raise DataError("no training rows to deal: check the data files and eval_fraction")
-    sizes = np.bincount(classes, minlength=len(labels)).astype(np.int64)
+    sizes = np.bincount(classes, minlength=len(names)).astype(np.int64)
     needed = max(quota.min_rows, 1)
-    poor = [f"{label!r} ({size})" for label, size in zip(labels, sizes, strict=True) if size < needed]
+    poor = [f"{name!r} ({size})" for name, size in zip(names, sizes, strict=True) if size < needed]
     if poor:
         raise DataError(
             f"clients with fewer than {needed} training rows: {first_few(poor, 5)}; leave them out of the "
-            "data, or lower partition.min_rows or eval_fraction"
+            "data, lower partition.min_rows or eval_fraction, or raise max_train_samples or max_length"
         )
     if quota.samples_per_client is not None:
-        sizes = np.full(len(labels), quota.samples_per_client, dtype=np.int64)
-    counts = np.diag(sizes)
-    indices = hand_out(classes, counts, quota.generator(method))
-    report = PartitionReport(method, client_names(labels), tuple(labels), as_counts(counts))
-    return indices, report
+        sizes = np.full(len(names), quota.samples_per_client, dtype=np.int64)
+    rng = quota.generator(method)
+    return deal(method, classes, names, np.diag(sizes), rng, clients=client_names(names))
 
 
 def client_names(values: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from splitft.common.failpoints import failpoint
 from splitft.common.state import State
-from splitft.devices.clock import RoundTimes, VirtualClock
+from splitft.devices.clock import VirtualClock
+from splitft.devices.simulate import RoundTimes
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
 from splitft.running.baselines.whole import WholeClient
