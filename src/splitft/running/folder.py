@@ -16,37 +16,11 @@ if TYPE_CHECKING:
     from splitft.common.checkpoint import Checkpoint
 
 
-FILES = (
-    "job.yaml",
-    "history.jsonl",
-    "summary.json",
-    "adapter",
-    "adapters",
-    "decisions.jsonl",
-    "checkpoints",
-    "perplexity.png",
-    "partition.png",
-)
-
-
-def check_output_dir(path: str | Path, *, new: bool = True) -> Path:
-    """Return the folder, made if absent, after making sure that it is writable and, if `new`, holds no run.
-
-    Raises OutputError. Nothing is left behind but the folder itself.
-    """
-    folder = Path(path).expanduser()
-    found = [name for name in FILES if (folder / name).exists()] if new else []
-    if found:
-        go_on = "go on with it (--resume), " if "checkpoints" in found else ""
-        raise OutputError(
-            f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
-            "choose another with output_dir=FOLDER, or move that one away"
-        )
-    return writable_folder(folder, "output_dir")
-
-
 HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
     "history.jsonl", "decisions.jsonl", "summary.json", "job.yaml", "partition.json"
+)  # fmt: skip
+SIGNS = (  # of a run in a folder
+    JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
 FREE = ("output_dir", "save_every", "save_total_limit", "use_cpu", "clients")  # need not be what they were
 
@@ -67,9 +41,16 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     JobError where the run in it is of another job.
     """
     folder = Path(job.output_dir).expanduser()
-    if not resume or not (folder / JOB).exists():
-        return Opened(check_output_dir(folder))
-    check_output_dir(folder, new=False)
+    going_on = resume and (folder / JOB).exists()
+    if not going_on and (found := [name for name in SIGNS if (folder / name).exists()]):
+        go_on = "go on with it (--resume), " if "checkpoints" in found else ""
+        raise OutputError(
+            f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
+            "choose another with output_dir=FOLDER, or move that one away"
+        )
+    writable_folder(folder, "output_dir")
+    if not going_on:
+        return Opened(folder)
     check_same_job(load_job(folder / JOB), job, folder)
     if is_complete(folder):
         return Opened(folder, complete=True)

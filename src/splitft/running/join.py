@@ -22,12 +22,13 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.lora.ranks import held_blocks
+from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
-from splitft.proof.head import try_head
+from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines import WholeClient
-from splitft.running.model import PartProof, base_config, prepare_model
+from splitft.running.model import base_config, load_base, with_adapters
 from splitft.running.network import notice
-from splitft.running.notices import Notices
+from splitft.running.notices import note
 from splitft.running.prepare import check_positions, check_vocabulary
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
@@ -98,15 +99,14 @@ class ClientSetup:
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
         """Return the model with these blocks alone; None: with all."""
         head = job.labels == "client" or blocks is None
-
-        def prove(model: Any) -> PartProof:
-            inputs = cast(ServerInputs, welcome.server_inputs)
-            if not (head and job.loss_chunk_tokens):
-                return PartProof(inputs)
-            return PartProof(inputs, *try_head(model, job.seed, whole=blocks is None))
-
-        targets = welcome.targets, welcome.excluded
-        model, _ = prepare_model(job, Notices(self.console), prove, blocks=blocks, head=head, targets=targets)
+        base = load_base(job, self.console, blocks=blocks, head=head)
+        form: HeadForm = "whole"
+        if head and job.loss_chunk_tokens:
+            form, reason = try_head(base, job.seed, whole=blocks is None)
+            if reason:
+                note(self.console, whole_loss_notice(reason))
+        inputs = cast(ServerInputs, welcome.server_inputs)
+        model = with_adapters(job, base, inputs, form, (welcome.targets, welcome.excluded))
         self._held = frozenset(range(model.num_blocks)) if blocks is None else blocks
         return model
 

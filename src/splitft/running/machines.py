@@ -1,10 +1,10 @@
-"""The parties of a run in one process: server, clients, cut planner, ledger and, with devices, the clock."""
+"""The devices of a run: their costs, the cuts that their memory holds, the seconds that they predict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.running.prepare import Assembly, stated_cuts
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,7 @@ def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Mach
     rows, width = (shape if job.padding_free else np.round(shape)).tolist()
     up, down = batch_bytes(machines.costs, job, round(tokens))
     return client_state_seconds(
-        machines.costs,
-        job,
-        device,
-        machines.server,
-        rows=rows,
-        width=width,
-        up_bytes=up,
-        down_bytes=down,
+        machines.costs, job, device, machines.server, rows=rows, width=width, up_bytes=up, down_bytes=down
     )
 
 

@@ -18,11 +18,12 @@ from splitft.model.config import count_blocks, text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
 from splitft.proof import SplitReport, check_split
+from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, prepare_model
-from splitft.running.notices import Notices
+from splitft.running.model import base_config, load_base, with_adapters
+from splitft.running.notices import note
 from splitft.weights.load import load_tokenizer, resolve_model
 from splitft.wire.codecs.registry import check_codecs
 
@@ -71,10 +72,9 @@ def assemble(
     check_cut_policy(job)
     check_codecs(job)
     check_devices(job)
-    notices = Notices(console)
-    job, taken = resolve_sources(job)
-    for notice in taken:
-        notices.add(notice)
+    job, notices = resolve_sources(job)
+    for text in notices:
+        note(console, text)
     # 2. Data, dealt to the clients.
     base = str(resolve_model(job.model_name_or_path, job.model_revision))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
@@ -87,22 +87,38 @@ def assemble(
     check_vocabulary(job, config, (rows for client in clients for rows in (client.train, client.eval)))
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
-
     # 4. The model, split and proven.
-    def prove(model: Any) -> SplitReport:
-        with console.status("proving that the split is exact"):
-            return _prove(job, model if weights else config, possible_cuts(job, cuts, blocks))
-
-    model, report = prepare_model(job, notices, prove, weights=weights)
+    model = load_base(job, console, weights=weights)
+    with console.status("proving that the split is exact"):
+        report = check_split(
+            model if weights else config,
+            possible_cuts(job, cuts, blocks),
+            tail_blocks=job.num_tail_blocks,
+            labels=job.labels,
+            padding_free=job.padding_free,
+            seed=job.seed,
+        )
+    if not report.ok:
+        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
+    limits = []
+    if weights and job.loss_chunk_tokens and report.head_reason:
+        limits.append(whole_loss_notice(report.head_reason))
     if job.padding_free and report.padding_free:
-        notices.add(padded_notice(report.padding_free))
+        limits.append(padded_notice(report.padding_free))
         job = job.model_copy(update={"padding_free": False})
+    for text in limits:
+        note(console, text)
+    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole")
     # 5. The adapter to start from, on the model's device.
-    adapter = _first_adapter(job, model.slots)
+    if job.adapter_name_or_path:
+        adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
+    else:
+        adapter = initial_adapter(split.slots.layout, job.lora_r, job.seed)
     if weights:
-        adapter = to_device(adapter, model.device)
-    pad = tokenizer.pad_token_id
-    return Assembly(job, notices.texts, base, pad, names, prepared, model, adapter, report, cuts)
+        adapter = to_device(adapter, split.device)
+    return Assembly(
+        job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
+    )
 
 
 def _deal(job: Job, tokenizer: Any, console: Console) -> Prepared:
@@ -115,27 +131,6 @@ def _deal(job: Job, tokenizer: Any, console: Console) -> Prepared:
         prepared = prepare(job, tokenizer)
     console.print(partition_table(prepared.report))
     return prepared
-
-
-def _prove(job: Job, model: Any, cuts: Sequence[int]) -> SplitReport:
-    """Prove the split of a model, or of a configuration. Raises ModelError where it is not exact."""
-    report = check_split(
-        model,
-        cuts,
-        tail_blocks=job.num_tail_blocks,
-        labels=job.labels,
-        padding_free=job.padding_free,
-        seed=job.seed,
-    )
-    if not report.ok:
-        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
-    return report
-
-
-def _first_adapter(job: Job, slots: AdapterSlots) -> Adapter:
-    if job.adapter_name_or_path:
-        return load_adapter(job.adapter_name_or_path, slots, job)
-    return initial_adapter(slots.layout, job.lora_r, job.seed)
 
 
 def possible_cuts(job: Job, cuts: Mapping[str, int], blocks: int) -> list[int]:

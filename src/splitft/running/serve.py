@@ -28,7 +28,7 @@ from splitft.job import Job
 from splitft.model.config import text_config
 from splitft.running.baselines import WholeModels
 from splitft.running.batching import batch_tokens
-from splitft.running.folder import Opened, open_run
+from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties, global_adapter
@@ -101,27 +101,21 @@ def serve(
     if side.averaging is not None and dial is not None:
         side.averaging.open(dial, side.members)
 
-    # Run the rounds, and tell all parties how the run ended.
+    # Wait for clients, run the rounds from the start or the last checkpoint, and tell all parties the end.
     dismiss = side.averaging.end if side.averaging is not None else None
     try:
-        result = run_rounds_with_clients(opened, start, side, console)
+        if opened.checkpoint is None:
+            side.parties.cohort.present(0)
+        else:
+            resumed = {"event": "resume", "rounds": opened.checkpoint.round}
+            append_line(opened.folder / STEPS, json.dumps(resumed))
+        result = run_parties(opened, start, side.parties, console)
+        failpoint("run.complete")
     except BaseException:
         say_stop(side.listener, side.roster.there(), dismiss, "the server stopped")
         raise
     told_names, seconds = side.roster.taking_part(), job.network.rejoin_seconds
     say_farewell(side.listener, told_names, dismiss, opened.folder, seconds, say)
-    return result
-
-
-def run_rounds_with_clients(opened: Opened, start: Assembly, side: ServerSide, console: Console) -> RunResult:
-    """Wait for clients, run the rounds from the start or the last checkpoint, and write the results."""
-    if opened.checkpoint is None:
-        side.parties.cohort.present(0)
-    else:
-        resumed = {"event": "resume", "rounds": opened.checkpoint.round}
-        append_line(opened.folder / STEPS, json.dumps(resumed))
-    result = run_parties(opened, start, side.parties, console)
-    failpoint("run.complete")
     return result
 
 
@@ -163,8 +157,14 @@ def make_server_side(
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 
-    # The way of messages: listener, membership, gate, phases of the cohort.
-    listener = listen(start, address, certs, door)
+    # The listener: clients get the job, and the names of the modules with LoRA.
+    told, slots = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"}), start.slots
+    names = tuple(slots.targets), tuple(slots.excluded)
+    welcome = Welcome("", 0, told, *names, start.report.server_inputs)
+    limit = most_bytes(start)
+    listener = Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
+
+    # The way of messages: membership, gate, phases of the cohort.
     channels = {name: Channel(job, model.width) for name in start.names}
     gate = Gate(
         job,
@@ -191,15 +191,6 @@ def cut_policy(start: Assembly) -> CutPlanner | WholeModels:
     most = highest_cuts(start, machines_of(start))
     blocks = start.num_blocks - start.job.num_tail_blocks
     return CutPlanner(start.job, start.cuts, most, blocks, measured=True)
-
-
-def listen(start: Assembly, address: str, certs: Path | None, door: Admission) -> Listener:
-    """Start to listen for clients, who get the job and the names of the modules with LoRA."""
-    job = start.job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
-    targets, excluded = tuple(start.slots.targets), tuple(start.slots.excluded)
-    welcome = Welcome("", 0, job, targets, excluded, start.report.server_inputs)
-    limit = most_bytes(start)
-    return Listener(address, certs, door.admit, welcome, limit, door.audit, door.by_certificate)
 
 
 def most_bytes(start: Assembly) -> int:
