@@ -99,7 +99,7 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
             if output.records:
                 output.save()  # the stop may have come between the writing of two files
                 perplexity_picture(output.records, folder / "perplexity.png")
-                progress.__exit__(None, None, None)
+                progress.stop()
                 done = output.records[-1].round
                 how = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped"
                 go_on = ", --resume goes on" if (folder / FOLDER).exists() else ""

@@ -11,7 +11,7 @@ from splitft.common.files import write_atomically
 from splitft.errors import JobError
 from splitft.job import load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
-from splitft.tools.compare.plan import PlannedVariant, name_variants, plan_variants, problems_of, seeds_of
+from splitft.tools.compare.plan import PlannedVariant, name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.tools.report.command import NAME, check_replaceable
 
@@ -93,7 +93,8 @@ def plan_comparison(
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise JobError("\n  ".join([f"{source}: {count}; nothing was started", *problems]))
     arms = make_arms(names, varied, base.cut_policy.method)
-    return name_variants(plan_variants(source, overrides, arms, seeds_of(base.seed, seeds)))
+    own = base.seed
+    return name_variants(plan_variants(source, overrides, arms, range(own, own + seeds)))
 
 
 def write_results(result: SweepResult, folder: Path, console: Console, title: str | None = None) -> None:
@@ -121,9 +122,8 @@ def write_results(result: SweepResult, folder: Path, console: Console, title: st
 
 def failures(result: SweepResult) -> list[tuple[str, int, str]]:
     """Return (variant and seed, exit code, reason) of every run that failed."""
-    of_run = {variant.run: variant for variant in reversed(result.variants)}
-    who = {name: f"{variant.label}, seed {variant.seed}" for name, variant in of_run.items()}
-    return [(who[name], code, reason) for name, (code, reason) in result.failed.items()]
+    titles = {variant.run: variant.title for variant in reversed(result.variants)}
+    return [(titles[name], code, reason) for name, (code, reason) in result.failed.items()]
 
 
 def tell_failures(result: SweepResult, console: Console) -> int:

@@ -37,6 +37,11 @@ class PlannedVariant:
     job: Job
     run: str
 
+    @property
+    def title(self) -> str:
+        """The label and the seed, as a person reads them."""
+        return f"{self.label}, seed {self.seed}"
+
 
 def plan_variants(
     source: str, overrides: Sequence[str], arms: Sequence[Arm], seeds: Sequence[int]
@@ -86,11 +91,6 @@ def distinct_runs(variants: Sequence[PlannedVariant]) -> dict[str, PlannedVarian
     for variant in variants:
         runs.setdefault(variant.run, variant)
     return runs
-
-
-def seeds_of(first: int, count: int) -> list[int]:
-    """Return the job's seed and those that follow it."""
-    return list(range(first, first + count))
 
 
 def run_name(job: Job) -> str:
