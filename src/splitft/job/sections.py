@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-ADVANCED: dict[str, Any] = {
-    "advanced": True
-}  # keys that few jobs need: the reference lists them by themselves
+ADVANCED: dict[str, Any] = {"advanced": True}  # in the schema of a key that few jobs need
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
 PathName = Annotated[  # a pathlib.Path is welcome from Python; the job holds text, as its file does
@@ -24,6 +22,11 @@ def _as_names(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {str(key) if type(key) is int else key: inner for key, inner in value.items()}
+
+
+def advanced(default: Any, description: str, **bounds: Any) -> Any:
+    """Return the field of a key that few jobs need: the reference lists these by themselves."""
+    return Field(default=default, description=description, json_schema_extra=ADVANCED, **bounds)
 
 
 class Strict(BaseModel):
@@ -107,30 +110,17 @@ class CutPolicyConfig(Strict):
     max_cut: Count | None = Field(
         default=None, description="Most blocks on a client. Default: all but one, before the tail."
     )
-    max_step: Count = Field(
-        default=2,
-        description="Most blocks by which a cut moves in one decision; not in the first, nor by a schedule.",
-        json_schema_extra=ADVANCED,
+    max_step: Count = advanced(
+        2, "Most blocks by which a cut moves in one decision; not in the first, nor by a schedule."
     )
-    hysteresis: float = Field(
-        default=0.25,
-        ge=0,
-        description="A cut stays while its target is less than 0.5 + this away, in blocks; not in the "
+    hysteresis: float = advanced(
+        0.25,
+        "A cut stays while its target is less than 0.5 + this away, in blocks; not in the "
         "first decision, nor by a schedule.",
-        json_schema_extra=ADVANCED,
+        ge=0,
     )
-    w_min: float = Field(
-        default=0.5,
-        gt=0,
-        description="Least accuracy weight of a client; at most 1.",
-        json_schema_extra=ADVANCED,
-    )
-    w_max: float = Field(
-        default=2.0,
-        gt=0,
-        description="Greatest accuracy weight of a client; at least 1.",
-        json_schema_extra=ADVANCED,
-    )
+    w_min: float = advanced(0.5, "Least accuracy weight of a client; at most 1.", gt=0)
+    w_max: float = advanced(2.0, "Greatest accuracy weight of a client; at least 1.", gt=0)
     schedule: Annotated[
         dict[Name, Count | Annotated[list[Count], Field(min_length=1)]] | None, BeforeValidator(_as_names)
     ] = Field(

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from splitft.job.sections import (
-    ADVANCED,
     Count,
     CutPolicyConfig,
     DeviceProfile,
@@ -16,6 +15,7 @@ from splitft.job.sections import (
     NetworkConfig,
     PathName,
     Strict,
+    advanced,
 )
 from splitft.job.settings.data import DataSettings
 from splitft.job.settings.model import ModelSettings
@@ -79,8 +79,4 @@ class RunSettings(Strict):
     save_every: Annotated[int, Field(ge=0)] = Field(
         default=1, description="Rounds from one checkpoint, for --resume, to the next; 0: none."
     )
-    save_total_limit: Count = Field(
-        default=2,
-        description="Checkpoints to keep; a finished run keeps none.",
-        json_schema_extra=ADVANCED,
-    )
+    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps none.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitft.job.sections import ADVANCED, Name, PathName, Strict
+from splitft.job.sections import Name, PathName, Strict, advanced
 
 
 class ModelSettings(Strict):
@@ -28,16 +28,13 @@ class ModelSettings(Strict):
         default=False, description="Hold the frozen base in bfloat16; adapters stay in float32."
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute blocks in the backward pass.")
-    loss_chunk_tokens: Annotated[int, Field(ge=0)] = Field(
-        default=128,
-        description="Tokens that head and cross-entropy take at a time, none without a label: the "
+    loss_chunk_tokens: Annotated[int, Field(ge=0)] = advanced(
+        128,
+        "Tokens that head and cross-entropy take at a time, none without a label: the "
         "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
         "the model's own loss, over the full logits.",
-        json_schema_extra=ADVANCED,
     )
-    attn_implementation: Name | None = Field(
-        default=None,
-        description="As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward.",
-        json_schema_extra=ADVANCED,
+    attn_implementation: Name | None = advanced(
+        None, "As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward."
     )
     use_cpu: bool = Field(default=False, description="Stay on the CPU even where an accelerator is present.")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitft.job.sections import ADVANCED, Count, Name, Names, Strict
+from splitft.job.sections import Count, Name, Names, Strict, advanced
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
@@ -89,10 +89,8 @@ class LoraSettings(Strict):
         default=None,
         description="Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r.",
     )
-    lora_r_cut_side: Literal["both", "client"] = Field(
-        default="both",
-        description="Blocks with lora_r_cut: both (paper), or the client's last one alone.",
-        json_schema_extra=ADVANCED,
+    lora_r_cut_side: Literal["both", "client"] = advanced(
+        "both", "Blocks with lora_r_cut: both (paper), or the client's last one alone."
     )
     lora_alpha: float = Field(
         default=32.0, gt=0, description="Adapter scaling is lora_alpha / lora_r in every block."
@@ -119,10 +117,8 @@ class AverageSettings(Strict):
         "factor. The others leave it out; then median, trimmed_mean: of every value, unweighted; krum: the "
         "one adapter nearest to the others. none: anything.",
     )
-    byzantine_clients: Count = Field(
-        default=1,
-        description="Broken or dishonest clients that trimmed_mean and krum withstand.",
-        json_schema_extra=ADVANCED,
+    byzantine_clients: Count = advanced(
+        1, "Broken or dishonest clients that trimmed_mean and krum withstand."
     )
 
     @property
@@ -136,26 +132,9 @@ class OptimizerSettings(ScheduleSettings):
 
     learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW.")
-    adam_beta1: float = Field(
-        default=0.9,
-        ge=0,
-        lt=1,
-        description="AdamW's first beta.",
-        json_schema_extra=ADVANCED,
-    )
-    adam_beta2: float = Field(
-        default=0.999,
-        ge=0,
-        lt=1,
-        description="AdamW's second beta.",
-        json_schema_extra=ADVANCED,
-    )
-    adam_epsilon: float = Field(
-        default=1e-8,
-        gt=0,
-        description="AdamW's epsilon.",
-        json_schema_extra=ADVANCED,
-    )
+    adam_beta1: float = advanced(0.9, "AdamW's first beta.", ge=0, lt=1)
+    adam_beta2: float = advanced(0.999, "AdamW's second beta.", ge=0, lt=1)
+    adam_epsilon: float = advanced(1e-8, "AdamW's epsilon.", gt=0)
     max_grad_norm: float = Field(
         default=1.0, ge=0, description="Clip the norm over front, trunk and tail; 0: never."
     )
@@ -179,24 +158,20 @@ class BatchSettings(ScheduleSettings, SeedSettings):
         description="Compute a batch as one row of all its samples, with position ids, and no padding: the "
         "same but for the order of sums. Where a model cannot, rows are padded, and the run says so.",
     )
-    micro_batches: Literal["off", "auto"] | Annotated[int, Field(ge=2)] = Field(
-        default="off",
-        description="Batches in parts, so that clients, link and server work side by side; gradients differ "
+    micro_batches: Literal["off", "auto"] | Annotated[int, Field(ge=2)] = advanced(
+        "off",
+        "Batches in parts, so that clients, link and server work side by side; gradients differ "
         "from those of whole batches in the order of sums only. off: whole batches. auto: over a network, "
         "the number of parts that the first round's times ask for; in one process, whole batches.",
-        json_schema_extra=ADVANCED,
     )
-    max_staleness: Annotated[int, Field(ge=0, le=16)] = Field(
-        default=0,
-        description="Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none.",
-        json_schema_extra=ADVANCED,
+    max_staleness: Annotated[int, Field(ge=0, le=16)] = advanced(
+        0, "Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none."
     )
-    server_batch_tokens: Literal["off", "auto"] | Count = Field(
-        default="off",
-        description="Most tokens, padding counted, of several clients that the server computes at once, "
+    server_batch_tokens: Literal["off", "auto"] | Count = advanced(
+        "off",
+        "Most tokens, padding counted, of several clients that the server computes at once, "
         "whatever their cuts; results then differ in the order of sums. off: one client at a time. auto: "
         "the limit is measured at the start.",
-        json_schema_extra=ADVANCED,
     )
 
     @property

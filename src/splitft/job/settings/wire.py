@@ -6,20 +6,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitft.job.sections import ADVANCED, Name
+from splitft.job.sections import Name, advanced
 from splitft.job.settings.training import SplitSettings
 
 
 class WireSettings(SplitSettings):
     """Codecs, and what the server remembers of samples."""
 
-    activation_cache_gb: float = Field(
-        default=1.0,
-        ge=0,
-        description="With train_front: no, memory of the server for each client's activations; samples "
+    activation_cache_gb: float = advanced(
+        1.0,
+        "With train_front: no, memory of the server for each client's activations; samples "
         "beyond it go up every time. With codec delta, memory of either end for them; samples beyond it go "
         "whole every time.",
-        json_schema_extra=ADVANCED,
+        ge=0,
     )
     codec: Name | None = Field(
         default=None,
@@ -27,20 +26,16 @@ class WireSettings(SplitSettings):
         "int2, delta (int4 the first time that a sample crosses, then what has changed), or a codec "
         "registered from Python. Default: none in one process, int8 over a network.",
     )
-    delta_bits: Annotated[int, Field(ge=1, le=4)] = Field(
-        default=1,
-        description="With codec delta, bits of a value of what has changed.",
-        json_schema_extra=ADVANCED,
+    delta_bits: Annotated[int, Field(ge=1, le=4)] = advanced(
+        1, "With codec delta, bits of a value of what has changed."
     )
     gradient_codec: Name | None = Field(
         default=None,
         description="The same for their gradients, which bear fewer bits. Default: as codec; int2 with "
         "delta.",
     )
-    eval_codec: Name | None = Field(
-        default=None,
-        description="How activations of held-out rows cross the cut. Default: bf16; none with codec none.",
-        json_schema_extra=ADVANCED,
+    eval_codec: Name | None = advanced(
+        None, "How activations of held-out rows cross the cut. Default: bf16; none with codec none."
     )
 
     @property
