@@ -1,4 +1,4 @@
-"""The README.md of an exported adapter, as hubs show it."""
+"""Adapters as PEFT folders: written with a README.md for hubs, read back, exported, merged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from splitft.common.quiet import quiet_libraries
@@ -115,8 +118,6 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
 
     The folder is written beside its place and moved there, so that readers never see a part of it.
     """
-    from safetensors.torch import save_file
-
     ranks = {
         f"{slots.path}.{block}.{module}": rank_of(tensors)
         for block, tensors in adapter.items()
@@ -199,8 +200,6 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
 def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     """Return the LoraConfig and the tensors of a PEFT folder, or raise ModelError."""
     from peft import LoraConfig
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     weights = folder / "adapter_model.safetensors"
     for path in (folder / "adapter_config.json", weights):
@@ -265,7 +264,6 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
 
 
 def _merge(adapter: Path, out: Path) -> None:
-    import torch
     from peft import PeftModel
 
     from splitft.weights.load import load_model, load_tokenizer

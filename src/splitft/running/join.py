@@ -25,7 +25,7 @@ from splitft.lora.ranks import held_blocks
 from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
-from splitft.running.baselines import WholeClient
+from splitft.running.baselines.whole import WholeClient
 from splitft.running.model import base_config, load_base, with_adapters
 from splitft.running.network import notice
 from splitft.running.notices import note

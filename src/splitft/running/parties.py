@@ -18,7 +18,8 @@ from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.running.baselines import POOLED, Books, NoExchange, WholeClient, WholeModels
+from splitft.running.baselines.no_exchange import POOLED, Books, NoExchange
+from splitft.running.baselines.whole import WholeClient, WholeModels
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches

@@ -6,17 +6,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from splitft.common.checkpoint import FOLDER, remove_checkpoints, save_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
 from splitft.common.quiet import quiet_libraries
+from splitft.data import partition_picture
 from splitft.errors import DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
-from splitft.job import Job
+from splitft.job import Job, dump_job
+from splitft.lora.blocks import Adapter
+from splitft.round import run_rounds
+from splitft.running.batching import batch_tokens
+from splitft.running.export import model_card, save_adapter, usage_hints
 from splitft.running.folder import (
     DECISIONS,
     HISTORY,
@@ -29,11 +36,11 @@ from splitft.running.folder import (
     take_back,
 )
 from splitft.running.notices import note
-
-if TYPE_CHECKING:
-    from splitft.lora.blocks import Adapter
-    from splitft.running.parties import Parties
-    from splitft.running.prepare import Assembly
+from splitft.running.parties import Parties, make_parties
+from splitft.running.picture import perplexity_picture
+from splitft.running.prepare import Assembly, assemble
+from splitft.running.progress import RunProgress, final_tables
+from splitft.weights.random_models import is_random
 
 
 @dataclass(frozen=True)
@@ -63,28 +70,15 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
     if opened.complete:
         return complete_run(opened, job, console)
     quiet_libraries()
-
-    from splitft.running.batching import batch_tokens
-    from splitft.running.parties import make_parties
-    from splitft.running.prepare import assemble
-
     start = assemble(job, console)
     console.print(proof_line(start), highlight=False)
-    model = start.split_model
-    tokens = batch_tokens(start.job, model, start.report.cuts, console)
-    return run_parties(opened, start, make_parties(start, model, batch_tokens=tokens), console)
+    tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
+    return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
 
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
-    from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.round import run_rounds
-    from splitft.running.export import usage_hints
-    from splitft.running.picture import perplexity_picture
-    from splitft.running.progress import RunProgress, final_tables
-
     job, folder = start.job, opened.folder
-
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None
@@ -122,9 +116,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
-    from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.running.picture import perplexity_picture
-
     folder, records = opened.folder, read_records(opened.folder)
     if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
         perplexity_picture(records, folder / "perplexity.png")
@@ -143,9 +134,6 @@ class _Output:
     """The run folder while it is filled: after every round all of it is as of that round."""
 
     def __init__(self, folder: Path, start: Assembly, parties: Parties) -> None:
-        from splitft.data import partition_picture
-        from splitft.job import dump_job
-
         self.folder = folder
         self.start = start
         self.parties = parties
@@ -184,8 +172,6 @@ class _Output:
         self.save()
         job = self.start.job
         if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:
-            from splitft.common.checkpoint import FOLDER, save_checkpoint
-
             self.parties.cohort.save(record.round + 1)
             save_checkpoint(
                 self.folder / FOLDER, record.round, self.parties.state(), keep=job.save_total_limit
@@ -193,9 +179,6 @@ class _Output:
 
     def save(self) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary."""
-        from splitft.running.export import model_card, save_adapter
-        from splitft.weights.random_models import is_random
-
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
@@ -239,6 +222,4 @@ def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("splitft", "torch", "transformers", "peft", "datasets")}

@@ -26,7 +26,7 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
 from splitft.model.config import text_config
-from splitft.running.baselines import WholeModels
+from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of

@@ -43,37 +43,12 @@ class ShapeModel(SplitModel):
         """Keep the adapters, so that the blocks that run can give them gradients."""
         self._bound.update(adapter)
 
-    def run(
-        self,
-        start: int,
-        stop: int,
-        place: StepId,
-        *,
-        hidden: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        **inputs: Any,
-    ) -> Any:
+    def run(self, start: int, stop: int, place: StepId, **inputs: Any) -> Any:
         """Return zeros of the shape that the blocks would return."""
+        hidden: Tensor | None = inputs.get("hidden")
         if hidden is None:
-            assert input_ids is not None
-            hidden = torch.zeros(*input_ids.shape, self.width, dtype=self.dtype)
-        return hidden + self._nothing(start, stop).to(hidden.dtype)
-
-    def loss(self, start: int, place: StepId, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
-        """Return a loss of zero, whose gradients are zeros."""
-        output = self.run(start, self.num_blocks, place, **inputs)
-        loss: Tensor = output.flatten()[0].float() * 0
-        return loss
-
-    def metrics(
-        self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
-    ) -> Metrics:
-        """Return the counts of tokens, with a loss of zero."""
-        known = labels if own is None else own
-        return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
-
-    def _nothing(self, start: int, stop: int) -> Tensor:
-        """A zero that depends on every trained tensor of these blocks."""
+            hidden = torch.zeros(*inputs["input_ids"].shape, self.width, dtype=self.dtype)
+        # A zero that depends on every trained tensor of these blocks.
         trained = [
             tensor.flatten()[0]
             for block, tensors in self._bound.items()
@@ -81,7 +56,20 @@ class ShapeModel(SplitModel):
             for tensor in tensors.values()
             if tensor.requires_grad
         ]
-        return torch.stack(trained).sum() * 0 if trained else torch.zeros(())
+        nothing = torch.stack(trained).sum() * 0 if trained else torch.zeros(())
+        return hidden + nothing.to(hidden.dtype)
+
+    def loss(self, start: int, place: StepId, **inputs: Any) -> Tensor:
+        """Return a loss of zero, whose gradients are zeros."""
+        output: Tensor = self.run(start, self.num_blocks, place, **inputs)
+        return output.flatten()[0].float() * 0
+
+    def metrics(
+        self, start: int, place: StepId, *, labels: Tensor, own: Any = None, **inputs: Any
+    ) -> Metrics:
+        """Return the counts of tokens, with a loss of zero."""
+        known = labels if own is None else own
+        return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
 
 
 def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
