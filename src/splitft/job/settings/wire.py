@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from splitft.job.sections import Name, advanced
+from splitft.job.sections import Name, advanced, key
 from splitft.job.settings.training import SplitSettings
 
 
@@ -20,19 +20,17 @@ class WireSettings(SplitSettings):
         "whole every time.",
         ge=0,
     )
-    codec: Name | None = Field(
-        default=None,
-        description="How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
+    codec: Name | None = key(
+        None,
+        "How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
         "int2, delta (int4 the first time that a sample crosses, then what has changed), or a codec "
         "registered from Python. Default: none in one process, int8 over a network.",
     )
     delta_bits: Annotated[int, Field(ge=1, le=4)] = advanced(
         1, "With codec delta, bits of a value of what has changed."
     )
-    gradient_codec: Name | None = Field(
-        default=None,
-        description="The same for their gradients, which bear fewer bits. Default: as codec; int2 with "
-        "delta.",
+    gradient_codec: Name | None = key(
+        None, "The same for their gradients, which bear fewer bits. Default: as codec; int2 with delta."
     )
     eval_codec: Name | None = advanced(
         None, "How activations of held-out rows cross the cut. Default: bf16; none with codec none."
