@@ -20,6 +20,7 @@ from splitft.job import Job
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
 from splitft.model.slots import AdapterSlots, lora_config
+from splitft.running.progress import number
 
 _CARD = """---
 {header}---
@@ -86,10 +87,10 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         base=base,
         rounds=summary["rounds"],
         max_length=job.max_length,
-        ppl_before=_figure(summary.get("perplexity_before"), 2),
-        ppl=_figure(summary.get("perplexity"), 2),
-        acc_before=_figure(summary.get("accuracy_before"), 3),
-        acc=_figure(summary.get("accuracy"), 3),
+        ppl_before=number(summary.get("perplexity_before"), 2),
+        ppl=number(summary.get("perplexity"), 2),
+        acc_before=number(summary.get("accuracy_before"), 3),
+        acc=number(summary.get("accuracy"), 3),
         r=job.lora_r,
         r_cut=job.lora_r_cut or job.lora_r,
         alpha=f"{job.lora_alpha:g}",
@@ -99,10 +100,6 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         up=summary["bytes_up"] / 1e6,
         down=summary["bytes_down"] / 1e6,
     )
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 # Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
@@ -226,19 +223,14 @@ def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
 def usage_hints(run_dir: Path, base: str, rank: int) -> str:
     """Return the commands that load and serve what a run made."""
     adapter = run_dir / "adapter"
-    return "\n".join(
-        [
-            "Load it with peft:",
-            '  python -c "from peft import AutoPeftModelForCausalLM as M; '
-            f"print(M.from_pretrained('{adapter}'))\"",
-            "Serve it with vLLM:",
-            f"  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} "
-            f"--lora-modules tuned={adapter}",
-            "Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):",
-            f"  splitft export {run_dir} merged --merge",
-            "  python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf",
-        ]
-    )
+    return f"""\
+Load it with peft:
+  python -c "from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained('{adapter}'))"
+Serve it with vLLM:
+  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} --lora-modules tuned={adapter}
+Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):
+  splitft export {run_dir} merged --merge
+  python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf"""
 
 
 def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -36,29 +37,20 @@ from splitft.wire.channel import Channel, sample_memory
 MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
 
+@dataclass
 class ClientSetup:
     """Makes a client from the server's welcome: the job, and the names of the modules with LoRA.
 
     dial: returns a function that dials an aggregator, given its address.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data: Path | None,
-        model: str | None,
-        console: Console,
-        dial: Callable[[str], Callable[[Any], Dialler]],
-    ) -> None:
-        self.name = name
-        self.data = data
-        self.model = model
-        self.console = console
-        self._dial = dial
-        self._held: frozenset[int] = frozenset()
-        self._welcome: Welcome | None = None
-        self._job_told: Job | None = None
-        self._aggregator: str | None = None
+    name: str
+    data: Path | None
+    model: str | None
+    console: Console
+    dial: Callable[[str], Callable[[Any], Dialler]]
+    _held: frozenset[int] = frozenset()
+    _told: tuple[Job, Welcome] | None = None
 
     def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
         """Read the data. Return the client, and its end of the connection.
@@ -68,7 +60,7 @@ class ClientSetup:
         """
         quiet_libraries()
         job = self._job(welcome.job)
-        self._welcome, self._job_told, self._aggregator = welcome, job, job.network.aggregator
+        self._told = job, welcome
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
@@ -89,12 +81,13 @@ class ClientSetup:
         blocks = client.model.num_blocks
         wanted = frozenset(held_blocks(client.settings, blocks, cut).on_client(range(blocks)))
         if not wanted <= self._held:
-            assert self._welcome is not None and self._job_told is not None
-            client.use_model(self._part(self._job_told, self._welcome, self._held | wanted))
+            assert self._told is not None
+            client.use_model(self._part(*self._told, self._held | wanted))
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""
-        return Desk(self._dial(self._aggregator), on_end) if self._aggregator else None
+        aggregator = self._told[0].network.aggregator if self._told else None
+        return Desk(self.dial(aggregator), on_end) if aggregator else None
 
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
         """Return the model with these blocks alone; None: with all."""

@@ -78,9 +78,18 @@ def assemble(
     # 2. Data, dealt to the clients.
     base = str(resolve_model(job.model_name_or_path, job.model_revision))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
-    prepared = _deal(job, tokenizer, console) if elsewhere is None else None
+    prepared, names = None, list(elsewhere or ())
+    if elsewhere is None:
+        if job.dataset_name is None and job.data_files is None:
+            raise JobError(
+                "the job names no data: the clients of its network have them (`splitft server` runs it); for "
+                "a run in one process set dataset_name or data_files"
+            )
+        with console.status("reading and dealing the data"):
+            prepared = prepare(job, tokenizer)
+        console.print(partition_table(prepared.report))
+        names = [client.name for client in prepared.clients]
     clients = prepared.clients if prepared else ()
-    names = list(elsewhere) if elsewhere is not None else [client.name for client in clients]
     # 3. Demands on the model that its configuration tells.
     config = base_config(job)
     check_positions(job, config)
@@ -116,21 +125,12 @@ def assemble(
         adapter = initial_adapter(split.slots.layout, job.lora_r, job.seed)
     if weights:
         adapter = to_device(adapter, split.device)
+        tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
+        difference = f"largest logit difference {report.max_logit_difference:g}"
+        console.print(f"split proven on the model itself at {tried}: {difference}", highlight=False)
     return Assembly(
         job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
     )
-
-
-def _deal(job: Job, tokenizer: Any, console: Console) -> Prepared:
-    if job.dataset_name is None and job.data_files is None:
-        raise JobError(
-            "the job names no data: the clients of its network have them (`splitft server` runs it); for "
-            "a run in one process set dataset_name or data_files"
-        )
-    with console.status("reading and dealing the data"):
-        prepared = prepare(job, tokenizer)
-    console.print(partition_table(prepared.report))
-    return prepared
 
 
 def possible_cuts(job: Job, cuts: Mapping[str, int], blocks: int) -> list[int]:

@@ -71,7 +71,6 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
         return complete_run(opened, job, console)
     quiet_libraries()
     start = assemble(job, console)
-    console.print(proof_line(start), highlight=False)
     tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
     return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
 
@@ -200,15 +199,6 @@ class _Output:
             save_adapter(self.folder / name, adapter, start.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
-
-
-def proof_line(start: Assembly) -> str:
-    """Say what was proven of the split."""
-    report = start.report
-    return (
-        f"split proven on the model itself at cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} "
-        f"blocks: largest logit difference {report.max_logit_difference:g}"
-    )
 
 
 def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, int]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties, global_adapter
 from splitft.running.prepare import Assembly, assemble
-from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
+from splitft.running.runner import RunResult, complete_run, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import make_server
 from splitft.weights.load import base_dtype
@@ -94,7 +94,6 @@ def serve(
     # Prepare the model, and listen.
     quiet_libraries()
     start = assemble(job, console, elsewhere=names)
-    console.print(proof_line(start), highlight=False)
     side = make_server_side(start, address, certs, door, opened.folder, console)
     on_listening(side.listener)
     console.print(f"listening at port {side.listener.port} for {', '.join(names)}", highlight=False)

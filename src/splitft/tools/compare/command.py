@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
+from splitft.cuts import policy_names
 from splitft.errors import JobError
 from splitft.job import load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
-from splitft.tools.compare.plan import PlannedVariant, name_variants, plan_variants, problems_of
+from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.tools.report.command import NAME, check_replaceable
 
@@ -49,32 +50,7 @@ def compare_command(
         OutputError: The folder cannot be written, or holds files that no comparison put there.
         KeyboardInterrupt: After all runs were stopped; the same command goes on where it was.
     """
-    console = console or Console()
-    variants = plan_comparison(job, overrides, methods=methods, vary=vary, seeds=seeds, parallel=parallel)
-    folder = (out or Path("runs") / f"compare-{Path(job).stem}").expanduser()
-    if folder.is_dir():
-        check_replaceable(folder / NAME)
-    try:
-        result = run_sweep(variants, folder, index=folder / INDEX, parallel=parallel, console=console)
-    except KeyboardInterrupt:
-        console.print("interrupted: finished runs are kept; the same command goes on", highlight=False)
-        raise
-    write_results(result, folder, console)
-    return tell_failures(result, console)
-
-
-def plan_comparison(
-    source: str,
-    overrides: Sequence[str] = (),
-    *,
-    methods: str | None = None,
-    vary: Sequence[str] = (),
-    seeds: int = 1,
-    parallel: int = 1,
-) -> list[PlannedVariant]:
-    """Return the variants of a comparison. Raises JobError with every problem."""
-    from splitft.cuts import policy_names
-
+    # The variants, or every problem.
     names, problems = parse_methods(methods, policy_names())
     varied, wrong = parse_vary(vary)
     problems += wrong
@@ -86,15 +62,28 @@ def plan_comparison(
         if number < 1
     ]
     try:
-        base = load_job(source, overrides)
+        base = load_job(job, overrides)
     except JobError as error:
         problems += problems_of(error)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError("\n  ".join([f"{source}: {count}; nothing was started", *problems]))
+        raise JobError("\n  ".join([f"{job}: {count}; nothing was started", *problems]))
     arms = make_arms(names, varied, base.cut_policy.method)
-    own = base.seed
-    return name_variants(plan_variants(source, overrides, arms, range(own, own + seeds)))
+    of_seeds = range(base.seed, base.seed + seeds)
+    variants = name_variants(plan_variants(job, overrides, arms, of_seeds))
+
+    # Their runs and the report.
+    console = console or Console()
+    folder = (out or Path("runs") / f"compare-{Path(job).stem}").expanduser()
+    if folder.is_dir():
+        check_replaceable(folder / NAME)
+    try:
+        result = run_sweep(variants, folder, index=folder / INDEX, parallel=parallel, console=console)
+    except KeyboardInterrupt:
+        console.print("interrupted: finished runs are kept; the same command goes on", highlight=False)
+        raise
+    write_results(result, folder, console)
+    return tell_failures(result, console)
 
 
 def write_results(result: SweepResult, folder: Path, console: Console, title: str | None = None) -> None:
