@@ -29,8 +29,7 @@ from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.model import base_config, load_base, with_adapters
 from splitft.running.network import notice
-from splitft.running.notices import note
-from splitft.running.prepare import check_positions, check_vocabulary
+from splitft.running.prepare import check_positions, check_vocabulary, note
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
 

@@ -86,14 +86,12 @@ def base_config(job: Job) -> PreTrainedConfig:
 
 
 def _load(job: Job, blocks: Collection[int] | None, head: bool) -> Any:
-    name, revision = job.model_name_or_path, job.model_revision
-    dtype, attention = base_dtype(job), job.attn_implementation
+    name, dtype = job.model_name_or_path, base_dtype(job)
+    options: dict[str, Any] = {"revision": job.model_revision, "attn_implementation": job.attn_implementation}
     if blocks is None:
-        model = load_model(name, revision=revision, dtype=dtype, attn_implementation=attention)
+        model = load_model(name, dtype=dtype, **options)
     else:
-        model = load_part(
-            name, sorted(blocks), head=head, revision=revision, dtype=dtype, attn_implementation=attention
-        )
+        model = load_part(name, sorted(blocks), head=head, dtype=dtype, **options)
     accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
     return model.to(accelerator or torch.device("cpu"))  # type: ignore[arg-type,unused-ignore]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
@@ -23,7 +24,6 @@ from splitft.proof.packed import padded_notice
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
 from splitft.running.model import base_config, load_base, with_adapters
-from splitft.running.notices import note
 from splitft.weights.load import load_tokenizer, resolve_model
 from splitft.wire.codecs.registry import check_codecs
 
@@ -131,6 +131,11 @@ def assemble(
     return Assembly(
         job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
     )
+
+
+def note(console: Console, text: str) -> None:
+    """Print a fact that must not be missed."""
+    console.print(f"[bold yellow]Note:[/] {escape(text)}")
 
 
 def possible_cuts(job: Job, cuts: Mapping[str, int], blocks: int) -> list[int]:

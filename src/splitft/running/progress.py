@@ -143,11 +143,6 @@ def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
     return first_few(named, MOST_NAMED)
 
 
-def final_tables(records: Sequence[RoundRecord]) -> list[Table]:
-    """Return the table of rounds and the table of clients, both for 80 columns."""
-    return [rounds_table(records), clients_table(records)]
-
-
 def rounds_table(records: Sequence[RoundRecord]) -> Table:
     """Return what each round came to; with devices, also its virtual seconds."""
     timed = any(record.virtual_seconds is not None for record in records)

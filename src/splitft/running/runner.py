@@ -35,11 +35,10 @@ from splitft.running.folder import (
     read_records,
     take_back,
 )
-from splitft.running.notices import note
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
-from splitft.running.prepare import Assembly, assemble
-from splitft.running.progress import RunProgress, final_tables
+from splitft.running.prepare import Assembly, assemble, note
+from splitft.running.progress import RunProgress, clients_table, rounds_table
 from splitft.weights.random_models import is_random
 
 
@@ -99,8 +98,8 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
                 console.print(f"{how} after round {done}; its results are in {folder}{go_on}")
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
-    for table in final_tables(output.records):
-        console.print(table)
+    console.print(rounds_table(output.records))
+    console.print(clients_table(output.records))
     remove_checkpoints(folder / FOLDER)
     adapters = adapter_folder(job)
     console.print(

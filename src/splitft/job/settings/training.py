@@ -32,9 +32,8 @@ class SplitSettings(Strict):
 
     method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = key(
         "splitft",
-        "splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora "
-        "(whole models on the clients), local_only (no exchange at all), centralized (all data in one "
-        "place).",
+        "splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora (whole "
+        "models on the clients), local_only (no exchange at all), centralized (all data in one place).",
     )
     cuts: Count | Annotated[list[Count], Field(min_length=1)] = key(
         2, "Blocks on each client: one number, or one per client."
@@ -54,9 +53,8 @@ class SplitSettings(Strict):
     )
     train_front: bool = key(
         True,
-        "No: blocks below the highest cut stay as they are. Clients run forward alone, no "
-        "gradient comes down, and a sample's activations go up once in the whole job. Needs "
-        "cut_policy.method fixed.",
+        "No: blocks below the highest cut stay as they are. Clients run forward alone, no gradient comes "
+        "down, and a sample's activations go up once in the whole job. Needs cut_policy.method fixed.",
     )
 
     @property

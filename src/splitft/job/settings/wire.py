@@ -15,9 +15,8 @@ class WireSettings(SplitSettings):
 
     activation_cache_gb: float = advanced(
         1.0,
-        "With train_front: no, memory of the server for each client's activations; samples "
-        "beyond it go up every time. With codec delta, memory of either end for them; samples beyond it go "
-        "whole every time.",
+        "With train_front: no, memory of the server for each client's activations; samples beyond it go up "
+        "every time. With codec delta, memory of either end for them; samples beyond it go whole every time.",
         ge=0,
     )
     codec: Name | None = key(

@@ -30,25 +30,20 @@ def compare_command(
 ) -> int:
     """Run every combination of method, varied value and seed; print the table, write the page.
 
-    Args:
-        job: A job file or the name of a recipe; it must be a complete job by itself.
-        overrides: `key=value` texts for all runs.
-        methods: Names with commas between: job methods, or cut policies (method splitft with that policy).
-        vary: `KEY=[V1,V2,...]` texts; several make every combination.
-        seeds: Runs of each combination, with the job's seed and those that follow it.
-        out: Folder of the comparison (splitft.tools.compare.store). Default: runs/compare-JOB. Runs
-            that it holds are not made again: a run is known by its whole job. After a change of the data
-            or the model under the same name, choose another folder.
-        parallel: Runs at a time; they share the cores.
-        console: Where progress and the table are shown.
+    job: a job file or the name of a recipe; it must be a complete job by itself.
+    overrides: `key=value` texts for all runs.
+    methods: names with commas between: job methods, or cut policies (method splitft with that policy).
+    vary: `KEY=[V1,V2,...]` texts; several make every combination.
+    seeds: runs of each combination, with the job's seed and those that follow it.
+    out: folder of the comparison (splitft.tools.compare.store); default: runs/compare-JOB. Runs that it holds
+        are not made again: a run is known by its whole job. After a change of the data or the model under the
+        same name, choose another folder.
+    parallel: runs at a time; they share the cores.
 
-    Returns:
-        The exit code: 0, or that of the first run that failed; the others are finished and reported.
-
-    Raises:
-        JobError: Wrong options or jobs, all of them at once, before anything is started.
-        OutputError: The folder cannot be written, or holds files that no comparison put there.
-        KeyboardInterrupt: After all runs were stopped; the same command goes on where it was.
+    Returns the exit code: 0, or that of the first run that failed; the others are finished and reported.
+    Raises JobError with all problems before anything is started; OutputError where the folder cannot be
+    written or holds files that no comparison put there; KeyboardInterrupt after all runs were stopped: the
+    same command goes on where it was.
     """
     # The variants, or every problem.
     names, problems = parse_methods(methods, policy_names())
