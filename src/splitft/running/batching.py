@@ -101,8 +101,6 @@ def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], console: Cons
 
     The proof decides that clients computed together get what each gets alone, and with
     `server_batch_tokens: auto` the measured times decide the size. The decision is printed.
-
-    cuts: of the clients.
     """
 
     def notice(text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitft.common.files import writable_folder, write_atomically
-from splitft.errors import DataError, JobError, OutputError
+from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
 
@@ -51,17 +51,7 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     writable_folder(folder, "output_dir")
     if not going_on:
         return Opened(folder)
-    check_same_job(load_job(folder / JOB), job, folder)
-    if is_complete(folder):
-        return Opened(folder, complete=True)
-    from splitft.common.checkpoint import FOLDER, load_checkpoint
-
-    return Opened(folder, load_checkpoint(folder / FOLDER))
-
-
-def check_same_job(old: Job, new: Job, folder: Path) -> None:
-    """Raise JobError where a key of the job that is to go on is not what it was."""
-    was, now = old.model_dump(), new.model_dump()
+    was, now = load_job(folder / JOB).model_dump(), job.model_dump()
     changed = [key for key in was if key not in FREE and was[key] != now[key]]
     if changed:
         told = "; ".join(f"{key}: {was[key]!r}, now {now[key]!r}" for key in changed)
@@ -69,6 +59,11 @@ def check_same_job(old: Job, new: Job, folder: Path) -> None:
             f"the run in {folder} is of another job ({told}): go on with "
             f"`splitft run {folder / JOB} --resume`, or choose another output_dir"
         )
+    if is_complete(folder):
+        return Opened(folder, complete=True)
+    from splitft.common.checkpoint import FOLDER, load_checkpoint
+
+    return Opened(folder, load_checkpoint(folder / FOLDER))
 
 
 def is_complete(folder: Path) -> bool:
@@ -78,16 +73,6 @@ def is_complete(folder: Path) -> bool:
         return summary["interrupted"] is False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def check_same_partition(folder: Path, partition: str) -> None:
-    """Raise DataError where the data, as they are now dealt, are not those of the run."""
-    before = folder / PARTITION
-    if before.exists() and json.loads(before.read_text(encoding="utf-8")) != json.loads(partition):
-        raise DataError(
-            f"the data are not those of the run in {folder} (see its {PARTITION}): put the same data back, "
-            "or start again with another output_dir"
-        )
 
 
 def take_back(folder: Path, round_: int) -> list[RoundRecord]:

@@ -36,11 +36,18 @@ def load_base(
     blocks: the blocks that the party holds; None: all.
     head: with `blocks`, whether the party holds the output head, too.
     """
+    name, dtype = job.model_name_or_path, base_dtype(job)
+    options: dict[str, Any] = {"revision": job.model_revision, "attn_implementation": job.attn_implementation}
     held = "" if blocks is None else f"{len(blocks)} blocks of "
-    with console.status(f"loading {held}{job.model_name_or_path}"):
+    with console.status(f"loading {held}{name}"):
         if not weights:
             return _shapes(job)
-        model = _load(job, blocks, head)
+        if blocks is None:
+            model: Any = load_model(name, dtype=dtype, **options)
+        else:
+            model = load_part(name, sorted(blocks), head=head, dtype=dtype, **options)
+        accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+        model = model.to(accelerator or torch.device("cpu"))
     if job.attn_implementation is None:
         use_fast_backward(model)
     if job.padding_free:
@@ -83,17 +90,6 @@ def inject_adapters(job: Job, model: Any, targets: Targets | None = None) -> Ada
 def base_config(job: Job) -> PreTrainedConfig:
     """Return the configuration of the base model; no weights are read. Raises ModelError."""
     return causal_class(load_config(job.model_name_or_path, job.model_revision))[1]
-
-
-def _load(job: Job, blocks: Collection[int] | None, head: bool) -> Any:
-    name, dtype = job.model_name_or_path, base_dtype(job)
-    options: dict[str, Any] = {"revision": job.model_revision, "attn_implementation": job.attn_implementation}
-    if blocks is None:
-        model = load_model(name, dtype=dtype, **options)
-    else:
-        model = load_part(name, sorted(blocks), head=head, dtype=dtype, **options)
-    accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
-    return model.to(accelerator or torch.device("cpu"))  # type: ignore[arg-type,unused-ignore]
 
 
 def _shapes(job: Job) -> Any:

@@ -104,12 +104,7 @@ def make_parties(
         mean=mean,
     )
     cohort = LocalCohort(clients, job, job, ledger, clock, present)
-    return Parties(policy, server, cohort, ledger, machines, global_adapter(server))
-
-
-def global_adapter(server: Server) -> Callable[[], dict[str, Adapter]]:
-    """Return `Parties.adapters` of a run with a server."""
-    return lambda: {"adapter": dict(server.adapter)}
+    return Parties(policy, server, cohort, ledger, machines, lambda: {"adapter": dict(server.adapter)})
 
 
 def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:

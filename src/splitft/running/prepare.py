@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +96,16 @@ def assemble(
     check_vocabulary(job, config, (rows for client in clients for rows in (client.train, client.eval)))
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
-    # 4. The model, split and proven.
+    # 4. The model, split and proven at the job's cuts and all that its policy may choose.
+    policy, possible = job.cut_policy, set(cuts.values())
+    if policy.method != "fixed" and job.method == "splitft":
+        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
+        possible |= set(range(policy.min_cut, highest + 1))
     model = load_base(job, console, weights=weights)
     with console.status("proving that the split is exact"):
         report = check_split(
             model if weights else config,
-            possible_cuts(job, cuts, blocks),
+            sorted(possible),
             tail_blocks=job.num_tail_blocks,
             labels=job.labels,
             padding_free=job.padding_free,
@@ -136,15 +140,6 @@ def assemble(
 def note(console: Console, text: str) -> None:
     """Print a fact that must not be missed."""
     console.print(f"[bold yellow]Note:[/] {escape(text)}")
-
-
-def possible_cuts(job: Job, cuts: Mapping[str, int], blocks: int) -> list[int]:
-    """Return the cuts of the job, and all that its policy may choose."""
-    policy, possible = job.cut_policy, set(cuts.values())
-    if policy.method != "fixed" and job.method == "splitft":
-        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
-        possible |= set(range(policy.min_cut, highest + 1))
-    return sorted(possible)
 
 
 def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
-from splitft.errors import DivergedError, JobError
+from splitft.errors import DataError, DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
 from splitft.job import Job, dump_job
 from splitft.lora.blocks import Adapter
@@ -30,7 +30,6 @@ from splitft.running.folder import (
     PARTITION,
     SUMMARY,
     Opened,
-    check_same_partition,
     open_run,
     read_records,
     take_back,
@@ -142,8 +141,13 @@ class _Output:
         if start.prepared:
             report = start.prepared.report
             partition = json.dumps(report.to_dict(), indent=1)
-            check_same_partition(folder, partition)
-            write_atomically(folder / PARTITION, partition)
+            before = folder / PARTITION
+            if before.exists() and json.loads(before.read_text(encoding="utf-8")) != json.loads(partition):
+                raise DataError(
+                    f"the data are not those of the run in {folder} (see its {PARTITION}): put the same data "
+                    "back, or start again with another output_dir"
+                )
+            write_atomically(before, partition)
             partition_picture(report, folder / "partition.png")
 
     def go_on(self, opened: Opened, console: Console) -> None:

@@ -30,7 +30,7 @@ from splitft.running.batching import batch_tokens
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
-from splitft.running.parties import Parties, global_adapter
+from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, run_parties
 from splitft.server.parts import micro_batches
@@ -174,7 +174,7 @@ def make_server_side(
     )
     members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None, global_adapter(server))
+    parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
     return parties, members, listener, averaging
 
 

@@ -53,7 +53,7 @@ def compare_command(
         problems.append("--vary method: give methods by --methods or by --vary, not both")
     problems += [
         f"--{option}: at least 1, not {number}"
-        for option, number in (("seeds", seeds), ("parallel", parallel))
+        for option, number in {"seeds": seeds, "parallel": parallel}.items()
         if number < 1
     ]
     try:

@@ -22,8 +22,6 @@ from splitft.tools.plan.cuts import cut_costs, first_round, policy_starts
 from splitft.tools.plan.dry import dry_run
 from splitft.tools.plan.picture import cuts_picture
 
-_BY_ACCURACY = ("accuracy", "splitft")
-
 
 def plan_command(
     job: Job, *, codecs: bool = False, out: Path | None = None, console: Console | None = None
@@ -54,7 +52,7 @@ def plan_command(
     console.print(tables.bytes_table(run))
     timed = tables.time_table(run)
     console.print(timed if timed else "No time is predicted: the job states no devices.")
-    if job.method == "splitft" and job.cut_policy.method in _BY_ACCURACY:
+    if job.method == "splitft" and job.cut_policy.method in ("accuracy", "splitft"):
         console.print(
             "The policy goes by accuracies, which a plan cannot know: later rounds may have other cuts than "
             "planned here.",

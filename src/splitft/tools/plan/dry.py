@@ -44,11 +44,7 @@ class _Silent:
 
 
 def dry_run(start: Assembly, tell: Callable[[int], None] = lambda round_: None) -> DryRun:
-    """Run a job over shapes.
-
-    Args:
-        start: Assembled without weights.
-        tell: Called with the round that is evaluated.
+    """Run a job over shapes, assembled without weights. tell: called with the round that is evaluated.
 
     Every message has the size that it has in the run, as long as the cuts are the same. A policy that goes by
     accuracy sees none here: clients keep the weight that they start with.
