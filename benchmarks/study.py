@@ -29,7 +29,7 @@ from splitft.errors import SplitFTError
 from splitft.job import Job, load_job
 from splitft.tools.compare.arms import Arm
 from splitft.tools.compare.command import tell_failures, write_results
-from splitft.tools.compare.plan import PlannedVariant, plan_variants, seeds_of
+from splitft.tools.compare.plan import PlannedVariant, plan_variants
 from splitft.tools.compare.store import Store, run_state
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep, write_index
 from splitft.tools.report.runs import read_run
@@ -91,12 +91,13 @@ def plan_study(
 ) -> dict[str, dict[tuple[str, str], list[PlannedVariant]]]:
     """Return {sweep: {(group, arm): a variant a seed}}; every job is complete and checked."""
     base: Job = load_job(recipe, overrides)
+    of_seeds = range(base.seed, base.seed + seeds)
     planned: dict[str, dict[tuple[str, str], list[PlannedVariant]]] = {}
     for name in names:
         planned[name] = {}
         for group, label, keys in SWEEPS[name].arms():
             arm = Arm(label if group == "all" else f"{group}: {label}", keys)
-            planned[name][group, label] = plan_variants(recipe, overrides, [arm], seeds_of(base.seed, seeds))
+            planned[name][group, label] = plan_variants(recipe, overrides, [arm], of_seeds)
     return planned
 
 
@@ -118,7 +119,7 @@ def make_runs(
         runs = {variant.run for variant in own}
         folders = {run: folder for run, folder in result.folders.items() if run in runs}
         failed = {run: reason for run, reason in result.failed.items() if run in runs}
-        part = SweepResult(tuple(own), folders, failed, ())
+        part = SweepResult(tuple(own), folders, failed)
         write_results(part, out / name, Console(quiet=True), f"SplitFT study: {SWEEPS[name].title}")
     return tell_failures(result, console)
 

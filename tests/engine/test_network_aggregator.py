@@ -113,7 +113,7 @@ def test_no_update_of_a_client_reaches_the_server(
         return hand_in(desk, update)
 
     monkeypatch.setattr(Desk, "hand_in", remember)
-    monkeypatch.setattr("splitft.common.checkpoint.remove_checkpoints", lambda folder: None)
+    monkeypatch.setattr("splitft.running.runner.remove_checkpoints", lambda folder: None)
     before_aggregator = proxies(port)
     before_server: list[Proxy] = []
 

@@ -21,7 +21,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Parties]:
         seen.append(make_parties(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr("splitft.running.parties.make_parties", keep)
+    monkeypatch.setattr("splitft.running.runner.make_parties", keep)
     return seen
 
 

@@ -1,8 +1,8 @@
 """The job: one YAML file, strict, every error at once.
 
-model, sections: the keys, each documented once. nested: groups of keys. rules, cut_rules: what ties keys
-together. file: reading, overrides, writing. problems, describe: errors as a person reads them. yaml: strict
-YAML.
+settings, sections: the keys, each documented once. model: all of them. nested: groups of keys. rules: what
+ties keys together. file: reading, overrides, writing. problems, describe: errors as a person reads them.
+yaml: strict YAML.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 NAME = "NAME"  # stands for the names that a person gives: device_profiles.NAME.flops
 
@@ -27,42 +26,34 @@ def nested_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 def key_path(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[str, ...]:
     """The part of a pydantic location that names a key; what follows it lies inside the key's value."""
-    depth = 1
-    for group in nested_models(model):
-        parts = group.split(".")
-        if loc[0] == parts[0]:
-            depth = len(parts) + 1
-    return tuple(str(part) for part in loc[:depth])
+    return tuple(str(part) for part in loc[: _depth(_group_of(loc, model))])
 
 
 def home_of(path: Sequence[str], model: type[BaseModel]) -> str:
     """The group in which a key stands: "partition", "device_profiles.NAME", or "" for the top level."""
-    for group in nested_models(model):
-        parts = group.split(".")
-        if len(path) == len(parts) + 1 and path[0] == parts[0]:
-            return group
-    return ""
+    group = _group_of(path, model)
+    return group if len(path) == _depth(group) else ""
 
 
-def flat_fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key with a name of its own, dotted: `rounds`, `partition.alpha`; not those under NAME."""
-    groups = nested_models(model)
-    for key, field in model.model_fields.items():
-        if key in groups:
-            yield from ((f"{key}.{inner}", found) for inner, found in groups[key].model_fields.items())
-        else:
-            yield key, field
+def _group_of(path: Sequence[int | str], model: type[BaseModel]) -> str:
+    """The group that a path names or enters; "" for any other key of the top level."""
+    return next((group for group in nested_models(model) if group.split(".")[0] == path[0]), "")
+
+
+def _depth(group: str) -> int:
+    """Parts of the path of a key in a group."""
+    return len(group.split(".")) + 1 if group else 1
 
 
 def given_values(data: Mapping[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys with the value given or else the default; a group that is no mapping is left out."""
-    for key, field in flat_fields(model):
-        outer, _, inner = key.rpartition(".")
-        holder = data.get(outer, {}) if outer else data
-        if isinstance(holder, BaseModel):
-            yield key, getattr(holder, inner, None)
-        elif isinstance(holder, Mapping):
-            yield key, holder.get(inner, field.get_default(call_default_factory=True))
+    """Dotted keys with the value given or else the default, less those of a group that is no mapping."""
+    groups = {key: group for key, group in nested_models(model).items() if NAME not in key}
+    for group, kind in {"": model, **groups}.items():
+        given = data.get(group, {}) if group else data
+        given = dict(given) if isinstance(given, BaseModel) else given
+        for key, field in kind.model_fields.items() if isinstance(given, Mapping) else ():
+            value = given.get(key, field.get_default(call_default_factory=True))
+            yield f"{group}.{key}".lstrip("."), value
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

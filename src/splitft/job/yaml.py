@@ -35,16 +35,12 @@ _Loader.add_implicit_resolver(_TAG + "float", _FLOAT, _NUMBER_STARTS)
 _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, _NUMBER_STARTS)
 
 
-def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
-    return dumper.represent_sequence(_TAG + "seq", value, flow_style=True)
-
-
 def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
     # In its plain styles PyYAML leaves some line separators bare, and reads them back as spaces.
     return dumper.represent_scalar(_TAG + "str", value, style=None if value.isprintable() else '"')
 
 
-_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence(_TAG + "seq", value, True))
 _Dumper.add_representer(str, _represent_str)
 
 

@@ -19,8 +19,13 @@ from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.weights.load import load_config
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 
-VERDICTS = ("exact", "exact with real ids", "refused", "could not be built")
 _COLORS = {"exact": "green", "exact with real ids": "cyan", "refused": "red", "could not be built": "yellow"}
+VERDICTS = tuple(_COLORS)
+
+_SERVER = {
+    "dummy_ids": "dummy_ids: activations alone",
+    "input_ids": "input_ids: activations and the text's token ids",
+}
 
 
 def check_command(model: str, cuts: Sequence[int] | None = None, console: Console | None = None) -> int:
@@ -45,12 +50,12 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("type", config.model_type),
         ("blocks", f"{count} in {blocks}"),
         ("cuts", _cuts(report, cuts)),
-        ("server", _server(report)),
-        ("labels at home", _yes(report.tail_exact if report.ok else None, report)),
-        ("clients together", _together(report)),
-        ("without padding", _padding_free(report)),
+        ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),
+        ("labels at home", _tail(report) if report.ok else "not tried"),
+        ("clients together", _unless(report.together, "yes, whatever their cuts", "one at a time")),
+        ("without padding", _unless(report.padding_free, "yes", "rows are padded")),
         ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
-        ("verdict", f"[{_COLORS[report.verdict]}]{report.verdict}[/]"),
+        ("verdict", _verdict(report)),
         ("", report.reason),
     ):
         table.add_row(name, value)
@@ -61,12 +66,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
 def check_all_command(console: Console | None = None) -> int:
     """Try every causal-LM type of the installed transformers and print one row for each; return 0."""
     console = console or _console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
@@ -86,14 +86,9 @@ def architecture_table(reports: Sequence[SplitReport]) -> Table:
         table.add_column(name, no_wrap=name == "model type", overflow="fold")
     for report in reports:
         tried = str(max(report.cuts) + 1) if report.cuts and report.built else ""
-        table.add_row(
-            report.model_type,
-            f"[{_COLORS[report.verdict]}]{report.verdict}[/]",
-            tried,
-            _yes(report.tail_exact, report) if report.ok else "",
-            _gradient(report) if report.ok else "",
-            "" if report.verdict == "exact" else report.reason,
-        )
+        found = (_tail(report), _gradient(report)) if report.ok else ("", "")
+        why = "" if report.verdict == "exact" else report.reason
+        table.add_row(report.model_type, _verdict(report), tried, *found, why)
     return table
 
 
@@ -128,30 +123,21 @@ def _cuts(report: SplitReport, asked: Sequence[int] | None) -> str:
     return f"every cut of the copy, {report.cuts[0]} to {report.cuts[-1]}" if report.built else "none tried"
 
 
-def _server(report: SplitReport) -> str:
-    if not report.ok:
-        return "nothing proven"
-    if report.server_inputs == "dummy_ids":
-        return "dummy_ids: activations alone"
-    return "input_ids: activations and the text's token ids"
+def _verdict(report: SplitReport) -> str:
+    return f"[{_COLORS[report.verdict]}]{report.verdict}[/]"
 
 
-def _yes(tail_exact: bool | None, report: SplitReport) -> str:
-    if tail_exact is None:
+def _tail(report: SplitReport) -> str:
+    if report.tail_exact is None:
         return "not tried"
-    return "yes" if tail_exact and report.server_inputs == "dummy_ids" else "no"
+    return "yes" if report.tail_exact and report.server_inputs == "dummy_ids" else "no"
 
 
-def _together(report: SplitReport) -> str:
-    if report.together is None:
+def _unless(problem: str | None, yes: str, no: str) -> str:
+    """A finding with its problem: None where nothing was tried, empty where there is none."""
+    if problem is None:
         return "not tried"
-    return f"no, one at a time: {report.together}" if report.together else "yes, whatever their cuts"
-
-
-def _padding_free(report: SplitReport) -> str:
-    if report.padding_free is None:
-        return "not tried"
-    return f"no, rows are padded: {report.padding_free}" if report.padding_free else "yes"
+    return f"no, {no}: {problem}" if problem else yes
 
 
 def _gradient(report: SplitReport) -> str:

@@ -117,15 +117,9 @@ def schema() -> None:
 
 
 @app.command()
-def run(
-    job: _JOB,
-    overrides: _OVERRIDES = None,
-    resume: _RESUME = False,
-) -> None:
+def run(job: _JOB, overrides: _OVERRIDES = None, resume: _RESUME = False) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
-    from splitft.job import load_job
-
-    loaded = load_job(job, overrides or ())  # before the heavy imports: a wrong job is told at once
+    loaded = _load(job, overrides)  # before the heavy imports: a wrong job is told at once
     import_libraries()
     from splitft.running.runner import run
 
@@ -147,9 +141,7 @@ def server(
     resume: _RESUME = False,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
-    from splitft.job import load_job
-
-    loaded = load_job(job, overrides or ())
+    loaded = _load(job, overrides)
     import_libraries()
     from splitft.running.serve import serve
 
@@ -209,9 +201,7 @@ def aggregator(
     insecure: _OPEN = False,
 ) -> None:
     """Average the clients' adapters in a run whose server must not see them."""
-    from splitft.job import load_job
-
-    loaded = load_job(job, overrides or ())
+    loaded = _load(job, overrides)
     from splitft.running.aggregator import serve_averages
 
     serve_averages(loaded, listen, folder=folder, certs=certs, token=_token(token_file), insecure=insecure)
@@ -251,9 +241,8 @@ def plan(
     out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
-    from splitft.job import load_job
-
-    loaded = load_job(job, overrides or ())
+    loaded = _load(job, overrides)
+    import_libraries()
     from splitft.tools.plan.command import plan_command
 
     plan_command(loaded, codecs=codecs, out=out)
@@ -322,6 +311,12 @@ def main() -> None:
             "and the versions of splitft, torch and transformers"
         )
         sys.exit(1)
+
+
+def _load(job: str, overrides: list[str] | None) -> Any:
+    from splitft.job import load_job
+
+    return load_job(job, overrides or ())
 
 
 def _token(path: Path | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from splitft.common.files import writable_folder
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.aggregator_process import UPDATES, AggregatorProcess
@@ -18,11 +19,10 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
+from splitft.model.window import num_blocks
 from splitft.running.fallback import resolve_sources
-from splitft.running.folder import check_output_dir
-from splitft.running.model import PartProof, prepare_model
+from splitft.running.model import inject_adapters, load_base
 from splitft.running.network import check_address, client_names, job_digest, notice
-from splitft.running.notices import Notices
 from splitft.wire.codecs.registry import network_job
 
 
@@ -54,21 +54,21 @@ def serve_averages(
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
     # The shapes of the adapters, without weights.
-    model, _ = prepare_model(job, Notices(console), lambda model: PartProof(), weights=False)
-    layout = model.slots.layout
+    model = load_base(job, console, weights=False)
+    layout = inject_adapters(job, model).layout
     # Listen, and average until the end.
     door = Admission(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},
         certs is not None,
-        AuditLog(check_output_dir(folder, new=False), say),
+        AuditLog(writable_folder(folder, "output_dir"), say),
     )
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
     listener = Listener(address, certs, door, Welcome(), limit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, job_digest(job), names, layout, model.num_blocks, listener, folder / UPDATES, say
+        job, job_digest(job), names, layout, num_blocks(model), listener, folder / UPDATES, say
     )
     try:
         end = process.serve()

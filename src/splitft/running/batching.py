@@ -63,7 +63,7 @@ def _seconds(model: SplitModel, cut: int, rows: int) -> float:
     with torch.no_grad():
         hidden = run_blocks(model.model, 0, cut, input_ids=dummy_ids(model.model, rows, _ROW, model.device))
     learn_fixed(model.model, cut, hidden)
-    parts = [RowPart(1, _adapter(model, cut)) for _ in range(rows)]
+    parts = [RowPart(1, _zeros(model, cut)) for _ in range(rows)]
     wanted = [t for part in parts for block in part.adapter.values() for t in block.values()]
     mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
     bind_rows(model.slots, parts, _ROW)
@@ -81,12 +81,13 @@ def _seconds(model: SplitModel, cut: int, rows: int) -> float:
     return min(found)
 
 
-def _adapter(model: SplitModel, cut: int) -> Adapter:
-    layout = {block: specs for block, specs in model.slots.layout.items() if block >= cut}
-    zeros = {
-        b: {s.name: torch.zeros(s.shape, device=model.device) for s in specs} for b, specs in layout.items()
+def _zeros(model: SplitModel, cut: int) -> Adapter:
+    """Return an adapter without effect for the blocks from a cut on."""
+    return {
+        block: {s.name: torch.zeros(s.shape, device=model.device, requires_grad=True) for s in specs}
+        for block, specs in model.slots.layout.items()
+        if block >= cut
     }
-    return {b: {name: t.requires_grad_() for name, t in block.items()} for b, block in zeros.items()}
 
 
 def synchronize(device: torch.device) -> None:
@@ -100,8 +101,6 @@ def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], console: Cons
 
     The proof decides that clients computed together get what each gets alone, and with
     `server_batch_tokens: auto` the measured times decide the size. The decision is printed.
-
-    cuts: of the clients.
     """
 
     def notice(text: str) -> None:

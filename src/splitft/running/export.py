@@ -1,4 +1,4 @@
-"""The README.md of an exported adapter, as hubs show it."""
+"""Adapters as PEFT folders: written with a README.md for hubs, read back, exported, merged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from splitft.common.quiet import quiet_libraries
@@ -17,6 +20,7 @@ from splitft.job import Job
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
 from splitft.model.slots import AdapterSlots, lora_config
+from splitft.running.progress import number
 
 _CARD = """---
 {header}---
@@ -83,10 +87,10 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         base=base,
         rounds=summary["rounds"],
         max_length=job.max_length,
-        ppl_before=_figure(summary.get("perplexity_before"), 2),
-        ppl=_figure(summary.get("perplexity"), 2),
-        acc_before=_figure(summary.get("accuracy_before"), 3),
-        acc=_figure(summary.get("accuracy"), 3),
+        ppl_before=number(summary.get("perplexity_before"), 2),
+        ppl=number(summary.get("perplexity"), 2),
+        acc_before=number(summary.get("accuracy_before"), 3),
+        acc=number(summary.get("accuracy"), 3),
         r=job.lora_r,
         r_cut=job.lora_r_cut or job.lora_r,
         alpha=f"{job.lora_alpha:g}",
@@ -96,10 +100,6 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         up=summary["bytes_up"] / 1e6,
         down=summary["bytes_down"] / 1e6,
     )
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 # Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
@@ -115,8 +115,6 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
 
     The folder is written beside its place and moved there, so that readers never see a part of it.
     """
-    from safetensors.torch import save_file
-
     ranks = {
         f"{slots.path}.{block}.{module}": rank_of(tensors)
         for block, tensors in adapter.items()
@@ -199,8 +197,6 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
 def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     """Return the LoraConfig and the tensors of a PEFT folder, or raise ModelError."""
     from peft import LoraConfig
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     weights = folder / "adapter_model.safetensors"
     for path in (folder / "adapter_config.json", weights):
@@ -227,19 +223,14 @@ def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
 def usage_hints(run_dir: Path, base: str, rank: int) -> str:
     """Return the commands that load and serve what a run made."""
     adapter = run_dir / "adapter"
-    return "\n".join(
-        [
-            "Load it with peft:",
-            '  python -c "from peft import AutoPeftModelForCausalLM as M; '
-            f"print(M.from_pretrained('{adapter}'))\"",
-            "Serve it with vLLM:",
-            f"  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} "
-            f"--lora-modules tuned={adapter}",
-            "Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):",
-            f"  splitft export {run_dir} merged --merge",
-            "  python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf",
-        ]
-    )
+    return f"""\
+Load it with peft:
+  python -c "from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained('{adapter}'))"
+Serve it with vLLM:
+  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} --lora-modules tuned={adapter}
+Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):
+  splitft export {run_dir} merged --merge
+  python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf"""
 
 
 def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
@@ -265,7 +256,6 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
 
 
 def _merge(adapter: Path, out: Path) -> None:
-    import torch
     from peft import PeftModel
 
     from splitft.weights.load import load_model, load_tokenizer

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
+from splitft.common.quiet import quiet_datasets
+from splitft.data.table import exists
 from splitft.errors import JobError
 from splitft.job import Job
+from splitft.weights.hub import hub_answers, model_is_cached, offline
 from splitft.weights.random_models import BUILTIN, RANDOM_MODELS, is_random
 
 
@@ -23,24 +28,26 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
     # The model.
     if job.model_fallback is not None:
         _require_local("model_fallback", job.model_fallback)
-        if _model_is_out_of_reach(job):
+        name, revision = job.model_name_or_path, job.model_revision
+        if not (_is_local(name) or hub_answers(name, revision) or model_is_cached(name, revision)):
             changes |= {"model_name_or_path": job.model_fallback, "model_revision": "main"}
             notices.append(
-                f"{_silent_hub()}: model_fallback takes the place of {job.model_name_or_path}: this run uses "
+                f"{_silent_hub()}: model_fallback takes the place of {name}: this run uses "
                 f"{job.model_fallback}"
             )
     # The data set.
     if job.dataset_fallback is not None and job.dataset_name is not None:
         _require_local("dataset_fallback", job.dataset_fallback)
-        if _data_are_out_of_reach(job):
+        name = job.dataset_name
+        if not (_is_local(name) or hub_answers(name, kind="dataset") or _data_are_cached(job)):
             changes |= {
                 "dataset_name": job.dataset_fallback,
                 "dataset_config_name": None,
                 "dataset_split": "train",
             }
             notices.append(
-                f"{_silent_hub()}: dataset_fallback takes the place of {job.dataset_name}: this run uses "
-                f"{job.dataset_fallback}; its figures are not comparable with those of {job.dataset_name}"
+                f"{_silent_hub()}: dataset_fallback takes the place of {name}: this run uses "
+                f"{job.dataset_fallback}; its figures are not comparable with those of {name}"
             )
     # Random weights, whether asked for or fallen back to.
     resolved = job.model_copy(update=changes)
@@ -53,30 +60,9 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
     return resolved, notices
 
 
-def _model_is_out_of_reach(job: Job) -> bool:
-    name = job.model_name_or_path
-    if _is_local(name):
-        return False
-    from splitft.weights.hub import hub_answers, model_is_cached
-
-    return not hub_answers(name, job.model_revision) and not model_is_cached(name, job.model_revision)
-
-
-def _data_are_out_of_reach(job: Job) -> bool:
-    name = str(job.dataset_name)
-    if _is_local(name):
-        return False
-    from splitft.weights.hub import hub_answers
-
-    return not hub_answers(name, kind="dataset") and not _data_are_cached(job)
-
-
 def _data_are_cached(job: Job) -> bool:
     """Whether `datasets` can load them without the hub; what it loaded once lies ready, so this is quick."""
     import datasets
-
-    from splitft.common.quiet import quiet_datasets
-    from splitft.weights.hub import offline
 
     with quiet_datasets(), offline():
         try:
@@ -88,8 +74,6 @@ def _data_are_cached(job: Job) -> bool:
 
 def _is_local(name: str) -> bool:
     """Whether a name needs no hub: built in, a folder that is there, or a path and no hub id."""
-    from splitft.data.table import exists
-
     path = Path(name).expanduser()
     return name.startswith((BUILTIN, ".", "~")) or path.is_absolute() or name.count("/") > 1 or exists(path)
 
@@ -102,8 +86,6 @@ def _require_local(key: str, name: str) -> None:
 
 
 def _silent_hub() -> str:
-    from huggingface_hub import constants
-
     if constants.HF_HUB_OFFLINE:
         return "the model hub is not asked (HF_HUB_OFFLINE is set), and its cache lacks what the job names"
     return f"the model hub ({constants.ENDPOINT}) does not answer, and its cache lacks what the job names"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitft.common.files import writable_folder, write_atomically
-from splitft.errors import DataError, JobError, OutputError
+from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
 
@@ -16,37 +16,11 @@ if TYPE_CHECKING:
     from splitft.common.checkpoint import Checkpoint
 
 
-FILES = (
-    "job.yaml",
-    "history.jsonl",
-    "summary.json",
-    "adapter",
-    "adapters",
-    "decisions.jsonl",
-    "checkpoints",
-    "perplexity.png",
-    "partition.png",
-)
-
-
-def check_output_dir(path: str | Path, *, new: bool = True) -> Path:
-    """Return the folder, made if absent, after making sure that it is writable and, if `new`, holds no run.
-
-    Raises OutputError. Nothing is left behind but the folder itself.
-    """
-    folder = Path(path).expanduser()
-    found = [name for name in FILES if (folder / name).exists()] if new else []
-    if found:
-        go_on = "go on with it (--resume), " if "checkpoints" in found else ""
-        raise OutputError(
-            f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
-            "choose another with output_dir=FOLDER, or move that one away"
-        )
-    return writable_folder(folder, "output_dir")
-
-
 HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
     "history.jsonl", "decisions.jsonl", "summary.json", "job.yaml", "partition.json"
+)  # fmt: skip
+SIGNS = (  # of a run in a folder
+    JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
 FREE = ("output_dir", "save_every", "save_total_limit", "use_cpu", "clients")  # need not be what they were
 
@@ -67,20 +41,17 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     JobError where the run in it is of another job.
     """
     folder = Path(job.output_dir).expanduser()
-    if not resume or not (folder / JOB).exists():
-        return Opened(check_output_dir(folder))
-    check_output_dir(folder, new=False)
-    check_same_job(load_job(folder / JOB), job, folder)
-    if is_complete(folder):
-        return Opened(folder, complete=True)
-    from splitft.common.checkpoint import FOLDER, load_checkpoint
-
-    return Opened(folder, load_checkpoint(folder / FOLDER))
-
-
-def check_same_job(old: Job, new: Job, folder: Path) -> None:
-    """Raise JobError where a key of the job that is to go on is not what it was."""
-    was, now = old.model_dump(), new.model_dump()
+    going_on = resume and (folder / JOB).exists()
+    if not going_on and (found := [name for name in SIGNS if (folder / name).exists()]):
+        go_on = "go on with it (--resume), " if "checkpoints" in found else ""
+        raise OutputError(
+            f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
+            "choose another with output_dir=FOLDER, or move that one away"
+        )
+    writable_folder(folder, "output_dir")
+    if not going_on:
+        return Opened(folder)
+    was, now = load_job(folder / JOB).model_dump(), job.model_dump()
     changed = [key for key in was if key not in FREE and was[key] != now[key]]
     if changed:
         told = "; ".join(f"{key}: {was[key]!r}, now {now[key]!r}" for key in changed)
@@ -88,6 +59,11 @@ def check_same_job(old: Job, new: Job, folder: Path) -> None:
             f"the run in {folder} is of another job ({told}): go on with "
             f"`splitft run {folder / JOB} --resume`, or choose another output_dir"
         )
+    if is_complete(folder):
+        return Opened(folder, complete=True)
+    from splitft.common.checkpoint import FOLDER, load_checkpoint
+
+    return Opened(folder, load_checkpoint(folder / FOLDER))
 
 
 def is_complete(folder: Path) -> bool:
@@ -97,16 +73,6 @@ def is_complete(folder: Path) -> bool:
         return summary["interrupted"] is False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def check_same_partition(folder: Path, partition: str) -> None:
-    """Raise DataError where the data, as they are now dealt, are not those of the run."""
-    before = folder / PARTITION
-    if before.exists() and json.loads(before.read_text(encoding="utf-8")) != json.loads(partition):
-        raise DataError(
-            f"the data are not those of the run in {folder} (see its {PARTITION}): put the same data back, "
-            "or start again with another output_dir"
-        )
 
 
 def take_back(folder: Path, round_: int) -> list[RoundRecord]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,40 +23,31 @@ from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.lora.ranks import held_blocks
+from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
-from splitft.proof.head import try_head
-from splitft.running.baselines import WholeClient
-from splitft.running.model import PartProof, base_config, prepare_model
+from splitft.proof.head import try_head, whole_loss_notice
+from splitft.running.baselines.whole import WholeClient
+from splitft.running.model import base_config, load_base, with_adapters
 from splitft.running.network import notice
-from splitft.running.notices import Notices
-from splitft.running.prepare import check_positions, check_vocabulary
+from splitft.running.prepare import check_positions, check_vocabulary, note
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
 
 
+@dataclass
 class ClientSetup:
     """Makes a client from the server's welcome: the job, and the names of the modules with LoRA.
 
     dial: returns a function that dials an aggregator, given its address.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data: Path | None,
-        model: str | None,
-        console: Console,
-        dial: Callable[[str], Dial],
-    ) -> None:
-        self.name = name
-        self.data = data
-        self.model = model
-        self.console = console
-        self._dial = dial
-        self._held: frozenset[int] = frozenset()
-        self._welcome: Welcome | None = None
-        self._job_told: Job | None = None
-        self._aggregator: str | None = None
+    name: str
+    data: Path | None
+    model: str | None
+    console: Console
+    dial: Callable[[str], Dial]
+    _held: frozenset[int] = frozenset()
+    _told: tuple[Job, Welcome] | None = None
 
     def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
         """Read the data. Return the client, and its end of the connection.
@@ -65,7 +57,7 @@ class ClientSetup:
         """
         quiet_libraries()
         job = self._job(welcome.job)
-        self._welcome, self._job_told, self._aggregator = welcome, job, job.network.aggregator
+        self._told = job, welcome
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
@@ -86,25 +78,25 @@ class ClientSetup:
         blocks = client.model.num_blocks
         wanted = frozenset(held_blocks(client.settings, blocks, cut).on_client(range(blocks)))
         if not wanted <= self._held:
-            assert self._welcome is not None and self._job_told is not None
-            client.use_model(self._part(self._job_told, self._welcome, self._held | wanted))
+            assert self._told is not None
+            client.use_model(self._part(*self._told, self._held | wanted))
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""
-        return Desk(self._dial(self._aggregator), on_end) if self._aggregator else None
+        aggregator = self._told[0].network.aggregator if self._told else None
+        return Desk(self.dial(aggregator), on_end) if aggregator else None
 
     def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
         """Return the model with these blocks alone; None: with all."""
         head = job.labels == "client" or blocks is None
-
-        def prove(model: Any) -> PartProof:
-            inputs = cast(ServerInputs, welcome.server_inputs)
-            if not (head and job.loss_chunk_tokens):
-                return PartProof(inputs)
-            return PartProof(inputs, *try_head(model, job.seed, whole=blocks is None))
-
-        targets = welcome.targets, welcome.excluded
-        model, _ = prepare_model(job, Notices(self.console), prove, blocks=blocks, head=head, targets=targets)
+        base = load_base(job, self.console, blocks=blocks, head=head)
+        form: HeadForm = "whole"
+        if head and job.loss_chunk_tokens:
+            form, reason = try_head(base, job.seed, whole=blocks is None)
+            if reason:
+                note(self.console, whole_loss_notice(reason))
+        inputs = cast(ServerInputs, welcome.server_inputs)
+        model = with_adapters(job, base, inputs, form, (welcome.targets, welcome.excluded))
         self._held = frozenset(range(model.num_blocks)) if blocks is None else blocks
         return model
 

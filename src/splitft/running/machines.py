@@ -1,10 +1,10 @@
-"""The parties of a run in one process: server, clients, cut planner, ledger and, with devices, the clock."""
+"""The devices of a run: their costs, the cuts that their memory holds, the seconds that they predict."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from splitft.devices.steps import StateSeconds
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.running.prepare import Assembly, stated_cuts
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -70,14 +67,7 @@ def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Mach
     rows, width = (shape if job.padding_free else np.round(shape)).tolist()
     up, down = batch_bytes(machines.costs, job, round(tokens))
     return client_state_seconds(
-        machines.costs,
-        job,
-        device,
-        machines.server,
-        rows=rows,
-        width=width,
-        up_bytes=up,
-        down_bytes=down,
+        machines.costs, job, device, machines.server, rows=rows, width=width, up_bytes=up, down_bytes=down
     )
 
 
@@ -90,33 +80,24 @@ def cuts_in_memory(start: Assembly, most: Mapping[str, int], machines: Machines)
     explicit = job.method == "same_split" or job.cut_policy.method in ("fixed", "schedule")
     if not explicit or (job.method == "splitft" and "1" in (job.cut_policy.schedule or {})):
         stated["cuts"] = {name: min(cut, most[name]) for name, cut in stated["cuts"].items()}
+    # What a client's memory holds.
     for key, cuts in stated.items():
-        _check_clients(job, key, cuts, most, machines)
+        if too_much := [name for name, cut in cuts.items() if cut > most[name]]:
+            name = too_much[0]
+            device, needed = machines.clients[name], client_memory(machines.costs, job, cuts[name]).total
+            raise JobError(
+                f"{key}: client {name} ({device.name}, {device.memory_bytes / 1e9:.3g} GB) cannot hold "
+                f"{cuts[name]} blocks, which need about {needed / 1e9:.3g} GB: set its cut to {most[name]} "
+                "or lower, or give it another device"
+            )
+    # What the server's memory holds.
     for chosen in stated.values() if explicit else [most]:
-        _check_server(job, chosen, machines)
+        needed, server = server_memory(machines.costs, job, chosen.values()).total, machines.server
+        if needed > server.memory_bytes:
+            shared = "" if job.server_adapter == "shared" else "set server_adapter: shared, "
+            raise JobError(
+                f"server_device {server.name} has {server.memory_bytes / 1e9:.3g} GB of memory, but the "
+                f"trunks of {len(chosen)} clients need about {needed / 1e9:.3g} GB: name a larger device, "
+                f"{shared}raise the cuts, or lower max_length or per_device_train_batch_size"
+            )
     return stated["cuts"]
-
-
-def _check_clients(
-    job: Job, key: str, cuts: Mapping[str, int], most: Mapping[str, int], machines: Machines
-) -> None:
-    too_much = [name for name, cut in cuts.items() if cut > most[name]]
-    if too_much:
-        name = too_much[0]
-        device, needed = machines.clients[name], client_memory(machines.costs, job, cuts[name]).total
-        raise JobError(
-            f"{key}: client {name} ({device.name}, {device.memory_bytes / 1e9:.3g} GB) cannot "
-            f"hold {cuts[name]} blocks, which need about {needed / 1e9:.3g} GB: set its cut to {most[name]} "
-            "or lower, or give it another device"
-        )
-
-
-def _check_server(job: Job, cuts: Mapping[str, int], machines: Machines) -> None:
-    needed, server = server_memory(machines.costs, job, cuts.values()).total, machines.server
-    if needed > server.memory_bytes:
-        shared = "" if job.server_adapter == "shared" else "set server_adapter: shared, "
-        raise JobError(
-            f"server_device {server.name} has {server.memory_bytes / 1e9:.3g} GB of memory, but the trunks "
-            f"of {len(cuts)} clients need about {needed / 1e9:.3g} GB: name a larger device, {shared}raise "
-            "the cuts, or lower max_length or per_device_train_batch_size"
-        )

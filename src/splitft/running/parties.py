@@ -18,7 +18,8 @@ from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.running.baselines import POOLED, Books, NoExchange, WholeClient, WholeModels
+from splitft.running.baselines.no_exchange import POOLED, Books, NoExchange
+from splitft.running.baselines.whole import WholeClient, WholeModels
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches
@@ -103,12 +104,7 @@ def make_parties(
         mean=mean,
     )
     cohort = LocalCohort(clients, job, job, ledger, clock, present)
-    return Parties(policy, server, cohort, ledger, machines, global_adapter(server))
-
-
-def global_adapter(server: Server) -> Callable[[], dict[str, Adapter]]:
-    """Return `Parties.adapters` of a run with a server."""
-    return lambda: {"adapter": dict(server.adapter)}
+    return Parties(policy, server, cohort, ledger, machines, lambda: {"adapter": dict(server.adapter)})
 
 
 def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
@@ -18,11 +19,11 @@ from splitft.model.config import count_blocks, text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
 from splitft.proof import SplitReport, check_split
+from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, prepare_model
-from splitft.running.notices import Notices
+from splitft.running.model import base_config, load_base, with_adapters
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -72,80 +73,74 @@ def assemble(
     check_cut_policy(job)
     check_codecs(job)
     check_devices(job)
-    notices = Notices(console)
-    job, taken = resolve_sources(job)
-    for notice in taken:
-        notices.add(notice)
+    job, notices = resolve_sources(job)
+    for text in notices:
+        note(console, text)
     # 2. Data, dealt to the clients.
     base = str(resolve_model(job.model_name_or_path))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
-    prepared = _deal(job, tokenizer, console) if elsewhere is None else None
+    prepared, names = None, list(elsewhere or ())
+    if elsewhere is None:
+        if job.dataset_name is None and job.data_files is None:
+            raise JobError(
+                "the job names no data: the clients of its network have them (`splitft server` runs it); for "
+                "a run in one process set dataset_name or data_files"
+            )
+        with console.status("reading and dealing the data"):
+            prepared = prepare(job, tokenizer)
+        console.print(partition_table(prepared.report))
+        names = [client.name for client in prepared.clients]
     clients = prepared.clients if prepared else ()
-    names = list(elsewhere) if elsewhere is not None else [client.name for client in clients]
     # 3. Demands on the model that its configuration tells.
     config = base_config(job)
     check_positions(job, config)
     check_vocabulary(job, config, (rows for client in clients for rows in (client.train, client.eval)))
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
-
-    # 4. The model, split and proven.
-    def prove(model: Any) -> SplitReport:
-        with console.status("proving that the split is exact"):
-            return _prove(job, model if weights else config, possible_cuts(job, cuts, blocks))
-
-    model, report = prepare_model(job, notices, prove, weights=weights)
-    if job.padding_free and report.padding_free:
-        notices.add(padded_notice(report.padding_free))
-        job = job.model_copy(update={"padding_free": False})
-    # 5. The adapter to start from, on the model's device.
-    adapter = _first_adapter(job, model.slots)
-    if weights:
-        adapter = to_device(adapter, model.device)
-    pad = tokenizer.pad_token_id
-    return Assembly(job, notices.texts, base, pad, names, prepared, model, adapter, report, cuts)
-
-
-def _deal(job: Job, tokenizer: Any, console: Console) -> Prepared:
-    if job.dataset_name is None and job.data_files is None:
-        raise JobError(
-            "the job names no data: the clients of its network have them (`splitft server` runs it); for "
-            "a run in one process set dataset_name or data_files"
-        )
-    with console.status("reading and dealing the data"):
-        prepared = prepare(job, tokenizer)
-    console.print(partition_table(prepared.report))
-    return prepared
-
-
-def _prove(job: Job, model: Any, cuts: Sequence[int]) -> SplitReport:
-    """Prove the split of a model, or of a configuration. Raises ModelError where it is not exact."""
-    report = check_split(
-        model,
-        cuts,
-        tail_blocks=job.num_tail_blocks,
-        labels=job.labels,
-        padding_free=job.padding_free,
-        seed=job.seed,
-    )
-    if not report.ok:
-        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
-    return report
-
-
-def _first_adapter(job: Job, slots: AdapterSlots) -> Adapter:
-    if job.adapter_name_or_path:
-        return load_adapter(job.adapter_name_or_path, slots, job)
-    return initial_adapter(slots.layout, job.lora_r, job.seed)
-
-
-def possible_cuts(job: Job, cuts: Mapping[str, int], blocks: int) -> list[int]:
-    """Return the cuts of the job, and all that its policy may choose."""
+    # 4. The model, split and proven at the job's cuts and all that its policy may choose.
     policy, possible = job.cut_policy, set(cuts.values())
     if policy.method != "fixed" and job.method == "splitft":
         highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
         possible |= set(range(policy.min_cut, highest + 1))
-    return sorted(possible)
+    model = load_base(job, console, weights=weights)
+    with console.status("proving that the split is exact"):
+        report = check_split(
+            model if weights else config,
+            sorted(possible),
+            tail_blocks=job.num_tail_blocks,
+            labels=job.labels,
+            padding_free=job.padding_free,
+            seed=job.seed,
+        )
+    if not report.ok:
+        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
+    limits = []
+    if weights and job.loss_chunk_tokens and report.head_reason:
+        limits.append(whole_loss_notice(report.head_reason))
+    if job.padding_free and report.padding_free:
+        limits.append(padded_notice(report.padding_free))
+        job = job.model_copy(update={"padding_free": False})
+    for text in limits:
+        note(console, text)
+    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole")
+    # 5. The adapter to start from, on the model's device.
+    if job.adapter_name_or_path:
+        adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
+    else:
+        adapter = initial_adapter(split.slots.layout, job.lora_r, job.seed)
+    if weights:
+        adapter = to_device(adapter, split.device)
+        tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
+        difference = f"largest logit difference {report.max_logit_difference:g}"
+        console.print(f"split proven on the model itself at {tried}: {difference}", highlight=False)
+    return Assembly(
+        job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
+    )
+
+
+def note(console: Console, text: str) -> None:
+    """Print a fact that must not be missed."""
+    console.print(f"[bold yellow]Note:[/] {escape(text)}")
 
 
 def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -20,48 +19,51 @@ SECONDS_BETWEEN_LINES = 30.0
 MOST_NAMED = 4  # moves of cuts, and clients of one move, that a line names
 
 
-class RunProgress:
+class LineProgress(Progress):
+    """Bars with a status on a terminal; elsewhere, a line at most every `seconds`."""
+
+    def __init__(self, console: Console, seconds: float, style: str = "") -> None:
+        columns = TextColumn(style + "{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}")
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._seconds = seconds
+        self._last_line = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def line_is_due(self) -> bool:
+        """Whether to print a line in place of the bars."""
+        return self.disable and time.monotonic() - self._last_line > self._seconds
+
+
+class RunProgress(LineProgress):
     """Shows round, step, loss, tokens/s, bytes and time left; an `Observer` of round.run_rounds."""
 
     def __init__(
         self, job: Job, num_clients: int, ledger: Ledger, console: Console, rounds_done: int = -1
     ) -> None:
+        super().__init__(console, SECONDS_BETWEEN_LINES, "[bold]")
         self.job = job
-        self.console = console
         self.ledger = ledger
         members = min(job.clients_per_round or num_clients, num_clients)
         rounds = range(rounds_done + 1, job.rounds + 1)
-        self.total_steps = (
-            len([r for r in rounds if r]) * job.local_steps * members * job.gradient_accumulation_steps
-        )
-        self.total_evaluations = sum(1 for r in rounds if r % job.eval_every == 0 or r == job.rounds)
+        steps = members * job.local_steps * job.gradient_accumulation_steps
+        self.total_steps = steps * sum(r > 0 for r in rounds)
+        self.total_evaluations = sum(r % job.eval_every == 0 or r == job.rounds for r in rounds)
         self.steps = self.evaluations = 0
         self.tokens_per_second: float | None = None
         self.training_seconds = self.evaluation_seconds = 0.0
         self._last_record: RoundRecord | None = None
-        self._last_event = self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}"),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._task = self._bar.add_task("starting", total=self.total_steps, status="")
-
-    def __enter__(self) -> RunProgress:
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._last_event = time.monotonic()
+        self._bar = self.add_task("starting", total=self.total_steps, status="")
 
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
         """Count one micro-batch of one client."""
         self.steps += 1
         self.training_seconds += self._elapsed()
-        text = f"step {step + 1}/{self.job.local_steps}  {client}  loss {loss:.3f}"
-        self._show(round_, text)
+        self._show(round_, f"step {step + 1}/{self.job.local_steps}  {client}  loss {loss:.3f}")
 
     def on_evaluation(self, round_: int) -> None:
         """Note that an evaluation starts."""
@@ -75,21 +77,18 @@ class RunProgress:
         if record.perplexity is not None:
             self.evaluation_seconds += self._elapsed()
             self.evaluations += 1
-        if self.console.is_terminal:
+        if not self.disable:
             self._show(record.round, "")
-        self.console.print(f"{round_line(record)}  {self._left()}".rstrip(), highlight=False)
+        self.line(f"{round_line(record)}  {self._left()}".rstrip())
         if more := devices_line(record, self._last_record):
-            self.console.print(f"          {more}", highlight=False, markup=False)
+            self.line(f"          {more}")
         self._last_record = record
-        self._last_line = time.monotonic()
 
     def seconds_left(self) -> float | None:
         """Return the predicted seconds to the end of the run, None before anything was measured."""
-        if not self.evaluations:
+        if not self.evaluations or not self.steps:
             return None
         evaluations = (self.total_evaluations - self.evaluations) * self.evaluation_seconds / self.evaluations
-        if not self.steps:
-            return None
         return evaluations + (self.total_steps - self.steps) * self.training_seconds / self.steps
 
     def _elapsed(self) -> float:
@@ -106,11 +105,9 @@ class RunProgress:
         moved = f"↑{megabytes(self.ledger.total('up'))} ↓{megabytes(self.ledger.total('down'))} MB"
         status = "  ".join(part for part in (text, rate, moved, self._left()) if part)
         heading = f"round {round_}/{self.job.rounds}"
-        if self.console.is_terminal:
-            self._bar.update(self._task, description=heading, completed=self.steps, status=status)
-        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self.console.print(f"{heading}  {status}", highlight=False)
-            self._last_line = time.monotonic()
+        self.update(self._bar, description=heading, completed=self.steps, status=status)
+        if self.line_is_due():
+            self.line(f"{heading}  {status}")
 
 
 def round_line(record: RoundRecord) -> str:
@@ -144,11 +141,6 @@ def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
             groups.setdefault((old, cut), []).append(name)
     named = [f"{old}→{new} ({first_few(names, MOST_NAMED)})" for (old, new), names in groups.items()]
     return first_few(named, MOST_NAMED)
-
-
-def final_tables(records: Sequence[RoundRecord]) -> list[Table]:
-    """Return the table of rounds and the table of clients, both for 80 columns."""
-    return [rounds_table(records), clients_table(records)]
 
 
 def rounds_table(records: Sequence[RoundRecord]) -> Table:

@@ -6,34 +6,39 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from splitft.common.checkpoint import FOLDER, remove_checkpoints, save_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
 from splitft.common.quiet import quiet_libraries
-from splitft.errors import DivergedError, JobError
+from splitft.data import partition_picture
+from splitft.errors import DataError, DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
-from splitft.job import Job
+from splitft.job import Job, dump_job
+from splitft.lora.blocks import Adapter
+from splitft.round import run_rounds
+from splitft.running.batching import batch_tokens
+from splitft.running.export import model_card, save_adapter, usage_hints
 from splitft.running.folder import (
     DECISIONS,
     HISTORY,
     PARTITION,
     SUMMARY,
     Opened,
-    check_same_partition,
     open_run,
     read_records,
     take_back,
 )
-from splitft.running.notices import note
-
-if TYPE_CHECKING:
-    from splitft.lora.blocks import Adapter
-    from splitft.running.parties import Parties
-    from splitft.running.prepare import Assembly
+from splitft.running.parties import Parties, make_parties
+from splitft.running.picture import perplexity_picture
+from splitft.running.prepare import Assembly, assemble, note
+from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.weights.random_models import is_random
 
 
 @dataclass(frozen=True)
@@ -63,28 +68,14 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
     if opened.complete:
         return complete_run(opened, job, console)
     quiet_libraries()
-
-    from splitft.running.batching import batch_tokens
-    from splitft.running.parties import make_parties
-    from splitft.running.prepare import assemble
-
     start = assemble(job, console)
-    console.print(proof_line(start), highlight=False)
-    model = start.split_model
-    tokens = batch_tokens(start.job, model, start.report.cuts, console)
-    return run_parties(opened, start, make_parties(start, model, batch_tokens=tokens), console)
+    tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
+    return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
 
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
-    from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.round import run_rounds
-    from splitft.running.export import usage_hints
-    from splitft.running.picture import perplexity_picture
-    from splitft.running.progress import RunProgress, final_tables
-
     job, folder = start.job, opened.folder
-
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None
@@ -99,15 +90,15 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
             if output.records:
                 output.save()  # the stop may have come between the writing of two files
                 perplexity_picture(output.records, folder / "perplexity.png")
-                progress.__exit__(None, None, None)
+                progress.stop()
                 done = output.records[-1].round
                 how = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped"
                 go_on = ", --resume goes on" if (folder / FOLDER).exists() else ""
                 console.print(f"{how} after round {done}; its results are in {folder}{go_on}")
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
-    for table in final_tables(output.records):
-        console.print(table)
+    console.print(rounds_table(output.records))
+    console.print(clients_table(output.records))
     remove_checkpoints(folder / FOLDER)
     adapters = adapter_folder(job)
     console.print(
@@ -122,9 +113,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
-    from splitft.common.checkpoint import FOLDER, remove_checkpoints
-    from splitft.running.picture import perplexity_picture
-
     folder, records = opened.folder, read_records(opened.folder)
     if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
         perplexity_picture(records, folder / "perplexity.png")
@@ -143,9 +131,6 @@ class _Output:
     """The run folder while it is filled: after every round all of it is as of that round."""
 
     def __init__(self, folder: Path, start: Assembly, parties: Parties) -> None:
-        from splitft.data import partition_picture
-        from splitft.job import dump_job
-
         self.folder = folder
         self.start = start
         self.parties = parties
@@ -156,8 +141,13 @@ class _Output:
         if start.prepared:
             report = start.prepared.report
             partition = json.dumps(report.to_dict(), indent=1)
-            check_same_partition(folder, partition)
-            write_atomically(folder / PARTITION, partition)
+            before = folder / PARTITION
+            if before.exists() and json.loads(before.read_text(encoding="utf-8")) != json.loads(partition):
+                raise DataError(
+                    f"the data are not those of the run in {folder} (see its {PARTITION}): put the same data "
+                    "back, or start again with another output_dir"
+                )
+            write_atomically(before, partition)
             partition_picture(report, folder / "partition.png")
 
     def go_on(self, opened: Opened, console: Console) -> None:
@@ -184,8 +174,6 @@ class _Output:
         self.save()
         job = self.start.job
         if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:
-            from splitft.common.checkpoint import FOLDER, save_checkpoint
-
             self.parties.cohort.save(record.round + 1)
             save_checkpoint(
                 self.folder / FOLDER, record.round, self.parties.state(), keep=job.save_total_limit
@@ -193,9 +181,6 @@ class _Output:
 
     def save(self) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary."""
-        from splitft.running.export import model_card, save_adapter
-        from splitft.weights.random_models import is_random
-
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
@@ -219,15 +204,6 @@ class _Output:
         return summary
 
 
-def proof_line(start: Assembly) -> str:
-    """Say what was proven of the split."""
-    report = start.report
-    return (
-        f"split proven on the model itself at cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} "
-        f"blocks: largest logit difference {report.max_logit_difference:g}"
-    )
-
-
 def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, int]) -> dict[str, Any]:
     """Return counts of base and adapter parameters, and of those that each client trains."""
     per_block = {block: sum(t.numel() for t in tensors.values()) for block, tensors in adapter.items()}
@@ -239,6 +215,4 @@ def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("splitft", "torch", "transformers", "peft", "datasets")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +25,14 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
 from splitft.model.config import text_config
-from splitft.running.baselines import WholeModels
+from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
-from splitft.running.folder import Opened, open_run
+from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
-from splitft.running.parties import Parties, global_adapter
+from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
-from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
+from splitft.running.runner import RunResult, complete_run, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import make_server
 from splitft.weights.load import base_dtype
@@ -93,59 +92,48 @@ def serve(
     # Prepare the model, and listen.
     quiet_libraries()
     start = assemble(job, console, elsewhere=names)
-    console.print(proof_line(start), highlight=False)
-    side = make_server_side(start, address, certs, door, opened.folder, console)
-    on_listening(side.listener)
-    console.print(f"listening at port {side.listener.port} for {', '.join(names)}", highlight=False)
-    if side.averaging is not None and dial is not None:
-        side.averaging.open(dial, side.members)
+    parties, members, listener, averaging = make_server_side(
+        start, address, certs, door, opened.folder, console
+    )
+    on_listening(listener)
+    console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
+    if averaging is not None and dial is not None:
+        averaging.open(dial, members)
 
-    # Run the rounds, and tell all parties how the run ended.
-    dismiss = side.averaging.end if side.averaging is not None else None
+    # Wait for clients, run the rounds from the start or the last checkpoint, and tell all parties the end.
+    dismiss = averaging.end if averaging is not None else None
     try:
-        result = run_rounds_with_clients(opened, start, side, console)
+        if opened.checkpoint is None:
+            parties.cohort.present(0)
+        else:
+            resumed = {"event": "resume", "rounds": opened.checkpoint.round}
+            append_line(opened.folder / STEPS, json.dumps(resumed))
+        result = run_parties(opened, start, parties, console)
+        failpoint("run.complete")
     except BaseException:
-        say_stop(side.listener, side.roster.there(), dismiss, "the server stopped")
+        say_stop(listener, members.roster.there(), dismiss, "the server stopped")
         raise
-    told_names, seconds = side.roster.taking_part(), job.network.rejoin_seconds
-    say_farewell(side.listener, told_names, dismiss, opened.folder, seconds, say)
+    told_names, seconds = members.roster.taking_part(), job.network.rejoin_seconds
+    say_farewell(listener, told_names, dismiss, opened.folder, seconds, say)
     return result
-
-
-def run_rounds_with_clients(opened: Opened, start: Assembly, side: ServerSide, console: Console) -> RunResult:
-    """Wait for clients, run the rounds from the start or the last checkpoint, and write the results."""
-    if opened.checkpoint is None:
-        side.parties.cohort.present(0)
-    else:
-        resumed = {"event": "resume", "rounds": opened.checkpoint.round}
-        append_line(opened.folder / STEPS, json.dumps(resumed))
-    result = run_parties(opened, start, side.parties, console)
-    failpoint("run.complete")
-    return result
-
-
-@dataclass(frozen=True)
-class ServerSide:
-    """The server's side of a run over a network."""
-
-    parties: Parties
-    listener: Listener
-    roster: Roster
-    members: Members
-    averaging: AggregatorLink | None
 
 
 def make_server_side(
     start: Assembly, address: str, certs: Path | None, door: Admission, folder: Path, console: Console
-) -> ServerSide:
-    """Set up the server's side of a run, and listen."""
+) -> tuple[Parties, Members, Listener, AggregatorLink | None]:
+    """Set up the server's side of a run, and listen; the cuts follow measured step times."""
     job, ledger, steps = start.job, Ledger(), folder / STEPS
     model, say = start.split_model, partial(notice, console)
 
     # Clients and their cuts.
     roster = Roster(start.names, job.network)
-    policy = cut_policy(start)
-    times = StepTimes(job, policy.learn if isinstance(policy, CutPlanner) else None)
+    policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
+    learn = None
+    if job.splits_model:
+        most, blocks = highest_cuts(start, machines_of(start)), start.num_blocks - job.num_tail_blocks
+        policy = planner = CutPlanner(job, start.cuts, most, blocks, measured=True)
+        learn = planner.learn
+    times = StepTimes(job, learn)
 
     # The server, which averages here or has the aggregator average.
     averaging = None
@@ -162,8 +150,14 @@ def make_server_side(
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 
-    # The way of messages: listener, membership, gate, phases of the cohort.
-    listener = listen(start, address, certs, door)
+    # The listener: clients get the job, and the names of the modules with LoRA.
+    told, slots = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"}), start.slots
+    names = tuple(slots.targets), tuple(slots.excluded)
+    welcome = Welcome("", 0, told, *names, start.report.server_inputs)
+    limit = most_bytes(start)
+    listener = Listener(address, certs, door, welcome, limit)
+
+    # The way of messages: membership, gate, phases of the cohort.
     channels = {name: Channel(job, model.width) for name in start.names}
     gate = Gate(
         job,
@@ -179,25 +173,8 @@ def make_server_side(
     )
     members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None, global_adapter(server))
-    return ServerSide(parties, listener, roster, members, averaging)
-
-
-def cut_policy(start: Assembly) -> CutPlanner | WholeModels:
-    """Return the decider of the clients' cuts, from measured step times."""
-    if not start.job.splits_model:
-        return WholeModels(start.names, start.num_blocks)
-    most = highest_cuts(start, machines_of(start))
-    blocks = start.num_blocks - start.job.num_tail_blocks
-    return CutPlanner(start.job, start.cuts, most, blocks, measured=True)
-
-
-def listen(start: Assembly, address: str, certs: Path | None, door: Admission) -> Listener:
-    """Start to listen for clients, who get the job and the names of the modules with LoRA."""
-    job = start.job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
-    targets, excluded = tuple(start.slots.targets), tuple(start.slots.excluded)
-    welcome = Welcome("", 0, job, targets, excluded, start.report.server_inputs)
-    return Listener(address, certs, door, welcome, most_bytes(start))
+    parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
+    return parties, members, listener, averaging
 
 
 def most_bytes(start: Assembly) -> int:

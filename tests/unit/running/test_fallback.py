@@ -149,7 +149,7 @@ def test_without_fallbacks_nothing_changes_and_the_error_says_so(folder: Path) -
 
 def test_what_needs_no_hub_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "splitft.weights.hub.hub_answers", lambda *_, **__: pytest.fail("nothing to ask a hub for")
+        "splitft.running.fallback.hub_answers", lambda *_, **__: pytest.fail("nothing to ask a hub for")
     )
     for model, data in ((str(folder / "model"), "builtin:sotu"), (RANDOM_NAME, str(folder / "set"))):
         job = Job(

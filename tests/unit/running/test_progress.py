@@ -12,7 +12,7 @@ from rich.console import Console
 
 from splitft.devices import ClientTimes, RoundTimes
 from splitft.history import RoundRecord, make_record
-from splitft.running.progress import MOST_NAMED, devices_line, final_tables, moves
+from splitft.running.progress import MOST_NAMED, clients_table, devices_line, moves, rounds_table
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Metrics
 
@@ -44,8 +44,8 @@ def record(round_: int, cuts: Mapping[str, int | None], seconds: float | None = 
 def shown(records: Sequence[RoundRecord]) -> list[str]:
     """Return the lines of the final tables on a terminal of 80 columns."""
     console = Console(width=80, file=io.StringIO(), record=True)
-    for table in final_tables(records):
-        console.print(table)
+    console.print(rounds_table(records))
+    console.print(clients_table(records))
     return console.export_text().splitlines()
 
 

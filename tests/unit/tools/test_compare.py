@@ -15,7 +15,7 @@ from splitft import Job
 from splitft.errors import JobError, OutputError
 from splitft.job import load_job
 from splitft.tools.compare.arms import METHODS, Arm, make_arms, method_overrides, parse_methods, parse_vary
-from splitft.tools.compare.plan import distinct_runs, name_variants, plan_variants, run_name, seeds_of
+from splitft.tools.compare.plan import distinct_runs, name_variants, plan_variants, run_name
 from splitft.tools.compare.processes import reason_of, thread_settings
 from splitft.tools.compare.progress import Advance, read_advance, seconds_left
 from splitft.tools.compare.store import MARKER, Store, open_store, prepare_run, run_state
@@ -112,7 +112,7 @@ def test_arms_are_every_combination_under_a_name_of_its_own(
 
 def test_a_plan_has_every_arm_with_every_seed_from_the_jobs_own(job_file: str) -> None:
     arms = make_arms(["same_split", "makespan"], {"lora_r_cut": [2, 4]}, "fixed")
-    variants = name_variants(plan_variants(job_file, ["rounds=3"], arms, seeds_of(7, 2)))
+    variants = name_variants(plan_variants(job_file, ["rounds=3"], arms, [7, 8]))
     assert [(v.label, v.seed) for v in variants[:3]] == [
         ("same_split, lora_r_cut 2", 7), ("same_split, lora_r_cut 2", 8), ("same_split, lora_r_cut 4", 7)
     ]  # fmt: skip

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from splitft.job.settings.data import DataSettings
 from splitft.job.settings.federation import (
     CostSettings,
     DeviceSettings,
     FederationSettings,
     NetworkSettings,
     RunSettings,
+    WireSettings,
 )
-from splitft.job.settings.model import ModelSettings
+from splitft.job.settings.sources import DataSettings, ModelSettings
 from splitft.job.settings.training import (
     AverageSettings,
     BatchSettings,
@@ -22,7 +22,6 @@ from splitft.job.settings.training import (
     SplitSettings,
     TrainingSettings,
 )
-from splitft.job.settings.wire import WireSettings
 
 __all__ = [
     "AverageSettings",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitft.job.sections import ADVANCED, Count, Name, Names, Strict
+from splitft.job.sections import Count, Name, Names, Strict, advanced, key
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
@@ -14,53 +14,47 @@ SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", 
 class SeedSettings(Strict):
     """The seed of all named generators."""
 
-    seed: int = Field(
-        default=42,
-        ge=0,
-        le=2**32 - 1,
-        description="Seeds the partition, the order of rows, dropout and new adapters.",
+    seed: int = key(
+        42, "Seeds the partition, the order of rows, dropout and new adapters.", ge=0, le=2**32 - 1
     )
 
 
 class ScheduleSettings(Strict):
     """The number of steps."""
 
-    rounds: Count = Field(default=10, description="Rounds of local steps, aggregation and evaluation.")
-    local_steps: Count = Field(default=10, description="Optimizer steps of each client in a round.")
-    gradient_accumulation_steps: Count = Field(default=1, description="Micro-batches of one optimizer step.")
+    rounds: Count = key(10, "Rounds of local steps, aggregation and evaluation.")
+    local_steps: Count = key(10, "Optimizer steps of each client in a round.")
+    gradient_accumulation_steps: Count = key(1, "Micro-batches of one optimizer step.")
 
 
 class SplitSettings(Strict):
     """The division of the model, and of a step, between client and server."""
 
-    method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = Field(
-        default="splitft",
-        description="splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora "
-        "(whole models on the clients), local_only (no exchange at all), centralized (all data in one "
-        "place).",
+    method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = key(
+        "splitft",
+        "splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora (whole "
+        "models on the clients), local_only (no exchange at all), centralized (all data in one place).",
     )
-    cuts: Count | Annotated[list[Count], Field(min_length=1)] = Field(
-        default=2, description="Blocks on each client: one number, or one per client."
+    cuts: Count | Annotated[list[Count], Field(min_length=1)] = key(
+        2, "Blocks on each client: one number, or one per client."
     )
-    labels: Literal["server", "client"] = Field(
-        default="server",
-        description="server: clients send their labels (the text) to the server. client: labels, head and "
+    labels: Literal["server", "client"] = key(
+        "server",
+        "server: clients send their labels (the text) to the server. client: labels, head and "
         "the last tail_blocks blocks stay on the client.",
     )
-    tail_blocks: Annotated[int, Field(ge=0)] | None = Field(
-        default=None,
-        description="Last blocks on the client. Default: 1 with labels: client, 0 with labels: server.",
+    tail_blocks: Annotated[int, Field(ge=0)] | None = key(
+        None, "Last blocks on the client. Default: 1 with labels: client, 0 with labels: server."
     )
-    server_adapter: Literal["per_client", "shared"] = Field(
-        default="per_client",
-        description="per_client: the server trains one trunk adapter per client and averages them each "
+    server_adapter: Literal["per_client", "shared"] = key(
+        "per_client",
+        "per_client: the server trains one trunk adapter per client and averages them each "
         "round. shared: one trunk adapter, trained on all clients' batches.",
     )
-    train_front: bool = Field(
-        default=True,
-        description="No: blocks below the highest cut stay as they are. Clients run forward alone, no "
-        "gradient comes down, and a sample's activations go up once in the whole job. Needs "
-        "cut_policy.method fixed.",
+    train_front: bool = key(
+        True,
+        "No: blocks below the highest cut stay as they are. Clients run forward alone, no gradient comes "
+        "down, and a sample's activations go up once in the whole job. Needs cut_policy.method fixed.",
     )
 
     @property
@@ -84,45 +78,38 @@ class SplitSettings(Strict):
 class LoraSettings(Strict):
     """The adapters."""
 
-    lora_r: Count = Field(default=16, description="Rank of the adapter of every block.")
-    lora_r_cut: Count | None = Field(
-        default=None,
-        description="Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r.",
+    lora_r: Count = key(16, "Rank of the adapter of every block.")
+    lora_r_cut: Count | None = key(
+        None, "Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r."
     )
-    lora_r_cut_side: Literal["both", "client"] = Field(
-        default="both",
-        description="Blocks with lora_r_cut: both (paper), or the client's last one alone.",
-        json_schema_extra=ADVANCED,
+    lora_r_cut_side: Literal["both", "client"] = advanced(
+        "both", "Blocks with lora_r_cut: both (paper), or the client's last one alone."
     )
-    lora_alpha: float = Field(
-        default=32.0, gt=0, description="Adapter scaling is lora_alpha / lora_r in every block."
-    )
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    lora_target_modules: Name | Names | None = Field(
-        default=None, description="Module names, or all-linear. Default: peft's choice for the model type."
+    lora_alpha: float = key(32.0, "Adapter scaling is lora_alpha / lora_r in every block.", gt=0)
+    lora_dropout: float = key(0.0, "Dropout on the adapter's input.", ge=0, lt=1)
+    lora_target_modules: Name | Names | None = key(
+        None, "Module names, or all-linear. Default: peft's choice for the model type."
     )
 
 
 class AverageSettings(Strict):
     """The average of a round."""
 
-    aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = Field(
-        default="by_rank",
-        description="by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
+    aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = key(
+        "by_rank",
+        "by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
         "but missing components count as zero. exact: the products B·A, re-factored. freeze_a: A stays "
         "as it started, B is trained and averaged (FFA-LoRA).",
     )
-    robust_aggregation: Literal["norm_clip", "none", "median", "trimmed_mean", "krum"] = Field(
-        default="norm_clip",
-        description="What a broken or dishonest client may do to the average of a block. norm_clip: an "
+    robust_aggregation: Literal["norm_clip", "none", "median", "trimmed_mean", "krum"] = key(
+        "norm_clip",
+        "What a broken or dishonest client may do to the average of a block. norm_clip: an "
         "update of more than 3 times the median length is scaled to that length, and its weight by the same "
         "factor. The others leave it out; then median, trimmed_mean: of every value, unweighted; krum: the "
         "one adapter nearest to the others. none: anything.",
     )
-    byzantine_clients: Count = Field(
-        default=1,
-        description="Broken or dishonest clients that trimmed_mean and krum withstand.",
-        json_schema_extra=ADVANCED,
+    byzantine_clients: Count = advanced(
+        1, "Broken or dishonest clients that trimmed_mean and krum withstand."
     )
 
     @property
@@ -134,69 +121,44 @@ class AverageSettings(Strict):
 class OptimizerSettings(ScheduleSettings):
     """AdamW, its schedule and its clipping."""
 
-    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay of AdamW.")
-    adam_beta1: float = Field(
-        default=0.9,
-        ge=0,
-        lt=1,
-        description="AdamW's first beta.",
-        json_schema_extra=ADVANCED,
-    )
-    adam_beta2: float = Field(
-        default=0.999,
-        ge=0,
-        lt=1,
-        description="AdamW's second beta.",
-        json_schema_extra=ADVANCED,
-    )
-    adam_epsilon: float = Field(
-        default=1e-8,
-        gt=0,
-        description="AdamW's epsilon.",
-        json_schema_extra=ADVANCED,
-    )
-    max_grad_norm: float = Field(
-        default=1.0, ge=0, description="Clip the norm over front, trunk and tail; 0: never."
-    )
-    lr_scheduler_type: SchedulerType = Field(default="linear", description="Schedule over all rounds' steps.")
-    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="Share of all steps used to warm up.")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Steps of warm-up; overrides the ratio."
-    )
+    learning_rate: float = key(2e-4, "Peak learning rate of AdamW.", gt=0)
+    weight_decay: float = key(0.0, "Decoupled weight decay of AdamW.", ge=0)
+    adam_beta1: float = advanced(0.9, "AdamW's first beta.", ge=0, lt=1)
+    adam_beta2: float = advanced(0.999, "AdamW's second beta.", ge=0, lt=1)
+    adam_epsilon: float = advanced(1e-8, "AdamW's epsilon.", gt=0)
+    max_grad_norm: float = key(1.0, "Clip the norm over front, trunk and tail; 0: never.", ge=0)
+    lr_scheduler_type: SchedulerType = key("linear", "Schedule over all rounds' steps.")
+    warmup_ratio: float = key(0.0, "Share of all steps used to warm up.", ge=0, lt=1)
+    warmup_steps: Annotated[int, Field(ge=0)] = key(0, "Steps of warm-up; overrides the ratio.")
 
 
 class BatchSettings(ScheduleSettings, SeedSettings):
     """Batches: their size, layout, parts and order."""
 
-    per_device_train_batch_size: Count = Field(default=8, description="Rows of one client's micro-batch.")
-    per_device_eval_batch_size: Count = Field(default=8, description="Rows of one evaluation batch.")
-    group_by_length: bool = Field(
-        default=False, description="Batches of rows of like length: less padding to compute, other batches."
+    per_device_train_batch_size: Count = key(8, "Rows of one client's micro-batch.")
+    per_device_eval_batch_size: Count = key(8, "Rows of one evaluation batch.")
+    group_by_length: bool = key(
+        False, "Batches of rows of like length: less padding to compute, other batches."
     )
-    padding_free: bool = Field(
-        default=False,
-        description="Compute a batch as one row of all its samples, with position ids, and no padding: the "
+    padding_free: bool = key(
+        False,
+        "Compute a batch as one row of all its samples, with position ids, and no padding: the "
         "same but for the order of sums. Where a model cannot, rows are padded, and the run says so.",
     )
-    micro_batches: Literal["off", "auto"] | Annotated[int, Field(ge=2)] = Field(
-        default="off",
-        description="Batches in parts, so that clients, link and server work side by side; gradients differ "
+    micro_batches: Literal["off", "auto"] | Annotated[int, Field(ge=2)] = advanced(
+        "off",
+        "Batches in parts, so that clients, link and server work side by side; gradients differ "
         "from those of whole batches in the order of sums only. off: whole batches. auto: over a network, "
         "the number of parts that the first round's times ask for; in one process, whole batches.",
-        json_schema_extra=ADVANCED,
     )
-    max_staleness: Annotated[int, Field(ge=0, le=16)] = Field(
-        default=0,
-        description="Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none.",
-        json_schema_extra=ADVANCED,
+    max_staleness: Annotated[int, Field(ge=0, le=16)] = advanced(
+        0, "Steps that a client may be ahead of its gradients, which its blocks then lack. 0: none."
     )
-    server_batch_tokens: Literal["off", "auto"] | Count = Field(
-        default="off",
-        description="Most tokens, padding counted, of several clients that the server computes at once, "
+    server_batch_tokens: Literal["off", "auto"] | Count = advanced(
+        "off",
+        "Most tokens, padding counted, of several clients that the server computes at once, "
         "whatever their cuts; results then differ in the order of sums. off: one client at a time. auto: "
         "the limit is measured at the start.",
-        json_schema_extra=ADVANCED,
     )
 
     @property

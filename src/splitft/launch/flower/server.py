@@ -17,11 +17,10 @@ from splitft.common.files import write_atomically
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
-from splitft.job import Job, load_job
+from splitft.job import load_job
 from splitft.launch.flower.launcher import Launcher
 from splitft.launch.flower.ticket import Ticket, make_authority
 from splitft.running.network import client_names, notice
-from splitft.running.runner import RunResult
 from splitft.running.serve import serve
 
 REPLIES = "flower.json"  # replies of clients, in the run's folder
@@ -31,26 +30,13 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the job of the run config. Raises SplitFTError."""
-    settings = context.run_config
-    run_session(
-        grid,
-        load_job(str(settings["job"])),
-        listen=str(settings["listen"]),
-        endpoint=str(settings["endpoint"]),
-        resume=settings["resume"] is True,
-        console=Console(),
-    )
+    """Run the job of the run config with the SuperNodes that are registered under its clients' names.
 
-
-def run_session(
-    grid: Grid, job: Job, *, listen: str, endpoint: str, resume: bool, console: Console
-) -> RunResult:
-    """Run a job with the SuperNodes that are registered under its clients' names.
-
-    listen: HOST:PORT to listen at. endpoint: HOST:PORT for clients; empty: the same.
+    Of the run config, listen is the HOST:PORT to listen at, endpoint that for clients; empty: the same.
     Raises SplitFTError.
     """
+    settings, console = context.run_config, Console()
+    job, listen, endpoint = load_job(str(settings["job"])), str(settings["listen"]), str(settings["endpoint"])
     if job.network.aggregator:
         raise JobError("launched by Flower, the server averages: leave network.aggregator out of the job")
     host = host_for_clients(listen, endpoint)
@@ -73,7 +59,7 @@ def run_session(
                 listen,
                 certs=certs,
                 tokens=tokens,
-                resume=resume,
+                resume=settings["resume"] is True,
                 console=console,
                 on_listening=on_listening,
             )
@@ -82,7 +68,6 @@ def run_session(
                 replies = launcher.finish()
     if launchers:
         write_atomically(result.output_dir / REPLIES, json.dumps(replies, indent=1))
-    return result
 
 
 def host_for_clients(listen: str, endpoint: str) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
+from splitft.cuts import policy_names
 from splitft.errors import JobError
 from splitft.job import load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
-from splitft.tools.compare.plan import PlannedVariant, name_variants, plan_variants, problems_of, seeds_of
+from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.tools.report.command import NAME, check_replaceable
 
@@ -29,28 +30,45 @@ def compare_command(
 ) -> int:
     """Run every combination of method, varied value and seed; print the table, write the page.
 
-    Args:
-        job: A job file or the name of a recipe; it must be a complete job by itself.
-        overrides: `key=value` texts for all runs.
-        methods: Names with commas between: job methods, or cut policies (method splitft with that policy).
-        vary: `KEY=[V1,V2,...]` texts; several make every combination.
-        seeds: Runs of each combination, with the job's seed and those that follow it.
-        out: Folder of the comparison (splitft.tools.compare.store). Default: runs/compare-JOB. Runs
-            that it holds are not made again: a run is known by its whole job. After a change of the data
-            or the model under the same name, choose another folder.
-        parallel: Runs at a time; they share the cores.
-        console: Where progress and the table are shown.
+    job: a job file or the name of a recipe; it must be a complete job by itself.
+    overrides: `key=value` texts for all runs.
+    methods: names with commas between: job methods, or cut policies (method splitft with that policy).
+    vary: `KEY=[V1,V2,...]` texts; several make every combination.
+    seeds: runs of each combination, with the job's seed and those that follow it.
+    out: folder of the comparison (splitft.tools.compare.store); default: runs/compare-JOB. Runs that it holds
+        are not made again: a run is known by its whole job. After a change of the data or the model under the
+        same name, choose another folder.
+    parallel: runs at a time; they share the cores.
 
-    Returns:
-        The exit code: 0, or that of the first run that failed; the others are finished and reported.
-
-    Raises:
-        JobError: Wrong options or jobs, all of them at once, before anything is started.
-        OutputError: The folder cannot be written, or holds files that no comparison put there.
-        KeyboardInterrupt: After all runs were stopped; the same command goes on where it was.
+    Returns the exit code: 0, or that of the first run that failed; the others are finished and reported.
+    Raises JobError with all problems before anything is started; OutputError where the folder cannot be
+    written or holds files that no comparison put there; KeyboardInterrupt after all runs were stopped: the
+    same command goes on where it was.
     """
+    # The variants, or every problem.
+    names, problems = parse_methods(methods, policy_names())
+    varied, wrong = parse_vary(vary)
+    problems += wrong
+    if names and "method" in varied:
+        problems.append("--vary method: give methods by --methods or by --vary, not both")
+    problems += [
+        f"--{option}: at least 1, not {number}"
+        for option, number in {"seeds": seeds, "parallel": parallel}.items()
+        if number < 1
+    ]
+    try:
+        base = load_job(job, overrides)
+    except JobError as error:
+        problems += problems_of(error)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise JobError("\n  ".join([f"{job}: {count}; nothing was started", *problems]))
+    arms = make_arms(names, varied, base.cut_policy.method)
+    of_seeds = range(base.seed, base.seed + seeds)
+    variants = name_variants(plan_variants(job, overrides, arms, of_seeds))
+
+    # Their runs and the report.
     console = console or Console()
-    variants = plan_comparison(job, overrides, methods=methods, vary=vary, seeds=seeds, parallel=parallel)
     folder = (out or Path("runs") / f"compare-{Path(job).stem}").expanduser()
     if folder.is_dir():
         check_replaceable(folder / NAME)
@@ -61,39 +79,6 @@ def compare_command(
         raise
     write_results(result, folder, console)
     return tell_failures(result, console)
-
-
-def plan_comparison(
-    source: str,
-    overrides: Sequence[str] = (),
-    *,
-    methods: str | None = None,
-    vary: Sequence[str] = (),
-    seeds: int = 1,
-    parallel: int = 1,
-) -> list[PlannedVariant]:
-    """Return the variants of a comparison. Raises JobError with every problem."""
-    from splitft.cuts import policy_names
-
-    names, problems = parse_methods(methods, policy_names())
-    varied, wrong = parse_vary(vary)
-    problems += wrong
-    if names and "method" in varied:
-        problems.append("--vary method: give methods by --methods or by --vary, not both")
-    problems += [
-        f"--{option}: at least 1, not {number}"
-        for option, number in (("seeds", seeds), ("parallel", parallel))
-        if number < 1
-    ]
-    try:
-        base = load_job(source, overrides)
-    except JobError as error:
-        problems += problems_of(error)
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError("\n  ".join([f"{source}: {count}; nothing was started", *problems]))
-    arms = make_arms(names, varied, base.cut_policy.method)
-    return name_variants(plan_variants(source, overrides, arms, seeds_of(base.seed, seeds)))
 
 
 def write_results(result: SweepResult, folder: Path, console: Console, title: str | None = None) -> None:
@@ -121,9 +106,8 @@ def write_results(result: SweepResult, folder: Path, console: Console, title: st
 
 def failures(result: SweepResult) -> list[tuple[str, int, str]]:
     """Return (variant and seed, exit code, reason) of every run that failed."""
-    of_run = {variant.run: variant for variant in reversed(result.variants)}
-    who = {name: f"{variant.label}, seed {variant.seed}" for name, variant in of_run.items()}
-    return [(who[name], code, reason) for name, (code, reason) in result.failed.items()]
+    titles = {variant.run: variant.title for variant in reversed(result.variants)}
+    return [(titles[name], code, reason) for name, (code, reason) in result.failed.items()]
 
 
 def tell_failures(result: SweepResult, console: Console) -> int:

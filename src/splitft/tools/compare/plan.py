@@ -37,6 +37,11 @@ class PlannedVariant:
     job: Job
     run: str
 
+    @property
+    def title(self) -> str:
+        """The label and the seed, as a person reads them."""
+        return f"{self.label}, seed {self.seed}"
+
 
 def plan_variants(
     source: str, overrides: Sequence[str], arms: Sequence[Arm], seeds: Sequence[int]
@@ -52,7 +57,9 @@ def plan_variants(
         for seed in seeds:
             try:
                 job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
-                check_names(job)
+                check_cut_policy(job)
+                check_codecs(job)
+                check_devices(job)
             except JobError as error:
                 for problem in problems_of(error):
                     labels = problems.setdefault(problem, [])
@@ -63,13 +70,6 @@ def plan_variants(
         lines = [f"{first_few(labels, 3, '; ')}: {problem}" for problem, labels in problems.items()]
         raise JobError("\n  ".join([f"{source}: not every variant is a job; nothing was started", *lines]))
     return variants
-
-
-def check_names(job: Job) -> None:
-    """Raise JobError where the job names an unknown cut policy, codec or device."""
-    check_cut_policy(job)
-    check_codecs(job)
-    check_devices(job)
 
 
 def name_variants(variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:
@@ -86,11 +86,6 @@ def distinct_runs(variants: Sequence[PlannedVariant]) -> dict[str, PlannedVarian
     for variant in variants:
         runs.setdefault(variant.run, variant)
     return runs
-
-
-def seeds_of(first: int, count: int) -> list[int]:
-    """Return the job's seed and those that follow it."""
-    return list(range(first, first + count))
 
 
 def run_name(job: Job) -> str:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+
+from splitft.tools.compare.progress import CompareProgress
+from splitft.tools.compare.store import Store
 
 SECONDS_BETWEEN_LOOKS = 0.25
 SECONDS_TO_STOP = 60.0  # a local step and the writing of an adapter, on a slow machine
@@ -17,56 +18,34 @@ BUG = "this is a bug"  # how the command line tells an unexpected error
 _LAST_LINES = 6
 
 
-@dataclass(frozen=True)
-class Task:
-    """One run to start. name: of the run; folder: its output_dir; log: what it prints goes there."""
-
-    name: str
-    job_file: Path
-    folder: Path
-    log: Path
-
-
-class Watcher(Protocol):
-    """Receives events of the runs."""
-
-    def on_start(self, task: Task) -> None:
-        """A run was started."""
-
-    def on_end(self, task: Task, code: int, seconds: float) -> None:
-        """A run ended with this exit code."""
-
-    def on_look(self, running: Sequence[Task]) -> None:
-        """Called several times a second while runs go on."""
-
-
-def run_tasks(
-    tasks: Sequence[Task], parallel: int, watcher: Watcher, lock: int | None = None
+def make_runs(
+    names: Sequence[str], store: Store, parallel: int, progress: CompareProgress, lock: int | None
 ) -> dict[str, int]:
-    """Run every task in a process of its own, `parallel` at a time; return {name: exit code}.
+    """Make prepared runs, each in a process of its own, `parallel` at a time; return {name: exit code}.
 
     One that fails does not stop the others. An interrupt stops all, is waited for, and is raised again.
     lock: a file descriptor that the processes inherit.
     """
-    waiting, codes = list(tasks), dict[str, int]()
-    running: dict[str, tuple[Task, subprocess.Popen[bytes], float]] = {}
+    waiting, codes = list(names), dict[str, int]()
+    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     environment = {**thread_settings(parallel, usable_cores()), **os.environ, "PYTHONIOENCODING": "utf-8"}
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
-                task = waiting.pop(0)
-                running[task.name] = (task, _start(task, environment, lock), time.monotonic())
-                watcher.on_start(task)
+                name = waiting.pop(0)
+                process = _start(store.job(name), store.log(name), environment, lock)
+                running[name] = (process, time.monotonic())
+                progress.on_start(name)
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            for name, (task, process, started) in list(running.items()):
+            for name, (process, started) in list(running.items()):
                 if (code := process.poll()) is not None:
                     _close(process)
                     del running[name]
                     codes[name] = code
-                    watcher.on_end(task, code, time.monotonic() - started)
-            watcher.on_look([task for task, _, _ in running.values()])
+                    progress.on_end(name, code, time.monotonic() - started)
+            progress.on_look(list(running))
     finally:
-        _stop([process for _, process, _ in running.values()])
+        _stop([process for process, _ in running.values()])
     return codes
 
 
@@ -79,9 +58,7 @@ def thread_settings(parallel: int, cores: int) -> dict[str, str]:
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reason_of(log: Path, code: int) -> str:
@@ -102,12 +79,12 @@ def reason_of(log: Path, code: int) -> str:
     return "\n".join(lines) or f"exit code {code}, nothing printed"
 
 
-def _start(task: Task, environment: Mapping[str, str], lock: int | None) -> subprocess.Popen[bytes]:
-    with task.log.open("wb") as log:
+def _start(job: Path, log: Path, environment: Mapping[str, str], lock: int | None) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "splitft.launch.compare_worker", str(task.job_file)],
+            [sys.executable, "-m", "splitft.launch.compare_worker", str(job)],
             stdin=subprocess.PIPE,  # its end stops the run; see splitft.launch.compare_worker
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,  # Ctrl-C reaches the comparison alone, which stops its runs in order

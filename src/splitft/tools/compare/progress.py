@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import TaskID
 
-from splitft.running.progress import clock, number
-from splitft.tools.compare.processes import Task
+from splitft.running.folder import HISTORY
+from splitft.running.progress import LineProgress, clock, number
+from splitft.tools.compare.plan import PlannedVariant
+from splitft.tools.compare.store import Store
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -62,79 +62,60 @@ def seconds_left(advances: Sequence[Advance], parallel: int, around: float = 0.0
     return seconds / min(parallel, len(left)) if left else 0.0
 
 
-class CompareProgress:
+class CompareProgress(LineProgress):
     """Shows how many runs are done, the time left, and the round and perplexity of those that go on.
 
-    advances: of every run of the comparison, by name, those that were finished before included; labels: what
-    a person calls each run. A `Watcher` of splitft.tools.compare.processes.
+    needed: all runs of the comparison, those that were finished before included.
     """
 
     def __init__(
-        self, advances: Mapping[str, Advance], labels: Mapping[str, str], parallel: int, console: Console
+        self, store: Store, needed: Mapping[str, PlannedVariant], parallel: int, console: Console
     ) -> None:
-        self.advances = dict(advances)
-        self.labels = labels
+        super().__init__(console, SECONDS_BETWEEN_LINES)
+        self.advances = {
+            name: read_advance(store.run(name) / HISTORY, variant.job.rounds + 1)
+            for name, variant in needed.items()
+        }
+        self.store = store
+        self.labels = {name: variant.title for name, variant in needed.items()}
         self.parallel = parallel
-        self.console = console
         self._sizes: dict[str, int] = {}
         self._around: list[float] = []  # seconds of the runs that ended well, outside their rounds
-        self._ended = {name for name, advance in advances.items() if advance.done >= advance.total}
-        self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}"),
-            console=console, transient=True,
-        )  # fmt: skip
-        self._all = self._bar.add_task(
-            "[bold]runs", total=len(advances), completed=len(self._ended), status=""
-        )
+        self._ended = {name for name, advance in self.advances.items() if advance.done >= advance.total}
+        self._all = self.add_task("[bold]runs", total=len(needed), completed=len(self._ended), status="")
         self._bars: dict[str, TaskID] = {}
 
-    def __enter__(self) -> CompareProgress:
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def on_start(self, task: Task) -> None:
+    def on_start(self, name: str) -> None:
         """A run was started."""
-        if self.console.is_terminal:
-            self._bars[task.name] = self._bar.add_task(
-                self.labels[task.name], total=self.advances[task.name].total, status="starting"
-            )
-        else:
-            self._print(f"started  {self.labels[task.name]}")
+        label, total = self.labels[name], self.advances[name].total
+        self._bars[name] = self.add_task(label, total=total, status="starting")
+        if self.disable:
+            self.line(f"started  {label}")
 
-    def on_end(self, task: Task, code: int, seconds: float) -> None:
+    def on_end(self, name: str, code: int, seconds: float) -> None:
         """A run ended; a failed one counts as no work left."""
-        self._read(task)
-        advance = self.advances[task.name]
+        self._read(name)
+        advance = self.advances[name]
         if code:
             advance.total = advance.done
         else:
             self._around.append(seconds - advance.seconds)
-        self._ended.add(task.name)
-        if (bar := self._bars.pop(task.name, None)) is not None:
-            self._bar.remove_task(bar)
-        how = f"perplexity {number(advance.perplexity, 2)}" if not code else f"failed: {task.log}"
+        self._ended.add(name)
+        self.remove_task(self._bars.pop(name))
+        how = f"perplexity {number(advance.perplexity, 2)}" if not code else f"failed: {self.store.log(name)}"
         word = "failed   " if code else "finished "
-        self._print(f"{word}{self.labels[task.name]}  {how}  {clock(seconds)}  ({self._overall()})")
+        self.line(f"{word}{self.labels[name]}  {how}  {clock(seconds)}  ({self._overall()})")
 
-    def on_look(self, running: Sequence[Task]) -> None:
+    def on_look(self, running: Sequence[str]) -> None:
         """Show what goes on."""
-        for task in running:
-            self._read(task)
-        if self.console.is_terminal:
-            self._bar.update(self._all, completed=len(self._ended), status=self._overall())
-            for task in running:
-                advance = self.advances[task.name]
-                self._bar.update(self._bars[task.name], completed=advance.done, status=round_text(advance))
-        elif running and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            shown = [f"{self.labels[t.name]}: {round_text(self.advances[t.name])}" for t in running]
-            self._print("; ".join([*shown, self._overall()]))
+        for name in running:
+            self._read(name)
+            advance = self.advances[name]
+            self.update(self._bars[name], completed=advance.done, status=round_text(advance))
+        self.update(self._all, completed=len(self._ended), status=self._overall())
+        if running and self.line_is_due():
+            shown = [f"{self.labels[name]}: {round_text(self.advances[name])}" for name in running]
+            self.line("; ".join([*shown, self._overall()]))
 
     def _overall(self) -> str:
         around = sum(self._around) / max(1, len(self._around))
@@ -142,16 +123,12 @@ class CompareProgress:
         text = f"{len(self._ended)} of {len(self.advances)} runs done"
         return text if left is None or left < 1 else f"{text}, about {clock(left)} left"
 
-    def _read(self, task: Task) -> None:
-        history = task.folder / "history.jsonl"
+    def _read(self, name: str) -> None:
+        history = self.store.run(name) / HISTORY
         size = history.stat().st_size if history.is_file() else 0
-        if size != self._sizes.get(task.name):
-            self._sizes[task.name] = size
-            self.advances[task.name] = read_advance(history, self.advances[task.name].total)
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        self._last_line = time.monotonic()
+        if size != self._sizes.get(name):
+            self._sizes[name] = size
+            self.advances[name] = read_advance(history, self.advances[name].total)
 
 
 def round_text(advance: Advance) -> str:

@@ -8,6 +8,7 @@ FOLDER/unfinished/       runs that were interrupted or failed, moved away; nothi
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -112,10 +113,8 @@ def _lock(descriptor: int) -> bool:
 def _free(folder: Path, name: str) -> Path:
     """Return a path in the folder that is not taken."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while os.path.lexists(folder / f"{name}-{number}"):
-        number += 1
-    return folder / f"{name}-{number}"
+    paths = (folder / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in paths if not os.path.lexists(path))
 
 
 def _marked_run(marker: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from rich.console import Console
 from splitft.common.files import write_atomically
 from splitft.errors import OutputError
 from splitft.tools.compare.plan import PlannedVariant, distinct_runs
-from splitft.tools.compare.processes import Task, reason_of, run_tasks
+from splitft.tools.compare.processes import make_runs, reason_of
+from splitft.tools.compare.progress import CompareProgress
 from splitft.tools.compare.store import Store, open_store, prepare_run, run_state
 
 INDEX = "sweep.json"
@@ -25,13 +26,11 @@ class SweepResult:
     variants: As planned.
     folders: {run: its folder} of those that finished, now or before.
     failed: {run: (exit code, reason)}.
-    new: Runs that were started now.
     """
 
     variants: tuple[PlannedVariant, ...]
     folders: dict[str, Path]
     failed: dict[str, tuple[int, str]]
-    new: tuple[str, ...]
 
 
 def run_sweep(
@@ -43,8 +42,6 @@ def run_sweep(
     An interrupt stops all runs and is raised again; what is finished stays. A run that fails does not stop
     the others. Raises OutputError.
     """
-    from splitft.tools.compare.progress import CompareProgress, read_advance
-
     needed = distinct_runs(sorted(variants, key=lambda variant: variant.seed))  # all arms of one seed first
     with open_store(out) as (store, lock):
         states = {name: run_state(store, name) for name in needed}
@@ -56,25 +53,23 @@ def run_sweep(
             )
         write_index(index, store, variants)
         missing = [name for name, state in states.items() if state != "finished"]
-        tasks = [
-            Task(name, prepare_run(store, name, needed[name].job), store.run(name), store.log(name))
-            for name in missing
-        ]
-        tell_plan(len(variants), states, parallel, console)
-        advances = {
-            name: read_advance(store.run(name) / "history.jsonl", variant.job.rounds + 1)
-            for name, variant in needed.items()
-        }
-        labels = {name: f"{variant.label}, seed {variant.seed}" for name, variant in needed.items()}
-        with CompareProgress(advances, labels, parallel, console) as progress:
-            codes = run_tasks(tasks, parallel, progress, lock)
+        for name in missing:
+            prepare_run(store, name, needed[name].job)
+        at_a_time = f", {parallel} at a time" if parallel > 1 else ""
+        console.print(
+            f"{len(variants)} variants and seeds need {len(needed)} runs; "
+            f"{len(needed) - len(missing)} are finished, {len(missing)} to go{at_a_time}",
+            highlight=False,
+        )
+        with CompareProgress(store, needed, parallel, console) as progress:
+            codes = make_runs(missing, store, parallel, progress, lock)
         folders = {name: store.run(name) for name in needed if run_state(store, name) == "finished"}
         failed = {
             name: (codes[name], reason_of(store.log(name), codes[name]))
             for name in missing
             if name not in folders
         }
-    return SweepResult(tuple(variants), folders, failed, tuple(missing))
+    return SweepResult(tuple(variants), folders, failed)
 
 
 def write_index(path: Path, store: Store, variants: Sequence[PlannedVariant]) -> None:
@@ -93,12 +88,3 @@ def write_index(path: Path, store: Store, variants: Sequence[PlannedVariant]) ->
         ],
     }
     write_atomically(path, json.dumps(index, indent=1))
-
-
-def tell_plan(variants: int, states: Mapping[str, str], parallel: int, console: Console) -> None:
-    """Print what there is to do."""
-    finished = sum(state == "finished" for state in states.values())
-    left = len(states) - finished
-    text = f"{variants} variants and seeds need {len(states)} runs; "
-    text += f"{finished} are finished, {left} to go" + (f", {parallel} at a time" if parallel > 1 else "")
-    console.print(text, highlight=False)

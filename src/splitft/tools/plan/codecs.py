@@ -42,8 +42,7 @@ class CodecTrial:
 def try_codecs(start: Assembly) -> list[CodecTrial]:
     """Try every codec on the first batch of the job's first client, through the blocks above its cut.
 
-    Args:
-        start: Assembled with weights.
+    start: assembled with weights.
     """
     job, model, data = start.job, start.split_model, start.clients[0]
     held = held_blocks(job, model.num_blocks, start.cuts[data.name])

@@ -10,12 +10,17 @@ from rich.console import Console
 
 from splitft.common.files import writable_folder, write_atomically
 from splitft.common.quiet import quiet_libraries
-from splitft.common.startup import import_libraries
+from splitft.devices.measure import model_costs
 from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import Job
-
-_BY_ACCURACY = ("accuracy", "splitft")
+from splitft.running.parties import make_planner
+from splitft.running.prepare import assemble
+from splitft.tools.plan import tables
+from splitft.tools.plan.codecs import try_codecs
+from splitft.tools.plan.cuts import cut_costs, first_round, policy_starts
+from splitft.tools.plan.dry import dry_run
+from splitft.tools.plan.picture import cuts_picture
 
 
 def plan_command(
@@ -30,17 +35,7 @@ def plan_command(
         raise JobError(
             f"--codecs tries codecs at a cut, and method {job.method} has none: set method splitft"
         )
-    import_libraries()
     quiet_libraries()
-
-    from splitft.devices.measure import model_costs
-    from splitft.running.parties import make_planner
-    from splitft.running.prepare import assemble
-    from splitft.tools.plan import tables
-    from splitft.tools.plan.cuts import cut_costs, first_round, policy_starts
-    from splitft.tools.plan.dry import dry_run
-    from splitft.tools.plan.picture import cuts_picture
-
     console = console or Console()
     folder = writable_folder(out, "--out") if out else None
     start = assemble(job, console, weights=False)
@@ -57,7 +52,7 @@ def plan_command(
     console.print(tables.bytes_table(run))
     timed = tables.time_table(run)
     console.print(timed if timed else "No time is predicted: the job states no devices.")
-    if job.method == "splitft" and job.cut_policy.method in _BY_ACCURACY:
+    if job.method == "splitft" and job.cut_policy.method in ("accuracy", "splitft"):
         console.print(
             "The policy goes by accuracies, which a plan cannot know: later rounds may have other cuts than "
             "planned here.",
@@ -74,7 +69,10 @@ def plan_command(
         "virtual_seconds": sum(r.virtual_seconds or 0.0 for r in run.records) if machines else None,
     }
     if codecs:
-        plan |= _plan_codecs(start.job, console)
+        with console.status("trying codecs"):
+            trials = try_codecs(assemble(job, Console(quiet=True)))
+        console.print(tables.codecs_table(trials))
+        plan["codecs"] = [asdict(trial) for trial in trials]
     elif job.splits_model and job.codec is None:
         console.print("Codecs: `splitft plan JOB --codecs` loads the weights and prints what each one loses.")
     if folder:
@@ -82,14 +80,3 @@ def plan_command(
         write_atomically(folder / "plan.json", strict_json(plan, indent=1))
         console.print(f"Plan in {folder}: plan.json, plan.png", highlight=False)
     return plan
-
-
-def _plan_codecs(job: Job, console: Console) -> dict[str, Any]:
-    from splitft.running.prepare import assemble
-    from splitft.tools.plan.codecs import try_codecs
-    from splitft.tools.plan.tables import codecs_table
-
-    with console.status("trying codecs"):
-        trials = try_codecs(assemble(job, Console(quiet=True)))
-    console.print(codecs_table(trials))
-    return {"codecs": [asdict(trial) for trial in trials]}

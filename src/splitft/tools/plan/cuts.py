@@ -91,30 +91,28 @@ def round_of(job: CostSettings, machines: Machines, traces: Sequence[ClientTrace
 
 def cut_costs(job: CostSettings, costs: ModelCosts, machines: Machines | None, drawn: Drawn) -> list[CutCost]:
     """Return a row for every cut that the model allows."""
-    cuts = range(1, len(costs.blocks) - job.num_tail_blocks)
-    return [_cut_cost(job, costs, machines, drawn, cut) for cut in cuts]
-
-
-def _cut_cost(
-    job: CostSettings, costs: ModelCosts, machines: Machines | None, drawn: Drawn, cut: int
-) -> CutCost:
-    traces = [trace_of(job, costs, name, cut, each) for name, each in drawn.items()]
-    up = float(np.mean([sum(sum(step.up_bytes) for step in trace.steps) for trace in traces]))
-    down = float(np.mean([sum(sum(step.down_bytes) for step in trace.steps) for trace in traces]))
-    adapter = traces[0].adapter_up_bytes
-    times = round_of(job, machines, traces) if machines else None
-    return CutCost(
-        cut,
-        adapter // 4,
-        client_memory(costs, job, cut).total,
-        server_memory(costs, job, [cut] * len(traces)).total,
-        up / job.local_steps,
-        down / job.local_steps,
-        up + adapter,
-        down + adapter,
-        times.seconds if times else None,
-        times.waited_for if times else None,
-    )
+    rows = []
+    for cut in range(1, len(costs.blocks) - job.num_tail_blocks):
+        traces = [trace_of(job, costs, name, cut, each) for name, each in drawn.items()]
+        up = float(np.mean([sum(sum(step.up_bytes) for step in trace.steps) for trace in traces]))
+        down = float(np.mean([sum(sum(step.down_bytes) for step in trace.steps) for trace in traces]))
+        adapter = traces[0].adapter_up_bytes
+        times = round_of(job, machines, traces) if machines else None
+        rows.append(
+            CutCost(
+                cut,
+                client_parameters=adapter // 4,
+                client_memory_bytes=client_memory(costs, job, cut).total,
+                server_memory_bytes=server_memory(costs, job, [cut] * len(traces)).total,
+                step_bytes_up=up / job.local_steps,
+                step_bytes_down=down / job.local_steps,
+                round_bytes_up=up + adapter,
+                round_bytes_down=down + adapter,
+                round_seconds=times.seconds if times else None,
+                slowest_client=times.waited_for if times else None,
+            )
+        )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -133,18 +131,17 @@ def policy_starts(
     """Return the start of every policy, the job's own first. Accuracies are not known yet."""
     own = job.cut_policy.method
     names = [own, *(name for name in policy_names() if name not in (own, "schedule"))]
-    return [_policy_start(job, name, observation, machines, drawn) for name in names]
-
-
-def _policy_start(
-    job: CostSettings, name: str, observation: Observation, machines: Machines | None, drawn: Drawn
-) -> PolicyStart:
-    config = job.cut_policy.model_copy(update={"method": name})
-    try:
-        cuts = decide(name, config, observation).cuts
-    except JobError as error:
-        return PolicyStart(name, {}, None, str(error))
-    if machines is None:
-        return PolicyStart(name, cuts, None)
-    traces = [trace_of(job, machines.costs, client, cuts[client], each) for client, each in drawn.items()]
-    return PolicyStart(name, cuts, round_of(job, machines, traces).seconds)
+    starts = []
+    for name in names:
+        config = job.cut_policy.model_copy(update={"method": name})
+        try:
+            cuts = decide(name, config, observation).cuts
+        except JobError as error:
+            starts.append(PolicyStart(name, {}, None, str(error)))
+            continue
+        seconds = None
+        if machines:
+            traces = [trace_of(job, machines.costs, own, cuts[own], each) for own, each in drawn.items()]
+            seconds = round_of(job, machines, traces).seconds
+        starts.append(PolicyStart(name, cuts, seconds))
+    return starts
