@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from splitft.common.figures import OTHERS, PIECES, class_colours, ordered
 from splitft.common.text import short_count
 from splitft.devices.simulate import PARTS
-from splitft.tools.report.charts.bars import Bar, bar_chart, evenly
-from splitft.tools.report.charts.cuts import MOST_LINES, cuts_chart
+from splitft.tools.report.charts.rows import Bar, bar_chart, cuts_chart, evenly
 from splitft.tools.report.groups import Variant
-from splitft.tools.report.palette import ordered, piece_classes
 from splitft.tools.report.sections import Panel, Section
 from splitft.tools.report.series import (
     KINDS,
@@ -40,17 +39,14 @@ def cut_section(variants: Sequence[Variant]) -> Section | None:
     for number, variant, cuts in chosen:
         devices = devices_of(variant.runs[0])
         named = {_with_device(name, devices): steps for name, steps in cuts.items()}
-        svg = cuts_chart(named, variant.runs[0].last_round, max(known), shade)
+        svg = cuts_chart(named, variant.runs[0].last_round, shade)
         if svg:
             panels.append(Panel(svg, f"{variant.label}, seed {variant.runs[0].seed}", number))
-    as_map = any(len(cuts) > MOST_LINES for _, _, cuts in chosen)
-    legend = [(f"{cut}", shade[cut]) for cut in known] if as_map else []
-    note = "How many blocks each client runs itself, embeddings not counted; the server runs the others."
-    if not as_map:
-        note += " Lines at the same cut are drawn beside each other."
-    else:
-        note += " Colours of the maps: the cut, in blocks."
-    return Section("Cuts over time", panels, note, legend)
+    note = (
+        "How many blocks each client runs itself, embeddings not counted; the server runs the others. "
+        "Colours: the cut, in blocks."
+    )
+    return Section("Cuts over time", panels, note, [(f"{cut}", shade[cut]) for cut in known])
 
 
 def time_section(variants: Sequence[Variant]) -> Section | None:
@@ -59,7 +55,7 @@ def time_section(variants: Sequence[Variant]) -> Section | None:
     rows = [(number, v, _time_bars(v)) for number, v in enumerate(variants)]
     longest = max((sum(bar.parts) for _, _, bars in rows for bar in bars), default=0.0)
     unit, size = time_unit(longest)
-    colours = ["p0", "p1", "p2", "p3", "p8"]
+    colours = [*PIECES[:4], OTHERS]
     kinds = [PART_NAMES.get(part, part) for part in PARTS]
     for number, variant, bars in rows:
         scaled = [Bar(bar.label, tuple(p / size for p in bar.parts), bar.note) for bar in bars]
@@ -96,7 +92,7 @@ def traffic_section(variants: Sequence[Variant]) -> Section | None:
     largest = max(sum(parts) for ways in means for parts in ways.values())
     unit, size = byte_unit(largest)
     kinds = [KIND_NAMES.get(kind, kind) for kind in present]
-    colours = [piece_classes(len(KINDS))[KINDS.index(kind)] for kind in present]
+    colours = [PIECES[KINDS.index(kind)] for kind in present]
     panels = []
     silent = [v.label for v, ways in zip(variants, means, strict=True) if not any(map(sum, ways.values()))]
     for number, (variant, ways) in enumerate(zip(variants, means, strict=True)):
@@ -135,7 +131,7 @@ def data_section(variants: Sequence[Variant]) -> Section | None:
     legends: list[list[tuple[str, str]]] = []
     for partition, labels, seed in seen.values():
         classes = list(map(str, partition["classes"]))
-        colours = ordered(len(classes)) if partition.get("edges") else piece_classes(len(classes))
+        colours = class_colours(len(classes), bool(partition.get("edges")))
         bars = [
             Bar(
                 c["name"],

@@ -8,9 +8,8 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from splitft.tools.report.charts.bars import evenly
 from splitft.tools.report.charts.curves import Curve, coincide, curve_chart
-from splitft.tools.report.charts.strips import strip_chart
+from splitft.tools.report.charts.rows import evenly, strip_chart
 from splitft.tools.report.groups import Variant
 from splitft.tools.report.sections import Panel, Section
 from splitft.tools.report.series import points
@@ -25,7 +24,7 @@ SEEDS = "Line: mean over seeds; band: lowest to highest seed."
 def curve_sections(variants: Sequence[Variant]) -> list[Section]:
     """Return perplexity against rounds, bytes and virtual time, accuracy, and the last value of all seeds."""
     by_round = _curves(variants, "round")
-    later = [curve.from_half() for curve in by_round]
+    later = [curve.since(curve.x[-1] / 2) for curve in by_round if curve.x]
     accuracy = _curves(variants, "round", "accuracy", y_factor=100.0)
     hidden = any(coincide(one, other) for one, other in combinations(by_round, 2))
     rims = " Where lines lie on each other, those below show as rims." if hidden else ""
