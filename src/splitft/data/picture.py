@@ -27,7 +27,8 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     # A line a client below the legend; hundreds of clients get small letters, not an endless picture
     names, counts = merge_classes(report, MAX_CLASSES)
     num_clients = len(report.clients)
-    columns = min(len(names), 5)
+    shown = [short(name, 22) for name in names]
+    columns = min(len(names), 5, int(WIDTH / (0.6 + 0.09 * max(map(len, shown)))))
     line = min(0.32, 40 / num_clients)
     height = 1.2 + 0.2 * -(-len(names) // columns) + line * max(num_clients, 2)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -56,7 +57,7 @@ def partition_picture(report: DataReport, path: Path | str) -> None:
     # A legend fills columns first; in this order it reads along its lines. It hides a leading underscore.
     order = [k for column in range(columns) for k in range(column, len(names), columns)]
     figure.legend(
-        handles=[Patch(color=colours[k], label=f" {short(names[k], 22)}") for k in order],
+        handles=[Patch(color=colours[k], label=f" {shown[k]}") for k in order],
         title=f"{partition_title(report)}\n{report.class_title}",
         loc="outside upper left",
         ncols=columns,

@@ -125,7 +125,7 @@ def test_shortened_text_fits(text: str, room: float) -> None:
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_charts_hold_any_text_as_text(name: str, kind: str) -> None:
     with style(FONT):
-        made = bar_chart([Bar(name, (1.0,), "1 row")], [kind], ["#77aadd"], "x (unit)", "y (unit)")
+        made = bar_chart([Bar(name, (1.0,), "1 row")], [(kind, "#77aadd")], "x (unit)", "y (unit)")
     chart = ElementTree.fromstring(str(made))
     assert {element.tag for element in chart.iter()} == {"svg", "path", "text", "title"}
     assert not chart.findall(".//*[@style]") and "http" not in str(made).replace(name, "").replace(kind, "")
@@ -133,7 +133,7 @@ def test_charts_hold_any_text_as_text(name: str, kind: str) -> None:
 
 def test_a_name_in_dollars_is_no_formula_and_a_cut_one_shows_on_hovering() -> None:
     with style(FONT):
-        made = str(bar_chart([Bar("$x^2$", (1.0,)), Bar("y" * 90, (1.0,))], ["k"], ["#77aadd"], "x", "y"))
+        made = str(bar_chart([Bar("$x^2$", (1.0,)), Bar("y" * 90, (1.0,))], [("k", "#77aadd")], "x", "y"))
     assert ">$x^2$</text>" in made and f"…<title>{'y' * 90}</title></text>" in made
 
 

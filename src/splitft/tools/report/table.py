@@ -61,26 +61,22 @@ def verdict_columns(data: dict[str, Any]) -> list[Column]:
 
 def verdict_tables(data: dict[str, Any]) -> list[Table]:
     """Return the table for the terminal, in parts that 80 columns hold."""
-    columns = verdict_columns(data)
-    parts = {
-        title: [c for c in columns if c.part == title] for title in dict.fromkeys(c.part for c in columns)
-    }
-    return [_terminal_table(data, f"{title}: means over seeds ± sd", own) for title, own in parts.items()]
-
-
-def _terminal_table(data: dict[str, Any], title: str, columns: Sequence[Column]) -> Table:
     from rich.text import Text
 
     from splitft.common.tables import make_table
 
-    headings = [f"{column.heading}\n{column.unit}" for column in columns]
-    table = make_table(title, "variant", *headings, padding=(0, 1, 0, 0))
-    for number, row in enumerate(data["variants"]):
-        cells = (column.cells[number] for column in columns)
-        table.add_row(
-            Text(row["label"] + remark(row)), *(Text(c.text, style="bold" if c.best else "") for c in cells)
-        )
-    return table
+    tables = []
+    columns = verdict_columns(data)
+    for part in dict.fromkeys(column.part for column in columns):
+        own = [column for column in columns if column.part == part]
+        headings = [f"{column.heading}\n{column.unit}" for column in own]
+        table = make_table(f"{part}: means over seeds ± sd", "variant", *headings, padding=(0, 1, 0, 0))
+        for number, row in enumerate(data["variants"]):
+            cells = [column.cells[number] for column in own]
+            shown = [Text(cell.text, style="bold" if cell.best else "") for cell in cells]
+            table.add_row(Text(row["label"] + remark(row)), *shown)
+        tables.append(table)
+    return tables
 
 
 def remark(row: dict[str, Any]) -> str:

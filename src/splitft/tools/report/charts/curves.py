@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -40,9 +41,13 @@ class Curve:
 
     def since(self, least: float) -> Curve:
         """Return its part from an x on."""
-        start = sum(1 for x in self.x if x < least)
+        start = bisect_left(self.x, least)
         x, y, low, high = (values[start:] for values in (self.x, self.y, self.low, self.high))
         return Curve(self.label, self.style, x, y, low, high)
+
+    def in_unit(self, size: float) -> Curve:
+        """Return it with every x divided by `size`."""
+        return replace(self, x=tuple(x / size for x in self.x))
 
 
 def curve_chart(
@@ -54,7 +59,6 @@ def curve_chart(
     Axes turn logarithmic by themselves where values lie far apart, and say so. whole_x: x counts something.
     share: y is a share of a whole and never logarithmic. Lines that others cover are drawn wider, as rims.
     """
-    curves = [curve for curve in curves if curve.x]
     if not curves:
         return None
     lows = [value for curve in curves for value in curve.low]
@@ -90,6 +94,6 @@ def coincide(one: Curve, other: Curve) -> bool:
     """Whether one line would cover the other: most of their points are the same to the eye."""
     places = dict(zip(other.x, other.y, strict=True))
     common = [(y, places[x]) for x, y in zip(one.x, one.y, strict=True) if x in places]
-    height = max([*one.y, *other.y], default=0.0) - min([*one.y, *other.y], default=0.0)
+    height = max(*one.y, *other.y) - min(*one.y, *other.y)
     same = sum(abs(a - b) <= 0.005 * height for a, b in common)
     return len(common) > 1 and same > len(common) / 2

@@ -27,18 +27,22 @@ class Bar:
     """One bar. parts: its pieces in the order of the legend; note: shown at its right."""
 
     label: str
-    parts: tuple[float, ...]
+    parts: Sequence[float]
     note: str = ""
 
 
 def bar_chart(
-    bars: Sequence[Bar], kinds: Sequence[str], colours: Sequence[str], x_label: str, y_label: str,
-    *, largest: float | None = None,
-) -> Markup | None:  # fmt: skip
+    bars: Sequence[Bar],
+    legend: Sequence[tuple[str, str]],
+    x_label: str,
+    y_label: str,
+    largest: float | None = None,
+    unit: float = 1.0,
+) -> Markup | None:
     """Return the chart of stacked bars, None where there is nothing to draw.
 
-    kinds, colours: name and #colour of each piece. largest: the end of the axis, where several charts are to
-    be compared. More than MOST_BARS bars are thinned out evenly, first and last kept.
+    legend: name and #colour of each piece. largest: the end of the axis, where several charts are to be
+    compared. unit: what a piece of 1 on the axis measures. More than MOST_BARS bars are thinned out evenly.
     """
     if not bars:
         return None
@@ -47,10 +51,11 @@ def bar_chart(
     named = len(bars) <= MOST_NAMED
     figure, axes = _rows([(bar.label, bar.note) for bar in bars], x_label, y_label, named)
     for row, bar in enumerate(bars, start=1):
-        pieces = zip(kinds, bar.parts, strict=True)
-        gids = [svg.title(f"{bar.label}: {kind} {number(value, 3)}") for kind, value in pieces]
-        draw_bar(axes, *_place(row, named), bar.parts, colours, gids)
-    axes.set_xlim(0, total or 1.0)
+        parts = [part / unit for part in bar.parts]
+        pieces = zip(legend, parts, strict=True)
+        gids = [svg.title(f"{bar.label}: {kind} {number(part, 3)}") for (kind, _), part in pieces]
+        draw_bar(axes, *_place(row, named), parts, [colour for _, colour in legend], gids)
+    axes.set_xlim(0, total / unit or 1.0)
     svg.set_ticks(axes.xaxis)
     return svg.inline_svg(figure, f"{x_label} of {', '.join(bar.label for bar in bars[:MOST_NAMED])}")
 
