@@ -105,8 +105,8 @@ def _choose(group: Sequence[RunFolder]) -> tuple[tuple[RunFolder, ...], tuple[tu
 
 
 def _order(variant: Variant) -> tuple[Any, ...]:
-    values = []
-    for value in variant.differs.values():
-        number = float(value) if isinstance(value, int | float) else 0.0
-        values.append((isinstance(value, str), number, str(value)))
+    values = [
+        (isinstance(value, str), value if isinstance(value, int | float) else 0, str(value))
+        for value in variant.differs.values()
+    ]
     return (str(variant.job.get("method")), values)
