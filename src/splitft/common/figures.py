@@ -27,8 +27,7 @@ def style(letters: float) -> Iterator[None]:
     ticks = {f"{axis}tick.{what}": 0 for axis in "xy" for what in ("major.size", "minor.size")}
     colours = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": BASE, "grid.color": GRID}
     colours |= {"xtick.labelcolor": SOFT, "ytick.labelcolor": SOFT}
-    parts = ("axes.label", "xtick.label", "ytick.label", "legend.font", "legend.title_font", "figure.title")
-    sizes = {f"{part}size": letters for part in (*parts, "figure.label")} | {"font.size": letters}
+    sizes = {"font.size": letters, "figure.titlesize": letters, "figure.labelsize": letters}
     grid = {"axes.grid": True, "axes.axisbelow": True}
     legend = {"legend.frameon": False, "legend.handlelength": 1.0}
     text = {"text.parse_math": False, "svg.fonttype": "none"}

@@ -56,7 +56,7 @@ def bar_chart(
         gids = [svg.title(f"{bar.label}: {kind} {number(part, 3)}") for (kind, _), part in pieces]
         draw_bar(axes, *_place(row, named), parts, [colour for _, colour in legend], gids)
     axes.set_xlim(0, total / unit or 1.0)
-    svg.set_ticks(axes.xaxis)
+    svg.set_ticks(axes.xaxis, whole=all(isinstance(part, int) for bar in bars for part in bar.parts))
     return svg.inline_svg(figure, f"{x_label} of {', '.join(bar.label for bar in bars[:MOST_NAMED])}")
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
 from splitft.common.figures import BASE, GRID, INK, OTHERS, PIECES, SOFT, VARIANTS, printable, text_width
 
@@ -66,7 +66,7 @@ def set_ticks(axis: Any, whole: bool = False, log: bool = False) -> None:
         low, high = sorted(axis.get_view_interval())
         steps = (1, 2, 5) if high < 30 * low else (1, 3) if high < 1000 * low else (1,)
         axis.set_major_locator(LogLocator(subs=steps, numticks=5))
-        axis.set_minor_locator(LogLocator(subs=()))
+        axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
         return
     axis.set_major_locator(MaxNLocator(integer=whole, min_n_ticks=1, steps=(1, 2, 2.5, 5, 10)))
