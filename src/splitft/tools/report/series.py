@@ -94,12 +94,10 @@ def devices_of(run: RunFolder) -> dict[str, str]:
     if not has_virtual_time(run):
         return {}
     if isinstance(devices, str):
-        return dict.fromkeys(names, devices)
-    if isinstance(devices, dict):
-        return {name: str(devices[name]) for name in names if name in devices}
-    if isinstance(devices, list) and len(devices) == len(names):
-        return dict(zip(names, map(str, devices), strict=True))
-    return {}
+        devices = [devices] * len(names)
+    if isinstance(devices, list):
+        devices = dict(zip(names, devices, strict=False))
+    return {name: str(devices[name]) for name in names if name in (devices or ())}
 
 
 def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:
