@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.tools.report.charts.axes import Scale, ticks
-from splitft.tools.report.charts.svg import FONT, element, shorten, text_width
+from splitft.common.figures import style, text_width
+from splitft.tools.report.charts.rows import Bar, bar_chart
+from splitft.tools.report.charts.svg import FONT, new_chart, set_ticks, shorten
 from splitft.tools.report.groups import spread
 from splitft.tools.report.labels import make_labels
 from splitft.tools.report.series import crossing
@@ -87,36 +89,52 @@ def test_the_crossing_lies_on_the_line(pairs: list[tuple[float, float]], target:
             assert reached == pytest.approx(target, rel=1e-6)
 
 
-@given(
-    st.floats(1e-9, 1e9),
-    st.floats(1.0, 1e6),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-)
+@settings(max_examples=30, deadline=None)
+@given(st.floats(1e-6, 1e9), st.floats(1.0, 1e6), st.booleans(), st.booleans(), st.booleans())
 def test_ticks_never_touch(low: float, factor: float, log: bool, upright: bool, whole: bool) -> None:
-    ends = (220.0, 30.0) if upright else (60.0, 356.0)
-    scale = Scale(low, low * factor, *ends, log=log, whole=whole)
-    found = sorted((scale(value), label) for value, label in ticks(scale))
-    labels = [label for _, label in found]
-    assert len(set(labels)) == len(labels)
-    for (a, first), (b, second) in pairwise(found):
-        room = FONT if upright else (text_width(first) + text_width(second)) / 2
-        assert b - a >= room
-    assert all(min(ends) - 1e-6 <= place <= max(ends) + 1e-6 for place, _ in found)
+    with style(FONT):
+        figure, axes = new_chart("x (unit)", "y (unit)", 190)
+        axis, values = (axes.yaxis if upright else axes.xaxis), [low, low * factor]
+        if whole:  # numbers of things
+            values = [round(low), round(low * factor) + 1]
+        axes.plot(*([[0, 1], values] if upright else [values, [0, 1]]))
+        set_ticks(axis, whole, log and factor >= 5 and not whole)
+        figure.draw_without_rendering()
+        low, high = sorted(axis.get_view_interval())
+        slack = 1e-9 * (high - low)
+        ticks = [
+            label
+            for label in axis.get_ticklabels()
+            if low - slack <= label.get_position()[upright] <= high + slack
+        ]
+        boxes = [label.get_window_extent() for label in ticks]
+    texts = [label.get_text() for label in ticks]
+    assert texts and len(set(texts)) == len(texts)
+    for one, other in pairwise(sorted(boxes, key=lambda box: (box.x0, box.y0))):
+        assert not one.overlaps(other), texts
+    assert all(box.x0 >= -1 and box.x1 <= figure.bbox.width + 1 for box in boxes)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=80), st.floats(20, 400))
 def test_shortened_text_fits(text: str, room: float) -> None:
-    assert text_width(shorten(text, room)) <= room
+    assert text_width(shorten(text, room), FONT) <= room
 
 
-@given(st.text(), st.text())
-def test_elements_are_escaped(name: str, content: str) -> None:
-    made = str(element("text", content, aria_label=name))
-    inner = made.removeprefix('<text aria-label="')
-    assert "<" not in inner.removesuffix("</text>").removesuffix("/>")
-    assert inner.split('"', 1)[0].count(">") == 0
+@settings(max_examples=25, deadline=None)
+@given(st.text(max_size=60), st.text(max_size=20))
+def test_charts_hold_any_text_as_text(name: str, kind: str) -> None:
+    with style(FONT):
+        made = bar_chart([Bar(name, (1.0,), "1 row")], [(kind, "#77aadd")], "x (unit)", "y (unit)")
+    chart = ElementTree.fromstring(str(made))
+    assert {element.tag for element in chart.iter()} == {"svg", "path", "text", "title"}
+    assert not chart.findall(".//*[@style]") and "http" not in str(made).replace(name, "").replace(kind, "")
+
+
+def test_a_name_in_dollars_is_no_formula_and_a_cut_one_shows_on_hovering() -> None:
+    with style(FONT):
+        made = str(bar_chart([Bar("$x^2$", (1.0,)), Bar("y" * 90, (1.0,))], [("k", "#77aadd")], "x", "y"))
+    assert ">$x^2$</text>" in made and f"…<title>{'y' * 90}</title></text>" in made
 
 
 def test_units_fit_the_largest_value() -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
+from splitft.common.figures import OTHERS, PIECES, class_colours, ordered
 from splitft.common.text import short_count
 from splitft.devices.simulate import PARTS
-from splitft.tools.report.charts.bars import Bar, bar_chart, evenly
-from splitft.tools.report.charts.cuts import MOST_LINES, cuts_chart
+from splitft.tools.report.charts.rows import Bar, bar_chart, cuts_chart, evenly
 from splitft.tools.report.groups import Variant
-from splitft.tools.report.palette import ordered, piece_classes
-from splitft.tools.report.sections import Panel, Section
+from splitft.tools.report.sections import Panel, Section, make_section
 from splitft.tools.report.series import (
     KINDS,
     bytes_by_kind,
@@ -30,133 +28,104 @@ MOST_CLIENTS = 12  # clients in a panel of times
 
 def cut_section(variants: Sequence[Variant]) -> Section | None:
     """Return the cuts over time, one panel a variant that has cuts; of its first seed."""
-    chosen = [(number, v, cuts_by_round(v.runs[0])) for number, v in enumerate(variants)]
-    every = {cut for _, _, cuts in chosen for steps in cuts.values() for _, cut in steps}
-    if not every:
-        return None
-    known = sorted(every)
+    firsts = [variant.runs[0] for variant in variants]
+    chosen = [cuts_by_round(run) for run in firsts]
+    known = sorted({cut for cuts in chosen for steps in cuts.values() for _, cut in steps})
     shade = dict(zip(known, ordered(len(known)), strict=True))
     panels = []
-    for number, variant, cuts in chosen:
-        devices = devices_of(variant.runs[0])
-        named = {_with_device(name, devices): steps for name, steps in cuts.items()}
-        svg = cuts_chart(named, variant.runs[0].last_round, max(known), shade)
-        if svg:
-            panels.append(Panel(svg, f"{variant.label}, seed {variant.runs[0].seed}", number))
-    as_map = any(len(cuts) > MOST_LINES for _, _, cuts in chosen)
-    legend = [(f"{cut}", shade[cut]) for cut in known] if as_map else []
-    note = "How many blocks each client runs itself, embeddings not counted; the server runs the others."
-    if not as_map:
-        note += " Lines at the same cut are drawn beside each other."
-    else:
-        note += " Colours of the maps: the cut, in blocks."
-    return Section("Cuts over time", panels, note, legend)
+    for number, (variant, run, cuts) in enumerate(zip(variants, firsts, chosen, strict=True)):
+        devices = devices_of(run)
+        svg = cuts_chart({_with_device(name, devices): cuts[name] for name in cuts}, run.last_round, shade)
+        panels.append(Panel(svg, f"{variant.label}, seed {run.seed}", number))
+    note = (
+        "How many blocks each client runs itself, embeddings not counted; the server runs the others. "
+        "Colours: the cut, in blocks."
+    )
+    return make_section("Cuts over time", panels, note, [(f"{cut}", shade[cut]) for cut in known])
 
 
 def time_section(variants: Sequence[Variant]) -> Section | None:
     """Return where the virtual time of a round goes, one panel a variant; means over seeds and rounds."""
-    panels = []
-    rows = [(number, v, _time_bars(v)) for number, v in enumerate(variants)]
-    longest = max((sum(bar.parts) for _, _, bars in rows for bar in bars), default=0.0)
+    bars = [_time_bars(variant) for variant in variants]
+    longest = max((sum(bar.parts) for own in bars for bar in own), default=0.0)
     unit, size = time_unit(longest)
-    colours = ["p0", "p1", "p2", "p3", "p8"]
-    kinds = [PART_NAMES.get(part, part) for part in PARTS]
-    for number, variant, bars in rows:
-        scaled = [Bar(bar.label, tuple(p / size for p in bar.parts), bar.note) for bar in bars]
-        svg = bar_chart(
-            scaled, kinds, colours, f"virtual time of a round (mean, {unit})", "client (with device)",
-            largest=longest / size,
-        )  # fmt: skip
-        if svg:
-            panels.append(Panel(svg, variant.label, number))
-    if not panels:
-        return None
+    kinds = (PART_NAMES.get(part, part) for part in PARTS)
+    legend = list(zip(kinds, [*PIECES[:4], OTHERS], strict=True))
+    x_label = f"virtual time of a round (mean, {unit})"
+    panels = [
+        Panel(bar_chart(own, legend, x_label, "client (with device)", longest, size), variant.label, number)
+        for number, (variant, own) in enumerate(zip(variants, bars, strict=True))
+    ]
     note = (
         "Mean of the rounds that a client takes part in. A round ends when its last client is done; "
         "“last” counts the rounds, of all seeds, in which others waited for it. All panels have one scale."
     )
-    if any(len(mean_parts(v.runs[0])) > MOST_CLIENTS for _, v, _ in rows):
+    if any(len(mean_parts(v.runs[0])) > MOST_CLIENTS for v in variants):
         note += f" {MOST_CLIENTS} clients of each variant, from the slowest to the fastest at even distances."
-    return Section("Who waits for whom", panels, note, list(zip(kinds, colours, strict=True)))
+    return make_section("Who waits for whom", panels, note, legend)
 
 
 def traffic_section(variants: Sequence[Variant]) -> Section | None:
     """Return bytes by kind, up and down, one panel a variant; means over seeds."""
     totals = [[bytes_by_kind(run) for run in v.runs] for v in variants]
     present = [k for k in KINDS if any(way.get(k) for runs in totals for run in runs for way in run.values())]
-    if not present:
-        return None
     means = [
-        {
-            way: tuple(fmean(run[way].get(kind, 0) for run in runs) for kind in present)
-            for way in ("up", "down")
-        }
+        [[fmean(run[way][kind] for run in runs) for kind in present] for way in ("up", "down")]
         for runs in totals
     ]
-    largest = max(sum(parts) for ways in means for parts in ways.values())
+    largest = max(sum(parts) for ways in means for parts in ways)
     unit, size = byte_unit(largest)
-    kinds = [KIND_NAMES.get(kind, kind) for kind in present]
-    colours = [piece_classes(len(KINDS))[KINDS.index(kind)] for kind in present]
-    panels = []
-    silent = [v.label for v, ways in zip(variants, means, strict=True) if not any(map(sum, ways.values()))]
+    legend = [(KIND_NAMES.get(kind, kind), PIECES[KINDS.index(kind)]) for kind in present]
+    panels, silent = [], []
     for number, (variant, ways) in enumerate(zip(variants, means, strict=True)):
-        if variant.label in silent:
+        if not any(map(sum, ways)):
+            silent.append(variant.label)
             continue
         bars = [
-            Bar(name, tuple(p / size for p in ways[way]), f"{sum(ways[way]) / size:,.1f} {unit}")
-            for way, name in (("up", "to the server"), ("down", "to the clients"))
+            Bar(name, parts, f"{sum(parts) / size:,.1f} {unit}")
+            for name, parts in zip(("to the server", "to the clients"), ways, strict=True)
         ]
-        svg = bar_chart(
-            bars, kinds, colours, f"sent in the whole run ({unit})", "direction (all clients)",
-            largest=largest / size,
-        )  # fmt: skip
-        if svg:
-            panels.append(Panel(svg, variant.label, number))
+        x_label = f"sent in the whole run ({unit})"
+        svg = bar_chart(bars, legend, x_label, "direction (all clients)", largest, size)
+        panels.append(Panel(svg, variant.label, number))
     note = (
         "Mean over seeds. Activations are what a client's last block puts out, gradients what comes back for "
         "them, labels the texts' token ids; evaluation is counted apart and not in the table above."
     )
     if silent:
         note += f" Nothing is sent by {', '.join(silent)}."
-    return Section("What was sent", panels, note, list(zip(kinds, colours, strict=True)))
+    return make_section("What was sent", panels, note, legend)
 
 
 def data_section(variants: Sequence[Variant]) -> Section | None:
     """Return who holds which training rows, one panel for each different partition of the first seeds."""
-    seen: dict[str, tuple[dict[str, Any], list[str], int]] = {}
+    same: dict[str, list[Variant]] = {}
     for variant in variants:
         partition = variant.runs[0].partition
         if partition.get("clients"):
-            key = repr(
-                [(c["name"], c["class_counts"]) for c in partition["clients"]] + [partition["classes"]]
-            )
-            seen.setdefault(key, (partition, [], variant.runs[0].seed))[1].append(variant.label)
-    panels = []
-    legends: list[list[tuple[str, str]]] = []
-    for partition, labels, seed in seen.values():
-        classes = list(map(str, partition["classes"]))
-        colours = ordered(len(classes)) if partition.get("edges") else piece_classes(len(classes))
-        bars = [
-            Bar(
-                c["name"],
-                tuple(c["class_counts"]),
-                f"{c['train_rows']:,} rows, {short_count(c['train_tokens'])} tokens",
-            )
-            for c in partition["clients"]
-        ]
-        svg = bar_chart(bars, classes, colours, "training rows (number)", "client (rows and tokens)")
-        if svg:
-            which = "all variants" if len(labels) == len(variants) else "; ".join(labels)
-            panels.append(Panel(svg, f"{which}, seed {seed}" if len(seen) > 1 or len(variants) > 1 else ""))
-            legends.append(list(zip(classes, colours, strict=True)))
+            held = [(client["name"], client["class_counts"]) for client in partition["clients"]]
+            same.setdefault(repr((held, partition["classes"])), []).append(variant)
+    panels, legends = [], []
+    for group in same.values():
+        run = group[0].runs[0]
+        classes = list(map(str, run.partition["classes"]))
+        colours = class_colours(len(classes), bool(run.partition.get("edges")))
+        legends.append(list(zip(classes, colours, strict=True)))
+        bars = []
+        for client in run.partition["clients"]:
+            note = f"{client['train_rows']:,} rows, {short_count(client['train_tokens'])} tokens"
+            bars.append(Bar(client["name"], client["class_counts"], note))
+        which = "all variants" if len(group) == len(variants) else "; ".join(v.label for v in group)
+        caption = f"{which}, seed {run.seed}" if len(variants) > 1 else ""
+        svg = bar_chart(bars, legends[-1], "training rows (number)", "client (rows and tokens)")
+        panels.append(Panel(svg, caption))
     if not panels:
         return None
-    title = next(iter(seen.values()))[0].get("class_title", "class")
+    title = next(iter(same.values()))[0].runs[0].partition.get("class_title", "class")
     note = f"Colours: {title}. Tokens after cutting rows at max_length."
-    same = all(legend == legends[0] for legend in legends)
-    if not same:  # e.g. length classes whose edges depend on the seed
+    if any(legend != legends[0] for legend in legends):  # e.g. length classes whose edges depend on the seed
         note += " The classes' bounds differ a little between the panels; those of the first are named."
-    return Section("Who holds what data", panels, note, legends[0])
+    return make_section("Who holds what data", panels, note, legends[0])
 
 
 def _time_bars(variant: Variant) -> list[Bar]:
@@ -168,7 +137,7 @@ def _time_bars(variant: Variant) -> list[Bar]:
     bars = []
     for name in dict.fromkeys(name for parts in per_run for name in parts):
         rows = [parts[name] for parts in per_run if name in parts]
-        count = sum(counts.get(name, 0) for counts in last)
+        count = sum(counts[name] for counts in last)
         parts = tuple(fmean(column) for column in zip(*rows, strict=True))
         note = f"last in {count} of {timed}" if timed and count else ""
         bars.append(Bar(_with_device(name, devices), parts, note))

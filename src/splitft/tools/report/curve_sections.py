@@ -8,11 +8,10 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from splitft.tools.report.charts.bars import evenly
 from splitft.tools.report.charts.curves import Curve, coincide, curve_chart
-from splitft.tools.report.charts.strips import strip_chart
+from splitft.tools.report.charts.rows import evenly, strip_chart
 from splitft.tools.report.groups import Variant
-from splitft.tools.report.sections import Panel, Section
+from splitft.tools.report.sections import Panel, Section, make_section
 from splitft.tools.report.series import points
 from splitft.tools.report.units import byte_unit, figure, time_unit
 
@@ -22,14 +21,15 @@ PERPLEXITY = ("held-out perplexity", "per token")
 SEEDS = "Line: mean over seeds; band: lowest to highest seed."
 
 
-def curve_sections(variants: Sequence[Variant]) -> list[Section]:
+def curve_sections(variants: Sequence[Variant]) -> list[Section | None]:
     """Return perplexity against rounds, bytes and virtual time, accuracy, and the last value of all seeds."""
     by_round = _curves(variants, "round")
-    later = [curve.from_half() for curve in by_round]
+    later = [curve.since(curve.x[-1] / 2) for curve in by_round]
     accuracy = _curves(variants, "round", "accuracy", y_factor=100.0)
     hidden = any(coincide(one, other) for one, other in combinations(by_round, 2))
     rims = " Where lines lie on each other, those below show as rims." if hidden else ""
-    made = [
+    right = ("next tokens predicted right", "%")
+    return [
         _section(
             "Perplexity by round",
             curve_chart(by_round, "round", BEFORE, *PERPLEXITY, whole_x=True),
@@ -44,42 +44,40 @@ def curve_sections(variants: Sequence[Variant]) -> list[Section]:
         _by_time(variants),
         _section(
             "Accuracy by round",
-            curve_chart(
-                accuracy, "round", BEFORE, "next tokens predicted right", "%", whole_x=True, share=True
-            ),
+            curve_chart(accuracy, "round", BEFORE, *right, whole_x=True, share=True),
             f"Held-out rows; higher is better. {SEEDS}",
         ),
         _at_the_end(variants),
     ]
-    return [section for section in made if section]
 
 
 def _by_bytes(variants: Sequence[Variant]) -> Section | None:
     curves = _curves(variants, "bytes_moved")
-    unit, size = byte_unit(max((curve.x[-1] for curve in curves if curve.x), default=0.0))
-    still = [curve.label for curve in curves if curve.x and curve.x[-1] == 0]
-    moved = [c for c in _curves(variants, "bytes_moved", x_unit=size) if c.label not in still]
+    unit, size = byte_unit(max((curve.x[-1] for curve in curves), default=0.0))
+    moved = [curve.in_unit(size) for curve in curves if curve.x[-1]]
+    still = [curve.label for curve in curves if not curve.x[-1]]
     nothing = f" Not drawn, since nothing is sent: {', '.join(still)}." if still else ""
     note = f"Up and down, all clients together: training and adapters, without evaluation.{nothing}"
-    svg = curve_chart(moved, "sent since the start", unit, *PERPLEXITY)
-    return _section("Perplexity by data sent", svg, note)
+    return _section(
+        "Perplexity by data sent", curve_chart(moved, "sent since the start", unit, *PERPLEXITY), note
+    )
 
 
 def _by_time(variants: Sequence[Variant]) -> Section | None:
     """Leave out pooled data that a fast server trains in no time: all other curves would shrink beside it."""
     curves = _curves(variants, "virtual_seconds")
-    longest = max((curve.x[-1] for curve in curves if curve.x), default=0.0)
+    longest = max((curve.x[-1] for curve in curves), default=0.0)
     unit, size = time_unit(longest)
     pooled = [v.label for v in variants if v.job["method"] == "centralized"]
-    instant = [c for c in curves if c.label in pooled and c.x and c.x[-1] < longest / 50]
-    left_out = [curve.label for curve in instant]
-    drawn = [c for c in _curves(variants, "virtual_seconds", x_unit=size) if c.label not in left_out]
+    instant = [c for c in curves if c.label in pooled and c.x[-1] < longest / 50]
+    drawn = [curve.in_unit(size) for curve in curves if curve not in instant]
     note = "What the rounds would take on the devices named below; simulated, not measured."
     if instant:
         done = ", ".join(f"{c.label} (over after {figure(c.x[-1] / size, 2)} {unit})" for c in instant)
         note += f" Not drawn: {done}."
-    svg = curve_chart(drawn, "virtual time", unit, *PERPLEXITY)
-    return _section("Perplexity by simulated time", svg, note)
+    return _section(
+        "Perplexity by simulated time", curve_chart(drawn, "virtual time", unit, *PERPLEXITY), note
+    )
 
 
 def _at_the_end(variants: Sequence[Variant]) -> Section | None:
@@ -98,12 +96,10 @@ def _at_the_end(variants: Sequence[Variant]) -> Section | None:
 
 
 def _section(title: str, svg: Markup | None, note: str) -> Section | None:
-    return Section(title, [Panel(svg)], note) if svg else None
+    return make_section(title, [Panel(svg)], note)
 
 
-def _curves(
-    variants: Sequence[Variant], x: str, y: str = "perplexity", x_unit: float = 1.0, y_factor: float = 1.0
-) -> list[Curve]:
+def _curves(variants: Sequence[Variant], x: str, y: str = "perplexity", y_factor: float = 1.0) -> list[Curve]:
     """Means over the seeds of two fields of `Point`, at the rounds that all seeds of a variant have."""
     curves = []
     for number, variant in enumerate(variants):
@@ -113,8 +109,9 @@ def _curves(
         for round_ in evenly(sorted(set.intersection(*map(set, runs))), MOST_POINTS):
             pairs = [run[round_] for run in runs]
             if not any(None in pair for pair in pairs):
-                xs.append(fmean(at / x_unit for at, _ in pairs))
+                xs.append(fmean(at for at, _ in pairs))
                 ys.append([y_factor * value for _, value in pairs])
-        means, lows, highs = tuple(map(fmean, ys)), tuple(map(min, ys)), tuple(map(max, ys))
-        curves.append(Curve(variant.label, number, tuple(xs), means, lows, highs))
+        if xs:
+            means, lows, highs = (tuple(map(f, ys)) for f in (fmean, min, max))
+            curves.append(Curve(variant.label, number, tuple(xs), means, lows, highs))
     return curves

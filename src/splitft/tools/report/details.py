@@ -12,9 +12,6 @@ from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import cuts_by_round, points
 from splitft.tools.report.units import figure
 
-MOST_CLIENTS = 60
-MOST_DECISIONS = 300
-
 
 @dataclass(frozen=True)
 class Details:
@@ -23,28 +20,22 @@ class Details:
     keys: list[tuple[str, str]]
     runs: list[tuple[str, ...]]
     clients: list[tuple[str, ...]]
-    more_clients: int
     truncation: list[tuple[str, str, str]]
     decisions: list[tuple[str, ...]]
-    more_decisions: int
 
 
 def details(variant: Variant) -> Details:
     """Return everything about a variant that has no place in a chart."""
     first = variant.runs[0]
-    clients = _clients(first)
-    decisions = _decisions(first)
     left_out: list[tuple[str, ...]] = [
         (_name(run), str(run.seed), f"left out: {why}", "–", "–") for run, why in variant.left_out
     ]
     return Details(
         keys=[(key, value_text(key, value)) for key, value in variant.differs.items()],
         runs=[_run(run) for run in variant.runs] + left_out,
-        clients=clients[:MOST_CLIENTS],
-        more_clients=max(0, len(clients) - MOST_CLIENTS),
+        clients=_clients(first),
         truncation=_truncation(first),
-        decisions=decisions[:MOST_DECISIONS],
-        more_decisions=max(0, len(decisions) - MOST_DECISIONS),
+        decisions=_decisions(first),
     )
 
 
@@ -86,9 +77,7 @@ def _truncation(run: RunFolder) -> list[tuple[str, str, str]]:
         for block, value in (line.get("truncation_error") or {}).items():
             if value is not None:
                 errors.setdefault(str(block), []).append(float(value))
-    order = sorted(
-        errors, key=lambda block: (not block.isdigit(), int(block) if block.isdigit() else 0, block)
-    )
+    order = sorted(errors, key=lambda block: (len(block), block))
     return [(b, f"{100 * sum(errors[b]) / len(errors[b]):.3g}", f"{100 * max(errors[b]):.3g}") for b in order]
 
 

@@ -66,28 +66,21 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Variant]:
     jobs = [group[0].job for group in grouped.values()]
     keys = differing_keys(jobs)
     labels = make_labels(jobs, keys)
-    variants = []
-    for group, label in zip(grouped.values(), labels, strict=True):
-        counted, left_out = _choose(group)
-        job = group[0].job
-        differs = {key: job.get(key) for key in keys}
-        variants.append(Variant(label, differs, job, counted, left_out))
+    variants = [
+        Variant(label, {key: job.get(key) for key in keys}, job, *_choose(group))
+        for group, job, label in zip(grouped.values(), jobs, labels, strict=True)
+    ]
     return sorted(variants, key=_order)
 
 
 def unnamed_keys(variants: Sequence[Variant]) -> list[str]:
     """Return the keys that differ and matter, but that long labels leave out."""
-    left_out: dict[str, None] = {}
-    for variant in variants:
-        idle = without_effect(variant.job)
-        for key in variant.differs:
-            if (
-                key not in ("method", "cut_policy.method")
-                and not idle(key)
-                and f"{key} " not in variant.label
-            ):
-                left_out[key] = None
-    return list(left_out)
+    return [
+        key
+        for key in variants[0].differs
+        if key not in ("method", "cut_policy.method")
+        and any(not without_effect(v.job)(key) and f"{key} " not in v.label for v in variants)
+    ]
 
 
 def differing_keys(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -112,8 +105,8 @@ def _choose(group: Sequence[RunFolder]) -> tuple[tuple[RunFolder, ...], tuple[tu
 
 
 def _order(variant: Variant) -> tuple[Any, ...]:
-    values = []
-    for value in variant.differs.values():
-        number = float(value) if isinstance(value, int | float) else 0.0
-        values.append((isinstance(value, str), number, str(value)))
+    values = [
+        (isinstance(value, str), value if isinstance(value, int | float) else 0, str(value))
+        for value in variant.differs.values()
+    ]
     return (str(variant.job.get("method")), values)

@@ -26,15 +26,23 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
     """
     by_method = "method" in keys or "cut_policy.method" in keys or not keys
     rest = [key for key in keys if key not in ("method", "cut_policy.method")]
-    idle = [without_effect(job) for job in jobs]
 
-    def label(number: int, named: Sequence[str]) -> str:
-        own = [f"{key} {value_text(key, jobs[number].get(key))}" for key in named if not idle[number](key)]
-        return ", ".join(([method_name(jobs[number])] if by_method else []) + own)
+    def labels_with(named: Sequence[str]) -> list[str]:
+        labels = []
+        for job in jobs:
+            idle = without_effect(job)
+            own = [f"{key} {value_text(key, job.get(key))}" for key in named if not idle(key)]
+            labels.append(", ".join(([method_name(job)] if by_method else []) + own))
+        return labels
 
-    labels = [label(i, rest) for i in range(len(jobs))]
+    labels = labels_with(rest)
     if max(map(len, labels)) > LONG:
-        labels = [label(i, _telling(rest, jobs, label)) for i in range(len(jobs))]
+        # Leave out every key without which the labels still differ, keys of groups first
+        for key in sorted(rest, key=lambda key: "." not in key):
+            fewer = labels_with([other for other in rest if other != key])
+            if len(set(fewer)) == len(jobs) and all(fewer):
+                rest.remove(key)
+                labels = fewer
     if len(set(labels)) == len(labels) and all(labels):
         return labels
     every = [key for key in keys if key != "method"]  # some that seemed idle set jobs apart: name all
@@ -42,23 +50,6 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
         ", ".join([method_name(job), *(f"{key} {value_text(key, job.get(key))}" for key in every)])
         for job in jobs
     ]
-
-
-def _telling(
-    keys: Sequence[str], jobs: Sequence[Mapping[str, Any]], label: Callable[[int, Sequence[str]], str]
-) -> list[str]:
-    """A few of the keys that still tell all jobs apart: again and again the one that sets most apart."""
-    chosen: list[str] = []
-
-    def apart(key: str) -> int:
-        return len({label(i, [*chosen, key]) for i in range(len(jobs))})
-
-    left = list(keys)
-    while left and len({label(i, chosen) for i in range(len(jobs))}) < len(jobs):
-        best = max(left, key=lambda key: (apart(key), "." not in key))
-        chosen.append(best)
-        left.remove(best)
-    return [key for key in keys if key in chosen]
 
 
 def method_name(job: Mapping[str, Any]) -> str:

@@ -34,6 +34,9 @@ def render_page(
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from splitft.common.figures import style
+    from splitft.tools.report.charts.svg import COLOURS, FONT, paint
+
     environment = Environment(
         loader=PackageLoader("splitft", "tools/report"),
         autoescape=True,
@@ -43,15 +46,18 @@ def render_page(
     )
     variants = group_runs(runs)
     data = verdict(variants)
-    possible = [
-        *curve_sections(variants),
-        cut_section(variants),
-        time_section(variants),
-        traffic_section(variants),
-        data_section(variants),
-    ]
+    with style(FONT):
+        possible = [
+            *curve_sections(variants),
+            cut_section(variants),
+            time_section(variants),
+            traffic_section(variants),
+            data_section(variants),
+        ]
     return environment.get_template("page.html.j2").render(
         title=title or default_title(len(variants), len(runs)),
+        colours=COLOURS,
+        paint=paint,
         generator=f"{GENERATOR} {version('splitft')}",
         notes=list(notes) + _about_labels(variants),
         sentences=sentences(data),

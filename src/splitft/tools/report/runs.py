@@ -87,18 +87,14 @@ def collect_runs(folders: Iterable[Path]) -> tuple[list[RunFolder], list[str]]:
     passed_over: list[str] = []
     for folder in folders:
         own = [folder] if (folder / JOB).is_file() else _below(folder)
-        before = len(runs)
         for path in own:
-            if path.resolve() in runs:
-                before -= 1  # given twice: fine
-                continue
             try:
-                runs[path.resolve()] = read_run(path)
+                runs.setdefault(path.resolve(), read_run(path))
             except JobError as error:
                 if len(own) == 1:
                     raise
                 passed_over.append(str(error))
-        if len(runs) == before:
+        if not any(path.resolve() in runs for path in own):
             raise JobError(
                 f"{folder} holds no run with a complete round; give a run's output_dir or a folder of runs"
             )
@@ -142,8 +138,7 @@ def flat_keys(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; none without the file. A last line without its end is being written."""
-    text = _text(path)
-    lines = text.split("\n")[:-1] if text else []
+    lines = _text(path).split("\n")[:-1]
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 

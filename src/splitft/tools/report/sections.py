@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -11,16 +12,24 @@ from markupsafe import Markup
 class Panel:
     """One chart; caption: what it shows where a section has several; style: the variant's number."""
 
-    svg: Markup
+    svg: Markup | None
     caption: str = ""
     style: int | None = None
 
 
 @dataclass(frozen=True)
 class Section:
-    """Charts of one sort. legend: (name, CSS class or #colour) of what bars and maps consist of."""
+    """Charts of one sort. legend: (name, #colour) of what bars consist of."""
 
     title: str
     panels: list[Panel]
-    note: str = ""
-    legend: list[tuple[str, str]] = field(default_factory=list)
+    note: str
+    legend: Sequence[tuple[str, str]]
+
+
+def make_section(
+    title: str, panels: Sequence[Panel], note: str, legend: Sequence[tuple[str, str]] = ()
+) -> Section | None:
+    """Return the section of those panels that have a chart, None without any."""
+    drawn = [panel for panel in panels if panel.svg]
+    return Section(title, drawn, note, legend) if drawn else None

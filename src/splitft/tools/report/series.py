@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from splitft.devices.simulate import PARTS
@@ -61,13 +63,12 @@ def has_virtual_time(run: RunFolder) -> bool:
     return any(line.get("virtual_seconds") for line in run.rounds)
 
 
-def bytes_by_kind(run: RunFolder) -> dict[str, dict[str, int]]:
+def bytes_by_kind(run: RunFolder) -> dict[str, Counter[str]]:
     """Return {up or down: {kind: bytes}} of the whole run."""
-    totals: dict[str, dict[str, int]] = {"up": {}, "down": {}}
+    totals: dict[str, Counter[str]] = {"up": Counter(), "down": Counter()}
     for line in run.rounds:
         for way, kinds in line.get("bytes", {}).items():
-            for kind, number in kinds.items():
-                totals[way][kind] = totals[way].get(kind, 0) + number
+            totals[way].update(kinds)
     return totals
 
 
@@ -93,12 +94,10 @@ def devices_of(run: RunFolder) -> dict[str, str]:
     if not has_virtual_time(run):
         return {}
     if isinstance(devices, str):
-        return dict.fromkeys(names, devices)
-    if isinstance(devices, dict):
-        return {name: str(devices[name]) for name in names if name in devices}
-    if isinstance(devices, list) and len(devices) == len(names):
-        return dict(zip(names, map(str, devices), strict=True))
-    return {}
+        devices = [devices] * len(names)
+    if isinstance(devices, list):
+        devices = dict(zip(names, devices, strict=False))
+    return {name: str(devices[name]) for name in names if name in (devices or ())}
 
 
 def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:
@@ -113,28 +112,18 @@ def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:
 
 def mean_parts(run: RunFolder) -> dict[str, tuple[float, ...]]:
     """Return {client: virtual seconds of a round by PARTS}, means over the rounds that it took part in."""
-    sums: dict[str, list[float]] = {}
-    counts: dict[str, int] = {}
-    for line in run.rounds:
-        for name, client in line.get("clients", {}).items():
-            virtual = client.get("virtual")
-            if virtual:
-                row = sums.setdefault(name, [0.0] * len(PARTS))
-                for place, part in enumerate(PARTS):
-                    row[place] += virtual.get(part) or 0.0
-                counts[name] = counts.get(name, 0) + 1
-    order = [name for name in client_names(run) if name in sums]
-    return {name: tuple(value / counts[name] for value in sums[name]) for name in order}
+    found: dict[str, tuple[float, ...]] = {}
+    for name in client_names(run):
+        clients = (line.get("clients", {}).get(name, {}) for line in run.rounds)
+        timed = [client["virtual"] for client in clients if client.get("virtual")]
+        if timed:
+            found[name] = tuple(fmean(virtual.get(part) or 0.0 for virtual in timed) for part in PARTS)
+    return found
 
 
-def waited_for(run: RunFolder) -> dict[str, int]:
+def waited_for(run: RunFolder) -> Counter[str]:
     """Return {client: rounds in which it was the last to finish}."""
-    counts: dict[str, int] = {}
-    for line in run.rounds:
-        name = line.get("waited_for")
-        if name is not None:
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+    return Counter(line["waited_for"] for line in run.rounds if line.get("waited_for") is not None)
 
 
 def crossing(xs: Sequence[float], ys: Sequence[float], target: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +16,14 @@ QUALITY, COST, TIME = "Reached", "Cost", "Simulated time"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell; best: the best mean of its column."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True)
 class Column:
-    """One column, a cell a variant; part: the table of the terminal that it stands in."""
+    """One column, a cell a variant; part: the table of the terminal; best: the rows with the best mean."""
 
     part: str
     heading: str
     unit: str
-    cells: list[Cell]
+    cells: list[str]
+    best: Collection[int] = ()
 
 
 def verdict_columns(data: dict[str, Any]) -> list[Column]:
@@ -42,7 +35,7 @@ def verdict_columns(data: dict[str, Any]) -> list[Column]:
     millions = _largest(rows, "trained_parameters") >= 1e6
     reach = "" if target is None else f"to perplexity {figure(target)}"
     columns = [
-        Column(QUALITY, "seeds", "number", [Cell(str(len(row["seeds"]))) for row in rows]),
+        Column(QUALITY, "seeds", "number", [str(len(row["seeds"])) for row in rows]),
         _column(rows, "perplexity", QUALITY, "perplexity", "per token", best=min),
         _column(rows, "accuracy", QUALITY, "accuracy", "% of next tokens", 0.01, 3, best=max),
         _column(rows, "paper_accuracy", QUALITY, "paper accuracy", "%", 0.01, 3),
@@ -56,31 +49,26 @@ def verdict_columns(data: dict[str, Any]) -> list[Column]:
             "million" if millions else "number", 1e6 if millions else 1.0, 4 if millions else 0,
         ),
     ]  # fmt: skip
-    return [column for column in columns if any(cell.text != "–" for cell in column.cells)]
+    return [column for column in columns if set(column.cells) != {"–"}]
 
 
 def verdict_tables(data: dict[str, Any]) -> list[Table]:
     """Return the table for the terminal, in parts that 80 columns hold."""
-    columns = verdict_columns(data)
-    parts = {
-        title: [c for c in columns if c.part == title] for title in dict.fromkeys(c.part for c in columns)
-    }
-    return [_terminal_table(data, f"{title}: means over seeds ± sd", own) for title, own in parts.items()]
-
-
-def _terminal_table(data: dict[str, Any], title: str, columns: Sequence[Column]) -> Table:
     from rich.text import Text
 
     from splitft.common.tables import make_table
 
-    headings = [f"{column.heading}\n{column.unit}" for column in columns]
-    table = make_table(title, "variant", *headings, padding=(0, 1, 0, 0))
-    for number, row in enumerate(data["variants"]):
-        cells = (column.cells[number] for column in columns)
-        table.add_row(
-            Text(row["label"] + remark(row)), *(Text(c.text, style="bold" if c.best else "") for c in cells)
-        )
-    return table
+    tables = []
+    columns = verdict_columns(data)
+    for part in dict.fromkeys(column.part for column in columns):
+        own = [column for column in columns if column.part == part]
+        headings = [f"{column.heading}\n{column.unit}" for column in own]
+        table = make_table(f"{part}: means over seeds ± sd", "variant", *headings, padding=(0, 1, 0, 0))
+        for number, row in enumerate(data["variants"]):
+            shown = [Text(c.cells[number], style="bold" if number in c.best else "") for c in own]
+            table.add_row(Text(row["label"] + remark(row)), *shown)
+        tables.append(table)
+    return tables
 
 
 def remark(row: dict[str, Any]) -> str:
@@ -103,18 +91,20 @@ def _column(
     winner = (
         best(means) if best and len(set(means)) > 1 and not any(r["random_weights"] for r in rows) else None
     )
-    cells = []
-    for row in rows:
+    cells, winners = [], []
+    for number, row in enumerate(rows):
         value = row[name]
         if value is None:
-            cells.append(Cell("–"))
+            cells.append("–")
             continue
         mean = value["mean"] / size
         sd = value["sd"] / size if value["sd"] is not None and name != "trained_parameters" else None
         least = 10.0**-decimals
         text = f"< {least:.{decimals}f}" if 0 < mean < least / 2 else mean_and_sd(mean, sd, decimals)
-        cells.append(Cell(text, mean == winner))
-    return Column(part, heading, unit, cells)
+        cells.append(text)
+        if mean == winner:
+            winners.append(number)
+    return Column(part, heading, unit, cells, winners)
 
 
 def _largest(rows: Sequence[dict[str, Any]], name: str) -> float:

@@ -14,16 +14,6 @@ from splitft.tools.report.units import figure, time_unit
 ALONE = "local_only"
 REFERENCES = (ALONE, "centralized")  # no clients that train together: other times say little beside theirs
 MOST_NAMED = 6  # variants in a sentence
-AT_THE_END = ("perplexity", "accuracy", "paper_accuracy")
-MEASURES = (
-    *AT_THE_END,
-    "bytes_up",
-    "bytes_down",
-    "virtual_seconds",
-    "virtual_seconds_to_target",
-    "bytes_to_target",
-    "trained_parameters",
-)
 
 
 def report_data(runs: Sequence[RunFolder]) -> dict[str, Any]:
@@ -39,24 +29,23 @@ def verdict(variants: Sequence[Variant]) -> dict[str, Any]:
     high, count} over seeds; sd is None with one seed.
     """
     target = common_target(variants)
-    rows = []
-    for variant in variants:
-        rows.append(
-            {
-                "label": variant.label,
-                "method": variant.job["method"],
-                "differs": dict(variant.differs),
-                "seeds": [run.seed for run in variant.runs],
-                "runs": [str(run.path) for run in variant.runs],
-                "left_out": [{"run": str(run.path), "why": why} for run, why in variant.left_out],
-                "interrupted": variant.interrupted,
-                "rounds": min(run.last_round for run in variant.runs),
-                "rounds_asked": variant.job["rounds"],
-                "random_weights": any(run.summary.get("random_weights") for run in variant.runs),
-                "diverged": sum(_diverged(run) for run in variant.runs),
-                **_spreads(variant.runs, target),
-            }
-        )
+    rows = [
+        {
+            "label": variant.label,
+            "method": variant.job["method"],
+            "differs": dict(variant.differs),
+            "seeds": [run.seed for run in variant.runs],
+            "runs": [str(run.path) for run in variant.runs],
+            "left_out": [{"run": str(run.path), "why": why} for run, why in variant.left_out],
+            "interrupted": variant.interrupted,
+            "rounds": min(run.last_round for run in variant.runs),
+            "rounds_asked": variant.job["rounds"],
+            "random_weights": any(run.summary.get("random_weights") for run in variant.runs),
+            "diverged": sum(_diverged(run) for run in variant.runs),
+            **_spreads(variant.runs, target),
+        }
+        for variant in variants
+    ]
     return {"target_perplexity": target, "variants": rows}
 
 
@@ -143,7 +132,7 @@ def _spreads(runs: Sequence[RunFolder], target: float | None) -> dict[str, dict[
     """Return every measure of a variant over its runs; None where no run has it."""
     values = [_values(run, target) for run in runs]
     found: dict[str, dict[str, Any] | None] = {}
-    for name in MEASURES:
+    for name in values[0]:
         own = [value for run in values if (value := run[name]) is not None]
         # A mean over those seeds alone that reached the target would flatter the variant.
         complete = len(own) == len(runs) or not name.endswith("_to_target")
@@ -156,10 +145,10 @@ def _values(run: RunFolder, target: float | None) -> dict[str, float | None]:
     """Return every measure of a run; None where it has none."""
     evaluated = points(run)
     timed = has_virtual_time(run)
+    at_the_end = ("perplexity", "accuracy", "paper_accuracy")
     return {
-        **{name: getattr(evaluated[-1], name) if evaluated else None for name in AT_THE_END},
-        "bytes_up": sum(training_bytes(line)["up"] for line in run.rounds),
-        "bytes_down": sum(training_bytes(line)["down"] for line in run.rounds),
+        **{name: getattr(evaluated[-1], name) if evaluated else None for name in at_the_end},
+        **{f"bytes_{way}": sum(training_bytes(line)[way] for line in run.rounds) for way in ("up", "down")},
         "virtual_seconds": sum(line.get("virtual_seconds") or 0.0 for line in run.rounds) if timed else None,
         "virtual_seconds_to_target": _until_target(evaluated, "virtual_seconds", target),
         "bytes_to_target": _until_target(evaluated, "bytes_moved", target),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from splitft.tools.report.charts.axes import LOG_FROM, ChartFrame, Range, frame
-from splitft.tools.report.charts.svg import chart, element, path
-from splitft.tools.report.units import figure
+from splitft.common.figures import variant_colour
+from splitft.tools.report.charts.rows import dot
+from splitft.tools.report.charts.svg import axis_label, far_apart, inline_svg, new_chart, set_ticks
+from splitft.tools.report.units import figure as number
 
+DASHES = ("-", (0, (3, 2)), (0, (1, 2)), (0, (4, 1.5, 1, 1.5)))
 MOST_RIMS = 3
 MANY_POINTS = 25  # above this, points would hide the line
 LOG_X_FROM = 20.0  # variants whose ends lie further apart than this need a logarithmic x axis
@@ -36,11 +39,15 @@ class Curve:
     low: tuple[float, ...]
     high: tuple[float, ...]
 
-    def from_half(self) -> Curve:
-        """Return its part from half of its largest x on."""
-        start = sum(1 for x in self.x if x < self.x[-1] / 2)
+    def since(self, least: float) -> Curve:
+        """Return its part from an x on."""
+        start = bisect_left(self.x, least)
         x, y, low, high = (values[start:] for values in (self.x, self.y, self.low, self.high))
         return Curve(self.label, self.style, x, y, low, high)
+
+    def in_unit(self, size: float) -> Curve:
+        """Return it with every x divided by `size`."""
+        return replace(self, x=tuple(x / size for x in self.x))
 
 
 def curve_chart(
@@ -52,65 +59,41 @@ def curve_chart(
     Axes turn logarithmic by themselves where values lie far apart, and say so. whole_x: x counts something.
     share: y is a share of a whole and never logarithmic. Lines that others cover are drawn wider, as rims.
     """
-    curves = [curve for curve in curves if curve.x]
     if not curves:
         return None
     lows = [value for curve in curves for value in curve.low]
     highs = [value for curve in curves for value in curve.high]
-    log_y = not share and min(lows) > 0 and max(highs) / min(lows) >= LOG_FROM
+    log_y = not share and far_apart(min(lows), max(highs))
     ends = [curve.x[-1] for curve in curves]
     log_x = not whole_x and min(ends) > 0 and max(ends) / min(ends) >= LOG_X_FROM
-    start = min(x for curve in curves for x in curve.x if x > 0) if log_x else 0.0
-    if whole_x:
-        start = min(curve.x[0] for curve in curves)
-    x_range = Range(_label(x_name, x_unit, log_x), start, max(ends), log_x, whole_x)
-    y_range = Range(_label(y_name, y_unit, log_y), min(lows), max(highs), log_y).padded(0.05)
     if log_x:
-        x_range = x_range.padded(0.03)
-    box = frame(x_range, y_range)
-    marks = [_band(curve, box) for curve in curves]
-    for number, curve in enumerate(curves):
-        rims = sum(coincide(curve, later) for later in curves[number + 1 :])
-        marks.append(_line(curve, box, x_unit, y_unit, 2 + 1.6 * min(rims, MOST_RIMS)))
-    described = f"{y_name} against {x_name}: {', '.join(curve.label for curve in curves)}"
-    return chart(box.height, described, box.marks, *marks)
+        curves = [curve.since(min(x for own in curves for x in own.x if x > 0)) for curve in curves]
+    figure, axes = new_chart(axis_label(x_name, x_unit, log_x), axis_label(y_name, y_unit, log_y), 190)
+    for place, curve in enumerate(curves):
+        colour = variant_colour(curve.style)
+        if curve.low != curve.high:
+            edge = [*curve.high, *curve.low[::-1]]
+            axes.fill([*curve.x, *curve.x[::-1]], edge, color=colour, alpha=0.17, lw=0)
+        rims = sum(coincide(curve, later) for later in curves[place + 1 :])
+        width = 2 + 1.6 * min(rims, MOST_RIMS)
+        axes.plot(curve.x, curve.y, color=colour, lw=width, ls=DASHES[curve.style // 7 % len(DASHES)])
+        last = len(curve.x) - 1
+        for i, (x, y) in enumerate(zip(curve.x, curve.y, strict=True)):
+            if i == last or last < MANY_POINTS:
+                about = f"{curve.label}: {number(y)} ({y_unit}) at {number(x)} ({x_unit})"
+                dot(axes, x, y, 6.8 if i == last else 4.4, colour, about)
+    axes.grid(visible=False, axis="x")
+    if not whole_x and not log_x:
+        axes.set_xlim(left=0)
+    set_ticks(axes.xaxis, whole_x, log_x)
+    set_ticks(axes.yaxis, log=log_y)
+    return inline_svg(figure, f"{y_name} against {x_name}: {', '.join(curve.label for curve in curves)}")
 
 
 def coincide(one: Curve, other: Curve) -> bool:
     """Whether one line would cover the other: most of their points are the same to the eye."""
     places = dict(zip(other.x, other.y, strict=True))
     common = [(y, places[x]) for x, y in zip(one.x, one.y, strict=True) if x in places]
-    height = max([*one.y, *other.y], default=0.0) - min([*one.y, *other.y], default=0.0)
+    height = max(*one.y, *other.y) - min(*one.y, *other.y)
     same = sum(abs(a - b) <= 0.005 * height for a, b in common)
     return len(common) > 1 and same > len(common) / 2
-
-
-def _label(name: str, unit: str, log: bool) -> str:
-    return f"{name} ({unit}{', log scale' if log else ''})"
-
-
-def _places(curve: Curve, box: ChartFrame, values: Sequence[float]) -> list[tuple[float, float]]:
-    pairs = zip(curve.x, values, strict=True)
-    return [(box.x(x), box.y(y)) for x, y in pairs if x > 0 or not box.x.log]
-
-
-def _band(curve: Curve, box: ChartFrame) -> Markup:
-    if curve.low == curve.high:
-        return Markup("")
-    edge = _places(curve, box, curve.high) + _places(curve, box, curve.low)[::-1]
-    return path(edge, closed=True, class_=f"band v{curve.style % 7}")
-
-
-def _line(curve: Curve, box: ChartFrame, x_unit: str, y_unit: str, width: float) -> Markup:
-    colour = f"v{curve.style % 7}"
-    places = _places(curve, box, curve.y)
-    marks = [path(places, class_=f"line {colour} d{curve.style // 7 % 4}", stroke_width=width)]
-    shown = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if x > 0 or not box.x.log]
-    last = len(places) - 1
-    for number, ((at_x, at_y), (x, y)) in enumerate(zip(places, shown, strict=True)):
-        if number == last or len(places) <= MANY_POINTS:
-            about = f"{curve.label}: {figure(y)} ({y_unit}) at {figure(x)} ({x_unit})"
-            size, kind = (3.4, "dot") if number == last else (2.2, "dot small")
-            title = element("title", about)
-            marks.append(element("circle", title, cx=at_x, cy=at_y, r=size, class_=f"{kind} {colour}"))
-    return Markup("").join(marks)

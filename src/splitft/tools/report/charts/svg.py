@@ -1,89 +1,129 @@
-"""SVG elements as escaped text, and how much room a text takes."""
+"""Figures as inline SVG of one width, in colours of the page's style sheet, with values on hovering."""
 
 from __future__ import annotations
 
-import unicodedata
+import io
+import re
+import warnings
+from typing import Any
+from xml.etree import ElementTree
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
-WIDTH = 360.0  # units of every chart; about the pixels of a phone's column
+from splitft.common.figures import BASE, GRID, INK, OTHERS, PIECES, SOFT, VARIANTS, printable, text_width
+
+WIDTH = 360.0  # points of every chart; about the pixels of a phone's column
 FONT = 13.0
-_NARROW = frozenset("iljftrI.,:;|!'()[]/ ")
-_BROAD = frozenset("mwMW@%—…±≤≥")
+AROUND = 72.0  # points above and below the axes: both names and the ticks
+LOG_FROM = 5.0  # a scale turns logarithmic where its largest value is this many times the smallest
+COLOURS = {  # of the style sheet
+    **{f"v{i}": colour for i, colour in enumerate(VARIANTS)},
+    **{f"p{i}": colour for i, colour in enumerate([*PIECES, OTHERS])},
+    **{"ink": INK, "soft": SOFT, "grid": GRID, "base": BASE},
+}
+_NAMES = {colour: name for name, colour in COLOURS.items()}
+_AXIS = "axis"  # gid of an axis' name
+_TITLE = "title "  # gid of what shows a text on hovering
+_KEPT = re.compile(r"(d|x|y|text-anchor|fill|stroke)(-|$)|opacity")  # attributes of the page's elements
 
 
-def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """Return <tag attributes>children</tag>; everything is escaped that is not Markup.
+def paint(colour: str) -> str:
+    """Return a colour as the page's style sheet has it, in light and in dark."""
+    return f"var(--{_NAMES[colour]})" if colour in _NAMES else colour
 
-    Attributes: underscores become hyphens, one at the end falls off (class_), None leaves one out, numbers
-    are rounded to a hundredth.
+
+def new_chart(x_label: str, y_label: str, height: float) -> tuple[Figure, Any]:
+    """Return a figure and its axes, `height` points high; y's name stands above, x's below."""
+    size = (WIDTH / 72, (height + AROUND) / 72)
+    figure = Figure(figsize=size, layout="constrained", frameon=False)
+    axes = figure.subplots()
+    axes.patch.set_visible(False)
+    axes.margins(x=0, y=0.05)
+    figure.suptitle(y_label, x=0, ha="left", gid=_AXIS)
+    figure.supxlabel(x_label, x=1, ha="right", gid=_AXIS)
+    return figure, axes
+
+
+def far_apart(low: float, high: float) -> bool:
+    """Whether an axis with these values should be logarithmic."""
+    return low > 0 and high >= LOG_FROM * low
+
+
+def axis_label(name: str, unit: str, log: bool) -> str:
+    """Return the name of an axis, with its unit in brackets."""
+    return f"{name} ({unit}{', log scale' if log else ''})"
+
+
+def set_ticks(axis: Any, whole: bool = False, log: bool = False) -> None:
+    """Set the scale, and as many ticks as fit beside each other, at round values; after all is drawn.
+
+    whole: At whole numbers only.
     """
-    written = Markup("").join(
-        Markup(' {}="{}"').format(name.rstrip("_").replace("_", "-"), _value(value))
-        for name, value in attributes.items()
-        if value is not None
-    )
-    inner = Markup("").join(escape(child) for child in children)
-    return Markup(f"<{tag}{written}>{inner}</{tag}>") if inner else Markup(f"<{tag}{written}/>")
+    if log:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        low, high = sorted(axis.get_view_interval())
+        steps = (1, 2, 5) if high < 30 * low else (1, 3) if high < 1000 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=steps, numticks=5))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+        return
+    axis.set_major_locator(MaxNLocator(integer=whole, min_n_ticks=1, steps=(1, 2, 2.5, 5, 10)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}") if whole else ScalarFormatter(useOffset=False))
+    if not whole:
+        axis.get_major_formatter().set_scientific(False)
+    for most in (5, 4, 3, 2, 1):
+        axis.get_major_locator().set_params(nbins=most)
+        widths = [text_width(label.get_text(), FONT) + 10 for label in axis.get_ticklabels()]
+        if axis.axis_name == "y" or sum(widths) < WIDTH - 30:
+            break
 
 
-def chart(height: float, description: str, *children: object) -> Markup:
-    """Return the <svg> of a chart; the description is for those who cannot see it."""
-    return element(
-        "svg",
-        *children,
-        class_="chart",
-        viewBox=f"0 0 {WIDTH:g} {height:.0f}",
-        role="img",
-        aria_label=description,
-    )
+def shorten(text: str, room: float) -> str:
+    """Return the text, with an ellipsis where it takes more than `room` points."""
+    text = printable(text)
+    if text_width(text[:200], FONT) <= room and len(text) <= 200:
+        return text
+    text = text[:200]
+    while text and text_width(text + "…", FONT) > room:
+        text = text[:-1]
+    return text.rstrip() + "…"
 
 
-def text(x: float, y: float, content: str, anchor: str = "start", class_: str | None = None) -> Markup:
-    """Return a <text>; y is its base line."""
-    return element("text", content, x=x, y=y, text_anchor=anchor, class_=class_)
+def title(text: str) -> str:
+    """Return the gid of an artist that shows a text on hovering."""
+    return _TITLE + printable(text)
 
 
-def fitted(
-    x: float, y: float, content: str, room: float, anchor: str = "start", class_: str | None = None
-) -> Markup:
-    """Return a <text> that takes `room` units at most; where it is cut, the whole shows on hovering."""
-    shown = shorten(content, room)
-    if shown == content:
-        return text(x, y, content, anchor, class_)
-    return element("text", shown, element("title", content), x=x, y=y, text_anchor=anchor, class_=class_)
+def inline_svg(figure: Figure, description: str) -> Markup:
+    """Return a figure as <svg>, of paths and texts alone; the description is for those who cannot see it."""
+    file = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scripts that the font lacks: the browser's has them
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    drawn = ElementTree.fromstring(file.getvalue())
+    shown = {"class": "chart", "viewBox": drawn.get("viewBox", ""), "role": "img"}
+    chart = ElementTree.Element("svg", shown | {"aria-label": printable(description)})
+    for group in drawn.iter("{http://www.w3.org/2000/svg}g"):
+        gid = group.get("id", "")
+        for part in group:
+            kind = part.tag.rpartition("}")[2]
+            if kind in ("path", "text"):
+                element = ElementTree.SubElement(chart, kind, _attributes(part))
+                element.text = part.text
+                if gid == _AXIS:
+                    element.set("class", _AXIS)
+                elif gid.startswith(_TITLE):
+                    ElementTree.SubElement(element, "title").text = gid.removeprefix(_TITLE)
+    return Markup(ElementTree.tostring(chart, encoding="unicode"))  # ElementTree escapes
 
 
-def path(places: list[tuple[float, float]], closed: bool = False, **attributes: object) -> Markup:
-    """Return a <path> of straight lines through the places."""
-    line = "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return element("path", d=f"M{line}{'Z' if closed else ''}", **attributes)
-
-
-def shorten(content: str, room: float) -> str:
-    """Return the text, with an ellipsis where it takes more than `room` units."""
-    if text_width(content) <= room:
-        return content
-    kept = content
-    while kept and text_width(kept + "…") > room:
-        kept = kept[:-1]
-    return kept.rstrip() + "…"
-
-
-def text_width(content: str) -> float:
-    """Return the room that a text takes, in units; rather too much than too little, fonts differ."""
-    return sum(map(_width, content)) * FONT
-
-
-def _width(character: str) -> float:
-    if character in _NARROW:
-        return 0.42
-    if character in _BROAD or unicodedata.east_asian_width(character) in "WF":
-        return 1.02
-    if unicodedata.combining(character):
-        return 0.0
-    return 0.76 if character.isupper() else 0.65
-
-
-def _value(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+def _attributes(part: ElementTree.Element) -> dict[str, str]:
+    """Style as attributes, places to a tenth of a point."""
+    found = dict(part.attrib)
+    found |= (item.split(": ", 1) for item in found.pop("style", "").split("; ") if item)
+    for name in ("d", "x", "y"):
+        if name in found:
+            found[name] = re.sub(r"(\.\d)\d+", r"\1", found[name]).replace(" \n", "").strip()
+    return {name: paint(value) for name, value in found.items() if _KEPT.match(name)}
