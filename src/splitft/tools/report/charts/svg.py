@@ -123,7 +123,7 @@ def inline_svg(figure: Figure, description: str) -> Markup:
 def _attributes(part: ElementTree.Element) -> dict[str, str]:
     """Style as attributes, places to a tenth of a point."""
     found = dict(part.attrib)
-    found |= (item.split(": ", 1) for item in found.pop("style", "").split("; ") if item)
+    found |= dict(item.split(": ", 1) for item in found.pop("style", "").split("; ") if item)
     for name in ("d", "x", "y"):
         if name in found:
             found[name] = re.sub(r"(\.\d)\d+", r"\1", found[name]).replace(" \n", "").strip()
