@@ -94,10 +94,10 @@ def devices_of(run: RunFolder) -> dict[str, str]:
     if not has_virtual_time(run):
         return {}
     if isinstance(devices, str):
-        devices = [devices] * len(names)
+        return dict.fromkeys(names, devices)
     if isinstance(devices, list):
         devices = dict(zip(names, devices, strict=False))
-    return {name: str(devices[name]) for name in names if name in (devices or ())}
+    return {name: str(device) for name, device in (devices or {}).items() if name in names}
 
 
 def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:
