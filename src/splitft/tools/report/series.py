@@ -97,7 +97,8 @@ def devices_of(run: RunFolder) -> dict[str, str]:
         return dict.fromkeys(names, devices)
     if isinstance(devices, list):
         devices = dict(zip(names, devices, strict=False))
-    return {name: str(device) for name, device in (devices or {}).items() if name in names}
+    given: dict[str, Any] = devices or {}
+    return {name: str(given[name]) for name in names if name in given}
 
 
 def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:
