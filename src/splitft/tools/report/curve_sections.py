@@ -112,6 +112,6 @@ def _curves(variants: Sequence[Variant], x: str, y: str = "perplexity", y_factor
                 xs.append(fmean(at for at, _ in pairs))
                 ys.append([y_factor * value for _, value in pairs])
         if xs:
-            means, lows, highs = (tuple(map(f, ys)) for f in (fmean, min, max))
+            means, lows, highs = tuple(map(fmean, ys)), tuple(map(min, ys)), tuple(map(max, ys))
             curves.append(Curve(variant.label, number, tuple(xs), means, lows, highs))
     return curves

@@ -94,10 +94,11 @@ def devices_of(run: RunFolder) -> dict[str, str]:
     if not has_virtual_time(run):
         return {}
     if isinstance(devices, str):
-        devices = [devices] * len(names)
+        return dict.fromkeys(names, devices)
     if isinstance(devices, list):
         devices = dict(zip(names, devices, strict=False))
-    return {name: str(devices[name]) for name in names if name in (devices or ())}
+    given: dict[str, Any] = devices or {}
+    return {name: str(given[name]) for name in names if name in given}
 
 
 def cuts_by_round(run: RunFolder) -> dict[str, list[tuple[int, int]]]:

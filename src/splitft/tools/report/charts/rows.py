@@ -72,8 +72,8 @@ def cuts_chart(cuts: Steps, last_round: int, shade: Mapping[int, str]) -> Markup
     named = len(names) <= MOST_NAMED
     rows = []
     for name in names:
-        ends = dict.fromkeys((cuts[name][0][1], cuts[name][-1][1]))
-        rows.append((name, " → ".join(map(str, ends))))
+        first_and_last = dict.fromkeys((cuts[name][0][1], cuts[name][-1][1]))
+        rows.append((name, " → ".join(map(str, first_and_last))))
     y_label = "client (name, first → last cut)" if named else f"client ({which})"
     figure, axes = _rows(rows, "round (number)", y_label, named)
     first = min(steps[0][0] for steps in cuts.values())

@@ -16,7 +16,7 @@ from splitft.common.figures import BASE, GRID, INK, OTHERS, PIECES, SOFT, VARIAN
 
 WIDTH = 360.0  # points of every chart; about the pixels of a phone's column
 FONT = 13.0
-AROUND = 72.0  # points above and below the axes: both names and the ticks
+AROUND = 76.0  # points above and below the axes: both names and the ticks
 LOG_FROM = 5.0  # a scale turns logarithmic where its largest value is this many times the smallest
 COLOURS = {  # of the style sheet
     **{f"v{i}": colour for i, colour in enumerate(VARIANTS)},
@@ -41,6 +41,7 @@ def new_chart(x_label: str, y_label: str, height: float) -> tuple[Figure, Any]:
     axes = figure.subplots()
     axes.patch.set_visible(False)
     axes.margins(x=0, y=0.05)
+    axes.tick_params(axis="x", pad=8)  # below the lowest number of the other axis
     figure.suptitle(y_label, x=0, ha="left", gid=_AXIS)
     figure.supxlabel(x_label, x=1, ha="right", gid=_AXIS)
     return figure, axes
@@ -122,7 +123,7 @@ def inline_svg(figure: Figure, description: str) -> Markup:
 def _attributes(part: ElementTree.Element) -> dict[str, str]:
     """Style as attributes, places to a tenth of a point."""
     found = dict(part.attrib)
-    found |= (item.split(": ", 1) for item in found.pop("style", "").split("; ") if item)
+    found |= dict(item.split(": ", 1) for item in found.pop("style", "").split("; ") if item)
     for name in ("d", "x", "y"):
         if name in found:
             found[name] = re.sub(r"(\.\d)\d+", r"\1", found[name]).replace(" \n", "").strip()
