@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -104,20 +105,23 @@ def inline_svg(figure: Figure, description: str) -> Markup:
         warnings.simplefilter("ignore")  # scripts that the font lacks: the browser's has them
         figure.savefig(file, format="svg", metadata={"Date": None})
     drawn = ElementTree.fromstring(file.getvalue())
-    shown = {"class": "chart", "viewBox": drawn.get("viewBox", ""), "role": "img"}
-    chart = ElementTree.Element("svg", shown | {"aria-label": printable(description)})
+    marks = []
     for group in drawn.iter("{http://www.w3.org/2000/svg}g"):
         gid = group.get("id", "")
+        about = [_element("title", {}, gid.removeprefix(_TITLE))] if gid.startswith(_TITLE) else []
         for part in group:
             kind = part.tag.rpartition("}")[2]
             if kind in ("path", "text"):
-                element = ElementTree.SubElement(chart, kind, _attributes(part))
-                element.text = part.text
-                if gid == _AXIS:
-                    element.set("class", _AXIS)
-                elif gid.startswith(_TITLE):
-                    ElementTree.SubElement(element, "title").text = gid.removeprefix(_TITLE)
-    return Markup(ElementTree.tostring(chart, encoding="unicode"))  # ElementTree escapes
+                own = {"class": _AXIS} if gid == _AXIS else {}
+                marks.append(_element(kind, own | _attributes(part), part.text or "", *about))
+    shown = {"class": "chart", "viewBox": drawn.get("viewBox", ""), "role": "img"}
+    return _element("svg", shown | {"aria-label": printable(description)}, *marks)
+
+
+def _element(tag: str, attributes: Mapping[str, str], *children: str) -> Markup:
+    """Return an element; all but Markup is escaped."""
+    written = Markup("").join(Markup(' {}="{}"').format(*item) for item in attributes.items())
+    return Markup("<{0}{1}>{2}</{0}>").format(tag, written, Markup("").join(children))
 
 
 def _attributes(part: ElementTree.Element) -> dict[str, str]:
