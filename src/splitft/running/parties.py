@@ -22,7 +22,7 @@ from splitft.running.baselines import POOLED, Books, NoExchange, WholeClient, Wh
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server, make_server
+from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 
@@ -93,7 +93,7 @@ def make_parties(
 
     # Methods with a server.
     numbers = {own.name: len(own.train) for own in data}
-    server = make_server(
+    server = Server(
         model,
         job,
         start.adapter,

@@ -35,7 +35,7 @@ from splitft.running.parties import Parties, global_adapter
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, proof_line, run_parties
 from splitft.server.parts import micro_batches
-from splitft.server.server import make_server
+from splitft.server.server import Server
 from splitft.weights.load import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
@@ -152,7 +152,7 @@ def make_server_side(
     averaging = None
     if job.network.aggregator:
         averaging = AggregatorLink(job, job_digest(job), start.slots.layout, model.device, ledger)
-    server = make_server(
+    server = Server(
         model,
         job,
         start.adapter,

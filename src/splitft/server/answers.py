@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
+from splitft.lora.ranks import held_blocks
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.batches import plan_batches
-from splitft.server.served import Served, Sums, Tails
+from splitft.server.seam import TrunkLoad, trunk_key
+from splitft.server.served import Served, Sums
 from splitft.server.step import AtCut, TrunkStep, evaluate, run_to_tail, step_from_tail, trunk_step
-from splitft.server.trunks import Trunks
+from splitft.server.trunks import Trunk
 from splitft.wire.messages import (
     Activations,
     Gradients,
@@ -28,22 +30,23 @@ class Answers:
     """Computes one message of each client after another, or several together.
 
     Args:
-        trunks: Trunks that are trained.
+        trunks: Trunks that are trained, by key.
     """
 
-    def __init__(self, model: SplitModel, settings: TrainingSettings, trunks: Trunks) -> None:
+    def __init__(self, model: SplitModel, settings: TrainingSettings, trunks: Mapping[str, Trunk]) -> None:
         self.served: dict[str, Served] = {}
         self.sums = Sums()
         self._model = model
         self._settings = settings
         self._trunks = trunks
         self._adapter: Adapter = {}
-        self._tails = Tails()
 
-    def start(self, adapter: Adapter, clients: Mapping[str, Served]) -> None:
-        """Serve clients from now on. adapter: the global adapter of all blocks in trunks, for evaluation."""
+    def start(self, adapter: Adapter, load: TrunkLoad) -> None:
+        """Serve a trunk's clients from now on. adapter: the global one of all trunks' blocks, to evaluate."""
         self._adapter = adapter
-        self.served |= clients
+        for client, cut, parts in zip(load.clients, load.cuts, load.micro_batches, strict=True):
+            held = held_blocks(self._settings, self._model.num_blocks, cut)
+            self.served[client] = Served(held, parts)
 
     def to(
         self, messages: Mapping[str, Message], shares: Mapping[str, float], most_tokens: int
@@ -64,11 +67,8 @@ class Answers:
             replies |= self._one(client, messages[client], shares)
         return {client: replies[client] for client in [*messages, *replies] if client in replies}
 
-    def forget(self, clients: Iterable[str]) -> None:
-        """Drop the sums of these clients, and what is under way of them."""
-        self._tails.forget(clients)
-        for client in clients:
-            self.sums.forget(client)
+    def _trunk(self, client: str) -> Trunk:
+        return self._trunks[trunk_key(client, self._settings)]
 
     def _one(self, client: str, message: Message, shares: Mapping[str, float]) -> dict[str, Message]:
         """Return the answer to a message; with a shared trunk a tail gradient may complete several."""
@@ -83,7 +83,7 @@ class Answers:
                 self.sums.add_metrics(client, metrics)
                 return {client: metrics}
             case TailGradients():
-                ready = self._tails.take(self._trunks.key_of(client), client, message)
+                ready = self._trunk(client).tails.take(client, message)
                 back = [([t.part], step_from_tail(self._model, t, gradient)) for t, gradient in ready]
                 return {c: reply for one in back for c, reply in self._take_in(*one).items()}
             case Metrics():
@@ -100,7 +100,7 @@ class Answers:
         held = self.served[client].held
         place = StepId(client, message.round, message.step, message.micro_step, message.train)
         if message.train:
-            return AtCut(place, held, message, self._trunks.of(client).blocks, shares[client])
+            return AtCut(place, held, message, self._trunk(client).trained.blocks, shares[client])
         return AtCut(place, held, message, {b: a for b, a in self._adapter.items() if b in held.trunk})
 
     def _train(self, parts: list[AtCut]) -> dict[str, Message]:
@@ -118,7 +118,7 @@ class Answers:
                 self._model, part, padding_free=settings.padding_free, train_front=settings.train_front
             )
         if place.train:
-            self._tails.wait(self._trunks.key_of(place.client), at_tail)
+            self._trunk(place.client).tails.wait(at_tail)
         rows = at_tail.rows.layout.rows(at_tail.leaving.detach())
         return TrunkOutput(place.round, place.step, place.micro_step, place.train, rows)
 

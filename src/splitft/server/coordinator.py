@@ -109,7 +109,7 @@ class Coordinator:
             self.holdings[client] = replace(now, arriving=range(was, cut), returning=returning)
 
         # Divide what remains among the trunks.
-        loads = {key: self._load(key, clients) for key, clients in self._by_trunk(cuts).items()}
+        loads = {key: self._load(key, clients) for key, clients in by_trunk(cuts, self._settings).items()}
         blocks = sorted({block for load in loads.values() for block in load.blocks})
         values = tensors_of({block: self.adapter[block] for block in blocks}, self.layout)
         return GlobalBlocks(tuple(blocks), values), loads
@@ -123,7 +123,7 @@ class Coordinator:
             moved: Optimizer state of blocks that leave the trunks, which moves with them.
         """
         down = {}
-        for key, members in self._by_trunk(clients).items():
+        for key, members in by_trunk(clients, self._settings).items():
             given = self._unpacked(moved[key])
             for client in members:
                 arriving = [block for block in self.holdings[client].arriving if block in given]
@@ -135,7 +135,7 @@ class Coordinator:
     def take_moments(self, states: Mapping[str, OptimizerState]) -> dict[str, TrunkMoments]:
         """Return the optimizer state of blocks that came back to the trunks with lower cuts, by trunk."""
         back: dict[str, TrunkMoments] = {}
-        for key, clients in self._by_trunk(states).items():
+        for key, clients in by_trunk(states, self._settings).items():
             given: dict[int, list[Moments]] = defaultdict(list)
             for client in clients:
                 state = states[client]
@@ -213,9 +213,6 @@ class Coordinator:
     def _ranks(self, client: str) -> dict[int, int]:
         return self.holdings[client].held.ranks(self._settings)
 
-    def _by_trunk(self, clients: Iterable[str]) -> dict[str, list[str]]:
-        return by_trunk(clients, self._settings.server_adapter == "shared")
-
     def _unpacked(self, moments: TrunkMoments) -> dict[int, Moments]:
         freeze_a = self._settings.freeze_a
         return unpack_blocks(moments.blocks, moments.steps, moments.values, self.layout, freeze_a)
@@ -223,7 +220,7 @@ class Coordinator:
     def _load(self, key: str, clients: list[str]) -> TrunkLoad:
         """Return what a trunk holds: each block at the highest of its clients' ranks."""
         ranks: dict[int, int] = {}
-        for client in self._by_trunk(self.holdings)[key]:
+        for client in by_trunk(self.holdings, self._settings)[key]:
             own, trunk = self._ranks(client), self.holdings[client].held.trunk
             ranks |= {b: max(own[b], ranks.get(b, 0)) for b in trunk if b in self.adapter}
         holder, holdings = f"trunk/{key}", [self.holdings[client] for client in clients]

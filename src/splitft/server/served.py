@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from typing import TypeVar
 
@@ -62,27 +61,27 @@ def taken(kept: dict[str, T]) -> dict[str, T]:
 
 
 class Tails:
-    """Micro-batches at the clients' tails, until their gradients come back.
+    """Micro-batches of one trunk at its clients' tails, until their gradients come back.
 
     Clients that share a trunk go back together, in the order in which they came, whenever their gradients
     come: the order of sums is then not that of arrival.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, int], dict[str, AtTail]] = defaultdict(dict)  # by trunk and micro-step
-        self._came: dict[tuple[str, int], dict[str, TailGradients]] = defaultdict(dict)
+        self._waiting: dict[int, dict[str, AtTail]] = defaultdict(dict)  # by micro-step
+        self._came: dict[int, dict[str, TailGradients]] = defaultdict(dict)
 
-    def wait(self, key: str, at_tail: AtTail) -> None:
-        """Keep a micro-batch of the trunk `key` until its gradient comes."""
+    def wait(self, at_tail: AtTail) -> None:
+        """Keep a micro-batch until its gradient comes."""
         place = at_tail.part.place
-        self._waiting[key, place.micro_step][place.client] = at_tail
+        self._waiting[place.micro_step][place.client] = at_tail
 
-    def take(self, key: str, client: str, message: TailGradients) -> list[tuple[AtTail, TailGradients]]:
+    def take(self, client: str, message: TailGradients) -> list[tuple[AtTail, TailGradients]]:
         """Take in a client's gradient; return the micro-batches that can go back now, with theirs.
 
         Raises ValueError where none of the client's waits for a gradient.
         """
-        place = key, message.micro_step
+        place = message.micro_step
         if client not in self._waiting[place]:
             raise ValueError(f"{client} sent a tail gradient, but nothing waits for one")
         self._came[place][client] = message
@@ -90,10 +89,3 @@ class Tails:
             return []
         waiting, came = self._waiting.pop(place), self._came.pop(place)
         return [(at_tail, came[name]) for name, at_tail in waiting.items()]
-
-    def forget(self, clients: Iterable[str]) -> None:
-        """Drop all micro-batches of these clients."""
-        for client in clients:
-            for place in self._waiting:
-                self._waiting[place].pop(client, None)
-                self._came[place].pop(client, None)

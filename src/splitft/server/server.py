@@ -15,39 +15,37 @@ from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
 
 
-def make_server(
-    model: SplitModel,
-    settings: TrainingSettings,
-    adapter: Adapter,
-    *,
-    continues: bool = False,
-    batch_tokens: int = 0,
-    micro_batches: Callable[[str], int] = lambda client: 1,
-    mean: Mean | None = None,
-    averager: RemoteAverage | None = None,
-    log: Callable[[dict[str, Any]], None] = lambda line: None,
-) -> Server:
-    """Return a server whose coordinator and trunk worker are in this process; see there for the arguments."""
-    coordinator = Coordinator(
-        settings,
-        model.slots.layout,
-        model.num_blocks,
-        adapter,
-        continues=continues,
-        micro_batches=micro_batches,
-        mean=mean,
-        averager=averager,
-        log=log,
-    )
-    return Server(coordinator, TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log))
-
-
 class Server:
-    """The server as the rounds see it. Raises ValueError where a message does not fit the session."""
+    """The server as the rounds see it. Raises ValueError where a message does not fit the session.
 
-    def __init__(self, coordinator: Coordinator, worker: TrunkWorker) -> None:
-        self.coordinator = coordinator
-        self.worker = worker
+    For the arguments see `Coordinator` and `TrunkWorker`.
+    """
+
+    def __init__(
+        self,
+        model: SplitModel,
+        settings: TrainingSettings,
+        adapter: Adapter,
+        *,
+        continues: bool = False,
+        batch_tokens: int = 0,
+        micro_batches: Callable[[str], int] = lambda client: 1,
+        mean: Mean | None = None,
+        averager: RemoteAverage | None = None,
+        log: Callable[[dict[str, Any]], None] = lambda line: None,
+    ) -> None:
+        self.coordinator = Coordinator(
+            settings,
+            model.slots.layout,
+            model.num_blocks,
+            adapter,
+            continues=continues,
+            micro_batches=micro_batches,
+            mean=mean,
+            averager=averager,
+            log=log,
+        )
+        self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
 
     @property
     def adapter(self) -> Adapter:
