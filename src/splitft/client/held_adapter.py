@@ -12,7 +12,7 @@ from splitft.lora.blocks import (
     Adapter,
     Layout,
     flatten,
-    narrow_a,
+    rank_of,
     resize,
     to_device,
     trained_specs,
@@ -57,10 +57,8 @@ class HeldAdapter:
         self._divide(message.cut)
         for block, values in zip(message.blocks, message.values, strict=True):
             specs = trained_specs(layout[block], block in message.frozen)
-            known = self.handed_out.get(block, {})
-            self.handed_out[block] = known | unflatten(values.to(self._device), specs)
-            if block in message.frozen:
-                self.handed_out[block] = narrow_a(self.handed_out[block])
+            came = unflatten(values.to(self._device), specs)
+            self.handed_out[block] = resize(self.handed_out.get(block, {}) | came, rank_of(came))
         self.handed_out = {block: self.handed_out[block] for block in self.blocks.on_client(layout)}
 
         # Optimizer state follows changes of basis, and moves with blocks that are new here.

@@ -1,8 +1,4 @@
-"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them.
-
-peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
-and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
-"""
+"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them."""
 
 from __future__ import annotations
 
@@ -79,11 +75,6 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
                 tensor.uniform_(-bound, bound, generator=torch_generator(seed, "adapter", block, spec.name))
             adapter[block][spec.name] = tensor
     return adapter
-
-
-def narrow_a(block: Mapping[str, Tensor]) -> BlockAdapter:
-    """Return a block with each A cut to the components that its B has."""
-    return {name: t[: block[name_of_b(name)].shape[1]] if is_a(name) else t for name, t in block.items()}
 
 
 def rank_of(block: Mapping[str, Tensor]) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from splitft.common.state import State
 from splitft.job.settings import OptimizerSettings, ScheduleSettings
 from splitft.lora.basis import Basis
-from splitft.lora.blocks import Adapter, BlockAdapter, is_a, rank_of, to_device
-from splitft.lora.moments import Moments, moments_from, moments_state, rebase, resize_moments
+from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device, trained_tensors
+from splitft.lora.moments import Moments, rebase, resize_moments
 
 
 def learning_rates(settings: OptimizerSettings) -> Callable[[int], float]:
@@ -68,17 +68,26 @@ class TrainedAdapter:
         for index in sorted(adapter):
             values, changes = adapter[index], (bases or {}).get(index, ())
             held, new = blocks.get(index), (moments or {}).get(index)
-            if held is not None and not changes and new is None and same_shapes(held, values):
+            if held is not None and not changes and new is None and rank_of(held) == rank_of(values):
                 with torch.no_grad():
                     for name, tensor in values.items():
                         held[name].copy_(tensor)
                 self.blocks[index], self._optimizers[index] = held, optimizers[index]
                 continue
             state = new or (held and moments_of(held, optimizers[index]))
+            trained = trained_tensors(values, self._freeze_a)
             self.blocks[index] = {
-                name: nn.Parameter(t.detach().clone(), self.trains(name)) for name, t in values.items()
+                name: nn.Parameter(t.detach().clone(), name in trained) for name, t in values.items()
             }
-            self._optimizers[index] = self._optimizer(self.parameters_of(index))
+            settings = self._settings
+            self._optimizers[index] = torch.optim.AdamW(
+                self.parameters_of(index),
+                lr=settings.learning_rate,
+                betas=(settings.adam_beta1, settings.adam_beta2),
+                eps=settings.adam_epsilon,
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )
             if state:
                 for basis in changes:
                     state = rebase(state, basis)
@@ -87,25 +96,23 @@ class TrainedAdapter:
 
     def state(self) -> State:
         """Return adapters and optimizer state as a checkpoint holds them."""
-        moments = {block: moments_state(self.moments(block)) for block in self.blocks}
-        return {"blocks": self.values(), "moments": moments}
+        moments = {block: self.moments(block) for block in self.blocks}
+        kept = {block: None if known is None else dict(vars(known)) for block, known in moments.items()}
+        return {"blocks": self.values(), "moments": kept}
 
     def load_state(self, state: State, device: torch.device) -> None:
         """Restore a state returned by `state()`."""
-        moments = {b: m for b, kept in state["moments"].items() if (m := moments_from(kept))}
+        known = {block: kept for block, kept in state["moments"].items() if kept is not None}
+        moments = {b: Moments(**{**kept, "steps": tuple(kept["steps"])}) for b, kept in known.items()}
         self.load({})
         self.load(to_device(state["blocks"], device), moments=moments)
-
-    def trains(self, name: str) -> bool:
-        """Whether the tensor of this name is trained."""
-        return not (self._freeze_a and is_a(name))
 
     def moments(self, index: int) -> Moments | None:
         """Return the optimizer state of a block, None before its first step."""
         return moments_of(self.blocks[index], self._optimizers[index])
 
     def _restore(self, index: int, moments: Moments) -> None:
-        named = [(n, p) for n, p in self.blocks[index].items() if self.trains(n)]
+        named = [(n, p) for n, p in self.blocks[index].items() if p.requires_grad]
         for (name, parameter), step in zip(named, moments.steps, strict=True):
             if step:
                 self._optimizers[index].state[parameter] = {
@@ -113,17 +120,6 @@ class TrainedAdapter:
                     "exp_avg": moments.exp_avg[name].to(parameter).clone(),
                     "exp_avg_sq": moments.exp_avg_sq[name].to(parameter).clone(),
                 }
-
-    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        settings = self._settings
-        return torch.optim.AdamW(
-            list(parameters),
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            eps=settings.adam_epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
 
     def parameters_of(self, index: int) -> list[nn.Parameter]:
         """The trained tensors of one block, in the model's order."""
@@ -186,11 +182,6 @@ def moments_of(block: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) 
         return {n: states[n].get(key, torch.zeros_like(p)).detach().clone() for n, p in trained.items()}
 
     return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
-
-
-def same_shapes(held: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> bool:
-    """Whether two adapters of a block have the same rank."""
-    return all(held[name].shape == tensor.shape for name, tensor in values.items())
 
 
 def total_norm(norms: Iterable[Tensor | None]) -> Tensor:
