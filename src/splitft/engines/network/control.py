@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
 from splitft.wire.encoding import Wire
-from splitft.wire.messages import KINDS, Message
+from splitft.wire.messages import Message
 
 PROTOCOL = 3
 EVALUATION = 0  # in the place of an attempt
@@ -234,13 +235,7 @@ Control = (
     | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected
 )  # fmt: skip
 
-WIRE: Wire[Message | Control] = Wire(
-    (
-        *KINDS, Hello, Welcome, Refused, Ready, Load, Loaded, Held, Train, Started, Worked, Skip, Evaluate,
-        Evaluated, Save, Saved, End, Failed, Average, Averaged, Taken, Rejected,
-    ),
-    max_text=MAX_TEXT,
-)  # fmt: skip
+WIRE: Wire[Message | Control] = Wire(get_args(Message) + get_args(Control), max_text=MAX_TEXT)
 
 
 def packed(message: Message | Control) -> bytes:

@@ -30,7 +30,7 @@ from splitft.server.coordinator import Coordinator
 from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
-from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
+from splitft.wire.messages import AdapterDown, LocalLoss, Message
 
 SHOWN = 300  # characters of a client's own words
 
@@ -99,7 +99,7 @@ class Members:
         member = self.roster[name]
         if member.owes is not None and not isinstance(message, Load):
             return
-        if isinstance(message, KINDS):
+        if isinstance(message, Message):
             try:
                 message = self._channels[name].pack(message)
             except DivergedError as error:
@@ -230,7 +230,7 @@ class Members:
         if isinstance(message, Started) and message.attempt != EVALUATION:
             # Before the messages that follow are unpacked.
             self._channels[member.name].memory.accept(message.memory)
-        if not isinstance(message, KINDS):
+        if not isinstance(message, Message):
             return message
         checked = self._gate(member.name, message)
         if not isinstance(message, LocalLoss):
