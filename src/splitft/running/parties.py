@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from splitft.client.client import Client
-from splitft.client.role import ClientRole
+from splitft.client.client import Client, ClientRole
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join

@@ -159,7 +159,7 @@ def make_server_side(
         continues=bool(job.adapter_name_or_path),
         batch_tokens=batch_tokens(job, model, start.report.cuts, console),
         micro_batches=micro_batches(job, roster.rows, times.parts, roster.there),
-        averager=averaging,
+        averager=averaging.average if averaging else None,
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 

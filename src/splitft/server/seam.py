@@ -34,19 +34,15 @@ class GlobalBlocks:
 class TrunkLoad:
     """Coordinator to worker: what a trunk holds from now on, and the clients that it is for.
 
-    Attributes:
-        clients, cuts, micro_batches: Clients, the cut of each, and the parts of each one's batches.
-        blocks, ranks: Blocks of the trunk, and the effective rank of each.
-        leaving: Blocks whose optimizer state goes to clients with higher cuts.
-        rebased, bases: Changes of basis since the trunk had a block last (`basis.stack_bases`).
+    rebased, bases: changes of basis since the trunk had a block last (`basis.stack_bases`).
     """
 
     clients: tuple[str, ...]
-    cuts: tuple[int, ...]
-    micro_batches: tuple[int, ...]
-    blocks: tuple[int, ...]
-    ranks: tuple[int, ...]
-    leaving: tuple[int, ...]
+    cuts: tuple[int, ...]  # of each client
+    micro_batches: tuple[int, ...]  # parts of each client's batches
+    blocks: tuple[int, ...]  # of the trunk
+    ranks: tuple[int, ...]  # effective, of each block
+    leaving: tuple[int, ...]  # blocks whose optimizer state goes to clients with higher cuts
     rebased: tuple[int, ...]
     bases: tuple[Tensor, ...]
 

@@ -12,7 +12,7 @@ from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
 from splitft.server.coordinator import Coordinator, RemoteAverage
 from splitft.server.worker import TrunkWorker
-from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
+from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 
 class Server:
@@ -46,11 +46,14 @@ class Server:
             log=log,
         )
         self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
+        # The figures of a round, each counted by one of the two.
+        self.training_losses, self.take_metrics = self.worker.training_losses, self.worker.take_metrics
+        self.truncation_errors = self.coordinator.blocks.take_truncation_errors
 
     @property
     def adapter(self) -> Adapter:
         """The global adapter of all blocks."""
-        return self.coordinator.adapter
+        return self.coordinator.blocks.adapter
 
     def hand_out(
         self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
@@ -80,18 +83,6 @@ class Server:
     def aggregate(self) -> None:
         """Average what the clients and the trunks trained in this round, block by block."""
         self.coordinator.aggregate(self.worker.collect())
-
-    def training_losses(self) -> dict[str, tuple[float, int]]:
-        """Return (sum of token losses, tokens) of each client since the last call."""
-        return self.worker.training_losses()
-
-    def take_metrics(self) -> dict[str, Metrics]:
-        """Return the sums over each client's held-out rows since the last call."""
-        return self.worker.take_metrics()
-
-    def truncation_errors(self) -> dict[int, float]:
-        """Return the relative error of each block that was brought to a lower rank since the last call."""
-        return self.coordinator.truncation_errors()
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,40 +16,63 @@ from splitft.lora.blocks import Adapter, Layout, rank_of, resize, tensors_of
 from splitft.lora.moments import Moments, pack_blocks, rebase, resize_moments, unpack_blocks
 from splitft.lora.optimizer import TrainedAdapter, total_norm
 from splitft.server.seam import TrunkLoad, TrunkMoments, TrunkUpdate
-from splitft.server.served import Tails
+from splitft.server.step import AtTail
+from splitft.wire.messages import TailGradients
 
 
+class Tails:
+    """Micro-batches of one trunk at its clients' tails, until their gradients come back.
+
+    Clients that share a trunk go back together, in the order in which they came, whenever their gradients
+    come: the order of sums is then not that of arrival.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, dict[str, AtTail]] = defaultdict(dict)  # by micro-step
+        self._came: dict[int, dict[str, TailGradients]] = defaultdict(dict)
+
+    def wait(self, at_tail: AtTail) -> None:
+        """Keep a micro-batch until its gradient comes."""
+        place = at_tail.part.place
+        self._waiting[place.micro_step][place.client] = at_tail
+
+    def take(self, client: str, message: TailGradients) -> list[tuple[AtTail, TailGradients]]:
+        """Take in a client's gradient; return the micro-batches that can go back now, with theirs.
+
+        Raises ValueError where none of the client's waits for a gradient.
+        """
+        place = message.micro_step
+        if client not in self._waiting[place]:
+            raise ValueError(f"{client} sent a tail gradient, but nothing waits for one")
+        self._came[place][client] = message
+        if len(self._came[place]) < len(self._waiting[place]):
+            return []
+        waiting, came = self._waiting.pop(place), self._came.pop(place)
+        return [(at_tail, came[name]) for name, at_tail in waiting.items()]
+
+
+@dataclass(eq=False)
 class Trunk:
     """Trunk adapters with their optimizer. Its step i is taken when the clients' norms of step i arrive.
 
     Clipping needs the norm over front, trunk and tail; the client's share comes with its next message, so
     that clipping costs no round trip. With one client this is the clipping of the unsplit model, bit by bit.
-
-    Args:
-        layout: Places of adapters in the model.
-        device: Where the trunk is trained.
-        learning_rate: Of each optimizer step.
     """
 
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        layout: Layout,
-        device: torch.device,
-        learning_rate: Callable[[int], float],
-    ) -> None:
-        self.trained = TrainedAdapter(settings, settings.freeze_a)
+    settings: TrainingSettings
+    layout: Layout  # places of adapters in the model
+    device: torch.device  # where the trunk is trained
+    learning_rate: Callable[[int], float]  # of each optimizer step
+
+    def __post_init__(self) -> None:
+        self.trained = TrainedAdapter(self.settings)
         self.tails = Tails()
-        self._settings = settings
-        self._layout = layout
-        self._device = device
-        self._learning_rate = learning_rate
         self._waiting: tuple[int, Tensor, Mapping[str, float]] | None = None  # step, norms, weights
         self._mark: State = {}
 
     def load(self, adapter: Adapter, load: TrunkLoad) -> TrunkMoments:
         """Start from the global adapter; return the optimizer state of blocks that leave the trunk."""
-        bases = unstack_bases(load.rebased, load.bases, self._layout)
+        bases = unstack_bases(load.rebased, load.bases, self.layout)
         leaving: dict[int, Moments] = {}
         for block in load.leaving:
             moments = self.trained.moments(block) if block in self.trained.blocks else None
@@ -61,8 +86,8 @@ class Trunk:
 
     def adopt(self, moments: TrunkMoments) -> None:
         """Take the optimizer state of blocks that came back, where the trunk has none of its own."""
-        freeze_a = self._settings.freeze_a
-        came = unpack_blocks(moments.blocks, moments.steps, moments.values, self._layout, freeze_a)
+        freeze_a = self.settings.freeze_a
+        came = unpack_blocks(moments.blocks, moments.steps, moments.values, self.layout, freeze_a)
         blocks: Adapter = {b: {**block} for b, block in self.trained.blocks.items()}
         new = {b: m for b, m in came.items() if b in blocks and self.trained.moments(b) is None}
         self.trained.load(blocks, moments={b: resize_moments(m, rank_of(blocks[b])) for b, m in new.items()})
@@ -76,12 +101,12 @@ class Trunk:
         Args:
             weights: Share of each client in the gradient.
         """
-        if not self._settings.max_grad_norm:
-            self.trained.step(self._learning_rate(step), None)
+        if not self.settings.max_grad_norm:
+            self.trained.step(self.learning_rate(step), None)
             return None
         norms = self.trained.gradient_norms()
-        if self._settings.max_staleness:
-            self.trained.step(self._learning_rate(step), total_norm([norms]))
+        if self.settings.max_staleness:
+            self.trained.step(self.learning_rate(step), total_norm([norms]))
         else:
             self._waiting = step, norms, weights
         return norms
@@ -94,12 +119,12 @@ class Trunk:
         if missing := [client for client in weights if client not in theirs]:
             raise ValueError(f"no gradient norms came from {', '.join(missing)}")
         fronts, tails = ([theirs[c][part] * w**0.5 for c, w in weights.items()] for part in (0, 1))
-        self.trained.step(self._learning_rate(step), total_norm([*fronts, norms, *tails]))
+        self.trained.step(self.learning_rate(step), total_norm([*fronts, norms, *tails]))
 
     def update(self, rows: Mapping[str, int]) -> TrunkUpdate:
         """Return what the trunk has trained. rows: token rows seen of each client."""
         values = self.trained.values()
-        return TrunkUpdate(tuple(rows), tuple(rows.values()), tuple(values), tensors_of(values, self._layout))
+        return TrunkUpdate(tuple(rows), tuple(rows.values()), tuple(values), tensors_of(values, self.layout))
 
     def mark(self) -> None:
         """Remember where its clients' training starts, for `rewind`."""
@@ -112,4 +137,4 @@ class Trunk:
     def load_state(self, state: State) -> None:
         """Restore a state of `trained`; nothing is under way then."""
         self._waiting, self.tails = None, Tails()
-        self.trained.load_state(state, self._device)
+        self.trained.load_state(state, self.device)

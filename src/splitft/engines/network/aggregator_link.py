@@ -193,8 +193,8 @@ class AggregatorLink:
                         self._send(self._asked)
                 case Taken():
                     self._taken[message.client] = message
-                    self._ledger.add("up", "control", message.header_bytes)
-                    self._ledger.add("up", "adapter", 4 * sum(message.sizes))
+                    self._ledger.rows["up", "control"] += message.header_bytes
+                    self._ledger.rows["up", "adapter"] += 4 * sum(message.sizes)
                 case Rejected(client="") | End():
                     raise NetworkError(f"the aggregator: {message.reason}")
                 case Rejected():

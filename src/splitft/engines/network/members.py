@@ -242,7 +242,7 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.coordinator.forget(name)
+            self.coordinator.blocks.forget(name)
             if member.last is not None:
                 again = self.coordinator.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)
