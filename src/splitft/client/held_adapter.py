@@ -26,18 +26,12 @@ from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
 
 
 class HeldAdapter:
-    """One client's adapters.
-
-    Attributes:
-        blocks: The division of the model at the client's cut.
-        handed_out: The global adapter of the held blocks.
-        trained: The same at the client's ranks, under training.
-    """
+    """One client's adapters."""
 
     def __init__(self, settings: TrainingSettings, num_blocks: int, device: torch.device) -> None:
-        self.blocks = held_blocks(settings, num_blocks, 0)
-        self.handed_out: Adapter = {}
-        self.trained = TrainedAdapter(settings, settings.freeze_a)
+        self.blocks = held_blocks(settings, num_blocks, 0)  # the division of the model at the client's cut
+        self.handed_out: Adapter = {}  # the global adapter of the held blocks
+        self.trained = TrainedAdapter(settings)  # the same at the client's ranks
         self._settings = settings
         self._device = device
 

@@ -36,11 +36,6 @@ def name_of_a(name: str) -> str:
     return name.replace(".lora_B.", ".lora_A.")
 
 
-def name_of_b(name: str) -> str:
-    """Return the name of the B in the same pair."""
-    return name.replace(".lora_A.", ".lora_B.")
-
-
 def rank_axis(name: str) -> int:
     """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B."""
     return 0 if is_a(name) else 1
@@ -174,7 +169,7 @@ def pairs(block: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """Yield the names of A and B of every pair of a block's adapter."""
     for name in block:
         if is_a(name):
-            yield name, name_of_b(name)
+            yield name, name.replace(".lora_A.", ".lora_B.")
 
 
 def trained_specs(specs: Sequence[TensorSpec], freeze_a: bool) -> tuple[TensorSpec, ...]:

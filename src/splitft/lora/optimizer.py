@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.state import State
-from splitft.job.settings import OptimizerSettings, ScheduleSettings
+from splitft.job.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 from splitft.lora.basis import Basis
 from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device, trained_tensors
 from splitft.lora.moments import Moments, rebase, resize_moments
@@ -40,14 +40,10 @@ Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
 
 
 class TrainedAdapter:
-    """Adapters that one party trains, with their optimizer state, which stays with each block.
+    """Adapters that one party trains, with their optimizer state, which stays with each block."""
 
-    freeze_a: B alone is trained.
-    """
-
-    def __init__(self, settings: OptimizerSettings, freeze_a: bool) -> None:
+    def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
-        self._freeze_a = freeze_a
         self.blocks: Weights = {}
         self._optimizers: dict[int, torch.optim.AdamW] = {}
 
@@ -63,35 +59,26 @@ class TrainedAdapter:
         changes of rank; of a block that is new here it comes from `moments`.
         """
         given_up = {i: m for i in self.blocks if i not in adapter and (m := self.moments(i)) is not None}
-        blocks, optimizers = self.blocks, self._optimizers
-        self.blocks, self._optimizers = {}, {}
+        blocks: Weights = {}
+        optimizers: dict[int, torch.optim.AdamW] = {}
         for index in sorted(adapter):
             values, changes = adapter[index], (bases or {}).get(index, ())
-            held, new = blocks.get(index), (moments or {}).get(index)
+            held, new = self.blocks.get(index), (moments or {}).get(index)
             if held is not None and not changes and new is None and rank_of(held) == rank_of(values):
                 with torch.no_grad():
                     for name, tensor in values.items():
                         held[name].copy_(tensor)
-                self.blocks[index], self._optimizers[index] = held, optimizers[index]
+                blocks[index], optimizers[index] = held, self._optimizers[index]
                 continue
-            state = new or (held and moments_of(held, optimizers[index]))
-            trained = trained_tensors(values, self._freeze_a)
-            self.blocks[index] = {
-                name: nn.Parameter(t.detach().clone(), name in trained) for name, t in values.items()
-            }
-            settings = self._settings
-            self._optimizers[index] = torch.optim.AdamW(
-                self.parameters_of(index),
-                lr=settings.learning_rate,
-                betas=(settings.adam_beta1, settings.adam_beta2),
-                eps=settings.adam_epsilon,
-                weight_decay=settings.weight_decay,
-                fused=True,
-            )
+            state = new or (held and self.moments(index))
+            trained = trained_tensors(values, self._settings.freeze_a)
+            blocks[index] = {n: nn.Parameter(t.detach().clone(), n in trained) for n, t in values.items()}
+            optimizers[index] = self._optimizer(blocks[index])
             if state:
                 for basis in changes:
                     state = rebase(state, basis)
-                self._restore(index, resize_moments(state, rank_of(values)))
+                _restore(optimizers[index], blocks[index], resize_moments(state, rank_of(values)))
+        self.blocks, self._optimizers = blocks, optimizers
         return given_up
 
     def state(self) -> State:
@@ -109,17 +96,27 @@ class TrainedAdapter:
 
     def moments(self, index: int) -> Moments | None:
         """Return the optimizer state of a block, None before its first step."""
-        return moments_of(self.blocks[index], self._optimizers[index])
+        trained = {name: p for name, p in self.blocks[index].items() if p.requires_grad}
+        states = {name: self._optimizers[index].state.get(p) or {} for name, p in trained.items()}
+        if not any(states.values()):
+            return None
+        steps = tuple(int(state["step"].item()) if state else 0 for state in states.values())
 
-    def _restore(self, index: int, moments: Moments) -> None:
-        named = [(n, p) for n, p in self.blocks[index].items() if p.requires_grad]
-        for (name, parameter), step in zip(named, moments.steps, strict=True):
-            if step:
-                self._optimizers[index].state[parameter] = {
-                    "step": torch.tensor(float(step), device=parameter.device),
-                    "exp_avg": moments.exp_avg[name].to(parameter).clone(),
-                    "exp_avg_sq": moments.exp_avg_sq[name].to(parameter).clone(),
-                }
+        def kept(key: str) -> BlockAdapter:
+            return {n: states[n].get(key, torch.zeros_like(p)).detach().clone() for n, p in trained.items()}
+
+        return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
+
+    def _optimizer(self, block: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+        settings = self._settings
+        return torch.optim.AdamW(
+            [p for p in block.values() if p.requires_grad],
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
 
     def parameters_of(self, index: int) -> list[nn.Parameter]:
         """The trained tensors of one block, in the model's order."""
@@ -170,18 +167,15 @@ def move_gradients(source: Weights, trained: TrainedAdapter) -> None:
             parameter.grad, source[index][name].grad = source[index][name].grad, None
 
 
-def moments_of(block: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> Moments | None:
-    """Return the state that an optimizer keeps of a block's trained tensors, None before its first step."""
-    trained = {name: p for name, p in block.items() if p.requires_grad}
-    states = {name: optimizer.state.get(p) or {} for name, p in trained.items()}
-    if not any(states.values()):
-        return None
-    steps = tuple(int(state["step"].item()) if state else 0 for state in states.values())
-
-    def kept(key: str) -> BlockAdapter:
-        return {n: states[n].get(key, torch.zeros_like(p)).detach().clone() for n, p in trained.items()}
-
-    return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
+def _restore(optimizer: torch.optim.AdamW, block: Mapping[str, nn.Parameter], moments: Moments) -> None:
+    named = [(name, p) for name, p in block.items() if p.requires_grad]
+    for (name, parameter), step in zip(named, moments.steps, strict=True):
+        if step:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step), device=parameter.device),
+                "exp_avg": moments.exp_avg[name].to(parameter).clone(),
+                "exp_avg_sq": moments.exp_avg_sq[name].to(parameter).clone(),
+            }
 
 
 def total_norm(norms: Iterable[Tensor | None]) -> Tensor:
