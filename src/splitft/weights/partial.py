@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from splitft.common.text import error_line
 from splitft.errors import ModelError
+from splitft.model.config import count_blocks
 from splitft.model.window import (
     Habits,
     call_model,
     find_blocks,
     install_window,
     learn_habits,
-    num_blocks,
     run_blocks,
 )
 from splitft.weights.shrink import shrink_config, tiny_random_model
@@ -126,7 +126,7 @@ def prove_parts(
     small = tiny_random_model(shrink_config(config)).to(dtype)
     front, trunk = copy.deepcopy(small), copy.deepcopy(small)
     habits = learn_habits(small)
-    problem = _held_apart(small, front, trunk, min(cut, num_blocks(small) - 1), habits, embeddings)
+    problem = _held_apart(small, front, trunk, min(cut, count_blocks(small.config) - 1), habits, embeddings)
     if problem:
         raise ModelError(
             f"model type {small.config.model_type!r} cannot be held in parts ({problem}): load it whole"
@@ -148,7 +148,7 @@ def spread_habits(habits: Habits, names: Sequence[str], model: Any) -> Habits:
 
 @torch.no_grad()
 def _held_apart(small: Any, front: Any, trunk: Any, cut: int, habits: Habits, embeddings: bool) -> str:
-    count = num_blocks(small)
+    count = count_blocks(small.config)
     ids = torch.arange(4, 10)[None]
     try:
         drop_parts(front, range(cut), head=False, embeddings=True)

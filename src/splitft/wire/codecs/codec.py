@@ -44,14 +44,14 @@ class Codec(Protocol):
         """Return the rows, (tokens, width) float32, that parts of the right layout stand for."""
 
 
+@dataclass(frozen=True)
 class Shapes:
     """A codec's form without its values, for plans: parts with nothing in them; rows of zeros come back."""
 
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
+    codec: Codec
 
     def layout(self, lengths: Sequence[int], width: int) -> tuple[Part, ...]:
-        return self._codec.layout(lengths, width)
+        return self.codec.layout(lengths, width)
 
     def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
         parts = self.layout(lengths, rows.shape[1])

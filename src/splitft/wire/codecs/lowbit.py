@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,6 +19,7 @@ OCTAVE = 16  # levels of a group's scale per factor of two below the row's
 ZERO = 255  # the level of a group that is zero
 CHUNK = 256  # rows at a time
 OUTLIERS = 8  # dimensions of activations that are sent apart
+FIRST = Int8()  # of first tokens
 
 
 def pack_bits(numbers: Tensor, bits: int) -> Tensor:
@@ -66,17 +68,16 @@ def rotate_back(rows: Tensor, out: Tensor) -> None:
     torch.matmul(rows, rotation(rows.device), out=out)
 
 
+@dataclass(frozen=True)
 class LowBit:
     """bits: of a value. outliers: dimensions sent apart. apart: first tokens are, and groups have scales.
 
     Gradients have neither. Differences of activations have outliers, but first tokens like all others.
     """
 
-    def __init__(self, bits: int, *, outliers: int = 0, apart: bool = False) -> None:
-        self.bits = bits
-        self.outliers = outliers
-        self.apart = apart
-        self._first = Int8()
+    bits: int
+    outliers: int = 0
+    apart: bool = False
 
     def layout(self, lengths: Sequence[int], width: int) -> tuple[Part, ...]:
         samples = len(lengths) if self.apart else 0
@@ -89,7 +90,7 @@ class LowBit:
             parts.append(Part("outliers", torch.int8, (rows, columns)))
         if self.apart:
             parts.append(Part("levels", torch.uint8, (rows, groups)))
-            parts += self._first.layout([1] * samples, width)
+            parts += FIRST.layout([1] * samples, width)
         return tuple(parts)
 
     def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
@@ -108,7 +109,7 @@ class LowBit:
         scales, codes, levels = (torch.cat(parts)[others] for parts in zip(*made, strict=True))
         check_finite(scales.float())
         if self.apart:
-            extra += [levels, *self._first.encode(rows[first], [1] * len(lengths))]
+            extra += [levels, *FIRST.encode(rows[first], [1] * len(lengths))]
         return scales, codes, *extra
 
     def _encode_some(self, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +151,7 @@ class LowBit:
                 raise ValueError("an outlier's column is none")
             rows.index_copy_(1, columns.long(), spread(outliers) * outlier_scales.float())
         if self.apart:
-            rows.index_copy_(0, first, self._first.decode(extra[-2:], [1] * len(lengths), width))
+            rows.index_copy_(0, first, FIRST.decode(extra[-2:], [1] * len(lengths), width))
         return rows
 
     def _steps(self, scales: Tensor, levels: Tensor) -> Tensor:

@@ -41,9 +41,6 @@ class DeltaMemory(SampleMemory):
     Args:
         width: Hidden size.
         bits: Bits of a value of a difference.
-
-    Attributes:
-        digest: Digest of all batches so far, empty at the start; ends with the same digest keep the same.
     """
 
     def __init__(self, most_bytes: int, width: int, bits: int) -> None:
@@ -54,7 +51,7 @@ class DeltaMemory(SampleMemory):
         self._form = Int8()
         self._cut = 0
         self._mark: State | None = None
-        self.digest = ""
+        self.digest = ""  # of all batches so far; ends with the same digest keep the same
         self._bytes = 0
         self._kept: dict[int, list[Tensor]] = {}
 
