@@ -31,7 +31,7 @@ from naive import Naive, NaiveServer, to_bytes
 from splitft.data import Rows, train_stream
 from splitft.lora.blocks import initial_adapter
 from splitft.model.split_model import SplitModel
-from splitft.server.server import Server, make_server
+from splitft.server.server import Server
 from splitft.wire.messages import Activations
 
 CLIENTS, BATCH, LORA = 5, 4, (RANK, ALPHA, TARGETS)
@@ -145,7 +145,7 @@ HELD: list[Server] = []  # until memory has been read
 
 def serve_split(model: SplitModel, names: list[str], hidden: torch.Tensor, labels: torch.Tensor) -> None:
     """Take steps of every client at a server."""
-    server = make_server(model, make_job(len(names), BATCH), initial_adapter(model.slots.layout, RANK, 0))
+    server = Server(model, make_job(len(names), BATCH), initial_adapter(model.slots.layout, RANK, 0))
     server.hand_out(1, dict.fromkeys(names, 2))
     HELD.append(server)
     front = torch.zeros(sum(len(model.slots.layout[block]) for block in range(2)))

@@ -29,7 +29,7 @@ from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.batched import prove_batching
 from splitft.running.batching import most_tokens
-from splitft.server.server import Server, make_server
+from splitft.server.server import Server
 from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import Activations, Gradients, Message
 
@@ -49,7 +49,7 @@ def make_sides(dtype: torch.dtype, cuts: list[int], device: str) -> tuple[SplitM
     )  # fmt: skip
     adapter = initial_adapter(split.slots.layout, RANK, 0)
     adapter = {b: {n: t.to(device) for n, t in block.items()} for b, block in adapter.items()}
-    server = make_server(split, job, adapter)
+    server = Server(split, job, adapter)
     server.hand_out(1, {f"client-{i}": cut for i, cut in enumerate(cuts)})
     return split, server
 

@@ -39,7 +39,7 @@ class TopK:
     def layout(self, lengths: Sequence[int], width: int) -> Any:
         import torch
 
-        from splitft.wire.codecs import Part
+        from splitft.wire.codecs.codec import Part
 
         count = max(1, sum(lengths) * width // 10)
         return Part("values", torch.float32, (count,)), Part("places", torch.int32, (count,))

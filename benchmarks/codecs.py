@@ -25,7 +25,8 @@ from torch import Tensor
 from splitft import load_job
 from splitft.running.parties import make_parties
 from splitft.running.prepare import assemble
-from splitft.wire.codecs import Codec, make_codec
+from splitft.wire.codecs.codec import Codec
+from splitft.wire.codecs.registry import make_codec
 from splitft.wire.messages import Activations, Gradients
 
 NAMES = ("bf16", "int8", "int4", "int3", "int2")

@@ -23,7 +23,7 @@ from splitft.lora.blocks import initial_adapter, resize
 from splitft.lora.ranks import effective_ranks
 from splitft.model.slots import inject, lora_config
 from splitft.model.split_model import SplitModel
-from splitft.server.server import Server, make_server
+from splitft.server.server import Server
 from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import Activations
 
@@ -61,7 +61,7 @@ def warm_up() -> None:
     lora = lora_config(TARGETS, [], r=2, alpha=4, dropout=0.0, fan_in_fan_out=True)
     split = SplitModel(small, inject(small, lora))
     job = Job(model_name_or_path="random", dataset_name="random", clients=1, lora_r=2)
-    server = make_server(split, job, initial_adapter(split.slots.layout, 2, 0))
+    server = Server(split, job, initial_adapter(split.slots.layout, 2, 0))
     server.hand_out(1, {"client-0": 1})
     rows, labels = torch.randn(4, 32), torch.ones(4, dtype=torch.int32)
     server.step({"client-0": Activations(1, 0, 0, True, (4,), rows, labels)})
@@ -76,13 +76,13 @@ def measure(clients: int) -> dict[str, Any]:
     lora = lora_config(TARGETS, [], r=RANK, alpha=32, dropout=0.0, fan_in_fan_out=True)
     split = SplitModel(model, inject(model, lora))
     job = Job(model_name_or_path="random", dataset_name="random", clients=clients, lora_r=RANK)
-    server = make_server(split, job, initial_adapter(split.slots.layout, RANK, 0))
+    server = Server(split, job, initial_adapter(split.slots.layout, RANK, 0))
     cuts = {f"client-{i}": 1 + i % (split.num_blocks - 1) for i in range(clients)}
     serve(server, cuts, config.n_embd, steps=3)  # the third message takes the second optimizer step
     server.step({})
     assert isinstance(server.worker, TrunkWorker)
     for name in cuts:  # take the last step and drop its gradients, as the round's end does
-        server.worker.trunks.of(name).trained.step(0.0, None)
+        server.worker.trunks[name].trained.step(0.0, None)
     wanted = expected_bytes(split, server, cuts)
     held = live_tensor_bytes()
     resident = resident_bytes() - before

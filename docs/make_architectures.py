@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from splitft.launch.check import VERDICTS, totals
-from splitft.proof import SplitReport
 from splitft.proof.every_type import check_all_architectures
+from splitft.proof.split import SplitReport
 
 PAGE = Path(__file__).with_name("architectures.md")
 

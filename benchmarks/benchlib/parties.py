@@ -21,7 +21,7 @@ from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head
 from splitft.round import exchange
 from splitft.running.batching import batch_tokens
-from splitft.server.server import make_server
+from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Message
@@ -132,7 +132,7 @@ class Federation:
             cuts = dict.fromkeys(self.names, job.cuts if isinstance(job.cuts, int) else job.cuts[0])
         adapter = to_device(initial_adapter(model.slots.layout, RANK, job.seed), model.device)
         tokens = batch_tokens(job, model, list(cuts.values()), Console())
-        self.server = make_server(model, job, adapter, batch_tokens=tokens)
+        self.server = Server(model, job, adapter, batch_tokens=tokens)
         clients = [
             Client(name, ClientData(name, own, own), model, job, 0, sample_memory(job, model.width))
             for name, own in rows.items()

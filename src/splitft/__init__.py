@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
-    from splitft.proof import SplitReport, check_split
+    from splitft.proof.split import SplitReport, check_split
     from splitft.running.runner import RunResult, run
-    from splitft.wire.codecs import Codec, Part, register_codec
+    from splitft.wire.codecs.codec import Codec, Part
+    from splitft.wire.codecs.registry import register_codec
 
 
 # Before torch loads: OpenMP threads that spin while they wait make a run up to ten times slower as soon as
@@ -30,12 +31,12 @@ _HOME = {
     "load_job": "job",
     "run": "running.runner",
     "RunResult": "running.runner",
-    "check_split": "proof",
-    "SplitReport": "proof",
+    "check_split": "proof.split",
+    "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
-    "register_codec": "wire.codecs",
-    "Codec": "wire.codecs",
-    "Part": "wire.codecs",
+    "register_codec": "wire.codecs.registry",
+    "Codec": "wire.codecs.codec",
+    "Part": "wire.codecs.codec",
     "Observation": "cuts",
     "Proposal": "cuts",
     "SplitFTError": "errors",

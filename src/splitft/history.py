@@ -122,22 +122,21 @@ def make_record(
         clients[name] = ClientRecord(
             cut,
             loss_sum / tokens if tokens else None,
-            perplexity_of(seen),
-            accuracy_of(seen),
-            paper_accuracy_of(seen),
+            *scores(seen),
             tokens,
             sum(m.tokens for m in seen),
             asdict(times.clients[name]) if times and name in times.clients else None,
         )
+    perplexity, accuracy, paper_accuracy = scores(metrics.values())
     total_tokens = sum(tokens for _, tokens in losses.values())
     return RoundRecord(
         round=round_,
         cohort=tuple(cohort),
         cuts={name: cut for name, cut in cuts.items() if cut is not None} or None,
         loss=sum(loss for loss, _ in losses.values()) / total_tokens if total_tokens else None,
-        perplexity=perplexity_of(metrics.values()),
-        accuracy=accuracy_of(metrics.values()),
-        paper_accuracy=paper_accuracy_of(metrics.values()),
+        perplexity=perplexity,
+        accuracy=accuracy,
+        paper_accuracy=paper_accuracy,
         clients=clients,
         train_tokens=total_tokens,
         bytes_up=ledger.total("up"),
@@ -154,28 +153,17 @@ def make_record(
     )
 
 
-def perplexity_of(metrics: Iterable[Metrics]) -> float | None:
-    """Return exp of the mean negative log-likelihood per token, None without tokens."""
+def scores(metrics: Iterable[Metrics]) -> tuple[float | None, float | None, float | None]:
+    """Return perplexity, accuracy and the paper's accuracy (see `RoundRecord`); None without tokens."""
     known = list(metrics)
-    tokens = sum(m.tokens for m in known)
-    if not tokens:
-        return None
-    mean = sum(m.nll for m in known) / tokens
-    return math.exp(mean) if mean < 700 else math.inf
-
-
-def accuracy_of(metrics: Iterable[Metrics]) -> float | None:
-    """Return the share of next tokens predicted right, None without tokens."""
-    known = list(metrics)
-    tokens = sum(m.tokens for m in known)
-    return sum(m.correct for m in known) / tokens if tokens else None
-
-
-def paper_accuracy_of(metrics: Iterable[Metrics]) -> float | None:
-    """Return the share of tokens equal to the prediction for the token after them, None without tokens."""
-    known = list(metrics)
-    tokens = sum(m.paper_tokens for m in known)
-    return sum(m.paper_correct for m in known) / tokens if tokens else None
+    tokens, paper_tokens = sum(m.tokens for m in known), sum(m.paper_tokens for m in known)
+    mean = sum(m.nll for m in known) / tokens if tokens else 0.0
+    perplexity = math.exp(mean) if mean < 700 else math.inf
+    return (
+        perplexity if tokens else None,
+        sum(m.correct for m in known) / tokens if tokens else None,
+        sum(m.paper_correct for m in known) / paper_tokens if paper_tokens else None,
+    )
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:

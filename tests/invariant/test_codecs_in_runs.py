@@ -17,7 +17,7 @@ from reference import make_setting, write_rows
 from splitft import Job, JobError, load_job, register_codec, run
 from splitft.errors import DivergedError
 from splitft.launch import cli
-from splitft.wire.codecs import Part
+from splitft.wire.codecs.codec import Part
 from splitft.wire.messages import Activations
 
 NAMES = ["anna", "bert", "mallory"]

@@ -17,6 +17,7 @@ from splitft.cuts import Decision, Observation, replay
 from splitft.job import CutPolicyConfig
 from splitft.lora.blocks import rank_of
 from splitft.running.parties import Parties
+from splitft.server.seam import trunk_key
 
 
 @splitft.register_cut_policy("test_shuffle")
@@ -101,7 +102,7 @@ def test_optimizer_state_survives_every_move(
     steps = job.rounds * job.local_steps
     blocks = range(6)
     for name, client in parties.cohort.clients.items():
-        trunk = parties.server.worker.trunks.of(name)
+        trunk = parties.server.worker.trunks[trunk_key(name, job)].trained
         held = {**trunk.blocks, **client.trained.blocks}
         assert set(held) >= set(blocks)
         for block in client.trained.blocks:

@@ -43,7 +43,7 @@ def optimizer_steps(parties: Parties) -> dict[int, dict[str, int]]:
     """{block: {holder: optimizer steps}} of whoever holds a block; a trunk is called ''."""
     found: dict[int, dict[str, int]] = {}
     holders = {name: client.trained for name, client in parties.cohort.clients.items()}
-    holders |= {key: trunk.trained for key, trunk in parties.server.worker.trunks._trunks.items()}
+    holders |= {key: trunk.trained for key, trunk in parties.server.worker.trunks.items()}
     for name, held in holders.items():
         for block in held.blocks:
             moments = held.moments(block)

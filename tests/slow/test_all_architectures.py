@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from splitft.launch.check import architecture_table, totals
-from splitft.proof.every_type import check_all_architectures
-from splitft.proof.types import causal_types
+from splitft.proof.every_type import causal_types, check_all_architectures
 
 
 @pytest.mark.slow

@@ -88,17 +88,18 @@ class MicroBatch:
         return replace(self, batch=self.batch.only(places))
 
 
+@dataclass(eq=False)
 class StepBatches:
     """The batches of a client, on its device."""
 
-    def __init__(
-        self, settings: BatchSettings, name: str, data: ClientData, pad_token_id: int, device: torch.device
-    ) -> None:
-        self._settings = settings
-        self._data = data
-        self._pad_token_id = pad_token_id
-        self._device = device
-        self._stream = train_stream(settings, name, data.train)
+    settings: BatchSettings
+    name: str
+    data: ClientData
+    pad_token_id: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._stream = train_stream(self.settings, self.name, self.data.train)
         self._step: list[MicroBatch] = []  # under way
 
     def micro_batch(self, micro_step: int, parts: int) -> MicroBatch:
@@ -108,7 +109,7 @@ class StepBatches:
             parts: Micro-batches that each batch is divided into.
         """
         if micro_step == 0:
-            drawn = (self._draw(parts) for _ in range(self._settings.gradient_accumulation_steps))
+            drawn = (self._draw(parts) for _ in range(self.settings.gradient_accumulation_steps))
             self._step = [part for batch in drawn for part in batch]
             if len(self._step) > 1:
                 tokens = sum(part.own_loss_tokens for part in self._step)
@@ -117,7 +118,7 @@ class StepBatches:
 
     def held_out(self) -> Iterator[tuple[int, MicroBatch]]:
         """Yield (number of the first row, batch) of the held-out rows, rows of like length together."""
-        rows, size = self._data.eval, self._settings.per_device_eval_batch_size
+        rows, size = self.data.eval, self.settings.per_device_eval_batch_size
         by_length = np.argsort(rows.lengths, kind="stable")
         for start in range(0, len(by_length), size):
             yield start, self._collated(rows, by_length[start : start + size])
@@ -132,7 +133,7 @@ class StepBatches:
         self._step = []
 
     def _draw(self, parts: int) -> list[MicroBatch]:
-        rows, whole = self._data.train, next(self._stream)
+        rows, whole = self.data.train, next(self._stream)
         divided: list[Indices] = split_rows(whole, rows.lengths, parts)
         tokens = int(rows.lengths[whole].sum()) if len(divided) > 1 else 0
         return [
@@ -141,5 +142,5 @@ class StepBatches:
         ]
 
     def _collated(self, rows: Rows, numbers: Indices) -> MicroBatch:
-        batch = collate(rows, numbers, self._pad_token_id).to(self._device)
-        return MicroBatch(batch, self._settings.padding_free, self._pad_token_id)
+        batch = collate(rows, numbers, self.pad_token_id).to(self.device)
+        return MicroBatch(batch, self.settings.padding_free, self.pad_token_id)

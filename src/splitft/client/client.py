@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import InitVar, dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,31 +31,49 @@ from splitft.wire.messages import (
 )
 
 
+class ClientRole(Protocol):
+    """A client as its carrier sees it, in this process or behind a network: for the methods see `Client`."""
+
+    name: str
+    settings: TrainingSettings
+    data: ClientData
+    model: SplitModel
+    memory: SampleMemory
+    micro_batches: int
+
+    @property
+    def micro_steps(self) -> int: ...
+    @property
+    def ahead(self) -> int: ...
+    def use_model(self, model: SplitModel) -> None: ...
+    def receive(self, message: AdapterDown) -> OptimizerState | None: ...
+    def forward(self, round_: int, step: int, micro_step: int) -> Message: ...
+    def evaluate(self, round_: int) -> Iterator[Message]: ...
+    def answer(self, message: Message) -> Message | None: ...
+    def finish(self, round_: int) -> AdapterUp: ...
+    def state(self) -> State: ...
+    def load_state(self, state: State) -> None: ...
+
+
+@dataclass(eq=False)
 class Client:
     """One client of a run: a `ClientRole` for a model with a cut.
 
-    Args:
-        memory: The client's end of the memory of its samples: says which ones to compute.
+    memory: the client's end of the memory of its samples: says which ones to compute.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data: ClientData,
-        model: SplitModel,
-        settings: TrainingSettings,
-        pad_token_id: int,
-        memory: SampleMemory,
-    ) -> None:
-        self.name = name
-        self.data = data
-        self.model = model
-        self.settings = settings
-        self.memory = memory
-        self.micro_batches = 1
-        self._held = HeldAdapter(settings, model.num_blocks, model.device)
-        self._batches = StepBatches(settings, name, data, pad_token_id, model.device)
-        self._pending = Pending(name, settings, self._held.trained)
+    name: str
+    data: ClientData
+    model: SplitModel
+    settings: TrainingSettings
+    pad_token_id: InitVar[int]
+    memory: SampleMemory
+    micro_batches: int = field(default=1, init=False)
+
+    def __post_init__(self, pad_token_id: int) -> None:
+        self._held = HeldAdapter(self.settings, self.model.num_blocks, self.model.device)
+        self._batches = StepBatches(self.settings, self.name, self.data, pad_token_id, self.model.device)
+        self._pending = Pending(self.name, self.settings, self._held.trained)
 
     @property
     def cut(self) -> int:

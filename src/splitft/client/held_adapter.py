@@ -12,7 +12,7 @@ from splitft.lora.blocks import (
     Adapter,
     Layout,
     flatten,
-    narrow_a,
+    rank_of,
     resize,
     to_device,
     trained_specs,
@@ -26,18 +26,12 @@ from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
 
 
 class HeldAdapter:
-    """One client's adapters.
-
-    Attributes:
-        blocks: The division of the model at the client's cut.
-        handed_out: The global adapter of the held blocks.
-        trained: The same at the client's ranks, under training.
-    """
+    """One client's adapters."""
 
     def __init__(self, settings: TrainingSettings, num_blocks: int, device: torch.device) -> None:
-        self.blocks = held_blocks(settings, num_blocks, 0)
-        self.handed_out: Adapter = {}
-        self.trained = TrainedAdapter(settings, settings.freeze_a)
+        self.blocks = held_blocks(settings, num_blocks, 0)  # the division of the model at the client's cut
+        self.handed_out: Adapter = {}  # the global adapter of the held blocks
+        self.trained = TrainedAdapter(settings)  # the same at the client's ranks
         self._settings = settings
         self._device = device
 
@@ -57,10 +51,8 @@ class HeldAdapter:
         self._divide(message.cut)
         for block, values in zip(message.blocks, message.values, strict=True):
             specs = trained_specs(layout[block], block in message.frozen)
-            known = self.handed_out.get(block, {})
-            self.handed_out[block] = known | unflatten(values.to(self._device), specs)
-            if block in message.frozen:
-                self.handed_out[block] = narrow_a(self.handed_out[block])
+            came = unflatten(values.to(self._device), specs)
+            self.handed_out[block] = resize(self.handed_out.get(block, {}) | came, rank_of(came))
         self.handed_out = {block: self.handed_out[block] for block in self.blocks.on_client(layout)}
 
         # Optimizer state follows changes of basis, and moves with blocks that are new here.

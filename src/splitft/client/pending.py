@@ -25,19 +25,15 @@ from splitft.wire.messages import Gradients, TrunkOutput
 
 @dataclass(frozen=True)
 class InFlight:
-    """A micro-batch between its way up and its way down.
-
-    Attributes:
-        hidden: Activations at the cut, with their graph where the front is trained.
-        weights: The adapters that it is computed with.
-    """
+    """A micro-batch between its way up and its way down."""
 
     place: StepId
     batch: MicroBatch
-    hidden: Tensor
-    weights: Weights
+    hidden: Tensor  # activations at the cut, with their graph where the front is trained
+    weights: Weights  # the adapters that it is computed with
 
 
+@dataclass(eq=False)
 class Pending:
     """Applies each step's gradients in time: at once, or `max_staleness` steps later.
 
@@ -45,13 +41,14 @@ class Pending:
     came.
     """
 
-    def __init__(self, name: str, settings: TrainingSettings, trained: TrainedAdapter) -> None:
-        self.steps_ahead = settings.max_staleness
+    name: str  # of the client
+    settings: TrainingSettings
+    trained: TrainedAdapter
+
+    def __post_init__(self) -> None:
+        self.steps_ahead = self.settings.max_staleness
         self.weights: Weights = {}  # of the step whose batches go up
-        self._name = name
-        self._settings = settings
-        self._trained = trained
-        self._learning_rate = learning_rates(settings)
+        self._learning_rate = learning_rates(self.settings)
         self._batches: dict[tuple[int, int], InFlight] = {}  # by step and micro-step
         self._due: dict[int, tuple[InFlight, Tensor | None]] = {}  # complete steps, and the trunk's norms
         self._norms: Tensor | None = None  # of the last step, for the server
@@ -65,7 +62,7 @@ class Pending:
     def start_step(self, step: int, held: HeldBlocks) -> None:
         """Apply the gradients that a local step's batches go up with."""
         self._apply(step - 1 - self.steps_ahead, held)
-        self.weights = copied(self._trained) if self.steps_ahead else self._trained.blocks
+        self.weights = copied(self.trained) if self.steps_ahead else self.trained.blocks
 
     def add(self, batch: InFlight) -> None:
         """Note a batch that goes up."""
@@ -75,7 +72,7 @@ class Pending:
         """Return the batch that a message answers. Raises ValueError where there is none."""
         place = message.step, message.micro_step
         if place not in self._batches:
-            raise ValueError(f"{self._name} has no batch of step {place} under way")
+            raise ValueError(f"{self.name} has no batch of step {place} under way")
         return self._batches[place]
 
     def take(self, message: TrunkOutput | Gradients) -> InFlight:
@@ -96,7 +93,7 @@ class Pending:
 
     def finish(self, held: HeldBlocks) -> None:
         """Apply the gradients of all local steps."""
-        self._apply(self._settings.local_steps, held)
+        self._apply(self.settings.local_steps, held)
 
     def take_norms(self) -> Tensor | None:
         """Return the client's gradient norms of the last step, once: the server clips by them, too."""
@@ -108,14 +105,14 @@ class Pending:
         for number in [step for step in sorted(self._due) if step <= last]:
             # Gradients of copied weights go to the trained ones.
             batch, trunk_norms = self._due.pop(number)
-            if batch.weights is not self._trained.blocks:
-                move_gradients(batch.weights, self._trained)
+            if batch.weights is not self.trained.blocks:
+                move_gradients(batch.weights, self.trained)
             # The norm over front, trunk and tail. With staleness it comes too late for the server's step.
             norm = None
-            if self._settings.max_grad_norm:
-                front, tail = (self._trained.gradient_norms(part) for part in (held.front, held.tail))
+            if self.settings.max_grad_norm:
+                front, tail = (self.trained.gradient_norms(part) for part in (held.front, held.tail))
                 norm = total_norm([front, trunk_norms, tail])
                 if not self.steps_ahead:
                     self._norms = torch.cat([front, tail])
-            step = global_step(self._settings, batch.place.round, number)
-            self._trained.step(self._learning_rate(step), norm)
+            step = global_step(self.settings, batch.place.round, number)
+            self.trained.step(self._learning_rate(step), norm)

@@ -107,31 +107,25 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _read(path: Path) -> tuple[int, State]:
-    round_, sums = _read_manifest(path)
-    content = {}
+    try:
+        text = (path / MANIFEST).read_bytes()
+        given: Any = json.loads(text)
+        sums = {STATE: given["files"][STATE], TENSORS: given["files"][TENSORS]}
+        found, round_ = given["format"], int(given["round"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DamagedError(f"{MANIFEST} is missing or damaged") from None
+    if found != FORMAT:
+        raise DamagedError(f"format {found} is not this version's ({FORMAT})")
+    if text != _manifest(round_, sums) or path.name != _name(round_):
+        raise DamagedError(f"{MANIFEST} is damaged")
+    content = {name: (path / name).read_bytes() for name in sums}
     for name, expected in sums.items():
-        content[name] = (path / name).read_bytes()
         if _digest(content[name]) != expected:
             raise DamagedError(f"{name} is damaged")
     try:
         return round_, unpack(json.loads(content[STATE]), load(content[TENSORS]))
     except Exception as error:  # whole files that no writer of this format made
         raise DamagedError(f"not a state: {error}") from None
-
-
-def _read_manifest(path: Path) -> tuple[int, dict[str, str]]:
-    try:
-        text = (path / MANIFEST).read_bytes()
-        given: Any = json.loads(text)
-        sums = {STATE: given["files"][STATE], TENSORS: given["files"][TENSORS]}
-        if given["format"] != FORMAT:
-            raise DamagedError(f"format {given['format']} is not this version's ({FORMAT})")
-        round_ = int(given["round"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DamagedError(f"{MANIFEST} is missing or damaged") from None
-    if text != _manifest(round_, sums) or path.name != _name(round_):
-        raise DamagedError(f"{MANIFEST} is damaged")
-    return round_, sums
 
 
 def _manifest(round_: int, sums: Mapping[str, str]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from splitft.client.role import ClientRole
+from splitft.client.client import ClientRole
 from splitft.common.state import State
 from splitft.job.settings import BatchSettings, WireSettings
 from splitft.wire.channel import Channel

@@ -63,17 +63,6 @@ def basis_between(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Basis
     return basis
 
 
-def align(a: Tensor, b: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate the components of B·A so that A comes as close as it can to `towards` (Procrustes).
-
-    a, towards: (rank, in), b: (out, rank), float64. The product stays; optimizer moments, which belong to
-    single components, keep their meaning.
-    """
-    u, _, vh = torch.linalg.svd(towards @ a.T)
-    rotation = u @ vh
-    return rotation @ a, b @ rotation.T
-
-
 def truncation_error(block: Mapping[str, Tensor], rank: int) -> float:
     """Return the relative Frobenius error of cutting every pair of a block in canonical form to `rank`."""
     lost = kept = 0.0

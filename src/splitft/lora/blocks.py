@@ -1,8 +1,4 @@
-"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them.
-
-peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
-and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
-"""
+"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them."""
 
 from __future__ import annotations
 
@@ -40,11 +36,6 @@ def name_of_a(name: str) -> str:
     return name.replace(".lora_B.", ".lora_A.")
 
 
-def name_of_b(name: str) -> str:
-    """Return the name of the B in the same pair."""
-    return name.replace(".lora_A.", ".lora_B.")
-
-
 def rank_axis(name: str) -> int:
     """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B."""
     return 0 if is_a(name) else 1
@@ -79,11 +70,6 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
                 tensor.uniform_(-bound, bound, generator=torch_generator(seed, "adapter", block, spec.name))
             adapter[block][spec.name] = tensor
     return adapter
-
-
-def narrow_a(block: Mapping[str, Tensor]) -> BlockAdapter:
-    """Return a block with each A cut to the components that its B has."""
-    return {name: t[: block[name_of_b(name)].shape[1]] if is_a(name) else t for name, t in block.items()}
 
 
 def rank_of(block: Mapping[str, Tensor]) -> int:
@@ -183,7 +169,7 @@ def pairs(block: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
     """Yield the names of A and B of every pair of a block's adapter."""
     for name in block:
         if is_a(name):
-            yield name, name_of_b(name)
+            yield name, name.replace(".lora_A.", ".lora_B.")
 
 
 def trained_specs(specs: Sequence[TensorSpec], freeze_a: bool) -> tuple[TensorSpec, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from splitft.lora.basis import align, canonical
+from splitft.lora.basis import canonical
 from splitft.lora.blocks import BlockAdapter, merge_components, pairs, rank_of, resize
 
 Mean = Callable[[Sequence[BlockAdapter], Sequence[float]], BlockAdapter]
@@ -69,7 +69,11 @@ def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdap
         mean_a, mean_b = result[name_a], result[name_b]
         if not (a.norm() + b.norm() + mean_a.norm()).isfinite():  # a run that diverged
             continue
-        a, b = align(a[:rank], b[:, :rank], mean_a.detach().cpu().double().flatten(1))
+        # Rotated so that A comes as close as it can to the mean A (Procrustes): the product stays, and
+        # optimizer moments, which belong to single components, keep their meaning.
+        u, _, vh = torch.linalg.svd(mean_a.detach().cpu().double().flatten(1) @ a[:rank].T)
+        rotation = u @ vh
+        a, b = rotation @ a[:rank], b[:, :rank] @ rotation.T
         result[name_a] = a.reshape(mean_a.shape).to(mean_a)
         result[name_b] = b.reshape(mean_b.shape).to(mean_b)
     return result

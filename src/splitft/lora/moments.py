@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splitft.common.state import State
 from splitft.lora.basis import Basis
 from splitft.lora.blocks import (
     BlockAdapter,
@@ -37,16 +36,6 @@ class Moments:
     steps: tuple[int, ...]
     exp_avg: BlockAdapter
     exp_avg_sq: BlockAdapter
-
-
-def moments_state(moments: Moments | None) -> State | None:
-    """Return optimizer state as a checkpoint holds it."""
-    return None if moments is None else dict(vars(moments))
-
-
-def moments_from(state: State | None) -> Moments | None:
-    """Undo `moments_state`."""
-    return None if state is None else Moments(**{**state, "steps": tuple(state["steps"])})
 
 
 def resize_moments(moments: Moments, rank: int) -> Moments:
@@ -94,25 +83,16 @@ def mean_moments(given: Sequence[Moments]) -> Moments:
     return Moments(steps, mean([m.exp_avg for m in given]), mean([m.exp_avg_sq for m in given]))
 
 
-def pack(moments: Moments) -> Tensor:
-    """Return both running means as one float32 vector, (2 · values,)."""
-    return torch.cat([flatten(moments.exp_avg), flatten(moments.exp_avg_sq)])
-
-
-def unpack(steps: Sequence[int], values: Tensor, specs: Sequence[TensorSpec]) -> Moments:
-    """Undo `pack` for a block of this layout. Raises ValueError where the values do not fit it."""
-    if len(steps) != len(specs) or values.ndim != 1 or values.numel() % 2:
-        raise ValueError("optimizer state does not fit the block's layout")
-    average, square = values.chunk(2)
-    return Moments(tuple(steps), unflatten(average, specs), unflatten(square, specs))
-
-
 def pack_blocks(
     moments: Mapping[int, Moments],
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Tensor, ...]]:
-    """Return (blocks, steps of all their tensors, one vector a block) as messages carry them."""
+    """Return (blocks, steps of all their tensors, one vector a block) as messages carry them.
+
+    A vector has both running means one after the other, in float32: (2 · values,).
+    """
     steps = tuple(step for m in moments.values() for step in m.steps)
-    return tuple(moments), steps, tuple(pack(m) for m in moments.values())
+    vectors = (torch.cat([flatten(m.exp_avg), flatten(m.exp_avg_sq)]) for m in moments.values())
+    return tuple(moments), steps, tuple(vectors)
 
 
 def unpack_blocks(
@@ -128,8 +108,11 @@ def unpack_blocks(
         if block not in layout:
             raise ValueError(f"optimizer state of block {block}, which has no adapter")
         specs = trained_specs(layout[block], freeze_a)
-        moments[block] = unpack(steps[: len(specs)], vector, specs)
-        steps = steps[len(specs) :]
+        own, steps = tuple(steps[: len(specs)]), steps[len(specs) :]
+        if len(own) != len(specs) or vector.ndim != 1 or vector.numel() % 2:
+            raise ValueError("optimizer state does not fit the block's layout")
+        average, square = vector.chunk(2)
+        moments[block] = Moments(own, unflatten(average, specs), unflatten(square, specs))
     if steps:
         raise ValueError("more step counts than tensors")
     return moments

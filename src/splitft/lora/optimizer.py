@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.state import State
-from splitft.job.settings import OptimizerSettings, ScheduleSettings
+from splitft.job.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 from splitft.lora.basis import Basis
-from splitft.lora.blocks import Adapter, BlockAdapter, is_a, rank_of, to_device
-from splitft.lora.moments import Moments, moments_from, moments_state, rebase, resize_moments
+from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device, trained_tensors
+from splitft.lora.moments import Moments, rebase, resize_moments
 
 
 def learning_rates(settings: OptimizerSettings) -> Callable[[int], float]:
@@ -40,14 +40,10 @@ Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
 
 
 class TrainedAdapter:
-    """Adapters that one party trains, with their optimizer state, which stays with each block.
+    """Adapters that one party trains, with their optimizer state, which stays with each block."""
 
-    freeze_a: B alone is trained.
-    """
-
-    def __init__(self, settings: OptimizerSettings, freeze_a: bool) -> None:
+    def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
-        self._freeze_a = freeze_a
         self.blocks: Weights = {}
         self._optimizers: dict[int, torch.optim.AdamW] = {}
 
@@ -63,61 +59,58 @@ class TrainedAdapter:
         changes of rank; of a block that is new here it comes from `moments`.
         """
         given_up = {i: m for i in self.blocks if i not in adapter and (m := self.moments(i)) is not None}
-        blocks, optimizers = self.blocks, self._optimizers
-        self.blocks, self._optimizers = {}, {}
+        blocks: Weights = {}
+        optimizers: dict[int, torch.optim.AdamW] = {}
         for index in sorted(adapter):
             values, changes = adapter[index], (bases or {}).get(index, ())
-            held, new = blocks.get(index), (moments or {}).get(index)
-            if held is not None and not changes and new is None and same_shapes(held, values):
+            held, new = self.blocks.get(index), (moments or {}).get(index)
+            if held is not None and not changes and new is None and rank_of(held) == rank_of(values):
                 with torch.no_grad():
                     for name, tensor in values.items():
                         held[name].copy_(tensor)
-                self.blocks[index], self._optimizers[index] = held, optimizers[index]
+                blocks[index], optimizers[index] = held, self._optimizers[index]
                 continue
-            state = new or (held and moments_of(held, optimizers[index]))
-            self.blocks[index] = {
-                name: nn.Parameter(t.detach().clone(), self.trains(name)) for name, t in values.items()
-            }
-            self._optimizers[index] = self._optimizer(self.parameters_of(index))
+            state = new or (held and self.moments(index))
+            trained = trained_tensors(values, self._settings.freeze_a)
+            blocks[index] = {n: nn.Parameter(t.detach().clone(), n in trained) for n, t in values.items()}
+            optimizers[index] = self._optimizer(blocks[index])
             if state:
                 for basis in changes:
                     state = rebase(state, basis)
-                self._restore(index, resize_moments(state, rank_of(values)))
+                _restore(optimizers[index], blocks[index], resize_moments(state, rank_of(values)))
+        self.blocks, self._optimizers = blocks, optimizers
         return given_up
 
     def state(self) -> State:
         """Return adapters and optimizer state as a checkpoint holds them."""
-        moments = {block: moments_state(self.moments(block)) for block in self.blocks}
-        return {"blocks": self.values(), "moments": moments}
+        moments = {block: self.moments(block) for block in self.blocks}
+        kept = {block: None if known is None else dict(vars(known)) for block, known in moments.items()}
+        return {"blocks": self.values(), "moments": kept}
 
     def load_state(self, state: State, device: torch.device) -> None:
         """Restore a state returned by `state()`."""
-        moments = {b: m for b, kept in state["moments"].items() if (m := moments_from(kept))}
+        known = {block: kept for block, kept in state["moments"].items() if kept is not None}
+        moments = {b: Moments(**{**kept, "steps": tuple(kept["steps"])}) for b, kept in known.items()}
         self.load({})
         self.load(to_device(state["blocks"], device), moments=moments)
 
-    def trains(self, name: str) -> bool:
-        """Whether the tensor of this name is trained."""
-        return not (self._freeze_a and is_a(name))
-
     def moments(self, index: int) -> Moments | None:
         """Return the optimizer state of a block, None before its first step."""
-        return moments_of(self.blocks[index], self._optimizers[index])
+        trained = {name: p for name, p in self.blocks[index].items() if p.requires_grad}
+        states = {name: self._optimizers[index].state.get(p) or {} for name, p in trained.items()}
+        if not any(states.values()):
+            return None
+        steps = tuple(int(state["step"].item()) if state else 0 for state in states.values())
 
-    def _restore(self, index: int, moments: Moments) -> None:
-        named = [(n, p) for n, p in self.blocks[index].items() if self.trains(n)]
-        for (name, parameter), step in zip(named, moments.steps, strict=True):
-            if step:
-                self._optimizers[index].state[parameter] = {
-                    "step": torch.tensor(float(step), device=parameter.device),
-                    "exp_avg": moments.exp_avg[name].to(parameter).clone(),
-                    "exp_avg_sq": moments.exp_avg_sq[name].to(parameter).clone(),
-                }
+        def kept(key: str) -> BlockAdapter:
+            return {n: states[n].get(key, torch.zeros_like(p)).detach().clone() for n, p in trained.items()}
 
-    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+        return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
+
+    def _optimizer(self, block: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
         settings = self._settings
         return torch.optim.AdamW(
-            list(parameters),
+            [p for p in block.values() if p.requires_grad],
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             eps=settings.adam_epsilon,
@@ -174,23 +167,15 @@ def move_gradients(source: Weights, trained: TrainedAdapter) -> None:
             parameter.grad, source[index][name].grad = source[index][name].grad, None
 
 
-def moments_of(block: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> Moments | None:
-    """Return the state that an optimizer keeps of a block's trained tensors, None before its first step."""
-    trained = {name: p for name, p in block.items() if p.requires_grad}
-    states = {name: optimizer.state.get(p) or {} for name, p in trained.items()}
-    if not any(states.values()):
-        return None
-    steps = tuple(int(state["step"].item()) if state else 0 for state in states.values())
-
-    def kept(key: str) -> BlockAdapter:
-        return {n: states[n].get(key, torch.zeros_like(p)).detach().clone() for n, p in trained.items()}
-
-    return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
-
-
-def same_shapes(held: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> bool:
-    """Whether two adapters of a block have the same rank."""
-    return all(held[name].shape == tensor.shape for name, tensor in values.items())
+def _restore(optimizer: torch.optim.AdamW, block: Mapping[str, nn.Parameter], moments: Moments) -> None:
+    named = [(name, p) for name, p in block.items() if p.requires_grad]
+    for (name, parameter), step in zip(named, moments.steps, strict=True):
+        if step:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step), device=parameter.device),
+                "exp_avg": moments.exp_avg[name].to(parameter).clone(),
+                "exp_avg_sq": moments.exp_avg_sq[name].to(parameter).clone(),
+            }
 
 
 def total_norm(norms: Iterable[Tensor | None]) -> Tensor:

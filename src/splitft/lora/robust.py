@@ -9,11 +9,10 @@ coordinate-wise median and trimmed mean of Yin et al. (arXiv 1803.01498); Krum o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from splitft.lora.blocks import BlockAdapter, flatten, merge_components, rank_of, resize
 
@@ -60,14 +59,26 @@ def _scales(old: BlockAdapter, given: Sequence[Contribution]) -> list[float]:
     return scales
 
 
+def trimmed_mean(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
+    """Return the mean of every value without its `byzantine` largest and smallest, or fewer of few.
+
+    Values are those of the holders of a component.
+    """
+
+    def merge(_: Sequence[int], slices: Sequence[BlockAdapter]) -> BlockAdapter:
+        trim, merged = min(byzantine, (len(slices) - 1) // 2), {}
+        for name, first in slices[0].items():
+            values = torch.stack([block[name].detach().cpu().double() for block in slices])
+            ordered = values.sort(dim=0).values
+            merged[name] = ordered[trim : len(slices) - trim].mean(dim=0).to(first)
+        return merged
+
+    return merge_components(blocks, merge)
+
+
 def coordinate_median(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
     """Return the median of every value over the holders of its component; of two, the mean."""
-    return _by_component(blocks, lambda values: _middle(values, (len(values) - 1) // 2))
-
-
-def trimmed_mean(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
-    """Return the mean of every value without its `byzantine` largest and smallest, or fewer of few."""
-    return _by_component(blocks, lambda values: _middle(values, min(byzantine, (len(values) - 1) // 2)))
+    return trimmed_mean(blocks, len(blocks))
 
 
 def krum(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
@@ -83,21 +94,3 @@ def krum(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
 
 
 ROBUST = {"median": coordinate_median, "trimmed_mean": trimmed_mean, "krum": krum}
-
-
-def _middle(values: Tensor, trim: int) -> Tensor:
-    """Mean over the first axis without the `trim` largest and smallest."""
-    ordered = values.sort(dim=0).values
-    return ordered[trim : len(values) - trim].mean(dim=0)
-
-
-def _by_component(blocks: Sequence[BlockAdapter], middle: Callable[[Tensor], Tensor]) -> BlockAdapter:
-    """Apply a function of (holders, …) values to each component over its holders."""
-
-    def merge(_: Sequence[int], slices: Sequence[BlockAdapter]) -> BlockAdapter:
-        return {
-            name: middle(torch.stack([block[name].detach().cpu().double() for block in slices])).to(first)
-            for name, first in slices[0].items()
-        }
-
-    return merge_components(blocks, merge)

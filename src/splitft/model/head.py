@@ -10,7 +10,6 @@ in place of those that it computed, and returns logits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from splitft.errors import ModelError
-from splitft.model.window import run_no_block
+from splitft.model.window import run_no_block, set_within
 
 HeadForm = Literal["plain", "own", "whole"]
 IGNORE = -100
@@ -40,10 +39,8 @@ class _Visit:
     rows: Tensor | None = None  # (tokens, hidden)
 
 
-class _LeftAtHead(Exception):  # noqa: N818 - a way out of the model's forward, not an error
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
+class _LeftAtHead(Exception):  # noqa: N818 - `run_blocks` lets it through, unlike `LeftAt`
+    """Carries the hidden states, its argument, out of the model's forward."""
 
 
 _visit: ContextVar[_Visit | None] = ContextVar("splitft_head", default=None)
@@ -56,15 +53,6 @@ def _at_head(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None
     if visit.rows is None:
         raise _LeftAtHead(args[0])
     return (visit.rows[None], *args[1:])
-
-
-@contextmanager
-def _visiting(visit: _Visit) -> Iterator[None]:
-    token = _visit.set(visit)
-    try:
-        yield
-    finally:
-        _visit.reset(token)
 
 
 class ChunkedHead:
@@ -88,12 +76,13 @@ class ChunkedHead:
         Raises ModelError where it does not call its head, or with another shape.
         """
         try:
-            with _visiting(_Visit(self.module)):
+            with set_within(_visit, _Visit(self.module)):
                 forward()
         except _LeftAtHead as left:
-            if left.hidden.ndim != 3:
-                raise ModelError(f"the head takes {tuple(left.hidden.shape)}, not one row a token") from None
-            return left.hidden
+            hidden: Tensor = left.args[0]
+            if hidden.ndim != 3:
+                raise ModelError(f"the head takes {tuple(hidden.shape)}, not one row a token") from None
+            return hidden
         raise ModelError(f"{type(self.model).__name__} does not call its head")
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -103,7 +92,7 @@ class ChunkedHead:
                 return tiled_linear(rows, linear.weight, linear.bias)
             logits: Tensor = self.module(rows)
             return logits
-        with _visiting(_Visit(self.module, rows)):
+        with set_within(_visit, _Visit(self.module, rows)):
             answer: Tensor = run_no_block(self.model, rows.device).logits
         return answer[0]
 

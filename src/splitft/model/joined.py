@@ -41,8 +41,7 @@ class JoinedPlan(Plan):
 
     def call(self, block: nn.Module | None, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer the model's call of a block."""
-        where = hidden_argument(args, kwargs)
-        hidden = args[where] if isinstance(where, int) else kwargs[where]
+        where, hidden = hidden_argument(args, kwargs)
         if index >= self.stop:
             raise LeftAt(hidden)
         before = sum(rows.shape[0] for start, rows in self.arrivals.items() if start < index)
@@ -96,7 +95,7 @@ def run_joined(
         with obeyed(plan):
             output = call_model(model, input_ids=input_ids, attention_mask=attention_mask)
     except LeftAt as left:
-        output = left.hidden
+        output = left.args[0]
     if plan.joined != set(arrivals) or (stop < len(window)) != isinstance(output, Tensor):
         raise ModelError(f"{type(model).__name__} passes over a block where rows would join")
     return output

@@ -34,7 +34,7 @@ def bind_rows(slots: AdapterSlots, parts: Sequence[RowPart], seq: int) -> None:
             pairs = [(tokens, block[name_a], block[name_b]) for tokens, block in held]
             if pairs:
                 # Ranks may differ between parts, so that what lies between A and B is no tensor: B does both.
-                lora_a.forward = _same
+                lora_a.forward = lambda x: x
                 lora_b.forward = partial(_by_part, pairs)
 
 
@@ -43,10 +43,6 @@ def unbind_rows(slots: AdapterSlots) -> None:
     for owners in slots.owners.values():
         for _, owner in owners:
             vars(owner).pop("forward", None)
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 def _by_part(pairs: Sequence[tuple[int, Tensor, Tensor]], x: Tensor) -> Tensor:

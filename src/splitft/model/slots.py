@@ -25,12 +25,7 @@ class AdapterSlots:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        adapter_name: str = "default",
-        *,
-        targets: Iterable[str] = (),
-        excluded: Iterable[str] = (),
+        self, model: nn.Module, *, targets: Iterable[str] = (), excluded: Iterable[str] = ()
     ) -> None:
         from peft.tuners.lora import LoraLayer
 
@@ -42,18 +37,15 @@ class AdapterSlots:
         self.layout: Layout = {}
         self.owners: dict[int, list[tuple[str, nn.Module]]] = {}  # of each block: A and B in turn
         for index, block in enumerate(window._modules.values()):
-            owners: list[tuple[str, nn.Module]] = []
-            specs: list[TensorSpec] = []
             assert block is not None
-            for name, layer in block.named_modules():
-                if not isinstance(layer, LoraLayer) or adapter_name not in layer.lora_A:
-                    continue
-                for side in ("A", "B"):
-                    owner = getattr(layer, f"lora_{side}")[adapter_name]
-                    owners.append((tensor_name(name, side), owner))
-                    specs.append(TensorSpec(tensor_name(name, side), tuple(owner.weight.shape)))
-            if specs:
-                self.layout[index] = tuple(specs)
+            owners = [
+                (tensor_name(name, side), getattr(layer, f"lora_{side}")["default"])
+                for name, layer in block.named_modules()
+                if isinstance(layer, LoraLayer) and "default" in layer.lora_A  # peft's name of an adapter
+                for side in ("A", "B")
+            ]
+            if owners:
+                self.layout[index] = tuple(TensorSpec(n, tuple(owner.weight.shape)) for n, owner in owners)
                 self.owners[index] = owners
 
     def bind(self, adapter: Mapping[int, Mapping[str, Tensor]]) -> None:
@@ -88,7 +80,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
         targets = names
     else:
         targets = [requested] if isinstance(requested, str) else list(requested)
-        missing = [t for t in targets if not any(n == t or n.endswith("." + t) for n, _ in inside)]
+        missing = [target for target in targets if not any(_is_called(n, [target]) for n, _ in inside)]
         if missing:
             raise ModelError(
                 f"lora_target_modules: no linear layer of a block is called {', '.join(missing)}; "
@@ -101,9 +93,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
     outside = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and id(module) not in held
-        and any(name == t or name.endswith("." + t) for t in targets)
+        if isinstance(module, nn.Linear | Conv1D) and id(module) not in held and _is_called(name, targets)
     ]
     return targets, outside
 
@@ -146,23 +136,19 @@ def inject(model: Any, config: Any) -> AdapterSlots:
     """Freeze the model, inject LoRA modules of full rank into it, in place, and return its slots."""
     from peft import inject_adapter_in_model
 
-    window = install_window(model)
+    blocks, chosen = install_window(model)._modules, config.layers_to_transform
+    names = [name for i in chosen or () for name, _ in blocks[str(i)].named_modules()]
     model.requires_grad_(False)
-    if config.layers_to_transform is None or _has_targets(window, config):
+    if chosen is None or any(_is_called(name, config.target_modules) for name in names):  # peft refuses none
         inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
     return AdapterSlots(model, targets=config.target_modules, excluded=config.exclude_modules or ())
 
 
-def _has_targets(window: nn.ModuleList, config: Any) -> bool:
-    """Whether a block that is held here is to have an adapter; peft refuses models without any."""
-    return any(
-        name == target or name.endswith(f".{target}")
-        for index in config.layers_to_transform
-        for name, _ in window._modules[str(index)].named_modules()
-        for target in config.target_modules
-    )
+def _is_called(name: str, targets: Iterable[str]) -> bool:
+    """Whether a module's full name ends in one of these names."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def uses_fan_in_fan_out(model: nn.Module) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from splitft.common.seeds import seed_dropout
-from splitft.model.config import text_config
+from splitft.model.config import count_blocks, text_config
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
 from splitft.model.slots import AdapterSlots
-from splitft.model.window import num_blocks, run_blocks
+from splitft.model.window import run_blocks
 from splitft.wire.messages import Metrics
 
 ServerInputs = Literal["dummy_ids", "input_ids"]  # what a server's embeddings are fed with
@@ -55,7 +56,7 @@ class SplitModel:
         self.slots = slots
         self.seed = seed
         self.server_inputs = server_inputs
-        self.num_blocks = num_blocks(model)
+        self.num_blocks = count_blocks(model.config)
         chunked = head != "whole" and loss_chunk_tokens > 0
         self._head = ChunkedHead(model, head, loss_chunk_tokens) if chunked else None
 
@@ -85,15 +86,11 @@ class SplitModel:
         """Run blocks [start, stop) in train or eval mode, see `run_blocks` for inputs and outputs."""
         if self.model.training != place.train:
             self.model.train(place.train)
-        seed_block = self._seeder(place) if place.train else None
-        return run_blocks(
-            self.model, start, stop, hidden=hidden, input_ids=input_ids, on_block=seed_block, **inputs
-        )
-
-    def _seeder(self, place: StepId) -> Callable[[int], None]:
         names = (self.seed, "dropout", place.client, place.round, place.step, place.micro_step)
-        device = self.device
-        return lambda block: seed_dropout(device, *names, block)
+        on_block = partial(seed_dropout, self.device, *names) if place.train else None
+        return run_blocks(
+            self.model, start, stop, hidden=hidden, input_ids=input_ids, on_block=on_block, **inputs
+        )
 
     def loss(self, start: int, place: StepId, *, labels: Tensor, loss_tokens: int, **inputs: Any) -> Tensor:
         """Return the model's loss over blocks [start, end), a scalar.

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from splitft.errors import ModelError
 from splitft.model.config import count_blocks
 
+T = TypeVar("T")
 _HIDDEN_NAMES = ("hidden_states", "hidden_state", "hidden", "x", "inputs", "input")
 
 
@@ -39,8 +40,7 @@ class Plan:
 
     def call(self, block: nn.Module | None, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer the model's call of a block."""
-        where = hidden_argument(args, kwargs)
-        hidden = args[where] if isinstance(where, int) else kwargs[where]
+        where, hidden = hidden_argument(args, kwargs)
         if index >= self.stop:
             raise LeftAt(hidden)
         if index < self.start:
@@ -65,11 +65,7 @@ class Habits:
 
 
 class LeftAt(Exception):  # noqa: N818 - a way out of the model's forward, not an error
-    """Carries the hidden states out of the model's forward."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
+    """Carries the hidden states, its argument, out of the model's forward."""
 
 
 _active: ContextVar[Plan | None] = ContextVar("splitft_plan", default=None)
@@ -135,16 +131,16 @@ def with_hidden(
     return args, {**kwargs, where: hidden}
 
 
-def hidden_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str:
-    """Where a block's call carries its hidden states: a position or a name."""
+def hidden_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int | str, Tensor]:
+    """Return where a block's call carries its hidden states, a position or a name, and these."""
     if args and isinstance(args[0], Tensor):
-        return 0
+        return 0, args[0]
     for name in _HIDDEN_NAMES:
-        if isinstance(kwargs.get(name), Tensor):
-            return name
+        if isinstance(value := kwargs.get(name), Tensor):
+            return name, value
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 3:
-            return name
+            return name, value
     raise ModelError("a block was called without hidden states: this model cannot be split")
 
 
@@ -154,7 +150,7 @@ def find_blocks(model: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
     The shallowest `ModuleList` under `get_decoder()` that has as many entries as the configuration states
     layers; among equals the one with the most parameters. Raises ModelError where there is none.
     """
-    count = num_blocks(model)
+    count = count_blocks(model.config)
     decoder: Any = getattr(model, "get_decoder", lambda: None)()
     for root in (decoder, model):
         if not isinstance(root, nn.Module):
@@ -174,18 +170,17 @@ def find_blocks(model: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
     )
 
 
-def num_blocks(model: nn.Module) -> int:
-    """Number of decoder blocks that the model's configuration states."""
-    return count_blocks(model.config)
-
-
 def install_window(model: nn.Module, habits: Habits | None = None) -> Window:
     """Put a window in place of the model's block list, in place; idempotent.
 
     Without `habits` they are learned from one call of a few tokens, which needs the whole model. Parameter
     names, indices and length do not change.
     """
-    if (known := _window_of(model)) is not None:
+    try:  # the window that was put in, without a search
+        known = model.get_submodule(_paths[model])
+    except (KeyError, AttributeError):
+        known = None
+    if isinstance(known, Window):
         return known
     parent, attribute, blocks = find_blocks(model)
     if not isinstance(blocks, Window):
@@ -198,15 +193,6 @@ def install_window(model: nn.Module, habits: Habits | None = None) -> Window:
     return blocks
 
 
-def _window_of(model: nn.Module) -> Window | None:
-    """Return the window that was put into a model, None where none is there (any more): no search."""
-    try:
-        found = model.get_submodule(_paths[model])
-    except (KeyError, AttributeError):
-        return None
-    return found if isinstance(found, Window) else None
-
-
 def learn_habits(model: nn.Module) -> Habits:
     """Call a whole model on 3 rows of 5 dummy ids, and note how its blocks take and give hidden states."""
     # One call, with hooks that note answers and inputs.
@@ -217,8 +203,7 @@ def learn_habits(model: nn.Module) -> Habits:
     def note(index: int) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             answers[index] = len(output) if isinstance(output, tuple) else 0
-            where = hidden_argument(args, kwargs)
-            entered[index] = args[where] if isinstance(where, int) else kwargs[where]
+            entered[index] = hidden_argument(args, kwargs)[1]
 
         return hook
 
@@ -293,7 +278,7 @@ def run_blocks(
             output = call_model(model, input_ids=input_ids, **inputs)
     except LeftAt as left:
         ran = hidden is None or plan.entered is not None  # a model may itself pass over blocks
-        output = left.hidden.movedim(axes, (0, 1)) if ran else hidden
+        output = left.args[0].movedim(axes, (0, 1)) if ran else hidden
     if (stop < len(window)) != isinstance(output, Tensor) or (
         stop == len(window) and hidden is not None and plan.entered is None
     ):
@@ -302,13 +287,18 @@ def run_blocks(
 
 
 @contextmanager
-def obeyed(plan: Plan) -> Iterator[None]:
-    """Have the plan's window obey it."""
-    token = _active.set(plan)
+def set_within(variable: ContextVar[T | None], value: T) -> Iterator[None]:
+    """Set a context variable for the time of a block."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _active.reset(token)
+        variable.reset(token)
+
+
+def obeyed(plan: Plan) -> AbstractContextManager[None]:
+    """Have the plan's window obey it."""
+    return set_within(_active, plan)
 
 
 def run_no_block(model: nn.Module, device: torch.device) -> Any:

@@ -28,11 +28,6 @@ class _Client:
     hidden: Tensor  # (rows, seq, width)
     adapter: Adapter
 
-    @property
-    def mask(self) -> Tensor:
-        mask: Tensor = self.rows.inputs["attention_mask"]
-        return mask
-
 
 def prove_batching(model: SplitModel, cuts: Sequence[int], seed: int = 0) -> str:
     """Return an empty string where clients at these cuts can be computed together, else the reason why not.
@@ -103,11 +98,12 @@ def _alone(model: SplitModel, client: _Client, with_ids: bool) -> Tensor:
 def _together(model: SplitModel, clients: Sequence[_Client], with_ids: bool) -> list[Tensor]:
     """Return each client's logits, (tokens, vocab), from one pass over the rows of all."""
     # All rows in one batch, as wide as the widest.
-    width = max(client.mask.shape[1] for client in clients)
-    counts = [len(client.mask) for client in clients]
-    mask = torch.cat([_widened(client.mask, width) for client in clients])
+    masks = [client.rows.valid.long() for client in clients]
+    width, counts = max(mask.shape[1] for mask in masks), [len(mask) for mask in masks]
+    mask = torch.cat([_widened(own, width) for own in masks])
     ids = torch.cat([_widened(client.rows.input_ids, width) for client in clients]) if with_ids else None
-    bind_rows(model.slots, [RowPart(len(c.mask), c.adapter) for c in clients], width)
+    parts = [RowPart(count, client.adapter) for count, client in zip(counts, clients, strict=True)]
+    bind_rows(model.slots, parts, width)
     # Their activations join at their cuts.
     arrivals: dict[int, Tensor] = {}
     for client in clients:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from splitft.model.config import count_blocks
 from splitft.model.split_model import ServerInputs
-from splitft.model.window import call_model, find_blocks, hidden_argument, num_blocks, run_blocks, with_hidden
+from splitft.model.window import call_model, find_blocks, hidden_argument, run_blocks, with_hidden
 from splitft.proof.harness import ProbeRows, differences, distance, loss_of, tolerance
 
 _MOST_COMPARED = 20_000_000
@@ -30,31 +32,18 @@ class Result:
     ran: set[int] = field(default_factory=set)  # blocks that the model called
     crossed: Tensor | None = None  # what crossed the first cut, at the valid positions
 
-    def tensors(self) -> list[Tensor]:
-        """Return logits, loss and all gradients that there are."""
-        gradients = [gradient for gradient in self.gradients if gradient is not None]
-        return [self.logits, self.loss, *self.at_cut.values(), *gradients]
-
     @property
     def finite(self) -> bool:
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors())
+        tensors = [self.logits, self.loss, *self.at_cut.values(), *self.gradients]
+        return all(tensor is None or bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """The distance of a split run from the whole one; gradients relative to their largest entries."""
 
-    logits: float = 0.0
-    gradients: float = 0.0
+    logits: float
+    gradients: float
     problem: str = ""  # empty: as close as asked
-
-    def join(self, other: Difference) -> Difference:
-        """Return the larger of both, with the first problem."""
-        return Difference(
-            max(self.logits, other.logits),
-            max(self.gradients, other.gradients),
-            self.problem or other.problem,
-        )
 
 
 def compared_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -69,14 +58,23 @@ def compared_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def run_whole(model: nn.Module, rows: ProbeRows, cuts: Iterable[int]) -> Result:
     """Run the model as it is, and note the gradient of what enters the block at each cut."""
-    parameters = compared_parameters(model)
+    parameters, wanted_cuts = compared_parameters(model), set(cuts)
     _, _, blocks = find_blocks(model)
     entering: dict[int, Tensor] = {}
     ran: set[int] = set()
-    wanted_cuts = set(cuts)
+
+    def note(index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ran.add(index)
+        if index not in wanted_cuts or index in entering:
+            return None
+        where, hidden = hidden_argument(args, kwargs)
+        if not hidden.requires_grad:  # a frozen base: what enters the cut is a leaf
+            hidden = hidden.detach().requires_grad_()
+        entering[index] = hidden
+        return with_hidden(where, hidden.clone(), args, kwargs)  # the block may write into its input
+
     hooks = [
-        block.register_forward_pre_hook(_noting(i, i in wanted_cuts, entering, ran), with_kwargs=True)
-        for i, block in enumerate(blocks)
+        block.register_forward_pre_hook(partial(note, i), with_kwargs=True) for i, block in enumerate(blocks)
     ]
     try:
         with torch.enable_grad():
@@ -90,21 +88,6 @@ def run_whole(model: nn.Module, rows: ProbeRows, cuts: Iterable[int]) -> Result:
     return Result(rows.pick(out.logits), loss.detach(), list(gradients[len(entering) :]), at_cut, ran)
 
 
-def _noting(index: int, is_cut: bool, entering: dict[int, Tensor], ran: set[int]) -> Any:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        ran.add(index)
-        if not is_cut or index in entering:
-            return None
-        where = hidden_argument(args, kwargs)
-        hidden = args[where] if isinstance(where, int) else kwargs[where]
-        if not hidden.requires_grad:  # a frozen base: what enters the cut is a leaf
-            hidden = hidden.detach().requires_grad_()
-        entering[index] = hidden
-        return with_hidden(where, hidden.clone(), args, kwargs)  # the block may write into its input
-
-    return hook
-
-
 def run_split(
     model: nn.Module, rows: ProbeRows, cut: int, tail: int | None, server_inputs: ServerInputs
 ) -> Result:
@@ -112,7 +95,7 @@ def run_split(
 
     What crosses a cut is detached; gradients of the parts are summed. The tail holds the real ids.
     """
-    parameters, end = compared_parameters(model), num_blocks(model)
+    parameters, end = compared_parameters(model), count_blocks(model.config)
     parts = [(cut, tail or end, rows.at_server(server_inputs))]
     if tail is not None:
         parts.append((tail, end, rows.input_ids))
@@ -122,7 +105,8 @@ def run_split(
         outputs = [run_blocks(model, 0, cut, input_ids=rows.input_ids, **rows.inputs)]
         for start, stop, ids in parts:
             entering.append(outputs[-1].detach().requires_grad_())
-            _overwrite_memory(model, rows, start)
+            with torch.no_grad():  # on other text: another party does not see what a block keeps in itself
+                run_blocks(model, 0, start, input_ids=rows.input_ids.roll(1, dims=1), **rows.inputs)
             last: dict[str, Any] = {"labels": rows.labels} if stop == end else {}
             outputs.append(
                 run_blocks(model, start, stop, hidden=entering[-1], input_ids=ids, **rows.inputs, **last)
@@ -138,12 +122,6 @@ def run_split(
     assert gradient is not None
     logits, crossed = rows.pick(outputs[-1].logits), rows.pick(outputs[0])
     return Result(logits, loss.detach(), total, {cut: gradient}, crossed=crossed)
-
-
-@torch.no_grad()
-def _overwrite_memory(model: nn.Module, rows: ProbeRows, stop: int) -> None:
-    """Run the blocks before `stop` on other text: another party does not see what a block keeps in itself."""
-    run_blocks(model, 0, stop, input_ids=rows.input_ids.roll(1, dims=1), **rows.inputs)
 
 
 def _add_gradients(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.text import error_line
+from splitft.model.config import count_blocks
 from splitft.model.split_model import ServerInputs
-from splitft.model.window import dummy_ids, num_blocks, run_blocks
+from splitft.model.window import dummy_ids, run_blocks
 from splitft.proof.compare import Result
 from splitft.proof.harness import ProbeRows, difference, make_rows, tolerance
 
@@ -25,7 +26,7 @@ def vacuity(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_i
     if torch.equal(_trunk(model, rows, cut, noise, ids), whole.logits):
         return f"cut {cut}: the activations that cross the cut do not reach the output"
     # So must the block before or after the cut, left out: {block: (block to start from, what enters it)}.
-    skips = {cut: (cut + 1, hidden)} if cut + 1 < num_blocks(model) else {}
+    skips = {cut: (cut + 1, hidden)} if cut + 1 < count_blocks(model.config) else {}
     if cut > 1:
         skips[cut - 1] = cut, _front(model, rows, cut - 1)
     for block, (start, given) in skips.items():
@@ -82,5 +83,5 @@ def _front(model: nn.Module, rows: ProbeRows, cut: int) -> Tensor:
 
 
 def _trunk(model: nn.Module, rows: ProbeRows, cut: int, hidden: Tensor, ids: Tensor | None) -> Tensor:
-    out = run_blocks(model, cut, num_blocks(model), hidden=hidden, input_ids=ids, **rows.inputs)
+    out = run_blocks(model, cut, count_blocks(model.config), hidden=hidden, input_ids=ids, **rows.inputs)
     return rows.pick(out.logits)

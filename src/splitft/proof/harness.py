@@ -6,8 +6,8 @@ Each proof answers with a problem: a sentence, or an empty string where there is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -143,9 +143,6 @@ def problem_of(proof: Callable[[], str], where: str = "") -> str:
         return f"{where}{error_line(error)}"
 
 
-@contextmanager
-def kept_random_state() -> Iterator[None]:
+def kept_random_state() -> AbstractContextManager[None]:
     """Leave the caller's random state as it was, on the CPU and the current accelerator."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from splitft.common.text import error_line
-from splitft.model.config import text_config
+from splitft.model.config import count_blocks, text_config
 from splitft.model.head import ChunkedHead, HeadForm
-from splitft.model.window import eval_mode, num_blocks, run_blocks
+from splitft.model.window import eval_mode, run_blocks
 from splitft.proof.harness import ProbeRows, difference, loss_of, make_rows, tolerance
 
 _CHUNK = 8  # tokens: several chunks of the few that are compared
@@ -45,7 +45,7 @@ def whole_loss_notice(reason: str) -> str:
 @torch.no_grad()
 def _entering(model: Any, rows: ProbeRows, seed: int, whole: bool) -> Tensor:
     if whole:
-        last = num_blocks(model) - 1
+        last = count_blocks(model.config) - 1
         hidden: Tensor = run_blocks(model, 0, last, input_ids=rows.input_ids, **rows.inputs)
         return hidden
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def _entering(model: Any, rows: ProbeRows, seed: int, whole: bool) -> Tensor:
 
 
 def _run(model: Any, rows: ProbeRows, hidden: Tensor, **more: Any) -> Any:
-    last = num_blocks(model) - 1
+    last = count_blocks(model.config) - 1
     return run_blocks(model, last, last + 1, hidden=hidden, input_ids=rows.input_ids, **rows.inputs, **more)
 
 

@@ -17,7 +17,7 @@ from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
-from splitft.model.window import eval_mode, install_window, num_blocks
+from splitft.model.window import eval_mode, install_window
 from splitft.proof.batched import prove_batching
 from splitft.proof.harness import kept_random_state
 from splitft.proof.head import try_head
@@ -104,7 +104,7 @@ def _check_model(
     model: Any, cuts: Iterable[int] | None, tail_blocks: int, labels: Labels, seed: int
 ) -> SplitReport:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    count = num_blocks(model)
+    count = count_blocks(model.config)
     wanted = Wanted(
         valid_cuts(cuts, count, tail_blocks, labels),
         tail=count - tail_blocks if tail_blocks else None,
@@ -129,7 +129,7 @@ def _check_config(
         return SplitReport.refused(str(error), config.model_type, given, count, built=False)
     # A small copy, and the cuts of it that stand for those of the model.
     model = finite_random_model(small, seed)
-    here = num_blocks(model)
+    here = count_blocks(model.config)
     tail = here - max(min(tail_blocks, here - 2), 1)
     mapped = tuple(range(1, here)) if cuts is None else map_cuts(given, count, here)
     if tail_blocks and min(mapped) >= tail:
@@ -168,17 +168,17 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
     try:
         dummy, best = try_split(model, wanted, seed)
     except (RefusedError, ModelError) as refusal:
-        return SplitReport.refused(str(refusal), model_type, wanted.cuts, num_blocks(model))
+        return SplitReport.refused(str(refusal), model_type, wanted.cuts, count_blocks(model.config))
     ok, reason = _judge(dummy, best, wanted, labels)
     head, head_reason = try_head(model, seed) if ok else ("whole", "")
     return SplitReport(
         ok,
         reason,
         best.server_inputs,
-        best.difference.logits,
-        best.difference.gradients,
+        best.logits,
+        best.gradients,
         wanted.cuts,
-        num_blocks(model),
+        count_blocks(model.config),
         model_type,
         best.tail_exact,
         head=head,

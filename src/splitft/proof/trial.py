@@ -13,7 +13,7 @@ from splitft.common.text import error_line
 from splitft.errors import ModelError
 from splitft.model.split_model import ServerInputs
 from splitft.model.window import install_window
-from splitft.proof.compare import Difference, Result, compare, run_split, run_whole
+from splitft.proof.compare import Result, compare, run_split, run_whole
 from splitft.proof.guards import independence, padding, vacuity
 from splitft.proof.harness import ProbeRows, Side, make_rows, problem_of
 from splitft.weights.shrink import tiny_random_model
@@ -37,7 +37,8 @@ class SplitTrial:
     """Results of the comparisons with one way of feeding the server's embeddings."""
 
     server_inputs: ServerInputs = "dummy_ids"
-    difference: Difference = field(default_factory=Difference)
+    logits: float = 0.0  # largest difference from the whole model's
+    gradients: float = 0.0
     problems: dict[int, str] = field(default_factory=dict)  # reason of a refusal, by cut
     tail_exact: bool | None = None  # None: not tried
 
@@ -71,17 +72,14 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[SplitTrial, SplitT
     for whole in wholes:
         at_cut = whole.result.at_cut
         at_cut.update({cut: gradient.movedim(axes, (0, 1)) for cut, gradient in at_cut.items()})
-    # Dummy ids: the first cut that fails decides.
-    dummy = SplitTrial("dummy_ids")
-    for cut in wanted.cuts:
+    dummy, real = SplitTrial("dummy_ids"), SplitTrial("input_ids")
+    for cut in wanted.cuts:  # the first cut that fails decides
         _try_cut(model, wholes, dummy, wanted, cut, seed)
         if dummy.problems:
             break
-    if not dummy.problems:
+    else:
         return dummy, dummy
-    # Real ids: all cuts, so that a refusal can name those that are exact.
-    real = SplitTrial("input_ids")
-    for cut in wanted.cuts:
+    for cut in wanted.cuts:  # all, so that a refusal can name those that are exact
         _try_cut(model, wholes, real, wanted, cut, seed)
     return dummy, real
 
@@ -91,25 +89,26 @@ def finite_random_model(config: PreTrainedConfig, seed: int) -> Any:
     for scale in _SCALES:
         model = tiny_random_model(config, seed, scale)
         with suppress(Exception):  # a model that fails is refused where it is compared
-            if is_finite(model, seed):
+            if run_whole(model, make_rows(model, seed=seed), ()).finite:
                 break
     return model
-
-
-def is_finite(model: Any, seed: int) -> bool:
-    """Whether the whole model answers finite numbers on random tokens."""
-    return run_whole(model, make_rows(model, seed=seed), ()).finite
 
 
 def _try_cut(
     model: Any, wholes: list[_Whole], trial: SplitTrial, wanted: Wanted, cut: int, seed: int
 ) -> None:
     tail = wanted.tail if wanted.tail is not None and cut < wanted.tail else None
+    rows, result, inputs = wholes[0].rows, wholes[0].result, trial.server_inputs
 
     def two_parts() -> str:
         found = "" if wanted.only_tail and tail is not None else _compare(model, wholes, trial, cut, None)
-        guarded = wanted.guard_all or cut == wanted.cuts[0]
-        return found or (_guard(model, wholes[0], trial.server_inputs, cut, seed) if guarded else "")
+        if found or not (wanted.guard_all or cut == wanted.cuts[0]):
+            return found
+        return (
+            vacuity(model, rows, result, cut, inputs)
+            or (independence(model, rows, cut, seed) if inputs == "dummy_ids" else "")
+            or padding(model, rows, result, cut, inputs)
+        )
 
     problem = problem_of(two_parts, f"cut {cut}: ")
     if tail is not None and (wanted.tail_decides or trial.tail_exact is None):
@@ -128,18 +127,10 @@ def _compare(model: Any, wholes: list[_Whole], trial: SplitTrial, cut: int, tail
         split = run_split(model, whole.rows, cut, tail, trial.server_inputs)
         where = f"cut {cut}, {whole.rows.side} padding" + (f", tail from block {tail}" if tail else "")
         found = compare(whole.result, split, cut, where, whole.noise)
-        trial.difference = trial.difference.join(found)
+        trial.logits = max(trial.logits, found.logits)
+        trial.gradients = max(trial.gradients, found.gradients)
         problem = problem or found.problem
     return problem
-
-
-def _guard(model: Any, whole: _Whole, server_inputs: ServerInputs, cut: int, seed: int) -> str:
-    rows, result = whole.rows, whole.result
-    return (
-        vacuity(model, rows, result, cut, server_inputs)
-        or (independence(model, rows, cut, seed) if server_inputs == "dummy_ids" else "")
-        or padding(model, rows, result, cut, server_inputs)
-    )
 
 
 def _whole(model: Any, side: Side, wanted: Wanted, seed: int) -> _Whole:

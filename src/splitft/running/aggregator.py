@@ -19,7 +19,7 @@ from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, NetworkError
 from splitft.job import Job
-from splitft.model.window import num_blocks
+from splitft.model.config import count_blocks
 from splitft.running.fallback import resolve_sources
 from splitft.running.model import inject_adapters, load_base
 from splitft.running.network import check_address, client_names, job_digest, notice
@@ -68,7 +68,7 @@ def serve_averages(
     listener = Listener(address, certs, door, Welcome(), limit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, job_digest(job), names, layout, num_blocks(model), listener, folder / UPDATES, say
+        job, job_digest(job), names, layout, count_blocks(model.config), listener, folder / UPDATES, say
     )
     try:
         end = process.serve()

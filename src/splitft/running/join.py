@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from splitft.client.client import Client
-from splitft.client.role import ClientRole
+from splitft.client.client import Client, ClientRole
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator

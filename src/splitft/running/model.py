@@ -11,10 +11,11 @@ from transformers import PreTrainedConfig
 
 from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
+from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
-from splitft.model.window import install_window, learn_habits, num_blocks
+from splitft.model.window import install_window, learn_habits
 from splitft.weights.load import base_dtype, load_config, load_model, load_part
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
@@ -79,7 +80,7 @@ def inject_adapters(job: Job, model: Any, targets: Targets | None = None) -> Ada
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
-        blocks=range(job.frozen_blocks, num_blocks(model)) if job.frozen_blocks else None,
+        blocks=range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None,
     )
     slots = inject(model, config)
     if job.gradient_checkpointing:

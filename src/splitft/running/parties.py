@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from splitft.client.client import Client
-from splitft.client.role import ClientRole
+from splitft.client.client import Client, ClientRole
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
@@ -23,7 +22,7 @@ from splitft.running.baselines.whole import WholeClient, WholeModels
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
 from splitft.server.parts import micro_batches
-from splitft.server.server import Server, make_server
+from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
 from splitft.wire.ledger import Ledger
 
@@ -94,7 +93,7 @@ def make_parties(
 
     # Methods with a server.
     numbers = {own.name: len(own.train) for own in data}
-    server = make_server(
+    server = Server(
         model,
         job,
         start.adapter,

@@ -18,9 +18,9 @@ from splitft.lora.blocks import Adapter, initial_adapter, to_device
 from splitft.model.config import count_blocks, text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
-from splitft.proof import SplitReport, check_split
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
+from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
 from splitft.running.model import base_config, load_base, with_adapters

@@ -34,7 +34,7 @@ from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, run_parties
 from splitft.server.parts import micro_batches
-from splitft.server.server import make_server
+from splitft.server.server import Server
 from splitft.weights.load import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
@@ -139,14 +139,14 @@ def make_server_side(
     averaging = None
     if job.network.aggregator:
         averaging = AggregatorLink(job, job_digest(job), start.slots.layout, model.device, ledger)
-    server = make_server(
+    server = Server(
         model,
         job,
         start.adapter,
         continues=bool(job.adapter_name_or_path),
         batch_tokens=batch_tokens(job, model, start.report.cuts, console),
         micro_batches=micro_batches(job, roster.rows, times.parts, roster.there),
-        averager=averaging,
+        averager=averaging.average if averaging else None,
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 

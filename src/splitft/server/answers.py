@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import TypeVar
 
 import torch
 
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
+from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.batches import plan_batches
-from splitft.server.served import Served, Sums, Tails
+from splitft.server.seam import TrunkLoad, trunk_key
 from splitft.server.step import AtCut, TrunkStep, evaluate, run_to_tail, step_from_tail, trunk_step
-from splitft.server.trunks import Trunks
+from splitft.server.trunks import Trunk
 from splitft.wire.messages import (
     Activations,
     Gradients,
@@ -23,27 +27,69 @@ from splitft.wire.messages import (
     TrunkOutput,
 )
 
+T = TypeVar("T")
 
+
+@dataclass(frozen=True)
+class Served:
+    """A client between two hand-outs. micro_batches: parts of each of its batches."""
+
+    held: HeldBlocks
+    micro_batches: int
+
+
+class Sums:
+    """Sums over what clients sent."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()  # token rows in training
+        self.losses: dict[str, tuple[float, int]] = {}  # (sum of token losses, tokens) in training
+        self.metrics: dict[str, Metrics] = {}  # of held-out rows
+
+    def add_loss(self, client: str, loss: float, loss_tokens: int, micro_step: int) -> None:
+        """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
+        total, tokens = self.losses.get(client, (0.0, 0))
+        self.losses[client] = total + loss * loss_tokens, tokens + (loss_tokens if micro_step == 0 else 0)
+
+    def add_metrics(self, client: str, metrics: Metrics) -> None:
+        """Add the sums over a batch of held-out rows."""
+        if client in self.metrics:
+            each = zip(astuple(self.metrics[client])[1:], astuple(metrics)[1:], strict=True)
+            metrics = Metrics(metrics.round, *(one + other for one, other in each))
+        self.metrics[client] = metrics
+
+    def forget(self, client: str) -> None:
+        """Drop all sums of a client."""
+        for kept in (self.rows, self.losses, self.metrics):
+            kept.pop(client, None)
+
+
+def taken(kept: dict[str, T]) -> dict[str, T]:
+    """Return what was kept, which is empty from then on."""
+    found = dict(kept)
+    kept.clear()
+    return found
+
+
+@dataclass(eq=False)
 class Answers:
-    """Computes one message of each client after another, or several together.
+    """Computes one message of each client after another, or several together."""
 
-    Args:
-        trunks: Trunks that are trained.
-    """
+    model: SplitModel
+    settings: TrainingSettings
+    trunks: Mapping[str, Trunk]  # that are trained, by key
 
-    def __init__(self, model: SplitModel, settings: TrainingSettings, trunks: Trunks) -> None:
+    def __post_init__(self) -> None:
         self.served: dict[str, Served] = {}
         self.sums = Sums()
-        self._model = model
-        self._settings = settings
-        self._trunks = trunks
         self._adapter: Adapter = {}
-        self._tails = Tails()
 
-    def start(self, adapter: Adapter, clients: Mapping[str, Served]) -> None:
-        """Serve clients from now on. adapter: the global adapter of all blocks in trunks, for evaluation."""
+    def start(self, adapter: Adapter, load: TrunkLoad) -> None:
+        """Serve a trunk's clients from now on. adapter: the global one of all trunks' blocks, to evaluate."""
         self._adapter = adapter
-        self.served |= clients
+        for client, cut, parts in zip(load.clients, load.cuts, load.micro_batches, strict=True):
+            held = held_blocks(self.settings, self.model.num_blocks, cut)
+            self.served[client] = Served(held, parts)
 
     def to(
         self, messages: Mapping[str, Message], shares: Mapping[str, float], most_tokens: int
@@ -64,27 +110,24 @@ class Answers:
             replies |= self._one(client, messages[client], shares)
         return {client: replies[client] for client in [*messages, *replies] if client in replies}
 
-    def forget(self, clients: Iterable[str]) -> None:
-        """Drop the sums of these clients, and what is under way of them."""
-        self._tails.forget(clients)
-        for client in clients:
-            self.sums.forget(client)
+    def _trunk(self, client: str) -> Trunk:
+        return self.trunks[trunk_key(client, self.settings)]
 
     def _one(self, client: str, message: Message, shares: Mapping[str, float]) -> dict[str, Message]:
         """Return the answer to a message; with a shared trunk a tail gradient may complete several."""
         match message:
-            case Activations() if self._settings.labels == "client":
+            case Activations() if self.settings.labels == "client":
                 return {client: self._to_tail(self._at_cut(client, message, shares))}
             case Activations(train=True):
                 return self._train([self._at_cut(client, message, shares)])
             case Activations():
                 part = self._at_cut(client, message, shares)
-                metrics = evaluate(self._model, part, padding_free=self._settings.padding_free)
+                metrics = evaluate(self.model, part, padding_free=self.settings.padding_free)
                 self.sums.add_metrics(client, metrics)
                 return {client: metrics}
             case TailGradients():
-                ready = self._tails.take(self._trunks.key_of(client), client, message)
-                back = [([t.part], step_from_tail(self._model, t, gradient)) for t, gradient in ready]
+                ready = self._trunk(client).tails.take(client, message)
+                back = [([t.part], step_from_tail(self.model, t, gradient)) for t, gradient in ready]
                 return {c: reply for one in back for c, reply in self._take_in(*one).items()}
             case Metrics():
                 self.sums.add_metrics(client, message)
@@ -100,25 +143,25 @@ class Answers:
         held = self.served[client].held
         place = StepId(client, message.round, message.step, message.micro_step, message.train)
         if message.train:
-            return AtCut(place, held, message, self._trunks.of(client).blocks, shares[client])
+            return AtCut(place, held, message, self._trunk(client).trained.blocks, shares[client])
         return AtCut(place, held, message, {b: a for b, a in self._adapter.items() if b in held.trunk})
 
     def _train(self, parts: list[AtCut]) -> dict[str, Message]:
         parts.sort(key=lambda part: part.held.cut)
-        settings = self._settings
+        settings = self.settings
         step = trunk_step(
-            self._model, parts, padding_free=settings.padding_free, train_front=settings.train_front
+            self.model, parts, padding_free=settings.padding_free, train_front=settings.train_front
         )
         return self._take_in(parts, step)
 
     def _to_tail(self, part: AtCut) -> TrunkOutput:
-        settings, place = self._settings, part.place
+        settings, place = self.settings, part.place
         with torch.set_grad_enabled(place.train):
             at_tail = run_to_tail(
-                self._model, part, padding_free=settings.padding_free, train_front=settings.train_front
+                self.model, part, padding_free=settings.padding_free, train_front=settings.train_front
             )
         if place.train:
-            self._tails.wait(self._trunks.key_of(place.client), at_tail)
+            self._trunk(place.client).tails.wait(at_tail)
         rows = at_tail.rows.layout.rows(at_tail.leaving.detach())
         return TrunkOutput(place.round, place.step, place.micro_step, place.train, rows)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from splitft.job.settings import AverageSettings, TrainingSettings
-from splitft.lora.blocks import Adapter, BlockAdapter, Layout, device_of, resize, trained_specs, unflatten
+from splitft.lora.blocks import Adapter, Layout, device_of, resize, trained_specs, unflatten
 from splitft.lora.means import MEANS, Mean
 from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import ROBUST, Contribution, norm_clip, without_outliers
@@ -86,20 +86,15 @@ def average_blocks(
         order: Holders in the order of all sums.
         mean: The average of a block. None: as the settings say.
     """
+    mean = mean or MEANS[settings.aggregation]
     averaged = {}
     for block, held in sorted(contributions.items()):
         given = [held[holder] for holder in order if holder in held]
-        averaged[block] = _middle(settings, old[block], given, mean or MEANS[settings.aggregation])
+        if robust := ROBUST.get(settings.robust_aggregation):
+            kept = [adapter for adapter, _ in without_outliers(old[block], given)]
+            averaged[block] = robust(kept, settings.byzantine_clients)
+            continue
+        if settings.robust_aggregation == "norm_clip":
+            given = norm_clip(old[block], given)
+        averaged[block] = mean([adapter for adapter, _ in given], [weight for _, weight in given])
     return averaged
-
-
-def _middle(
-    settings: AverageSettings, old: BlockAdapter, given: Sequence[Contribution], mean: Mean
-) -> BlockAdapter:
-    if settings.robust_aggregation in ROBUST:
-        robust = ROBUST[settings.robust_aggregation]
-        kept = [adapter for adapter, _ in without_outliers(old, given)]
-        return robust(kept, settings.byzantine_clients)
-    if settings.robust_aggregation == "norm_clip":
-        given = norm_clip(old, given)
-    return mean([adapter for adapter, _ in given], [weight for _, weight in given])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
+from typing import Any
 
 from splitft.common.failpoints import failpoint
 from splitft.common.state import State
@@ -21,97 +21,67 @@ from splitft.server.global_adapter import GlobalAdapter
 from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
 from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
 
-
-class RemoteAverage(Protocol):
-    """Averages elsewhere what clients hand in there (`splitft aggregator`)."""
-
-    def average(
-        self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions
-    ) -> Adapter: ...
+# Averages elsewhere what clients hand in there (`splitft aggregator`): from the global adapter, each client's
+# cut and rows, and what trunks trained.
+RemoteAverage = Callable[[Adapter, Mapping[str, tuple[int, int]], Contributions], Adapter]
 
 
 @dataclass(frozen=True)
 class Holding:
     """What a client was given.
 
-    Attributes:
-        held: The division of its model.
-        micro_batches: Parts of each of its batches.
-        arriving: Blocks that came to it with its last cut.
-        returning: Blocks that leave it with its last cut, and the changes of their bases since it had them.
+    returning: blocks that leave it with its last cut, and the changes of their bases since it had them.
     """
 
-    held: HeldBlocks
-    micro_batches: int = 1
-    arriving: range = range(0)
+    held: HeldBlocks  # the division of its model
+    micro_batches: int = 1  # parts of each of its batches
+    arriving: range = range(0)  # blocks that came to it with its last cut
     returning: Mapping[int, list[Basis]] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class Coordinator:
     """Hands out and averages adapters. A client's weight is the number of token rows that the worker saw.
 
     Raises ValueError where a message does not fit.
-
-    Args:
-        layout, num_blocks: Places of adapters in the model, and its blocks.
-        adapter: The first global adapter.
-        continues: It is of an earlier run, and first evaluated unchanged.
-        micro_batches: Parts of a client's batches in the next round.
-        mean: The average of a block. None: as the settings say.
-        averager: Remote aggregator, which has the clients' updates. None: they come here.
-        log: Called for each average.
     """
 
-    def __init__(
-        self,
-        settings: TrainingSettings,
-        layout: Layout,
-        num_blocks: int,
-        adapter: Adapter,
-        *,
-        continues: bool = False,
-        micro_batches: Callable[[str], int] = lambda client: 1,
-        mean: Mean | None = None,
-        averager: RemoteAverage | None = None,
-        log: Callable[[dict[str, Any]], None] = lambda line: None,
-    ) -> None:
-        self.layout = layout
-        self.holdings: dict[str, Holding] = {}  # of all clients that were handed anything out
-        self._settings = settings
-        self._num_blocks = num_blocks
-        self._global = GlobalAdapter(adapter, layout, settings, settings.seed)
-        self._continues = continues
-        self._micro_batches = micro_batches
-        self._mean = mean
-        self._averager = averager
-        self._log = log
-        self._updates: dict[str, AdapterUp] = {}  # of this round
+    settings: TrainingSettings
+    layout: Layout  # places of adapters in the model
+    num_blocks: int
+    adapter: InitVar[Adapter]  # the first global adapter
+    _: KW_ONLY
+    continues: bool  # the first adapter is of an earlier run, and evaluated unchanged
+    micro_batches: Callable[[str], int]  # parts of a client's batches in the next round
+    mean: Mean | None  # the average of a block; None: as the settings say
+    averager: RemoteAverage | None  # of an aggregator, which has the clients' updates; None: they come here
+    log: Callable[[dict[str, Any]], None]  # called for each average
 
-    @property
-    def adapter(self) -> Adapter:
-        """The global adapter of all blocks."""
-        return self._global.adapter
+    def __post_init__(self, adapter: Adapter) -> None:
+        self.blocks = GlobalAdapter(adapter, self.layout, self.settings, self.settings.seed)
+        self.holdings: dict[str, Holding] = {}  # of all clients that were handed anything out
+        self._updates: dict[str, AdapterUp] = {}  # of this round
 
     def load_trunks(self, round_: int, cuts: Mapping[str, int]) -> tuple[GlobalBlocks, dict[str, TrunkLoad]]:
         """Set the clients' cuts; return what their trunks start from, and what each of them holds."""
         # Set the cuts, and bring the global adapter to the ranks that follow from them.
         before = {client: self.holdings[client].held.cut for client in cuts if client in self.holdings}
         for client, cut in cuts.items():
-            self.holdings[client] = Holding(self._held(cut), self._micro_batches(client))
-        if round_ or not self._continues:
-            ranks = [self._ranks(client) for client in self.holdings]
-            self._global.fit({block: [each[block] for each in ranks] for block in self.adapter})
+            self.holdings[client] = Holding(self._held(cut), self.micro_batches(client))
+        if round_ or not self.continues:
+            ranks = [holding.held.ranks(self.settings) for holding in self.holdings.values()]
+            self.blocks.fit({block: [each[block] for each in ranks] for block in self.blocks.adapter})
 
         # Blocks that leave a client come in the basis in which it had them last.
         for client, cut in cuts.items():
             was, now = before.get(client, cut), self.holdings[client]
-            returning = {block: self._global.changes(client, block) for block in range(cut, was)}
+            returning = {block: self.blocks.changes(client, block) for block in range(cut, was)}
             self.holdings[client] = replace(now, arriving=range(was, cut), returning=returning)
 
         # Divide what remains among the trunks.
-        loads = {key: self._load(key, clients) for key, clients in self._by_trunk(cuts).items()}
+        loads = {key: self._load(key, clients) for key, clients in by_trunk(cuts, self.settings).items()}
         blocks = sorted({block for load in loads.values() for block in load.blocks})
-        values = tensors_of({block: self.adapter[block] for block in blocks}, self.layout)
+        values = tensors_of({block: self.blocks.adapter[block] for block in blocks}, self.layout)
         return GlobalBlocks(tuple(blocks), values), loads
 
     def hand_out(
@@ -123,7 +93,7 @@ class Coordinator:
             moved: Optimizer state of blocks that leave the trunks, which moves with them.
         """
         down = {}
-        for key, members in self._by_trunk(clients).items():
+        for key, members in by_trunk(clients, self.settings).items():
             given = self._unpacked(moved[key])
             for client in members:
                 arriving = [block for block in self.holdings[client].arriving if block in given]
@@ -135,7 +105,7 @@ class Coordinator:
     def take_moments(self, states: Mapping[str, OptimizerState]) -> dict[str, TrunkMoments]:
         """Return the optimizer state of blocks that came back to the trunks with lower cuts, by trunk."""
         back: dict[str, TrunkMoments] = {}
-        for key, clients in self._by_trunk(states).items():
+        for key, clients in by_trunk(states, self.settings).items():
             given: dict[int, list[Moments]] = defaultdict(list)
             for client in clients:
                 state = states[client]
@@ -154,7 +124,7 @@ class Coordinator:
 
     def gather(self, updates: Mapping[str, AdapterUp]) -> None:
         """Take in what clients trained in this round."""
-        if self._averager is None:
+        if self.averager is None:
             self._updates |= updates
 
     def aggregate(self, trained: Mapping[str, TrunkUpdate]) -> None:
@@ -171,65 +141,53 @@ class Coordinator:
                     trunks[block][key] = adapter, float(weight)
 
         # Average them with the clients' updates, where these are.
-        if self._averager is None:
+        if self.averager is None:
+            old = self.blocks.adapter
             averaged = average_round(
-                self._settings, self.layout, self.adapter, held, rows, self._updates, trunks, self._mean
+                self.settings, self.layout, old, held, rows, self._updates, trunks, self.mean
             )
         else:
             clients = {client: (held[client].cut, number) for client, number in rows.items()}
-            averaged = self._averager.average(self.adapter, clients, trunks)
-        self._log({"event": "aggregate", "rows": rows})
-        self._global.adopt(averaged)
+            averaged = self.averager(self.blocks.adapter, clients, trunks)
+        self.log({"event": "aggregate", "rows": rows})
+        self.blocks.adopt(averaged)
         self._updates.clear()
-
-    def truncation_errors(self) -> dict[int, float]:
-        """Return the relative error of each block that was brought to a lower rank since the last call."""
-        return self._global.take_truncation_errors()
-
-    def forget(self, client: str) -> None:
-        """Record that a client has lost what it held."""
-        self._global.forget(client)
 
     def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown:
         """Return all that a client holds, as for one that has nothing, not even optimizer state."""
-        self.forget(client)
+        self.blocks.forget(client)
         return self._hand_out(round_, client, evaluate)
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
         cuts = {client: holding.held.cut for client, holding in self.holdings.items()}
-        return {"aggregator": self._global.state(), "cuts": cuts}
+        return {"aggregator": self.blocks.state(), "cuts": cuts}
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state()` after a round."""
-        self._global.load_state(state["aggregator"])
+        self.blocks.load_state(state["aggregator"])
         self.holdings.clear()
         self.holdings |= {client: Holding(self._held(cut)) for client, cut in state["cuts"].items()}
         self._updates.clear()
 
     def _held(self, cut: int) -> HeldBlocks:
-        return held_blocks(self._settings, self._num_blocks, cut)
-
-    def _ranks(self, client: str) -> dict[int, int]:
-        return self.holdings[client].held.ranks(self._settings)
-
-    def _by_trunk(self, clients: Iterable[str]) -> dict[str, list[str]]:
-        return by_trunk(clients, self._settings.server_adapter == "shared")
+        return held_blocks(self.settings, self.num_blocks, cut)
 
     def _unpacked(self, moments: TrunkMoments) -> dict[int, Moments]:
-        freeze_a = self._settings.freeze_a
+        freeze_a = self.settings.freeze_a
         return unpack_blocks(moments.blocks, moments.steps, moments.values, self.layout, freeze_a)
 
     def _load(self, key: str, clients: list[str]) -> TrunkLoad:
         """Return what a trunk holds: each block at the highest of its clients' ranks."""
         ranks: dict[int, int] = {}
-        for client in self._by_trunk(self.holdings)[key]:
-            own, trunk = self._ranks(client), self.holdings[client].held.trunk
-            ranks |= {b: max(own[b], ranks.get(b, 0)) for b in trunk if b in self.adapter}
+        for client in by_trunk(self.holdings, self.settings)[key]:
+            held = self.holdings[client].held
+            own = held.ranks(self.settings)
+            ranks |= {b: max(own[b], ranks.get(b, 0)) for b in held.trunk if b in self.blocks.adapter}
         holder, holdings = f"trunk/{key}", [self.holdings[client] for client in clients]
         leaving = sorted({block for holding in holdings for block in holding.arriving})
-        changes = {block: self._global.changes(holder, block) for block in leaving}
-        rebased, bases = stack_bases(changes | self._global.take(holder, list(ranks)))
+        changes = {block: self.blocks.changes(holder, block) for block in leaving}
+        rebased, bases = stack_bases(changes | self.blocks.take(holder, list(ranks)))
         return TrunkLoad(
             tuple(clients),
             cuts=tuple(holding.held.cut for holding in holdings),
@@ -243,6 +201,8 @@ class Coordinator:
 
     def _hand_out(self, round_: int, client: str, evaluate: bool) -> AdapterDown:
         holding = self.holdings[client]
-        ranks = dict.fromkeys(self.adapter, self._settings.lora_r) if evaluate else self._ranks(client)
-        message = self._global.hand_out(round_, client, holding.held, ranks)
+        ranks = holding.held.ranks(self.settings)
+        if evaluate:
+            ranks = dict.fromkeys(self.blocks.adapter, self.settings.lora_r)
+        message = self.blocks.hand_out(round_, client, holding.held, ranks)
         return replace(message, micro_batches=holding.micro_batches)

@@ -68,31 +68,27 @@ class GlobalAdapter:
         for block, wanted in ranks.items():
             low, top, have = min(wanted), max(wanted), rank_of(self.adapter[block])
             if low < have and self._canonical[block] != self._version[block]:
-                self._bring_to_canonical_form(block)
+                old, new = self.adapter[block], canonical_block(self.adapter[block])
+                if any(not torch.equal(new[name], old[name]) for name in old):
+                    self._put(block, new)
+                    self._bases[block].append((self._version[block], basis_between(old, new)))
+                self._canonical[block] = self._version[block]
+            old = self.adapter[block]
             if low < max(top, have):
-                self.truncation_errors[block] = truncation_error(self.adapter[block], low)
+                self.truncation_errors[block] = truncation_error(old, low)
             if top != have:
-                self._change_rank(block, top)
+                canonical = self._canonical[block] == self._version[block]
+                new = resize(old, top)
+                if top > have:
+                    new = widen(old, top, self._layout[block], self._seed, block)
+                self._put(block, new)
+                if canonical:  # new components have no weight, and come last
+                    self._canonical[block] = self._version[block]
 
     def take_truncation_errors(self) -> dict[int, float]:
         """Return {block: error} of blocks brought to a lower rank since the last call."""
         errors, self.truncation_errors = self.truncation_errors, {}
         return errors
-
-    def _bring_to_canonical_form(self, block: int) -> None:
-        old, new = self.adapter[block], canonical_block(self.adapter[block])
-        if any(not torch.equal(new[name], old[name]) for name in old):
-            self._put(block, new)
-            self._bases[block].append((self._version[block], basis_between(old, new)))
-        self._canonical[block] = self._version[block]
-
-    def _change_rank(self, block: int, rank: int) -> None:
-        canonical, old = self._canonical[block] == self._version[block], self.adapter[block]
-        wider = rank > rank_of(old)
-        new = widen(old, rank, self._layout[block], self._seed, block) if wider else resize(old, rank)
-        self._put(block, new)
-        if canonical:  # new components have no weight, and come last
-            self._canonical[block] = self._version[block]
 
     def take(self, holder: str, blocks: Sequence[int]) -> dict[int, list[Basis]]:
         """Record that a holder has the current version of these blocks, and no others.
@@ -102,8 +98,11 @@ class GlobalAdapter:
         copies = self._copies[holder]
         changes = {block: self.changes(holder, block) for block in blocks}
         self._copies[holder] = {block: self._copy(block) for block in blocks}
+        # Drop the changes of basis that every holder of a block has followed.
         for block in {*copies, *blocks}:
-            self._forget_old_bases(block)
+            held = (own[block].version for own in self._copies.values() if block in own)
+            oldest = min(held, default=self._version[block])
+            self._bases[block] = [entry for entry in self._bases[block] if entry[0] > oldest]
         return changes
 
     def forget(self, holder: str) -> None:
@@ -182,10 +181,3 @@ class GlobalAdapter:
 
     def _copy(self, block: int) -> _Copy:
         return _Copy(self._version[block], self._version_of_a[block], rank_of(self.adapter[block]))
-
-    def _forget_old_bases(self, block: int) -> None:
-        """Drop the changes of basis that every holder of a block has followed."""
-        oldest = min(
-            (c[block].version for c in self._copies.values() if block in c), default=self._version[block]
-        )
-        self._bases[block] = [entry for entry in self._bases[block] if entry[0] > oldest]

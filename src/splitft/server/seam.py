@@ -8,10 +8,13 @@ and neither side changes a tensor of the other's: a trunk worker may be in anoth
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from splitft.job.settings import SplitSettings
 
 SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
 
@@ -31,19 +34,15 @@ class GlobalBlocks:
 class TrunkLoad:
     """Coordinator to worker: what a trunk holds from now on, and the clients that it is for.
 
-    Attributes:
-        clients, cuts, micro_batches: Clients, the cut of each, and the parts of each one's batches.
-        blocks, ranks: Blocks of the trunk, and the effective rank of each.
-        leaving: Blocks whose optimizer state goes to clients with higher cuts.
-        rebased, bases: Changes of basis since the trunk had a block last (`basis.stack_bases`).
+    rebased, bases: changes of basis since the trunk had a block last (`basis.stack_bases`).
     """
 
     clients: tuple[str, ...]
-    cuts: tuple[int, ...]
-    micro_batches: tuple[int, ...]
-    blocks: tuple[int, ...]
-    ranks: tuple[int, ...]
-    leaving: tuple[int, ...]
+    cuts: tuple[int, ...]  # of each client
+    micro_batches: tuple[int, ...]  # parts of each client's batches
+    blocks: tuple[int, ...]  # of the trunk
+    ranks: tuple[int, ...]  # effective, of each block
+    leaving: tuple[int, ...]  # blocks whose optimizer state goes to clients with higher cuts
     rebased: tuple[int, ...]
     bases: tuple[Tensor, ...]
 
@@ -70,8 +69,14 @@ class TrunkUpdate:
     values: tuple[Tensor, ...]
 
 
-def by_trunk(clients: Iterable[str], shared: bool) -> dict[str, list[str]]:
-    """Return {key of a trunk: its clients}: one trunk a client, or one for all."""
-    if shared:
-        return {SHARED: named} if (named := list(clients)) else {}
-    return {client: [client] for client in clients}
+def trunk_key(client: str, split: SplitSettings) -> str:
+    """Return the key of the trunk that a client trains: one trunk a client, or one for all."""
+    return SHARED if split.server_adapter == "shared" else client
+
+
+def by_trunk(clients: Iterable[str], split: SplitSettings) -> dict[str, list[str]]:
+    """Return {key of a trunk: those of the clients that train it}."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for client in clients:
+        found[trunk_key(client, split)].append(client)
+    return found

@@ -12,47 +12,48 @@ from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
 from splitft.server.coordinator import Coordinator, RemoteAverage
 from splitft.server.worker import TrunkWorker
-from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
-
-
-def make_server(
-    model: SplitModel,
-    settings: TrainingSettings,
-    adapter: Adapter,
-    *,
-    continues: bool = False,
-    batch_tokens: int = 0,
-    micro_batches: Callable[[str], int] = lambda client: 1,
-    mean: Mean | None = None,
-    averager: RemoteAverage | None = None,
-    log: Callable[[dict[str, Any]], None] = lambda line: None,
-) -> Server:
-    """Return a server whose coordinator and trunk worker are in this process; see there for the arguments."""
-    coordinator = Coordinator(
-        settings,
-        model.slots.layout,
-        model.num_blocks,
-        adapter,
-        continues=continues,
-        micro_batches=micro_batches,
-        mean=mean,
-        averager=averager,
-        log=log,
-    )
-    return Server(coordinator, TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log))
+from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
 
 
 class Server:
-    """The server as the rounds see it. Raises ValueError where a message does not fit the session."""
+    """The server as the rounds see it. Raises ValueError where a message does not fit the session.
 
-    def __init__(self, coordinator: Coordinator, worker: TrunkWorker) -> None:
-        self.coordinator = coordinator
-        self.worker = worker
+    For the arguments see `Coordinator` and `TrunkWorker`.
+    """
+
+    def __init__(
+        self,
+        model: SplitModel,
+        settings: TrainingSettings,
+        adapter: Adapter,
+        *,
+        continues: bool = False,
+        batch_tokens: int = 0,
+        micro_batches: Callable[[str], int] = lambda client: 1,
+        mean: Mean | None = None,
+        averager: RemoteAverage | None = None,
+        log: Callable[[dict[str, Any]], None] = lambda line: None,
+    ) -> None:
+        self.coordinator = Coordinator(
+            settings,
+            model.slots.layout,
+            model.num_blocks,
+            adapter,
+            continues=continues,
+            micro_batches=micro_batches,
+            mean=mean,
+            averager=averager,
+            log=log,
+        )
+        self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
+        # The figures of a round, each counted by one of the two.
+        self.training_losses, self.take_metrics = self.worker.training_losses, self.worker.take_metrics
+        self.truncation_errors = self.coordinator.blocks.take_truncation_errors
 
     @property
     def adapter(self) -> Adapter:
         """The global adapter of all blocks."""
-        return self.coordinator.adapter
+        return self.coordinator.blocks.adapter
 
     def hand_out(
         self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
@@ -82,18 +83,6 @@ class Server:
     def aggregate(self) -> None:
         """Average what the clients and the trunks trained in this round, block by block."""
         self.coordinator.aggregate(self.worker.collect())
-
-    def training_losses(self) -> dict[str, tuple[float, int]]:
-        """Return (sum of token losses, tokens) of each client since the last call."""
-        return self.worker.training_losses()
-
-    def take_metrics(self) -> dict[str, Metrics]:
-        """Return the sums over each client's held-out rows since the last call."""
-        return self.worker.take_metrics()
-
-    def truncation_errors(self) -> dict[int, float]:
-        """Return the relative error of each block that was brought to a lower rank since the last call."""
-        return self.coordinator.truncation_errors()
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""

@@ -22,18 +22,13 @@ from splitft.wire.messages import Activations, Metrics, TailGradients
 
 @dataclass(frozen=True)
 class AtCut:
-    """A micro-batch of one client at its cut.
-
-    Attributes:
-        adapter: The trunk's tensors that compute it, {block: adapter}.
-        share: Weight of its loss in the trunk's gradient.
-    """
+    """A micro-batch of one client at its cut."""
 
     place: StepId
     held: HeldBlocks
     message: Activations
-    adapter: Mapping[int, Mapping[str, Tensor]]
-    share: float = 1.0
+    adapter: Mapping[int, Mapping[str, Tensor]]  # the trunk's tensors that compute it, by block
+    share: float = 1.0  # weight of its loss in the trunk's gradient
 
 
 @dataclass(frozen=True)
@@ -59,17 +54,11 @@ class AtTail:
 
 @dataclass(frozen=True)
 class TrunkStep:
-    """The result of a step.
-
-    Attributes:
-        losses, loss_tokens: Of each client.
-        at_cut: Of each client the (tokens, hidden) gradient at its cut, empty where fronts are frozen.
-        gradients: Every trained tensor of the trunks, and its gradient.
-    """
+    """The result of a step, for each client, and every trained tensor of the trunks with its gradient."""
 
     losses: tuple[float, ...]
     loss_tokens: tuple[int, ...]
-    at_cut: tuple[Tensor, ...]
+    at_cut: tuple[Tensor, ...]  # (tokens, hidden) gradients at the cuts, empty where fronts are frozen
     gradients: tuple[tuple[Tensor, Tensor | None], ...]
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,55 +12,45 @@ from splitft.common.failpoints import failpoint
 from splitft.common.state import State
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import adapter_of, to_device, trained_specs
-from splitft.lora.ranks import held_blocks
+from splitft.lora.optimizer import global_step, learning_rates
 from splitft.model.split_model import SplitModel
-from splitft.server.answers import Answers
-from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate
-from splitft.server.served import Served, taken
-from splitft.server.trunks import Trunks
+from splitft.server.answers import Answers, taken
+from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
+from splitft.server.trunks import Trunk
 from splitft.wire.messages import Activations, Gradients, Message, Metrics
 
 
+@dataclass(eq=False)
 class TrunkWorker:
     """Answers what clients send, and takes their trunks' optimizer steps.
 
     Raises ValueError where a message does not fit.
-
-    Args:
-        batch_tokens: Most tokens of several clients that are computed at once; 0: one client at a time.
-        log: Called for each step that counts, and for marks and rewinds.
     """
 
-    def __init__(
-        self,
-        model: SplitModel,
-        settings: TrainingSettings,
-        *,
-        batch_tokens: int = 0,
-        log: Callable[[dict[str, Any]], None] = lambda line: None,
-    ) -> None:
-        self.batch_tokens = batch_tokens
-        self.trunks = Trunks(settings, model.slots.layout, model.device)
-        self._model = model
-        self._settings = settings
-        self._log = log
-        self._answers = Answers(model, settings, self.trunks)
+    model: SplitModel
+    settings: TrainingSettings
+    _: KW_ONLY
+    batch_tokens: int  # most of several clients that are computed at once; 0: one client at a time
+    log: Callable[[dict[str, Any]], None]  # called for each step that counts, and for marks and rewinds
+
+    def __post_init__(self) -> None:
+        self.trunks: dict[str, Trunk] = {}  # by key
+        self._learning_rate = learning_rates(self.settings)
+        self._answers = Answers(self.model, self.settings, self.trunks)
         self._shares: dict[str, float] = {}  # of each client's last micro-batch in its trunk's gradient
 
     def load(self, start: GlobalBlocks, loads: Mapping[str, TrunkLoad]) -> dict[str, TrunkMoments]:
         """Have trunks start from the global adapter; return the optimizer state of blocks that leave them."""
-        adapter = adapter_of(start.blocks, start.values, self._model.slots.layout)
-        adapter = to_device(adapter, self._model.device)
+        adapter = adapter_of(start.blocks, start.values, self.model.slots.layout)
+        adapter = to_device(adapter, self.model.device)
         for load in loads.values():
-            held = [held_blocks(self._settings, self._model.num_blocks, cut) for cut in load.cuts]
-            each = zip(load.clients, held, load.micro_batches, strict=True)
-            self._answers.start(adapter, {client: Served(own, parts) for client, own, parts in each})
-        return {key: self.trunks.load(key, adapter, load) for key, load in loads.items()}
+            self._answers.start(adapter, load)
+        return {key: self._trunk(key).load(adapter, load) for key, load in loads.items()}
 
     def adopt(self, moments: Mapping[str, TrunkMoments]) -> None:
         """Give trunks the optimizer state of blocks that came back to them."""
         for key, given in moments.items():
-            self.trunks.adopt(key, given)
+            self.trunks[key].adopt(given)
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
         """Answer one message of each client named; with a shared trunk, of the whole cohort at once."""
@@ -73,7 +62,7 @@ class TrunkWorker:
 
         # Weigh the clients: by their rows in the average, and in a shared trunk's gradient.
         tokens = {client: message.batch_tokens or sum(message.lengths) for client, message in train.items()}
-        shared = self._settings.server_adapter == "shared"
+        shared = self.settings.server_adapter == "shared"
         for client, message in train.items():
             self._answers.sums.rows[client] += sum(message.lengths)
             self._shares[client] = tokens[client] / sum(tokens.values()) if shared else 1.0
@@ -83,22 +72,26 @@ class TrunkWorker:
         for client, reply in replies.items():
             if isinstance(reply, Gradients):
                 place = {"round": reply.round, "step": reply.step, "micro_step": reply.micro_step}
-                self._log({"event": "backward", "client": client, **place})
+                self.log({"event": "backward", "client": client, **place})
         return self._close_step(replies)
 
     def take_norms(self, norms: Mapping[str, Tensor]) -> None:
         """Take the optimizer steps that wait for these clients' gradient norms."""
-        layout, freeze_a = self._model.slots.layout, self._settings.freeze_a
-        divided = {}
-        for client, each in norms.items():
-            front = [layout[b] for b in self._answers.served[client].held.front if b in layout]
-            before = sum(len(trained_specs(specs, freeze_a)) for specs in front)
-            divided[client] = each[:before], each[before:]
-        self.trunks.take_norms(divided)
+        layout, freeze_a = self.model.slots.layout, self.settings.freeze_a
+        for key, clients in by_trunk(norms, self.settings).items():
+            divided = {}
+            for client in clients:
+                front = [layout[b] for b in self._answers.served[client].held.front if b in layout]
+                before = sum(len(trained_specs(specs, freeze_a)) for specs in front)
+                divided[client] = norms[client][:before], norms[client][before:]
+            self.trunks[key].take_step(divided)
 
     def collect(self) -> dict[str, TrunkUpdate]:
         """Return what trunks trained since the last call, and the token rows seen of each client."""
-        return self.trunks.updates(Counter(taken(self._answers.sums.rows)))
+        rows, updates = taken(self._answers.sums.rows), {}
+        for key, clients in by_trunk(rows, self.settings).items():
+            updates[key] = self.trunks[key].update({client: rows[client] for client in clients})
+        return updates
 
     def training_losses(self) -> dict[str, tuple[float, int]]:
         """Return (sum of token losses, tokens) of each client since the last call."""
@@ -111,17 +104,20 @@ class TrunkWorker:
 
     def mark(self, clients: Sequence[str]) -> None:
         """Remember where these clients' training starts, for `rewind`."""
-        self._log({"event": "start", "clients": list(clients)})
-        self.trunks.mark(clients)
+        self.log({"event": "start", "clients": list(clients)})
+        for key in by_trunk(clients, self.settings):
+            self.trunks[key].mark()
 
     def rewind(self, clients: Sequence[str]) -> None:
         """Roll these clients' training back to the last mark, as if they had not sent anything since.
 
         With a shared trunk that is the training of all who trained with them.
         """
-        self._log({"event": "rewind", "clients": list(clients)})
-        self.trunks.rewind(clients)
-        self._answers.forget(clients)
+        self.log({"event": "rewind", "clients": list(clients)})
+        for key in by_trunk(clients, self.settings):
+            self.trunks[key].rewind()
+        for client in clients:
+            self._answers.sums.forget(client)
 
     def forget_metrics(self, client: str) -> None:
         """Drop the sums over a client's held-out rows: it evaluates them again."""
@@ -129,13 +125,18 @@ class TrunkWorker:
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
-        return {"batch_tokens": self.batch_tokens, "trunks": self.trunks.state()}
+        return {
+            "batch_tokens": self.batch_tokens,
+            "trunks": {key: trunk.trained.state() for key, trunk in self.trunks.items()},
+        }
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state()` after a round."""
         self.batch_tokens = state["batch_tokens"]  # what was measured once stays, and with it all sums
-        self.trunks.load_state(state["trunks"])
-        self._answers = Answers(self._model, self._settings, self.trunks)
+        self.trunks.clear()
+        for key, kept in state["trunks"].items():
+            self._trunk(key).load_state(kept)
+        self._answers = Answers(self.model, self.settings, self.trunks)
 
     def _close_step(self, replies: dict[str, Message]) -> dict[str, Message]:
         """After the last micro-batch of a step, tell the clients the trunk's gradient norms."""
@@ -143,8 +144,18 @@ class TrunkWorker:
         for client, reply in replies.items():
             if isinstance(reply, Gradients):
                 parts = self._answers.served[client].micro_batches
-                if reply.micro_step == self._settings.gradient_accumulation_steps * parts - 1:
+                if reply.micro_step == self.settings.gradient_accumulation_steps * parts - 1:
                     closing[client] = reply
-        steps = {client: (reply.round, reply.step) for client, reply in closing.items()}
-        norms = self.trunks.close_step(steps, self._shares)
-        return replies | {c: replace(reply, grad_norms=norms[c]) for c, reply in closing.items()}
+        for key, clients in by_trunk(closing, self.settings).items():
+            first = closing[clients[0]]
+            step = global_step(self.settings, first.round, first.step)
+            norms = self.trunks[key].close_step(step, {client: self._shares[client] for client in clients})
+            replies |= {client: replace(closing[client], grad_norms=norms) for client in clients}
+        return replies
+
+    def _trunk(self, key: str) -> Trunk:
+        """Return a trunk, a new one where there is none."""
+        if key not in self.trunks:
+            layout, device = self.model.slots.layout, self.model.device
+            self.trunks[key] = Trunk(self.settings, layout, device, self._learning_rate)
+        return self.trunks[key]

@@ -13,13 +13,13 @@ from torch import nn
 
 from splitft.common.text import error_line
 from splitft.errors import ModelError
+from splitft.model.config import count_blocks
 from splitft.model.window import (
     Habits,
     call_model,
     find_blocks,
     install_window,
     learn_habits,
-    num_blocks,
     run_blocks,
 )
 from splitft.weights.shrink import shrink_config, tiny_random_model
@@ -100,7 +100,7 @@ def prove_parts(config: Any, cut: int, dtype: torch.dtype) -> tuple[Habits, Any]
     """
     small = tiny_random_model(shrink_config(config)).to(dtype)
     front, trunk = copy.deepcopy(small), copy.deepcopy(small)
-    habits, count, ids = learn_habits(small), num_blocks(small), torch.arange(4, 10)[None]
+    habits, count, ids = learn_habits(small), count_blocks(small.config), torch.arange(4, 10)[None]
     cut, problem = min(cut, count - 1), ""
     try:
         drop_parts(front, range(cut), head=False)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from splitft.job.settings import WireSettings
+from splitft.wire.codecs.codec import Shapes
 from splitft.wire.codecs.registry import What, codecs_of, make_codec
 from splitft.wire.codecs.rows import RowCodec
-from splitft.wire.codecs.shapes import Shapes
 from splitft.wire.memory.delta import DeltaMemory, LengthMemory
 from splitft.wire.memory.frozen import FrozenMemory
 from splitft.wire.memory.sample_memory import SampleMemory
@@ -64,13 +64,12 @@ class Channel:
             DivergedError: A value is not finite.
             ModelError: Hidden states are not rows.
         """
-        lengths = self._lengths_of(message)
-        if isinstance(message, Activations) and message.train:
-            return self.memory.pack(message, self._activations)  # type: ignore[return-value]
         found = self._rows_of(message)
         if found is None:
             return message
-        name, codec = found
+        name, codec, lengths = found
+        if isinstance(message, Activations) and message.train:
+            return self.memory.pack(message, codec)  # type: ignore[return-value]
         rows, parts = codec.pack(getattr(message, name), lengths)
         return replace(message, **{name: rows, "packed": parts})  # type: ignore[type-var]
 
@@ -80,37 +79,35 @@ class Channel:
         Raises:
             ValueError: Its parts are not those of the job's codec for these lengths.
         """
-        lengths = self._lengths_of(message)
-        if isinstance(message, Activations) and message.train:
-            return self.memory.unpack(message, self._activations)  # type: ignore[return-value]
         found = self._rows_of(message)
         if found is None:
             return message
-        if isinstance(message, Activations) and message.samples:
-            raise ValueError(f"samples: {len(message.samples)} of held-out rows")
-        name, codec = found
+        name, codec, lengths = found
+        if isinstance(message, Activations):
+            if message.train:
+                return self.memory.unpack(message, codec)  # type: ignore[return-value]
+            if message.samples:
+                raise ValueError(f"samples: {len(message.samples)} of held-out rows")
         rows = codec.unpack(getattr(message, name), message.packed, lengths)  # type: ignore[attr-defined]
         return replace(message, **{name: rows, "packed": ()})  # type: ignore[type-var]
 
-    def _rows_of(self, message: object) -> tuple[str, RowCodec] | None:
-        """Return a message's field of rows and their codec; None: it has none."""
+    def _rows_of(self, message: object) -> tuple[str, RowCodec, tuple[int, ...]] | None:
+        """Return a message's field of rows, their codec, and the lengths of their samples; None: no rows.
+
+        Activations state the lengths for all later messages of their batch.
+        """
         match message:
             case Activations() | TrunkOutput():
-                return "hidden", self._activations if message.train else self._evaluation
+                name, codec = "hidden", self._activations if message.train else self._evaluation
             case TailGradients():
-                return "gradient", self._gradients
+                name, codec = "gradient", self._gradients
             case Gradients():
-                return "gradient", self._at_cut
-        return None
-
-    def _lengths_of(self, message: object) -> tuple[int, ...]:
-        """Return the lengths of a batch's samples; activations state them for all later messages."""
-        match message:
-            case Activations():
-                self._lengths[message.step, message.micro_step] = message.lengths
-                while len(self._lengths) > _MOST_UNDER_WAY:
-                    del self._lengths[next(iter(self._lengths))]
-                return message.lengths
-            case TrunkOutput() | TailGradients() | Gradients():
-                return self._lengths.get((message.step, message.micro_step), ())
-        return ()
+                name, codec = "gradient", self._at_cut
+            case _:
+                return None
+        place = message.step, message.micro_step
+        if isinstance(message, Activations):
+            self._lengths[place] = message.lengths
+            while len(self._lengths) > _MOST_UNDER_WAY:
+                del self._lengths[next(iter(self._lengths))]
+        return name, codec, self._lengths.get(place, ())

@@ -59,21 +59,23 @@ class Wire(Generic[M]):
         (length,) = struct.unpack("<I", view[:4])
         if length > MAX_HEADER_BYTES or length > len(view) - 4:
             raise ValueError(f"header of {length} bytes is over the limit or cut short")
-        header, body = _Header(bytes(view[4 : 4 + length]), self.max_text), _Body(view[4 + length :])
-        header.read_list(2)
-        kind = header.read_scalar(int)
+        reader = _Reader(bytes(view[4 : 4 + length]), view[4 + length :], self.max_text)
+        reader.list(2)
+        kind = reader.scalar(int)
         if kind >= len(self.kinds):
             raise ValueError("unknown kind of message")
         message_class = self.kinds[kind]
         schema, fields = self._schemas[message_class], {}
-        header.read_list(len(schema))
+        reader.list(len(schema))
         for name, declared in schema.items():
             try:
-                fields[name] = _read(header, declared, body)
+                fields[name] = reader.field(declared)
             except ValueError as error:
                 raise ValueError(f"{message_class.__name__}.{name}: {error}") from None
-        if header.left or body.left:
-            raise ValueError(f"{header.left} bytes after the header, {body.left} after the last tensor")
+        if reader.left or reader.body:
+            raise ValueError(
+                f"{reader.left} bytes after the header, {len(reader.body)} after the last tensor"
+            )
         message: M = message_class(**fields)
         return message
 
@@ -104,36 +106,39 @@ def _raw(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def _read(header: _Header, declared: Any, body: _Body) -> Any:
-    """Return the next field, which is of the declared type, or raise ValueError."""
-    if declared == tuple[Tensor, ...]:
-        return tuple(body.take(header) for _ in range(header.read_list()))
-    if declared == tuple[int, ...]:
-        return tuple(header.read_scalar(int) for _ in range(header.read_list()))
-    if declared == tuple[str, ...]:
-        return tuple(header.read_scalar(str) for _ in range(header.read_list()))
-    if declared == Tensor | None and header.skip_none():
-        return None
-    return body.take(header) if declared in (Tensor, Tensor | None) else header.read_scalar(declared)
-
-
-class _Header:
-    """Reads a header value by value, each of the type that is expected there.
+class _Reader:
+    """Reads a message value by value, each of the type that is expected there.
 
     A reader that builds whatever is declared takes memory for it: 17 KB of lists in lists took 128 MB.
     """
 
-    def __init__(self, data: bytes, max_text: int) -> None:
+    def __init__(self, header: bytes, body: memoryview, max_text: int) -> None:
         none = dict.fromkeys(("max_array_len", "max_bin_len", "max_map_len", "max_ext_len"), 0)
-        self._data = data
-        self._unpacker = msgpack.Unpacker(max_str_len=4 * max_text, read_size=max(1, len(data)), **none)
-        self._unpacker.feed(data)
+        self.body = body  # raw bytes of the tensors that come next
+        self._header = header
+        self._unpacker = msgpack.Unpacker(max_str_len=4 * max_text, read_size=max(1, len(header)), **none)
+        self._unpacker.feed(header)
 
     @property
     def left(self) -> int:
-        return len(self._data) - int(self._unpacker.tell())
+        """Bytes of the header that come next."""
+        return len(self._header) - int(self._unpacker.tell())
 
-    def read_list(self, length: int | None = None) -> int:
+    def field(self, declared: Any) -> Any:
+        """Return the next field, which is of the declared type, or raise ValueError."""
+        if declared == tuple[Tensor, ...]:
+            return tuple(self.tensor() for _ in range(self.list()))
+        if declared == tuple[int, ...]:
+            return tuple(self.scalar(int) for _ in range(self.list()))
+        if declared == tuple[str, ...]:
+            return tuple(self.scalar(str) for _ in range(self.list()))
+        if declared == Tensor | None:
+            at = int(self._unpacker.tell())
+            if self._header[at : at + 1] == b"\xc0" and self._next(self._unpacker.unpack) is None:
+                return None
+        return self.tensor() if declared in (Tensor, Tensor | None) else self.scalar(declared)
+
+    def list(self, length: int | None = None) -> int:
         """Return how many entries follow."""
         found: int = self._next(self._unpacker.read_array_header)
         if length is not None and found != length:
@@ -142,46 +147,30 @@ class _Header:
             raise ValueError(f"a list of {found} entries, {self.left} bytes are there")
         return found
 
-    def read_scalar(self, declared: type) -> Any:
+    def scalar(self, declared: type) -> Any:
         value = self._next(self._unpacker.unpack)
         if type(value) is not declared or (isinstance(value, int) and not 0 <= value < 1 << 63):
             raise ValueError(f"not a valid {declared.__name__}")
         return value
 
-    def skip_none(self) -> bool:
-        """Pass over None if it is next."""
-        at = int(self._unpacker.tell())
-        return self._data[at : at + 1] == b"\xc0" and self._next(self._unpacker.unpack) is None
+    def tensor(self) -> Tensor:
+        """Return the next tensor, which the header describes next."""
+        count = self.list()
+        if not 1 <= count <= 1 + MAX_DIMENSIONS:
+            raise ValueError("no dtype, or too many dimensions")
+        number, *shape = (self.scalar(int) for _ in range(count))
+        if number >= len(_DTYPES):
+            raise ValueError("an unknown dtype")
+        dtype = _DTYPES[number]
+        size = math.prod(shape) * dtype.itemsize
+        if size > len(self.body):
+            raise ValueError(f"a tensor of shape {shape} is declared, {len(self.body)} bytes are there")
+        raw, self.body = bytearray(self.body[:size]), self.body[size:]
+        values = torch.frombuffer(raw, dtype=dtype) if size else torch.empty(0, dtype=dtype)
+        return values.reshape(shape)
 
     def _next(self, read: Callable[[], Any]) -> Any:
         try:
             return read()
         except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
             raise ValueError(f"unreadable header: {str(error) or type(error).__name__}") from None
-
-
-class _Body:
-    """Hands out tensors from the raw bytes that follow a header."""
-
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-
-    @property
-    def left(self) -> int:
-        return len(self.view)
-
-    def take(self, header: _Header) -> Tensor:
-        """Return the next tensor, which the header describes next."""
-        count = header.read_list()
-        if not 1 <= count <= 1 + MAX_DIMENSIONS:
-            raise ValueError("no dtype, or too many dimensions")
-        number, *shape = (header.read_scalar(int) for _ in range(count))
-        if number >= len(_DTYPES):
-            raise ValueError("an unknown dtype")
-        dtype = _DTYPES[number]
-        size = math.prod(shape) * dtype.itemsize
-        if size > self.left:
-            raise ValueError(f"a tensor of shape {shape} is declared, {self.left} bytes are there")
-        raw, self.view = bytearray(self.view[:size]), self.view[size:]
-        values = torch.frombuffer(raw, dtype=dtype) if size else torch.empty(0, dtype=dtype)
-        return values.reshape(shape)

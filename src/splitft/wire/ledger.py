@@ -57,10 +57,6 @@ class Ledger:
         for kind, number in bytes_by_kind(message).items():
             self.rows[direction, kind] += number
 
-    def add(self, direction: Direction, kind: str, number: int) -> None:
-        """Count bytes of a message that did not come here."""
-        self.rows[direction, kind] += number
-
     def copy(self) -> Ledger:
         """Return the counts as they stand."""
         return Ledger(Counter(self.rows))

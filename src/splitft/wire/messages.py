@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
@@ -163,10 +164,6 @@ Message = (
     | LocalLoss
 )
 
-KINDS = (
-    AdapterDown, OptimizerState, AdapterUp, Activations, TrunkOutput, TailGradients, Gradients, Metrics,
-    LocalLoss
-)  # fmt: skip
-_WIRE: Wire[Message] = Wire(KINDS)
+_WIRE: Wire[Message] = Wire(get_args(Message))
 
 encode, decode, wire_size = _WIRE.encode, _WIRE.decode, _WIRE.size

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedConfig
 from splitft import Job
 from splitft.devices import Device, step_work
 from splitft.devices.measure import model_costs
+from splitft.model.config import count_blocks
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
-from splitft.model.window import Habits, find_blocks, install_window, num_blocks, run_blocks
+from splitft.model.window import Habits, find_blocks, install_window, run_blocks
 from tiny import MODEL_TYPES, tiny_config
 
 ROWS, WIDTH, CUT, RANK = 3, 40, 2, 8
@@ -36,7 +37,7 @@ def lora_model(
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if device == "meta":  # its habits cannot be learned from a call
-        install_window(model, Habits((0,) * num_blocks(model)))
+        install_window(model, Habits((0,) * count_blocks(model.config)))
     names, outside = resolve_targets(model, targets)
     fan = uses_fan_in_fan_out(model)
     inject(model, lora_config(names, outside, r=RANK, alpha=16, dropout=0.0, fan_in_fan_out=fan))
@@ -66,7 +67,7 @@ def counted(call: Callable[[], Any]) -> tuple[Any, int]:
 
 def step_flops(model: Any, labels: str) -> tuple[list[int], list[int]]:
     """FLOPs that torch counts in one split step: (client's stretches, server's legs)."""
-    inputs, count = batch(), num_blocks(model)
+    inputs, count = batch(), count_blocks(model.config)
     mask, targets = inputs["attention_mask"], inputs["input_ids"]
     hidden, forward = counted(lambda: run_blocks(model, 0, CUT, **inputs))
     entering = hidden.detach().requires_grad_()

@@ -10,9 +10,8 @@ from rich.console import Console
 
 from splitft.errors import ModelError
 from splitft.launch.check import architecture_table, check_command, totals
-from splitft.proof import check_split
-from splitft.proof.every_type import check_all_architectures
-from splitft.proof.types import default_config
+from splitft.proof.every_type import check_all_architectures, default_config
+from splitft.proof.split import check_split
 from tiny import save_tiny_model, tiny_config
 
 

@@ -123,9 +123,9 @@ def test_a_block_that_moves_from_party_to_party_trains_on_as_if_it_had_stayed() 
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         trained.step(1e-2, None)
 
-    stays = TrainedAdapter(job, job.freeze_a)
+    stays = TrainedAdapter(job)
     stays.load({0: block(4, 1)})
-    here, there = TrainedAdapter(job, job.freeze_a), TrainedAdapter(job, job.freeze_a)
+    here, there = TrainedAdapter(job), TrainedAdapter(job)
     here.load({0: block(4, 1)})
     for round_ in range(4):
         for i in range(3):

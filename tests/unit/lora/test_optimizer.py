@@ -88,7 +88,7 @@ def test_training_is_adamw_with_clipping_bit_by_bit(
         max_grad_norm=clip, weight_decay=decay, adam_beta1=betas[0], adam_beta2=betas[1],
         adam_epsilon=1e-6, learning_rate=1e-2,
     )  # fmt: skip
-    trained = TrainedAdapter(job, job.freeze_a)
+    trained = TrainedAdapter(job)
     trained.load(adapter_of(ranks))
     parameters = [nn.Parameter(p.detach().clone()) for p in trained.parameters()]
     optimizer = torch.optim.AdamW(
@@ -129,7 +129,7 @@ def moments(trained: TrainedAdapter, block: int) -> list[Tensor]:
 
 
 def test_moments_stay_with_their_block_when_values_are_replaced() -> None:
-    trained = TrainedAdapter(job_of(), freeze_a=False)
+    trained = TrainedAdapter(job_of())
     trained.load(adapter_of({0: 2, 1: 2, 2: 2}))
     stepped(trained, 0)
     before = {block: [m.clone() for m in moments(trained, block)] for block in range(3)}
@@ -155,7 +155,7 @@ def test_moments_stay_with_their_block_when_values_are_replaced() -> None:
 def test_the_callers_values_are_neither_trained_nor_aliased() -> None:
     given_ = adapter_of({0: 2})
     kept = {name: tensor.clone() for name, tensor in given_[0].items()}
-    trained = TrainedAdapter(job_of(), freeze_a=False)
+    trained = TrainedAdapter(job_of())
     trained.load(given_)
     stepped(trained, 0)
     assert all(torch.equal(given_[0][name], kept[name]) for name in kept)
@@ -166,7 +166,7 @@ def test_the_callers_values_are_neither_trained_nor_aliased() -> None:
 
 
 def test_norms_come_in_the_models_order_with_zero_where_nothing_flowed() -> None:
-    trained = TrainedAdapter(job_of(), freeze_a=False)
+    trained = TrainedAdapter(job_of())
     trained.load(adapter_of({3: 1, 1: 2}))
     assert list(trained.blocks) == [1, 3]
     norms = trained.gradient_norms()
@@ -181,7 +181,7 @@ def test_norms_come_in_the_models_order_with_zero_where_nothing_flowed() -> None
 
 
 def test_a_wider_block_trains_on_from_the_same_function() -> None:
-    trained = TrainedAdapter(job_of(), freeze_a=False)
+    trained = TrainedAdapter(job_of())
     trained.load(adapter_of({0: 2}))
     stepped(trained, 0)
     own = trained.values()[0]

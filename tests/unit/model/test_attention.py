@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from reference import make_setting
 from splitft import Job, run
 from splitft.model.attention import LONGEST, NAME, attend, use_fast_backward
-from splitft.proof import check_split
+from splitft.proof.split import check_split
 from splitft.running.prepare import assemble
 from tiny import MODEL_TYPES, tiny_model
 

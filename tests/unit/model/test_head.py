@@ -19,9 +19,9 @@ from splitft.job import load_job
 from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel, StepId
-from splitft.proof import check_split
+from splitft.proof.every_type import default_config
 from splitft.proof.head import try_head
-from splitft.proof.types import default_config
+from splitft.proof.split import check_split
 from splitft.weights.load import load_part
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_model

@@ -6,8 +6,8 @@ import pytest
 
 from adapters import adapted, tiny_bert
 from splitft import ModelError
+from splitft.model.config import count_blocks
 from splitft.model.slots import AdapterSlots, resolve_targets
-from splitft.model.window import num_blocks
 from tiny import MODEL_TYPES, tiny_model
 
 DEFAULTS = {name: {"c_attn"} if name == "gpt2" else {"q_proj", "v_proj"} for name in MODEL_TYPES}
@@ -33,7 +33,7 @@ def test_targets_are_pefts_own_or_all_linear_layers_of_the_blocks(model_type: st
         before = {name for name, _ in model.named_parameters()}
         slots, _ = adapted(model, requested)
         assert modules_of(slots) == wanted[model_type]
-        assert list(slots.layout) == list(range(num_blocks(model)))
+        assert list(slots.layout) == list(range(count_blocks(model.config)))
         assert not any(parameter.requires_grad for parameter in model.parameters())
         added = [name for name, _ in model.named_parameters() if ".lora_" in name]
         assert len(added) == sum(map(len, slots.layout.values()))

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from splitft.errors import ModelError
-from splitft.model.window import dummy_ids, find_blocks, install_window, num_blocks, run_blocks
+from splitft.model.config import count_blocks
+from splitft.model.window import dummy_ids, find_blocks, install_window, run_blocks
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, PAD_ID, VOCAB_SIZE, tiny_model
 
@@ -266,7 +267,7 @@ def test_installing_the_window_changes_no_name_and_no_mode(model_type: str) -> N
     assert list(model.state_dict()) == names
     assert [module.training for module in model.modules()] == modes
     assert install_window(model) is window and find_blocks(model)[2] is window
-    assert len(window) == num_blocks(model) == BLOCKS
+    assert len(window) == count_blocks(model.config) == BLOCKS
 
 
 def test_a_copy_has_a_window_of_its_own_and_other_blocks_get_a_new_one() -> None:
@@ -316,7 +317,7 @@ def test_a_float32_residual_crosses_as_it_is() -> None:
     ids = torch.arange(4, 12)[None]
     hidden = run_blocks(model, 0, 2, input_ids=ids)
     assert hidden.dtype is torch.float32
-    logits = run_blocks(model, 2, num_blocks(model), hidden=hidden).logits
+    logits = run_blocks(model, 2, count_blocks(model.config), hidden=hidden).logits
     assert torch.equal(logits, whole_logits(model, ids))
 
 
@@ -326,5 +327,5 @@ def test_a_model_that_is_seq_first_crosses_batch_first() -> None:
     hidden = run_blocks(model, 0, 2, input_ids=ids)
     assert hidden.shape[:2] == (2, 6)
     assert torch.equal(
-        run_blocks(model, 2, num_blocks(model), hidden=hidden).logits, whole_logits(model, ids)
+        run_blocks(model, 2, count_blocks(model.config), hidden=hidden).logits, whole_logits(model, ids)
     )

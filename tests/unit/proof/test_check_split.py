@@ -13,8 +13,8 @@ from transformers import CONFIG_MAPPING, LlamaForCausalLM, PreTrainedModel
 
 from splitft.errors import ModelError
 from splitft.model.window import find_blocks
-from splitft.proof import check_split, map_cuts, valid_cuts
-from splitft.proof.types import default_config
+from splitft.proof.every_type import default_config
+from splitft.proof.split import check_split, map_cuts, valid_cuts
 from tiny import MODEL_TYPES, tiny_config, tiny_model
 
 

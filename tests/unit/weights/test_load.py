@@ -18,8 +18,9 @@ from commands import run_process
 from fresh import run_code
 from hub import COMMIT, Hub, serve
 from splitft.errors import ModelError
-from splitft.model.window import find_blocks, num_blocks, run_blocks
-from splitft.proof.types import default_config
+from splitft.model.config import count_blocks
+from splitft.model.window import find_blocks, run_blocks
+from splitft.proof.every_type import default_config
 from splitft.weights.load import load_config, load_model, load_part, load_tokenizer
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model
@@ -83,7 +84,7 @@ def test_what_is_not_held_has_no_parameters(tmp_path: Path) -> None:
     trunk = load_part(tmp_path, {2, 3}, head=True)
     held = {name.split(".")[2] for name in trunk.state_dict() if ".layers." in f".{name}"}
     assert held == {"2", "3"} and "lm_head.weight" in trunk.state_dict()
-    assert num_blocks(trunk) == len(find_blocks(trunk)[2]) == BLOCKS
+    assert count_blocks(trunk.config) == len(find_blocks(trunk)[2]) == BLOCKS
     front = load_part(tmp_path, {0}, head=False)
     assert "lm_head.weight" not in front.state_dict() and "model.embed_tokens.weight" in front.state_dict()
 
@@ -95,7 +96,7 @@ def test_other_layouts_of_checkpoints_load_in_parts(model_type: str, tmp_path: P
     model = tiny_random_model(shrink_config(default_config(model_type)))
     model.save_pretrained(tmp_path, max_shard_size="30KB")
     ids = torch.arange(4, 12)[None]
-    count = num_blocks(model)
+    count = count_blocks(model.config)
     front, trunk = (
         load_part(tmp_path, range(2), head=False),
         load_part(tmp_path, range(2, count), head=True),
@@ -325,7 +326,7 @@ def test_types_that_cannot_be_held_in_parts_are_refused(tmp_path: Path) -> None:
 def test_a_trunk_that_reads_the_text_is_given_the_token_ids(tmp_path: Path) -> None:
     model = tiny_random_model(shrink_config(default_config("zamba2")))
     model.save_pretrained(tmp_path)
-    count, ids = num_blocks(model), torch.arange(4, 12)[None]
+    count, ids = count_blocks(model.config), torch.arange(4, 12)[None]
     hidden = run_blocks(load_part(tmp_path, range(2), head=False), 0, 2, input_ids=ids)
     trunk = load_part(tmp_path, range(2, count), head=True)
     logits = run_blocks(trunk, 2, count, hidden=hidden, input_ids=ids).logits

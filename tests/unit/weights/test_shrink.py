@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from splitft.proof import check_split
-from splitft.proof.types import default_config
+from splitft.proof.every_type import default_config
+from splitft.proof.split import check_split
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import tiny_config
 

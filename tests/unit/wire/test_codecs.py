@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitft import JobError, register_codec
-from splitft.wire.codecs import Codec, codec_names, make_codec
+from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.lowbit import pack_bits, rotate, rotate_back, unpack_bits
+from splitft.wire.codecs.registry import codec_names, make_codec
 
 NAMES = ("bf16", "int8", "int4", "int3", "int2")
 WHAT = ("activations", "gradients")
@@ -180,7 +181,7 @@ class Halves:
     """A codec of a user's own: float16."""
 
     def layout(self, lengths, width):  # type: ignore[no-untyped-def]
-        from splitft.wire.codecs import Part
+        from splitft.wire.codecs.codec import Part
 
         return (Part("values", torch.float16, (sum(lengths), width)),)
 

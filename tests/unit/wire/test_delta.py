@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitft.common.state import pack, unpack
-from splitft.wire.codecs import make_codec
+from splitft.wire.codecs.registry import make_codec
 from splitft.wire.memory.delta import SAMPLE_BYTES, DeltaMemory
 
 WIDTH = 96

@@ -166,8 +166,8 @@ class AggregatorLink:
             match WIRE.decode(item) if isinstance(item, bytes) else item:
                 case Taken() as taken:
                     self._taken[taken.client] = taken
-                    self.ledger.add("up", "control", taken.header_bytes)
-                    self.ledger.add("up", "adapter", 4 * sum(taken.sizes))
+                    self.ledger.rows["up", "control"] += taken.header_bytes
+                    self.ledger.rows["up", "adapter"] += 4 * sum(taken.sizes)
                 case Rejected(client="") | End() as ended:
                     raise NetworkError(f"the aggregator: {ended.reason}")
                 case Rejected() as rejected if self._way is not None:

@@ -8,7 +8,7 @@ from typing import get_args
 from torch import Tensor
 
 from splitft.wire.encoding import Wire
-from splitft.wire.messages import KINDS, Message
+from splitft.wire.messages import Message
 
 PROTOCOL = 3
 EVALUATION = 0  # in the place of an attempt
@@ -201,7 +201,7 @@ Control = (
 
 Said = Message | Control  # all messages on a connection
 
-WIRE: Wire[Said] = Wire((*KINDS, *get_args(Control)), max_text=MAX_TEXT)
+WIRE: Wire[Said] = Wire(get_args(Said), max_text=MAX_TEXT)
 
 
 def packed(message: Said) -> bytes:

@@ -29,7 +29,7 @@ from splitft.server.coordinator import Coordinator
 from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
-from splitft.wire.messages import KINDS, AdapterDown, LocalLoss, Message
+from splitft.wire.messages import AdapterDown, LocalLoss, Message
 
 SHOWN = 300  # characters of a client's own words
 
@@ -88,7 +88,7 @@ class Members:
         member = self.roster[name]
         if member.owes is not None and not isinstance(message, Load):
             return
-        if isinstance(message, KINDS):
+        if isinstance(message, Message):
             try:
                 message = self.channels[name].pack(message)
             except DivergedError as error:
@@ -201,7 +201,7 @@ class Members:
         if isinstance(message, Started) and message.attempt != EVALUATION:
             # Before the messages that follow are unpacked.
             self.channels[member.name].memory.accept(message.memory)
-        if not isinstance(message, KINDS):
+        if not isinstance(message, Message):
             return message
         checked = self.gate(member.name, message)
         if not isinstance(message, LocalLoss):
@@ -213,7 +213,7 @@ class Members:
         name = member.name
         member.restored()
         if not restored:
-            self.coordinator.forget(name)
+            self.coordinator.blocks.forget(name)
             if member.last is not None:
                 again = self.coordinator.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
                 member.hand_out(again, member.evaluating)

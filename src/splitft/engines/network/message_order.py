@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.control import Said
 from splitft.job.settings import TrainingSettings
-from splitft.wire.messages import KINDS, Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
+from splitft.wire.messages import Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
 
 Line = tuple[type, int, int]  # kind, step, micro-step
 EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way
@@ -50,7 +50,7 @@ class MessageOrder:
     def checked(self, message: Said) -> Message:
         """Return a message that is the next one. Raises ValueError on any other."""
         kind, name = type(message), type(message).__name__
-        if not isinstance(message, KINDS):
+        if not isinstance(message, Message):
             raise ValueError(f"{name} came in the middle of a round")
         # An answer to a trunk output, in the order of these.
         if message.round != self.round:

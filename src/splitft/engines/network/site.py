@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from splitft.client.role import ClientRole
+from splitft.client.client import ClientRole
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import Desk

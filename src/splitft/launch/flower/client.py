@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from splitft.engines.network.site import Site
 from splitft.errors import JobError, LostError, SplitFTError
-from splitft.history import accuracy_of, perplexity_of
+from splitft.history import scores
 from splitft.launch.flower.ticket import Ticket, check_pin
 from splitft.running.join import join
 
@@ -71,7 +71,8 @@ def figures(site: Site) -> MetricRecord:
     if not site.joined:  # the run was over when it came
         return MetricRecord({"rows": 0})
     data = site.client.data
-    found = {"perplexity": perplexity_of(site.evaluated), "accuracy": accuracy_of(site.evaluated)}
+    perplexity, accuracy, _ = scores(site.evaluated)
+    found = {"perplexity": perplexity, "accuracy": accuracy}
     record = MetricRecord({"rows": len(data.train), "eval_rows": len(data.eval)})
     record.update({key: value for key, value in found.items() if value is not None})
     return record

@@ -17,7 +17,7 @@ from splitft.devices.simulate import RoundTimes
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
 from splitft.running.baselines.whole import WholeClient
-from splitft.server.served import Sums, taken
+from splitft.server.answers import Sums, taken
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, Metrics, OptimizerState
 
 POOLED = "all data"  # name of the trainer of the pooled rows

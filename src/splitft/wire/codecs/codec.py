@@ -44,6 +44,23 @@ class Codec(Protocol):
         """Return the rows, (tokens, width) float32, that parts of the right layout stand for."""
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """A codec's form without its values, for plans: parts with nothing in them; rows of zeros come back."""
+
+    codec: Codec
+
+    def layout(self, lengths: Sequence[int], width: int) -> tuple[Part, ...]:
+        return self.codec.layout(lengths, width)
+
+    def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
+        parts = self.layout(lengths, rows.shape[1])
+        return tuple(torch.empty(part.shape, dtype=part.dtype) for part in parts)
+
+    def decode(self, parts: Sequence[Tensor], lengths: Sequence[int], width: int) -> Tensor:
+        return torch.zeros(1, 1).expand(sum(lengths), width)
+
+
 def check_finite(numbers: Tensor) -> None:
     """Raise ValueError where one of these numbers, made of all values of some rows, is not finite."""
     if numbers.numel() and not math.isfinite(float(numbers.sum())):

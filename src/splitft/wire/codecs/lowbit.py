@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -12,12 +13,13 @@ from torch.linalg import vector_norm
 from splitft.wire.codecs.codec import Part, check_finite
 from splitft.wire.codecs.int8 import GROUP, MOST, TINY, Int8, in_groups, rounded
 
-PER_BYTE = {4: 2, 2: 4, 1: 8}
-
-
-def packed_bytes(count: int, bits: int) -> int:
-    """Return the bytes of so many numbers, a multiple of 8."""
-    return count * bits // 8
+# Of uniform levels for normal values, in deviations (Max, 1960).
+STEPS = {4: 0.3352, 3: 0.5860, 2: 0.9957, 1: 1.5958}
+OCTAVE = 16  # levels of a group's scale per factor of two below the row's
+ZERO = 255  # the level of a group that is zero
+CHUNK = 256  # rows at a time
+OUTLIERS = 8  # dimensions of activations that are sent apart
+FIRST = Int8()  # of first tokens
 
 
 def pack_bits(numbers: Tensor, bits: int) -> Tensor:
@@ -27,8 +29,7 @@ def pack_bits(numbers: Tensor, bits: int) -> Tensor:
     """
     if bits == 3:
         return torch.cat([pack_bits(numbers & 3, 2), pack_bits(numbers >> 2, 1)], dim=-1)
-    each = PER_BYTE[bits]
-    slices = numbers.chunk(each, dim=-1)
+    slices = numbers.chunk(8 // bits, dim=-1)
     packed = slices[0].clone()
     for place, part in enumerate(slices[1:], start=1):
         packed |= part << (bits * place)
@@ -42,22 +43,19 @@ def unpack_bits(packed: Tensor, bits: int) -> Tensor:
         low, high = packed.narrow(-1, 0, 2 * third), packed.narrow(-1, 2 * third, third)
         return unpack_bits(low, 2) | (unpack_bits(high, 1) << 2)
     mask = (1 << bits) - 1
-    parts = [(packed >> (bits * place)) & mask for place in range(PER_BYTE[bits])]
+    parts = [(packed >> (bits * place)) & mask for place in range(8 // bits)]
     return torch.cat(parts, dim=-1)
-
-
-SIZE = 64
 
 
 @lru_cache(maxsize=4)
 def rotation(device: torch.device) -> Tensor:
     """Return the (64, 64) matrix, orthogonal; the same on every machine."""
     matrix = torch.ones(1, 1)
-    while len(matrix) < SIZE:
+    while len(matrix) < GROUP:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    signs = [1 if (0x9E3779B97F4A7C15 >> place) & 1 else -1 for place in range(SIZE)]  # golden ratio's bits
+    signs = [1 if (0x9E3779B97F4A7C15 >> place) & 1 else -1 for place in range(GROUP)]  # golden ratio's bits
     matrix *= torch.tensor(signs)
-    return matrix.div_(SIZE**0.5).to(device)
+    return matrix.div_(GROUP**0.5).to(device)
 
 
 def rotate(rows: Tensor) -> Tensor:
@@ -70,31 +68,21 @@ def rotate_back(rows: Tensor, out: Tensor) -> None:
     torch.matmul(rows, rotation(rows.device), out=out)
 
 
-STEPS = {
-    4: 0.3352,
-    3: 0.5860,
-    2: 0.9957,
-    1: 1.5958,
-}  # in deviations: of uniform levels for normal values (Max, 1960)
-OCTAVE = 16  # levels of a group's scale per factor of two below the row's
-ZERO = 255  # the level of a group that is zero
-CHUNK = 256  # rows at a time
-OUTLIERS = 8  # dimensions of activations that are sent apart
-
-
+@dataclass(frozen=True)
 class LowBit:
-    """bits: of a value. outliers: dimensions sent apart. apart: first tokens are, and groups have scales."""
+    """bits: of a value. outliers: dimensions sent apart. apart: first tokens are, and groups have scales.
 
-    def __init__(self, bits: int, *, outliers: int = 0, apart: bool = False) -> None:
-        self.bits = bits
-        self.outliers = outliers
-        self.apart = apart
-        self._first = Int8()
+    Gradients have neither. Differences of activations have outliers, but first tokens like all others.
+    """
+
+    bits: int
+    outliers: int = 0
+    apart: bool = False
 
     def layout(self, lengths: Sequence[int], width: int) -> tuple[Part, ...]:
         samples = len(lengths) if self.apart else 0
         rows, groups, columns = sum(lengths) - samples, -(-width // GROUP), self._columns(width)
-        codes = packed_bytes(groups * GROUP, self.bits)
+        codes = groups * GROUP * self.bits // 8
         parts = [Part("scales", torch.bfloat16, (rows,)), Part("codes", torch.uint8, (rows, codes))]
         if columns:
             parts.append(Part("columns", torch.int32, (columns,)))
@@ -102,7 +90,7 @@ class LowBit:
             parts.append(Part("outliers", torch.int8, (rows, columns)))
         if self.apart:
             parts.append(Part("levels", torch.uint8, (rows, groups)))
-            parts += self._first.layout([1] * samples, width)
+            parts += FIRST.layout([1] * samples, width)
         return tuple(parts)
 
     def encode(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
@@ -121,7 +109,7 @@ class LowBit:
         scales, codes, levels = (torch.cat(parts)[others] for parts in zip(*made, strict=True))
         check_finite(scales.float())
         if self.apart:
-            extra += [levels, *self._first.encode(rows[first], [1] * len(lengths))]
+            extra += [levels, *FIRST.encode(rows[first], [1] * len(lengths))]
         return scales, codes, *extra
 
     def _encode_some(self, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,7 +151,7 @@ class LowBit:
                 raise ValueError("an outlier's column is none")
             rows.index_copy_(1, columns.long(), spread(outliers) * outlier_scales.float())
         if self.apart:
-            rows.index_copy_(0, first, self._first.decode(extra[-2:], [1] * len(lengths), width))
+            rows.index_copy_(0, first, FIRST.decode(extra[-2:], [1] * len(lengths), width))
         return rows
 
     def _steps(self, scales: Tensor, levels: Tensor) -> Tensor:
@@ -180,16 +168,6 @@ class LowBit:
         first = counts.cumsum(0) - counts
         others = torch.ones(tokens, dtype=torch.bool, device=device).index_fill_(0, first, False)
         return first, others.nonzero().flatten()
-
-
-def activation_bits(bits: int) -> LowBit:
-    """Return the form for activations."""
-    return LowBit(bits, outliers=OUTLIERS, apart=True)
-
-
-def difference_bits(bits: int) -> LowBit:
-    """Return the form for differences of activations, whose first tokens stand out no more than others."""
-    return LowBit(bits, outliers=OUTLIERS)
 
 
 def _levels(sizes: Tensor, largest: Tensor) -> Tensor:

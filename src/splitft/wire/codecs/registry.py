@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeVar
 
 from splitft.errors import JobError, unknown_name
@@ -10,7 +11,7 @@ from splitft.job.settings import WireSettings
 from splitft.wire.codecs.bf16 import BF16
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.int8 import Int8
-from splitft.wire.codecs.lowbit import LowBit, activation_bits
+from splitft.wire.codecs.lowbit import OUTLIERS, LowBit
 
 NONE = "none"  # rows as they are
 DELTA = "delta"  # differences; the memory of samples makes them
@@ -19,20 +20,12 @@ What = Literal["activations", "gradients"]
 MakeCodec = Callable[[], Codec]
 W = TypeVar("W", bound=WireSettings)
 
-_ACTIVATIONS: dict[str, MakeCodec] = {
-    "bf16": BF16,
-    "int8": Int8,
-    "int4": lambda: activation_bits(4),
-    "int3": lambda: activation_bits(3),
-    "int2": lambda: activation_bits(2),
-    DELTA: lambda: activation_bits(4),  # of samples that go whole
-}
-_GRADIENTS: dict[str, MakeCodec] = {
-    "bf16": BF16,
-    "int8": Int8,
-    "int4": lambda: LowBit(4),
-    "int3": lambda: LowBit(3),
-    "int2": lambda: LowBit(2),
+_BITS = {"int4": 4, "int3": 3, "int2": 2}
+_OF_BOTH: dict[str, MakeCodec] = {"bf16": BF16, "int8": Int8}
+_GRADIENTS = _OF_BOTH | {name: partial(LowBit, bits) for name, bits in _BITS.items()}
+_ACTIVATIONS = _OF_BOTH | {
+    name: partial(LowBit, bits, outliers=OUTLIERS, apart=True)
+    for name, bits in (_BITS | {DELTA: 4}).items()  # delta: of samples that go whole
 }
 _REGISTERED: dict[str, MakeCodec] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -10,12 +11,12 @@ from splitft.errors import DivergedError, ModelError
 from splitft.wire.codecs.codec import Codec, Part
 
 
+@dataclass(frozen=True)
 class RowCodec:
     """Packs and unpacks (tokens, width) rows. codec: None leaves them as they are."""
 
-    def __init__(self, codec: Codec | None, width: int) -> None:
-        self.codec = codec
-        self.width = width
+    codec: Codec | None
+    width: int
 
     def pack(self, rows: Tensor, lengths: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the rows and the parts to send; one of the two is empty.

@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from splitft.common.state import State
-from splitft.wire.codecs.codec import Codec, Part
+from splitft.wire.codecs.codec import Codec, Shapes
 from splitft.wire.codecs.int8 import Int8
-from splitft.wire.codecs.lowbit import activation_bits, difference_bits
+from splitft.wire.codecs.lowbit import OUTLIERS, LowBit
 from splitft.wire.codecs.rows import RowCodec, check_parts, check_rows, diverged
-from splitft.wire.codecs.shapes import Shapes
 from splitft.wire.memory.sample_memory import SampleMemory
 from splitft.wire.messages import Activations
 
 SAMPLE_BYTES = 1024  # of a sample beside its values
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Samples of a batch that are sent in one form. base: what is kept of them; None: they are sent whole."""
+
+    codec: Codec
+    places: list[int]  # in the batch
+    lengths: list[int]
+    base: Tensor | None = None
 
 
 class DeltaMemory(SampleMemory):
@@ -32,20 +41,17 @@ class DeltaMemory(SampleMemory):
     Args:
         width: Hidden size.
         bits: Bits of a value of a difference.
-
-    Attributes:
-        digest: Digest of all batches so far, empty at the start; ends with the same digest keep the same.
     """
 
     def __init__(self, most_bytes: int, width: int, bits: int) -> None:
         self._most_bytes = most_bytes
         self._width = width
-        self._first: Codec = activation_bits(4)
-        self._later: Codec = difference_bits(bits)
+        self._first: Codec = LowBit(4, outliers=OUTLIERS, apart=True)
+        self._later: Codec = LowBit(bits, outliers=OUTLIERS)
         self._form = Int8()
         self._cut = 0
         self._mark: State | None = None
-        self.digest = ""
+        self.digest = ""  # of all batches so far; ends with the same digest keep the same
         self._bytes = 0
         self._kept: dict[int, list[Tensor]] = {}
 
@@ -97,12 +103,13 @@ class DeltaMemory(SampleMemory):
 
         Raises ValueError where a value is not finite, or a sample had another length before.
         """
+        groups, each = self._groups(samples, lengths), torch.split(rows, list(lengths))
         parts: list[Tensor] = []
-        for codec, places, known in self._groups(samples, lengths):
-            own = [lengths[place] for place in places]
-            some = _gathered(rows, lengths, places).float()
-            parts += codec.encode(some - self._base(samples, places) if known else some, own)
-        self.decode(parts, samples, lengths)
+        for group in groups:
+            some = torch.cat([each[place] for place in group.places]).float()
+            some = some if group.base is None else some - group.base
+            parts += group.codec.encode(some, group.lengths)
+        self._keep(groups, parts, samples)
         return tuple(parts)
 
     def decode(self, parts: Sequence[Tensor], samples: Sequence[int], lengths: Sequence[int]) -> Tensor:
@@ -111,19 +118,9 @@ class DeltaMemory(SampleMemory):
         Raises ValueError on parts of another form, or where a sample had another length before.
         """
         groups = self._groups(samples, lengths)
-        check_parts(None, parts, self._layout(groups, lengths))
-        whole: dict[int, Tensor] = {}
-        start = 0
-        for codec, places, known in groups:
-            own = [lengths[place] for place in places]
-            stop = start + len(codec.layout(own, self._width))
-            rows = codec.decode(parts[start:stop], own, self._width)
-            rows = rows + self._base(samples, places) if known else rows
-            whole |= dict(zip(places, torch.split(rows, own), strict=True))
-            start = stop
-        self._note(whole, samples, lengths)
-        self._mix(parts, samples)
-        return torch.cat([whole[place] for place in range(len(samples))])
+        layouts = (group.codec.layout(group.lengths, self._width) for group in groups)
+        check_parts(None, parts, [part for layout in layouts for part in layout])
+        return self._keep(groups, parts, samples)
 
     def state(self) -> State:
         return {"cut": self._cut, "digest": self.digest, "kept": dict(self._kept)}
@@ -137,8 +134,8 @@ class DeltaMemory(SampleMemory):
         """Forget all samples: each one's next time is its first."""
         self.digest, self._bytes, self._kept = "", 0, {}
 
-    def _groups(self, samples: Sequence[int], lengths: Sequence[int]) -> list[tuple[Codec, list[int], bool]]:
-        """Return (codec, places in the batch, whether kept) of those sent whole, and of the others."""
+    def _groups(self, samples: Sequence[int], lengths: Sequence[int]) -> list[_Group]:
+        """Return the samples that are sent whole, and the others."""
         if not samples or len(samples) != len(lengths):
             raise ValueError(f"samples: {len(samples)} for {len(lengths)} lengths")
         whole, known, seen = list[int](), list[int](), dict[int, int]()
@@ -148,34 +145,45 @@ class DeltaMemory(SampleMemory):
             if before != length:
                 raise ValueError(f"lengths: sample {sample} has {length} tokens, and had {before}")
             (whole if kept is None else known).append(place)
-        groups = [(self._first, whole, False), (self._later, known, True)]
-        return [group for group in groups if group[1]]
+        groups = []
+        if whole:
+            groups.append(_Group(self._first, whole, [lengths[place] for place in whole]))
+        if known:
+            base = self._base([samples[place] for place in known])
+            groups.append(_Group(self._later, known, [lengths[place] for place in known], base))
+        return groups
 
-    def _layout(self, groups: Sequence[tuple[Codec, list[int], bool]], lengths: Sequence[int]) -> list[Part]:
-        return [
-            part
-            for codec, places, _ in groups
-            for part in codec.layout([lengths[place] for place in places], self._width)
-        ]
-
-    def _base(self, samples: Sequence[int], places: Sequence[int]) -> Tensor:
-        """Return what is kept of the samples at these places: (tokens, width) float32."""
-        kept = [self._kept[samples[place]] for place in places]
-        values, scales = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    def _base(self, samples: Sequence[int]) -> Tensor:
+        """Return what is kept of these samples: (tokens, width) float32."""
+        values, scales = (torch.cat(p) for p in zip(*(self._kept[s] for s in samples), strict=True))
         return self._form.decode((values, scales), [len(values)], self._width)
 
     def _size(self, length: int) -> int:
         """Return the bytes that a sample of so many tokens takes."""
         return SAMPLE_BYTES + sum(part.nbytes for part in self._form.layout([length], self._width))
 
-    def _note(self, rows: dict[int, Tensor], samples: Sequence[int], lengths: Sequence[int]) -> None:
-        """Keep these rows; of a sample that is in the batch twice, the later ones."""
-        for place, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+    def _keep(self, groups: Sequence[_Group], parts: Sequence[Tensor], samples: Sequence[int]) -> Tensor:
+        """Decode a batch, keep what there is room for, and return it.
+
+        Of a sample that is in the batch twice, the later rows are kept.
+        """
+        whole: dict[int, Tensor] = {}
+        start = 0
+        for group in groups:
+            stop = start + len(group.codec.layout(group.lengths, self._width))
+            rows = group.codec.decode(parts[start:stop], group.lengths, self._width)
+            rows = rows if group.base is None else rows + group.base
+            whole |= dict(zip(group.places, torch.split(rows, group.lengths), strict=True))
+            start = stop
+        decoded = [whole[place] for place in range(len(samples))]
+        for sample, own in zip(samples, decoded, strict=True):
             if sample not in self._kept:
-                if self._bytes + self._size(length) > self._most_bytes:
+                if self._bytes + self._size(len(own)) > self._most_bytes:
                     continue
-                self._bytes += self._size(length)
-            self._kept[sample] = self._form_of(rows[place])
+                self._bytes += self._size(len(own))
+            self._kept[sample] = self._form_of(own)
+        self._mix(parts, samples)
+        return torch.cat(decoded)
 
     def _form_of(self, rows: Tensor) -> list[Tensor]:
         """Return a sample's rows as they are kept: values and scales."""
@@ -195,7 +203,7 @@ class LengthMemory(DeltaMemory):
         super().__init__(most_bytes, width, bits)
         self._first, self._later = Shapes(self._first), Shapes(self._later)
 
-    def _base(self, samples: Sequence[int], places: Sequence[int]) -> Tensor:
+    def _base(self, samples: Sequence[int]) -> Tensor:
         return torch.zeros(1, 1)
 
     def _form_of(self, rows: Tensor) -> list[Tensor]:
@@ -203,8 +211,3 @@ class LengthMemory(DeltaMemory):
 
     def _mix(self, parts: Sequence[Tensor], samples: Sequence[int]) -> None:
         pass
-
-
-def _gathered(rows: Tensor, lengths: Sequence[int], places: Sequence[int]) -> Tensor:
-    each = torch.split(rows, list(lengths))
-    return torch.cat([each[place] for place in places])

@@ -6,7 +6,7 @@ Both ends count the same samples, so that a client knows which ones the server h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,14 +15,8 @@ from splitft.wire.codecs.rows import RowCodec
 from splitft.wire.memory.sample_memory import SampleMemory
 from splitft.wire.messages import Activations
 
-
-@dataclass(frozen=True)
-class _Kept:
-    """A sample: its (tokens, width) activations, and its (tokens,) ids where they are sent."""
-
-    hidden: Tensor
-    labels: Tensor | None
-    input_ids: Tensor | None
+# A sample: its (tokens, width) activations, and its (tokens,) labels and ids where they are sent.
+_Kept = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class FrozenMemory(SampleMemory):
@@ -64,13 +58,9 @@ class FrozenMemory(SampleMemory):
             if sample in self._lengths:
                 self._kept[sample] = one
             whole.append(one)
-        return replace(
-            message,
-            hidden=torch.cat([one.hidden for one in whole]).to(message.hidden.dtype),
-            labels=_joined([one.labels for one in whole]),
-            input_ids=_joined([one.input_ids for one in whole]),
-            packed=(),
-        )
+        rows, labels, ids = zip(*whole, strict=True)
+        hidden = torch.cat(rows).to(message.hidden.dtype)
+        return replace(message, hidden=hidden, labels=_joined(labels), input_ids=_joined(ids), packed=())
 
     def _admit(self, message: Activations) -> list[int]:
         """Remember a batch's samples; return the places of those that are sent with it.
@@ -117,7 +107,7 @@ def _samples(message: Activations, codec: RowCodec, lengths: list[int]) -> list[
             start = stop
         if start != len(message.packed) or message.hidden.numel():
             raise ValueError(f"packed: {len(message.packed)} parts for {len(lengths)} new samples")
-    return [_Kept(*parts) for parts in zip(hidden, labels, ids, strict=True)]
+    return list(zip(hidden, labels, ids, strict=True))
 
 
 def _divided(rows: Tensor, lengths: list[int]) -> list[Tensor]:
