@@ -89,7 +89,7 @@ def make_parties(
         if job.method == "centralized":
             rows = join([own.train for own in data])
             pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, pad)
-        alone = NoExchange(whole, start.adapter, pooled, clock, present)
+        alone = NoExchange(whole, job, ledger, clock, present, start.adapter, pooled)
         return Parties(policy, Books(), alone, ledger, machines, alone.adapters)
 
     # Methods with a server.

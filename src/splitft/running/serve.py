@@ -145,7 +145,7 @@ def make_server_side(
         start.adapter,
         continues=bool(job.adapter_name_or_path),
         batch_tokens=batch_tokens(job, model, start.report.cuts, console),
-        micro_batches=micro_batches(job, roster.rows, times.parts, roster.there),
+        micro_batches=micro_batches(job, lambda name: roster[name].rows, times.parts, roster.there),
         averager=averaging,
         log=lambda line: append_line(steps, json.dumps(line)),
     )

@@ -29,7 +29,7 @@ class NetworkCohort:
     @property
     def names(self) -> list[str]:
         """All clients, in the order in which the server sums."""
-        return list(self._members.roster.members)
+        return list(self._members.roster)
 
     def present(self, round_: int) -> Sequence[str]:
         """Wait for clients that are lost, and return those that can train."""
@@ -77,7 +77,7 @@ class NetworkCohort:
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
         return {
-            "done": {name: member.done for name, member in self._members.roster.members.items()},
+            "done": {name: member.done for name, member in self._members.roster.items()},
             "memories": {name: end.memory.state() for name, end in self._members.channels.items()},
             "parts": self._times.parts,
         }

@@ -22,6 +22,7 @@ from splitft.engines.network.control import (
     packed,
 )
 from splitft.engines.network.roster import Member, Roster
+from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
@@ -71,7 +72,7 @@ class Members:
     def during(self, phase: Phase) -> Iterator[None]:
         """Have a phase take what clients send, and bring back clients that return, until it is over."""
         self._phase = phase
-        for member in self.roster.members.values():
+        for member in self.roster.values():
             for event in member.unasked:
                 self.listener.used(event)
             member.unasked.clear()
@@ -99,7 +100,8 @@ class Members:
             self.channels[name].memory.move(message.cut)
         if isinstance(message, Train):
             message = replace(message, memory=self.channels[name].memory.offer)
-        member.asked(message)
+            member.clock = StepClock()
+        member.clock.asked_at = time.perf_counter()
         self.listener.send(name, packed(message), member.session)
 
     def reply(self, replies: Mapping[str, Message]) -> None:
@@ -110,7 +112,7 @@ class Members:
 
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
-        self.roster[name].mute()
+        self.roster[name].muted = True
         self.channels[name].memory.forget()
         self.channels[name].memory.rewind()
         self.send(name, Skip(0))
@@ -119,10 +121,10 @@ class Members:
         """Let a client take part no more. Raises NetworkError where it was the last one."""
         member = self.roster[name]
         if not member.expelled:
-            member.expel(reason)
+            member.expelled, member.there = reason, False
             self.listener.expel(name, reason)
             self.notice(f"{name} is expelled: {reason}")
-        if all(other.expelled for other in self.roster.members.values()):
+        if all(other.expelled for other in self.roster.values()):
             raise NetworkError("every client is expelled; the last: " + reason)
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
@@ -152,7 +154,10 @@ class Members:
             return
         member = self.roster[event.name]
         if event.kind == "joined":
-            member.join(event.session)
+            # A new session: Ready and Loaded come first.
+            member.session, member.owes = event.session, Ready
+            member.there, member.connected = False, True
+            member.unasked.clear()
             self.channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
@@ -162,10 +167,10 @@ class Members:
             member.clock.heard(event.at)
             self._receive(member, event)
         elif event.kind == "back":
-            member.connect(True)
+            member.connected = True
             self.notice(f"{member.name} is connected again")
         elif event.kind == "away":
-            member.connect(False)
+            member.connected, member.since = False, time.monotonic()
             self.notice(f"{member.name} is lost: {event.reason}")
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)
@@ -190,7 +195,7 @@ class Members:
             self.expel(name, str(error))
         else:
             if isinstance(message, Ready):
-                member.greet(message)
+                member.rows, member.eval_rows, member.owes = message.rows, message.eval_rows, Loaded
                 self.send(name, Load(member.done if member.exact else 0, member.exact and member.finished))
             elif isinstance(message, Loaded):
                 self._resynchronise(member, message.ok and member.exact)
@@ -211,12 +216,13 @@ class Members:
     def _resynchronise(self, member: Member, restored: bool) -> None:
         """Have a client whose state is restored, or lost, take part from where the others are."""
         name = member.name
-        member.restored()
+        member.owes, member.there = None, True
         if not restored:
             self.coordinator.forget(name)
             if member.last is not None:
-                again = self.coordinator.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
-                member.hand_out(again, member.evaluating)
+                member.last = self.coordinator.hand_out_anew(
+                    member.last.round, name, evaluate=member.evaluating
+                )
             if member.done:
                 self.notice(f"{name} has lost its state: its optimizer starts from zero")
         if member.last is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from splitft.engines.network.control import Failed, Held, Loaded, Ready, Said, Saved, Train
+from splitft.engines.network.control import Failed, Held, Loaded, Ready, Said, Saved
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.peers import Event
 from splitft.job.sections import NetworkConfig
@@ -30,51 +30,15 @@ class Member:
     done: int = 0  # the last round after which it saved its state
     exact: bool = True  # the server counts on that state
     finished: bool = False  # it has sent its adapters of the round after `done`
-    last: AdapterDown | None = None  # its last hand-out since then
+    last: AdapterDown | None = None  # its last hand-out since then, for a return in a new session
     evaluating: bool = False  # that one is for evaluation
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
 
-    def join(self, session: str) -> None:
-        """Start a new session: Ready and Loaded come first."""
-        self.session, self.owes = session, Ready
-        self.there, self.connected = False, True
-        self.unasked.clear()
-
-    def connect(self, connected: bool) -> None:
-        """Note that the connection of the session is there again, or lost."""
-        self.connected = connected
-        if not connected:
-            self.since = time.monotonic()
-
-    def expel(self, reason: str) -> None:
-        """Take part no more."""
-        self.expelled, self.there = reason, False
-
-    def greet(self, ready: Ready) -> None:
-        """Take in the size of its data; next it restores its state."""
-        self.rows, self.eval_rows, self.owes = ready.rows, ready.eval_rows, Loaded
-
-    def restored(self) -> None:
-        """Take part: its state is restored, or it is at its start."""
-        self.owes, self.there = None, True
-
-    def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
-        """Remember what it is handed out, for a return in a new session."""
-        self.last, self.evaluating = message, evaluating
-
-    def finish(self) -> None:
-        """Note that its adapters of this round are here: it need not take the steps again."""
-        self.finished, self.last = True, None
-
     def save(self, done: int, exact: bool) -> None:
         """Note the state that it can restore."""
         self.done, self.exact, self.finished, self.last = done, exact, False, None
-
-    def mute(self) -> None:
-        """Drop its messages until it has the next adapters."""
-        self.muted = True
 
     def admits(self, message: Said) -> bool:
         """Whether a message is to be used. Raises ValueError where another kind must come first."""
@@ -87,43 +51,30 @@ class Member:
             self.muted = False
         return not self.muted or self.owes is not None or isinstance(message, Saved | Failed)
 
-    def asked(self, message: Said) -> None:
-        """Start to measure the time to its answer."""
-        if isinstance(message, Train):
-            self.clock = StepClock()
-        self.clock.asked()
-
     def away_seconds(self) -> float:
         """How long it has not been there."""
         return 0.0 if self.there and self.connected else time.monotonic() - self.since
 
 
-class Roster:
+class Roster(dict[str, Member]):
     """All clients of a job, in the order of their names there, which is the order of all sums."""
 
     def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
+        super().__init__({name: Member(name) for name in names})
         self.config = config
-        self.members = {name: Member(name) for name in names}
-
-    def __getitem__(self, name: str) -> Member:
-        return self.members[name]
-
-    def rows(self, name: str) -> int:
-        """Return the number of a client's training rows."""
-        return self.members[name].rows
 
     def there(self) -> list[str]:
         """The clients that take part now."""
-        return [name for name, member in self.members.items() if member.there and not member.expelled]
+        return [name for name, member in self.items() if member.there and not member.expelled]
 
     def enough(self, without: Collection[str] = ()) -> bool:
         """Whether the run may go on without these clients."""
-        wanted = self.config.min_clients or sum(not member.expelled for member in self.members.values())
+        wanted = self.config.min_clients or sum(not member.expelled for member in self.values())
         return len([name for name in self.there() if name not in without]) >= max(1, wanted)
 
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""
-        member = self.members[name]
+        member = self[name]
         away = member.away_seconds() > self.config.rejoin_seconds
         return bool(member.expelled) or (away and self.enough(without=[name]))
 
@@ -131,7 +82,7 @@ class Roster:
         """The clients that have taken part, and are not away for longer than the others wait."""
         return [
             name
-            for name, member in self.members.items()
+            for name, member in self.items()
             if member.session and not member.expelled and member.away_seconds() < self.config.rejoin_seconds
         ]
 

@@ -161,7 +161,7 @@ class Training(Phase):
     def answered(self, names: Collection[str]) -> None:
         seconds = (time.perf_counter() - self._began) / max(1, len(names))
         for name in names:
-            self.members.roster[name].clock.served(seconds)
+            self.members.roster[name].clock.server_seconds += seconds
             if name in self._under_way:
                 self._under_way[name].answered(name)
 
@@ -199,7 +199,8 @@ class Training(Phase):
                 clock, held = roster[name].clock, self.members.coordinator.holdings[name].held
                 self.times.add(name, transaction.worked[name], clock, held, len(roster.there()))
             self.updates[name] = transaction.updates[name]
-            roster[name].finish()
+            # It need not take the steps again.
+            roster[name].finished, roster[name].last = True, None
             del self._under_way[name]
 
     def _leave_out(self, deadline: float) -> float:

@@ -19,7 +19,7 @@ TTL_SECONDS = 90 * 24 * 3600.0  # of a Message and its reply: longer than any ru
 
 
 class Launcher:
-    """Starts the SuperNodes of a run, in a thread of its own, from `start` on.
+    """Starts the SuperNodes of a run, in a thread of its own.
 
     A SuperNode is the client under whose name its key is registered. Late ones are started when they come,
     and started again where their app ends unexpectedly. tickets: for each client. gone: receives clients that
@@ -44,20 +44,16 @@ class Launcher:
         self._said: set[str] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="splitft-launcher", daemon=True)
-
-    def start(self) -> None:
-        """Start the clients, now and whenever their SuperNodes come."""
         self._thread.start()
 
     def finish(self) -> dict[str, dict[str, float]]:
         """Stop starting clients, wait for outstanding replies, and return all results."""
         self._over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-            deadline = time.monotonic() + LAST_WORDS_SECONDS
-            while self._running and time.monotonic() < deadline:
-                self._gather()
-                time.sleep(POLL_SECONDS if self._running else 0.0)
+        self._thread.join()
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while self._running and time.monotonic() < deadline:
+            self._gather()
+            time.sleep(POLL_SECONDS if self._running else 0.0)
         return self.results
 
     def _run(self) -> None:

@@ -50,7 +50,6 @@ def main(grid: Grid, context: Context) -> None:
             reached = endpoint or f"{listen.rpartition(':')[0]}:{listener.port}"
             tickets = {name: Ticket(name, reached, authority, token) for name, token in tokens.items()}
             launchers.append(Launcher(grid, tickets, listener.gone, lambda text: notice(console, text)))
-            launchers[0].start()
 
         replies: Mapping[str, Any] = {}
         try:

@@ -14,53 +14,43 @@ from splitft.common.failpoints import failpoint
 from splitft.common.state import State
 from splitft.devices.clock import VirtualClock
 from splitft.devices.simulate import RoundTimes
+from splitft.engines.local import LocalCohort
+from splitft.job import Job
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
 from splitft.running.baselines.whole import WholeClient
 from splitft.server.served import Sums, taken
+from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, Metrics, OptimizerState
 
 POOLED = "all data"  # name of the trainer of the pooled rows
 
 
-class NoExchange:
-    """A `CohortRole` of whole models in this process; nothing is sent.
+class NoExchange(LocalCohort):
+    """Clients with whole models in this process; nothing is sent.
 
     Args:
         clients: Evaluate their held-out rows, and train their own rows.
         adapter: The adapter that all start from.
         pooled: Trains all rows in their place.
-        present: Clients whose device is there in a round; None: all.
     """
 
     def __init__(
         self,
         clients: Sequence[WholeClient],
+        job: Job,
+        ledger: Ledger,
+        clock: VirtualClock | None,
+        present: Callable[[int], Sequence[str]] | None,
         adapter: Adapter,
         pooled: WholeClient | None = None,
-        clock: VirtualClock | None = None,
-        present: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
-        self.names = [client.name for client in clients]
-        self._clients = {client.name: client for client in clients}
+        super().__init__(clients, job, job, ledger, clock, present)
+        self._whole = {client.name: client for client in clients}
         self._trainers = {client.name: pooled or client for client in clients}
         self._distinct = {trainer.name: trainer for trainer in self._trainers.values()}
-        self._clock = clock
-        self._present = present
         for trainer in self._distinct.values():
             trainer.start(adapter)
-
-    def present(self, round_: int) -> Sequence[str]:
-        """Return the clients whose device is there in this round."""
-        return self._present(round_) if self._present else self.names
-
-    def reachable(self) -> Sequence[str]:
-        """Return all clients: to be evaluated, they need not be on their devices."""
-        return self.names
-
-    def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
-        """Nothing is handed out."""
-        return {}
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
         """Take the local steps; yield the loss of every micro-batch."""
@@ -71,20 +61,15 @@ class NoExchange:
                 for micro_step in range(trainer.micro_steps):
                     place = StepId(trainer.name, round_, taken[trainer.name], micro_step, train=True)
                     loss = trainer.train_step(place, step)
-                    if self._clock:
-                        self._clock.on_local_step(trainer.name, loss.lengths)
+                    self._count(trainer.name, "up", loss)
                     yield {trainer.name: loss}
                 taken[trainer.name] += 1
 
     def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
         """Evaluate each client's rows with its trainer's adapter."""
         for name in members:
-            for message in self._clients[name].evaluate(round_, self._trainers[name].adapter):
+            for message in self._whole[name].evaluate(round_, self._trainers[name].adapter):
                 yield {name: message}
-
-    def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
-        """There are no replies."""
-        return {}
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         """Nothing is gathered."""
@@ -92,17 +77,13 @@ class NoExchange:
 
     def times(self, members: Sequence[str]) -> RoundTimes | None:
         """Return the time of the round on the trainers' devices; None without devices."""
-        names = list(dict.fromkeys(self._trainers[name].name for name in members))
-        return self._clock.close_round(names) if self._clock and names else None
+        return super().times(list(dict.fromkeys(self._trainers[name].name for name in members)))
 
     def adapters(self) -> dict[str, Adapter]:
         """Return {folder in the run's: adapter}: the pooled trainer's, or one for every client."""
         if POOLED in self._distinct:
             return {"adapter": self._distinct[POOLED].adapter}
         return {f"adapters/{name}": trainer.adapter for name, trainer in self._distinct.items()}
-
-    def save(self, rounds_done: int) -> None:
-        """The trainers' state is part of this cohort's."""
 
     def state(self) -> State:
         """Return the trainers' state, and the clock's, as a checkpoint holds them."""

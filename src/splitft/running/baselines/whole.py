@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from splitft.client.batches import StepBatches
-from splitft.client.client import metrics
-from splitft.client.held_adapter import HeldAdapter
+from splitft.client.client import Client, metrics
 from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.data import ClientData
@@ -16,47 +14,26 @@ from splitft.lora.blocks import Adapter
 from splitft.lora.optimizer import global_step, learning_rates, total_norm
 from splitft.model.split_model import SplitModel, StepId
 from splitft.wire.memory.sample_memory import SampleMemory
-from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
+from splitft.wire.messages import LocalLoss, Message
 
 
-class WholeClient:
-    """A `ClientRole` whose cut is the end of the model: forward, loss and backward in one place."""
+class WholeClient(Client):
+    """A client whose cut is the end of the model: forward, loss and backward in one place."""
 
     def __init__(
         self, name: str, data: ClientData, model: SplitModel, settings: TrainingSettings, pad_token_id: int
     ) -> None:
-        self.name = name
-        self.data = data
-        self.model = model
-        self.settings = settings
-        self.memory = SampleMemory()
-        self.micro_batches = 1
-        self.ahead = 0
-        self._held = HeldAdapter(settings, model.num_blocks, model.device)
-        self._batches = StepBatches(settings, name, data, pad_token_id, model.device)
+        super().__init__(name, data, model, settings, pad_token_id, SampleMemory())
         self._learning_rate = learning_rates(settings)
-
-    @property
-    def micro_steps(self) -> int:
-        """Micro-batches of an optimizer step."""
-        return self.settings.gradient_accumulation_steps
 
     @property
     def adapter(self) -> Adapter:
         """A copy of the adapter as trained."""
         return self._held.trained.values()
 
-    def use_model(self, model: SplitModel) -> None:
-        """Go on with another model of the same blocks."""
-        self.model = model
-
     def start(self, adapter: Adapter) -> None:
         """Start from an adapter in this process."""
         self._held.start(adapter)
-
-    def receive(self, message: AdapterDown) -> OptimizerState | None:
-        """Take the adapter of the coming round (or evaluation)."""
-        return self._held.receive(message, self.model.slots.layout)
 
     def forward(self, round_: int, step: int, micro_step: int) -> Message:
         """Train on the next micro-batch; after the last of a step, take the optimizer's step."""
@@ -89,19 +66,6 @@ class WholeClient:
     def answer(self, message: Message) -> Message | None:
         """Refuse all messages: the server has none but hand-outs for this client."""
         raise ValueError(f"a client with a whole model cannot take {type(message).__name__}")
-
-    def finish(self, round_: int) -> AdapterUp:
-        """Return the adapter trained in this round."""
-        return self._held.update(round_, None)
-
-    def state(self) -> State:
-        """Return all that outlasts a round, as a checkpoint holds it."""
-        return self._held.state() | {"stream": self._batches.state()}
-
-    def load_state(self, state: State) -> None:
-        """Restore a state returned by `state()`. Raises DataError where it is of other data."""
-        self._batches.load_state(state["stream"])
-        self._held.load_state(state)
 
 
 class WholeModels:

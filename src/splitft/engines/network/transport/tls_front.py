@@ -21,7 +21,6 @@ from splitft.errors import NetworkError
 HANDSHAKE_SECONDS = 5.0
 STRANGER_SECONDS = 10.0  # until a client of the run is recognised
 MOST_STRANGERS = 32  # at a time; one more ends the oldest
-STRANGER_BYTES = 1 << 20  # of memory for one of them, TLS and HTTP/2 included
 CHUNK = 1 << 16
 
 Audit = Callable[[str, str], None]  # (address, reason of the refusal)
@@ -59,11 +58,7 @@ class Connection:
     task: asyncio.Task[None] | None = None
     port: int = 0  # on loopback, from which it is passed on; 0: not yet
     name: str = ""  # in its certificate
-    stranger: bool = True
-
-    def recognise(self) -> None:
-        """Note that it is of a client of the run."""
-        self.stranger = False
+    stranger: bool = True  # until it is recognised as that of a client of the run
 
     def hang_up(self) -> None:
         """End it."""
@@ -144,7 +139,7 @@ class TlsFront(asyncio.Protocol):
     def _turn_away(self, connection: Connection, reason: str) -> None:
         """Hang up on a connection that is still a stranger."""
         if connection in self._connections and connection.stranger:
-            connection.recognise()  # its place is free
+            connection.stranger = False  # its place is free
             self._audit(connection.address, reason)
             connection.hang_up()
 
