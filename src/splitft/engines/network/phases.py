@@ -28,7 +28,7 @@ class HandOut(Phase):
         roster = self.members.roster
         with self.members.during(self):
             for name, message in self.adapters.items():
-                roster[name].last, roster[name].evaluating = message, self.evaluating
+                roster[name].hand_out(message, self.evaluating)
                 self.members.send(name, message)
             self.members.wait(self._answers.__contains__, list(self.adapters), roster.config.round_seconds)
         answers = [(name, self._answers.get(name)) for name in self.adapters]
@@ -79,7 +79,7 @@ class Evaluation(Phase):
                     if name in self._left and (slow or roster.given_up(name)):
                         self._left.remove(name)
                         late.append(name)
-                        roster[name].muted = True
+                        roster[name].mute()
                         self.members.worker.forget_metrics(name)
                 if self._left:
                     self.members.pump()

@@ -36,13 +36,21 @@ class StepClock:
 
     server_seconds: float = 0.0
     waited_seconds: float = 0.0
-    asked_at: float | None = None  # when something was last sent to the client, or came from it
+    _asked_at: float | None = None
+
+    def asked(self) -> None:
+        """Note that something was sent to the client."""
+        self._asked_at = time.perf_counter()
 
     def heard(self, at: float) -> None:
         """Note that something came from it; several messages may answer one."""
-        if self.asked_at is not None:
-            self.waited_seconds += max(0.0, at - self.asked_at)
-            self.asked_at = at
+        if self._asked_at is not None:
+            self.waited_seconds += max(0.0, at - self._asked_at)
+            self._asked_at = at
+
+    def served(self, seconds: float) -> None:
+        """Add seconds of the server's computing."""
+        self.server_seconds += seconds
 
 
 @dataclass

@@ -24,7 +24,7 @@ class TrunkTransaction:
 
     members: Members
     job: TrainingSettings
-    names: list[str]
+    names: Sequence[str]
     round: int
     updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)
     worked: dict[str, Worked] = field(default_factory=dict, init=False)  # seconds that each client states
@@ -81,15 +81,10 @@ class TrunkTransaction:
         self.served += 1
         return {name: self._inbox[name].popleft() for name in unfinished}
 
-    def restart(self) -> None:
-        """Roll the trunk back, and have all clients take the steps again."""
+    def restart(self, without: str | None = None) -> None:
+        """Roll the trunk back, and have all clients, or all but one, take the steps again."""
         self.members.worker.rewind(self.names)
-        self._begin()
-
-    def leave_out(self, name: str) -> None:
-        """Roll the trunk back, and go on without a client."""
-        self.members.worker.rewind(self.names)
-        self.names.remove(name)
+        self.names = [name for name in self.names if name != without]
         self._begin()
 
     def _begin(self) -> None:
@@ -132,7 +127,7 @@ class Training(Phase):
             for name in names:
                 self.members.channels[name].memory.mark()
             for group in self.groups:
-                transaction = TrunkTransaction(self.members, self.job, list(group), self.round)
+                transaction = TrunkTransaction(self.members, self.job, group, self.round)
                 self._under_way |= dict.fromkeys(group, transaction)
             deadline = self.members.roster.deadline()
             while self._under_way:
@@ -161,7 +156,7 @@ class Training(Phase):
     def answered(self, names: Collection[str]) -> None:
         seconds = (time.perf_counter() - self._began) / max(1, len(names))
         for name in names:
-            self.members.roster[name].clock.server_seconds += seconds
+            self.members.roster[name].clock.served(seconds)
             if name in self._under_way:
                 self._under_way[name].answered(name)
 
@@ -199,8 +194,7 @@ class Training(Phase):
                 clock, held = roster[name].clock, self.members.coordinator.holdings[name].held
                 self.times.add(name, transaction.worked[name], clock, held, len(roster.there()))
             self.updates[name] = transaction.updates[name]
-            # It need not take the steps again.
-            roster[name].finished, roster[name].last = True, None
+            roster[name].finish()
             del self._under_way[name]
 
     def _leave_out(self, deadline: float) -> float:
@@ -212,7 +206,7 @@ class Training(Phase):
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
             if roster.given_up(name) or (slow and roster.enough([*self._left_out, name])):
-                transaction.leave_out(name)
+                transaction.restart(without=name)
                 del self._under_way[name]
                 self._left_out.append(name)
                 self.members.skip(name)

@@ -18,8 +18,13 @@ import grpc
 
 from splitft.engines.network.control import WIRE, End, Hello, Welcome, packed
 from splitft.engines.network.transport.admission import Admission
-from splitft.engines.network.transport.delivery import ViolationError
-from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
+from splitft.engines.network.transport.delivery import (
+    MAX_FRAME_BYTES,
+    Frame,
+    Kind,
+    ViolationError,
+    decode_frame,
+)
 from splitft.engines.network.transport.link import reader_of
 from splitft.engines.network.transport.peers import Event, Peers
 from splitft.engines.network.transport.tls_front import TlsFront
@@ -158,7 +163,7 @@ class Listener:
         if refusal is not None:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
-        connection.stranger = False
+        connection.recognise()
 
         # After the end of the run it hears that, and hangs up.
         if self._end is not None:

@@ -58,7 +58,11 @@ class Connection:
     task: asyncio.Task[None] | None = None
     port: int = 0  # on loopback, from which it is passed on; 0: not yet
     name: str = ""  # in its certificate
-    stranger: bool = True  # until it is recognised as that of a client of the run
+    stranger: bool = True
+
+    def recognise(self) -> None:
+        """Note that it is of a client of the run."""
+        self.stranger = False
 
     def hang_up(self) -> None:
         """End it."""
@@ -139,7 +143,7 @@ class TlsFront(asyncio.Protocol):
     def _turn_away(self, connection: Connection, reason: str) -> None:
         """Hang up on a connection that is still a stranger."""
         if connection in self._connections and connection.stranger:
-            connection.stranger = False  # its place is free
+            connection.recognise()  # its place is free
             self._audit(connection.address, reason)
             connection.hang_up()
 
