@@ -115,7 +115,7 @@ class Site:
                     self._follow(request)
                     request = self._conversation.take()
                 except _StepsOverError as over:
-                    request = over.request
+                    (request,) = over.args
                 except DivergedError as error:
                     self._conversation.say(control.Failed(_why(error)))
                     raise
@@ -270,8 +270,4 @@ def _why(error: SplitFTError) -> str:
 
 
 class _StepsOverError(Exception):
-    """A request came that ends the steps or the evaluation under way."""
-
-    def __init__(self, request: control.Said) -> None:
-        super().__init__()
-        self.request = request
+    """A request, the only argument, came that ends the steps or the evaluation under way."""
