@@ -21,7 +21,9 @@ from network_threads import Settings, follow
 from splitft import Job
 from splitft.engines.network.control import End
 from splitft.engines.network.transport import certs
-from splitft.engines.network.transport.listener import METHOD, SERVICE, most_held
+from splitft.engines.network.transport.listener import METHOD, SERVICE
+from splitft.engines.network.transport.peers import MOST_UNREAD
+from splitft.engines.network.transport.tls_front import MOST_STRANGERS
 from splitft.job import dump_job
 from splitft.running.join import channel_credentials
 from splitft.running.prepare import assemble
@@ -30,6 +32,7 @@ from splitft.wire.messages import Activations
 
 HONEST = ["anna", "bert"]
 HOSTILE = ["tiny", "total", "tensor", "slow", "late"]
+STRANGER_BYTES = 1 << 20  # of memory for the connection of one of them, TLS and HTTP/2 included
 MARGIN = 10.0  # seconds that a busy machine may be late
 PATH = f"/{SERVICE}/{METHOD}"
 
@@ -48,7 +51,9 @@ class Siege:
             for name in [*HONEST, *HOSTILE]:
                 certs.add_client(self.certs, name)
         start = assemble(job, Console(quiet=True), elsewhere=job.network.clients or ())
-        self.cap = most_held(len(HONEST + HOSTILE), most_bytes(start))
+        # Of a client: unused payloads, one more on its way, payloads it has not taken, and its connection.
+        client = (2 + MOST_UNREAD) * most_bytes(start) + STRANGER_BYTES
+        self.cap = len(HONEST + HOSTILE) * client + MOST_STRANGERS * STRANGER_BYTES
         self._waits, self._lifted = threading.Event(), threading.Event()
         self.port = self._start()
         self._ends: queue.SimpleQueue[End] = queue.SimpleQueue()

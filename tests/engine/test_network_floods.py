@@ -34,8 +34,8 @@ from splitft.engines.network.control import (
     Welcome,
     packed,
 )
+from splitft.engines.network.transport.delivery import PIECE_BYTES, Frame, Kind
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
-from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
 from splitft.engines.network.transport.link import SILENCE_SECONDS
 from splitft.engines.network.transport.listener import HELLO_SECONDS
 from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRANGER_SECONDS

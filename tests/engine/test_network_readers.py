@@ -15,9 +15,10 @@ from raw_http2 import RawConnection, grpc_prefix
 from splitft.engines.network.control import PROTOCOL, Hello, Welcome, packed
 from splitft.engines.network.transport import link
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.delivery import Frame, Kind
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
-from splitft.engines.network.transport.frames import Frame, Kind
-from splitft.engines.network.transport.listener import MOST_UNREAD, Listener
+from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.peers import MOST_UNREAD
 from tcp_proxy import Proxy
 
 

@@ -6,18 +6,15 @@ Bytes are counted as a network would carry them; a virtual clock, if there is on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from splitft.client.client import ClientRole
 from splitft.common.state import State
+from splitft.devices.clock import VirtualClock
+from splitft.devices.simulate import RoundTimes
 from splitft.job.settings import BatchSettings, WireSettings
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Direction, Ledger
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
-
-if TYPE_CHECKING:
-    from splitft.devices.clock import VirtualClock
-from splitft.devices.simulate import RoundTimes
 
 
 class LocalCohort:

@@ -40,8 +40,9 @@ _RESUME = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
 ]
 _TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
+_CERTS = Annotated[Path | None, typer.Option(help="Folder of this party's certificates (splitft certs).")]
 _OPEN = Annotated[
-    bool, typer.Option("--insecure", help="Listen to a network without TLS. Everyone on it may read along.")
+    bool, typer.Option("--insecure", help="Use a network without TLS. Everyone on it may read along.")
 ]
 
 
@@ -119,8 +120,7 @@ def schema() -> None:
 @app.command()
 def run(job: _JOB, overrides: _OVERRIDES = None, resume: _RESUME = False) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
-    loaded = _load(job, overrides)  # before the heavy imports: a wrong job is told at once
-    import_libraries()
+    loaded = _load(job, overrides)
     from splitft.running.runner import run
 
     run(loaded, resume=resume)
@@ -133,16 +133,13 @@ def server(
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen at; port 0: a free one.")
     ] = "127.0.0.1:50051",
-    certs: Annotated[
-        Path | None, typer.Option(help="Folder of the server's certificates (splitft certs init).")
-    ] = None,
+    certs: _CERTS = None,
     token_file: _TOKEN_FILE = None,
     insecure: _OPEN = False,
     resume: _RESUME = False,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     loaded = _load(job, overrides)
-    import_libraries()
     from splitft.running.serve import serve
 
     serve(loaded, listen, certs=certs, token=_token(token_file), insecure=insecure, resume=resume)
@@ -161,11 +158,9 @@ def client(
         str | None, typer.Option(help="The base model, where it has another name on this machine.")
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where its state is kept; default: runs/NAME.")] = None,
-    certs: Annotated[Path | None, typer.Option(help="Folder of its certificate (splitft certs add).")] = None,
+    certs: _CERTS = None,
     token_file: _TOKEN_FILE = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Dial a network without TLS. Everyone on it may read along.")
-    ] = False,
+    insecure: _OPEN = False,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
     import_libraries()
@@ -194,9 +189,7 @@ def aggregator(
     folder: Annotated[Path, typer.Option(help="Where updates are kept until the run ends.")] = Path(
         "runs/aggregator"
     ),
-    certs: Annotated[
-        Path | None, typer.Option(help="Folder of its certificates (splitft certs aggregator).")
-    ] = None,
+    certs: _CERTS = None,
     token_file: _TOKEN_FILE = None,
     insecure: _OPEN = False,
 ) -> None:
@@ -242,7 +235,6 @@ def plan(
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
     loaded = _load(job, overrides)
-    import_libraries()
     from splitft.tools.plan.command import plan_command
 
     plan_command(loaded, codecs=codecs, out=out)
@@ -316,7 +308,9 @@ def main() -> None:
 def _load(job: str, overrides: list[str] | None) -> Any:
     from splitft.job import load_job
 
-    return load_job(job, overrides or ())
+    loaded = load_job(job, overrides or ())
+    import_libraries()  # after that: a wrong job is told at once
+    return loaded
 
 
 def _token(path: Path | None) -> str:

@@ -15,8 +15,7 @@ from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
-from splitft.engines.network.conversation import Conversation
-from splitft.engines.network.site import Site
+from splitft.engines.network.site import Conversation, Site
 from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.errors import DataError, JobError, NetworkError

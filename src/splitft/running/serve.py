@@ -18,8 +18,7 @@ from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
-from splitft.engines.network.members import Members
-from splitft.engines.network.roster import Roster
+from splitft.engines.network.members import Members, Roster
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
@@ -145,7 +144,7 @@ def make_server_side(
         start.adapter,
         continues=bool(job.adapter_name_or_path),
         batch_tokens=batch_tokens(job, model, start.report.cuts, console),
-        micro_batches=micro_batches(job, roster.rows, times.parts, roster.there),
+        micro_batches=micro_batches(job, lambda name: roster[name].rows, times.parts, roster.there),
         averager=averaging.average if averaging else None,
         log=lambda line: append_line(steps, json.dumps(line)),
     )

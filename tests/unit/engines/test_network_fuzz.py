@@ -31,8 +31,14 @@ from splitft import Job
 from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.transport.admission import Admission, AuditLog
-from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
-from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
+from splitft.engines.network.transport.delivery import (
+    BrokenError,
+    Delivery,
+    Frame,
+    Kind,
+    ViolationError,
+    decode_frame,
+)
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, read_hello
 from splitft.model.split_model import SplitModel
 from splitft.running.prepare import Assembly, assemble

@@ -23,6 +23,7 @@ from torch import Tensor
 from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, Welcome, packed
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler, Item
+from splitft.engines.network.transport.peers import Event
 from splitft.errors import NetworkError
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
@@ -107,7 +108,7 @@ class AggregatorLink:
 
         def take(item: Item) -> None:
             self._incoming.put(item)
-            members.listener.wake()
+            members.listener.events.put(Event("woken", ""))
 
         self._way = dial(sink=take), members
 

@@ -7,7 +7,7 @@ the server hears of it, so it can be killed at any moment.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,33 +116,29 @@ class AggregatorProcess:
             self._reject(SERVER, other)
             return
         try:
-            averaged = average_request(self.settings, self.layout, self.num_blocks, asked, self._taken)
+            averaged = self._average(asked)
         except (ValueError, KeyError) as error:
             self._reject(SERVER, f"the request does not fit the job: {error}")
             return
         self.notice(f"averaged the adapters of {', '.join(asked.clients)}")
         self.listener.send(SERVER, packed(averaged))
 
-
-def average_request(
-    settings: TrainingSettings,
-    layout: Layout,
-    num_blocks: int,
-    asked: Average,
-    updates: Mapping[str, AdapterUp],
-) -> Averaged:
-    """Return the averages of a request. Raises ValueError where the request is not consistent."""
-    # The contributions of trunks, then of clients, by block and holder.
-    old = {b: unflatten(values, layout[b]) for b, values in zip(asked.blocks, asked.old, strict=True)}
-    trunks: dict[int, dict[str, Contribution]] = defaultdict(dict)
-    for holder, block, weight, values in zip(
-        asked.holders, asked.held, asked.weights, asked.values, strict=True
-    ):
-        trunks[block][holder] = unflatten(values, layout[block]), float(weight)
-    held = {
-        c: held_blocks(settings, num_blocks, cut) for c, cut in zip(asked.clients, asked.cuts, strict=True)
-    }
-    rows = dict(zip(asked.clients, asked.rows, strict=True))
-    own = {client: updates[client] for client in asked.clients}
-    averaged = average_round(settings, layout, old, held, rows, own, trunks)
-    return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))
+    def _average(self, asked: Average) -> Averaged:
+        """Return the averages of a request. Raises ValueError where the request is not consistent."""
+        # The contributions of trunks, then of clients, by block and holder.
+        old = {
+            b: unflatten(values, self.layout[b]) for b, values in zip(asked.blocks, asked.old, strict=True)
+        }
+        trunks: dict[int, dict[str, Contribution]] = defaultdict(dict)
+        for holder, block, weight, values in zip(
+            asked.holders, asked.held, asked.weights, asked.values, strict=True
+        ):
+            trunks[block][holder] = unflatten(values, self.layout[block]), float(weight)
+        held = {
+            c: held_blocks(self.settings, self.num_blocks, cut)
+            for c, cut in zip(asked.clients, asked.cuts, strict=True)
+        }
+        rows = dict(zip(asked.clients, asked.rows, strict=True))
+        own = {client: self._taken[client] for client in asked.clients}
+        averaged = average_round(self.settings, self.layout, old, held, rows, own, trunks)
+        return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))

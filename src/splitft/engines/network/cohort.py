@@ -1,14 +1,17 @@
-"""The network engine at the server: clients on other machines as a `CohortRole`."""
+"""The network engine at the server: clients elsewhere as a `CohortRole`, and the phases beside training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import AggregatorLink
-from splitft.engines.network.members import Members
-from splitft.engines.network.phases import Evaluation, HandOut, Saving
+from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
+from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
 from splitft.job.settings import TrainingSettings
@@ -29,7 +32,7 @@ class NetworkCohort:
     @property
     def names(self) -> list[str]:
         """All clients, in the order in which the server sums."""
-        return list(self._members.roster.members)
+        return list(self._members.roster)
 
     def present(self, round_: int) -> Sequence[str]:
         """Wait for clients that are lost, and return those that can train."""
@@ -77,7 +80,7 @@ class NetworkCohort:
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
         return {
-            "done": {name: member.done for name, member in self._members.roster.members.items()},
+            "done": {name: member.done for name, member in self._members.roster.items()},
             "memories": {name: end.memory.state() for name, end in self._members.channels.items()},
             "parts": self._times.parts,
         }
@@ -90,3 +93,132 @@ class NetworkCohort:
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self._members.roster[name].save(done, exact=done == newest)
+
+
+@dataclass(eq=False)
+class HandOut(Phase):
+    """Clients get their cuts and adapters, and return the optimizer state of blocks that leave them."""
+
+    members: Members
+    adapters: Mapping[str, AdapterDown]
+    evaluating: bool  # the adapters are to be evaluated
+    _answers: dict[str, Held | OptimizerState] = field(default_factory=dict, init=False)
+
+    def run(self) -> dict[str, OptimizerState]:
+        """Hand out, wait for the answers, and return the optimizer states."""
+        roster = self.members.roster
+        with self.members.during(self):
+            for name, message in self.adapters.items():
+                roster[name].hand_out(message, self.evaluating)
+                self.members.send(name, message)
+            self.members.wait(self._answers.__contains__, list(self.adapters), roster.config.round_seconds)
+        answers = [(name, self._answers.get(name)) for name in self.adapters]
+        return {name: answer for name, answer in answers if isinstance(answer, OptimizerState)}
+
+    def awaits(self, name: str) -> bool:
+        return name in self.adapters and name not in self._answers
+
+    def take(self, name: str, message: Said) -> None:
+        if isinstance(message, Held | OptimizerState) and message.round == self.adapters[name].round:
+            self._answers[name] = message
+
+
+@dataclass(eq=False)
+class Evaluation(Phase):
+    """Clients evaluate their held-out rows."""
+
+    members: Members
+    job: TrainingSettings
+    names: Sequence[str]
+    round: int
+    _left: list[str] = field(default_factory=list, init=False)  # clients that are not done
+    _orders: dict[str, MessageOrder] = field(default_factory=dict, init=False)  # of clients that have begun
+    _inboxes: defaultdict[str, deque[Message | Evaluated]] = field(
+        default_factory=lambda: defaultdict(deque), init=False
+    )
+
+    def run(self) -> Iterator[dict[str, Message]]:
+        """Yield what clients send, as it comes."""
+        roster, late = self.members.roster, list[str]()
+        self._left += self.names
+        with self.members.during(self):
+            deadline = roster.deadline()
+            for name in self._left:
+                self.members.send(name, Evaluate(self.round))
+            while self._left:
+                for name in list(self._left):
+                    # Messages for the server, and the end of each client's rows.
+                    inbox = self._inboxes[name]
+                    while inbox:
+                        message = inbox.popleft()
+                        if isinstance(message, Evaluated):
+                            self._left.remove(name)
+                            break
+                        yield {name: message}
+                    # Clients that are given up, or late where there are enough others.
+                    slow = time.monotonic() > deadline and roster.enough([*late, name])
+                    if name in self._left and (slow or roster.given_up(name)):
+                        self._left.remove(name)
+                        late.append(name)
+                        roster[name].mute()
+                        self.members.worker.forget_metrics(name)
+                if self._left:
+                    self.members.pump()
+
+    def awaits(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, message: Said) -> None:
+        if name in self._orders:
+            checked = message if isinstance(message, Evaluated) else self._orders[name].checked(message)
+            self._inboxes[name].append(checked)
+        elif message == Started(self.round, EVALUATION):  # before that, messages are of steps given up
+            lines = evaluation_script(self.job, self.members.roster[name].eval_rows)
+            order = MessageOrder(self.job, lines, self.round, train=False, in_flight=EVAL_IN_FLIGHT)
+            self._orders[name] = order
+
+    def returned(self, name: str) -> None:
+        """Have a client evaluate its rows again, from the first on."""
+        if name in self._left:
+            self.members.worker.forget_metrics(name)
+            self._orders.pop(name, None)
+            self._inboxes[name].clear()
+            self.members.send(name, Evaluate(self.round))
+
+    def answered(self, names: Collection[str]) -> None:
+        for name in names:
+            if name in self._orders:
+                self._orders[name].answered()
+
+
+@dataclass(eq=False)
+class Saving(Phase):
+    """Clients save their states; from then on the server counts on these.
+
+    A client on its way back is waited for: without its state its optimizer would start from zero.
+    """
+
+    members: Members
+    done: int  # rounds
+
+    def run(self) -> None:
+        """Have all clients save."""
+        roster = self.members.roster
+        with self.members.during(self):
+            for name in roster.there():
+                self.returned(name)
+            names = list(roster)
+            self.members.wait(lambda name: not self.awaits(name), names, roster.config.round_seconds)
+        for member in roster.values():
+            if member.done != self.done:
+                member.save(member.done, exact=False)
+
+    def awaits(self, name: str) -> bool:
+        return self.members.roster[name].done != self.done
+
+    def take(self, name: str, message: Said) -> None:
+        if message == Saved(self.done):
+            self.members.roster[name].save(self.done, exact=True)
+
+    def returned(self, name: str) -> None:
+        self.members.send(name, Save(self.done))

@@ -21,6 +21,11 @@ class _OfRound:
 
 
 @dataclass(frozen=True)
+class _AfterRounds:
+    done: int
+
+
+@dataclass(frozen=True)
 class Hello:
     """Client to server, first on every connection."""
 
@@ -119,18 +124,12 @@ class Evaluated(_OfRound):
     """Client to server: all held-out rows were sent."""
 
 
-@dataclass(frozen=True)
-class Save:
+class Save(_AfterRounds):
     """Server to client: write down your state after so many rounds."""
 
-    done: int
 
-
-@dataclass(frozen=True)
-class Saved:
+class Saved(_AfterRounds):
     """Client to server."""
-
-    done: int
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class Gate:
     _tokens: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
     _batches: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        job = self.settings
+        self._most_rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
+        self._most_tokens = self._most_rows * self.max_length
+
     def check(self, client: str, message: Message) -> Message:
         """Return a message unpacked. Raises ValueError, which names the field, where it is wrong."""
         if isinstance(message, Activations):
@@ -73,7 +78,7 @@ class Gate:
                 _number("nll", message.nll)
                 for right, all_ in (("correct", "tokens"), ("paper_correct", "paper_tokens")):
                     most = getattr(message, all_)
-                    if not 0 <= getattr(message, right) <= most <= self._most_tokens():
+                    if not 0 <= getattr(message, right) <= most <= self._most_tokens:
                         raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
             case LocalLoss():
                 _number("loss", message.loss)
@@ -168,20 +173,13 @@ class Gate:
             raise ValueError(f"grad_norms: {norms.dtype} {tuple(norms.shape)} where there are {size} tensors")
         _finite("grad_norms", norms)
 
-    @property
-    def _most_rows(self) -> int:
-        return max(self.settings.per_device_train_batch_size, self.settings.per_device_eval_batch_size)
-
     def _lengths(self, lengths: tuple[int, ...]) -> int:
         if not 1 <= len(lengths) <= self._most_rows or not all(1 <= n <= self.max_length for n in lengths):
             raise ValueError(f"lengths: {len(lengths)} samples of up to {max(lengths, default=0)} tokens")
         return sum(lengths)
 
-    def _most_tokens(self) -> int:
-        return self._most_rows * self.max_length
-
     def _loss_tokens(self, stated: int, least: int) -> None:
-        if not max(1, least) <= stated <= self._most_tokens() * self.settings.gradient_accumulation_steps:
+        if not max(1, least) <= stated <= self._most_tokens * self.settings.gradient_accumulation_steps:
             raise ValueError(f"loss_tokens: {stated}")
 
     def _rows(self, name: str, tensor: Tensor, tokens: int) -> None:

@@ -2,38 +2,121 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from splitft.engines.network.control import (
-    EVALUATION,
-    WIRE,
-    Failed,
-    Load,
-    Loaded,
-    Ready,
-    Said,
-    Skip,
-    Started,
-    Train,
-    packed,
-)
-from splitft.engines.network.roster import Member, Roster
+from splitft.engines.network import control
+from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
+from splitft.job.sections import NetworkConfig
 from splitft.server.coordinator import Coordinator
 from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
-from splitft.wire.messages import AdapterDown, LocalLoss, Message
+from splitft.wire.messages import AdapterDown, LocalLoss, Message, OptimizerState
 
 SHOWN = 300  # characters of a client's own words
 
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
+
+
+@dataclass
+class Member:
+    """One client."""
+
+    name: str
+    session: str = ""  # of its last connection; empty before the first
+    there: bool = False  # it takes part: its data are read and its state is restored in this session
+    connected: bool = False
+    since: float = field(default_factory=time.monotonic)  # when it was last lost
+    expelled: str = ""  # why
+    owes: type | None = None  # the only kind that may come next in a new session; None: any
+    rows: int = 0
+    eval_rows: int = 0
+    done: int = 0  # the last round after which it saved its state
+    exact: bool = True  # the server counts on that state
+    finished: bool = False  # it has sent its adapters of the round after `done`
+    last: AdapterDown | None = None  # its last hand-out since then
+    evaluating: bool = False  # that one is for evaluation
+    muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
+    clock: StepClock = field(default_factory=StepClock)
+    unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
+
+    def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
+        """Remember what it is handed out, for a return in a new session."""
+        self.last, self.evaluating = message, evaluating
+
+    def finish(self) -> None:
+        """Note that its adapters of this round are here: it need not take the steps again."""
+        self.finished, self.last = True, None
+
+    def mute(self) -> None:
+        """Drop its messages until it has the next adapters."""
+        self.muted = True
+
+    def save(self, done: int, exact: bool) -> None:
+        """Note the state that it can restore."""
+        self.done, self.exact, self.finished, self.last = done, exact, False, None
+
+    def admits(self, message: control.Said) -> bool:
+        """Whether a message is to be used. Raises ValueError where another kind must come first."""
+        kind = type(message).__name__
+        if self.owes is not None and not isinstance(message, self.owes | control.Failed):
+            raise ValueError(f"{kind} came where {self.owes.__name__} is next")
+        if isinstance(message, control.Ready | control.Loaded) and not isinstance(message, self.owes or ()):
+            raise ValueError(f"{kind} came again")
+        if (
+            isinstance(message, control.Held | OptimizerState)
+            and self.last
+            and message.round == self.last.round
+        ):
+            self.muted = False
+        return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
+
+    def away_seconds(self) -> float:
+        """How long it has not been there."""
+        return 0.0 if self.there and self.connected else time.monotonic() - self.since
+
+
+class Roster(dict[str, Member]):
+    """All clients of a job, in the order of their names there, which is the order of all sums."""
+
+    def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
+        super().__init__({name: Member(name) for name in names})
+        self.config = config
+
+    def there(self) -> list[str]:
+        """The clients that take part now."""
+        return [name for name, member in self.items() if member.there and not member.expelled]
+
+    def enough(self, without: Collection[str] = ()) -> bool:
+        """Whether the run may go on without these clients."""
+        wanted = self.config.min_clients or sum(not member.expelled for member in self.values())
+        return len([name for name in self.there() if name not in without]) >= max(1, wanted)
+
+    def given_up(self, name: str) -> bool:
+        """Whether the others no longer wait for a client."""
+        member = self[name]
+        away = member.away_seconds() > self.config.rejoin_seconds
+        return bool(member.expelled) or (away and self.enough(without=[name]))
+
+    def taking_part(self) -> list[str]:
+        """The clients that have taken part, and are not away for longer than the others wait."""
+        return [
+            name
+            for name, member in self.items()
+            if member.session and not member.expelled and member.away_seconds() < self.config.rejoin_seconds
+        ]
+
+    def deadline(self) -> float:
+        """The time from which on clients are late with what they are asked now, by `time.monotonic`."""
+        return time.monotonic() + (self.config.round_seconds or math.inf)
 
 
 class Phase:
@@ -43,7 +126,7 @@ class Phase:
         """Whether messages of a client are read; else they wait, and soon its connection does."""
         return False
 
-    def take(self, name: str, message: Said) -> None:
+    def take(self, name: str, message: control.Said) -> None:
         """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
 
     def returned(self, name: str) -> None:
@@ -71,7 +154,7 @@ class Members:
     def during(self, phase: Phase) -> Iterator[None]:
         """Have a phase take what clients send, and bring back clients that return, until it is over."""
         self._phase = phase
-        for member in self.roster.members.values():
+        for member in self.roster.values():
             for event in member.unasked:
                 self.listener.used(event)
             member.unasked.clear()
@@ -80,13 +163,13 @@ class Members:
         finally:
             self._phase = Phase()
 
-    def send(self, name: str, message: Said) -> None:
+    def send(self, name: str, message: control.Said) -> None:
         """Send a message, now or when the client is connected again.
 
         Not before a client in a new session has restored its state: it is asked again after that.
         """
         member = self.roster[name]
-        if member.owes is not None and not isinstance(message, Load):
+        if member.owes is not None and not isinstance(message, control.Load):
             return
         if isinstance(message, Message):
             try:
@@ -97,10 +180,11 @@ class Members:
             self.ledger.count("down", message)
         if isinstance(message, AdapterDown):
             self.channels[name].memory.move(message.cut)
-        if isinstance(message, Train):
+        if isinstance(message, control.Train):
             message = replace(message, memory=self.channels[name].memory.offer)
-        member.asked(message)
-        self.listener.send(name, packed(message), member.session)
+            member.clock = StepClock()
+        member.clock.asked()
+        self.listener.send(name, control.packed(message), member.session)
 
     def reply(self, replies: Mapping[str, Message]) -> None:
         """Send the server's replies to messages of the phase in force."""
@@ -113,16 +197,16 @@ class Members:
         self.roster[name].mute()
         self.channels[name].memory.forget()
         self.channels[name].memory.rewind()
-        self.send(name, Skip(0))
+        self.send(name, control.Skip(0))
 
     def expel(self, name: str, reason: str) -> None:
         """Let a client take part no more. Raises NetworkError where it was the last one."""
         member = self.roster[name]
         if not member.expelled:
-            member.expel(reason)
+            member.expelled, member.there = reason, False
             self.listener.expel(name, reason)
             self.notice(f"{name} is expelled: {reason}")
-        if all(other.expelled for other in self.roster.members.values()):
+        if all(other.expelled for other in self.roster.values()):
             raise NetworkError("every client is expelled; the last: " + reason)
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
@@ -152,7 +236,10 @@ class Members:
             return
         member = self.roster[event.name]
         if event.kind == "joined":
-            member.join(event.session)
+            # A new session: Ready and Loaded come first.
+            member.session, member.owes = event.session, control.Ready
+            member.there, member.connected = False, True
+            member.unasked.clear()
             self.channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
@@ -162,10 +249,10 @@ class Members:
             member.clock.heard(event.at)
             self._receive(member, event)
         elif event.kind == "back":
-            member.connect(True)
+            member.connected = True
             self.notice(f"{member.name} is connected again")
         elif event.kind == "away":
-            member.connect(False)
+            member.connected, member.since = False, time.monotonic()
             self.notice(f"{member.name} is lost: {event.reason}")
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)
@@ -175,11 +262,11 @@ class Members:
         name = member.name
         try:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
-            message = WIRE.decode(event.payload)
-            if isinstance(message, Failed):
+            message = control.WIRE.decode(event.payload)
+            if isinstance(message, control.Failed):
                 raise ValueError(f"it says: {_plain(message.reason)}")
             used = member.admits(message)
-            if used and not isinstance(message, Ready | Loaded):
+            if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
                 if not self._phase.awaits(name):
                     member.unasked.append(event)
@@ -189,16 +276,18 @@ class Members:
         except ValueError as error:
             self.expel(name, str(error))
         else:
-            if isinstance(message, Ready):
-                member.greet(message)
-                self.send(name, Load(member.done if member.exact else 0, member.exact and member.finished))
-            elif isinstance(message, Loaded):
+            if isinstance(message, control.Ready):
+                member.rows, member.eval_rows = message.rows, message.eval_rows
+                member.owes = control.Loaded
+                done = member.done if member.exact else 0
+                self.send(name, control.Load(done, member.exact and member.finished))
+            elif isinstance(message, control.Loaded):
                 self._resynchronise(member, message.ok and member.exact)
         self.listener.used(event)
 
-    def _through_gate(self, member: Member, message: Said) -> Said:
+    def _through_gate(self, member: Member, message: control.Said) -> control.Said:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
-        if isinstance(message, Started) and message.attempt != EVALUATION:
+        if isinstance(message, control.Started) and message.attempt != control.EVALUATION:
             # Before the messages that follow are unpacked.
             self.channels[member.name].memory.accept(message.memory)
         if not isinstance(message, Message):
@@ -211,12 +300,13 @@ class Members:
     def _resynchronise(self, member: Member, restored: bool) -> None:
         """Have a client whose state is restored, or lost, take part from where the others are."""
         name = member.name
-        member.restored()
+        member.owes, member.there = None, True
         if not restored:
             self.coordinator.blocks.forget(name)
             if member.last is not None:
-                again = self.coordinator.hand_out_anew(member.last.round, name, evaluate=member.evaluating)
-                member.hand_out(again, member.evaluating)
+                member.last = self.coordinator.hand_out_anew(
+                    member.last.round, name, evaluate=member.evaluating
+                )
             if member.done:
                 self.notice(f"{name} has lost its state: its optimizer starts from zero")
         if member.last is not None:

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from splitft.client.client import ClientRole
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
+from splitft.engines.network import control
 from splitft.engines.network.aggregator_link import Desk
-from splitft.engines.network.control import (
-    EVALUATION,
-    End,
-    Evaluate,
-    Evaluated,
-    Failed,
-    Held,
-    Load,
-    Loaded,
-    Ready,
-    Said,
-    Save,
-    Saved,
-    Skip,
-    Started,
-    Train,
-    Welcome,
-    Worked,
-)
-from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.timing import Stopwatch
+from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import DataError, DivergedError, ModelError, NetworkError, OutputError, SplitFTError
 from splitft.wire.channel import Channel
 from splitft.wire.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
@@ -40,10 +23,53 @@ SAVED, FINISHED = "saved", "finished"
 KEEP = 2  # checkpoints: the server may go back to the one before the last
 
 
+@dataclass(eq=False)
+class Conversation:
+    """The messages of one client over its dialler."""
+
+    dialler: Dialler
+    _session: str = field(default="", init=False)
+    channel: Channel | None = field(default=None, init=False)  # packs; None: the server has not sent the job
+
+    def start(self, session: str) -> None:
+        """Go on in a new session."""
+        self._session = session
+        if self.channel is not None:
+            self.channel.memory.forget()
+
+    def say(self, message: control.Said) -> None:
+        """Send a message; it is dropped where the session is over."""
+        message = self.channel.pack(message) if self.channel else message
+        self.send(control.packed(message))
+
+    def send(self, payload: bytes) -> None:
+        """Send a payload as it is."""
+        self.dialler.send(self._session, payload)
+
+    def take(self) -> Any:
+        """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
+        came = self.dialler.incoming.get()
+        if isinstance(came, SplitFTError):
+            raise came
+        if isinstance(came, control.Refused):
+            raise NetworkError(f"the server refuses this client: {came.reason}")
+        if isinstance(came, control.Welcome | control.End):
+            return came
+        try:
+            message = control.WIRE.decode(came)
+            return self.channel.unpack(message) if self.channel else message
+        except ValueError as error:
+            raise NetworkError(f"the server sent what cannot be read: {error}") from None
+
+    def refuse(self, reason: str) -> None:
+        """Have `take` raise that this client is refused. To be called in any thread."""
+        self.dialler.incoming.put(control.Refused(reason, False))
+
+
 class Setup(Protocol):
     """Makes the client of a job, and its way to the aggregator, if the job has one."""
 
-    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
+    def make(self, welcome: control.Welcome) -> tuple[ClientRole, Channel]:
         """Read the data and the first blocks; return the client and its end. Raises SplitFTError."""
 
     def need(self, client: ClientRole, cut: int) -> None:
@@ -80,18 +106,18 @@ class Site:
             raise NetworkError("the server asked for something before it sent the job")
         return self._client
 
-    def run(self) -> End:
+    def run(self) -> control.End:
         """Take part until the server says that the run is over. Raises NetworkError where it is refused."""
         try:
             request = self._conversation.take()
-            while not isinstance(request, End):
+            while not isinstance(request, control.End):
                 try:
                     self._follow(request)
                     request = self._conversation.take()
                 except _StepsOverError as over:
-                    request = over.request
+                    (request,) = over.args
                 except DivergedError as error:
-                    self._conversation.say(Failed(_why(error)))
+                    self._conversation.say(control.Failed(_why(error)))
                     raise
             self._conversation.dialler.close(over=True)
             return request
@@ -99,43 +125,43 @@ class Site:
             if self._desk is not None:
                 self._desk.close()
 
-    def _follow(self, request: Said) -> None:
+    def _follow(self, request: control.Said) -> None:
         match request:
-            case Welcome():
+            case control.Welcome():
                 self._join(request)
-            case Load():
+            case control.Load():
                 self._load(request)
             case AdapterDown():
                 self._hold(request)
-            case Train():
+            case control.Train():
                 self._train(request)
-            case Skip():
+            case control.Skip():
                 self.client.memory.forget()
                 self._load_state(self._start)
-            case Evaluate():
+            case control.Evaluate():
                 self._evaluate(request)
-            case Save():
+            case control.Save():
                 save_checkpoint(self._folder / SAVED, request.done, self._state(), keep=KEEP)
-                self._conversation.say(Saved(request.done))
+                self._conversation.say(control.Saved(request.done))
             case _:  # an answer to something that was given up
                 pass
 
-    def _join(self, welcome: Welcome) -> None:
+    def _join(self, welcome: control.Welcome) -> None:
         """Start in a new session; a client that was there before keeps its data and blocks."""
         self._conversation.start(welcome.session)
         if self._client is None:
             try:
                 self._client, channel = self._setup.make(welcome)
             except SplitFTError as error:
-                self._conversation.say(Failed(_why(error)))
+                self._conversation.say(control.Failed(_why(error)))
                 self._conversation.dialler.close()
                 raise
-            self._conversation.open(channel)
+            self._conversation.channel = channel
             self._blank = self._state()
             self._desk = self._setup.open_desk(self._conversation.refuse)
-        self._conversation.say(Ready(len(self._client.data.train), len(self._client.data.eval)))
+        self._conversation.say(control.Ready(len(self._client.data.train), len(self._client.data.eval)))
 
-    def _load(self, wanted: Load) -> None:
+    def _load(self, wanted: control.Load) -> None:
         """Restore the checkpoint that the server counts on, or the initial state."""
         # At the very start: checkpoints of an earlier run would count as newer ones.
         if not wanted.done and not wanted.finished:
@@ -151,7 +177,7 @@ class Site:
         # The aggregator may not have the update yet.
         if found is not None and wanted.finished and self._desk is not None:
             self._desk.hand_in(self.client.finish(wanted.done))
-        self._conversation.say(Loaded(wanted.done, found is not None or not number))
+        self._conversation.say(control.Loaded(wanted.done, found is not None or not number))
 
     def _hold(self, adapters: AdapterDown) -> None:
         """Take a hand-out; the optimizer state of blocks that leave goes back."""
@@ -159,14 +185,14 @@ class Site:
         self.client.memory.move(adapters.cut)
         state = self.client.receive(adapters)
         self._start = self._state()
-        self._conversation.say(state or Held(adapters.round))
+        self._conversation.say(state or control.Held(adapters.round))
 
-    def _train(self, task: Train) -> None:
+    def _train(self, task: control.Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
         client = self.client
         if task.attempt > 1:
             self._load_state(self._start)
-        self._conversation.say(Started(task.round, task.attempt, client.memory.agree(task.memory)))
+        self._conversation.say(control.Started(task.round, task.attempt, client.memory.agree(task.memory)))
         self._front, self._tail = Stopwatch(), Stopwatch()
         # With staleness, batches of later steps go up before the gradients of this one are down.
         self._on_the_way = 0
@@ -176,17 +202,17 @@ class Site:
         self._carry(iter(()), 1)
         # The state is saved before the server hears of the adapters.
         update = client.finish(task.round)
-        self._conversation.say(Worked(task.round, self._front.seconds, self._tail.seconds))
+        self._conversation.say(control.Worked(task.round, self._front.seconds, self._tail.seconds))
         save_checkpoint(self._folder / FINISHED, task.round + 1, self._state(), keep=KEEP)
         self._conversation.say(self._desk.hand_in(update) if self._desk else update)
 
-    def _evaluate(self, task: Evaluate) -> None:
+    def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
-        self._conversation.say(Started(task.round, EVALUATION))
+        self._conversation.say(control.Started(task.round, control.EVALUATION))
         self.evaluated = []
         self._on_the_way = 0
         self._carry(self.client.evaluate(task.round), EVAL_IN_FLIGHT)
-        self._conversation.say(Evaluated(task.round))
+        self._conversation.say(control.Evaluated(task.round))
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
@@ -244,8 +270,4 @@ def _why(error: SplitFTError) -> str:
 
 
 class _StepsOverError(Exception):
-    """A request came that ends the steps or the evaluation under way."""
-
-    def __init__(self, request: Said) -> None:
-        super().__init__()
-        self.request = request
+    """A request, the only argument, came that ends the steps or the evaluation under way."""

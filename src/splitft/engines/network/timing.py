@@ -55,14 +55,11 @@ class StepClock:
 
 @dataclass
 class StepTimes:
-    """Measured step times of clients: for cut policies, and for `micro_batches: auto`.
-
-    parts: {client: micro-batches of each batch that its first times ask for}.
-    """
+    """Measured step times of clients: for cut policies, and for `micro_batches: auto`."""
 
     job: BatchSettings
     on_seconds: Callable[[str, StateSeconds], object] | None  # receives the times of a client's step
-    parts: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int] = field(default_factory=dict)  # of each client's batches, by its first times
 
     def add(self, name: str, worked: Worked, clock: StepClock, held: HeldBlocks, clients: int) -> None:
         """Take in the times of a client's local steps. clients: number that the server computes for."""

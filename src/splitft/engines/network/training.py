@@ -24,7 +24,7 @@ class TrunkTransaction:
 
     members: Members
     job: TrainingSettings
-    names: list[str]
+    names: Sequence[str]
     round: int
     updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)
     worked: dict[str, Worked] = field(default_factory=dict, init=False)  # seconds that each client states
@@ -81,15 +81,10 @@ class TrunkTransaction:
         self.served += 1
         return {name: self._inbox[name].popleft() for name in unfinished}
 
-    def restart(self) -> None:
-        """Roll the trunk back, and have all clients take the steps again."""
+    def restart(self, without: str | None = None) -> None:
+        """Roll the trunk back, and have all clients, or all but one, take the steps again."""
         self.members.worker.rewind(self.names)
-        self._begin()
-
-    def leave_out(self, name: str) -> None:
-        """Roll the trunk back, and go on without a client."""
-        self.members.worker.rewind(self.names)
-        self.names.remove(name)
+        self.names = [name for name in self.names if name != without]
         self._begin()
 
     def _begin(self) -> None:
@@ -132,7 +127,7 @@ class Training(Phase):
             for name in names:
                 self.members.channels[name].memory.mark()
             for group in self.groups:
-                transaction = TrunkTransaction(self.members, self.job, list(group), self.round)
+                transaction = TrunkTransaction(self.members, self.job, group, self.round)
                 self._under_way |= dict.fromkeys(group, transaction)
             deadline = self.members.roster.deadline()
             while self._under_way:
@@ -211,7 +206,7 @@ class Training(Phase):
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
             if roster.given_up(name) or (slow and roster.enough([*self._left_out, name])):
-                transaction.leave_out(name)
+                transaction.restart(without=name)
                 del self._under_way[name]
                 self._left_out.append(name)
                 self.members.skip(name)

@@ -19,16 +19,12 @@ MAX_CHARACTERS = 1 << 14  # of one field
 
 @dataclass(frozen=True)
 class Ticket:
-    """A client's way to its server.
+    """A client's way to its server."""
 
-    name: of the client. endpoint: HOST:PORT of the server. authority: PEM of the authority that signed the
-    server's certificate, and nothing else. token: the client's secret.
-    """
-
-    name: str
-    endpoint: str
-    authority: str
-    token: str = field(repr=False)
+    name: str  # of the client
+    endpoint: str  # HOST:PORT of the server
+    authority: str  # PEM of the authority that signed the server's certificate, and nothing else
+    token: str = field(repr=False)  # the client's secret
 
     def content(self) -> RecordDict:
         """Return it as the content of a Message."""

@@ -27,6 +27,8 @@ AGGREGATOR_NAME = "aggregator.splitft"  # the name in them, at any address
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 CA_DAYS, DAYS = 3650, 825
 
+PrivateKey = ec.EllipticCurvePrivateKey
+
 
 def create_authority(folder: Path, hosts: Sequence[str] = ()) -> None:
     """Make an authority, and the server's certificate for these hosts (and this machine itself).
@@ -45,9 +47,9 @@ def create_authority(folder: Path, hosts: Sequence[str] = ()) -> None:
     builder = _builder(name, name, key, CA_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(usage, critical=True).add_extension(identifier, critical=False)
-    _write_pair(folder / CA, folder / CA_KEY, builder, key, key)
+    _write_pair(folder / CA, builder, key, key)
     _write_revoked(folder, [])
-    _issue(folder, "server", folder / SERVER, folder / SERVER_KEY, ["localhost", "127.0.0.1", "::1", *hosts])
+    _issue(folder, "server", folder / SERVER, ["localhost", "127.0.0.1", "::1", *hosts])
 
 
 def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
@@ -60,7 +62,7 @@ def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
     target = folder / name
     if target.exists():
         raise OutputError(f"{target} is there already: revoke {name} first, and move the folder away")
-    _issue(folder, name, target / CLIENT, target / CLIENT_KEY, [], days)
+    _issue(folder, name, target / CLIENT, [], days)
     _write(target / CA, (folder / CA).read_bytes())
     return target
 
@@ -74,7 +76,7 @@ def add_aggregator(folder: Path, hosts: Sequence[str] = ()) -> Path:
     if target.exists():
         raise OutputError(f"{target} is there already: move it away to make another")
     names = [AGGREGATOR_NAME, "localhost", "127.0.0.1", "::1", *hosts]
-    _issue(folder, AGGREGATOR, target / SERVER, target / SERVER_KEY, names)
+    _issue(folder, AGGREGATOR, target / SERVER, names)
     for name in (CA, CRL):
         _write(target / name, (folder / name).read_bytes())
     add_client(folder, "server")
@@ -93,9 +95,7 @@ def revoke(folder: Path, name: str) -> int:
     return certificate.serial_number
 
 
-def _issue(
-    folder: Path, name: str, path: Path, key_path: Path, hosts: Sequence[str], days: float = DAYS
-) -> None:
+def _issue(folder: Path, name: str, path: Path, hosts: Sequence[str], days: float = DAYS) -> None:
     authority_key, authority = _authority(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -108,12 +108,10 @@ def _issue(
     if hosts:
         names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
         builder = builder.add_extension(names, critical=False)
-    _write_pair(path, key_path, builder, key, authority_key)
+    _write_pair(path, builder, key, authority_key)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: PrivateKey, days: float) -> x509.CertificateBuilder:
     now = datetime.now(timezone.utc)
     return (
         x509.CertificateBuilder()
@@ -148,9 +146,9 @@ def _write_revoked(folder: Path, serials: Sequence[int]) -> None:
     _write(folder / CRL, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
-def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def _authority(folder: Path) -> tuple[PrivateKey, x509.Certificate]:
     key = serialization.load_pem_private_key(_read(folder / CA_KEY), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(key, PrivateKey)
     return key, x509.load_pem_x509_certificate(_read(folder / CA))
 
 
@@ -163,16 +161,10 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def _write_pair(
-    path: Path,
-    key_path: Path,
-    builder: x509.CertificateBuilder,
-    key: ec.EllipticCurvePrivateKey,
-    signer: ec.EllipticCurvePrivateKey,
-) -> None:
-    """Write a key, and its certificate."""
+def _write_pair(path: Path, builder: x509.CertificateBuilder, key: PrivateKey, signer: PrivateKey) -> None:
+    """Write a certificate, and beside it its key."""
     pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    _write(key_path, key.private_bytes(pem, form, serialization.NoEncryption()), mode=0o600)
+    _write(path.with_suffix(".key"), key.private_bytes(pem, form, serialization.NoEncryption()), mode=0o600)
     _write(path, builder.sign(signer, hashes.SHA256()).public_bytes(pem))
 
 

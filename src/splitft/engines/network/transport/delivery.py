@@ -1,15 +1,60 @@
 """Delivery: payloads in order and exactly once, over connections that may break at any moment.
 
-Both ends of a session hold one. It outlives connections: pieces without an acknowledgement are sent again on
-the next one. Pure: no reading, no writing, no clock.
+Payloads travel in pieces, each a sign of life on a slow link. A frame is one write on a connection: a header
+of 25 bytes (kind, sequence number, acknowledgement, length of the whole payload, CRC-32 of the piece) and a
+piece of at most PIECE_BYTES.
+
+Both ends of a session hold a `Delivery`. It outlives connections: pieces without an acknowledgement are sent
+again on the next one. Pure: no reading, no writing, no clock.
 """
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
 
-from splitft.engines.network.transport.frames import PIECE_BYTES, Frame, Kind
+PIECE_BYTES = 1 << 18
+_HEADER = struct.Struct("<BQQII")
+MAX_FRAME_BYTES = _HEADER.size + PIECE_BYTES
+
+
+class Kind(IntEnum):
+    """Kinds of frames."""
+
+    HELLO = 1  # first on a connection
+    DATA = 2  # a piece of a payload
+    BEAT = 3  # an acknowledgement alone
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One write."""
+
+    kind: Kind
+    number: int  # of its piece, from 1 on; of a beat: of the last piece
+    received: int  # the acknowledgement
+    total: int  # bytes of the whole payload
+    piece: bytes | memoryview = b""
+
+    def encode(self) -> bytes:
+        """Return the frame as bytes."""
+        crc = zlib.crc32(self.piece)
+        return _HEADER.pack(self.kind, self.number, self.received, self.total, crc) + self.piece
+
+
+def decode_frame(data: bytes) -> Frame:
+    """Return the frame of these bytes. Raises ValueError where they are not one, or were damaged."""
+    if not _HEADER.size <= len(data) <= MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {len(data)} bytes")
+    kind, number, received, total, crc = _HEADER.unpack_from(data)
+    piece = memoryview(data)[_HEADER.size :]
+    if crc != zlib.crc32(piece):
+        raise ValueError("a frame was damaged on its way")
+    return Frame(Kind(kind), number, received, total, piece)
 
 
 class BrokenError(Exception):
@@ -27,15 +72,10 @@ class Delivery:
         self.max_payload = max_payload
         self.received = 0  # number of the last piece that came
         self.sent = 0  # number of the last piece that was sent
-        self._waiting: deque[Frame] = deque()  # sent, and not yet acknowledged
+        self.waiting: deque[Frame] = deque()  # sent, and not yet acknowledged
         self.waiting_bytes = 0
         self._pieces: list[bytes] = []
         self._size = 0
-
-    @property
-    def waiting(self) -> int:
-        """Number of pieces without an acknowledgement."""
-        return len(self._waiting)
 
     def send(self, payload: bytes) -> Iterator[Frame]:
         """Accept a payload; yield its frames, to be written now if there is a connection."""
@@ -43,7 +83,7 @@ class Delivery:
         for start in range(0, len(view) or 1, PIECE_BYTES):
             self.sent += 1
             frame = Frame(Kind.DATA, self.sent, 0, len(view), view[start : start + PIECE_BYTES])
-            self._waiting.append(frame)
+            self.waiting.append(frame)
             self.waiting_bytes += len(frame.piece)
             yield frame
 
@@ -75,8 +115,8 @@ class Delivery:
         """Note that the other end has all pieces up to this one. Raises ViolationError where it cannot."""
         if received > self.sent:
             raise ViolationError(f"piece {received} was acknowledged, {self.sent} were sent")
-        while self._waiting and self._waiting[0].number <= received:
-            self.waiting_bytes -= len(self._waiting.popleft().piece)
+        while self.waiting and self.waiting[0].number <= received:
+            self.waiting_bytes -= len(self.waiting.popleft().piece)
 
     def again(self, received: int) -> list[Frame]:
         """Return the frames after piece `received`, for a new connection.
@@ -84,6 +124,6 @@ class Delivery:
         Raises ViolationError where the other end states more than was sent, or less than it acknowledged.
         """
         self.acknowledge(received)
-        if self._waiting and self._waiting[0].number != received + 1:
+        if self.waiting and self.waiting[0].number != received + 1:
             raise ViolationError(f"piece {received} was acknowledged before")
-        return list(self._waiting)
+        return list(self.waiting)

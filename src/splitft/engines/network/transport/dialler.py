@@ -18,8 +18,7 @@ from typing import Any
 import grpc
 
 from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.transport.delivery import BrokenError, Delivery
-from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
+from splitft.engines.network.transport.delivery import BrokenError, Delivery, Frame, Kind, decode_frame
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, reader_of
 from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
 from splitft.errors import LostError

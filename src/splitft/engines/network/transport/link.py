@@ -10,8 +10,14 @@ from typing import Any
 import grpc
 
 from splitft.common.failpoints import failpoint
-from splitft.engines.network.transport.delivery import BrokenError, Delivery, ViolationError
-from splitft.engines.network.transport.frames import Frame, Kind, decode_frame
+from splitft.engines.network.transport.delivery import (
+    BrokenError,
+    Delivery,
+    Frame,
+    Kind,
+    ViolationError,
+    decode_frame,
+)
 
 BEAT_SECONDS = 2.0  # longest time between two frames
 SILENCE_SECONDS = 8.0  # without a frame from the other end, or one taken by it: the connection is broken
@@ -138,7 +144,7 @@ class Link:
         try:
             await asyncio.wait_for(written, SILENCE_SECONDS)
         except asyncio.TimeoutError:
-            acknowledged = self.session.sent - self.session.waiting
+            acknowledged = self.session.sent - len(self.session.waiting)
             self._stalls = self._stalls + 1 if self._stalled_at == acknowledged else 1
             self._stalled_at = acknowledged
             reason = f"nothing could be sent to it for {SILENCE_SECONDS:g} seconds"

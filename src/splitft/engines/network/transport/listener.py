@@ -18,11 +18,16 @@ import grpc
 
 from splitft.engines.network.control import WIRE, End, Hello, Welcome, packed
 from splitft.engines.network.transport.admission import Admission
-from splitft.engines.network.transport.delivery import ViolationError
-from splitft.engines.network.transport.frames import MAX_FRAME_BYTES, Frame, Kind, decode_frame
+from splitft.engines.network.transport.delivery import (
+    MAX_FRAME_BYTES,
+    Frame,
+    Kind,
+    ViolationError,
+    decode_frame,
+)
 from splitft.engines.network.transport.link import reader_of
-from splitft.engines.network.transport.peers import MOST_UNREAD, Event, Peers
-from splitft.engines.network.transport.tls_front import MOST_STRANGERS, STRANGER_BYTES, TlsFront
+from splitft.engines.network.transport.peers import Event, Peers
+from splitft.engines.network.transport.tls_front import TlsFront
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"
@@ -36,16 +41,6 @@ OPTIONS = (
     ("grpc.max_concurrent_streams", 1),  # of a connection: a client needs no more
     ("grpc.use_local_subchannel_pool", 1),  # clients in one process have a connection each
 )
-
-
-def most_held(clients: int, max_payload: int) -> int:
-    """Return the bytes that all clients and strangers together can make a server hold: the sum of all caps.
-
-    Of a client: unused payloads, one more on its way, payloads it has not taken, and a stranger's share for
-    its connection.
-    """
-    client = (2 + MOST_UNREAD) * max_payload + STRANGER_BYTES
-    return clients * client + MOST_STRANGERS * STRANGER_BYTES
 
 
 def read_hello(data: bytes) -> Hello:
@@ -85,10 +80,6 @@ class Listener:
     def send(self, name: str, payload: bytes, session: str | None = None) -> None:
         """Send a payload to a client, now or when it is back; not where it has another session by then."""
         self._loop.call_soon_threadsafe(self._peers.send, name, payload, session)
-
-    def wake(self) -> None:
-        """Have a wait for events end."""
-        self.events.put(Event("woken", ""))
 
     def used(self, event: Event) -> None:
         """Note that the payload of an event was used: there is room for its client's next."""

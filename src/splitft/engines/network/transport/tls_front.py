@@ -21,7 +21,6 @@ from splitft.errors import NetworkError
 HANDSHAKE_SECONDS = 5.0
 STRANGER_SECONDS = 10.0  # until a client of the run is recognised
 MOST_STRANGERS = 32  # at a time; one more ends the oldest
-STRANGER_BYTES = 1 << 20  # of memory for one of them, TLS and HTTP/2 included
 CHUNK = 1 << 16
 
 Audit = Callable[[str, str], None]  # (address, reason of the refusal)
