@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from splitft.devices import PRESETS
+from splitft.devices.presets import PRESETS
 from splitft.history import ClientRecord, RoundRecord
 from splitft.job import Job, grouped_keys, sections
 from splitft.job.describe import describe_type

@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 
 from splitft.data import ClientData, first_lengths
-from splitft.devices import (
-    Device,
-    ModelCosts,
-    batch_bytes,
-    batch_shape,
-    client_devices,
-    client_memory,
-    client_state_seconds,
-    highest_cut_in_memory,
-    resolve_device,
-    server_memory,
-)
+from splitft.devices.costs import ModelCosts
+from splitft.devices.device import Device
 from splitft.devices.measure import model_costs
-from splitft.devices.steps import StateSeconds
+from splitft.devices.memory import client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.profile import client_devices, resolve_device
+from splitft.devices.simulate import batch_shape
+from splitft.devices.steps import StateSeconds, batch_bytes, client_state_seconds
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.running.prepare import Assembly, stated_cuts

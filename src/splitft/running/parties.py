@@ -12,8 +12,8 @@ from splitft.client.role import ClientRole
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
-from splitft.devices import available_members
 from splitft.devices.clock import VirtualClock
+from splitft.devices.profile import available_members
 from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from splitft.cuts import check_cut_policy
 from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
-from splitft.devices import check_devices
+from splitft.devices.profile import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.job import Job
 from splitft.lora.blocks import Adapter, initial_adapter, to_device

@@ -12,18 +12,11 @@ from hypothesis import strategies as st
 
 from splitft import Job, JobError
 from splitft.cuts import ClientState
-from splitft.devices import (
-    PRESETS,
-    BlockCosts,
-    Device,
-    ModelCosts,
-    batch_bytes,
-    client_memory,
-    client_state_seconds,
-    highest_cut_in_memory,
-    server_memory,
-    step_work,
-)
+from splitft.devices.costs import BlockCosts, ModelCosts
+from splitft.devices.device import Device
+from splitft.devices.memory import client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.presets import PRESETS
+from splitft.devices.steps import batch_bytes, client_state_seconds, step_work
 
 BLOCK = BlockCosts(
     parameters=1000, weight_bytes=4100, lora_parameters=50, attention_width=16,

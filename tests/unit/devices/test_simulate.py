@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.devices import ClientTrace, Device, RoundTimes, StepSeconds, StepTrace, simulate_round
+from splitft.devices.device import Device
+from splitft.devices.simulate import ClientTrace, RoundTimes, StepTrace, simulate_round
+from splitft.devices.steps import StepSeconds
 
 MODES: tuple[dict[str, Any], ...] = (
     {"order": "parallel", "server_adapter": "per_client"},
