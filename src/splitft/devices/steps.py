@@ -120,7 +120,7 @@ def client_state_seconds(
     )
 
 
-def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[list[int], list[int]]:
     """Return (up, down): tensor bytes of the messages of one micro-batch of `tokens` tokens, no padding.
 
     Without headers and gradient norms, which a batch of text dwarfs.
@@ -142,5 +142,5 @@ def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tupl
     gradient = row_bytes(names["gradient_codec"], "gradients")
     down = gradient if job.train_front else 0
     if job.labels == "client":
-        return (hidden, gradient), (hidden, down)
-    return (hidden + 4 * tokens,), (down,)
+        return [hidden, gradient], [hidden, down]
+    return [hidden + 4 * tokens], [down]

@@ -177,8 +177,8 @@ def test_work_grows_with_the_square_of_the_row_only_in_attention() -> None:
 
 
 def test_a_batch_sends_its_activation_labels_and_gradient() -> None:
-    assert batch_bytes(MODEL, job(), 10) == ((10 * 16 * 4 + 40,), (640,))
-    assert batch_bytes(MODEL, job(labels="client", tail_blocks=1), 10) == ((640, 640), (640, 640))
+    assert batch_bytes(MODEL, job(), 10) == ([10 * 16 * 4 + 40], [640])
+    assert batch_bytes(MODEL, job(labels="client", tail_blocks=1), 10) == ([640, 640], [640, 640])
 
 
 def test_a_device_twice_as_fast_takes_half_the_time() -> None:

@@ -137,5 +137,7 @@ def test_a_message_takes_both_latencies_and_the_slower_end_and_nothing_takes_non
 
 
 def test_devices_are_known_without_loading_torch() -> None:
-    code = "import sys; from splitft.devices import memory, profile, simulate; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from splitft.devices import memory, profile, simulate; sys.exit('torch' in sys.modules)"
+    )
     assert run_process([sys.executable, "-c", code]).returncode == 0

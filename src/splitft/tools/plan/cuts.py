@@ -62,7 +62,7 @@ def trace_of(
     held = held_blocks(job, len(costs.blocks), cut)
     ranks = held.ranks(job)
     adapter = 4 * sum(ranks[b] * costs.blocks[b].lora_parameters for b in (*held.front, *held.tail))
-    steps = tuple(StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn)
+    steps = [StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn]
     return ClientTrace(name, cut, adapter, steps, adapter)
 
 
