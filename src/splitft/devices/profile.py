@@ -25,23 +25,20 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
                 f"device_profiles.{taken}: {taken} is a preset's name, which cannot be given again; "
                 f"choose another, and start from it with preset: {taken}"
             )
-    if name in PRESETS:
-        return PRESETS[name]
-    if name not in profiles:
+    if name not in PRESETS and name not in profiles:
         raise JobError(f"{key}: {_unknown('device', name, [*PRESETS, *profiles])}")
-    profile = profiles[name]
+    profile = profiles.get(name) or DeviceProfile(preset=name)
     if profile.preset not in PRESETS:
         raise JobError(f"device_profiles.{name}.preset: {_unknown('preset', profile.preset, PRESETS)}")
-    device = PRESETS[profile.preset]
-    up, down, latency = profile.uplink_mbps, profile.downlink_mbps, profile.latency_ms
+    numbers = PRESETS[profile.preset].model_dump() | profile.model_dump(exclude_none=True)
     return Device(
         name,
-        flops=(profile.flops or device.flops) / profile.slowdown,
-        memory_bytes=round(profile.memory_gb * 1e9) if profile.memory_gb else device.memory_bytes,
-        uplink_bytes_per_second=up * 1e6 / 8 if up else device.uplink_bytes_per_second,
-        downlink_bytes_per_second=down * 1e6 / 8 if down else device.downlink_bytes_per_second,
-        latency_seconds=device.latency_seconds if latency is None else latency / 1e3,
-        availability=profile.availability or device.availability,
+        flops=numbers["flops"] / numbers["slowdown"],
+        memory_bytes=round(numbers["memory_gb"] * 1e9),
+        uplink_bytes_per_second=numbers["uplink_mbps"] * 1e6 / 8,
+        downlink_bytes_per_second=numbers["downlink_mbps"] * 1e6 / 8,
+        latency_seconds=numbers["latency_ms"] / 1e3,
+        availability=numbers["availability"] or 1.0,
     )
 
 

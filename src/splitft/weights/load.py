@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -101,7 +101,7 @@ def load_model(
         habits, small = prove_parts(whole_config, cut, dtype)
         # Their files, in a folder that shows no others.
         folder, weight_map = _weights(name, locate)
-        view = nullcontext(folder)
+        view: AbstractContextManager[Path] = nullcontext(folder)
         if weight_map is not None:
             with torch.device("meta"):
                 whole = model_class._from_config(config)

@@ -22,8 +22,8 @@ def job(**keys: Any) -> Job:
 
 
 def test_every_preset_is_a_device_under_its_own_name() -> None:
-    for name, device in PRESETS.items():
-        assert resolve_device(name, {}) == device
+    for name in PRESETS:
+        device = resolve_device(name, {})
         assert device.name == name
         numbers = (device.flops, device.memory_bytes, device.uplink_bytes_per_second, device.latency_seconds)
         assert all(number > 0 for number in numbers)
@@ -36,10 +36,10 @@ def test_a_profile_starts_from_its_preset_and_says_its_numbers_in_si_units() -> 
     device = resolve_device("mine", {"mine": profile})
     assert device == Device(
         "mine",
-        flops=PRESETS["phone"].flops / 4,
+        flops=resolve_device("phone", {}).flops / 4,
         memory_bytes=2_500_000_000,
         uplink_bytes_per_second=1e6,
-        downlink_bytes_per_second=PRESETS["phone"].downlink_bytes_per_second,
+        downlink_bytes_per_second=resolve_device("phone", {}).downlink_bytes_per_second,
         latency_seconds=0.25,
         availability=0.5,
     )
