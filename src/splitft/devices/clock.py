@@ -6,6 +6,7 @@ It reads sizes and shapes, never contents, and it never sleeps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 from splitft.common.state import State
@@ -54,24 +55,24 @@ class VirtualClock:
         """Hear one message between a client and the server."""
         size = sum(wire_size(message))
         now = self._now.setdefault(client, ClientTrace(client))
-        coming = self._next.setdefault(client, ClientTrace(client)) if now.steps else now
+        coming_round = self._next if now.steps else self._now
+        coming = coming_round.get(client, ClientTrace(client))
         match message:
             case AdapterDown():
-                coming.adapter_down_bytes += size
+                down = coming.adapter_down_bytes + size
+                coming_round[client] = replace(coming, adapter_down_bytes=down)
                 if not now.steps:
                     self._cuts[client] = message.cut
             case OptimizerState():
-                coming.state_up_bytes += size
+                coming_round[client] = replace(coming, state_up_bytes=coming.state_up_bytes + size)
             case AdapterUp():
-                now.adapter_up_bytes += size
+                self._now[client] = replace(now, adapter_up_bytes=now.adapter_up_bytes + size)
             case Activations(train=True):
                 now.steps.append(self._step(message.lengths, size))
             case TrunkOutput(train=True) | Gradients():
                 now.steps[-1].down_bytes.append(size)
             case TailGradients():
                 now.steps[-1].up_bytes.append(size)
-            case _:
-                pass
 
     def on_local_step(self, client: str, lengths: Sequence[int]) -> None:
         """Hear of a micro-batch of these lengths that a client computes on a whole model of its own."""
@@ -95,8 +96,8 @@ class VirtualClock:
         """Return the times of the round that these clients trained in, and start the next one."""
         traces = []
         for name in members:
-            traces.append(self._now.get(name, ClientTrace(name)))
-            traces[-1].cut = self._cuts.get(name, 0)
+            heard = self._now.get(name, ClientTrace(name))
+            traces.append(replace(heard, cut=self._cuts.get(name, 0)))
             self._now[name] = self._next.pop(name, ClientTrace(name))
         return simulate_round(
             traces,

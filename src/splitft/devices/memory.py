@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
@@ -92,14 +92,13 @@ def highest_cut_in_memory(costs: ModelCosts, job: CostSettings, device: Device) 
         if client_memory(costs, job, cut).total <= device.memory_bytes:
             return cut
     least = client_memory(costs, job, lowest)
-    parts = {"weights": least.weights, "adapters": least.adapters, "activations": least.activations}
     fewer = "cut_policy.min_cut, " if lowest > 1 else ""
     unset = [key for key in ("gradient_checkpointing", "bf16") if not getattr(job, key)]
     hint = f", set {' or '.join(unset)}" if unset else ""
     raise JobError(
         f"device {device.name} has {_gb(device.memory_bytes)} of memory, but a client with {lowest} "
         f"block{'s' if lowest > 1 else ''} needs {_gb(least.total)} "
-        f"({', '.join(f'{name} {_gb(number)}' for name, number in parts.items())}): lower "
+        f"({', '.join(f'{name} {_gb(number)}' for name, number in asdict(least).items())}): lower "
         f"{fewer}max_length or per_device_train_batch_size{hint}, or give the client another device"
     )
 

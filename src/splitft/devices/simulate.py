@@ -39,7 +39,7 @@ class StepTrace:
     down_bytes: list[int] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClientTrace:
     """A client's round. cut: its blocks; state_up_bytes: optimizer state of blocks that left it, sent first.
 

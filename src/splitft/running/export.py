@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -247,14 +246,12 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
 
 
 def _merge(adapter: Path, out: Path) -> None:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     from splitft.weights.load import load_model, load_tokenizer
 
     quiet_libraries()
-    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[
-        "base_model_name_or_path"
-    ]
+    base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
     model = PeftModel.from_pretrained(load_model(base, dtype=torch.float32), str(adapter))
     merged: Any = model.merge_and_unload()
     fresh = out.with_name(f".{out.name}.new")

@@ -113,15 +113,10 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
     Raises JobError where a client's memory does not hold its cut.
     """
     job, blocks = start.job, start.num_blocks - start.job.num_tail_blocks
-    most = highest_cuts(start, machines)
+    most, cuts, seconds = highest_cuts(start, machines), start.cuts, {}
     if machines:
-        seconds = {
-            data.name: predicted_seconds(job, data, machines.clients[data.name], machines)
-            for data in start.clients
-        }
         cuts = cuts_in_memory(start, most, machines)
-        planner = CutPlanner(job, cuts, most, blocks, seconds)
-    else:
-        planner = CutPlanner(job, start.cuts, most, blocks)
+        seconds = {data.name: predicted_seconds(job, data, machines) for data in start.clients}
+    planner = CutPlanner(job, cuts, most, blocks, seconds)
     planner.rehearse([data.name for data in start.clients if len(data.eval)])
     return planner

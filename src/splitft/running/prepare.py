@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.cuts import check_cut_policy
+from splitft.cuts.registry import check_cut_policy
 from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.devices.profile import check_devices
 from splitft.errors import JobError, ModelError

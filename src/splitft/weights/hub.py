@@ -124,10 +124,11 @@ def _explain(name: str, revision: str, error: Exception) -> str:
     return f"model {name} could not be fetched from {hub}: {error}"
 
 
+Kind = Literal["model", "dataset"]
 SECONDS = 5.0  # the hub's own client would try for half a minute and more, for every file
 
 
-def hub_answers(name: str, revision: str = "main", kind: Literal["model", "dataset"] = "model") -> bool:
+def hub_answers(name: str, revision: str = "main", kind: Kind = "model") -> bool:
     """Whether the hub gives an answer about this model or data set within SECONDS, be it a refusal.
 
     False with HF_HUB_OFFLINE, without a connection, behind a proxy that lets nothing through, or where the
@@ -143,9 +144,7 @@ def hub_answers(name: str, revision: str = "main", kind: Literal["model", "datas
     return _answers(address)
 
 
-def hub_or_cache(
-    name: str, revision: str = "main", kind: Literal["model", "dataset"] = "model"
-) -> AbstractContextManager[None]:
+def hub_or_cache(name: str, revision: str = "main", kind: Kind = "model") -> AbstractContextManager[None]:
     """Inside, the hub's libraries read their cache alone, at once, if the hub does not answer."""
     return nullcontext() if hub_answers(name, revision, kind) else offline()
 
