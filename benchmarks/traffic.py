@@ -113,7 +113,8 @@ def step_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
     """Return the bytes of the messages of all local steps."""
     width, cut = int(text_config(start.model).hidden_size), int(job.cuts)  # type: ignore[arg-type]
     tensors = [
-        sum(len(s) for b, s in start.slots.layout.items() if (b < cut) == below) for below in (True, False)
+        sum(len(s) for b, s in start.split_model.slots.layout.items() if (b < cut) == below)
+        for below in (True, False)
     ]
     ledger = Ledger()
     for data in start.clients:

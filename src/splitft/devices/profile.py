@@ -8,7 +8,7 @@ from splitft.common.text import nearest
 from splitft.devices.device import Device
 from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
-from splitft.job.sections import DeviceProfile
+from splitft.job.sections import DeviceProfile, per_client
 from splitft.job.settings import DeviceSettings
 
 
@@ -61,15 +61,8 @@ def client_devices(job: DeviceSettings, names: Sequence[str]) -> dict[str, Devic
     """
     if job.devices is None:
         return {}
-    if isinstance(job.devices, str):
-        chosen = dict.fromkeys(names, job.devices)
-    elif isinstance(job.devices, list):
-        if len(job.devices) != len(names):
-            raise JobError(
-                f"devices: {len(job.devices)} entries for {len(names)} clients ({', '.join(names)}); "
-                "give one per client, or one name for all"
-            )
-        chosen = dict(zip(names, job.devices, strict=True))
+    if isinstance(job.devices, str | list):
+        chosen = per_client("devices", job.devices, names)
     else:
         strangers = [client for client in job.devices if client not in names]
         if strangers:

@@ -14,9 +14,9 @@ from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.devices.profile import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.job import Job
+from splitft.job.sections import per_client
 from splitft.lora.blocks import Adapter, initial_adapter, to_device
 from splitft.model.config import count_blocks, text_config
-from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
 from splitft.proof import SplitReport, check_split
 from splitft.proof.head import whole_loss_notice
@@ -51,10 +51,6 @@ class Assembly:
     @property
     def model(self) -> Any:
         return self.split_model.model
-
-    @property
-    def slots(self) -> AdapterSlots:
-        return self.split_model.slots
 
     @property
     def num_blocks(self) -> int:
@@ -170,12 +166,7 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
     schedule = job.cut_policy.schedule if job.method == "splitft" else None
     given = {"cuts": job.cuts}
     given |= {f"cut_policy.schedule (round {number})": entry for number, entry in (schedule or {}).items()}
-    stated = {}
-    for key, entry in given.items():
-        cuts = entry if isinstance(entry, list) else [entry] * len(names)
-        if len(cuts) != len(names):
-            raise JobError(f"{key} has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
-        stated[key] = dict(zip(names, cuts, strict=True))
+    stated = {key: per_client(key, entry, names) for key, entry in given.items()}
     if job.method == "same_split":
         mean = round(sum(stated["cuts"].values()) / len(names))
         stated["cuts"] = dict.fromkeys(names, mean)

@@ -200,7 +200,7 @@ class _Output:
         }
         card = model_card(start.job, summary, start.base)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.slots, start.job, card, start.base)
+            save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
 
