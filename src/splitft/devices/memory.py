@@ -45,8 +45,8 @@ def client_memory(costs: ModelCosts, job: CostSettings, cut: int) -> MemoryUse:
     """
     count = len(costs.blocks)
     whole = cut >= count
-    tail = range(count - job.num_tail_blocks, count) if not whole else range(0)
-    held = [*range(min(cut, count)), *tail]
+    blocks = held_blocks(job, count, min(cut, count))
+    held = [*blocks.front, *blocks.tail]
     head = job.labels == "client" or whole
     weights = costs.embedding_bytes + sum(costs.blocks[b].weight_bytes for b in held)
     activations = _activations(costs, job, held, head=head, crossings=0 if whole else 2 if head else 1)
