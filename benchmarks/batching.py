@@ -121,7 +121,7 @@ def main() -> None:
         model, server = make_sides(dtype, cuts, options.device)
         problem = prove_batching(model, cuts)
         assert not problem, problem
-        cap = most_tokens(model, cuts).tokens if options.cap == "auto" else int(options.cap)
+        cap = most_tokens(model, cuts)[0] if options.cap == "auto" else int(options.cap)
         for tokens in options.tokens:
             repeats = max(3, options.repeats * 128 // max(tokens, 128))
             caps = {"alone": 0, "together": cap, "all together": 10**9}

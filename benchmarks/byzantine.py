@@ -161,7 +161,7 @@ def assembled(method: str, *overrides: str) -> tuple[Assembly, SplitModel]:
     settings = [*overrides, f"method={method}", "output_dir=runs/byzantine"]
     start = assemble(load_job("quickstart", settings), Console(quiet=True))
     model = SplitModel(
-        start.model, start.slots, seed=start.job.seed, server_inputs=start.report.server_inputs
+        start.model, start.split_model.slots, seed=start.job.seed, server_inputs=start.report.server_inputs
     )
     return start, model
 

@@ -31,21 +31,13 @@ from splitft.common.shares import largest_remainder
 from splitft.common.tables import make_table
 from splitft.cuts import ClientState, Observation, decide
 from splitft.data import ClientData
-from splitft.devices import (
-    Device,
-    ModelCosts,
-    RoundTimes,
-    available_members,
-    batch_bytes,
-    batch_shape,
-    client_state_seconds,
-    highest_cut_in_memory,
-    resolve_device,
-    server_memory,
-)
+from splitft.devices.costs import ModelCosts
+from splitft.devices.device import Device
 from splitft.devices.measure import model_costs
-from splitft.devices.simulate import PARTS
-from splitft.devices.steps import StateSeconds
+from splitft.devices.memory import highest_cut_in_memory, server_memory
+from splitft.devices.profile import available_members, resolve_device
+from splitft.devices.simulate import PARTS, RoundTimes, batch_shape
+from splitft.devices.steps import StateSeconds, batch_bytes, client_state_seconds
 from splitft.errors import JobError, SplitFTError
 from splitft.history import strict_json
 from splitft.job import Job, load_job

@@ -112,9 +112,8 @@ def from_one_step(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
 def step_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
     """Return the bytes of the messages of all local steps."""
     width, cut = int(text_config(start.model).hidden_size), int(job.cuts)  # type: ignore[arg-type]
-    tensors = [
-        sum(len(s) for b, s in start.slots.layout.items() if (b < cut) == below) for below in (True, False)
-    ]
+    layout = start.split_model.slots.layout
+    tensors = [sum(len(s) for b, s in layout.items() if (b < cut) == below) for below in (True, False)]
     ledger = Ledger()
     for data in start.clients:
         stream, channel = train_stream(job, data.name, data.train), Channel(job, width, values=False)

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from splitft.devices import PRESETS
+from splitft.devices.presets import PRESETS
+from splitft.devices.profile import resolve_device
 from splitft.history import ClientRecord, RoundRecord
 from splitft.job import Job, grouped_keys, sections
 from splitft.job.describe import describe_type
@@ -187,7 +188,7 @@ def _preset_rows() -> list[list[str]]:
             device.flops / 1e12, device.memory_bytes / 1e9, device.uplink_bytes_per_second * 8 / 1e6,
             device.downlink_bytes_per_second * 8 / 1e6, device.latency_seconds * 1e3,
         ))]
-        for name, device in PRESETS.items()
+        for name, device in ((name, resolve_device(name, {})) for name in PRESETS)
     ]  # fmt: skip
 
 

@@ -117,7 +117,7 @@ def natural_sites(job: Settings) -> None:
 def too_few_devices_for_sites(job: Settings) -> tuple[str, ...]:
     natural_sites(job)
     job["devices"] = ["laptop"]
-    return ("devices: 1 entries for 2 clients (north, south)", "one name for all")
+    return ("devices: 1 entries for 2 clients (north, south)", "one for all")
 
 
 def device_of_a_stranger(job: Settings) -> tuple[str, ...]:
@@ -177,7 +177,7 @@ def short_schedule(job: Settings) -> tuple[str, ...]:
 def short_schedule_for_sites(job: Settings) -> tuple[str, ...]:
     natural_sites(job)
     schedule(job, {"1": 2, "3": [1, 2, 3]})
-    return ("cut_policy.schedule (round 3) has 3 entries for 2 clients (north, south)",)
+    return ("cut_policy.schedule (round 3): 3 entries for 2 clients (north, south)",)
 
 
 def schedule_beyond_the_model(job: Settings) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from runs import QUIET, Settings
 
 from repository import ROOT
 from splitft import Job
-from splitft.devices import PRESETS
+from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -9,17 +9,14 @@ from __future__ import annotations
 from splitft.cuts.decide import decide, replay
 from splitft.cuts.observe import ClientState, Decision, Observation, Proposal
 from splitft.cuts.predict import predict_step_seconds
-from splitft.cuts.registry import check_cut_policy, find_cut_policy, policy_names, register_cut_policy
+from splitft.cuts.registry import register_cut_policy
 
 __all__ = [
     "ClientState",
     "Decision",
     "Observation",
     "Proposal",
-    "check_cut_policy",
     "decide",
-    "find_cut_policy",
-    "policy_names",
     "predict_step_seconds",
     "register_cut_policy",
     "replay",

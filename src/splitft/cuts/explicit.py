@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from splitft.cuts.observe import Observation, Proposal
-from splitft.errors import JobError
-from splitft.job.sections import CutPolicyConfig
+from splitft.job.sections import CutPolicyConfig, per_client
 
 
 def fixed(observation: Observation, config: CutPolicyConfig) -> Proposal:
@@ -21,14 +20,8 @@ def schedule(observation: Observation, config: CutPolicyConfig) -> Proposal:
     started = [int(round_) for round_ in planned if int(round_) <= observation.round]
     if not started:
         return fixed(observation, config)
-    entry = planned[str(max(started))]
-    cuts = entry if isinstance(entry, list) else [entry] * len(observation.clients)
-    if len(cuts) != len(observation.clients):
-        names = ", ".join(client.name for client in observation.clients)
-        raise JobError(
-            f"cut_policy.schedule has {len(cuts)} cuts from round {max(started)} on, but there are "
-            f"{len(observation.clients)} clients ({names})"
-        )
-    targets = {client.name: float(cut) for client, cut in zip(observation.clients, cuts, strict=True)}
+    names = [client.name for client in observation.clients]
+    cuts = per_client(f"cut_policy.schedule (round {max(started)})", planned[str(max(started))], names)
+    targets = {name: float(cut) for name, cut in cuts.items()}
     reason = f"the schedule from round {max(started)} on"
     return Proposal(targets, dict.fromkeys(targets, reason), at_once=True)

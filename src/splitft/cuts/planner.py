@@ -8,7 +8,7 @@ from dataclasses import replace
 from splitft.common.state import State
 from splitft.cuts.decide import decide
 from splitft.cuts.observe import ClientState, Decision, Observation
-from splitft.devices.steps import StateSeconds, mean_seconds
+from splitft.devices.steps import StateSeconds
 from splitft.history import RoundRecord
 from splitft.job.settings import FederationSettings
 
@@ -60,7 +60,8 @@ class CutPlanner:
 
     def learn(self, client: str, seconds: StateSeconds) -> None:
         """Update a client's step time: the mean of the old estimate and this measurement."""
-        self._seconds[client] = mean_seconds(self._seconds.get(client, seconds), seconds)
+        old = self._seconds.get(client, seconds)
+        self._seconds[client] = StateSeconds(*((a + b) / 2 for a, b in zip(old, seconds, strict=True)))
 
     def _waits_for_seconds(self) -> bool:
         by_seconds = self.job.cut_policy.method in BY_SECONDS

@@ -5,9 +5,8 @@ It reads sizes and shapes, never contents, and it never sleeps.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cache, partial
 
 from splitft.common.state import State
@@ -32,26 +31,6 @@ from splitft.wire.messages import (
 _MOST_PAIRS = 32  # clients up to which waiting is recorded by pairs
 
 
-@dataclass
-class _Step:
-    lengths: tuple[int, ...]
-    up: list[int] = field(default_factory=list)
-    down: list[int] = field(default_factory=list)
-
-    def trace(self, padding_free: bool) -> StepTrace:
-        return StepTrace(*batch_shape(self.lengths, padding_free), tuple(self.up), tuple(self.down))
-
-
-@dataclass
-class _Round:
-    """Messages of a client since its last round was closed."""
-
-    down: int = 0
-    state_up: int = 0
-    up: int = 0
-    steps: list[_Step] = field(default_factory=list)
-
-
 class VirtualClock:
     """Times the rounds of training; evaluation takes no virtual time.
 
@@ -68,41 +47,41 @@ class VirtualClock:
         self.devices = devices
         self.server = server
         self._cuts: dict[str, int] = {}
-        self._now: dict[str, _Round] = defaultdict(_Round)
-        self._next: dict[str, _Round] = defaultdict(_Round)
+        self._now: dict[str, ClientTrace] = {}  # messages of a client since its last round was closed
+        self._next: dict[str, ClientTrace] = {}
         self._work = cache(partial(step_work, costs, job))
 
     def on_message(self, client: str, direction: Direction, message: Message) -> None:
         """Hear one message between a client and the server."""
         size = sum(wire_size(message))
-        now = self._now[client]
-        coming = self._next[client] if now.steps else now
+        now = self._now.setdefault(client, ClientTrace(client))
+        coming_round = self._next if now.steps else self._now
+        coming = coming_round.get(client, ClientTrace(client))
         match message:
             case AdapterDown():
-                coming.down += size
+                down = coming.adapter_down_bytes + size
+                coming_round[client] = replace(coming, adapter_down_bytes=down)
                 if not now.steps:
                     self._cuts[client] = message.cut
             case OptimizerState():
-                coming.state_up += size
+                coming_round[client] = replace(coming, state_up_bytes=coming.state_up_bytes + size)
             case AdapterUp():
-                now.up += size
+                self._now[client] = replace(now, adapter_up_bytes=now.adapter_up_bytes + size)
             case Activations(train=True):
-                now.steps.append(_Step(message.lengths, up=[size]))
+                now.steps.append(self._step(message.lengths, size))
             case TrunkOutput(train=True) | Gradients():
-                now.steps[-1].down.append(size)
+                now.steps[-1].down_bytes.append(size)
             case TailGradients():
-                now.steps[-1].up.append(size)
-            case _:
-                pass
+                now.steps[-1].up_bytes.append(size)
 
     def on_local_step(self, client: str, lengths: Sequence[int]) -> None:
         """Hear of a micro-batch of these lengths that a client computes on a whole model of its own."""
         self._cuts[client] = len(self.costs.blocks)
-        self._now[client].steps.append(_Step(tuple(lengths)))
+        self._now.setdefault(client, ClientTrace(client)).steps.append(self._step(lengths))
 
     def state(self) -> State:
         """Return what was heard since the last round was closed, as a checkpoint holds it."""
-        heard = {name: [now.down, now.state_up] for name, now in self._now.items()}
+        heard = {name: [now.adapter_down_bytes, now.state_up_bytes] for name, now in self._now.items()}
         return {"cuts": self._cuts, "heard": heard}
 
     def load_state(self, state: State) -> None:
@@ -110,17 +89,16 @@ class VirtualClock:
         self._cuts = dict(state["cuts"])
         self._next.clear()
         self._now.clear()
-        self._now |= {name: _Round(down, state_up) for name, (down, state_up) in state["heard"].items()}
+        for name, (down, state_up) in state["heard"].items():
+            self._now[name] = ClientTrace(name, adapter_down_bytes=down, state_up_bytes=state_up)
 
     def close_round(self, members: Sequence[str]) -> RoundTimes:
         """Return the times of the round that these clients trained in, and start the next one."""
         traces = []
         for name in members:
-            heard, self._now[name] = self._now[name], self._next.pop(name, _Round())
-            steps = tuple(step.trace(self.job.padding_free) for step in heard.steps)
-            traces.append(
-                ClientTrace(name, self._cuts.get(name, 0), heard.down, steps, heard.up, heard.state_up)
-            )
+            heard = self._now.get(name, ClientTrace(name))
+            traces.append(replace(heard, cut=self._cuts.get(name, 0)))
+            self._now[name] = self._next.pop(name, ClientTrace(name))
         return simulate_round(
             traces,
             self.devices,
@@ -130,6 +108,9 @@ class VirtualClock:
             server_adapter=self.job.server_adapter,
             pairs=len(members) <= _MOST_PAIRS,
         )
+
+    def _step(self, lengths: Sequence[int], *up: int) -> StepTrace:
+        return StepTrace(*batch_shape(lengths, self.job.padding_free), list(up))
 
     def _timing(self, trace: ClientTrace, step: StepTrace) -> StepSeconds:
         device = self.devices[trace.name]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
 from splitft.devices.costs import BlockCosts, ModelCosts
-from splitft.devices.matrices import Matrix, attention_modules, attention_width, matrices_of
+from splitft.devices.matrices import attention_modules, attention_width, matrices_of
 from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
-from splitft.lora.blocks import TensorSpec, tensor_name
+from splitft.lora.blocks import tensor_name
 from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import find_blocks
@@ -31,42 +29,31 @@ def model_costs(model: nn.Module) -> ModelCosts:
     matrices = [matrices_of(block, model.config) for block in blocks]
     probe = probe_model(model, matrices)
     element_bytes = next(p for name, p in model.named_parameters() if ".lora_" not in name).element_size()
-    costs = tuple(
-        _block(model.config, index, block, matrices[index], layout.get(index, ()), probe, element_bytes)
-        for index, block in enumerate(blocks)
-    )
-    return _whole(model, found, costs, probe, element_bytes)
-
-
-def _block(
-    config: Any,
-    index: int,
-    block: nn.Module,
-    matrices: Sequence[Matrix],
-    specs: Sequence[TensorSpec],
-    probe: Probe,
-    element_bytes: int,
-) -> BlockCosts:
-    silent = [m for m in matrices if (index, m.owner) in probe.silent]
-    silent_inputs = {tensor_name(m.owner, "A") for m in silent}  # A is trained, but hands nothing on
-    units = {spec.name: math.prod(spec.at_rank(1)) for spec in specs}
-    attention = attention_modules(block)
-    attending = [m for m in matrices if any(m.owner.startswith(f"{path}.") for path in attention)]
-    if probe.traced:
-        kept, kept_per_width = probe.activation_bytes(index)
-    else:
-        kept, kept_per_width = _UPPER * element_bytes * sum(m.features for m in matrices), 0.0
-    return BlockCosts(
-        parameters=round(sum(m.parameters for m in matrices)),
-        weight_bytes=sum(p.nbytes for name, p in block.named_parameters() if ".lora_" not in name),
-        lora_parameters=sum(units.values()),
-        attention_width=attention_width(config) if attention else 0,
-        silent_parameters=round(sum(m.parameters for m in silent)),
-        silent_lora_parameters=sum(units.get(name, 0) for name in silent_inputs),
-        silent_attention=bool(attending) and all(m in silent for m in attending),
-        activation_bytes=kept,
-        activation_bytes_per_width=kept_per_width,
-    )
+    costs = []
+    for index, (block, own) in enumerate(zip(blocks, matrices, strict=True)):
+        silent = [m for m in own if (index, m.owner) in probe.silent]
+        silent_inputs = {tensor_name(m.owner, "A") for m in silent}  # A is trained, but hands nothing on
+        units = {spec.name: math.prod(spec.at_rank(1)) for spec in layout.get(index, ())}
+        attention = attention_modules(block)
+        attending = [m for m in own if any(m.owner.startswith(f"{path}.") for path in attention)]
+        if probe.traced:
+            kept, kept_per_width = probe.activation_bytes(index)
+        else:
+            kept, kept_per_width = _UPPER * element_bytes * sum(m.features for m in own), 0.0
+        costs.append(
+            BlockCosts(
+                parameters=round(sum(m.parameters for m in own)),
+                weight_bytes=sum(p.nbytes for name, p in block.named_parameters() if ".lora_" not in name),
+                lora_parameters=sum(units.values()),
+                attention_width=attention_width(model.config) if attention else 0,
+                silent_parameters=round(sum(m.parameters for m in silent)),
+                silent_lora_parameters=sum(units.get(name, 0) for name in silent_inputs),
+                silent_attention=bool(attending) and all(m in silent for m in attending),
+                activation_bytes=kept,
+                activation_bytes_per_width=kept_per_width,
+            )
+        )
+    return _whole(model, found, tuple(costs), probe, element_bytes)
 
 
 def _whole(

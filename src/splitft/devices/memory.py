@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from splitft.devices.costs import ModelCosts
 from splitft.devices.device import Device
@@ -45,8 +45,8 @@ def client_memory(costs: ModelCosts, job: CostSettings, cut: int) -> MemoryUse:
     """
     count = len(costs.blocks)
     whole = cut >= count
-    tail = range(count - job.num_tail_blocks, count) if not whole else range(0)
-    held = [*range(min(cut, count)), *tail]
+    blocks = held_blocks(job, count, min(cut, count))
+    held = [*blocks.front, *blocks.tail]
     head = job.labels == "client" or whole
     weights = costs.embedding_bytes + sum(costs.blocks[b].weight_bytes for b in held)
     activations = _activations(costs, job, held, head=head, crossings=0 if whole else 2 if head else 1)
@@ -92,14 +92,13 @@ def highest_cut_in_memory(costs: ModelCosts, job: CostSettings, device: Device) 
         if client_memory(costs, job, cut).total <= device.memory_bytes:
             return cut
     least = client_memory(costs, job, lowest)
-    parts = {"weights": least.weights, "adapters": least.adapters, "activations": least.activations}
     fewer = "cut_policy.min_cut, " if lowest > 1 else ""
     unset = [key for key in ("gradient_checkpointing", "bf16") if not getattr(job, key)]
     hint = f", set {' or '.join(unset)}" if unset else ""
     raise JobError(
         f"device {device.name} has {_gb(device.memory_bytes)} of memory, but a client with {lowest} "
         f"block{'s' if lowest > 1 else ''} needs {_gb(least.total)} "
-        f"({', '.join(f'{name} {_gb(number)}' for name, number in parts.items())}): lower "
+        f"({', '.join(f'{name} {_gb(number)}' for name, number in asdict(least).items())}): lower "
         f"{fewer}max_length or per_device_train_batch_size{hint}, or give the client another device"
     )
 

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from splitft.devices.matrices import Matrix
-from splitft.model.window import call_model, find_blocks
+from splitft.model.window import call_model, eval_mode, find_blocks
 
 OUTSIDE, SHARED = -2, -1
 ROWS, WIDTHS = 2, (16, 48)  # two widths tell what grows with a row's length from what grows with its square
@@ -95,28 +96,25 @@ def _kept_bytes(
 def _watch(
     model: nn.Module, matrices: list[list[Matrix]], where: list[int], silent: set[tuple[int, str]]
 ) -> Iterator[None]:
-    def enter(index: int) -> Any:
-        return lambda *_: where.append(index)
+    def enter(index: int, *_: object) -> None:
+        where.append(index)
 
     def leave(*_: object) -> None:
         where.pop()
 
-    def note(place: tuple[int, str]) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            given = [*args, *kwargs.values()]
-            if not any(isinstance(value, Tensor) and value.requires_grad for value in given):
-                silent.add(place)
-
-        return hook
+    def note(place: tuple[int, str], _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = [*args, *kwargs.values()]
+        if not any(isinstance(value, Tensor) and value.requires_grad for value in given):
+            silent.add(place)
 
     _, _, blocks = find_blocks(model)
     with ExitStack() as hooks:
         for index, (block, own) in enumerate(zip(blocks._modules.values(), matrices, strict=True)):
             assert block is not None
-            hooks.callback(block.register_forward_pre_hook(enter(index)).remove)
+            hooks.callback(block.register_forward_pre_hook(partial(enter, index)).remove)
             hooks.callback(block.register_forward_hook(leave).remove)
             for matrix in own:
-                hook = note((index, matrix.owner))
+                hook = partial(note, (index, matrix.owner))
                 hooks.callback(matrix.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
@@ -148,20 +146,18 @@ def fake_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def training_without_checkpoints(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
     recomputing: list[Any] = [
         m for m in model.modules() if getattr(m, "gradient_checkpointing", None) is True
     ]
-    try:
+    with eval_mode(model):  # which puts every module back into its own mode
         model.train()
-        for module in recomputing:
-            module.gradient_checkpointing = False
-        yield
-    finally:
-        for module in recomputing:
-            module.gradient_checkpointing = True
-        for module, training in modes:
-            module.training = training
+        try:
+            for module in recomputing:
+                module.gradient_checkpointing = False
+            yield
+        finally:
+            for module in recomputing:
+                module.gradient_checkpointing = True
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from splitft.common.text import nearest
 from splitft.devices.device import Device
 from splitft.devices.presets import PRESETS
 from splitft.errors import JobError
-from splitft.job.sections import DeviceProfile
+from splitft.job.sections import DeviceProfile, per_client
 from splitft.job.settings import DeviceSettings
 
 
@@ -25,23 +25,20 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
                 f"device_profiles.{taken}: {taken} is a preset's name, which cannot be given again; "
                 f"choose another, and start from it with preset: {taken}"
             )
-    if name in PRESETS:
-        return PRESETS[name]
-    if name not in profiles:
+    if name not in PRESETS and name not in profiles:
         raise JobError(f"{key}: {_unknown('device', name, [*PRESETS, *profiles])}")
-    profile = profiles[name]
+    profile = profiles.get(name) or DeviceProfile(preset=name)
     if profile.preset not in PRESETS:
         raise JobError(f"device_profiles.{name}.preset: {_unknown('preset', profile.preset, PRESETS)}")
-    device = PRESETS[profile.preset]
-    up, down, latency = profile.uplink_mbps, profile.downlink_mbps, profile.latency_ms
+    numbers = PRESETS[profile.preset].model_dump() | profile.model_dump(exclude_none=True)
     return Device(
         name,
-        flops=(profile.flops or device.flops) / profile.slowdown,
-        memory_bytes=round(profile.memory_gb * 1e9) if profile.memory_gb else device.memory_bytes,
-        uplink_bytes_per_second=up * 1e6 / 8 if up else device.uplink_bytes_per_second,
-        downlink_bytes_per_second=down * 1e6 / 8 if down else device.downlink_bytes_per_second,
-        latency_seconds=device.latency_seconds if latency is None else latency / 1e3,
-        availability=profile.availability or device.availability,
+        flops=numbers["flops"] / numbers["slowdown"],
+        memory_bytes=round(numbers["memory_gb"] * 1e9),
+        uplink_bytes_per_second=numbers["uplink_mbps"] * 1e6 / 8,
+        downlink_bytes_per_second=numbers["downlink_mbps"] * 1e6 / 8,
+        latency_seconds=numbers["latency_ms"] / 1e3,
+        availability=numbers["availability"] or 1.0,
     )
 
 
@@ -64,15 +61,8 @@ def client_devices(job: DeviceSettings, names: Sequence[str]) -> dict[str, Devic
     """
     if job.devices is None:
         return {}
-    if isinstance(job.devices, str):
-        chosen = dict.fromkeys(names, job.devices)
-    elif isinstance(job.devices, list):
-        if len(job.devices) != len(names):
-            raise JobError(
-                f"devices: {len(job.devices)} entries for {len(names)} clients ({', '.join(names)}); "
-                "give one per client, or one name for all"
-            )
-        chosen = dict(zip(names, job.devices, strict=True))
+    if isinstance(job.devices, str | list):
+        chosen = per_client("devices", job.devices, names)
     else:
         strangers = [client for client in job.devices if client not in names]
         if strangers:

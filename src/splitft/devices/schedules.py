@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 Leg = tuple[float, float, float, float]  # seconds of computing, upload, the server's work, download
 
 
-@dataclass(frozen=True)
+@dataclass
 class Timeline:
-    """A client's round in seconds: start, legs, the last computing, upload of the adapter."""
+    """A client's round in seconds: start, legs, the last computing, upload of the adapter.
+
+    A schedule fills in the rest: the server's work for others while the client waits; its waiting for its
+    turn or for others to arrive; and its end.
+    """
 
     name: str
     start: float
     legs: Sequence[Leg]
     last: float
     upload: float
+    queued: float = 0.0
+    idle: float = 0.0
+    finished: float = 0.0
 
     @property
     def compute(self) -> float:
@@ -32,32 +39,22 @@ class Timeline:
         return sum(leg[2] for leg in self.legs)
 
 
-@dataclass
-class Outcome:
-    """By client: when it finished, and what it waited before; behind: {client: {other: seconds}}."""
+class Waits(dict[str, dict[str, float]]):
+    """{client: {other: seconds}}: a client's waiting for others."""
 
-    finished: list[float]
-    queued: list[float]
-    idle: list[float]
-    behind: dict[int, dict[int, float]] = field(default_factory=dict)
-
-    def wait(self, client: int, other: int, seconds: float) -> None:
+    def add(self, client: Timeline, other: Timeline, seconds: float) -> None:
         """Note that a client waited for another."""
-        if seconds > 0 and client != other:
-            waits = self.behind.setdefault(client, {})
-            waits[other] = waits.get(other, 0.0) + seconds
+        if seconds > 0 and client is not other:
+            waits = self.setdefault(client.name, {})
+            waits[other.name] = waits.get(other.name, 0.0) + seconds
 
 
-def _outcome(count: int) -> Outcome:
-    return Outcome([0.0] * count, [0.0] * count, [0.0] * count)
-
-
-def queue(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
+def queue(scripts: Sequence[Timeline], pairs: bool) -> Waits:
     """One queue, in order of arrival; ties go to the client that comes first in order."""
-    outcome = _outcome(len(scripts))
+    waits = Waits()
     place = [0] * len(scripts)
     arrivals: list[tuple[float, int]] = []
-    served: list[tuple[float, float, int]] = []  # from, until, client
+    served: list[tuple[float, float, Timeline]] = []  # from, until, client
     free = 0.0
 
     def go_on(client: int, now: float) -> None:
@@ -66,31 +63,32 @@ def queue(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
             computing, upload, _, _ = script.legs[place[client]]
             heapq.heappush(arrivals, (now + computing + upload, client))
         else:
-            outcome.finished[client] = now + script.last + script.upload
+            script.finished = now + script.last + script.upload
 
     for client, script in enumerate(scripts):
         go_on(client, script.start)
     while arrivals:
         arrived, client = heapq.heappop(arrivals)
-        _, _, work, download = scripts[client].legs[place[client]]
+        script = scripts[client]
+        _, _, work, download = script.legs[place[client]]
         begun = max(arrived, free)
         free = begun + work
         if begun > arrived:
-            outcome.queued[client] += begun - arrived
+            script.queued += begun - arrived
             for since, until, other in reversed(served) if pairs else ():
                 if until <= arrived:
                     break
-                outcome.wait(client, other, min(until, begun) - max(since, arrived))
+                waits.add(script, other, min(until, begun) - max(since, arrived))
         if pairs:
-            served.append((begun, free, client))
+            served.append((begun, free, script))
         place[client] += 1
         go_on(client, free + download)
-    return outcome
+    return waits
 
 
-def barriers(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
+def barriers(scripts: Sequence[Timeline], pairs: bool) -> Waits:
     """The server starts a leg when all who still have one are there, and answers them after all its work."""
-    outcome = _outcome(len(scripts))
+    waits = Waits()
     now = [script.start for script in scripts]
     for place in range(max((len(script.legs) for script in scripts), default=0)):
         members = [client for client, script in enumerate(scripts) if place < len(script.legs)]
@@ -102,28 +100,28 @@ def barriers(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
         late = next(client for client in members if arrived[client] == begun)
         total = sum(scripts[client].legs[place][2] for client in members)
         for client in members:
-            _, _, work, download = scripts[client].legs[place]
-            outcome.idle[client] += begun - arrived[client]
-            outcome.queued[client] += total - work
+            script = scripts[client]
+            _, _, work, download = script.legs[place]
+            script.idle += begun - arrived[client]
+            script.queued += total - work
             now[client] = begun + total + download
             if pairs:
-                outcome.wait(client, late, begun - arrived[client])
+                waits.add(script, scripts[late], begun - arrived[client])
                 for other in members:
-                    outcome.wait(client, other, scripts[other].legs[place][2])
-    outcome.finished = [time + script.last + script.upload for time, script in zip(now, scripts, strict=True)]
-    return outcome
+                    waits.add(script, scripts[other], scripts[other].legs[place][2])
+    for script, time in zip(scripts, now, strict=True):
+        script.finished = time + script.last + script.upload
+    return waits
 
 
-def turns(scripts: Sequence[Timeline], pairs: bool) -> Outcome:
+def turns(scripts: Sequence[Timeline], pairs: bool) -> Waits:
     """One client after another, each from its download to its upload."""
-    outcome = _outcome(len(scripts))
+    waits = Waits()
     now = 0.0
-    lengths: list[float] = []
-    for client, script in enumerate(scripts):
-        outcome.idle[client] = now
-        for other, seconds in enumerate(lengths) if pairs else ():
-            outcome.wait(client, other, seconds)
-        lengths.append(script.compute + script.transfer + script.server)
-        now += lengths[-1]
-        outcome.finished[client] = now
-    return outcome
+    for place, script in enumerate(scripts):
+        script.idle = now
+        for other in scripts[:place] if pairs else ():
+            waits.add(script, other, other.compute + other.transfer + other.server)
+        now += script.compute + script.transfer + script.server
+        script.finished = now
+    return waits

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from splitft.devices.device import Device, transfer_seconds
-from splitft.devices.schedules import Leg, Outcome, Timeline, barriers, queue, turns
+from splitft.devices.schedules import Leg, Timeline, barriers, queue, turns
 from splitft.devices.steps import StepSeconds
 
 PARTS = ("compute", "transfer", "server", "queued", "idle")  # of a client's seconds; they sum to the round's
@@ -35,8 +35,8 @@ class StepTrace:
 
     rows: float
     width: float
-    up_bytes: tuple[int, ...] = ()
-    down_bytes: tuple[int, ...] = ()
+    up_bytes: list[int] = field(default_factory=list)
+    down_bytes: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class ClientTrace:
     """
 
     name: str
-    cut: int
-    adapter_down_bytes: int
-    steps: tuple[StepTrace, ...]
-    adapter_up_bytes: int
+    cut: int = 0
+    adapter_down_bytes: int = 0
+    steps: list[StepTrace] = field(default_factory=list)
+    adapter_up_bytes: int = 0
     state_up_bytes: int = 0
 
 
@@ -109,12 +109,21 @@ def simulate_round(
     """
     scripts = [script_of(trace, devices[trace.name], server, timing) for trace in traces]
     if order == "turns":
-        outcome = turns(scripts, pairs)
+        waits = turns(scripts, pairs)
     elif server_adapter == "shared":
-        outcome = barriers(scripts, pairs)
+        waits = barriers(scripts, pairs)
     else:
-        outcome = queue(scripts, pairs)
-    return round_times(scripts, outcome)
+        waits = queue(scripts, pairs)
+    # Those who finish early idle until the end.
+    end = max((script.finished for script in scripts), default=0.0)
+    clients = {
+        s.name: ClientTimes(
+            s.compute, s.transfer, s.server, s.queued, s.idle + (end - s.finished), s.finished
+        )
+        for s in scripts
+    }
+    last = next((script.name for script in scripts if script.finished == end), None)
+    return RoundTimes(end, last, sum(script.server for script in scripts), clients, waits)
 
 
 def script_of(trace: ClientTrace, device: Device, server: Device, timing: Timing) -> Timeline:
@@ -139,31 +148,4 @@ def script_of(trace: ClientTrace, device: Device, server: Device, timing: Timing
         computing += seconds.client[-1]
     return Timeline(
         trace.name, start, legs, computing, transfer_seconds(device, server, trace.adapter_up_bytes)
-    )
-
-
-def round_times(scripts: Sequence[Timeline], outcome: Outcome) -> RoundTimes:
-    """Put scripts and schedule together; those who finish early idle until the end."""
-    end = max(outcome.finished, default=0.0)
-    clients = {}
-    for index, script in enumerate(scripts):
-        finished = outcome.finished[index]
-        clients[script.name] = ClientTimes(
-            compute=script.compute,
-            transfer=script.transfer,
-            server=script.server,
-            queued=outcome.queued[index],
-            idle=outcome.idle[index] + (end - finished),
-            finished=finished,
-        )
-    names = [script.name for script in scripts]
-    return RoundTimes(
-        seconds=end,
-        waited_for=names[outcome.finished.index(end)] if names else None,
-        server_seconds=sum(script.server for script in scripts),
-        clients=clients,
-        queued_behind={
-            names[index]: {names[other]: seconds for other, seconds in behind.items()}
-            for index, behind in outcome.behind.items()
-        },
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import NamedTuple
 
 from splitft.devices.costs import ModelCosts
@@ -52,7 +50,7 @@ def step_work(costs: ModelCosts, job: CostSettings, cut: int) -> StepWork:
 
     def run(blocks: Iterable[int], *, head: bool = False) -> Passes:
         parts = [block_work(costs, b, ranks[b], recompute=job.gradient_checkpointing) for b in blocks]
-        return reduce(add, [*parts, head_work(costs)] if head else parts, Passes())
+        return sum([*parts, head_work(costs)] if head else parts, Passes())
 
     if cut >= held.num_blocks:
         return StepWork((run(range(held.num_blocks), head=True).both,), ())
@@ -73,11 +71,6 @@ class StateSeconds(NamedTuple):
     adapter_seconds: float
     server_block_seconds: float
     server_fixed_seconds: float
-
-
-def mean_seconds(one: StateSeconds, other: StateSeconds) -> StateSeconds:
-    """Return the mean of two measurements of one client."""
-    return StateSeconds(*((a + b) / 2 for a, b in zip(one, other, strict=True)))
 
 
 def client_state_seconds(
@@ -101,7 +94,7 @@ def client_state_seconds(
 
     def work(blocks: Iterable[int]) -> Work:
         passes = (block_work(costs, b, job.lora_r, recompute=job.gradient_checkpointing) for b in blocks)
-        return reduce(add, passes, Passes()).both
+        return sum(passes, Passes()).both
 
     block = times * work(range(tail_start)).flops(rows, width) / tail_start
     fixed = times * (work(range(tail_start, count)) + head_work(costs).both).flops(rows, width)
@@ -120,7 +113,7 @@ def client_state_seconds(
     )
 
 
-def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[list[int], list[int]]:
     """Return (up, down): tensor bytes of the messages of one micro-batch of `tokens` tokens, no padding.
 
     Without headers and gradient norms, which a batch of text dwarfs.
@@ -142,5 +135,5 @@ def batch_bytes(costs: ModelCosts, job: CostSettings, tokens: int) -> tuple[tupl
     gradient = row_bytes(names["gradient_codec"], "gradients")
     down = gradient if job.train_front else 0
     if job.labels == "client":
-        return (hidden, gradient), (hidden, down)
-    return (hidden + 4 * tokens,), (down,)
+        return [hidden, gradient], [hidden, down]
+    return [hidden + 4 * tokens], [down]

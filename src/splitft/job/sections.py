@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from splitft.errors import JobError
+
+T = TypeVar("T")
 
 ADVANCED: dict[str, Any] = {"advanced": True}  # in the schema of a key that few jobs need
 Count = Annotated[int, Field(ge=1)]
@@ -22,6 +26,17 @@ def _as_names(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {str(key) if type(key) is int else key: inner for key, inner in value.items()}
+
+
+def per_client(key: str, entry: T | list[T], names: Sequence[str]) -> dict[str, T]:
+    """Return {client: value} of a key's entry: a list, or one value for all. Raises JobError."""
+    values = entry if isinstance(entry, list) else [entry] * len(names)
+    if len(values) != len(names):
+        raise JobError(
+            f"{key}: {len(values)} entries for {len(names)} clients ({', '.join(names)}); give one per "
+            "client, or one for all"
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def key(default: Any, description: str, **more: Any) -> Any:

@@ -20,17 +20,16 @@ from splitft.model.window import find_blocks, install_window
 class AdapterSlots:
     """The places of one model where adapters are bound.
 
-    layout: describes the places; path: names the block list.
+    layout: describes the places; path: names the block list. config: the LoraConfig that was injected.
     targets: names of the modules with LoRA; excluded: modules outside blocks that share such a name.
     """
 
-    def __init__(
-        self, model: nn.Module, *, targets: Iterable[str] = (), excluded: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, config: Any = None) -> None:
         from peft.tuners.lora import LoraLayer
 
-        self.targets, self.excluded = sorted(targets), sorted(excluded)
-        self.fan_in_fan_out = uses_fan_in_fan_out(model)
+        self.config = config
+        self.targets = sorted(config.target_modules) if config else []
+        self.excluded = sorted(config.exclude_modules or ()) if config else []
 
         window = install_window(model)
         self.path = next(name for name, module in model.named_modules() if module is window)
@@ -106,26 +105,17 @@ def lora_config(
     alpha: float,
     dropout: float,
     fan_in_fan_out: bool = False,
-    block_ranks: Mapping[str, int] | None = None,
     blocks: Iterable[int] | None = None,
 ) -> Any:
-    """Return the peft LoraConfig.
-
-    block_ranks: {module path: rank} of ranks that differ from r; alpha_pattern keeps the scaling alpha / r
-    for them, so that a change of rank never changes the function.
-    blocks: those with adapters; None: all.
-    """
+    """Return the peft LoraConfig. blocks: those with adapters; None: all."""
     from peft import LoraConfig
 
-    ranks = {path: rank for path, rank in (block_ranks or {}).items() if rank != r}
     return LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type,unused-ignore]
         lora_dropout=dropout,
         target_modules=targets,
         exclude_modules=excluded or None,
-        rank_pattern=ranks,
-        alpha_pattern={path: alpha * rank / r for path, rank in ranks.items()},
         fan_in_fan_out=fan_in_fan_out,
         layers_to_transform=None if blocks is None else list(blocks),
         task_type="CAUSAL_LM",
@@ -143,7 +133,7 @@ def inject(model: Any, config: Any) -> AdapterSlots:
         inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
-    return AdapterSlots(model, targets=config.target_modules, excluded=config.exclude_modules or ())
+    return AdapterSlots(model, config)
 
 
 def _is_called(name: str, targets: Iterable[str]) -> bool:

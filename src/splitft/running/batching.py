@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -25,19 +24,12 @@ _REPEATS = 3
 _SECONDS = 6.0  # after which no larger batch is tried
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The smallest batch that is nearly as fast as any, 0 for none, and how many times as fast it is."""
-
-    tokens: int
-    gain: float
-
-
-def most_tokens(model: SplitModel, cuts: Sequence[int]) -> Calibration:
+def most_tokens(model: SplitModel, cuts: Sequence[int]) -> tuple[int, float]:
     """Time batches of more and more rows, each row of another client, forward and backward.
 
-    Returns the tokens beyond which a token costs no less, by 3 %, and the cost of a token in a row by itself
-    relative to theirs. Runs the blocks from the highest cut on. Stops where no memory is left.
+    Returns the tokens beyond which a token costs no less, by 3 % (0: a row by itself is as fast), and the
+    cost of a token in a row by itself relative to theirs. Runs the blocks from the highest cut on. Stops
+    where no memory is left.
     """
     started, each = time.perf_counter(), dict[int, float]()  # seconds of a token, by the tokens of a batch
     size, cut = _ROW, max(cuts)
@@ -53,7 +45,7 @@ def most_tokens(model: SplitModel, cuts: Sequence[int]) -> Calibration:
     unbind_rows(model.slots)
     best = min(each.values())
     tokens = min(size for size, seconds in each.items() if seconds <= _WORTH * best)
-    return Calibration(tokens if tokens > _ROW else 0, each[_ROW] / each[tokens])
+    return tokens if tokens > _ROW else 0, each[_ROW] / each[tokens]
 
 
 def _seconds(model: SplitModel, cut: int, rows: int) -> float:
@@ -119,12 +111,12 @@ def batch_tokens(job: Job, model: SplitModel, cuts: Sequence[int], console: Cons
     if isinstance(job.server_batch_tokens, int):
         notice(f"clients together, up to {job.server_batch_tokens} tokens: proven equal to one at a time")
         return job.server_batch_tokens
-    found = most_tokens(model, cuts)
-    if found.tokens:
+    tokens, gain = most_tokens(model, cuts)
+    if tokens:
         notice(
-            f"clients together, up to {found.tokens} tokens: proven, and {found.gain:.2f} times as fast as "
-            "rows of 32 tokens by themselves"
+            f"clients together, up to {tokens} tokens: proven, and {gain:.2f} times as fast as rows of 32 "
+            "tokens by themselves"
         )
     else:
         notice("one client at a time: rows of 32 tokens are as fast by themselves")
-    return found.tokens
+    return tokens

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
-from splitft.model.slots import AdapterSlots, lora_config
+from splitft.model.slots import AdapterSlots
 from splitft.running.progress import number
 
 _CARD = """---
@@ -31,11 +31,11 @@ _CARD = """---
 
 | | before | after {rounds} rounds |
 |---|---|---|
-| held-out perplexity (per token, context up to {max_length}) | {ppl_before} | {ppl} |
+| held-out perplexity (per token, context up to {job.max_length}) | {ppl_before} | {ppl} |
 | next-token accuracy | {acc_before} | {acc} |
 
-Rank {r} ({r_cut} at the cut), alpha {alpha}, target modules {targets}; server adapter `{server_adapter}`,
-labels at the {labels}; {up:.1f} MB went up and {down:.1f} MB down.
+Rank {job.lora_r} ({r_cut} at the cut), alpha {job.lora_alpha:g}, target modules {targets};
+server adapter `{job.server_adapter}`, labels at the {job.labels}; {up:.1f} MB went up and {down:.1f} MB down.
 
 ```python
 from peft import PeftModel
@@ -75,28 +75,21 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         },
         sort_keys=False,
     )
-    cuts = sorted(set(summary["cuts"].values()))
+    cuts = ", ".join(map(str, sorted(set(summary["cuts"].values()))))
+    shown = {key: summary[key] for key in ("clients", "blocks", "rounds")} | {"base": base, "cuts": cuts}
     targets = job.lora_target_modules
     names = ", ".join(targets) if isinstance(targets, list) else targets or "peft's default for this model"
-    how = _HOW[job.method].format(
-        clients=summary["clients"], base=base, cuts=", ".join(map(str, cuts)), blocks=summary["blocks"]
-    )
     return _CARD.format(
+        **shown,
+        job=job,
         header=header,
-        how=how,
-        base=base,
-        rounds=summary["rounds"],
-        max_length=job.max_length,
+        how=_HOW[job.method].format(**shown),
         ppl_before=number(summary.get("perplexity_before"), 2),
         ppl=number(summary.get("perplexity"), 2),
         acc_before=number(summary.get("accuracy_before"), 3),
         acc=number(summary.get("accuracy"), 3),
-        r=job.lora_r,
         r_cut=job.lora_r_cut or job.lora_r,
-        alpha=f"{job.lora_alpha:g}",
         targets=names,
-        server_adapter=job.server_adapter,
-        labels=job.labels,
         up=summary["bytes_up"] / 1e6,
         down=summary["bytes_down"] / 1e6,
     )
@@ -116,22 +109,19 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
     The folder is written beside its place and moved there, so that readers never see a part of it.
     """
     ranks = {
-        f"{slots.path}.{block}.{module}": rank_of(tensors)
+        f"{slots.path}.{block}.{module_of(name)}": rank_of(tensors)
         for block, tensors in adapter.items()
-        for module in {name.partition(".lora_")[0] for name in tensors}
+        for name in tensors
+        if rank_of(tensors) != job.lora_r
     }
-    config = lora_config(
-        slots.targets,
-        slots.excluded,
-        r=job.lora_r,
-        alpha=job.lora_alpha,
-        dropout=job.lora_dropout,
-        fan_in_fan_out=slots.fan_in_fan_out,
-        block_ranks=ranks,
-        blocks=sorted(slots.layout) if job.frozen_blocks else None,
+    config = replace(
+        slots.config,
+        base_model_name_or_path=base,
+        inference_mode=True,
+        rank_pattern=ranks,
+        # The scaling stays alpha / r, so that a change of rank never changes the function.
+        alpha_pattern={path: job.lora_alpha * rank / job.lora_r for path, rank in ranks.items()},
     )
-    config.base_model_name_or_path = base
-    config.inference_mode = True
     tensors = {
         f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
         for block, values in adapter.items()
@@ -256,14 +246,12 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
 
 
 def _merge(adapter: Path, out: Path) -> None:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     from splitft.weights.load import load_model, load_tokenizer
 
     quiet_libraries()
-    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))[
-        "base_model_name_or_path"
-    ]
+    base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
     model = PeftModel.from_pretrained(load_model(base, dtype=torch.float32), str(adapter))
     merged: Any = model.merge_and_unload()
     fresh = out.with_name(f".{out.name}.new")

@@ -27,7 +27,7 @@ from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.model import base_config, load_base, with_adapters
 from splitft.running.network import notice
-from splitft.running.prepare import check_positions, check_vocabulary, note
+from splitft.running.prepare import check_config, note
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
 
@@ -59,9 +59,7 @@ class ClientSetup:
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
-        config = base_config(job)
-        check_positions(job, config)
-        check_vocabulary(job, config, (data.train, data.eval))
+        check_config(job, base_config(job), [data])
         model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
         pad = cast(int, tokenizer.pad_token_id)
         client: ClientRole

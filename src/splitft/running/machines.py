@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 
 from splitft.data import ClientData, first_lengths
-from splitft.devices import (
-    Device,
-    ModelCosts,
-    batch_bytes,
-    batch_shape,
-    client_devices,
-    client_memory,
-    client_state_seconds,
-    highest_cut_in_memory,
-    resolve_device,
-    server_memory,
-)
+from splitft.devices.costs import ModelCosts
+from splitft.devices.device import Device
 from splitft.devices.measure import model_costs
-from splitft.devices.steps import StateSeconds
+from splitft.devices.memory import client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.profile import client_devices, resolve_device
+from splitft.devices.simulate import batch_shape
+from splitft.devices.steps import StateSeconds, batch_bytes, client_state_seconds
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.running.prepare import Assembly, stated_cuts
@@ -48,14 +41,14 @@ def machines_of(start: Assembly) -> Machines | None:
 
 def highest_cuts(start: Assembly, machines: Machines | None) -> dict[str, int]:
     """Return the most blocks that each client may hold: with a device, what its memory holds."""
-    most = dict.fromkeys(start.names, start.num_blocks - start.job.num_tail_blocks - 1)
-    if machines:
-        for name, device in machines.clients.items():
-            most[name] = highest_cut_in_memory(machines.costs, start.job, device)
-    return most
+    job = start.job
+    if machines is None:
+        return dict.fromkeys(start.names, start.num_blocks - job.num_tail_blocks - 1)
+    costs, devices = machines.costs, machines.clients
+    return {name: highest_cut_in_memory(costs, job, device) for name, device in devices.items()}
 
 
-def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Machines) -> StateSeconds:
+def predicted_seconds(job: Job, data: ClientData, machines: Machines) -> StateSeconds:
     """Return the seconds of one step of a client on its device (`ClientState`), for its typical batch.
 
     That is the mean of the batches of its first round: rows as they are, padded to the mean longest row, or
@@ -66,6 +59,7 @@ def predicted_seconds(job: Job, data: ClientData, device: Device, machines: Mach
     shape: Any = np.mean([batch_shape(batch.tolist(), job.padding_free) for batch in batches], axis=0)
     rows, width = (shape if job.padding_free else np.round(shape)).tolist()
     up, down = batch_bytes(machines.costs, job, round(tokens))
+    device = machines.clients[data.name]
     return client_state_seconds(
         machines.costs, job, device, machines.server, rows=rows, width=width, up_bytes=up, down_bytes=down
     )

@@ -16,7 +16,7 @@ from splitft.model.head import HeadForm
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
-from splitft.weights.load import base_dtype, load_config, load_model, load_part
+from splitft.weights.load import base_dtype, load_config, load_model
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
 
@@ -37,16 +37,18 @@ def load_base(
     blocks: the blocks that the party holds; None: all.
     head: with `blocks`, whether the party holds the output head, too.
     """
-    name, dtype = job.model_name_or_path, base_dtype(job)
-    options: dict[str, Any] = {"revision": job.model_revision, "attn_implementation": job.attn_implementation}
     held = "" if blocks is None else f"{len(blocks)} blocks of "
-    with console.status(f"loading {held}{name}"):
+    with console.status(f"loading {held}{job.model_name_or_path}"):
         if not weights:
             return _shapes(job)
-        if blocks is None:
-            model: Any = load_model(name, dtype=dtype, **options)
-        else:
-            model = load_part(name, sorted(blocks), head=head, dtype=dtype, **options)
+        model: Any = load_model(
+            job.model_name_or_path,
+            blocks=blocks,
+            head=head,
+            revision=job.model_revision,
+            dtype=base_dtype(job),
+            attn_implementation=job.attn_implementation,
+        )
         accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
         model = model.to(accelerator or torch.device("cpu"))
     if job.attn_implementation is None:

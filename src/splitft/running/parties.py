@@ -11,8 +11,8 @@ from splitft.client.client import Client, ClientRole
 from splitft.common.state import State
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
-from splitft.devices import available_members
 from splitft.devices.clock import VirtualClock
+from splitft.devices.profile import available_members
 from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
@@ -112,15 +112,10 @@ def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:
     Raises JobError where a client's memory does not hold its cut.
     """
     job, blocks = start.job, start.num_blocks - start.job.num_tail_blocks
-    most = highest_cuts(start, machines)
+    most, cuts, seconds = highest_cuts(start, machines), start.cuts, {}
     if machines:
-        seconds = {
-            data.name: predicted_seconds(job, data, machines.clients[data.name], machines)
-            for data in start.clients
-        }
         cuts = cuts_in_memory(start, most, machines)
-        planner = CutPlanner(job, cuts, most, blocks, seconds)
-    else:
-        planner = CutPlanner(job, start.cuts, most, blocks)
+        seconds = {data.name: predicted_seconds(job, data, machines) for data in start.clients}
+    planner = CutPlanner(job, cuts, most, blocks, seconds)
     planner.rehearse([data.name for data in start.clients if len(data.eval)])
     return planner

@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.cuts import check_cut_policy
-from splitft.data import ClientData, Prepared, Rows, partition_table, prepare
-from splitft.devices import check_devices
+from splitft.cuts.registry import check_cut_policy
+from splitft.data import ClientData, Prepared, partition_table, prepare
+from splitft.devices.profile import check_devices
 from splitft.errors import JobError, ModelError
 from splitft.job import Job
+from splitft.job.sections import per_client
 from splitft.lora.blocks import Adapter, initial_adapter, to_device
 from splitft.model.config import count_blocks, text_config
-from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
@@ -51,10 +51,6 @@ class Assembly:
     @property
     def model(self) -> Any:
         return self.split_model.model
-
-    @property
-    def slots(self) -> AdapterSlots:
-        return self.split_model.slots
 
     @property
     def num_blocks(self) -> int:
@@ -93,8 +89,7 @@ def assemble(
     clients = prepared.clients if prepared else ()
     # 3. Demands on the model that its configuration tells.
     config = base_config(job)
-    check_positions(job, config)
-    check_vocabulary(job, config, (rows for client in clients for rows in (client.train, client.eval)))
+    check_config(job, config, clients)
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
@@ -171,31 +166,27 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
     schedule = job.cut_policy.schedule if job.method == "splitft" else None
     given = {"cuts": job.cuts}
     given |= {f"cut_policy.schedule (round {number})": entry for number, entry in (schedule or {}).items()}
-    stated = {}
-    for key, entry in given.items():
-        cuts = entry if isinstance(entry, list) else [entry] * len(names)
-        if len(cuts) != len(names):
-            raise JobError(f"{key} has {len(cuts)} entries for {len(names)} clients ({', '.join(names)})")
-        stated[key] = dict(zip(names, cuts, strict=True))
+    stated = {key: per_client(key, entry, names) for key, entry in given.items()}
     if job.method == "same_split":
         mean = round(sum(stated["cuts"].values()) / len(names))
         stated["cuts"] = dict.fromkeys(names, mean)
     return stated
 
 
-def check_positions(job: Job, config: Any) -> None:
-    """Raise JobError where max_length exceeds the positions that a model was made for."""
+def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
+    """Hold a job and its data to the configuration of their model.
+
+    Raises JobError where max_length exceeds the model's positions, and ModelError where rows hold token ids
+    that it has no embedding for.
+    """
     positions = getattr(text_config(config), "max_position_embeddings", None)
     if isinstance(positions, int) and 0 < positions < job.max_length:
         raise JobError(
             f"max_length is {job.max_length}, the model takes {positions} tokens: lower max_length"
         )
-
-
-def check_vocabulary(job: Job, config: Any, data: Iterable[Rows]) -> None:
-    """Raise ModelError where rows hold token ids that a model has no embedding for."""
     known = getattr(text_config(config), "vocab_size", None)
-    highest = max((int(ids.max()) for rows in data for ids in rows.input_ids), default=0)
+    rows = (rows for client in clients for rows in (client.train, client.eval))
+    highest = max((int(ids.max()) for some in rows for ids in some.input_ids), default=0)
     if isinstance(known, int) and highest >= known:
         raise ModelError(
             f"the tokenizer of {job.model_name_or_path} gives token id {highest}, but the model's vocabulary "

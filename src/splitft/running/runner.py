@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,8 @@ from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
 from splitft.running.progress import RunProgress, clients_table, rounds_table
 from splitft.weights.random_models import is_random
+
+_VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # packages that a result depends on
 
 
 @dataclass(frozen=True)
@@ -195,11 +196,11 @@ class _Output:
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
             "device": str(start.model.device),
-            "versions": versions(),
+            "versions": {name: version(name) for name in _VERSIONED},
         }
         card = model_card(start.job, summary, start.base)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.slots, start.job, card, start.base)
+            save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
 
@@ -210,9 +211,3 @@ def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, 
     base = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
     clients = {name: sum(n for b, n in per_block.items() if b < cut) for name, cut in cuts.items()}
     return {"base": base, "adapter": sum(per_block.values()), "front_adapters": clients}
-
-
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {name: version(name) for name in ("splitft", "torch", "transformers", "peft", "datasets")}

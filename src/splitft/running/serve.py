@@ -137,7 +137,7 @@ def make_server_side(
     # The server, which averages here or has the aggregator average.
     averaging = None
     if job.network.aggregator:
-        averaging = AggregatorLink(job, job_digest(job), start.slots.layout, model.device, ledger)
+        averaging = AggregatorLink(job, job_digest(job), model.slots.layout, model.device, ledger)
     server = Server(
         model,
         job,
@@ -150,7 +150,7 @@ def make_server_side(
     )
 
     # The listener: clients get the job, and the names of the modules with LoRA.
-    told, slots = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"}), start.slots
+    told, slots = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"}), model.slots
     names = tuple(slots.targets), tuple(slots.excluded)
     welcome = Welcome("", 0, told, *names, start.report.server_inputs)
     limit = most_bytes(start)

@@ -6,30 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from splitft.errors import ModelError
 
-Weight = NDArray[np.float32]
 CONTROL = 3  # token type of special tokens
-
-# GGUF's names of a block's matrices, and transformers' names.
-BLOCK_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-OUTER_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
 
 
 def convert(source: Path, folder: Path) -> None:
@@ -39,23 +19,17 @@ def convert(source: Path, folder: Path) -> None:
     Raises ModelError where the file is no Llama-type model with a byte-level BPE tokenizer.
     """
     import gguf
-    from safetensors.numpy import save_file
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaForCausalLM
 
-    reader = gguf.GGUFReader(source)
-    values = _values(reader, source)
-    weights: dict[str, Weight] = {}
-    for tensor in reader.tensors:
-        weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        heads = {
-            "attn_q": values["llama.attention.head_count"],
-            "attn_k": values["llama.attention.head_count_kv"],
-        }
-        kind = tensor.name.split(".")[-2]
-        if kind in heads:
-            weight = unpermute(weight, heads[kind])
-        weights[hf_name(tensor.name)] = np.ascontiguousarray(weight, dtype=np.float32)
+    values = _values(gguf.GGUFReader(source), source)
+    model = LlamaForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    weights, tied = model.state_dict(), bool(model.config.tie_word_embeddings)
+    if tied:
+        del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    _save_config(values, "lm_head.weight" not in weights, folder)
+    _save_config(values, tied, folder)
     _save_tokenizer(values, folder, values["llama.context_length"])
     (folder / "README.md").write_text(
         f"Converted by SplitFT from {source.name}; the weights are those of the quantised file, in float32. "
@@ -75,25 +49,6 @@ def write_tokenizer(source: Path, folder: Path, model_max_length: int) -> dict[s
     values = _values(gguf.GGUFReader(source), source)
     _save_tokenizer(values, folder, model_max_length)
     return _special_ids(values)
-
-
-def hf_name(name: str) -> str:
-    """The name that transformers gives to a GGUF tensor: blk.3.attn_q.weight and so on."""
-    if name in OUTER_NAMES:
-        return OUTER_NAMES[name]
-    _, block, kind, suffix = name.split(".")
-    return f"model.layers.{block}.{BLOCK_NAMES[kind]}.{suffix}"
-
-
-def unpermute(weight: Weight, heads: int) -> Weight:
-    """Rows of a query or key matrix in transformers' order.
-
-    GGUF interleaves the two halves of each head, (heads · size/2 · 2, in); transformers rotates them as
-    halves, (heads · 2 · size/2, in).
-    """
-    rows, columns = weight.shape
-    halves = weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2)
-    return np.ascontiguousarray(halves).reshape(rows, columns)
 
 
 def _values(reader: Any, source: Path) -> dict[str, Any]:

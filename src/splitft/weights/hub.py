@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from socket import gaierror
 from typing import Literal
@@ -123,12 +124,11 @@ def _explain(name: str, revision: str, error: Exception) -> str:
     return f"model {name} could not be fetched from {hub}: {error}"
 
 
+Kind = Literal["model", "dataset"]
 SECONDS = 5.0  # the hub's own client would try for half a minute and more, for every file
 
-_known: dict[str, bool] = {}  # by address: a process asks once
 
-
-def hub_answers(name: str, revision: str = "main", kind: Literal["model", "dataset"] = "model") -> bool:
+def hub_answers(name: str, revision: str = "main", kind: Kind = "model") -> bool:
     """Whether the hub gives an answer about this model or data set within SECONDS, be it a refusal.
 
     False with HF_HUB_OFFLINE, without a connection, behind a proxy that lets nothing through, or where the
@@ -141,14 +141,10 @@ def hub_answers(name: str, revision: str = "main", kind: Literal["model", "datas
         address = hf_hub_url(name, file, revision=revision, repo_type=kind, endpoint=constants.ENDPOINT)
     except HFValidationError:  # no hub id: whoever uses the name will be told
         return True
-    if address not in _known:
-        _known[address] = _answers(address)
-    return _known[address]
+    return _answers(address)
 
 
-def hub_or_cache(
-    name: str, revision: str = "main", kind: Literal["model", "dataset"] = "model"
-) -> AbstractContextManager[None]:
+def hub_or_cache(name: str, revision: str = "main", kind: Kind = "model") -> AbstractContextManager[None]:
     """Inside, the hub's libraries read their cache alone, at once, if the hub does not answer."""
     return nullcontext() if hub_answers(name, revision, kind) else offline()
 
@@ -172,6 +168,7 @@ def is_hubs_answer(status: int, error_code: str | None) -> bool:
     return status < 400 or status in (401, 404, 429) or (error_code is not None and status < 500)
 
 
+@cache  # a process asks once
 def _answers(address: str) -> bool:
     """Ask in a thread of its own: looking up a name can take longer than any time-out of a request."""
     found: list[bool] = []

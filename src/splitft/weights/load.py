@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -23,17 +23,10 @@ from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, resolve_mo
 from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
 from splitft.weights.shrink import causal_class
 
-_LOADING = RLock()
+_LOADING = RLock()  # held while one thread loads, since transformers then changes its own classes
 _CONFIGS = ("config.json", "generation_config.json")
 _SAVE_TOKENIZER = "A model's folder needs a tokenizer.json, as tokenizer.save_pretrained writes it"
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Have one thread load at a time: while it loads, transformers changes its own classes."""
-    with _LOADING:
-        yield
 
 
 def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
@@ -75,62 +68,51 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
     return tokenizer
 
 
-@_one_at_a_time()
 def load_model(
     name: str | Path,
     *,
+    blocks: Collection[int] | None = None,
+    head: bool = True,
     revision: str = "main",
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """Load the whole model in eval mode. Raises ModelError where it cannot be loaded from safetensors."""
-    config = load_config(name, revision)
-    model_class, config = causal_class(config)
-    locate = locator(resolve_model(name), revision)
-    folder, weight_map = _weights(name, locate)
-    for file in sorted(set((weight_map or {}).values())):
-        _shard(name, file, locate)
-    return _from_folder(name, model_class, folder, config, dtype, attn_implementation)
+    """Load a model, or only some of its blocks, in eval mode.
 
-
-@_one_at_a_time()
-def load_part(
-    name: str | Path,
-    blocks: Collection[int],
-    *,
-    head: bool,
-    revision: str = "main",
-    dtype: torch.dtype = torch.float32,
-    attn_implementation: str | None = None,
-) -> PreTrainedModel:
-    """Load only these blocks of a model, in eval mode, with the window installed for `run_blocks`.
-
-    head: also the output head (the loss needs it). Only shards with needed tensors are fetched and opened.
-    Raises ModelError where a block does not exist, its tensors are not in the checkpoint, or the model type
-    cannot be held in parts.
+    blocks: those to hold, with the window installed for `run_blocks`; None: the whole model.
+    head: with `blocks`, whether to hold the output head, too (the loss needs it).
+    Only shards with needed tensors are fetched and opened. Raises ModelError where a block does not exist,
+    tensors are not in the checkpoint's safetensors, or the model type cannot be held in parts.
     """
-    whole_config = load_config(name, revision)
-    model_class, config = causal_class(whole_config)
-    held, count = frozenset(blocks), count_blocks(config)
-    if not held or not held <= set(range(count)):
-        raise ModelError(f"blocks {sorted(held)} cannot be held: {name} has blocks 0 to {count - 1}")
-    cut = next((i for i in range(1, count) if (i in held) != (i - 1 in held)), count - 1)
-    habits, small = prove_parts(whole_config, cut, dtype)
-    locate = locator(resolve_model(name), revision)
-    folder, weight_map = _weights(name, locate)
-    part_class = partial_class(model_class, held, head=head)
-    if weight_map is None:
-        model = _from_folder(name, part_class, folder, config, dtype, attn_implementation)
-    else:
-        with torch.device("meta"):
-            whole = model_class._from_config(config)
-        needed = {key: weight_map[key] for key in needed_keys(weight_map, whole, held, head=head)}
-        files = [_shard(name, file, locate) for file in sorted(set(needed.values()))]
-        files += [path for path in map(locate, _CONFIGS) if path is not None]
-        with _view(needed, files) as view:
-            model = _from_folder(name, part_class, view, config, dtype, attn_implementation)
-    install_window(model, spread_habits(habits, small, model))
-    return model
+    with _LOADING:
+        whole_config = load_config(name, revision)
+        model_class, config = causal_class(whole_config)
+        locate = locator(resolve_model(name), revision)
+        if blocks is None:
+            folder, weight_map = _weights(name, locate)
+            for file in sorted(set((weight_map or {}).values())):
+                _shard(name, file, locate)
+            return _from_folder(name, model_class, folder, config, dtype, attn_implementation)
+        # The blocks, and a proof that this model type can be held in parts.
+        held, count = frozenset(blocks), count_blocks(config)
+        if not held or not held <= set(range(count)):
+            raise ModelError(f"blocks {sorted(held)} cannot be held: {name} has blocks 0 to {count - 1}")
+        cut = next((i for i in range(1, count) if (i in held) != (i - 1 in held)), count - 1)
+        habits, small = prove_parts(whole_config, cut, dtype)
+        # Their files, in a folder that shows no others.
+        folder, weight_map = _weights(name, locate)
+        view: AbstractContextManager[Path] = nullcontext(folder)
+        if weight_map is not None:
+            with torch.device("meta"):
+                whole = model_class._from_config(config)
+            needed = {key: weight_map[key] for key in needed_keys(weight_map, whole, held, head=head)}
+            files = [_shard(name, file, locate) for file in sorted(set(needed.values()))]
+            view = _view(needed, files + [path for path in map(locate, _CONFIGS) if path is not None])
+        part_class = partial_class(model_class, held, head=head)
+        with view as shown:
+            model = _from_folder(name, part_class, shown, config, dtype, attn_implementation)
+        install_window(model, spread_habits(habits, small, model))
+        return model
 
 
 def _config_folder(name: str | Path, locate: Callable[[str], Path | None]) -> Path:

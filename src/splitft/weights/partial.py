@@ -62,7 +62,7 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     if output is not None and not head:
         own = {f"{_name_of(model, output)}.{name}" for name, _ in output.named_parameters()}
         if not own & {*tied, *tied.values()}:
-            _replace(model, output, _NotHeld())
+            model.set_submodule(_name_of(model, output), _loaded(_NotHeld()))
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if k in left and v in left}
     model._keys_to_ignore_on_load_unexpected = {".*"}  # the checkpoint holds more than this party
@@ -149,13 +149,6 @@ def _loaded(module: nn.Module) -> nn.Module:
     """Keep from_pretrained from initialising a module that has nothing to initialise."""
     vars(module)["_is_hf_initialized"] = True
     return module
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if child is old:
-                setattr(module, name, _loaded(new))
 
 
 def _name_of(model: nn.Module, wanted: nn.Module | None) -> str:

@@ -100,6 +100,9 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r"patch_size", 8),
     )
 )
+_PERIOD = re.compile(
+    r"\w*(period|interval|every_n_layers|layer_group_size|first_k_dense_replace|num_dense_layers)"
+)
 _RANDOM = re.compile(r"\w*(dropout|pdrop|layerdrop|jitter)\w*")
 _ROTARY = ("rope_parameters", "rope_scaling")
 
@@ -231,14 +234,7 @@ def _kept_blocks(values: Mapping[str, Any], count: int, guess: Guess) -> int:
     needed = max((kinds.index(kind) + 1 for kind in set(kinds)), default=1)
     needed = max([needed, *(min(listed) + 2 for listed in indices if listed)])
     for name, value in values.items():
-        if (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and re.fullmatch(
-                r"\w*(period|interval|every_n_layers|layer_group_size|first_k_dense_replace|num_dense_layers)",
-                name,
-            )
-        ):
+        if isinstance(value, int) and not isinstance(value, bool) and _PERIOD.fullmatch(name):
             needed = max(needed, value + (1 if "dense" in name else 0))
     shared = values.get("num_kv_shared_layers") or 0
     if 0 < shared < count:  # every kind must also come before the blocks that reuse another's keys and values

@@ -35,7 +35,7 @@ def test_a_schedule_is_followed_to_the_letter() -> None:
         **dict.fromkeys((10, 11), (4, 4)),
     }
     wrong = CutPolicyConfig(method="schedule", schedule={"1": [1, 2, 3]})
-    with pytest.raises(JobError, match=r"3 cuts from round 1 on, but there are 2 clients \(a, b\)"):
+    with pytest.raises(JobError, match=r"3 entries for 2 clients \(a, b\)"):
         decide("schedule", wrong, cohort(*clients))
 
 

@@ -18,12 +18,9 @@ from splitft.cuts import (
     Decision,
     Observation,
     Proposal,
-    check_cut_policy,
     decide,
-    find_cut_policy,
-    policy_names,
-    register_cut_policy,
 )
+from splitft.cuts.registry import check_cut_policy, find_cut_policy, policy_names, register_cut_policy
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig, Job
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from splitft import Job
-from splitft.devices import BlockCosts, Device, ModelCosts, RoundTimes, step_work
 from splitft.devices.clock import VirtualClock
+from splitft.devices.costs import BlockCosts, ModelCosts
+from splitft.devices.device import Device
+from splitft.devices.simulate import RoundTimes
+from splitft.devices.steps import step_work
 from splitft.wire.messages import (
     Activations,
     AdapterDown,

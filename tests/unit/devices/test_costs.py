@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedConfig
 
 from splitft import Job
-from splitft.devices import Device, step_work
+from splitft.devices.device import Device
 from splitft.devices.measure import model_costs
+from splitft.devices.steps import step_work
 from splitft.model.config import count_blocks
 from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.window import Habits, find_blocks, install_window, run_blocks

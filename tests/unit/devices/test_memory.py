@@ -12,18 +12,11 @@ from hypothesis import strategies as st
 
 from splitft import Job, JobError
 from splitft.cuts import ClientState
-from splitft.devices import (
-    PRESETS,
-    BlockCosts,
-    Device,
-    ModelCosts,
-    batch_bytes,
-    client_memory,
-    client_state_seconds,
-    highest_cut_in_memory,
-    server_memory,
-    step_work,
-)
+from splitft.devices.costs import BlockCosts, ModelCosts
+from splitft.devices.device import Device
+from splitft.devices.memory import client_memory, highest_cut_in_memory, server_memory
+from splitft.devices.profile import resolve_device
+from splitft.devices.steps import batch_bytes, client_state_seconds, step_work
 
 BLOCK = BlockCosts(
     parameters=1000, weight_bytes=4100, lora_parameters=50, attention_width=16,
@@ -112,7 +105,7 @@ def test_gradient_checkpointing_keeps_one_block_instead_of_all() -> None:
 def test_the_highest_cut_is_the_highest_that_fits(cut: int, labels: dict[str, Any]) -> None:
     need = client_memory(MODEL, job(**labels), cut).total
     highest = 5 - labels.get("tail_blocks", 0)
-    device = replace(PRESETS["phone"], memory_bytes=need)
+    device = replace(resolve_device("phone", {}), memory_bytes=need)
     assert highest_cut_in_memory(MODEL, job(**labels), device) == min(cut, highest)
     less = replace(device, memory_bytes=need - 1)
     if 1 < cut <= highest:
@@ -121,7 +114,7 @@ def test_the_highest_cut_is_the_highest_that_fits(cut: int, labels: dict[str, An
 
 def test_a_device_that_cannot_hold_the_least_is_refused_with_what_it_lacks() -> None:
     need = client_memory(MODEL, job(), 1).total
-    device = replace(PRESETS["phone"], memory_bytes=need - 1)
+    device = replace(resolve_device("phone", {}), memory_bytes=need - 1)
     with pytest.raises(
         JobError, match=r"device phone has .* GB .*with 1 block needs .*\(weights .* lower max_length"
     ):
@@ -137,7 +130,7 @@ def test_what_a_policy_sees_is_the_step_when_blocks_are_alike(
     cut: int, labels: dict[str, Any], rows: int, recompute: bool, micro_steps: int
 ) -> None:
     settings_ = job(**labels, gradient_checkpointing=recompute, gradient_accumulation_steps=micro_steps)
-    client, server = PRESETS["phone"], PRESETS["workstation"]
+    client, server = resolve_device("phone", {}), resolve_device("workstation", {})
     step = step_work(MODEL, settings_, cut).seconds(rows, 30, client, server)
     seen = client_state_seconds(MODEL, settings_, client, server, rows=rows, width=30, **LINK)._asdict()
     blocks = 6 - settings_.num_tail_blocks
@@ -184,12 +177,12 @@ def test_work_grows_with_the_square_of_the_row_only_in_attention() -> None:
 
 
 def test_a_batch_sends_its_activation_labels_and_gradient() -> None:
-    assert batch_bytes(MODEL, job(), 10) == ((10 * 16 * 4 + 40,), (640,))
-    assert batch_bytes(MODEL, job(labels="client", tail_blocks=1), 10) == ((640, 640), (640, 640))
+    assert batch_bytes(MODEL, job(), 10) == ([10 * 16 * 4 + 40], [640])
+    assert batch_bytes(MODEL, job(labels="client", tail_blocks=1), 10) == ([640, 640], [640, 640])
 
 
 def test_a_device_twice_as_fast_takes_half_the_time() -> None:
-    phone = PRESETS["phone"]
+    phone = resolve_device("phone", {})
     twice = replace(phone, flops=2 * phone.flops)
     slow, fast = (step_work(MODEL, job(), 2).seconds(2, 64, device, phone) for device in (phone, twice))
     assert all(math.isclose(a, 2 * b) for a, b in zip(slow.client, fast.client, strict=True))

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.devices import ClientTrace, Device, RoundTimes, StepSeconds, StepTrace, simulate_round
+from splitft.devices.device import Device
+from splitft.devices.simulate import ClientTrace, RoundTimes, StepTrace, simulate_round
+from splitft.devices.steps import StepSeconds
 
 MODES: tuple[dict[str, Any], ...] = (
     {"order": "parallel", "server_adapter": "per_client"},
@@ -70,12 +72,12 @@ def cases(draw: st.DrawFn, server: Any = EIGHTHS, compute: Any = EIGHTHS, client
         name = f"c{index}"
         own = []
         for number in range(steps):
-            up, down = (tuple(draw(BYTES) for _ in range(legs)) for _ in range(2))
+            up, down = ([draw(BYTES) for _ in range(legs)] for _ in range(2))
             own.append(StepTrace(number, 1, up, down))
             seconds[name, number] = StepSeconds(
                 tuple(draw(compute) for _ in range(legs + 1)), tuple(draw(server) for _ in range(legs))
             )
-        traces.append(ClientTrace(name, 1, draw(BYTES), tuple(own), draw(BYTES), draw(BYTES)))
+        traces.append(ClientTrace(name, 1, draw(BYTES), own, draw(BYTES), draw(BYTES)))
         devices[name] = replace(SERVER, name=name, latency_seconds=draw(EIGHTHS))
     return Case(tuple(traces), devices, seconds)
 
@@ -197,10 +199,8 @@ def case_of(*clients: tuple[list[float], list[float]], steps: int = 1) -> Case:
     traces, devices, seconds = [], {}, {}
     for index, (own, theirs) in enumerate(clients):
         name = f"c{index}"
-        nothing = (0,) * len(theirs)
-        traces.append(
-            ClientTrace(name, 1, 0, tuple(StepTrace(n, 1, nothing, nothing) for n in range(steps)), 0)
-        )
+        nothing = [0] * len(theirs)
+        traces.append(ClientTrace(name, 1, 0, [StepTrace(n, 1, nothing, nothing) for n in range(steps)], 0))
         devices[name] = replace(SERVER, name=name)
         seconds |= {(name, n): StepSeconds(tuple(own), tuple(theirs)) for n in range(steps)}
     return Case(tuple(traces), devices, seconds)

@@ -144,7 +144,7 @@ def channels_of(job: Job) -> dict[str, Channel]:
 def make_gate(start: Assembly, codec: str = "none") -> tuple[Gate, Server]:
     """The gate of a server at which block 1 of anna's is on its way back."""
     start = replace(start, job=start.job.model_copy(update={"codec": codec, "eval_codec": codec}))
-    model = SplitModel(start.model, start.slots, seed=0, server_inputs=start.report.server_inputs)
+    model = SplitModel(start.model, start.split_model.slots, seed=0, server_inputs=start.report.server_inputs)
     server = Server(model, start.job, start.adapter)
     server.hand_out(1, {"anna": 2})
     server.hand_out(2, {"anna": 1})
@@ -170,7 +170,7 @@ def gate_of(start: Assembly, server: Server) -> Gate:
 def good_messages(start: Assembly, codec: str = "none") -> list[Message]:
     """What a correct client could send to that server, packed by its job's codec: the gate lets it in."""
     channel = channels_of(start.job.model_copy(update={"codec": codec, "eval_codec": codec}))["anna"]
-    layout = start.slots.layout
+    layout = start.split_model.slots.layout
     hidden = torch.randn(TOKENS, HIDDEN)
     labels = torch.arange(TOKENS, dtype=torch.int32)
     values, moved = (
@@ -196,7 +196,7 @@ def test_the_gate_lets_in_what_a_correct_client_sends(codec: str, start: Assembl
 
 
 def test_before_anything_is_handed_out_nothing_is_let_in(start: Assembly) -> None:
-    model = SplitModel(start.model, start.slots, seed=0, server_inputs=start.report.server_inputs)
+    model = SplitModel(start.model, start.split_model.slots, seed=0, server_inputs=start.report.server_inputs)
     gate = gate_of(start, Server(model, start.job, start.adapter))
     for message in one_of_each():
         if isinstance(message, Message):

@@ -22,7 +22,7 @@ from splitft.model.split_model import SplitModel, StepId
 from splitft.proof.every_type import default_config
 from splitft.proof.head import try_head
 from splitft.proof.split import check_split
-from splitft.weights.load import load_part
+from splitft.weights.load import load_model
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_model
 
@@ -177,9 +177,9 @@ def test_a_loss_that_is_not_the_next_tokens_stays_the_models_own(tmp_path: Path)
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama"])
 def test_a_party_that_holds_a_tail_proves_its_own_loss(model_type: str, tmp_path: Path) -> None:
-    part = load_part(save_tiny_model(tmp_path / "model", model_type), [0, 3], head=True)
+    part = load_model(save_tiny_model(tmp_path / "model", model_type), blocks=[0, 3], head=True)
     assert try_head(part, whole=False) == ("plain", "")
-    without = load_part(tmp_path / "model", [0, 2], head=True)
+    without = load_model(tmp_path / "model", blocks=[0, 2], head=True)
     form, reason = try_head(without, whole=False)  # the last block is not there
     assert form == "whole" and reason
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from splitft.devices import batch_shape
+from splitft.devices.simulate import batch_shape
 from splitft.model.attention import attend_samples_apart, sample_borders
 from splitft.model.layout import form_of
 from splitft.model.split_model import loss_token_count

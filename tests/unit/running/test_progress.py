@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from splitft.devices import ClientTimes, RoundTimes
+from splitft.devices.simulate import ClientTimes, RoundTimes
 from splitft.history import RoundRecord, make_record
 from splitft.running.progress import MOST_NAMED, clients_table, devices_line, moves, rounds_table
 from splitft.wire.ledger import Ledger

@@ -21,7 +21,7 @@ from splitft.errors import ModelError
 from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks, run_blocks
 from splitft.proof.every_type import default_config
-from splitft.weights.load import load_config, load_model, load_part, load_tokenizer
+from splitft.weights.load import load_config, load_model, load_tokenizer
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model
 
@@ -58,8 +58,8 @@ def test_halves_loaded_apart_equal_the_whole(
     assert len(list(tmp_path.glob("*.safetensors"))) > 4 or not sharded
     expected, (ids, mask) = whole_logits(tmp_path), rows()
     for cut in (1, 3) if sharded else (2,):
-        front = load_part(tmp_path, range(cut), head=False)
-        trunk = load_part(tmp_path, range(cut, BLOCKS), head=True)
+        front = load_model(tmp_path, blocks=range(cut), head=False)
+        trunk = load_model(tmp_path, blocks=range(cut, BLOCKS), head=True)
         assert not front.training and not trunk.training
         assert size(front) < size(model) and size(trunk) < size(model)
         hidden = run_blocks(front, 0, cut, input_ids=ids, attention_mask=mask)
@@ -71,8 +71,8 @@ def test_halves_loaded_apart_equal_the_whole(
 def test_a_client_holds_front_and_tail(tmp_path: Path) -> None:
     tiny_model("qwen3").save_pretrained(tmp_path, max_shard_size="30KB")
     expected, (ids, mask) = whole_logits(tmp_path), rows()
-    client = load_part(tmp_path, {0, 3}, head=True)
-    server = load_part(tmp_path, {1, 2}, head=False)
+    client = load_model(tmp_path, blocks={0, 3}, head=True)
+    server = load_model(tmp_path, blocks={1, 2}, head=False)
     hidden = run_blocks(client, 0, 1, input_ids=ids, attention_mask=mask)
     hidden = run_blocks(server, 1, 3, hidden=hidden, attention_mask=mask)
     logits = run_blocks(client, 3, 4, hidden=hidden, attention_mask=mask).logits
@@ -81,11 +81,11 @@ def test_a_client_holds_front_and_tail(tmp_path: Path) -> None:
 
 def test_what_is_not_held_has_no_parameters(tmp_path: Path) -> None:
     tiny_model("llama", tie_word_embeddings=False).save_pretrained(tmp_path)
-    trunk = load_part(tmp_path, {2, 3}, head=True)
+    trunk = load_model(tmp_path, blocks={2, 3}, head=True)
     held = {name.split(".")[2] for name in trunk.state_dict() if ".layers." in f".{name}"}
     assert held == {"2", "3"} and "lm_head.weight" in trunk.state_dict()
     assert count_blocks(trunk.config) == len(find_blocks(trunk)[2]) == BLOCKS
-    front = load_part(tmp_path, {0}, head=False)
+    front = load_model(tmp_path, blocks={0}, head=False)
     assert "lm_head.weight" not in front.state_dict() and "model.embed_tokens.weight" in front.state_dict()
 
 
@@ -98,8 +98,8 @@ def test_other_layouts_of_checkpoints_load_in_parts(model_type: str, tmp_path: P
     ids = torch.arange(4, 12)[None]
     count = count_blocks(model.config)
     front, trunk = (
-        load_part(tmp_path, range(2), head=False),
-        load_part(tmp_path, range(2, count), head=True),
+        load_model(tmp_path, blocks=range(2), head=False),
+        load_model(tmp_path, blocks=range(2, count), head=True),
     )
     logits = run_blocks(trunk, 2, count, hidden=run_blocks(front, 0, 2, input_ids=ids)).logits
     assert torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_the_base_model_loads_in_parts(tmp_path: Path) -> None:
     assert any(key.startswith("h.0.") for key in index["weight_map"])
     needless = index["weight_map"]["h.2.mlp.c_fc.weight"]
     (tmp_path / needless).write_bytes(b"not opened")
-    part = load_part(tmp_path, {0}, head=False)
+    part = load_model(tmp_path, blocks={0}, head=False)
     ids = rows()[0]
     expected = run_blocks(model, 0, 1, input_ids=ids)
     assert torch.equal(run_blocks(part, 0, 1, input_ids=ids), expected)
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_the_base_model_loads_in_parts(tmp_path: Path) -> None:
 def test_bfloat16_and_attention_are_taken_over(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     for model in (
-        load_part(tmp_path, {0}, head=False, dtype=torch.bfloat16, attn_implementation="eager"),
+        load_model(tmp_path, blocks={0}, head=False, dtype=torch.bfloat16, attn_implementation="eager"),
         load_model(tmp_path, dtype=torch.bfloat16, attn_implementation="eager"),
     ):
         assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -136,7 +136,7 @@ _MEASURE = """
 import resource, sys, torch
 from pathlib import Path
 from transformers import LlamaForCausalLM
-from splitft.weights.load import load_model, load_part
+from splitft.weights.load import load_model
 from splitft.model.window import run_blocks
 torch.set_num_threads(1)
 def peak():
@@ -145,7 +145,7 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 1024 * next(int(line.split()[1]) for line in status.open() if line.startswith("VmHWM"))
 before, folder, part = peak(), sys.argv[1], sys.argv[2] == "part"
-model = load_part(folder, {0, 1}, head=False) if part else load_model(folder)
+model = load_model(folder, blocks={0, 1}, head=False) if part else load_model(folder)
 with torch.no_grad():  # weights are read from disk when they are first used
     run_blocks(model, 0, 2 if part else 24, input_ids=torch.arange(4000)[None, ::500])
     for parameter in model.parameters():
@@ -197,7 +197,7 @@ import json, sys
 from splitft.common.startup import import_libraries
 import_libraries()
 from splitft.errors import ModelError
-from splitft.weights.load import load_config, load_part, load_tokenizer
+from splitft.weights.load import load_config, load_model, load_tokenizer
 told = {}
 for name, revision in [tuple(item.split("@")) for item in sys.argv[1].split()]:
     try:
@@ -205,7 +205,7 @@ for name, revision in [tuple(item.split("@")) for item in sys.argv[1].split()]:
     except ModelError as error:
         told[f"{name}@{revision}"] = str(error)
 if len(sys.argv) > 2:
-    model = load_part(sys.argv[2], {0}, head=False)
+    model = load_model(sys.argv[2], blocks={0}, head=False)
     told["held"] = sum(p.numel() for p in model.parameters())
     told["pad_token"] = load_tokenizer(sys.argv[2]).pad_token
 print(json.dumps(told))
@@ -246,7 +246,7 @@ def test_a_hub_serves_only_what_is_needed(tmp_path: Path) -> None:
     shards = [path for _, path in hub.requests if path.endswith(".safetensors")]
     assert all(f"/resolve/{COMMIT}/" in path for path in shards)  # one commit, even if the branch moves on
     for answer in (told, again):
-        assert answer["held"] == size(load_part(folder, {0}, head=False))
+        assert answer["held"] == size(load_model(folder, blocks={0}, head=False))
         assert answer["pad_token"] == "<|pad|>"
 
 
@@ -271,7 +271,7 @@ def test_missing_models_are_told(tmp_path: Path) -> None:
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     tiny_config("gpt2").save_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
-    for load in (load_model, lambda name: load_part(name, {0}, head=False)):
+    for load in (load_model, lambda name: load_model(name, blocks={0}, head=False)):
         with pytest.raises(ModelError, match="save_pretrained"):
             load(tmp_path)
 
@@ -284,7 +284,7 @@ def test_torn_checkpoints_are_refused(tmp_path: Path) -> None:
         load_model(folder)
     weights.unlink()
     with pytest.raises(ModelError, match=r"no model\.safetensors"):
-        load_part(folder, {0}, head=False)
+        load_model(folder, blocks={0}, head=False)
 
 
 def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -306,20 +306,20 @@ def test_a_checkpoint_that_lacks_a_block_is_refused(tmp_path: Path) -> None:
     tiny_model("llama", num_hidden_layers=2).save_pretrained(tmp_path)
     tiny_config("llama").save_pretrained(tmp_path)  # which states 4 blocks
     with pytest.raises(ModelError, match="lacks"):
-        load_part(tmp_path, {3}, head=False)
+        load_model(tmp_path, blocks={3}, head=False)
 
 
 @pytest.mark.parametrize("blocks", [set(), {4}, {-1, 0}])
 def test_blocks_that_do_not_exist_are_refused(blocks: set[int], tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="blocks 0 to 3"):
-        load_part(tmp_path, blocks, head=False)
+        load_model(tmp_path, blocks=blocks, head=False)
 
 
 def test_types_that_cannot_be_held_in_parts_are_refused(tmp_path: Path) -> None:
     tiny_random_model(shrink_config(default_config("zaya"))).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="load it whole"):
-        load_part(tmp_path, {0}, head=False)
+        load_model(tmp_path, blocks={0}, head=False)
 
 
 @torch.no_grad()
@@ -327,8 +327,8 @@ def test_a_trunk_that_reads_the_text_is_given_the_token_ids(tmp_path: Path) -> N
     model = tiny_random_model(shrink_config(default_config("zamba2")))
     model.save_pretrained(tmp_path)
     count, ids = count_blocks(model.config), torch.arange(4, 12)[None]
-    hidden = run_blocks(load_part(tmp_path, range(2), head=False), 0, 2, input_ids=ids)
-    trunk = load_part(tmp_path, range(2, count), head=True)
+    hidden = run_blocks(load_model(tmp_path, blocks=range(2), head=False), 0, 2, input_ids=ids)
+    trunk = load_model(tmp_path, blocks=range(2, count), head=True)
     logits = run_blocks(trunk, 2, count, hidden=hidden, input_ids=ids).logits
     assert torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
 

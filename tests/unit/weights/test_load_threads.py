@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from splitft.weights.load import load_part
+from splitft.weights.load import load_model
 from tiny import save_tiny_model, tiny_model
 
 
@@ -14,6 +14,6 @@ def test_loading_in_threads_leaves_transformers_as_it_was(tmp_path: Path) -> Non
     path = save_tiny_model(tmp_path / "model", "gpt2")
     with ThreadPoolExecutor(4) as pool:
         for _ in range(6):
-            list(pool.map(lambda blocks: load_part(path, blocks, head=True), [[0], [1], [0], [1]]))
+            list(pool.map(lambda blocks: load_model(path, blocks=blocks, head=True), [[0], [1], [0], [1]]))
     model = tiny_model("gpt2")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.cuts import policy_names
+from splitft.cuts.registry import policy_names
 from splitft.errors import JobError
 from splitft.job import load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from splitft.common.text import first_few
-from splitft.cuts import check_cut_policy
+from splitft.cuts.registry import check_cut_policy
 from splitft.devices.profile import check_devices
 from splitft.errors import JobError
 from splitft.job import Job, load_job

@@ -10,19 +10,10 @@ import numpy as np
 from splitft.cuts import Observation, decide
 from splitft.cuts.registry import policy_names
 from splitft.data import ClientData, first_lengths
-from splitft.devices import (
-    ClientTrace,
-    ModelCosts,
-    RoundTimes,
-    StepSeconds,
-    StepTrace,
-    batch_bytes,
-    batch_shape,
-    client_memory,
-    server_memory,
-    simulate_round,
-    step_work,
-)
+from splitft.devices.costs import ModelCosts
+from splitft.devices.memory import client_memory, server_memory
+from splitft.devices.simulate import ClientTrace, RoundTimes, StepTrace, batch_shape, simulate_round
+from splitft.devices.steps import StepSeconds, batch_bytes, step_work
 from splitft.errors import JobError
 from splitft.job.settings import CostSettings
 from splitft.lora.ranks import held_blocks
@@ -71,7 +62,7 @@ def trace_of(
     held = held_blocks(job, len(costs.blocks), cut)
     ranks = held.ranks(job)
     adapter = 4 * sum(ranks[b] * costs.blocks[b].lora_parameters for b in (*held.front, *held.tail))
-    steps = tuple(StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn)
+    steps = [StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn]
     return ClientTrace(name, cut, adapter, steps, adapter)
 
 

@@ -67,7 +67,7 @@ class ShapeModel(SplitModel):
     def __init__(self, start: Assembly, dtype: torch.dtype) -> None:
         job = start.job
         inputs = start.report.server_inputs
-        super().__init__(start.model, start.slots, seed=job.seed, server_inputs=inputs)
+        super().__init__(start.model, start.split_model.slots, seed=job.seed, server_inputs=inputs)
         self.dtype = dtype
         self._bound: dict[int, Mapping[str, Tensor]] = {}
 
