@@ -168,29 +168,43 @@ def attend_by_sample(
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     attend = ALL_ATTENTION_FUNCTIONS[inner]
-    borders = sample_borders(attention_mask) if query.shape[2] == key.shape[2] else []
-    if len(borders) < 3 or attention_mask is None or settings.get("position_bias") is not None:
+    samples = samples_of(attention_mask) if query.shape[2] == key.shape[2] else ()
+    if len(samples) < 2 or settings.get("position_bias") is not None:
         answer: tuple[Tensor, Tensor | None] = attend(module, query, key, value, attention_mask, **settings)
         return answer
-    sizes = [end - start for start, end in pairwise(borders)]
-    found = []
-    samples = zip(
-        borders, *(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=False
-    )
-    for start, *parts in samples:
-        own = slice(start, start + parts[0].shape[2])
-        mask = attention_mask[..., own, own]
-        causal = torch.equal(mask, torch.ones_like(mask).tril())  # then kernels are faster without
-        found.append(attend(module, *parts, None if causal else mask, **settings)[0])
+    sizes = [tokens for tokens, _ in samples]
+    parts = zip(*(torch.split(tensor, sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    found = [attend(module, *part, own, **settings)[0] for part, (_, own) in zip(parts, samples, strict=True)]
     return torch.cat(found, dim=1), None
 
 
-def sample_borders(mask: Tensor | None) -> Sequence[int]:
+# Tokens of each sample, and its own mask; None: causal, with which kernels are faster.
+Samples = Sequence[tuple[int, Tensor | None]]
+
+
+def samples_of(mask: Tensor | None) -> Samples:
+    """Return the samples of a packed row; empty if the mask is not block-diagonal.
+
+    They are kept with the mask, which all blocks of a forward share.
+    """
+    if mask is None:
+        return ()
+    known: Samples | None = vars(mask).get("splitft_samples")
+    if known is None:
+        found = []
+        for start, end in pairwise(sample_borders(mask)):
+            own = mask[..., start:end, start:end]
+            found.append((end - start, None if torch.equal(own, torch.ones_like(own).tril()) else own))
+        vars(mask)["splitft_samples"] = known = found
+    return known
+
+
+def sample_borders(mask: Tensor) -> Sequence[int]:
     """Return sample boundaries in a packed row, end included; empty if the mask is not block-diagonal.
 
     mask: (1, heads or 1, seq, seq), true where a token sees another.
     """
-    if mask is None or mask.dtype is not torch.bool or mask.ndim != 4 or mask.shape[:2] != (1, 1):
+    if mask.dtype is not torch.bool or mask.ndim != 4 or mask.shape[:2] != (1, 1):
         return []
     seen = mask[0, 0]
     if seen.shape[0] != seen.shape[1]:
