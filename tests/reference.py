@@ -58,6 +58,7 @@ def make_setting(folder: Path, model_type: str, **config: Any) -> dict[str, Any]
         "data_files": str(write_rows(folder / "rows.txt")),
         "max_length": 24,
         "codec": "none",
+        "padding_free": False,  # stock peft pads
         "max_eval_samples": 4,
         "lora_r": 4,
         "lora_alpha": 8,

@@ -1,4 +1,4 @@
-"""`padding_free: true`: a batch is one row of all its samples, and nothing else changes, not even a byte."""
+"""Padding-free batches: a batch is one row of all its samples, and nothing else changes, not even a byte."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from reference import make_setting, write_rows
 from splitft import Job, RunResult, run
 from splitft.job import load_job
 from splitft.model.window import run_blocks
+from splitft.running.model import wants_padding_free
 from splitft.tools.plan.command import plan_command
 from splitft.wire.messages import Activations, Gradients
 from tiny import MODEL_TYPES
@@ -162,12 +163,48 @@ def test_a_model_that_cannot_is_computed_padded_and_says_so(
 ) -> None:
     """OPT makes its mask without regard to positions; GPT-Neo has one of no more tokens than positions."""
     told = Console(file=io.StringIO(), width=400)
-    asked = run(Job(**settings[kind], padding_free=True, output_dir=str(tmp_path / "asked")), console=told)
+    job = settings[kind]
+    asked = run(Job(**job | {"padding_free": True}, output_dir=str(tmp_path / "asked")), console=told)
     assert all(masked for _, masked in forms.take())
     (notice,) = asked.summary["notices"]
     assert notice.startswith("rows are padded, in spite of padding_free") and notice in told.file.getvalue()
-    plain = run(Job(**settings[kind], output_dir=str(tmp_path / "plain")), console=QUIET)
+    plain = run(Job(**job, output_dir=str(tmp_path / "plain")), console=QUIET)
     assert_same_bits(final_adapter(asked), final_adapter(plain))
+    auto = run(Job(**job | {"padding_free": "auto"}, output_dir=str(tmp_path / "auto")), console=QUIET)
+    assert_same_bits(final_adapter(auto), final_adapter(plain))
+    assert auto.summary["notices"] == []
+
+
+def test_by_default_uneven_rows_are_not_padded(
+    settings: dict[str, Settings], tmp_path: Path, forms: Forms
+) -> None:
+    """The same bits as with `true`, at every cut those of whole models, and in a run that goes on."""
+    job = {**settings["llama"], "rounds": 2}
+    del job["padding_free"]
+    auto = run(Job(**job, output_dir=str(tmp_path / "auto")), console=QUIET)
+    assert forms.take() == {(1, False)}
+    assert load_job(tmp_path / "auto" / "job.yaml").padding_free is True
+    again = run(Job(**job, output_dir=str(tmp_path / "auto")), console=QUIET, resume=True)
+    assert again.history == auto.history
+    for name, changes in {"true": {"padding_free": True}, "whole": {"method": "fed_lora"}}.items():
+        other = run(Job(**job | changes, output_dir=str(tmp_path / name)), console=QUIET)
+        assert_same_bits(final_adapter(other), final_adapter(auto))
+
+
+EVEN: list[Settings] = [
+    {"packing": True},
+    {"group_by_length": True},
+    {"per_device_train_batch_size": 1},
+    {"server_batch_tokens": "auto"},
+    {"padding_free": False},
+]
+
+
+@pytest.mark.parametrize("changes", EVEN, ids=lambda changes: next(iter(changes)))
+def test_by_default_even_rows_are_padded(changes: Settings) -> None:
+    job = {"model_name_or_path": "builtin:smollm2-135m", "dataset_name": "builtin:sotu", "use_cpu": True}
+    assert wants_padding_free(Job(**job))
+    assert not wants_padding_free(Job(**job | changes))
 
 
 def test_dropout_is_the_same_at_every_cut_and_each_time(tmp_path: Path) -> None:

@@ -143,4 +143,4 @@ class StepBatches:
 
     def _collated(self, rows: Rows, numbers: Indices) -> MicroBatch:
         batch = collate(rows, numbers, self.pad_token_id).to(self.device)
-        return MicroBatch(batch, self.settings.padding_free, self.pad_token_id)
+        return MicroBatch(batch, self.settings.without_padding, self.pad_token_id)

@@ -110,7 +110,7 @@ class VirtualClock:
         )
 
     def _step(self, lengths: Sequence[int], *up: int) -> StepTrace:
-        return StepTrace(*batch_shape(lengths, self.job.padding_free), list(up))
+        return StepTrace(*batch_shape(lengths, self.job.without_padding), list(up))
 
     def _timing(self, trace: ClientTrace, step: StepTrace) -> StepSeconds:
         device = self.devices[trace.name]

@@ -65,7 +65,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "full logits",
         )
 
-    if get("padding_free") and get("server_batch_tokens", "off") != "off":
+    if get("padding_free") is True and get("server_batch_tokens", "off") != "off":
         yield (
             "padding_free",
             "does not go with server_batch_tokens, which computes padded rows: leave out one of the two",

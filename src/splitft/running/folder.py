@@ -52,7 +52,8 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     if not going_on:
         return Opened(folder)
     was, now = load_job(folder / JOB).model_dump(), job.model_dump()
-    changed = [key for key in was if key not in FREE and was[key] != now[key]]
+    settled = () if now["padding_free"] != "auto" else ("padding_free",)  # the folder's job says how
+    changed = [key for key in was if key not in (*FREE, *settled) and was[key] != now[key]]
     if changed:
         told = "; ".join(f"{key}: {was[key]!r}, now {now[key]!r}" for key in changed)
         raise JobError(

@@ -56,8 +56,8 @@ def predicted_seconds(job: Job, data: ClientData, machines: Machines) -> StateSe
     """
     batches = first_lengths(job, data.name, data.train)
     tokens = float(np.mean([batch.sum() for batch in batches]))
-    shape: Any = np.mean([batch_shape(batch.tolist(), job.padding_free) for batch in batches], axis=0)
-    rows, width = (shape if job.padding_free else np.round(shape)).tolist()
+    shape: Any = np.mean([batch_shape(batch.tolist(), job.without_padding) for batch in batches], axis=0)
+    rows, width = (shape if job.without_padding else np.round(shape)).tolist()
     up, down = batch_bytes(machines.costs, job, round(tokens))
     device = machines.clients[data.name]
     return client_state_seconds(

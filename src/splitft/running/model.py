@@ -49,11 +49,10 @@ def load_base(
             dtype=base_dtype(job),
             attn_implementation=job.attn_implementation,
         )
-        accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
-        model = model.to(accelerator or torch.device("cpu"))
+        model = model.to(compute_device(job))
     if job.attn_implementation is None:
         use_fast_backward(model)
-    if job.padding_free:
+    if wants_padding_free(job):
         attend_samples_apart(model)
     return model
 
@@ -88,6 +87,24 @@ def inject_adapters(job: Job, model: Any, targets: Targets | None = None) -> Ada
     if job.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return slots
+
+
+def compute_device(job: Job) -> torch.device:
+    """Return the device that a party of this job computes on."""
+    accelerator = None if job.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def wants_padding_free(job: Job) -> bool:
+    """Whether batches are to be computed without padding, if the model is proven for that.
+
+    `auto` goes by settings alone, so that a server decides without the rows of its clients. An accelerator
+    computes all pairs of a packed row, which nobody has measured to pay.
+    """
+    if job.padding_free != "auto":
+        return job.padding_free
+    uneven = job.per_device_train_batch_size > 1 and not (job.packing or job.group_by_length)
+    return uneven and not job.batches_clients and compute_device(job).type == "cpu"
 
 
 def base_config(job: Job) -> PreTrainedConfig:

@@ -23,7 +23,7 @@ from splitft.proof.packed import padded_notice
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, load_base, with_adapters
+from splitft.running.model import base_config, load_base, wants_padding_free, with_adapters
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -104,7 +104,7 @@ def assemble(
             sorted(possible),
             tail_blocks=job.num_tail_blocks,
             labels=job.labels,
-            padding_free=job.padding_free,
+            padding_free=wants_padding_free(job),
             seed=job.seed,
         )
     if not report.ok:
@@ -112,9 +112,10 @@ def assemble(
     limits = []
     if weights and job.loss_chunk_tokens and report.head_reason:
         limits.append(whole_loss_notice(report.head_reason))
-    if job.padding_free and report.padding_free:
+    if job.padding_free is True and report.padding_free:
         limits.append(padded_notice(report.padding_free))
-        job = job.model_copy(update={"padding_free": False})
+    proven = report.padding_free == ""
+    job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
     for text in limits:
         note(console, text)
     split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole")

@@ -122,7 +122,7 @@ class Answers:
                 return self._train([self._at_cut(client, message, shares)])
             case Activations():
                 part = self._at_cut(client, message, shares)
-                metrics = evaluate(self.model, part, padding_free=self.settings.padding_free)
+                metrics = evaluate(self.model, part, padding_free=self.settings.without_padding)
                 self.sums.add_metrics(client, metrics)
                 return {client: metrics}
             case TailGradients():
@@ -150,7 +150,7 @@ class Answers:
         parts.sort(key=lambda part: part.held.cut)
         settings = self.settings
         step = trunk_step(
-            self.model, parts, padding_free=settings.padding_free, train_front=settings.train_front
+            self.model, parts, padding_free=settings.without_padding, train_front=settings.train_front
         )
         return self._take_in(parts, step)
 
@@ -158,7 +158,7 @@ class Answers:
         settings, place = self.settings, part.place
         with torch.set_grad_enabled(place.train):
             at_tail = run_to_tail(
-                self.model, part, padding_free=settings.padding_free, train_front=settings.train_front
+                self.model, part, padding_free=settings.without_padding, train_front=settings.train_front
             )
         if place.train:
             self._trunk(place.client).tails.wait(at_tail)

@@ -140,10 +140,12 @@ class BatchSettings(ScheduleSettings, SeedSettings):
     group_by_length: bool = key(
         False, "Batches of rows of like length: less padding to compute, other batches."
     )
-    padding_free: bool = key(
-        False,
+    padding_free: bool | Literal["auto"] = key(
+        "auto",
         "Compute a batch as one row of all its samples, with position ids, and no padding: the "
-        "same but for the order of sums. Where a model cannot, rows are padded, and the run says so.",
+        "same but for the order of sums. true: where a model cannot, rows are padded, and the run says so. "
+        "auto: on a CPU, where the model is proven for it and rows differ in length (several rows a batch, "
+        "no packing, no group_by_length, no server_batch_tokens); else rows are padded.",
     )
     micro_batches: Literal["off", "auto"] | Annotated[int, Field(ge=2)] = advanced(
         "off",
@@ -160,6 +162,11 @@ class BatchSettings(ScheduleSettings, SeedSettings):
         "whatever their cuts; results then differ in the order of sums. off: one client at a time. auto: "
         "the limit is measured at the start.",
     )
+
+    @property
+    def without_padding(self) -> bool:
+        """Whether batches are computed without padding. The start of a run settles `auto`; before, no."""
+        return self.padding_free is True
 
     @property
     def batches_clients(self) -> bool:

@@ -54,7 +54,7 @@ def try_codecs(start: Assembly) -> list[CodecTrial]:
 
     def through(activations: Tensor) -> TrunkStep:
         part = AtCut(place, held, replace(sent, hidden=activations), trained)
-        return trunk_step(model, [part], padding_free=job.padding_free)
+        return trunk_step(model, [part], padding_free=job.without_padding)
 
     # Each codec against rows as they are. With labels at home rows and gradients cross at the tail, too.
     exact, at_tail = through(rows), job.labels == "client"

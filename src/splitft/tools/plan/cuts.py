@@ -44,7 +44,7 @@ def first_round(job: CostSettings, data: Sequence[ClientData]) -> Drawn:
     """Return the shapes of every micro-batch of the clients' first round."""
     return {
         client.name: [
-            (*batch_shape(batch.tolist(), job.padding_free), int(batch.sum()))
+            (*batch_shape(batch.tolist(), job.without_padding), int(batch.sum()))
             for batch in first_lengths(job, client.name, client.train)
         ]
         for client in data
