@@ -23,7 +23,7 @@ from splitft.proof.packed import padded_notice
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, load_base, wants_padding_free, with_adapters
+from splitft.running.model import base_config, choose_targets, load_base, wants_padding_free, with_adapters
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -116,9 +116,11 @@ def assemble(
         limits.append(padded_notice(report.padding_free))
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
+    targets, left_out = choose_targets(job, model)
+    limits += [f"no LoRA on {name}: {problem}" for name, problem in left_out.items()]
     for text in limits:
         note(console, text)
-    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole")
+    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole", targets)
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
