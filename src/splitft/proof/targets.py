@@ -22,6 +22,11 @@ from splitft.weights.shrink import NotBuiltError, shrink_config
 
 _RANK = 2
 _FUSED = "peft adapts the fused experts with it, and a block's adapter holds no experts"
+_TOLD = {  # reasons in place of peft's own long ones
+    "because they are fused into": _FUSED,
+    "is not supported. Currently": "modules of other kinds have the same name",
+    "incompatible with Mamba-based models": "Mamba's own code reads the layer's weight and passes LoRA by",
+}
 
 
 def problems_of_targets(
@@ -56,7 +61,7 @@ def _problem(model: Any, name: str, excluded: Sequence[str], seed: int) -> str:
             return _FUSED if other == ["ParamWrapper"] else f"peft makes it {', '.join(other)}, no plain LoRA"
         return _learns(model, slots, seed) if slots.layout else "peft adapts none of its modules in a block"
     except Exception as error:  # peft and a foreign model may raise anything
-        return _FUSED if "because they are fused into" in str(error) else error_line(error)
+        return next((told for sign, told in _TOLD.items() if sign in str(error)), error_line(error))
 
 
 def _other_layers(model: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ from splitft.errors import JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
 from splitft.lora.blocks import Adapter, initial_adapter, to_device
-from splitft.model.config import count_blocks, text_config
+from splitft.model.config import count_blocks, rope_border, text_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
@@ -90,6 +90,7 @@ def assemble(
     # 3. Demands on the model that its configuration tells.
     config = base_config(job)
     check_config(job, config, clients)
+    job = with_whole_batches(job, config)
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
@@ -174,6 +175,25 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
         mean = round(sum(stated["cuts"].values()) / len(names))
         stated["cuts"] = dict.fromkeys(names, mean)
     return stated
+
+
+def with_whole_batches(job: Job, config: Any) -> Job:
+    """Return the job without parts of batches and batches of several clients where these change the function.
+
+    In such models the longest row of a batch decides on the rotary table of all (`rope_border`). Raises
+    JobError where the job states a number, and does not leave it to `auto`.
+    """
+    border = rope_border(config)
+    if border is None or job.max_length <= border:
+        return job
+    for key in ("micro_batches", "server_batch_tokens"):
+        if isinstance(getattr(job, key), int):
+            raise JobError(
+                f"{key}: a row of more than {border} tokens gives its whole batch another rotary table in "
+                f"this model, so other batches would change what it computes: set {key}: off, or max_length to "
+                f"{border} at most"
+            )
+    return job.model_copy(update={"micro_batches": "off", "server_batch_tokens": "off"})
 
 
 def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
