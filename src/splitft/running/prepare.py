@@ -190,8 +190,8 @@ def with_whole_batches(job: Job, config: Any) -> Job:
         if isinstance(getattr(job, key), int):
             raise JobError(
                 f"{key}: a row of more than {border} tokens gives its whole batch another rotary table in "
-                f"this model, so other batches would change what it computes: set {key}: off, or max_length to "
-                f"{border} at most"
+                f"this model, so other batches would change what is computed: set {key}: off, or max_length "
+                f"to {border} at most"
             )
     return job.model_copy(update={"micro_batches": "off", "server_batch_tokens": "off"})
 
