@@ -24,6 +24,7 @@ from splitft.proof.head import try_head
 from splitft.proof.next_token import try_next_token
 from splitft.proof.packed import try_padding_free
 from splitft.proof.targets import problems_in
+from splitft.proof.training import try_training
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
 
@@ -161,9 +162,13 @@ def _try_training(model: Any, report: SplitReport, seed: int) -> SplitReport:
             raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")
         fan_in = uses_fan_in_fan_out(model)
         lora = lora_config(list(targets), excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
-        split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
+        slots = inject(model, lora)
+        split = SplitModel(model, slots, server_inputs=report.server_inputs)
+        problem = try_training(model, slots, report.cuts, report.server_inputs, seed=seed)
     except Exception as error:  # a foreign model may raise anything
-        return replace(report, ok=False, reason=error_line(error))
+        problem = error_line(error)
+    if problem:
+        return replace(report, ok=False, reason=problem)
     together = prove_batching(split, report.cuts, seed) if len(report.cuts) > 1 else None
     return replace(report, targets=targets, left_out=left_out, together=together)
 
