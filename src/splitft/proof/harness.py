@@ -155,12 +155,8 @@ def random_adapter(layout: Layout, seed: int, *, trained: bool = False) -> Adapt
     trained: Its tensors are parameters that require a gradient.
     """
     generator = torch.Generator().manual_seed(seed)
-    values = {
-        block: {spec.name: 0.3 * torch.randn(spec.shape, generator=generator) for spec in specs}
-        for block, specs in layout.items()
-    }
-    if not trained:
-        return values
-    return {
-        block: {name: nn.Parameter(value) for name, value in own.items()} for block, own in values.items()
-    }
+
+    def tensor(shape: tuple[int, ...]) -> Tensor:
+        return nn.Parameter(0.3 * torch.randn(shape, generator=generator), requires_grad=trained)
+
+    return {block: {spec.name: tensor(spec.shape) for spec in specs} for block, specs in layout.items()}
