@@ -39,8 +39,8 @@ EXPLANATIONS = {
     "exact with real ids": "Later blocks read the token ids or embeddings again, so the ids travel to the "
     "server; `labels: client` is refused for these types, since the ids are the text.",
     "splits only": "Whole and split are equal, and no job trains on these: in their default configuration "
-    "they are no next-token models (a token sees later ones, or the loss is that of the token itself), or LoRA "
-    "cannot train them.",
+    "they are no next-token models (a token sees later ones, or the loss is that of the token itself), or "
+    "LoRA cannot train them.",
     "refused": "No job trains on these.",
     "could not be built": "No small copy of the default configuration could be built, so nothing is known; a "
     "particular model of the type may still pass `splitft check MODEL`.",
