@@ -16,12 +16,19 @@ PAGE = Path(__file__).with_name("architectures.md")
 
 INTRODUCTION = """\
 <!-- Written by docs/make_architectures.py; run it again after a change of transformers or of the check. -->
-# Which architectures split exactly
+# Which architectures split and train
 
 `splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy of
 each causal-LM type, float32 on a CPU, in eval mode; two rows of unequal length, padded left and right; every
 cut; logits and loss bit-equal, gradients of all parameters equal to rounding (1e-6 of the largest), and the
-same once more with front, trunk and tail. {totals}.
+same once more with front, trunk and tail. Types that predict next tokens then take a training step with their
+default LoRA targets, split against whole: logits, loss and every adapter gradient.
+
+| | types |
+|---|---|
+| split | {splits} |
+| split and train | {trains} |
+| all | {totals} |
 
 Your own model: `splitft check MODEL`. A run checks again on the model itself before it trains.
 
@@ -31,6 +38,9 @@ EXPLANATIONS = {
     "exact": "The server needs the activations and nothing else.",
     "exact with real ids": "Later blocks read the token ids or embeddings again, so the ids travel to the "
     "server; `labels: client` is refused for these types, since the ids are the text.",
+    "splits only": "Whole and split are equal, and no job trains on these: in their default configuration "
+    "they are no next-token models (a token sees later ones, or the loss is that of the token itself), or "
+    "LoRA cannot train them.",
     "refused": "No job trains on these.",
     "could not be built": "No small copy of the default configuration could be built, so nothing is known; a "
     "particular model of the type may still pass `splitft check MODEL`.",
@@ -40,7 +50,11 @@ EXPLANATIONS = {
 def page(reports: list[SplitReport]) -> str:
     """Return the page for these reports."""
     text = INTRODUCTION.format(
-        transformers=version("transformers"), torch=version("torch").partition("+")[0], totals=totals(reports)
+        transformers=version("transformers"),
+        torch=version("torch").partition("+")[0],
+        splits=sum(report.splits for report in reports),
+        trains=sum(report.ok for report in reports),
+        totals=totals(reports),
     )
     for verdict in VERDICTS:
         found = [report for report in reports if report.verdict == verdict]
@@ -50,7 +64,21 @@ def page(reports: list[SplitReport]) -> str:
             continue
         text += "| type | why |\n|---|---|\n"
         text += "".join(f"| `{r.model_type}` | {r.reason.replace('|', '/')} |\n" for r in found) + "\n"
-    return text + loss_section([report for report in reports if report.ok])
+    trained = [report for report in reports if report.ok]
+    return text + targets_section(trained) + loss_section(trained)
+
+
+def targets_section(trained: list[SplitReport]) -> str:
+    """Return the default targets that LoRA cannot adapt."""
+    text = (
+        "## Default LoRA targets that are left out\n\nEvery other type takes peft's default targets, or all "
+        "linear layers of its blocks where peft has none.\n\n| type | LoRA on | not on |\n|---|---|---|\n"
+    )
+    for report in trained:
+        if report.left_out:
+            without = "; ".join(f"{name}: {problem}" for name, problem in report.left_out.items())
+            text += f"| `{report.model_type}` | {', '.join(report.targets)} | {without.replace('|', '/')} |\n"
+    return text + "\n"
 
 
 def loss_section(exact: list[SplitReport]) -> str:

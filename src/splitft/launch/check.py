@@ -19,7 +19,13 @@ from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.weights.load import load_config
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 
-_COLORS = {"exact": "green", "exact with real ids": "cyan", "refused": "red", "could not be built": "yellow"}
+_COLORS = {
+    "exact": "green",
+    "exact with real ids": "cyan",
+    "splits only": "magenta",
+    "refused": "red",
+    "could not be built": "yellow",
+}
 VERDICTS = tuple(_COLORS)
 
 _SERVER = {
@@ -54,6 +60,8 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("labels at home", _tail(report) if report.ok else "not tried"),
         ("clients together", _unless(report.together, "yes, whatever their cuts", "one at a time")),
         ("without padding", _unless(report.padding_free, "yes", "rows are padded")),
+        ("LoRA on", ", ".join(report.targets) or "not tried"),
+        *((f"not on {name}", problem) for name, problem in report.left_out.items()),
         ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
         ("verdict", _verdict(report)),
         ("", report.reason),

@@ -15,6 +15,18 @@ def text_config(model_or_config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+def rope_border(config: Any) -> int | None:
+    """Return the tokens of a row above which a whole batch takes another rotary table; None: none does.
+
+    Longrope models (Phi-3 with 128k, MiniCPM) have a table for short and one for long rows, and the longest
+    row of a batch decides for all: which rows share a batch then changes what is computed.
+    """
+    stated = getattr(text_config(config), "rope_parameters", None) or {}
+    tables = [stated, *(value for value in stated.values() if isinstance(value, dict))]
+    borders = [t["original_max_position_embeddings"] for t in tables if t.get("rope_type") == "longrope"]
+    return min(borders, default=None)
+
+
 def count_blocks(config: Any) -> int:
     """Return the number of decoder blocks that a configuration states. Raises ModelError where none is."""
     text = text_config(config)

@@ -28,7 +28,7 @@ class Result:
     logits: Tensor  # at the valid positions, (tokens, vocab)
     loss: Tensor
     gradients: list[Tensor | None]  # one for each parameter that requires a gradient
-    at_cut: dict[int, Tensor] = field(default_factory=dict)  # gradient of what enters the block at a cut
+    at_cut: dict[int, Tensor | None] = field(default_factory=dict)  # gradient of what enters a cut's block
     ran: set[int] = field(default_factory=set)  # blocks that the model called
     crossed: Tensor | None = None  # what crossed the first cut, at the valid positions
 
@@ -84,7 +84,7 @@ def run_whole(model: nn.Module, rows: ProbeRows, cuts: Iterable[int]) -> Result:
         for hook in hooks:
             hook.remove()
     gradients = torch.autograd.grad(loss, [*entering.values(), *parameters], allow_unused=True)
-    at_cut = {cut: g for cut, g in zip(entering, gradients, strict=False) if g is not None}
+    at_cut: dict[int, Tensor | None] = dict(zip(entering, gradients, strict=False))
     return Result(rows.pick(out.logits), loss.detach(), list(gradients[len(entering) :]), at_cut, ran)
 
 
@@ -152,13 +152,16 @@ def compare(whole: Result, split: Result, cut: int, where: str, noise: float = 0
     logits, loss = distance(whole.logits, split.logits), distance(whole.loss, split.loss)
     pairs = list(zip(whole.gradients, split.gradients, strict=True))
     if cut in whole.at_cut:  # else the model itself passes over the block at the cut
-        pairs.append((whole.at_cut[cut], split.at_cut[cut]))
+        wanted = whole.at_cut[cut]
+        if wanted is None or not bool(wanted.any()):
+            return Difference(logits, 0.0, f"{where}: no gradient comes back to what crosses the cut")
+        pairs.append((wanted, split.at_cut[cut]))
     found = differences(pairs)
     worst = max(found, default=0.0)
     if logits or loss:
         size = f"logits differ by {logits:.3g}" if logits else f"the loss differs by {loss:.3g}"
         return Difference(logits, worst, f"{where}: {size}")
-    for apart, (wanted, _) in zip(found, pairs, strict=True):
-        if apart and (wanted is None or apart > max(tolerance(wanted.dtype, 1e-6, 8), 4 * noise)):
+    for apart, (own, _) in zip(found, pairs, strict=True):
+        if apart and (own is None or apart > max(tolerance(own.dtype, 1e-6, 8), 4 * noise)):
             return Difference(logits, worst, f"{where}: gradients differ by {worst:.3g} relative")
     return Difference(logits, worst)

@@ -96,12 +96,13 @@ def _results(
 ) -> dict[str, Tensor]:
     """Run front, trunk and, with `tail`, the last blocks, forward and back; all by (tokens, …)."""
     found = run_split(model, rows, cut, tail, server_inputs)
-    assert found.crossed is not None
+    at_cut = found.at_cut[cut]
+    assert found.crossed is not None and at_cut is not None
     named = {
         "activations": found.crossed,
         "logits": found.logits,
         "losses": found.loss,
-        "gradients at the cut": rows.pick(found.at_cut[cut]),
+        "gradients at the cut": rows.pick(at_cut),
     }
     owned = [gradient.flatten().float() for gradient in found.gradients if gradient is not None]
     return named | ({"gradients of parameters": torch.cat(owned)} if owned else {})

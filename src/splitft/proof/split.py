@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,15 @@ from splitft.model.window import eval_mode, install_window
 from splitft.proof.batched import prove_batching
 from splitft.proof.harness import kept_random_state
 from splitft.proof.head import try_head
+from splitft.proof.next_token import try_next_token
 from splitft.proof.packed import try_padding_free
+from splitft.proof.targets import problems_in
+from splitft.proof.training import try_training
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
 
 Labels = Literal["server", "client"]
-Verdict = Literal["exact", "exact with real ids", "refused", "could not be built"]
+Verdict = Literal["exact", "exact with real ids", "splits only", "refused", "could not be built"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class SplitReport:
     head_reason: str = ""  # problem of the loss in chunks
     together: str | None = None  # problem of clients with several cuts in one pass; None: not tried
     padding_free: str | None = None  # problem of samples that share a row; None: not tried
+    splits: bool = False  # whole and split are equal, whether or not it may be trained
+    targets: tuple[str, ...] = ()  # default names of modules with LoRA; of a configuration alone
+    left_out: dict[str, str] = field(default_factory=dict)  # names of linear layers without, and why
 
     @property
     def verdict(self) -> Verdict:
@@ -54,7 +60,7 @@ class SplitReport:
         if not self.built:
             return "could not be built"
         if not self.ok:
-            return "refused"
+            return "splits only" if self.splits else "refused"
         return "exact" if self.server_inputs == "dummy_ids" else "exact with real ids"
 
     @classmethod
@@ -138,29 +144,33 @@ def _check_config(
     # The split; where it is exact, also the questions that only some runs ask.
     report = _report(model, wanted, labels, seed)
     tried = report.cuts if cuts is None else given
-    inputs = report.server_inputs
-    flat = try_padding_free(model, report.cuts, inputs, seed=seed, small=model) if report.ok else None
-    together = _try_together(model, report, seed) if report.ok and len(report.cuts) > 1 else None
-    return replace(
-        report,
-        cuts=tried,
-        num_blocks=count,
-        model_type=config.model_type,
-        together=together,
-        padding_free=flat,
-    )
+    report = replace(report, num_blocks=count, model_type=config.model_type)
+    if not report.ok:
+        return replace(report, cuts=tried)
+    flat = try_padding_free(model, report.cuts, report.server_inputs, seed=seed, small=model)
+    report = _try_training(model, replace(report, padding_free=flat), seed)
+    return replace(report, cuts=tried)
 
 
-def _try_together(model: Any, report: SplitReport, seed: int) -> str:
-    """Inject adapters into a small copy, and prove clients with different cuts in one pass."""
+def _try_training(model: Any, report: SplitReport, seed: int) -> SplitReport:
+    """Inject default adapters into a small copy; prove clients with different cuts in one pass, too."""
     try:
-        targets, excluded = resolve_targets(model, None)
+        names, excluded = resolve_targets(model, None)
+        left_out = problems_in(model, names, excluded, seed)
+        targets = tuple(name for name in names if name not in left_out)
+        if not targets:
+            raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")
         fan_in = uses_fan_in_fan_out(model)
-        lora = lora_config(targets, excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
-        split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
+        lora = lora_config(list(targets), excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
+        slots = inject(model, lora)
+        split = SplitModel(model, slots, server_inputs=report.server_inputs)
+        problem = try_training(model, slots, report.cuts, report.server_inputs, seed=seed)
     except Exception as error:  # a foreign model may raise anything
-        return f"adapters cannot be put in: {error_line(error)}"
-    return prove_batching(split, report.cuts, seed)
+        problem = error_line(error)
+    if problem:
+        return replace(report, ok=False, reason=problem)
+    together = prove_batching(split, report.cuts, seed) if len(report.cuts) > 1 else None
+    return replace(report, targets=targets, left_out=left_out, together=together)
 
 
 def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitReport:
@@ -169,7 +179,9 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
         dummy, best = try_split(model, wanted, seed)
     except (RefusedError, ModelError) as refusal:
         return SplitReport.refused(str(refusal), model_type, wanted.cuts, count_blocks(model.config))
-    ok, reason = _judge(dummy, best, wanted, labels)
+    splits, reason = _judge(dummy, best, wanted, labels)
+    problem = try_next_token(model, seed) if splits else ""
+    ok, reason = splits and not problem, problem or reason
     head, head_reason = try_head(model, seed) if ok else ("whole", "")
     return SplitReport(
         ok,
@@ -183,6 +195,7 @@ def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitRepor
         best.tail_exact,
         head=head,
         head_reason=head_reason,
+        splits=splits,
     )
 
 

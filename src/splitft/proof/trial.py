@@ -71,7 +71,7 @@ def try_split(model: Any, wanted: Wanted, seed: int) -> tuple[SplitTrial, SplitT
     axes = install_window(model).habits.axes
     for whole in wholes:
         at_cut = whole.result.at_cut
-        at_cut.update({cut: gradient.movedim(axes, (0, 1)) for cut, gradient in at_cut.items()})
+        at_cut.update({cut: g.movedim(axes, (0, 1)) for cut, g in at_cut.items() if g is not None})
     dummy, real = SplitTrial("dummy_ids"), SplitTrial("input_ids")
     for cut in wanted.cuts:  # the first cut that fails decides
         _try_cut(model, wholes, dummy, wanted, cut, seed)

@@ -21,7 +21,7 @@ from splitft.errors import JobError, NetworkError
 from splitft.job import Job
 from splitft.model.config import count_blocks
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import inject_adapters, load_base
+from splitft.running.model import choose_targets, inject_adapters, load_base
 from splitft.running.network import check_address, client_names, job_digest, notice
 from splitft.wire.codecs.registry import network_job
 
@@ -55,7 +55,7 @@ def serve_averages(
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
     # The shapes of the adapters, without weights.
     model = load_base(job, console, weights=False)
-    layout = inject_adapters(job, model).layout
+    layout = inject_adapters(job, model, choose_targets(job, model)[0]).layout
     # Listen, and average until the end.
     door = Admission(
         (SERVER, *names),

@@ -52,8 +52,9 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     if not going_on:
         return Opened(folder)
     was, now = load_job(folder / JOB).model_dump(), job.model_dump()
-    settled = () if now["padding_free"] != "auto" else ("padding_free",)  # the folder's job says how
-    changed = [key for key in was if key not in (*FREE, *settled) and was[key] != now[key]]
+    changed = [
+        key for key in was if key not in FREE and was[key] != now[key] and not _settles(was[key], now[key])
+    ]
     if changed:
         told = "; ".join(f"{key}: {was[key]!r}, now {now[key]!r}" for key in changed)
         raise JobError(
@@ -65,6 +66,11 @@ def open_run(job: Job, *, resume: bool) -> Opened:
     from splitft.common.checkpoint import FOLDER, load_checkpoint
 
     return Opened(folder, load_checkpoint(folder / FOLDER))
+
+
+def _settles(was: Any, now: Any) -> bool:
+    """Whether a run has put a value, which its folder holds, in the place of `auto`."""
+    return bool(now == "auto" and (was == "off" or isinstance(was, bool)))
 
 
 def is_complete(folder: Path) -> bool:

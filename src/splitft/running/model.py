@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedConfig
 
+from splitft.errors import ModelError
 from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
@@ -16,6 +17,7 @@ from splitft.model.head import HeadForm
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
+from splitft.proof.targets import problems_of_targets
 from splitft.weights.load import base_dtype, load_config, load_model
 from splitft.weights.partial import spread_habits
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
@@ -58,12 +60,12 @@ def load_base(
 
 
 def with_adapters(
-    job: Job, base: Any, server_inputs: ServerInputs, head: HeadForm = "whole", targets: Targets | None = None
+    job: Job, base: Any, server_inputs: ServerInputs, head: HeadForm, targets: Targets
 ) -> SplitModel:
     """Return a proven base, ready to train: with adapters, and recomputation of the blocks that hold them.
 
     server_inputs, head: as a proof found them.
-    targets: the modules with LoRA, as the server found them; None: as the job says.
+    targets: the modules with LoRA, as `choose_targets` or the server found them.
     """
     slots, chunk = inject_adapters(job, base, targets), job.loss_chunk_tokens
     return SplitModel(
@@ -71,9 +73,25 @@ def with_adapters(
     )
 
 
-def inject_adapters(job: Job, model: Any, targets: Targets | None = None) -> AdapterSlots:
+def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
+    """Return the modules with LoRA, and the names that are left out, each with the reason.
+
+    Only names that the job does not state itself are left out. Raises ModelError where LoRA cannot adapt one
+    that the job states, or none at all.
+    """
+    names, excluded = resolve_targets(model, job.lora_target_modules)
+    left_out = problems_of_targets(model.config, names, excluded, job.seed)
+    kept = [name for name in names if name not in left_out]
+    if left_out and (not kept or job.lora_target_modules not in (None, "all-linear")):
+        name, problem = next(iter(left_out.items()))
+        others = f"; of these layers it can: {', '.join(kept)}" if kept else ""
+        raise ModelError(f"lora_target_modules: LoRA cannot adapt {name}: {problem}{others}")
+    return (kept, excluded), left_out
+
+
+def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     """Inject LoRA into a model, in place, as the job asks; return its slots."""
-    names, excluded = targets or resolve_targets(model, job.lora_target_modules)
+    names, excluded = targets
     config = lora_config(
         list(names),
         list(excluded),

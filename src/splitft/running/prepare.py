@@ -16,14 +16,14 @@ from splitft.errors import JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
 from splitft.lora.blocks import Adapter, initial_adapter, to_device
-from splitft.model.config import count_blocks, text_config
+from splitft.model.config import count_blocks, rope_border, text_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, load_base, wants_padding_free, with_adapters
+from splitft.running.model import base_config, choose_targets, load_base, wants_padding_free, with_adapters
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -90,6 +90,7 @@ def assemble(
     # 3. Demands on the model that its configuration tells.
     config = base_config(job)
     check_config(job, config, clients)
+    job = with_whole_batches(job, config)
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
@@ -116,9 +117,11 @@ def assemble(
         limits.append(padded_notice(report.padding_free))
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
+    targets, left_out = choose_targets(job, model)
+    limits += [f"no LoRA on {name}: {problem}" for name, problem in left_out.items()]
     for text in limits:
         note(console, text)
-    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole")
+    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole", targets)
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
@@ -172,6 +175,25 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
         mean = round(sum(stated["cuts"].values()) / len(names))
         stated["cuts"] = dict.fromkeys(names, mean)
     return stated
+
+
+def with_whole_batches(job: Job, config: Any) -> Job:
+    """Return the job without parts of batches and batches of several clients where these change the function.
+
+    In such models the longest row of a batch decides on the rotary table of all (`rope_border`). Raises
+    JobError where the job states a number, and does not leave it to `auto`.
+    """
+    border = rope_border(config)
+    if border is None or job.max_length <= border:
+        return job
+    for key in ("micro_batches", "server_batch_tokens"):
+        if isinstance(getattr(job, key), int):
+            raise JobError(
+                f"{key}: a row of more than {border} tokens gives its whole batch another rotary table in "
+                f"this model, so other batches would change what is computed: set {key}: off, or max_length "
+                f"to {border} at most"
+            )
+    return job.model_copy(update={"micro_batches": "off", "server_batch_tokens": "off"})
 
 
 def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:

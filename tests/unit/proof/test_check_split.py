@@ -31,9 +31,8 @@ def test_the_six_are_exact_with_dummy_ids(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", ["mixtral", "bloom", "mamba", "bart", "xlnet", "qwen3_5_text"])
 def test_other_families_are_exact(model_type: str) -> None:
     report = check_split(default_config(model_type))
-    assert (report.ok, report.server_inputs, report.max_logit_difference) == (True, "dummy_ids", 0), (
-        report.reason
-    )
+    found = report.splits, report.server_inputs, report.max_logit_difference
+    assert found == (True, "dummy_ids", 0), report.reason
 
 
 @pytest.mark.parametrize("model_type", ["zamba2", "inkling2_text", "gemma4_text", "deepseek_v4"])
@@ -210,7 +209,13 @@ def test_rereading_the_ids_is_found() -> None:
 def test_activations_that_do_not_reach_the_output_are_refused() -> None:
     model = wrapped(3, before=lambda hidden: torch.ones_like(hidden) + 0 * hidden)
     report = check_split(model, [1])
-    assert not report.ok and "do not reach the output" in report.reason
+    assert not report.ok and "no gradient comes back to what crosses the cut" in report.reason
+
+
+def test_a_gradient_that_is_lost_on_its_way_is_found() -> None:
+    """Logits and loss are those of the whole model; nothing would train below the cut."""
+    report = check_split(wrapped(3, before=lambda hidden: hidden.detach()), [1])
+    assert not report.ok and "no gradient comes back to what crosses the cut" in report.reason
 
 
 def test_a_block_that_does_nothing_proves_nothing() -> None:

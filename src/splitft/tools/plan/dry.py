@@ -125,7 +125,7 @@ def activation_dtype(start: Assembly) -> torch.dtype:
     """
     job, config = start.job, start.model.config
     model = tiny_random_model(shrink_config(config)).to(base_dtype(job))
-    inject_adapters(job, model)
+    inject_adapters(job, model, (start.split_model.slots.targets, start.split_model.slots.excluded))
     small = text_config(model).hidden_size
     with torch.no_grad():
         hidden = run_blocks(model, 0, 1, input_ids=torch.zeros(1, 2, dtype=torch.long))

@@ -1,0 +1,86 @@
+"""A job on a type that is called exact trains, exports and loads, with the targets that nobody stated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import assert_same_bits, final_adapter, perplexity, trained, tuned
+
+from commands import splitft
+from reference import write_rows
+from splitft.errors import ModelError
+from splitft.model.config import text_config
+from splitft.proof.every_type import causal_types, default_config
+from splitft.weights.shrink import shrink_config, tiny_random_model
+from tiny import VOCAB_SIZE, save_to
+
+# Each failed with a traceback, or left an adapter that nothing could load.
+MENDED = ["deepseek_v3", "qwen3_next", "llama4_text", "phimoe", "mamba", "falcon_h1", "ctrl"]
+
+
+def settings_of(model_type: str, folder: Path) -> dict[str, Any]:
+    """Write a small random model of a type, and rows; return the settings of a job on it."""
+    config = shrink_config(default_config(model_type))
+    text_config(config).vocab_size = VOCAB_SIZE
+    tiny_random_model(config, scale=0.05).save_pretrained(folder / "model")
+    return {
+        "model_name_or_path": str(save_to(folder / "model")),
+        "data_files": str(write_rows(folder / "rows.txt")), "max_length": 16, "max_eval_samples": 4,
+        "clients": 2, "cuts": [1, 2], "rounds": 1, "local_steps": 3, "per_device_train_batch_size": 2,
+        "codec": "none", "lora_r": 4, "learning_rate": 0.01, "use_cpu": True,
+    }  # fmt: skip
+
+
+def assert_trains_and_loads(model_type: str, folder: Path) -> None:
+    """Split at two cuts is federated LoRA on whole models; stock peft loads what is exported."""
+    settings = settings_of(model_type, folder)
+    job, result = trained(settings, folder / "split")
+    _, whole = trained(settings, folder / "whole", method="fed_lora")
+    assert_same_bits(final_adapter(result), final_adapter(whole))
+    last = result.history[-1].perplexity
+    assert last != result.history[0].perplexity
+    assert perplexity(tuned(job, result), job) == pytest.approx(last, rel=1e-4)
+
+
+@pytest.mark.parametrize("model_type", MENDED)
+def test_types_whose_default_targets_failed(model_type: str, tmp_path: Path) -> None:
+    assert_trains_and_loads(model_type, tmp_path)
+
+
+def test_an_exported_adapter_of_experts_merges(tmp_path: Path) -> None:
+    settings = settings_of("deepseek_v3", tmp_path)
+    _, result = trained(settings, tmp_path / "run")
+    assert any("fused experts" in notice for notice in result.summary["notices"])
+    splitft("export", result.output_dir, tmp_path / "merged", "--merge")
+    assert (tmp_path / "merged" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("model_type", "targets"), [("deepseek_v3", ["down_proj"]), ("mamba", ["out_proj"])])
+def test_a_stated_target_that_cannot_be_adapted_is_refused(
+    model_type: str, targets: list[str], tmp_path: Path
+) -> None:
+    settings = settings_of(model_type, tmp_path) | {"lora_target_modules": targets}
+    with pytest.raises(ModelError, match=f"lora_target_modules: LoRA cannot adapt {targets[0]}"):
+        trained(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("model_type", ["bert", "bart"])
+def test_a_model_that_only_splits_is_refused(model_type: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"later ones|not that of the next token"):
+        trained(settings_of(model_type, tmp_path), tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", causal_types())
+def test_every_type_that_is_called_exact(model_type: str, tmp_path: Path) -> None:
+    from splitft.proof.split import check_split
+
+    try:
+        report = check_split(default_config(model_type), [1, 2])
+    except Exception as error:
+        pytest.skip(f"no model could be built: {error}")
+    if not report.ok:
+        pytest.skip(report.reason)
+    assert_trains_and_loads(model_type, tmp_path)
