@@ -1,4 +1,4 @@
-"""The `datasets` library without progress bars and log lines, and one-line forms of its errors."""
+"""Libraries without progress bars, notices and log lines."""
 
 from __future__ import annotations
 
@@ -23,12 +23,6 @@ def quiet_datasets() -> Iterator[None]:
         datasets.logging.set_verbosity(level)
         if bars:
             datasets.enable_progress_bars()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for a message that stays on one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def quiet_libraries() -> None:

@@ -21,17 +21,11 @@ POOL = 50  # batches whose rows are sorted together
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on the right to the longest of them.
-
-    Attributes:
-        input_ids: (batch, seq) int64.
-        attention_mask: (batch, seq) int64; 0 on padding.
-        labels: (batch, seq) int64; -100 on padding and where there is no loss; not shifted.
-    """
+    """Rows padded on the right to the longest of them: each part is (batch, seq) int64."""
 
     input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor
+    attention_mask: Tensor  # 0 on padding
+    labels: Tensor  # -100 on padding and where there is no loss; not shifted
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -22,13 +22,8 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
     """Decide by the columns: prompt + completion, else messages, else the text column (TRL's order).
 
-    Args:
-        table: Any table of the data.
-        text_field: The job's dataset_text_field.
-        explicit: The job sets dataset_text_field itself: then that column comes first.
-
-    Raises:
-        DataError: None of the three; names the columns there are and the nearest.
+    explicit: the job sets dataset_text_field itself: then that column comes first. Raises DataError, with the
+    columns there are and the nearest, where none of the three is there.
     """
     if explicit and text_field in table.columns:
         return "text"

@@ -24,20 +24,12 @@ def hold_out(
     """Split rows into training and held-out rows by document.
 
     Each site with at least 2 documents has `fraction` of its documents held out, at least one; no site loses
-    its last training document. Without `sites` all rows are one site.
+    its last training document.
 
-    Args:
-        documents: Document of each row, (rows,).
-        fraction: Share of documents to hold out.
-        seed: Any integer; the same seed gives the same split.
-        sites: Natural site of each row, (rows,).
-        site_names: Names of the sites; what is held out of one then depends on its own documents alone.
-
-    Returns:
-        Sorted indices of the training rows and of the held-out rows.
-
-    Raises:
-        DataError: No site has 2 documents, so that nothing can be held out.
+    documents: of each row, (rows,). sites: natural site of each row, (rows,); without them all rows are one
+    site. site_names: with them, the documents held out of a site depend on its own documents alone. Returns
+    sorted indices of the training rows and of the held-out rows. Raises DataError where no site has 2
+    documents.
     """
     places = np.zeros_like(documents) if sites is None else sites
     sites_of: dict[int, list[int]] = defaultdict(list)
@@ -71,12 +63,7 @@ def hold_out(
 def take_some(indices: Indices, limit: int | None, sites: Indices, seed: int, name: str) -> Indices:
     """At most `limit` of the indices: a seeded choice that keeps the sites' shares, and each site if it can.
 
-    Args:
-        indices: Rows to choose from.
-        limit: The number of rows; None for all.
-        sites: Site of each of these rows, (indices,).
-        seed: Any integer.
-        name: Their purpose; names the random generator.
+    limit: None for all. sites: of each of these rows, (indices,). name: their purpose, for the generator.
     """
     if limit is None or len(indices) <= limit:
         return indices

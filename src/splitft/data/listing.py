@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from rich.table import Table
+from rich.text import Text
+
+from splitft.common.tables import make_table
 from splitft.data.partition.length_dirichlet import length_names
 from splitft.data.report import DataReport
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 MAX_CLASSES = 6  # columns of shares that a terminal has room for
 OTHER = "other"
@@ -18,10 +17,6 @@ OTHER = "other"
 
 def partition_table(report: DataReport) -> Table:
     """One line per client: rows, held-out rows, tokens, median length, share of each class; 80 columns."""
-    from rich.text import Text
-
-    from splitft.common.tables import make_table
-
     names, counts = merge_classes(report, MAX_CLASSES)
     headings = ("client", "rows", "held out", "tokens", "median", *names)
     title, caption = partition_title(report), _caption(report)

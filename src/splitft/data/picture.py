@@ -15,11 +15,7 @@ WIDTH = 9.0  # inches
 
 @style(9)
 def partition_picture(report: DataReport, path: Path | str) -> None:
-    """Draw stacked bars, one per client: training rows by class; writes a PNG.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Draw stacked bars, one per client: training rows by class; write a PNG, or raise OutputError."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter

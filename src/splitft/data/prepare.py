@@ -9,9 +9,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from splitft.data.holdout import hold_out, take_some
-from splitft.data.partition.deal import Dealt, PartitionReport, held_out
+from splitft.data.partition.deal import Dealt, PartitionReport, held_out, iid
 from splitft.data.partition.dirichlet import dirichlet, label_classes
-from splitft.data.partition.iid import iid
 from splitft.data.partition.length_dirichlet import (
     length_classes,
     length_dirichlet,
@@ -49,10 +48,8 @@ def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     """Read the job's data and deal them to the clients.
 
     Held-out rows are split off first, by document; then both sides are dealt alike. With natural sites
-    (by_column, files) every site with at least 2 documents has held-out rows.
-
-    Raises:
-        DataError: Data that cannot be read or dealt as the job asks; says what to change.
+    (by_column, files) every site with at least 2 documents has held-out rows. Raises DataError, with the
+    remedy, for data that cannot be read or dealt as the job asks.
     """
     # Read all rows, and find the sites where they lie.
     records, config = read_records(job), job.partition

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,10 +42,6 @@ class DataReport:
     dropped_without_loss: int  # rows in which no token carries loss
     truncated: int  # rows cut at max_length
     unused: int  # rows beyond max_train_samples and max_eval_samples
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
 
 
 def length_quantiles(rows: Rows) -> tuple[int, ...]:

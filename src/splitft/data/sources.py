@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from splitft.common.quiet import first_line, quiet_datasets
+from splitft.common.quiet import quiet_datasets
+from splitft.common.text import one_line
 from splitft.data.columns import COLUMNS
 from splitft.data.partition.sites import client_names
 from splitft.data.table import Table, exists, read_table, table_of
@@ -99,7 +100,7 @@ def _read_hub(job: DataSettings, name: str) -> Table:
         except Exception as error:  # the hub client, datasets and pyarrow each raise their own
             raise DataError(
                 f"data set {name!r}, configuration {job.dataset_config_name!r}, split {job.dataset_split!r} "
-                f"cannot be loaded: {first_line(error)}; check the three names and the network, "
+                f"cannot be loaded: {one_line(error)}; check the three names and the network, "
                 "or give local files as data_files"
             ) from error
         return table_of(name, data, wanted_columns(job))

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitft.common.quiet import first_line, quiet_datasets
+from splitft.common.quiet import quiet_datasets
+from splitft.common.text import one_line
 from splitft.errors import DataError
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -52,13 +53,10 @@ def read_table(
 ) -> Table:
     """Read one file by its suffix.
 
-    Args:
-        text_field: Name of the only column of a .txt file.
-        sample_by: One row of a .txt file: line, paragraph (split at blank lines) or document.
-        wanted: Columns to decode of a parquet file; default all.
-
-    Raises:
-        DataError: Missing, unreadable, malformed (with the line where known) or of an unknown format.
+    text_field: name of the only column of a .txt file. sample_by: one row of a .txt file: line, paragraph
+    (split at blank lines) or document. wanted: columns to decode of a parquet file; default all. Raises
+    DataError where the file is missing, unreadable, malformed (with the line where known) or of an unknown
+    format.
     """
     suffix = path.suffix.lower()
     if not exists(path):
@@ -167,7 +165,7 @@ def _parse(path: Path, text: str, line: int) -> Any:
         place = f"{path}, line {line + error.lineno - 1}, column {error.colno}"
         raise DataError(f"{place}: not valid JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise DataError(f"{path}, line {line}: JSON that cannot be read: {first_line(error)}") from error
+        raise DataError(f"{path}, line {line}: JSON that cannot be read: {one_line(error)}") from error
 
 
 def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
@@ -177,9 +175,8 @@ def _read_parquet(path: Path, wanted: Collection[str] | None) -> Table:
         try:
             data = datasets.Dataset.from_parquet(str(path), cache_dir=cache, keep_in_memory=True)
         except Exception as error:  # pyarrow and datasets have no common base for what a broken file raises
-            raise DataError(
-                f"{path}: not a readable parquet file: {first_line(error.__cause__ or error)}"
-            ) from error
+            cause = one_line(error.__cause__ or error)
+            raise DataError(f"{path}: not a readable parquet file: {cause}") from error
         return table_of(str(path), data, wanted)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from splitft.common.quiet import first_line
+from splitft.common.text import one_line
 from splitft.data.records import Records
 from splitft.data.rows import IGNORE, Indices, Rows, Tokens, has_loss
 from splitft.errors import DataError
@@ -42,15 +42,10 @@ def tokenize(
     its own ends. Rows are cut at `max_length` (None: not at all). A token that ends inside the completion
     belongs to the completion.
 
-    Args:
-        indices: The records to tokenise, in this order.
-        max_length: Tokens of the longest row.
-        completion_only_loss: Loss on completions (or the assistant's messages) only. None: yes for prompt +
-            completion rows, no for the others.
-
-    Raises:
-        DataError: The tokenizer has no chat template, its template fails on a row or does not mark the
-            assistant's words, or completion_only_loss is asked of plain text.
+    indices: the records, in this order. completion_only_loss: loss on completions (or the assistant's
+    messages) only; None: yes for prompt + completion rows, no for the others. Raises DataError where the
+    tokenizer has no chat template, where its template fails on a row or does not mark the assistant's words,
+    and where completion_only_loss is asked of plain text.
     """
     if completion_only_loss and records.kind == "text":
         raise DataError(
@@ -172,4 +167,4 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _template_error(place: str, error: Exception) -> DataError:
-    return DataError(f"{place}: the tokenizer's chat template refuses the messages: {first_line(error)}")
+    return DataError(f"{place}: the tokenizer's chat template refuses the messages: {one_line(error)}")

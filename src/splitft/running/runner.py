@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -140,7 +140,7 @@ class _Output:
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         if start.prepared:
             report = start.prepared.report
-            partition = json.dumps(report.to_dict(), indent=1)
+            partition = json.dumps(asdict(report), indent=1)
             before = folder / PARTITION
             if before.exists() and json.loads(before.read_text(encoding="utf-8")) != json.loads(partition):
                 raise DataError(

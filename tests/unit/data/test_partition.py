@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft.data.partition.deal import PartitionReport, held_out
+from splitft.data.partition.deal import PartitionReport, held_out, iid
 from splitft.data.partition.dirichlet import dirichlet, label_classes
-from splitft.data.partition.iid import iid
 from splitft.data.partition.length_dirichlet import length_classes, length_dirichlet, length_edges
 from splitft.data.partition.shares import Quota
 from splitft.data.partition.sites import client_names, natural_sites
@@ -139,7 +138,7 @@ def test_large_alpha_tends_to_equal_shares_and_small_alpha_is_skewed(method: str
     shuffled, report = iid(len(lengths), 5, Quota(seed=seed))
     classes = classes_of(method, lengths, equal)
     iid_counts = [np.bincount(classes[rows], minlength=len(equal.classes)).tolist() for rows in shuffled]
-    iid_report = PartitionReport("iid", report.clients, equal.classes, tuple(map(tuple, iid_counts)))
+    iid_report = PartitionReport(report.clients, equal.classes, tuple(map(tuple, iid_counts)))
     assert skew(iid_report) < 0.05 < by_alpha[0] / 7
 
 

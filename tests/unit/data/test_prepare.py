@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_rows_are_dealt_once_and_documents_stay_on_one_side(
     assert max(c.train.lengths.max() for c in prepared.clients) == 32
     assert report.truncated > 0
     assert report.document_of == "document"
-    json.dumps(report.to_dict())
+    json.dumps(asdict(report))
 
 
 def test_the_seed_alone_decides(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -96,7 +96,7 @@ def test_the_page_shows_what_the_history_says(made: Path) -> None:
 
 def test_the_verdict_is_the_mean_over_seeds(made: Path) -> None:
     runs, _ = collect_runs([made / "study"])
-    data = report_data(runs)
+    data = report_data(group_runs(runs))
     assert [row["label"] for row in data["variants"]] == ["cuts 1", "cuts 2"]
     for row, cut in zip(data["variants"], (1, 2), strict=True):
         summaries = [read_run(made / f"study/cut{cut}-seed{seed}").summary for seed in (1, 2)]
@@ -219,7 +219,7 @@ def test_a_run_that_lacks_newer_fields_is_shown(made: Path, tmp_path: Path) -> N
     page = page_of(folder)
     assert "Perplexity by round" in page and "paper accuracy" not in page
     assert "Who holds what data" not in headings(page)
-    data = report_data([read_run(folder)])
+    data = report_data(group_runs([read_run(folder)]))
     assert data["variants"][0]["bytes_up"]["mean"] == sum(line["bytes_up"] for line in lines)
 
 
@@ -229,14 +229,14 @@ def test_an_interrupted_run_is_shown_and_said_to_be_so(made: Path, tmp_path: Pat
     lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
     (folder / "history.jsonl").write_text("".join(lines[:2]) + lines[2][:40])  # a line half written
     assert "interrupted after round 1 of 2" in page_of(folder)
-    data = report_data(collect_runs([folder, made / "study"])[0])
+    data = report_data(group_runs(collect_runs([folder, made / "study"])[0]))
     assert [row["seeds"] for row in data["variants"]] == [[1, 2], [1, 2]], "no mean has an interrupted run"
     assert "interrupted after round 1 of 2" in page_of(folder, made / "study")
 
 
 def test_the_same_seed_twice_counts_once(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "one", tmp_path / "again")
-    data = report_data(collect_runs([made / "one", tmp_path])[0])
+    data = report_data(group_runs(collect_runs([made / "one", tmp_path])[0]))
     assert data["variants"][0]["seeds"] == [42]
     assert "same job and seed" in data["variants"][0]["left_out"][0]["why"]
 

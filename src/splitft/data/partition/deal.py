@@ -1,4 +1,4 @@
-"""Rows to clients by counts of each class: the hand-out, its report, and held-out rows dealt alike."""
+"""Rows to clients by counts of each class: the hand-out, its report, equal shares, held-out rows alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
-from splitft.data.partition.shares import keep_minimum
+from splitft.data.partition.shares import Quota, check_enough, keep_minimum
 from splitft.data.rows import Indices
 
 
@@ -18,7 +18,6 @@ from splitft.data.rows import Indices
 class PartitionReport:
     """The rows of each client by class."""
 
-    method: str
     clients: tuple[str, ...]
     classes: tuple[str, ...]  # names: length classes, labels, sites, or one class "all"
     counts: tuple[tuple[int, ...], ...]  # rows by (client, class); a row that was drawn twice counts twice
@@ -29,7 +28,6 @@ Dealt = tuple[list[Indices], PartitionReport]  # sorted row indices of each clie
 
 
 def deal(
-    method: str,
     classes: Indices,
     names: Sequence[str],
     counts: Indices,
@@ -40,15 +38,25 @@ def deal(
 ) -> Dealt:
     """Give every client as many rows of each class as `counts` (client, class) says, and report it.
 
-    Args:
-        classes: Class of each row, (rows,).
-        names: Names of the classes.
-        clients: Names of the clients; without them client-0, client-1, ...
+    classes: of each row, (rows,). clients: their names; without them client-0, client-1, ...
     """
     clients = clients or [f"client-{i}" for i in range(len(counts))]
     table = tuple(tuple(row) for row in counts.tolist())
-    report = PartitionReport(method, tuple(clients), tuple(names), table, edges)
+    report = PartitionReport(tuple(clients), tuple(names), table, edges)
     return hand_out(classes, counts, rng), report
+
+
+def iid(num_rows: int, num_clients: int, quota: Quota) -> Dealt:
+    """Shuffle the rows and deal equal shares; clients differ by at most one row. The one class is "all".
+
+    Raises DataError where there are too few rows for the minimum per client.
+    """
+    check_enough(num_rows, num_clients, quota)
+    if quota.samples_per_client is None:
+        rows = largest_remainder(np.ones(num_clients), num_rows)
+    else:
+        rows = np.full(num_clients, quota.samples_per_client, dtype=np.int64)
+    return deal(np.zeros(num_rows, np.int64), ["all"], rows[:, None], quota.generator("iid"))
 
 
 def hand_out(classes: Indices, counts: Indices, rng: np.random.Generator) -> list[Indices]:
@@ -73,15 +81,10 @@ def hand_out(classes: Indices, counts: Indices, rng: np.random.Generator) -> lis
 def held_out(report: PartitionReport, classes: ArrayLike, *, seed: int = 0) -> list[Indices]:
     """Deal held-out rows in the proportions of the training rows: each client is tested on text like its own.
 
-    Args:
-        report: Report of the training rows' partition.
-        classes: Number of each held-out row's class among `report.classes`, (rows,); -1 for a class that no
-            training row has: such rows are dealt like the training rows as a whole.
-        seed: Any integer; the same seed gives the same deal.
-
-    Returns:
-        Sorted row indices per client: every row once, and at least one row for each client unless there are
-        fewer rows than clients.
+    report: of the training rows. classes: number of each held-out row's class among `report.classes`,
+    (rows,); -1 for a class that no training row has: such rows are dealt like the training rows as a whole.
+    Returns sorted row indices per client: every row once, and at least one row for each client unless there
+    are fewer rows than clients.
     """
     kinds = np.asarray(classes, dtype=np.int64)
     trained = np.asarray(report.counts, dtype=np.float64)

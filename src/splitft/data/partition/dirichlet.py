@@ -15,12 +15,8 @@ from splitft.data.rows import Indices
 def dirichlet(labels: Sequence[str] | Sequence[int], num_clients: int, alpha: float, quota: Quota) -> Dealt:
     """Deal the rows of each label to the clients by its own draw from Dirichlet(alpha·1).
 
-    Args:
-        labels: One label per row; the classes are the sorted labels.
-        alpha: Concentration: small gives clients few labels each, large gives equal shares.
-
-    Raises:
-        DataError: Too few rows for the minimum per client.
+    labels: of each row; the classes are the sorted labels. alpha: small gives clients few labels each, large
+    gives equal shares. Raises DataError where there are too few rows for the minimum per client.
 
     Source: the usual label-skew partition (Yurochkin et al. 2019, arXiv 1905.12022), one draw per label.
     """
@@ -66,4 +62,4 @@ def deal_classes(
             log_mix = log_shares + np.log(sizes)[:, None]
         mix = np.exp(log_mix - log_mix.max(axis=0))
         counts = np.stack([largest_remainder(mix[:, i], drawn) for i in range(num_clients)])
-    return deal(method, classes, names, counts, rng, edges=edges)
+    return deal(classes, names, counts, rng, edges=edges)

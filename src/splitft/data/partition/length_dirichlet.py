@@ -19,13 +19,9 @@ def length_dirichlet(
 ) -> Dealt:
     """Deal quantile classes of token length to the clients, each by its own draw from Dirichlet(alpha·1).
 
-    Args:
-        lengths: Tokens of each row, (rows,).
-        alpha: Concentration: 0.1 is strongly skewed, large tends to equal shares.
-        num_buckets: Quantile classes; fewer come out where many rows have one and the same length.
-
-    Raises:
-        DataError: Too few rows for the minimum per client.
+    lengths: tokens of each row, (rows,). alpha: 0.1 is strongly skewed, large tends to equal shares.
+    num_buckets: quantile classes; fewer come out where many rows have one and the same length. Raises
+    DataError where there are too few rows for the minimum per client.
 
     Source: SplitFT (arXiv 2604.26388), length-based Dirichlet partition; not the rounding, nor the quota.
     """

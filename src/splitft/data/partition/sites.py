@@ -21,13 +21,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 def natural_sites(method: str, sites: ArrayLike, names: Sequence[str], quota: Quota) -> Dealt:
     """One client per site: all of its rows, or an exact number drawn from them.
 
-    Args:
-        method: by_column or files.
-        sites: Number of each row's site, (rows,).
-        names: One name per site: the value of the column, or the name of the file.
-
-    Raises:
-        DataError: No rows, or a site with fewer than `min_rows` rows.
+    method: by_column or files. sites: number of each row's site, (rows,). names: of the sites: values of the
+    column, or names of the files. Raises DataError where a site has fewer than `min_rows` rows, or none is
+    there.
     """
     classes = np.asarray(sites, dtype=np.int64)
     if not names:
@@ -43,7 +39,7 @@ def natural_sites(method: str, sites: ArrayLike, names: Sequence[str], quota: Qu
     if quota.samples_per_client is not None:
         sizes = np.full(len(names), quota.samples_per_client, dtype=np.int64)
     rng = quota.generator(method)
-    return deal(method, classes, names, np.diag(sizes), rng, clients=client_names(names))
+    return deal(classes, names, np.diag(sizes), rng, clients=client_names(names))
 
 
 def client_names(values: Sequence[str]) -> tuple[str, ...]:

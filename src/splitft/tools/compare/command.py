@@ -10,11 +10,15 @@ from rich.console import Console
 from splitft.common.files import write_atomically
 from splitft.cuts import policy_names
 from splitft.errors import JobError
+from splitft.history import strict_json
 from splitft.job import load_job
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
 from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
-from splitft.tools.report.command import NAME, check_replaceable
+from splitft.tools.report.command import NAME, check_replaceable, write_report
+from splitft.tools.report.groups import group_runs
+from splitft.tools.report.runs import read_run
+from splitft.tools.report.verdict import report_data
 
 
 def compare_command(
@@ -86,22 +90,12 @@ def write_results(result: SweepResult, folder: Path, console: Console, title: st
 
     Nothing is written where no run is finished.
     """
-    from splitft.history import strict_json
-    from splitft.tools.report.page import render_page
-    from splitft.tools.report.runs import read_run
-    from splitft.tools.report.table import verdict_tables
-    from splitft.tools.report.verdict import report_data
-
     runs = [read_run(path) for path in result.folders.values()]
     if not runs:
         return
-    data = report_data(runs)
     notes = [f"Left out: {who} failed: {reason.splitlines()[0]}" for who, _, reason in failures(result)]
-    write_atomically(folder / "results.json", strict_json(data, indent=1))
-    write_atomically(folder / NAME, render_page(runs, title, notes=notes))
-    for table in verdict_tables(data):
-        console.print(table)
-    console.print(f"Report: {folder / NAME}", highlight=False, markup=False, soft_wrap=True)
+    write_atomically(folder / "results.json", strict_json(report_data(group_runs(runs)), indent=1))
+    write_report(runs, folder / NAME, console, title, notes)
 
 
 def failures(result: SweepResult) -> list[tuple[str, int, str]]:

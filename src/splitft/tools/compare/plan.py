@@ -25,17 +25,13 @@ _DIGITS = 10  # of the hash in a run's name
 
 @dataclass(frozen=True)
 class PlannedVariant:
-    """One arm with one seed.
-
-    job: complete but for output_dir, which the store chooses.
-    run: the name of its run; equal jobs share a run.
-    """
+    """One arm with one seed."""
 
     label: str
     overrides: Mapping[str, Any]
     seed: int
-    job: Job
-    run: str
+    job: Job  # complete but for output_dir, which the store chooses
+    run: str  # the name of its run; equal jobs share a run
 
     @property
     def title(self) -> str:

@@ -21,16 +21,11 @@ INDEX = "sweep.json"
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The outcome of a sweep.
+    """The outcome of a sweep."""
 
-    variants: As planned.
-    folders: {run: its folder} of those that finished, now or before.
-    failed: {run: (exit code, reason)}.
-    """
-
-    variants: tuple[PlannedVariant, ...]
-    folders: dict[str, Path]
-    failed: dict[str, tuple[int, str]]
+    variants: tuple[PlannedVariant, ...]  # as planned
+    folders: dict[str, Path]  # {run: its folder} of those that finished, now or before
+    failed: dict[str, tuple[int, str]]  # {run: (exit code, reason)}
 
 
 def run_sweep(

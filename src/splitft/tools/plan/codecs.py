@@ -19,24 +19,15 @@ from splitft.wire.messages import Activations
 
 @dataclass(frozen=True)
 class CodecTrial:
-    """A codec on one batch at the cut.
-
-    Attributes:
-        step_bytes: Activations of one local step.
-        gradient_bytes: Their gradients.
-        lost: Share of the activations' energy that the codec loses.
-        gradient_lost: The same of the gradients.
-        loss_change: Relative change of the training loss with the codec's activations.
-        direction: Cosine between the gradients of the adapters above the cut, with and without the codec.
-    """
+    """A codec on one batch at the cut."""
 
     codec: str
-    step_bytes: int
-    gradient_bytes: int
-    lost: float = 0.0
-    gradient_lost: float = 0.0
-    loss_change: float = 0.0
-    direction: float = 1.0
+    step_bytes: int  # activations of one local step
+    gradient_bytes: int  # their gradients
+    lost: float = 0.0  # share of the activations' energy that the codec loses
+    gradient_lost: float = 0.0  # the same of the gradients
+    loss_change: float = 0.0  # relative change of the training loss with the codec's activations
+    direction: float = 1.0  # cosine between the adapters' gradients above the cut, with and without it
 
 
 def try_codecs(start: Assembly) -> list[CodecTrial]:

@@ -31,11 +31,7 @@ from splitft.running.machines import Machines
 
 @dataclass(frozen=True)
 class CutCost:
-    """All clients at one cut. Bytes of one step and of one round are a client's mean, training and adapters.
-
-    round_seconds: Of the whole cohort on the job's devices; None without.
-    slowest_client: The last to finish; None without devices.
-    """
+    """All clients at one cut. Bytes are a client's mean, of training and adapters."""
 
     cut: int
     client_parameters: int  # trained on a client
@@ -45,8 +41,8 @@ class CutCost:
     step_bytes_down: float
     round_bytes_up: float
     round_bytes_down: float
-    round_seconds: float | None
-    slowest_client: str | None
+    round_seconds: float | None  # of the whole cohort on the job's devices; None without
+    slowest_client: str | None  # the last to finish; None without devices
 
 
 Shape = tuple[float, float, int]  # (rows, width, tokens) of a micro-batch, see `batch_shape`

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from splitft.common.files import write_atomically
 from splitft.errors import OutputError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from splitft.tools.report.groups import group_runs
+from splitft.tools.report.page import GENERATOR, render_page
+from splitft.tools.report.runs import RunFolder, collect_runs
+from splitft.tools.report.table import verdict_tables
+from splitft.tools.report.verdict import report_data
 
 NAME = "report.html"
 _HEAD = 4096  # characters that hold the mark of a report
@@ -25,40 +28,33 @@ def report_command(
 ) -> Path:
     """Write the page of all runs in and below the folders, show the verdict tables, return the page's path.
 
-    Args:
-        out: A file, or a folder for `report.html`. Default: `report.html` in the run's folder, or in the
-            folder that all runs share. A former report there is replaced; anything else is kept.
-
-    Raises:
-        JobError: A folder holds no run.
-        OutputError: A run is damaged, or the page cannot be written.
+    out: a file, or a folder for `report.html`. Default: `report.html` in the run's folder, or in the folder
+    that all runs share. A former report there is replaced; anything else is kept. Raises JobError where a
+    folder holds no run, OutputError where a run is damaged or the page cannot be written.
     """
-    from rich.console import Console
-
-    from splitft.tools.report.page import render_page
-    from splitft.tools.report.runs import collect_runs
-    from splitft.tools.report.table import verdict_tables
-    from splitft.tools.report.verdict import report_data
-
     console = console or Console()
     runs, passed_over = collect_runs(run_dirs)
     target = _target([run.path for run in runs], out)
     check_replaceable(target)  # before the work
     notes = [f"Left out: {reason}" for reason in passed_over]
-    page = render_page(runs, title, notes=notes)
-    write_atomically(target, page)
-    for table in verdict_tables(report_data(runs)):
-        console.print(table)
     for note in notes:
         console.print(note, highlight=False, markup=False)
-    console.print(f"Report: {target}", highlight=False, markup=False, soft_wrap=True)
+    write_report(runs, target, console, title, notes)
     return target
+
+
+def write_report(
+    runs: Sequence[RunFolder], path: Path, console: Console, title: str | None, notes: Sequence[str]
+) -> None:
+    """Write the page of runs with these notes at its top; print the verdict tables and the page's path."""
+    write_atomically(path, render_page(runs, title, notes=notes))
+    for table in verdict_tables(report_data(group_runs(runs))):
+        console.print(table)
+    console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def check_replaceable(path: Path) -> None:
     """Raise OutputError where the path holds anything but an earlier report, or its folder is missing."""
-    from splitft.tools.report.page import GENERATOR
-
     if not os.path.lexists(path):
         if not path.parent.is_dir():
             raise OutputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from splitft.tools.report.groups import Variant
@@ -12,34 +11,23 @@ from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import cuts_by_round, points
 from splitft.tools.report.units import figure
 
-
-@dataclass(frozen=True)
-class Details:
-    """Rows of the tables that one variant unfolds to; decisions are those of its first seed."""
-
-    keys: list[tuple[str, str]]
-    runs: list[tuple[str, ...]]
-    clients: list[tuple[str, ...]]
-    truncation: list[tuple[str, str, str]]
-    decisions: list[tuple[str, ...]]
+Row = tuple[str, ...]
 
 
-def details(variant: Variant) -> Details:
-    """Return everything about a variant that has no place in a chart."""
+def details(variant: Variant) -> dict[str, list[Row]]:
+    """Return {table: rows} of what has no place in a chart; `keys` and `runs` apart, of the first seed."""
     first = variant.runs[0]
-    left_out: list[tuple[str, ...]] = [
-        (_name(run), str(run.seed), f"left out: {why}", "–", "–") for run, why in variant.left_out
-    ]
-    return Details(
-        keys=[(key, value_text(key, value)) for key, value in variant.differs.items()],
-        runs=[_run(run) for run in variant.runs] + left_out,
-        clients=_clients(first),
-        truncation=_truncation(first),
-        decisions=_decisions(first),
-    )
+    left_out = [(_name(run), str(run.seed), f"left out: {why}", "–", "–") for run, why in variant.left_out]
+    return {
+        "keys": [(key, value_text(key, value)) for key, value in variant.differs.items()],
+        "runs": [*map(_run, variant.runs), *left_out],
+        "clients": _clients(first),
+        "truncation": _truncation(first),
+        "decisions": _decisions(first),
+    }
 
 
-def _run(run: RunFolder) -> tuple[str, ...]:
+def _run(run: RunFolder) -> Row:
     evaluated = points(run)
     last = evaluated[-1].perplexity if evaluated else None
     how = "finished" if run.finished else f"interrupted after round {run.last_round} of {run.job['rounds']}"
@@ -51,11 +39,11 @@ def _name(run: RunFolder) -> str:
     return run.path.name or str(run.path)
 
 
-def _clients(run: RunFolder) -> list[tuple[str, ...]]:
+def _clients(run: RunFolder) -> list[Row]:
     """Client, cut first and last, tokens trained, perplexity before and after on its own held-out rows."""
     evaluated = [line for line in run.rounds if line.get("perplexity") is not None]
     cuts = cuts_by_round(run)
-    rows: list[tuple[str, ...]] = []
+    rows: list[Row] = []
     for name in run.rounds[-1].get("clients", {}):
         tokens = sum(line["clients"].get(name, {}).get("train_tokens", 0) for line in run.rounds)
         ends = [_perplexity(line, name) for line in (evaluated[:1] + evaluated[-1:])] or ["–", "–"]
@@ -70,7 +58,7 @@ def _perplexity(line: Mapping[str, Any], name: str) -> str:
     return "–" if value is None else figure(value)
 
 
-def _truncation(run: RunFolder) -> list[tuple[str, str, str]]:
+def _truncation(run: RunFolder) -> list[Row]:
     """Block, mean and largest truncation error of the rounds in which it was truncated, in %."""
     errors: dict[str, list[float]] = {}
     for line in run.rounds:
@@ -81,9 +69,9 @@ def _truncation(run: RunFolder) -> list[tuple[str, str, str]]:
     return [(b, f"{100 * sum(errors[b]) / len(errors[b]):.3g}", f"{100 * max(errors[b]):.3g}") for b in order]
 
 
-def _decisions(run: RunFolder) -> list[tuple[str, ...]]:
+def _decisions(run: RunFolder) -> list[Row]:
     """Round, client, cut before and after, target, reason; a cut that stays without a reason is left out."""
-    rows: list[tuple[str, ...]] = []
+    rows: list[Row] = []
     for decision in run.decisions:
         before = {c.get("name"): c.get("cut") for c in decision.get("observation", {}).get("clients", ())}
         for name, cut in decision.get("cuts", {}).items():

@@ -27,21 +27,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Variant:
-    """Runs of one job with different seeds.
+    """Runs of one job with different seeds."""
 
-    Attributes:
-        label: The method and the keys that set it apart from the others.
-        differs: The keys in which the variants differ, with its own values.
-        job: Its job, flat.
-        runs: One run a seed, in the order of seeds.
-        left_out: Runs that no mean includes, and why.
-    """
-
-    label: str
-    differs: dict[str, Any]
-    job: dict[str, Any]
-    runs: tuple[RunFolder, ...]
-    left_out: tuple[tuple[RunFolder, str], ...] = ()
+    label: str  # the method and the keys that set it apart from the others
+    differs: dict[str, Any]  # the keys in which the variants differ, with its own values
+    job: dict[str, Any]  # flat
+    runs: tuple[RunFolder, ...]  # one run a seed, in the order of seeds
+    left_out: tuple[tuple[RunFolder, str], ...] = ()  # runs that no mean includes, and why
 
     @property
     def interrupted(self) -> bool:

@@ -27,12 +27,13 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
     by_method = "method" in keys or "cut_policy.method" in keys or not keys
     rest = [key for key in keys if key not in ("method", "cut_policy.method")]
 
-    def labels_with(named: Sequence[str]) -> list[str]:
+    def labels_with(named: Sequence[str], all_of_them: bool = False) -> list[str]:
         labels = []
         for job in jobs:
             idle = without_effect(job)
-            own = [f"{key} {value_text(key, job.get(key))}" for key in named if not idle(key)]
-            labels.append(", ".join(([method_name(job)] if by_method else []) + own))
+            shown = [key for key in named if all_of_them or not idle(key)]
+            method = [method_name(job)] if by_method or all_of_them else []
+            labels.append(", ".join([*method, *(f"{key} {value_text(key, job.get(key))}" for key in shown)]))
         return labels
 
     labels = labels_with(rest)
@@ -45,11 +46,8 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
                 labels = fewer
     if len(set(labels)) == len(labels) and all(labels):
         return labels
-    every = [key for key in keys if key != "method"]  # some that seemed idle set jobs apart: name all
-    return [
-        ", ".join([method_name(job), *(f"{key} {value_text(key, job.get(key))}" for key in every)])
-        for job in jobs
-    ]
+    # Some keys that seemed idle set jobs apart: name all.
+    return labels_with([key for key in keys if key != "method"], all_of_them=True)
 
 
 def method_name(job: Mapping[str, Any]) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from splitft.common.figures import style
 from splitft.tools.report.bar_sections import cut_section, data_section, time_section, traffic_section
+from splitft.tools.report.charts.svg import COLOURS, FONT, paint
 from splitft.tools.report.conditions import conditions
 from splitft.tools.report.curve_sections import curve_sections
 from splitft.tools.report.details import details
@@ -13,30 +17,16 @@ from splitft.tools.report.groups import Variant, group_runs, unnamed_keys
 from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import has_virtual_time
 from splitft.tools.report.table import remark, verdict_columns
-from splitft.tools.report.verdict import sentences, target_note, verdict
+from splitft.tools.report.verdict import report_data, sentences, target_note
 
 GENERATOR = "splitft report"  # in the page's <meta>: a page that has it may be written anew
 
 
-def render_page(
-    runs: Sequence[RunFolder],
-    title: str | None = None,
-    *,
-    notes: Sequence[str] = (),
-) -> str:
-    """Return the page.
+def render_page(runs: Sequence[RunFolder], title: str | None = None, *, notes: Sequence[str] = ()) -> str:
+    """Return the page. Names of runs and clients may hold anything: all is escaped.
 
-    Names of runs and clients may hold anything: all is escaped.
-
-    Args:
-        title: The heading; by default what is compared.
-        notes: Said at the top, e.g. runs that were passed over.
+    title: the heading; by default what is compared. notes: said at the top, e.g. runs that were passed over.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from splitft.common.figures import style
-    from splitft.tools.report.charts.svg import COLOURS, FONT, paint
-
     environment = Environment(
         loader=PackageLoader("splitft", "tools/report"),
         autoescape=True,
@@ -45,7 +35,7 @@ def render_page(
         lstrip_blocks=True,
     )
     variants = group_runs(runs)
-    data = verdict(variants)
+    data = report_data(variants)
     with style(FONT):
         possible = [
             *curve_sections(variants),
@@ -55,7 +45,7 @@ def render_page(
             data_section(variants),
         ]
     return environment.get_template("page.html.j2").render(
-        title=title or default_title(len(variants), len(runs)),
+        title=title or _default_title(len(variants), len(runs)),
         colours=COLOURS,
         paint=paint,
         generator=f"{GENERATOR} {version('splitft')}",
@@ -75,8 +65,7 @@ def render_page(
     )
 
 
-def default_title(variants: int, runs: int) -> str:
-    """Return a heading for a page that was given none."""
+def _default_title(variants: int, runs: int) -> str:
     if variants == 1:
         return "SplitFT: one job" if runs == 1 else f"SplitFT: one job, {runs} runs"
     return f"SplitFT: {variants} variants compared, {runs} runs"

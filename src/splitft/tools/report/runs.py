@@ -18,23 +18,14 @@ NESTED = ("partition", "cut_policy")  # keys of the job that hold keys themselve
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run.
-
-    Attributes:
-        path: Its folder.
-        job: The effective job, flat (`partition.alpha`); keys that an older run lacks have their defaults.
-        rounds: The lines of its history, the evaluation before training first.
-        summary: Its totals; what an older run lacks is absent.
-        partition: The clients' data; empty where it was not recorded.
-        decisions: Decisions of the cut policy, in order; empty without a policy.
-    """
+    """The files of one run."""
 
     path: Path
-    job: dict[str, Any]
-    rounds: list[dict[str, Any]]
-    summary: dict[str, Any] = field(default_factory=dict)
-    partition: dict[str, Any] = field(default_factory=dict)
-    decisions: list[dict[str, Any]] = field(default_factory=list)
+    job: dict[str, Any]  # the effective job, flat; keys that an older run lacks have their defaults
+    rounds: list[dict[str, Any]]  # the lines of its history, the evaluation before training first
+    summary: dict[str, Any] = field(default_factory=dict)  # what an older run lacks is absent
+    partition: dict[str, Any] = field(default_factory=dict)  # the clients' data; empty where not recorded
+    decisions: list[dict[str, Any]] = field(default_factory=list)  # of the cut policy; empty without one
 
     @property
     def seed(self) -> int:

@@ -16,23 +16,14 @@ KINDS = ("activations", "gradients", "labels", "adapter", "control", "evaluation
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation of a run.
+    """One evaluation of a run, and what training had cost until then."""
 
-    Attributes:
-        round: The round after which it was made; 0 is before training.
-        perplexity: Of all held-out tokens; None where the run had diverged.
-        accuracy: Share of next tokens predicted right.
-        paper_accuracy: The paper's measure, which older runs lack.
-        bytes_moved: Up and down since the start, for training and adapters, without evaluation.
-        virtual_seconds: Simulated seconds of training since the start; None without devices.
-    """
-
-    round: int
-    perplexity: float | None
-    accuracy: float | None
-    paper_accuracy: float | None
-    bytes_moved: int
-    virtual_seconds: float | None
+    round: int  # after which it was made; 0 is before training
+    perplexity: float | None  # of all held-out tokens; None where the run had diverged
+    accuracy: float | None  # share of next tokens predicted right
+    paper_accuracy: float | None  # the paper's measure, which older runs lack
+    bytes_moved: int  # up and down, for training and adapters, without evaluation
+    virtual_seconds: float | None  # simulated; None without devices
 
 
 def points(run: RunFolder) -> list[Point]:
@@ -43,18 +34,10 @@ def points(run: RunFolder) -> list[Point]:
     for line in run.rounds:
         moved += sum(training_bytes(line).values())
         seconds += line.get("virtual_seconds") or 0.0
-        if not _evaluated(line):
-            continue
-        found.append(
-            Point(
-                round=int(line["round"]),
-                perplexity=line.get("perplexity"),
-                accuracy=line.get("accuracy"),
-                paper_accuracy=line.get("paper_accuracy"),
-                bytes_moved=moved,
-                virtual_seconds=seconds if timed else None,
-            )
-        )
+        if _evaluated(line):
+            measured = {name: line.get(name) for name in ("perplexity", "accuracy", "paper_accuracy")}
+            time = seconds if timed else None
+            found.append(Point(int(line["round"]), bytes_moved=moved, virtual_seconds=time, **measured))
     return found
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
+from splitft.common.tables import make_table
 from splitft.tools.report.units import byte_unit, figure, mean_and_sd, places, time_unit
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 QUALITY, COST, TIME = "Reached", "Cost", "Simulated time"
 
@@ -54,10 +54,6 @@ def verdict_columns(data: dict[str, Any]) -> list[Column]:
 
 def verdict_tables(data: dict[str, Any]) -> list[Table]:
     """Return the table for the terminal, in parts that 80 columns hold."""
-    from rich.text import Text
-
-    from splitft.common.tables import make_table
-
     tables = []
     columns = verdict_columns(data)
     for part in dict.fromkeys(column.part for column in columns):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from splitft.tools.report.groups import Variant, group_runs, spread
+from splitft.tools.report.groups import Variant, spread
 from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import Point, crossing, has_virtual_time, points, training_bytes
 from splitft.tools.report.units import figure, time_unit
@@ -16,12 +16,7 @@ REFERENCES = (ALONE, "centralized")  # no clients that train together: other tim
 MOST_NAMED = 6  # variants in a sentence
 
 
-def report_data(runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """Return the verdict table of runs as values that JSON can hold; see `verdict`."""
-    return verdict(group_runs(runs))
-
-
-def verdict(variants: Sequence[Variant]) -> dict[str, Any]:
+def report_data(variants: Sequence[Variant]) -> dict[str, Any]:
     """Return the verdict table of variants as values that JSON can hold.
 
     "To the same perplexity" means the lowest that every run reached. Bytes count training and adapters, up

@@ -21,20 +21,11 @@ LOG_X_FROM = 20.0  # variants whose ends lie further apart than this need a loga
 
 @dataclass(frozen=True)
 class Curve:
-    """One variant's curve.
+    """One variant's curve: means over seeds, with the lowest and the highest seed at each place."""
 
-    Attributes:
-        label: The variant.
-        style: Its number; colour and dashes follow from it.
-        x: Means over seeds, rising.
-        y: Means over seeds.
-        low: Lowest seed at each place.
-        high: Highest seed at each place.
-    """
-
-    label: str
-    style: int
-    x: tuple[float, ...]
+    label: str  # the variant
+    style: int  # its number; colour and dashes follow from it
+    x: tuple[float, ...]  # rising
     y: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -42,8 +33,8 @@ class Curve:
     def since(self, least: float) -> Curve:
         """Return its part from an x on."""
         start = bisect_left(self.x, least)
-        x, y, low, high = (values[start:] for values in (self.x, self.y, self.low, self.high))
-        return Curve(self.label, self.style, x, y, low, high)
+        parts = (values[start:] for values in (self.x, self.y, self.low, self.high))
+        return Curve(self.label, self.style, *parts)
 
     def in_unit(self, size: float) -> Curve:
         """Return it with every x divided by `size`."""
