@@ -14,13 +14,11 @@ def nested_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """Every group of a model, by its dotted path: {"partition": ..., "device_profiles.NAME": ...}."""
     found: dict[str, type[BaseModel]] = {}
     for key, field in model.model_fields.items():
-        group = _model_in(field.annotation)
-        if group is not None:
-            found[key] = group
-        elif get_origin(field.annotation) is dict:
-            group = _model_in(get_args(field.annotation)[1])
-            if group is not None:
-                found[f"{key}.{NAME}"] = group
+        kind: Any = field.annotation
+        if get_origin(kind) is dict:
+            key, kind = f"{key}.{NAME}", get_args(kind)[1]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found[key] = kind
     return found
 
 
@@ -54,7 +52,3 @@ def given_values(data: Mapping[str, Any], model: type[BaseModel]) -> Iterator[tu
         for key, field in kind.model_fields.items() if isinstance(given, Mapping) else ():
             value = given.get(key, field.get_default(call_default_factory=True))
             yield f"{group}.{key}".lstrip("."), value
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
