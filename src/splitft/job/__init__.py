@@ -8,11 +8,10 @@ yaml: strict YAML.
 from __future__ import annotations
 
 from splitft.job.file import dump_job, job_schema, load_job
-from splitft.job.model import GROUPS, Job, grouped_keys
+from splitft.job.model import Job, grouped_keys
 from splitft.job.sections import CutPolicyConfig, DeviceProfile, PartitionConfig
 
 __all__ = [
-    "GROUPS",
     "CutPolicyConfig",
     "DeviceProfile",
     "Job",
