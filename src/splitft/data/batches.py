@@ -79,6 +79,7 @@ def split_rows(chosen: Indices, lengths: NDArray[np.int64], parts: int) -> list[
     return np.array_split(chosen[np.argsort(lengths[chosen], kind="stable")], parts)
 
 
+@dataclass(eq=False)
 class BatchStream:
     """Endless row numbers: a fresh shuffle each epoch, full batches across epoch borders.
 
@@ -87,21 +88,16 @@ class BatchStream:
     (`group_by_length`), and the order depends on these, too. Raises DataError where there are no rows.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        seed: int,
-        client_name: str,
-        lengths: Sequence[int] | NDArray[np.int64] | None = None,
-    ) -> None:
-        if num_rows < 1:
-            raise DataError(f"client {client_name!r} has no training rows")
-        self._num_rows = num_rows
-        self._batch_size = min(batch_size, num_rows)
-        self._seed = seed
-        self._client_name = client_name
-        self._lengths = None if lengths is None else np.asarray(lengths)
+    num_rows: int
+    batch_size: int
+    seed: int
+    client_name: str
+    lengths: Sequence[int] | NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1:
+            raise DataError(f"client {self.client_name!r} has no training rows")
+        self.batch_size = min(self.batch_size, self.num_rows)
         self._position = 0
         self._start_epoch(0)
 
@@ -110,24 +106,24 @@ class BatchStream:
 
     def __next__(self) -> Indices:
         """Indices of the next batch's rows, (batch,)."""
-        batch = self._order[self._position : self._position + self._batch_size]
+        batch = self._order[self._position : self._position + self.batch_size]
         self._position += len(batch)
-        if len(batch) < self._batch_size:
+        if len(batch) < self.batch_size:
             self._start_epoch(self._epoch + 1)
-            self._position = self._batch_size - len(batch)
+            self._position = self.batch_size - len(batch)
             batch = np.concatenate([batch, self._order[: self._position]])
         return batch
 
     def state(self) -> dict[str, int]:
         """Where the stream stands; plain integers."""
-        return {"epoch": self._epoch, "position": self._position, "num_rows": self._num_rows}
+        return {"epoch": self._epoch, "position": self._position, "num_rows": self.num_rows}
 
     def load_state(self, state: Mapping[str, int]) -> None:
         """Restore a state returned by `state()`. Raises DataError where it is of another number of rows."""
         epoch, position = int(state["epoch"]), int(state["position"])
-        if int(state["num_rows"]) != self._num_rows or epoch < 0 or not 0 <= position <= self._num_rows:
+        if int(state["num_rows"]) != self.num_rows or epoch < 0 or not 0 <= position <= self.num_rows:
             raise DataError(
-                f"client {self._client_name!r} has {self._num_rows} training rows, the saved position is for "
+                f"client {self.client_name!r} has {self.num_rows} training rows, the saved position is for "
                 f"{state['num_rows']}: resume with the data and settings of the run"
             )
         self._start_epoch(epoch)
@@ -135,12 +131,12 @@ class BatchStream:
 
     def _start_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        rng = numpy_generator(self._seed, "batches", self._client_name, epoch)
-        order: Indices = rng.permutation(self._num_rows).astype(np.int64)
-        if self._lengths is not None:
+        rng = numpy_generator(self.seed, "batches", self.client_name, epoch)
+        order: Indices = rng.permutation(self.num_rows).astype(np.int64)
+        if self.lengths is not None:
             # Rows that fill up the last epoch's last batch stay first.
-            begun = -epoch * self._num_rows % self._batch_size
-            grouped = group_by_length(order[begun:], self._lengths, self._batch_size, rng)
+            begun = -epoch * self.num_rows % self.batch_size
+            grouped = group_by_length(order[begun:], np.asarray(self.lengths), self.batch_size, rng)
             order = np.concatenate([order[:begun], grouped])
         self._order = order
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from splitft.common.text import nearest
 from splitft.data.table import Table
 from splitft.errors import DataError
 
@@ -50,8 +50,7 @@ def describe_columns(wanted: str, table: Table) -> str:
     names = [*table.columns, *table.other_columns]
     if not names:
         return "it has no columns"
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    return f"columns: {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    return f"columns: {', '.join(names)}{nearest(wanted, names, '; ')}"
 
 
 def check_text(table: Table, column: str, row: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from splitft.common.text import first_few
 from splitft.data import columns as col
 from splitft.data.rows import Indices
-from splitft.data.sources import Source, read_sources
+from splitft.data.sources import Sources, read_sources
 from splitft.data.table import Table
 from splitft.errors import DataError
 from splitft.job.settings import DataSettings
@@ -44,7 +44,7 @@ def read_records(job: DataSettings) -> Records:
     Raises DataError for a file that cannot be read, a wrong column or value, or no rows at all.
     """
     sources = read_sources(job)
-    tables = [(number, table) for number, source in enumerate(sources) for table in source.tables]
+    tables = [(number, table) for number, own in enumerate(sources.values()) for table in own]
     filled = [(number, table) for number, table in tables if len(table)]
     if not filled:
         raise DataError(f"no rows in {first_few([table.name for _, table in tables], 3)}")
@@ -76,7 +76,7 @@ def read_records(job: DataSettings) -> Records:
         documents=_numbered(documents),
         document_of=document_of,
         sources=np.asarray(owners, dtype=np.int64),
-        source_names=tuple(source.name for source in sources),
+        source_names=tuple(sources),
         labels=labels,
         places=places,
         dropped_blank=sum(len(table) for _, table in filled) - len(samples),
@@ -92,7 +92,7 @@ def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
     return [tuple(check(table, name, row) for name in names) for row in range(len(table))]
 
 
-def _document_of(job: DataSettings, sources: list[Source]) -> str:
+def _document_of(job: DataSettings, sources: Sources) -> str:
     """Return the job's document_column; else a document is a speech, a text file among many, or a row.
 
     Whole files are held out only if there are enough of them to hold out the asked share, and not where each
@@ -102,7 +102,7 @@ def _document_of(job: DataSettings, sources: list[Source]) -> str:
         return job.document_column
     if job.dataset_name is not None and job.dataset_name.startswith(BUILTIN):
         return "speech"
-    files = [table.name for source in sources for table in source.tables]
+    files = [table.name for tables in sources.values() for table in tables]
     texts = all(name.lower().endswith(".txt") for name in files)
     own_clients = job.partition.method == "files" and len(files) == len(sources)
     if texts and job.data_files is not None and not own_clients and len(files) * job.eval_fraction >= 1:

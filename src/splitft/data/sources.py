@@ -6,7 +6,6 @@ import glob
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.quiet import quiet_datasets
@@ -19,16 +18,10 @@ from splitft.job.settings import DataSettings
 from splitft.weights.builtin import builtin_corpus
 from splitft.weights.random_models import BUILTIN
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where rows come from: one data file, or all files that belong to one named client."""
-
-    name: str
-    tables: list[Table]
+Sources = dict[str, list[Table]]  # by name: one data file, or all files that belong to one named client
 
 
-def read_sources(job: DataSettings) -> list[Source]:
+def read_sources(job: DataSettings) -> Sources:
     """Read everything that `dataset_name` or `data_files` names. Raises DataError where that fails."""
     if job.data_files is not None:
         return _read_files(job, job.data_files)
@@ -37,10 +30,9 @@ def read_sources(job: DataSettings) -> list[Source]:
     if job.dataset_name.startswith(BUILTIN):
         records = builtin_corpus(job.dataset_name)
         columns = {name: [record[name] for record in records] for name in records[0]}
-        return [
-            Source("data", [Table(job.dataset_name, columns, list(range(1, len(records) + 1)), "paragraph")])
-        ]
-    return [Source("data", [_read_hub(job, job.dataset_name)])]
+        numbers = list(range(1, len(records) + 1))
+        return {"data": [Table(job.dataset_name, columns, numbers, "paragraph")]}
+    return {"data": [_read_hub(job, job.dataset_name)]}
 
 
 def wanted_columns(job: DataSettings) -> set[str]:
@@ -49,18 +41,17 @@ def wanted_columns(job: DataSettings) -> set[str]:
     return {name for name in named if name is not None}.union(*COLUMNS.values())
 
 
-def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str]) -> list[Source]:
+def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str]) -> Sources:
     def read(paths: Iterable[Path]) -> list[Table]:
         return [
             read_table(path, job.dataset_text_field, job.sample_by, wanted_columns(job)) for path in paths
         ]
 
     if isinstance(data_files, dict):
-        return [Source(name, read(find_files(pattern))) for name, pattern in data_files.items()]
+        return {name: read(find_files(pattern)) for name, pattern in data_files.items()}
     patterns = [data_files] if isinstance(data_files, str) else data_files
     paths = list(dict.fromkeys(path for pattern in patterns for path in find_files(pattern)))
-    names = source_names(paths)
-    return [Source(name, read([path])) for name, path in zip(names, paths, strict=True)]
+    return {name: read([path]) for name, path in zip(source_names(paths), paths, strict=True)}
 
 
 def find_files(pattern: str) -> list[Path]:

@@ -132,16 +132,15 @@ def _encode_assistant(
         )
     pairs = []
     for i in batch:
-        try:
-            encoded = tokenizer.apply_chat_template(
-                records.samples[i][0],
-                tokenize=True,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-                tokenizer_kwargs={"verbose": False},
-            )
-        except Exception as error:  # a template may raise anything
-            raise _template_error(records.places[i], error) from error
+        encoded = _templated(
+            tokenizer,
+            records.samples[i][0],
+            records.places[i],
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"verbose": False},
+        )
         tokens: Tokens = np.asarray(encoded["input_ids"], dtype=np.int32)
         mask = np.asarray(encoded["assistant_masks"], dtype=bool)
         pairs.append((tokens, np.where(mask, tokens, IGNORE).astype(np.int32)))
@@ -150,10 +149,15 @@ def _encode_assistant(
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Any], place: str, generation: bool) -> str:
     _template(tokenizer)
+    return str(_templated(tokenizer, messages, place, tokenize=False, add_generation_prompt=generation))
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[Any], place: str, **options: Any) -> Any:
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+        return tokenizer.apply_chat_template(messages, **options)
     except Exception as error:  # a template may raise anything
-        raise _template_error(place, error) from error
+        problem = f"the tokenizer's chat template refuses the messages: {one_line(error)}"
+        raise DataError(f"{place}: {problem}") from error
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -164,7 +168,3 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
             "the rows are messages, but the model's tokenizer has no chat template: use a chat model, "
             "or give text, or prompt + completion as plain text"
         ) from error
-
-
-def _template_error(place: str, error: Exception) -> DataError:
-    return DataError(f"{place}: the tokenizer's chat template refuses the messages: {one_line(error)}")

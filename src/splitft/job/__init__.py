@@ -8,19 +8,14 @@ yaml: strict YAML.
 from __future__ import annotations
 
 from splitft.job.file import dump_job, job_schema, load_job
-from splitft.job.model import GROUPS, RULE, Job, grouped_keys
-from splitft.job.sections import CutPolicyConfig, DeviceProfile, NetworkConfig, PartitionConfig
-from splitft.job.settings import SchedulerType
+from splitft.job.model import Job, grouped_keys
+from splitft.job.sections import CutPolicyConfig, DeviceProfile, PartitionConfig
 
 __all__ = [
-    "GROUPS",
-    "RULE",
     "CutPolicyConfig",
     "DeviceProfile",
     "Job",
-    "NetworkConfig",
     "PartitionConfig",
-    "SchedulerType",
     "dump_job",
     "grouped_keys",
     "job_schema",

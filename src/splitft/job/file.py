@@ -34,15 +34,15 @@ def load_job(source: str | Path, overrides: Sequence[str] = ()) -> Job:
             what = "empty" if values is None else f"a {type(values).__name__}, not a mapping"
             raise ValueError(f"not a job: the file is {what}; write `key: value` lines")
     except ValueError as error:
-        raise _job_error(name, [str(error)]) from None
+        raise job_error(name, [str(error)]) from None
     for override in overrides:
         problems += _apply(values, override)
     try:
         job = Job.model_validate(values)
     except ValidationError as error:
-        raise _job_error(name, problems + problem_lines(error)) from None
+        raise job_error(name, problems + problem_lines(error)) from None
     if problems:
-        raise _job_error(name, problems)
+        raise job_error(name, problems)
     return job
 
 
@@ -106,6 +106,7 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
     return [f"{key}={text}: {problem}" for problem in problems]
 
 
-def _job_error(name: str, problems: list[str]) -> JobError:
+def job_error(name: str, problems: Sequence[str], then: str = "") -> JobError:
+    """Return the error that lists problems below their number. then: what follows the number."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return JobError("\n  ".join([f"{name}: {count}", *problems]))
+    return JobError("\n  ".join([f"{name}: {count}{then}", *problems]))

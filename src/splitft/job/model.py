@@ -59,7 +59,7 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings):
                 details.append(
                     InitErrorDetails(type=line["type"], loc=loc, input=line["input"], ctx=line.get("ctx", {}))
                 )
-                wrong.add(".".join(key_path(loc, cls)))
+                wrong.add(".".join(key_path(loc, cls)[0]))
         values = {key: value for key, value in given_values(data, cls) if key not in wrong}
         for key, problem in broken_rules(values):
             # The text goes in as context: as a template, braces in it would be read as fields.

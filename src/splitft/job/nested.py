@@ -14,35 +14,24 @@ def nested_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """Every group of a model, by its dotted path: {"partition": ..., "device_profiles.NAME": ...}."""
     found: dict[str, type[BaseModel]] = {}
     for key, field in model.model_fields.items():
-        group = _model_in(field.annotation)
-        if group is not None:
-            found[key] = group
-        elif get_origin(field.annotation) is dict:
-            group = _model_in(get_args(field.annotation)[1])
-            if group is not None:
-                found[f"{key}.{NAME}"] = group
+        kind: Any = field.annotation
+        if get_origin(kind) is dict:
+            key, kind = f"{key}.{NAME}", get_args(kind)[1]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found[key] = kind
     return found
 
 
-def key_path(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[str, ...]:
-    """The part of a pydantic location that names a key; what follows it lies inside the key's value."""
-    return tuple(str(part) for part in loc[: _depth(_group_of(loc, model))])
+def key_path(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[tuple[str, ...], str]:
+    """The part of a pydantic location that names a key, and the group in which the key stands.
 
-
-def home_of(path: Sequence[str], model: type[BaseModel]) -> str:
-    """The group in which a key stands: "partition", "device_profiles.NAME", or "" for the top level."""
-    group = _group_of(path, model)
-    return group if len(path) == _depth(group) else ""
-
-
-def _group_of(path: Sequence[int | str], model: type[BaseModel]) -> str:
-    """The group that a path names or enters; "" for any other key of the top level."""
-    return next((group for group in nested_models(model) if group.split(".")[0] == path[0]), "")
-
-
-def _depth(group: str) -> int:
-    """Parts of the path of a key in a group."""
-    return len(group.split(".")) + 1 if group else 1
+    The rest of the location lies inside the key's value. The group is "partition", "device_profiles.NAME", or
+    "" for the top level, where the groups themselves stand, too.
+    """
+    group = next((group for group in nested_models(model) if group.split(".")[0] == loc[0]), "")
+    depth = len(group.split(".")) + 1 if group else 1
+    path = tuple(str(part) for part in loc[:depth])
+    return path, group if len(path) == depth else ""
 
 
 def given_values(data: Mapping[str, Any], model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
@@ -54,7 +43,3 @@ def given_values(data: Mapping[str, Any], model: type[BaseModel]) -> Iterator[tu
         for key, field in kind.model_fields.items() if isinstance(given, Mapping) else ():
             value = given.get(key, field.get_default(call_default_factory=True))
             yield f"{group}.{key}".lstrip("."), value
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

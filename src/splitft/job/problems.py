@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from splitft.job.describe import must_be
 from splitft.job.model import RULE, Job
-from splitft.job.nested import home_of, key_path, nested_models
+from splitft.job.nested import key_path, nested_models
 
 _NAME = {"type": "string"}  # what a key of a mapping must be
 OLD_VALUES = {  # what stands in place of a value that a key took once
@@ -34,12 +34,12 @@ def problem_lines(error: ValidationError) -> list[str]:
     wrong: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
-        path = key_path(loc, Job)
+        path, home = key_path(loc, Job)
         key = ".".join(path)
         if detail["type"] == RULE:
             lines.append(f"{key}: {detail['msg']}")
         elif detail["type"] in ("extra_forbidden", "invalid_key"):
-            lines.append(f"{key}: {REMOVED.get(key) or f'unknown key; {_nearest_key(path)}'}")
+            lines.append(f"{key}: {REMOVED.get(key) or f'unknown key; {_nearest_key(path[-1], home)}'}")
         elif detail["type"] == "missing":
             lines.append(f"{key}: required, but not given: {schemas[key].get('description', '')}")
         else:
@@ -65,8 +65,7 @@ def _wrong_values(details: Sequence[ErrorDetails], schemas: Mapping[str, dict[st
     for detail in details:
         loc, names = detail["loc"], detail["loc"][-1] == "[key]"  # a wrong key of a mapping, not its value
         loc = loc[:-2] if names else loc
-        path = key_path(loc, Job)
-        home = home_of(path, Job)
+        path, home = key_path(loc, Job)
         # No schema stands for device_profiles.laptop itself: a mapping.
         place, schema = _inside(
             schemas.get(f"{home}.{path[-1]}" if home else ".".join(path), {}), loc[len(path) :]
@@ -94,9 +93,8 @@ def _inside(schema: Mapping[str, Any], loc: Sequence[int | str]) -> tuple[str, M
     return place, schema
 
 
-def _nearest_key(path: Sequence[str]) -> str:
-    """Where an unknown key may belong: another group, or a name that is written much like it."""
-    name, home = path[-1], home_of(path, Job)
+def _nearest_key(name: str, home: str) -> str:
+    """Where an unknown key of a group may belong: another group, or a name that is written much like it."""
     groups: dict[str, type[BaseModel]] = {"": Job, **nested_models(Job)}
     elsewhere = {group: model.model_fields for group, model in groups.items() if group != home}
     if home and name in Job.model_fields:

@@ -36,10 +36,11 @@ def try_padding_free(
     """Return an empty string where samples may share a row, else the reason why not.
 
     Activations, logits and loss, and the gradients at the cut and of parameters, are compared with those of
-    padded rows, split at the lowest of these cuts (and at `tail`), whose parts hold every block, and on a small
-    random copy (`small`, or one that is made) with rows that are longer than its positions. None may differ by
-    more than 1e-5 of its length, a tenth in bfloat16, where the order of sums alone makes some hundredths.
-    Nothing of a sample may change with the text of another. Weights, gradients and modes are left alone.
+    padded rows, split at the lowest of these cuts (and at `tail`), whose parts hold every block, and on a
+    small random copy (`small`, or one that is made) with rows that are longer than its positions. None may
+    differ by more than 1e-5 of its length, a tenth in bfloat16, where the order of sums alone makes some
+    hundredths. Nothing of a sample may change with the text of another. Weights, gradients and modes are
+    left alone.
     """
     with eval_mode(model):
         rows = make_rows(model, _RAGGED, seed=seed).with_gaps()

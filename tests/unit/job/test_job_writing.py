@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from splitft.errors import OutputError
 from splitft.job import (
-    GROUPS,
     CutPolicyConfig,
     DeviceProfile,
     Job,
@@ -20,6 +19,7 @@ from splitft.job import (
     grouped_keys,
     load_job,
 )
+from splitft.job.model import GROUPS
 from splitft.job.yaml import dump_yaml, parse_yaml
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text()

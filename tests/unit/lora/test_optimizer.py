@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments, get_scheduler
 
 from splitft import Job
-from splitft.job import SchedulerType
+from splitft.job.settings import SchedulerType
 from splitft.lora.blocks import Adapter, resize
 from splitft.lora.optimizer import TrainedAdapter, global_step, learning_rates, total_norm
 

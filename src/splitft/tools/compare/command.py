@@ -12,6 +12,7 @@ from splitft.cuts.registry import policy_names
 from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import load_job
+from splitft.job.file import job_error
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
 from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
@@ -65,8 +66,7 @@ def compare_command(
     except JobError as error:
         problems += problems_of(error)
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError("\n  ".join([f"{job}: {count}; nothing was started", *problems]))
+        raise job_error(job, problems, "; nothing was started")
     arms = make_arms(names, varied, base.cut_policy.method)
     of_seeds = range(base.seed, base.seed + seeds)
     variants = name_variants(plan_variants(job, overrides, arms, of_seeds))

@@ -19,7 +19,7 @@ _LAST_LINES = 6
 
 
 def make_runs(
-    names: Sequence[str], store: Store, parallel: int, progress: CompareProgress, lock: int | None
+    names: Sequence[str], store: Store, parallel: int, progress: CompareProgress, lock: int
 ) -> dict[str, int]:
     """Make prepared runs, each in a process of its own, `parallel` at a time; return {name: exit code}.
 
@@ -79,7 +79,7 @@ def reason_of(log: Path, code: int) -> str:
     return "\n".join(lines) or f"exit code {code}, nothing printed"
 
 
-def _start(job: Path, log: Path, environment: Mapping[str, str], lock: int | None) -> subprocess.Popen[bytes]:
+def _start(job: Path, log: Path, environment: Mapping[str, str], lock: int) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "splitft.launch.compare_worker", str(job)],
@@ -88,7 +88,7 @@ def _start(job: Path, log: Path, environment: Mapping[str, str], lock: int | Non
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,  # Ctrl-C reaches the comparison alone, which stops its runs in order
-            pass_fds=() if lock is None else (lock,),
+            pass_fds=(lock,),
         )
 
 

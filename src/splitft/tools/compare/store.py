@@ -8,10 +8,10 @@ FOLDER/unfinished/       runs that were interrupted or failed, moved away; nothi
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def prepare_run(store: Store, name: str, job: Job) -> Path:
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[tuple[Store, int | None]]:
+def open_store(folder: Path) -> Iterator[tuple[Store, int]]:
     """Make the folder and lock it for one comparison, until the last of its processes ends.
 
     Yields the store and the lock's file descriptor. Child processes that inherit it keep the lock, so that
@@ -88,26 +88,16 @@ def open_store(folder: Path) -> Iterator[tuple[Store, int | None]]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _lock(lock):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             raise OutputError(
                 f"another comparison is at work in {folder}, or its last runs are still ending; wait for it, "
                 "or choose another folder with --out"
-            )
+            ) from None
         yield Store(folder), lock
     finally:
         os.close(lock)
-
-
-def _lock(descriptor: int) -> bool:
-    if sys.platform == "win32":
-        return True  # there is no lock that children inherit
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _free(folder: Path, name: str) -> Path:

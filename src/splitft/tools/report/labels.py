@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -30,8 +30,7 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
     def labels_with(named: Sequence[str], all_of_them: bool = False) -> list[str]:
         labels = []
         for job in jobs:
-            idle = without_effect(job)
-            shown = [key for key in named if all_of_them or not idle(key)]
+            shown = [key for key in named if all_of_them or not without_effect(job, key)]
             method = [method_name(job)] if by_method or all_of_them else []
             labels.append(", ".join([*method, *(f"{key} {value_text(key, job.get(key))}" for key in shown)]))
         return labels
@@ -76,20 +75,17 @@ def value_text(key: str, value: Any) -> str:
     return text
 
 
-def without_effect(job: Mapping[str, Any]) -> Callable[[str], bool]:
+def without_effect(job: Mapping[str, Any], key: str) -> bool:
+    """Whether a job's method and policy do not read a key."""
     method, policy = job.get("method"), job.get("cut_policy.method")
-
-    def idle(key: str) -> bool:
-        if key.startswith("partition."):
-            return key in _OF_PARTITION and job.get("partition.method") not in _OF_PARTITION[key]
-        if method in WITHOUT_CUTS:
-            return key in _OF_CUTS or key.startswith(_OF_POLICY)
-        if method == "same_split" or policy == "fixed":
-            return key.startswith(_OF_POLICY)
-        if key in _OF_ACCURACY:
-            return policy in ("resource", "makespan", "schedule")
-        if key in _OF_ADAPTING:
-            return policy == "schedule"
-        return key == "cut_policy.schedule" and policy != "schedule"
-
-    return idle
+    if key.startswith("partition."):
+        return key in _OF_PARTITION and job.get("partition.method") not in _OF_PARTITION[key]
+    if method in WITHOUT_CUTS:
+        return key in _OF_CUTS or key.startswith(_OF_POLICY)
+    if method == "same_split" or policy == "fixed":
+        return key.startswith(_OF_POLICY)
+    if key in _OF_ACCURACY:
+        return policy in ("resource", "makespan", "schedule")
+    if key in _OF_ADAPTING:
+        return policy == "schedule"
+    return key == "cut_policy.schedule" and policy != "schedule"

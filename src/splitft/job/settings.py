@@ -1,4 +1,7 @@
-"""Settings of training: what client and server agree on."""
+"""All keys of a job that stand at its top level, each documented once: base classes of `Job`.
+
+A function names the class that it reads.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitft.job.sections import Count, Name, Names, Strict, advanced, key
+from splitft.job.sections import (
+    Count,
+    CutPolicyConfig,
+    DeviceProfile,
+    Name,
+    Names,
+    NetworkConfig,
+    PartitionConfig,
+    PathName,
+    Strict,
+    advanced,
+    key,
+)
 
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
@@ -17,6 +32,69 @@ class SeedSettings(Strict):
     seed: int = key(
         42, "Seeds the partition, the order of rows, dropout and new adapters.", ge=0, le=2**32 - 1
     )
+
+
+class ModelSettings(Strict):
+    """The base model, and how a process holds it."""
+
+    model_name_or_path: PathName = Field(
+        description="A model folder, a hub id, or builtin:smollm2-135m (the demo model)."
+    )
+    model_revision: Name = key("main", "Branch, tag or commit on the hub.")
+    model_fallback: PathName | None = key(
+        None,
+        "A built-in model or a folder to use instead where the hub does not answer, e.g. "
+        "builtin:gpt2-random (GPT-2's shape, random weights).",
+    )
+    adapter_name_or_path: PathName | None = key(None, "A PEFT LoRA adapter folder to continue from.")
+    bf16: bool = key(False, "Hold the frozen base in bfloat16; adapters stay in float32.")
+    gradient_checkpointing: bool = key(False, "Recompute blocks in the backward pass.")
+    loss_chunk_tokens: Annotated[int, Field(ge=0)] = advanced(
+        128,
+        "Tokens that head and cross-entropy take at a time, none without a label: the "
+        "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
+        "the model's own loss, over the full logits.",
+    )
+    attn_implementation: Name | None = advanced(
+        None, "As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward."
+    )
+    use_cpu: bool = key(False, "Stay on the CPU even where an accelerator is present.")
+
+
+class DataSettings(SeedSettings):
+    """The texts, their tokens, and the partition of the rows."""
+
+    dataset_name: PathName | None = key(None, "A `datasets` hub name, or builtin:sotu.")
+    dataset_config_name: Name | None = key(None, "Configuration of the hub data set.")
+    dataset_split: Name = key("train", "Split of the hub data set that is dealt to clients.")
+    dataset_fallback: PathName | None = key(
+        None, "A built-in data set to use instead where the hub does not answer: builtin:sotu."
+    )
+    data_files: (
+        PathName
+        | Annotated[list[PathName], Field(min_length=1)]
+        | Annotated[dict[Name, PathName], Field(min_length=1)]
+        | None
+    ) = key(
+        None,
+        "Text, jsonl, csv or parquet: a file, a list, or {client name: file}, which implies "
+        "partition.method files.",
+    )
+    dataset_text_field: Name = key("text", "Text column of plain language-modelling rows.")
+    sample_by: Literal["line", "paragraph", "document"] = key("paragraph", "What one row of a .txt file is.")
+    document_column: Name | None = key(
+        None, "Rows that share a value are one document: held out together. Default: the row."
+    )
+    max_length: Annotated[int, Field(ge=2)] = key(512, "Tokens; longer rows are truncated.")
+    packing: bool = key(False, "Join a client's rows and cut blocks of max_length tokens.")
+    completion_only_loss: bool | None = key(
+        None, "Loss on the completion only. Default: yes for prompt/completion rows (as TRL)."
+    )
+    max_train_samples: Count | None = key(None, "Use at most this many training rows.")
+    max_eval_samples: Count | None = key(None, "Use at most this many held-out rows.")
+    eval_fraction: float = key(0.1, "Share of documents held out for evaluation.", gt=0, lt=1)
+    partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Who gets which rows.")
+    clients: Count = key(5, "Number of clients; with partition files or by_column: at most.")
 
 
 class ScheduleSettings(Strict):
@@ -176,3 +254,93 @@ class BatchSettings(ScheduleSettings, SeedSettings):
 
 class TrainingSettings(SplitSettings, LoraSettings, AverageSettings, OptimizerSettings, BatchSettings):
     """Everything that decides what a training step computes."""
+
+
+class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
+    """The rounds: their members, their cuts, their order, and their evaluations."""
+
+    clients_per_round: Count | None = key(None, "Clients sampled each round; default: all.")
+    cut_policy: CutPolicyConfig = Field(
+        default_factory=CutPolicyConfig, description="How cuts are chosen and adapted."
+    )
+    order: Literal["parallel", "turns"] = key(
+        "parallel",
+        "parallel: all clients take step by step together. turns: one client after another takes "
+        "all its local steps (the paper's).",
+    )
+    eval_every: Count = key(
+        1, "Rounds from one evaluation to the next (also before the first and at the end)."
+    )
+
+
+class DeviceSettings(Strict):
+    """Devices of the virtual clock."""
+
+    devices: Name | Names | dict[Name, Name] | None = key(
+        None,
+        "Device of every client, one per client in order, or {client: device}: names of presets "
+        "or of device_profiles. They drive the virtual clock and the cut policies.",
+    )
+    server_device: Name = key("gpu_server", "Device of the server.")
+    device_profiles: dict[Name, DeviceProfile] = Field(
+        default_factory=dict, description="{name: profile}: devices of your own."
+    )
+
+
+class WireSettings(SplitSettings):
+    """Codecs, and what the server remembers of samples."""
+
+    activation_cache_gb: float = advanced(
+        1.0,
+        "With train_front: no, memory of the server for each client's activations; samples beyond it go up "
+        "every time. With codec delta, memory of either end for them; samples beyond it go whole every time.",
+        ge=0,
+    )
+    codec: Name | None = key(
+        None,
+        "How activations cross the cut: none, bf16, int8 (a quarter of float32), int4, int3, "
+        "int2, delta (int4 the first time that a sample crosses, then what has changed), or a codec "
+        "registered from Python. Default: none in one process, int8 over a network.",
+    )
+    delta_bits: Annotated[int, Field(ge=1, le=4)] = advanced(
+        1, "With codec delta, bits of a value of what has changed."
+    )
+    gradient_codec: Name | None = key(
+        None, "The same for their gradients, which bear fewer bits. Default: as codec; int2 with delta."
+    )
+    eval_codec: Name | None = advanced(
+        None, "How activations of held-out rows cross the cut. Default: bf16; none with codec none."
+    )
+
+    @property
+    def caches_activations(self) -> bool:
+        """Whether the server keeps what each training sample's activations are."""
+        return not self.train_front and self.activation_cache_gb > 0 and self.splits_model
+
+    @property
+    def sends_differences(self) -> bool:
+        """Whether client and server keep what each training sample's activations were."""
+        return self.codec == "delta" and self.splits_model
+
+
+class CostSettings(ModelSettings, DataSettings, FederationSettings, TrainingSettings, WireSettings):
+    """Everything that decides what a round computes, holds and sends, whatever the machines."""
+
+
+class NetworkSettings(Strict):
+    """Members of a run over a network."""
+
+    network: NetworkConfig = Field(
+        default_factory=NetworkConfig,
+        description="Who takes part in a run over a network (`splitft server`).",
+    )
+
+
+class RunSettings(Strict):
+    """The run as a process: its folder and its checkpoints."""
+
+    output_dir: PathName = key("runs/splitft", "Folder of this run; must not hold another one.")
+    save_every: Annotated[int, Field(ge=0)] = key(
+        1, "Rounds from one checkpoint, for --resume, to the next; 0: none."
+    )
+    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps none.")
