@@ -21,8 +21,8 @@ INTRODUCTION = """\
 `splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy of
 each causal-LM type, float32 on a CPU, in eval mode; two rows of unequal length, padded left and right; every
 cut; logits and loss bit-equal, gradients of all parameters equal to rounding (1e-6 of the largest), and the
-same once more with front, trunk and tail. Types that predict next tokens then take a training step with their
-default LoRA targets, split against whole: logits, loss and every adapter gradient.
+same once more with front, trunk and tail. A type trains if it predicts next tokens, and LoRA can adapt layers
+of its blocks.
 
 | | types |
 |---|---|

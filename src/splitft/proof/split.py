@@ -24,7 +24,6 @@ from splitft.proof.head import try_head
 from splitft.proof.next_token import try_next_token
 from splitft.proof.packed import try_padding_free
 from splitft.proof.targets import problems_in
-from splitft.proof.training import try_training
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
 
@@ -148,11 +147,11 @@ def _check_config(
     if not report.ok:
         return replace(report, cuts=tried)
     flat = try_padding_free(model, report.cuts, report.server_inputs, seed=seed, small=model)
-    report = _try_training(model, replace(report, padding_free=flat), seed)
+    report = _try_adapters(model, replace(report, padding_free=flat), seed)
     return replace(report, cuts=tried)
 
 
-def _try_training(model: Any, report: SplitReport, seed: int) -> SplitReport:
+def _try_adapters(model: Any, report: SplitReport, seed: int) -> SplitReport:
     """Inject default adapters into a small copy; prove clients with different cuts in one pass, too."""
     try:
         names, excluded = resolve_targets(model, None)
@@ -162,13 +161,9 @@ def _try_training(model: Any, report: SplitReport, seed: int) -> SplitReport:
             raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")
         fan_in = uses_fan_in_fan_out(model)
         lora = lora_config(list(targets), excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
-        slots = inject(model, lora)
-        split = SplitModel(model, slots, server_inputs=report.server_inputs)
-        problem = try_training(model, slots, report.cuts, report.server_inputs, seed=seed)
+        split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
     except Exception as error:  # a foreign model may raise anything
-        problem = error_line(error)
-    if problem:
-        return replace(report, ok=False, reason=problem)
+        return replace(report, ok=False, reason=error_line(error))
     together = prove_batching(split, report.cuts, seed) if len(report.cuts) > 1 else None
     return replace(report, targets=targets, left_out=left_out, together=together)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from reference import make_setting, write_rows
+from reference import make_setting
 from splitft import Job, JobError, run
 from splitft.job import load_job
 from splitft.model.config import text_config
@@ -24,7 +24,7 @@ from splitft.proof.head import try_head
 from splitft.proof.split import check_split
 from splitft.weights.load import load_model
 from splitft.weights.shrink import shrink_config, tiny_random_model
-from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_model
+from tiny import MODEL_TYPES, save_tiny_model, tiny_model
 
 CHUNK = 32
 PLACE = StepId("client-0", 1, 0, 0, train=True)
@@ -152,23 +152,20 @@ def test_a_batch_without_any_label_has_no_loss_and_no_gradient() -> None:
         assert loss == 0 and not gradient.any()
 
 
-def test_a_loss_that_is_not_the_next_tokens_stays_the_models_own(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_the_next_tokens_stays_the_models_own() -> None:
     model = tiny_random_model(shrink_config(default_config("bart")), 0, 0.2)  # its labels are not shifted
-    report = check_split(model)
-    assert report.ok and report.head == "whole" and "loss differs" in report.head_reason
-    model.resize_token_embeddings(VOCAB_SIZE)
-    model.save_pretrained(str(tmp_path / "model"))
-    keys = {"model_name_or_path": str(save_to(tmp_path / "model")), "use_cpu": True, "max_length": 16}
-    keys |= {
-        "data_files": str(write_rows(tmp_path / "rows.txt")),
-        "clients": 1,
-        "rounds": 1,
-        "local_steps": 1,
-    }
+    form, reason = try_head(model)
+    assert form == "whole" and "loss differs" in reason
+
+
+def test_a_run_without_chunks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a head that the proof does not know."""
+    keys = make_setting(tmp_path, "llama") | {"clients": 1, "rounds": 1, "local_steps": 3, "cuts": 1}
+    monkeypatch.setattr("splitft.proof.split.try_head", lambda *_: ("whole", "in chunks the loss differs"))
     said = {}
     for chunk in (256, 0):
         console = Console(file=io.StringIO(), width=200)
-        job = Job(**keys, cuts=1, loss_chunk_tokens=chunk, output_dir=str(tmp_path / f"run{chunk}"))
+        job = Job(**keys, loss_chunk_tokens=chunk, output_dir=str(tmp_path / f"run{chunk}"))
         result = run(job, console=console)
         said[chunk] = console.file.getvalue(), result.history[-1].clients["client-0"].loss  # type: ignore[attr-defined]
     assert "over the full logits" in said[256][0] and "over the full logits" not in said[0][0]
