@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from splitft.common.text import error_line
-from splitft.lora.blocks import Adapter, Layout
 from splitft.model.config import text_config
 from splitft.model.head import IGNORE
 from splitft.model.split_model import ServerInputs
@@ -147,16 +146,3 @@ def problem_of(proof: Callable[[], str], where: str = "") -> str:
 def kept_random_state() -> AbstractContextManager[None]:
     """Leave the caller's random state as it was, on the CPU and the current accelerator."""
     return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
-
-
-def random_adapter(layout: Layout, seed: int, *, trained: bool = False) -> Adapter:
-    """Return an adapter that changes what a model computes: neither A nor B is zero.
-
-    trained: Its tensors are parameters that require a gradient.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def tensor(shape: tuple[int, ...]) -> Tensor:
-        return nn.Parameter(0.3 * torch.randn(shape, generator=generator), requires_grad=trained)
-
-    return {block: {spec.name: tensor(spec.shape) for spec in specs} for block, specs in layout.items()}

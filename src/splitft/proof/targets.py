@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from splitft.common.text import error_line
 from splitft.model.slots import AdapterSlots, inject, lora_config, uses_fan_in_fan_out
 from splitft.model.window import call_model
-from splitft.proof.harness import kept_random_state, loss_of, make_rows, random_adapter
+from splitft.proof.harness import kept_random_state, loss_of, make_rows
 from splitft.proof.trial import finite_random_model
 from splitft.weights.shrink import NotBuiltError, shrink_config
 
@@ -77,7 +77,11 @@ def _learns(model: Any, slots: AdapterSlots, seed: int) -> str:
     rows = make_rows(model, seed=seed)
     with torch.no_grad():
         plain = rows.pick(call_model(model, input_ids=rows.input_ids, **rows.inputs).logits)
-    adapter = random_adapter(slots.layout, seed, trained=True)
+    generator = torch.Generator().manual_seed(seed)
+    adapter = {
+        block: {spec.name: nn.Parameter(0.3 * torch.randn(spec.shape, generator=generator)) for spec in specs}
+        for block, specs in slots.layout.items()
+    }
     slots.bind(adapter)
     with torch.enable_grad():
         out = call_model(model, input_ids=rows.input_ids, labels=rows.labels, **rows.inputs)
