@@ -147,15 +147,15 @@ def _check_config(
     if not report.ok:
         return replace(report, cuts=tried)
     flat = try_padding_free(model, report.cuts, report.server_inputs, seed=seed, small=model)
-    report = _try_adapters(model, replace(report, padding_free=flat), seed)
+    report = _try_adapters(model, small, replace(report, padding_free=flat), seed)
     return replace(report, cuts=tried)
 
 
-def _try_adapters(model: Any, report: SplitReport, seed: int) -> SplitReport:
+def _try_adapters(model: Any, small: PreTrainedConfig, report: SplitReport, seed: int) -> SplitReport:
     """Inject default adapters into a small copy; prove clients with different cuts in one pass, too."""
     try:
         names, excluded = resolve_targets(model, None)
-        left_out = problems_in(model, names, excluded, seed)
+        left_out = problems_in(small, names, excluded, seed)
         targets = tuple(name for name in names if name not in left_out)
         if not targets:
             raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")

@@ -5,7 +5,6 @@ Every name is tried by itself on a small copy of the model.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,16 +38,17 @@ def problems_of_targets(
     excluded: full names of layers outside blocks that share such a name.
     """
     try:
-        small = finite_random_model(shrink_config(config), seed)
+        return problems_in(shrink_config(config), names, excluded, seed)
     except NotBuiltError:
         return {}
-    return problems_in(small, names, excluded, seed)
 
 
-def problems_in(model: Any, names: Iterable[str], excluded: Sequence[str], seed: int = 0) -> dict[str, str]:
-    """Return the same of a small model, which is left as it is."""
+def problems_in(
+    small: PreTrainedConfig, names: Iterable[str], excluded: Sequence[str], seed: int = 0
+) -> dict[str, str]:
+    """Return the same of a small configuration; a new model is made for each name."""
     with kept_random_state():
-        found = {name: _problem(copy.deepcopy(model), name, excluded, seed) for name in names}
+        found = {name: _problem(finite_random_model(small, seed), name, excluded, seed) for name in names}
     return {name: problem for name, problem in found.items() if problem}
 
 

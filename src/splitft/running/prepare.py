@@ -109,7 +109,8 @@ def assemble(
             seed=job.seed,
         )
     if not report.ok:
-        raise ModelError(f"{job.model_name_or_path} cannot be split: {report.reason}")
+        how = "trained" if report.splits else "split"
+        raise ModelError(f"{job.model_name_or_path} cannot be {how}: {report.reason}")
     limits = []
     if weights and job.loss_chunk_tokens and report.head_reason:
         limits.append(whole_loss_notice(report.head_reason))
@@ -118,7 +119,9 @@ def assemble(
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
     targets, left_out = choose_targets(job, model)
-    limits += [f"no LoRA on {name}: {problem}" for name, problem in left_out.items()]
+    for problem in dict.fromkeys(left_out.values()):
+        names_without = [name for name, why in left_out.items() if why == problem]
+        limits.append(f"no LoRA on {', '.join(names_without)}: {problem}")
     for text in limits:
         note(console, text)
     split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole", targets)
