@@ -91,8 +91,11 @@ def loss_section(exact: list[SplitReport]) -> str:
         f"## The loss in chunks ({len(by_form['plain']) + len(by_form['own'])} of {len(exact)})\n\n"
         "For these, loss and gradient with `loss_chunk_tokens` are the model's own to rounding (1e-5 "
         f"relative). The logits of {len(by_form['own'])} are made by the model's own code after its head: "
-        f"{names}. The others take the model's own loss, over the full logits:\n\n| type | why |\n|---|---|\n"
+        f"{names}.\n"
     )
+    if not by_form["whole"]:
+        return text
+    text += "\nThe others take the model's own loss, over the full logits:\n\n| type | why |\n|---|---|\n"
     return text + "".join(
         f"| `{r.model_type}` | {r.head_reason.replace('|', '/')} |\n" for r in by_form["whole"]
     )
