@@ -52,7 +52,7 @@ def independence(model: nn.Module, rows: ProbeRows, cut: int, seed: int) -> str:
         return "the dummy ids occur in the test's rows, so a comparison proves nothing"
     hidden = _front(model, rows, cut)
     first = _trunk(model, rows, cut, hidden, None)
-    others = make_rows(model, rows.lengths, rows.side, seed + 1).input_ids
+    others = make_rows(model, rows.lengths, seed + 1).input_ids
     for stand_in in (others, torch.full_like(rows.input_ids, dummy + 1)):
         if not torch.equal(first, _trunk(model, rows, cut, hidden, stand_in)):
             return f"cut {cut}: the later blocks read the token ids again"

@@ -15,6 +15,7 @@ from splitft.model.attention import attend_samples_apart
 from splitft.model.layout import form_of
 from splitft.model.split_model import ServerInputs
 from splitft.model.window import eval_mode
+from splitft.proof.attention import with_attention
 from splitft.proof.compare import run_split
 from splitft.proof.harness import ProbeRows, difference, make_rows, problem_of, tolerance
 from splitft.proof.trial import finite_random_model
@@ -64,7 +65,7 @@ def padded_notice(reason: str) -> str:
 
 def _small_copy(model: Any, seed: int) -> Any:
     small = finite_random_model(shrink_config(model.config), seed)
-    attend_samples_apart(small)
+    with_attention(small, attend_samples_apart, seed)
     return small
 
 

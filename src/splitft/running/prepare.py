@@ -23,7 +23,14 @@ from splitft.proof.packed import padded_notice
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, choose_targets, load_base, wants_padding_free, with_adapters
+from splitft.running.model import (
+    base_config,
+    choose_targets,
+    inject_adapters,
+    load_base,
+    make_split_model,
+    wants_padding_free,
+)
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -99,13 +106,16 @@ def assemble(
         highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
         possible |= set(range(policy.min_cut, highest + 1))
     model = load_base(job, console, weights=weights)
-    with console.status("proving that the split is exact"):
+    with console.status("proving that a split step trains as a whole one does"):
+        targets, left_out = choose_targets(job, model)
+        slots = inject_adapters(job, model, targets)
         report = check_split(
             model if weights else config,
             sorted(possible),
             tail_blocks=job.num_tail_blocks,
             labels=job.labels,
             padding_free=wants_padding_free(job),
+            slots=slots if weights else None,
             seed=job.seed,
         )
     if not report.ok:
@@ -118,13 +128,12 @@ def assemble(
         limits.append(padded_notice(report.padding_free))
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
-    targets, left_out = choose_targets(job, model)
     for problem in dict.fromkeys(left_out.values()):
         names_without = [name for name, why in left_out.items() if why == problem]
         limits.append(f"no LoRA on {', '.join(names_without)}: {problem}")
     for text in limits:
         note(console, text)
-    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole", targets)
+    split = make_split_model(job, model, slots, report.server_inputs, report.head if weights else "whole")
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
