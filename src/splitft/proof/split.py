@@ -23,6 +23,7 @@ from splitft.proof.harness import kept_random_state
 from splitft.proof.head import try_head
 from splitft.proof.next_token import try_next_token
 from splitft.proof.packed import try_padding_free
+from splitft.proof.parts import try_parts
 from splitft.proof.targets import problems_in
 from splitft.proof.training import as_trained
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
@@ -50,6 +51,7 @@ class SplitReport:
     head_reason: str = ""  # problem of the loss in chunks
     together: str | None = None  # problem of clients with several cuts in one pass; None: not tried
     padding_free: str | None = None  # problem of samples that share a row; None: not tried
+    parts: str | None = None  # problem of a batch in parts; None: not tried
     splits: bool = False  # whole and split are equal, whether or not it may be trained
     targets: tuple[str, ...] = ()  # default names of modules with LoRA; of a configuration alone
     left_out: dict[str, str] = field(default_factory=dict)  # names of linear layers without, and why
@@ -156,7 +158,8 @@ def _check_config(
     if not report.ok:
         return replace(report, cuts=tried)
     flat = try_padding_free(model, report.cuts, report.server_inputs, seed=seed, small=model)
-    report = _try_adapters(model, small, replace(report, padding_free=flat), seed)
+    report = replace(report, padding_free=flat, parts=try_parts(model, seed))
+    report = _try_adapters(model, small, report, seed)
     return replace(report, cuts=tried)
 
 

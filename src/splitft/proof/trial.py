@@ -101,7 +101,7 @@ def _try_cut(model: Any, whole: _Whole, trial: SplitTrial, wanted: Wanted, cut: 
             return found
         return (
             vacuity(model, rows, result, cut, inputs)
-            or (independence(model, rows, cut, seed) if inputs == "dummy_ids" else "")
+            or (independence(model, rows, result, cut, seed) if inputs == "dummy_ids" else "")
             or padding(model, rows, result, cut, inputs)
         )
 

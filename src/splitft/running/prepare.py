@@ -20,6 +20,7 @@ from splitft.model.config import count_blocks, rope_border, text_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
+from splitft.proof.parts import parts_problem
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
@@ -192,20 +193,24 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
 def with_whole_batches(job: Job, config: Any) -> Job:
     """Return the job without parts of batches and batches of several clients where these change the function.
 
-    In such models the longest row of a batch decides on the rotary table of all (`rope_border`). Raises
-    JobError where the job states a number, and does not leave it to `auto`.
+    In such models one row of a batch changes what others get: the longest decides on the rotary table of all
+    (`rope_border`), for one. Raises JobError where the job states a number, and does not leave it to `auto`.
     """
-    border = rope_border(config)
-    if border is None or job.max_length <= border:
+    border, keys = rope_border(config), ["micro_batches", "server_batch_tokens"]
+    if border is not None and job.max_length > border:
+        advice = f", or max_length to {border} at most"
+        problem = f"a row of more than {border} tokens gives its whole batch another rotary table"
+    elif border is None and job.micro_batches != "off" and (problem := parts_problem(config, job.seed)):
+        keys, advice = keys[:1], ""
+    else:
         return job
-    for key in ("micro_batches", "server_batch_tokens"):
+    for key in keys:
         if isinstance(getattr(job, key), int):
             raise JobError(
-                f"{key}: a row of more than {border} tokens gives its whole batch another rotary table in "
-                f"this model, so other batches would change what is computed: set {key}: off, or max_length "
-                f"to {border} at most"
+                f"{key}: {problem} in this model, so other batches would change what is computed: "
+                f"set {key}: off{advice}"
             )
-    return job.model_copy(update={"micro_batches": "off", "server_batch_tokens": "off"})
+    return job.model_copy(update=dict.fromkeys(keys, "off"))
 
 
 def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
