@@ -16,8 +16,9 @@ from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
+from splitft.weights.kinds import causal_class
 from splitft.weights.load import load_config
-from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 _COLORS = {
     "exact": "green",

@@ -19,7 +19,10 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from splitft.common.text import error_line
@@ -37,6 +40,10 @@ _QWEN4_INDEXER = {
     "indexer_compress_ratio": 4,
 }
 # What these types' checkpoints state and their default configuration leaves out.
+_WITH_MROPE = ("paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
+_WITH_GLM_MROPE = ("glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga")
+_MROPE = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
+_GLM_MROPE = {**_MROPE, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
 _COMPLETED: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 4},
     "cohere_compass_text": {
@@ -53,13 +60,15 @@ _COMPLETED: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": _QWEN4_INDEXER},
     "qwen4_exp_text": _QWEN4_INDEXER,
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    **{name: {"text_config": {"rope_parameters": _MROPE}} for name in _WITH_MROPE},
+    **{name: {"text_config": {"rope_parameters": _GLM_MROPE}} for name in _WITH_GLM_MROPE},
     "xmod": {"default_language": "en_XX"},
 }
 
 
 def causal_types() -> list[str]:
-    """Every model type for which the installed transformers has a causal LM."""
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    """Every model type for which the installed transformers has a causal LM, or a vision-language model."""
+    return sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES})
 
 
 def default_config(model_type: str) -> PreTrainedConfig:
@@ -162,6 +171,8 @@ def main() -> None:
 def _check_type(model_type: str) -> SplitReport:
     try:
         return replace(check_split(default_config(model_type)), model_type=model_type)
+    except ModelError as error:
+        return SplitReport.refused(str(error), model_type)
     except Exception as error:  # a foreign configuration may raise anything
         reason = f"no model could be built ({error_line(error)})"
         return SplitReport.refused(reason, model_type, built=False)

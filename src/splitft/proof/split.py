@@ -25,7 +25,8 @@ from splitft.proof.next_token import try_next_token
 from splitft.proof.packed import try_padding_free
 from splitft.proof.targets import problems_in
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
-from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
+from splitft.weights.kinds import causal_class
+from splitft.weights.shrink import NotBuiltError, shrink_config
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "splits only", "refused", "could not be built"]

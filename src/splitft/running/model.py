@@ -18,9 +18,10 @@ from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targe
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.targets import problems_of_targets
+from splitft.weights.kinds import causal_class
 from splitft.weights.load import base_dtype, load_config, load_model
 from splitft.weights.partial import spread_habits
-from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
+from splitft.weights.shrink import shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
 

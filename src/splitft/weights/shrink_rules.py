@@ -23,6 +23,7 @@ class Guess:
     plain_heads: bool = False  # head size is hidden / heads, whatever the original says
     blocks: int = 0  # of the dictionary at hand, after and before
     original_blocks: int = 0
+    original_hidden: int = 0  # of the text model; 0: of no model with several parts
 
 
 GUESSES = (
@@ -58,6 +59,8 @@ _HEADS_OF = {
     "mamba_head_dim": "mamba_num_heads",
     "mamba_headdim": "n_mamba_heads",
 }
+# Widths that are a number of heads times their size.
+_PRODUCTS = {"mamba_d_ssm": ("mamba_n_heads", "mamba_d_head")}
 
 # (name pattern, role): a number caps the value, a word names a rule of _number. The first match counts.
 _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
@@ -111,7 +114,9 @@ def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
     """The settings of one configuration (not of its nested ones), shrunk."""
     count = _first(values, _BLOCKS) or 0
     guess = replace(guess, original_blocks=count, blocks=_kept_blocks(values, count, guess))
-    out = {}
+    if _first(values, _HEADS) == 1:
+        guess = replace(guess, heads=1)
+    out: dict[str, Any] = {}
     for name, value in values.items():
         if name in _ROTARY and isinstance(value, Mapping):
             out[name] = _shrink_rotary(value, values, guess)
@@ -122,7 +127,15 @@ def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
             }
         else:
             out[name] = _value(name, value, values, guess)
+    for name, (heads, size) in _PRODUCTS.items():
+        if {name, heads, size} <= out.keys() and values[name] == values[heads] * values[size]:
+            out[name] = out[heads] * out[size]
     return out
+
+
+def hidden_size(values: Mapping[str, Any]) -> int:
+    """The width of a configuration's hidden states; 0 where it states none."""
+    return _first(values, _HIDDEN) or 0
 
 
 def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
@@ -139,7 +152,8 @@ def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: 
             total, sections = int(sum(value) * share), [max(int(item * share), 1) for item in value]
             out[key] = [total - sum(sections[1:]), *sections[1:]]
         elif isinstance(value, list):
-            out[key] = value[: max(int(len(value) * share), 1)]
+            length = max(int(len(value) * share), 1)
+            out[key] = (value * -(-length // len(value)))[:length]
         else:
             out[key] = value
     return out
@@ -171,7 +185,7 @@ def _is_index_list(name: str, items: list[Any]) -> bool:
 
 
 def _number(role: str, name: str, value: int, values: Mapping[str, Any], guess: Guess) -> int:
-    hidden = _first(values, _HIDDEN) or guess.hidden
+    hidden = _first(values, _HIDDEN) or guess.original_hidden or guess.hidden
     heads = _first(values, _HEADS) or guess.heads
     if role == "blocks":
         whole = guess.original_blocks
@@ -191,7 +205,9 @@ def _number(role: str, name: str, value: int, values: Mapping[str, Any], guess: 
             return guess.heads
         return 1 if value == 1 else max(guess.heads // 2, 1)
     if role == "width":
-        return guess.hidden if value == hidden else max(round(value * guess.hidden / hidden / 8) * 8, 8)
+        if value in (hidden, guess.original_hidden):  # the second: what another part hands to the text model
+            return guess.hidden
+        return max(round(value * guess.hidden / hidden / 8) * 8, 8)
     if role == "size_of_heads":
         return _size_of_heads(name, value, values, hidden, heads, guess)
     assert role == "rotary"
