@@ -40,8 +40,8 @@ _QWEN4_INDEXER = {
     "indexer_compress_ratio": 4,
 }
 # What these types' checkpoints state and their default configuration leaves out.
-_WITH_MROPE = ("paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
-_WITH_GLM_MROPE = ("glm46v", "glm4v", "glm4v_moe", "glm_ocr", "glmga")
+_WITH_MROPE = ("glm_ocr", "paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
+_WITH_GLM_MROPE = ("glm46v", "glm4v", "glmga")
 _MROPE = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
 _GLM_MROPE = {**_MROPE, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
 _COMPLETED: dict[str, dict[str, Any]] = {
@@ -62,6 +62,7 @@ _COMPLETED: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     **{name: {"text_config": {"rope_parameters": _MROPE}} for name in _WITH_MROPE},
     **{name: {"text_config": {"rope_parameters": _GLM_MROPE}} for name in _WITH_GLM_MROPE},
+    "glm4v_moe": {"text_config": {"rope_parameters": _GLM_MROPE, "head_dim": 128}},
     "xmod": {"default_language": "en_XX"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targe
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.targets import problems_of_targets
-from splitft.weights.kinds import causal_class
+from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import base_dtype, load_config, load_model
 from splitft.weights.partial import spread_habits
-from splitft.weights.shrink import shrink_config, tiny_random_model
+from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
 
@@ -93,9 +94,10 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     """Inject LoRA into a model, in place, as the job asks; return its slots."""
     names, excluded = targets
+    there = {name for name, _ in model.named_modules()}  # a party may hold none of those to leave out
     config = lora_config(
         list(names),
-        list(excluded),
+        [name for name in excluded if name in there],
         r=job.lora_r,
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
@@ -127,8 +129,15 @@ def wants_padding_free(job: Job) -> bool:
 
 
 def base_config(job: Job) -> PreTrainedConfig:
-    """Return the configuration of the base model; no weights are read. Raises ModelError."""
-    return causal_class(load_config(job.model_name_or_path, job.model_revision))[1]
+    """Return the configuration of the base model; no weights are read.
+
+    Raises ModelError where it is no next-token model, or one that needs images.
+    """
+    whole_config = load_config(job.model_name_or_path, job.model_revision)
+    if sees_images(whole_config):
+        with suppress(NotBuiltError):
+            shrink_config(whole_config)
+    return causal_class(whole_config)[1]
 
 
 def _shapes(job: Job) -> Any:

@@ -72,7 +72,8 @@ def assemble(
     job, notices = resolve_sources(job)
     for text in notices:
         note(console, text)
-    # 2. Data, dealt to the clients.
+    # 2. The kind of the model; data, dealt to the clients.
+    config = base_config(job)
     base = str(resolve_model(job.model_name_or_path))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     prepared, names = None, list(elsewhere or ())
@@ -88,7 +89,6 @@ def assemble(
         names = [client.name for client in prepared.clients]
     clients = prepared.clients if prepared else ()
     # 3. Demands on the model that its configuration tells.
-    config = base_config(job)
     check_config(job, config, clients)
     job = with_whole_batches(job, config)
     blocks = count_blocks(config)

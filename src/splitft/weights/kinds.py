@@ -70,7 +70,10 @@ def refuse_other_kinds(name: object, config: PreTrainedConfig) -> None:
         problem = problem or f"is a masked language model, whose tokens see later ones; {_TRAINS}: {_CHOOSE}"
     if problem:
         raise ModelError(f"{name} ({config.model_type}) {problem}")
-    causal_class(config)
+    try:
+        causal_class(config)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from None
 
 
 def _encoder_decoder(config: PreTrainedConfig) -> str:

@@ -22,6 +22,7 @@ from splitft.model.window import (
     learn_habits,
     run_blocks,
 )
+from splitft.weights.kinds import sees_images
 from splitft.weights.shrink import shrink_config, tiny_random_model
 
 # Names that checkpoints put before, or leave out before, the block list of a text model.
@@ -53,12 +54,14 @@ def partial_class(model_class: Any, held: Collection[int], *, head: bool) -> Any
 
 def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     """Replace, in place, what a party does not hold by placeholders without parameters."""
-    _, _, blocks = find_blocks(model)
+    decoder, _, blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         if index not in held:
             blocks[index] = _placeholder(block)
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     output = model.get_output_embeddings()
+    if sees_images(model.config):
+        _drop_beside(model, decoder, output)
     if output is not None and not head:
         own = {f"{_name_of(model, output)}.{name}" for name, _ in output.named_parameters()}
         if not own & {*tied, *tied.values()}:
@@ -66,6 +69,17 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if k in left and v in left}
     model._keys_to_ignore_on_load_unexpected = {".*"}  # the checkpoint holds more than this party
+
+
+def _drop_beside(model: Any, decoder: nn.Module, output: nn.Module | None) -> None:
+    """Replace what lies beside the decoder: no row of text comes through the encoders of a model's images."""
+    kept = {id(module) for module in (decoder, output, model.get_input_embeddings())}
+    path = _name_of(model, decoder).split(".")
+    for depth in range(len(path)):
+        parent = model.get_submodule(".".join(path[:depth]))
+        for name, child in parent.named_children():
+            if name != path[depth] and not kept & {id(module) for module in child.modules()}:
+                setattr(parent, name, _loaded(_NotHeld()))
 
 
 def needed_keys(keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool) -> set[str]:

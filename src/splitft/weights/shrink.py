@@ -26,7 +26,7 @@ _NOT_SIZES = (
     "quantization_config",
 )
 _IMAGES = "pixel_values|image_embeds|flattened_patches"  # in the error of a model that runs on images alone
-MAX_PARAMETERS = 8_000_000  # a larger copy was not shrunk: refused before it takes memory
+MAX_PARAMETERS = 10_000_000  # a larger copy was not shrunk: refused before it takes memory
 
 
 class NotBuiltError(ModelError):
