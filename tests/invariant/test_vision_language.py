@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from plans import assert_is_the_run, planned
 from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, trained, tuned
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from commands import splitft
 from network_threads import together
 from reference import federated_lora, stock_model, write_rows
 from splitft import Job
+from splitft.errors import DataError
 from splitft.model.config import text_config
 from splitft.proof.every_type import default_config
+from splitft.weights.kinds import image_tokens
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import EOS_ID, PAD_ID, VOCAB_SIZE, save_to
 
@@ -39,7 +42,10 @@ def make_setting(folder: Path, model_type: str) -> dict[str, Any]:
     """Write a small vision-language model, rows and a random adapter of its text model; return settings."""
     config = shrink_config(default_config(model_type))
     text = text_config(config)
-    text.vocab_size, text.pad_token_id, text.eos_token_id = VOCAB_SIZE, PAD_ID, EOS_ID
+    marks = image_tokens(config)
+    for number, name in enumerate(marks):
+        setattr(config, name, VOCAB_SIZE + number)  # beyond the tokenizer's
+    text.vocab_size, text.pad_token_id, text.eos_token_id = VOCAB_SIZE + len(marks), PAD_ID, EOS_ID
     tiny_random_model(config, scale=0.1).save_pretrained(folder / "model")
     (folder / "model" / "preprocessor_config.json").write_text('{"image_processor_type": "any"}')
     path = TYPES[model_type].replace(".", r"\.")
@@ -101,6 +107,25 @@ def test_stock_peft_loads_the_adapter_on_the_vision_language_class(
     with torch.no_grad():
         assert (whole(ids).logits - model(ids).logits).abs().max() <= 1e-4
     assert (merged / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "smolvlm"])
+def test_a_plan_is_the_run_and_counts_no_vision_tower(model_type: str, tmp_path: Path) -> None:
+    settings = make_setting(tmp_path, model_type) | {"clients": 2, "cuts": [1, 2]}
+    plan = planned(settings)
+    _, result = trained(settings, tmp_path / "run")
+    assert_is_the_run(plan, result)
+
+
+def test_rows_with_the_mark_of_an_image_are_refused(tmp_path: Path) -> None:
+    settings = make_setting(tmp_path, "qwen2_vl")
+    path = tmp_path / "model" / "config.json"
+    values = json.loads(path.read_text())
+    text = " ".join(Path(settings["data_files"]).read_text().split()[:2])
+    ids = AutoTokenizer.from_pretrained(tmp_path / "model")(text)["input_ids"]
+    path.write_text(json.dumps(values | {"image_token_id": ids[-1]}))
+    with pytest.raises(DataError, match=r"the model's image_token_id, and SplitFT trains on text alone"):
+        trained(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "smolvlm"])

@@ -16,7 +16,7 @@ from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
-from splitft.weights.kinds import causal_class
+from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config
 from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
@@ -54,7 +54,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in (
         ("model", model),
-        ("type", config.model_type),
+        ("type", config.model_type + (", on text without images" if sees_images(config) else "")),
         ("blocks", f"{count} in {blocks}"),
         ("cuts", _cuts(report, cuts)),
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),

@@ -21,7 +21,7 @@ from splitft.model.window import install_window, learn_habits
 from splitft.proof.targets import problems_of_targets
 from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import base_dtype, load_config, load_model
-from splitft.weights.partial import spread_habits
+from splitft.weights.partial import drop_vision, spread_habits
 from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
@@ -145,6 +145,7 @@ def _shapes(job: Job) -> Any:
     model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
     with torch.device("meta"):
         model = model_class._from_config(config, dtype=base_dtype(job)).eval()
+    drop_vision(model)
     small = tiny_random_model(shrink_config(config))
     install_window(model, spread_habits(learn_habits(small), small, model))
     return model

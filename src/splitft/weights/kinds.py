@@ -56,6 +56,13 @@ def sees_images(config: PreTrainedConfig) -> bool:
     return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
+def image_tokens(config: PreTrainedConfig) -> dict[str, int]:
+    """The token ids in whose place a vision-language model puts images, by the names of their settings."""
+    found = vars(config) if sees_images(config) else {}
+    pattern = re.compile(r"(image|video|vision|audio)(_\w+)?_token_(id|index)")
+    return {name: i for name, i in found.items() if pattern.fullmatch(name) and isinstance(i, int)}
+
+
 def auto_class(config: PreTrainedConfig) -> str:
     """The auto class of transformers that loads the model which an exported adapter belongs to."""
     return "AutoModelForImageTextToText" if sees_images(config) else "AutoModelForCausalLM"

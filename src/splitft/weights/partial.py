@@ -54,14 +54,13 @@ def partial_class(model_class: Any, held: Collection[int], *, head: bool) -> Any
 
 def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     """Replace, in place, what a party does not hold by placeholders without parameters."""
-    decoder, _, blocks = find_blocks(model)
+    _, _, blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         if index not in held:
             blocks[index] = _placeholder(block)
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     output = model.get_output_embeddings()
-    if sees_images(model.config):
-        _drop_beside(model, decoder, output)
+    drop_vision(model)
     if output is not None and not head:
         own = {f"{_name_of(model, output)}.{name}" for name, _ in output.named_parameters()}
         if not own & {*tied, *tied.values()}:
@@ -71,9 +70,12 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     model._keys_to_ignore_on_load_unexpected = {".*"}  # the checkpoint holds more than this party
 
 
-def _drop_beside(model: Any, decoder: nn.Module, output: nn.Module | None) -> None:
-    """Replace what lies beside the decoder: no row of text comes through the encoders of a model's images."""
-    kept = {id(module) for module in (decoder, output, model.get_input_embeddings())}
+def drop_vision(model: Any) -> None:
+    """Replace, in place, what lies beside a vision-language model's decoder: no text comes through it."""
+    if not sees_images(model.config):
+        return
+    decoder = find_blocks(model)[0]
+    kept = {id(module) for module in (decoder, model.get_output_embeddings(), model.get_input_embeddings())}
     path = _name_of(model, decoder).split(".")
     for depth in range(len(path)):
         parent = model.get_submodule(".".join(path[:depth]))
