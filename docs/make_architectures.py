@@ -1,4 +1,4 @@
-"""Write docs/architectures.md: try every causal-LM type of the installed transformers (takes minutes).
+"""Write docs/architectures.md: try every causal and vision-language type of transformers (takes minutes).
 
 python docs/make_architectures.py
 """
@@ -19,10 +19,10 @@ INTRODUCTION = """\
 # Which architectures split and train
 
 `splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy of
-each causal-LM type, float32 on a CPU, in eval mode; two rows of unequal length, padded left and right; every
-cut; logits and loss bit-equal, gradients of all parameters equal to rounding (1e-6 of the largest), and the
-same once more with front, trunk and tail. A type trains if it predicts next tokens, and LoRA can adapt layers
-of its blocks.
+each type with a causal or a vision-language class (on text without images), float32 on a CPU, in eval mode;
+two rows of unequal length, padded left and right; every cut; logits and loss bit-equal, gradients of all
+parameters equal to rounding (1e-6 of the largest), and the same once more with front, trunk and tail. A type
+trains if it predicts next tokens, and LoRA can adapt layers of its blocks.
 
 | | types |
 |---|---|

@@ -40,15 +40,15 @@ _QWEN4_INDEXER = {
     "indexer_compress_ratio": 4,
 }
 # What these types' checkpoints state and their default configuration leaves out.
-_WITH_MROPE = ("glm_ocr", "paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
+_WITH_MROPE = ("paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
 _WITH_GLM_MROPE = ("glm46v", "glm4v", "glmga")
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 _MROPE = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
 _GLM_MROPE = {**_MROPE, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
 _COMPLETED: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 4},
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}
-    },
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE}}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "dbrx": {"attn_config": {"kv_n_heads": 8, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6},
@@ -63,6 +63,10 @@ _COMPLETED: dict[str, dict[str, Any]] = {
     **{name: {"text_config": {"rope_parameters": _MROPE}} for name in _WITH_MROPE},
     **{name: {"text_config": {"rope_parameters": _GLM_MROPE}} for name in _WITH_GLM_MROPE},
     "glm4v_moe": {"text_config": {"rope_parameters": _GLM_MROPE, "head_dim": 128}},
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**_MROPE, "mrope_section": [22, 22, 20]}}},
+    "glm_ocr": {"text_config": {"rope_parameters": {**_MROPE, "mrope_section": [8, 12, 12]}}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [3, 1]}},
+    "step3p7": {"text_config": {"sliding_window": 512}},
     "xmod": {"default_language": "en_XX"},
 }
 

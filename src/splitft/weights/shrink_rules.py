@@ -78,7 +78,8 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r"index(er)?_n_heads|o_groups|n_groups|mamba_n_?groups", 2),
         (r"(\w+_)?(num|n)_(\w+_)?heads(_per_layer)?|n_heads?", "heads"),
         (r"(\w+_)?attention_heads|num_query_groups", "heads"),
-        (r"qk_nope_head_dim|index(er)?_head_dim|kv_lora_rank", 16),
+        (r"qk_nope_head_dim", "nope"),
+        (r"index(er)?_head_dim|kv_lora_rank", 16),
         (r"v_head_dim", 12),
         (r"qk_rope_head_dim|rotary_dim|qk_head_dim", "rotary"),
         (r"(attention_|global_|swa_|linear_|linear_key_|linear_value_|mamba_)?head_dim", "size_of_heads"),
@@ -150,6 +151,8 @@ def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: 
             out[key] = _shrink_rotary(value, values, guess)
         elif isinstance(value, list) and key == "mrope_section":
             total, sections = int(sum(value) * share), [max(int(item * share), 1) for item in value]
+            for number in range(total - sum(sections)):  # equal sections stay equal where they can
+                sections[number % len(sections)] += 1
             out[key] = [total - sum(sections[1:]), *sections[1:]]
         elif isinstance(value, list):
             length = max(int(len(value) * share), 1)
@@ -210,6 +213,8 @@ def _number(role: str, name: str, value: int, values: Mapping[str, Any], guess: 
         return max(round(value * guess.hidden / hidden / 8) * 8, 8)
     if role == "size_of_heads":
         return _size_of_heads(name, value, values, hidden, heads, guess)
+    if role == "nope":  # halves stay halves: a share of the whole head turns in some types
+        return 8 if value == values.get("qk_rope_head_dim") else min(value, 16)
     assert role == "rotary"
     return _rotary(name, value, values, hidden, heads, guess)
 
@@ -219,7 +224,8 @@ def _size_of_heads(
 ) -> int:
     if "qk_nope_head_dim" in values and name == "head_dim":  # latent attention: one of its own parts
         nope, rope = values["qk_nope_head_dim"], values.get("qk_rope_head_dim")
-        return {rope: 8, nope: 16}.get(value, 24)
+        parts = {nope: _number("nope", "qk_nope_head_dim", nope, values, guess), rope: 8}
+        return parts.get(value, parts[nope] + 8)
     if guess.plain_heads:
         return guess.hidden // guess.heads
     of = values.get(_HEADS_OF.get(name, "")) or heads
@@ -229,7 +235,8 @@ def _size_of_heads(
 
 def _rotary(name: str, value: int, values: Mapping[str, Any], hidden: int, heads: int, guess: Guess) -> int:
     if "qk_nope_head_dim" in values:
-        return 24 if name == "qk_head_dim" else 8
+        nope = _number("nope", "qk_nope_head_dim", values["qk_nope_head_dim"], values, guess)
+        return nope + 8 if name == "qk_head_dim" else 8
     size = values.get("head_dim") or hidden // heads
     shrunk = _size_of_heads("head_dim", size, values, hidden, heads, guess)
     return max(int(value * shrunk / size) // 2 * 2, 2)
