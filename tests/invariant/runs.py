@@ -78,7 +78,9 @@ def block_of(name: str) -> int:
 
 
 def base_of(job: Job) -> Any:
-    return stock_model(job.model_name_or_path)
+    base = stock_model(job.model_name_or_path)
+    base.config.use_cache = False  # some types' caches do not take rows of a copy without attention blocks
+    return base
 
 
 def tuned(job: Job, result: RunResult) -> Any:

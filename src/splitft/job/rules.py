@@ -71,6 +71,12 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "does not go with server_batch_tokens, which computes padded rows: leave out one of the two",
         )
 
+    if get("train_front") is False and get("lora_target_parameters"):
+        yield (
+            "train_front",
+            "no does not go with lora_target_parameters: peft gives experts adapters in every block",
+        )
+
     if get("devices") and isinstance(get("micro_batches"), int):
         yield (
             "micro_batches",

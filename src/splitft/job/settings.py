@@ -168,6 +168,10 @@ class LoraSettings(Strict):
     lora_target_modules: Name | Names | None = key(
         None, "Module names, or all-linear. Default: peft's choice for the model type."
     )
+    lora_target_parameters: Names | None = key(
+        None,
+        "Weights of fused experts with LoRA, e.g. [mlp.experts.down_proj]: a pair for every expert.",
+    )
 
 
 class AverageSettings(Strict):

@@ -60,8 +60,14 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),
         ("labels at home", _tail(report) if report.ok else "not tried"),
         ("clients together", _unless(report.together, "yes, whatever their cuts", "one at a time")),
+        ("in parts", _unless(report.parts, "yes", "whole batches")),
         ("without padding", _unless(report.padding_free, "yes", "rows are padded")),
         ("LoRA on", ", ".join(report.targets) or "not tried"),
+        *(
+            [("experts", f"{', '.join(report.experts)}, where lora_target_parameters names them")]
+            if report.experts
+            else []
+        ),
         *((f"not on {name}", problem) for name, problem in report.left_out.items()),
         ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
         ("verdict", _verdict(report)),
@@ -73,7 +79,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
 
 
 def check_all_command(console: Console | None = None) -> int:
-    """Try every causal-LM type of the installed transformers and print one row for each; return 0."""
+    """Try every causal and vision-language type of transformers, and print one row for each; return 0."""
     console = console or _console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:

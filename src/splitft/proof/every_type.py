@@ -1,4 +1,4 @@
-"""Try the split on every causal-LM type of the installed transformers, each safe from the others.
+"""Try the split on every causal and vision-language type of transformers, each safe from the others.
 
 As a program: one of the processes that check, which reads a type a line and answers with its report in JSON.
 """

@@ -20,7 +20,7 @@ from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
-from splitft.model.slots import AdapterSlots
+from splitft.model.slots import AdapterSlots, from_peft, peft_name, peft_tensors
 from splitft.running.progress import number
 from splitft.weights.kinds import auto_class, sees_images
 
@@ -117,7 +117,7 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
     The folder is written beside its place and moved there, so that readers never see a part of it.
     """
     ranks = {
-        f"{slots.path}.{block}.{module_of(name)}": rank_of(tensors)
+        _pattern(slots, block, name): rank_of(tensors)
         for block, tensors in adapter.items()
         for name in tensors
         if rank_of(tensors) != job.lora_r
@@ -130,11 +130,7 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
         # The scaling stays alpha / r, so that a change of rank never changes the function.
         alpha_pattern={path: job.lora_alpha * rank / job.lora_r for path, rank in ranks.items()},
     )
-    tensors = {
-        f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
-        for block, values in adapter.items()
-        for name, tensor in values.items()
-    }
+    tensors = peft_tensors(adapter, slots)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -146,6 +142,12 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _pattern(slots: AdapterSlots, block: int, name: str) -> str:
+    """Return the name that peft's patterns have for the module, or the parameter, of a LoRA tensor."""
+    module = module_of(name)
+    return f"{slots.path}.{block}.{slots.parameters.get(module, module)}"
 
 
 def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
@@ -163,21 +165,21 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
     for block, specs in slots.layout.items():
         given: BlockAdapter = {}
         for spec in specs:
-            key = f"base_model.model.{slots.path}.{block}.{spec.name}"
+            key = peft_name(slots, block, spec.name)
             if key not in tensors:
                 raise ModelError(
                     f"the adapter in {folder} has no {key}: lora_target_modules must be the same"
                 )
-            given[spec.name] = tensor = tensors.pop(key).float()
-            rank = given[name_of_a(spec.name)].shape[0]  # A comes before its B
+            stored = tensors.pop(key).float()
+            given[spec.name] = tensor = from_peft(spec, stored)
+            rank = rank_of({name_of_a(spec.name): given[name_of_a(spec.name)]})  # A comes before its B
             if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
                 raise ModelError(
-                    f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
+                    f"{key} of the adapter in {folder} has shape {tuple(stored.shape)}; "
                     f"this job expects {spec.shape}: set lora_r to the adapter's rank"
                 )
             if not is_a(spec.name):
-                module = f"{slots.path}.{block}.{module_of(spec.name)}"
-                pattern = get_pattern_key(list(config.alpha_pattern), module)
+                pattern = get_pattern_key(list(config.alpha_pattern), _pattern(slots, block, spec.name))
                 alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
                 scaling = alpha / (rank**0.5 if config.use_rslora else rank)
                 factor = scaling / (job.lora_alpha / job.lora_r)

@@ -12,12 +12,22 @@ from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
 from splitft.job import Job
+from splitft.job.settings import LoraSettings
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
-from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.slots import (
+    AdapterSlots,
+    expert_parameters,
+    inject,
+    is_called,
+    lora_config,
+    resolve_targets,
+    uses_fan_in_fan_out,
+)
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
+from splitft.proof.attention import with_attention
 from splitft.proof.targets import problems_of_targets
 from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import base_dtype, load_config, load_model
@@ -55,21 +65,20 @@ def load_base(
         )
         model = model.to(compute_device(job))
     if job.attn_implementation is None:
-        use_fast_backward(model)
+        with_attention(model, use_fast_backward, job.seed)
     if wants_padding_free(job):
-        attend_samples_apart(model)
+        with_attention(model, attend_samples_apart, job.seed)
     return model
 
 
-def with_adapters(
-    job: Job, base: Any, server_inputs: ServerInputs, head: HeadForm, targets: Targets
+def make_split_model(
+    job: Job, base: Any, slots: AdapterSlots, server_inputs: ServerInputs, head: HeadForm
 ) -> SplitModel:
-    """Return a proven base, ready to train: with adapters, and recomputation of the blocks that hold them.
+    """Return a proven base with its adapters, ready to train.
 
     server_inputs, head: as a proof found them.
-    targets: the modules with LoRA, as `choose_targets` or the server found them.
     """
-    slots, chunk = inject_adapters(job, base, targets), job.loss_chunk_tokens
+    chunk = job.loss_chunk_tokens
     return SplitModel(
         base, slots, seed=job.seed, server_inputs=server_inputs, head=head, loss_chunk_tokens=chunk
     )
@@ -82,7 +91,25 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
     that the job states, or none at all.
     """
     names, excluded = resolve_targets(model, job.lora_target_modules)
-    left_out = problems_of_targets(model.config, names, excluded, job.seed)
+    experts = list(job.lora_target_parameters or ())
+    known = expert_parameters(model)
+    if unknown := [name for name in experts if not any(is_called(each, [name]) for each in known)]:
+        has = f"this model has {', '.join(known)}" if known else "this model has none"
+        raise ModelError(
+            f"lora_target_parameters: no fused experts of a block are called {', '.join(unknown)}; {has}"
+        )
+
+    def configure(small: Any, some: Sequence[str]) -> Any:
+        return _lora_config(
+            job,
+            small,
+            ([name for name in some if name not in experts], excluded),
+            parameters=[name for name in some if name in experts],
+        )
+
+    left_out = problems_of_targets(model.config, [*names, *experts], configure, job.seed)
+    for name in set(experts) & set(left_out):
+        raise ModelError(f"lora_target_parameters: LoRA cannot adapt {name}: {left_out[name]}")
     kept = [name for name in names if name not in left_out]
     if left_out and (not kept or job.lora_target_modules not in (None, "all-linear")):
         name, problem = next(iter(left_out.items()))
@@ -93,21 +120,32 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
 
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     """Inject LoRA into a model, in place, as the job asks; return its slots."""
+    blocks = range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None
+    slots = inject(model, _lora_config(job, model, targets, blocks, job.lora_target_parameters or ()))
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return slots
+
+
+def _lora_config(
+    job: LoraSettings,
+    model: Any,
+    targets: Targets,
+    blocks: range | None = None,
+    parameters: Sequence[str] = (),
+) -> Any:
     names, excluded = targets
     there = {name for name, _ in model.named_modules()}  # a party may hold none of those to leave out
-    config = lora_config(
+    return lora_config(
         list(names),
         [name for name in excluded if name in there],
         r=job.lora_r,
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
-        blocks=range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None,
+        blocks=blocks,
+        parameters=parameters,
     )
-    slots = inject(model, config)
-    if job.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return slots
 
 
 def compute_device(job: Job) -> torch.device:
