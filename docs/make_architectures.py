@@ -1,4 +1,4 @@
-"""Write docs/architectures.md: try every causal-LM type of the installed transformers (takes minutes).
+"""Write docs/architectures.md: try every causal and vision-language type of transformers (takes minutes).
 
 python docs/make_architectures.py
 """
@@ -18,13 +18,13 @@ INTRODUCTION = """\
 <!-- Written by docs/make_architectures.py; run it again after a change of transformers or of the check. -->
 # Which architectures split and train
 
-`splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy of
-each causal-LM type, float32 on a CPU; two padded rows of unequal length; every cut; logits and loss
-bit-equal, gradients of all parameters equal to rounding (1e-6 of the largest), and the same once more with
-front, trunk and tail. A type trains if it predicts next tokens, LoRA can adapt layers of its blocks, a
-training step with these adapters is equal, too, and stock peft loads them. A test trains every such type for
-three steps at two cuts, and compares losses and adapters with those of stock peft on whole models
-(`pytest -m slow tests/invariant/test_types_train.py`).
+`splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy
+of each type with a causal or a vision-language class (on text without images), float32 on a CPU; two padded
+rows of unequal length; every cut; logits and loss bit-equal, gradients of all parameters equal to rounding
+(1e-6 of the largest), and the same once more with front, trunk and tail. A type trains if it predicts next
+tokens, LoRA can adapt layers of its blocks, a training step with these adapters is equal, too, and stock
+peft loads them. A test trains every such type for three steps at two cuts, and compares losses and adapters
+with those of stock peft on whole models (`pytest -m slow tests/invariant/test_types_train.py`).
 
 | | types |
 |---|---|

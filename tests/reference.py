@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, get_scheduler
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    get_scheduler,
+)
 
 from splitft import Job
 from splitft.data import ClientData, collate, prepare
@@ -90,13 +99,20 @@ def make_hybrid_setting(folder: Path, **settings: Any) -> dict[str, Any]:
     } | settings  # fmt: skip
 
 
+def stock_model(folder: str | Path) -> Any:
+    """Load a model in float32 by the auto class that a person would take."""
+    causal = type(AutoConfig.from_pretrained(folder)) in MODEL_FOR_CAUSAL_LM_MAPPING
+    auto: Any = AutoModelForCausalLM if causal else AutoModelForImageTextToText
+    return auto.from_pretrained(folder, dtype=torch.float32)
+
+
 class UnsplitClient:
     """Stock peft training of one client's data on a whole model of its own."""
 
     def __init__(self, job: Job, data: ClientData) -> None:
         self.job = job
         self.data = data
-        base = AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
+        base = stock_model(job.model_name_or_path)
         self.model = PeftModel.from_pretrained(base, job.adapter_name_or_path, is_trainable=True)
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

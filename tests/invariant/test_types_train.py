@@ -14,6 +14,7 @@ from splitft import Job
 from splitft.errors import ModelError
 from splitft.model.config import text_config
 from splitft.proof.every_type import causal_types, default_config
+from splitft.weights.kinds import image_tokens
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import VOCAB_SIZE, save_to
 
@@ -27,6 +28,10 @@ def settings_of(model_type: str, folder: Path) -> dict[str, Any]:
     text = text_config(config)
     for name in [name for name, value in vars(text).items() if "vocab" in name and value == text.vocab_size]:
         setattr(text, name, VOCAB_SIZE)
+    marks = image_tokens(config)
+    for number, name in enumerate(marks):  # beyond the tokenizer's
+        setattr(config, name, VOCAB_SIZE + number)
+    text.vocab_size += len(marks)
     tiny_random_model(config, scale=0.05).save_pretrained(folder / "model")
     config.save_pretrained(folder / "model")  # of all its parts, as a checkpoint of several states it
     return {
@@ -76,7 +81,7 @@ def test_a_stated_target_that_cannot_be_adapted_is_refused(
         trained(settings, tmp_path / "run")
 
 
-@pytest.mark.parametrize("model_type", ["bert", "bart"])
+@pytest.mark.parametrize("model_type", ["bert-generation", "xlnet", "trocr"])
 def test_a_model_that_only_splits_is_refused(model_type: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot be trained: .*(later ones|not that of the next token)"):
         trained(settings_of(model_type, tmp_path), tmp_path / "run")

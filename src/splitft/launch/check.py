@@ -17,8 +17,9 @@ from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.running.check import JobReport
+from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config
-from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 _COLORS = {
     "exact": "green",
@@ -53,7 +54,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     # Its findings, a line each.
     rows = [
         ("model", model),
-        ("type", config.model_type),
+        ("type", config.model_type + (", on text without images" if sees_images(config) else "")),
         ("blocks", f"{count} in {blocks}"),
         ("cuts", _cuts(report, cuts)),
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),
@@ -98,7 +99,7 @@ def tell_job(found: JobReport, console: Console | None = None) -> int:
 
 
 def check_all_command(console: Console | None = None) -> int:
-    """Try every causal-LM type of the installed transformers and print one row for each; return 0."""
+    """Try every causal and vision-language type of transformers, and print one row for each; return 0."""
     console = console or _console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:

@@ -218,7 +218,7 @@ def check(
     cuts: Annotated[str | None, typer.Option(help="Cuts to try, e.g. 1,2,8; default: every cut.")] = None,
     all_architectures: Annotated[
         bool,
-        typer.Option("--all-architectures", help="Try every causal-LM type of the installed transformers."),
+        typer.Option("--all-architectures", help="Try every causal and vision-language type."),
     ] = False,
 ) -> None:
     """Prove that a model, or a job with its own adapters, computes split what it computes whole."""

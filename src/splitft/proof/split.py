@@ -34,7 +34,8 @@ from splitft.proof.parts import try_parts
 from splitft.proof.targets import problems_in
 from splitft.proof.training import as_trained
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
-from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
+from splitft.weights.kinds import causal_class
+from splitft.weights.shrink import NotBuiltError, shrink_config
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "splits only", "refused", "could not be built"]

@@ -13,6 +13,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
@@ -21,6 +22,7 @@ from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
 from splitft.model.slots import AdapterSlots, from_peft, peft_name, peft_tensors
 from splitft.running.progress import number
+from splitft.weights.kinds import auto_class, sees_images
 
 _CARD = """---
 {header}---
@@ -39,9 +41,9 @@ server adapter `{job.server_adapter}`, labels at the {job.labels}; {up:.1f} MB w
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {auto}
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = {auto}.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 """
@@ -64,13 +66,16 @@ figures are over all clients.)""",
 _HOW["same_split"] = _HOW["splitft"]
 
 
-def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
-    """Return the card: what was trained, how, and what it reached. It names no client's data."""
+def model_card(job: Job, summary: Mapping[str, Any], base: str, config: PreTrainedConfig) -> str:
+    """Return the card: what was trained, how, and what it reached. It names no client's data.
+
+    config: of the base model.
+    """
     header = yaml.safe_dump(
         {
             "base_model": base,
             "library_name": "peft",
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": "image-text-to-text" if sees_images(config) else "text-generation",
             "tags": ["lora", "federated-learning", "split-learning", "splitft"],
         },
         sort_keys=False,
@@ -83,6 +88,7 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         **shown,
         job=job,
         header=header,
+        auto=auto_class(config),
         how=_HOW[job.method].format(**shown),
         ppl_before=number(summary.get("perplexity_before"), 2),
         ppl=number(summary.get("perplexity"), 2),
@@ -100,6 +106,8 @@ _OTHER_FUNCTIONS = (
     "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
     "layer_replication", "monteclora_config", "velora_config",
 )  # fmt: skip
+# Files with which AutoProcessor prepares images.
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 
 
@@ -212,9 +220,13 @@ def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     return config, tensors
 
 
-def usage_hints(run_dir: Path, base: str, rank: int) -> str:
-    """Return the commands that load and serve what a run made."""
+def usage_hints(run_dir: Path, base: str, rank: int, config: PreTrainedConfig) -> str:
+    """Return the commands that load and serve what a run made. config: of the base model."""
     adapter = run_dir / "adapter"
+    if sees_images(config):
+        return f"""\
+Load it with peft on {auto_class(config)}, as {adapter}/README.md shows, or merge it:
+  splitft export {run_dir} merged --merge"""
     return f"""\
 Load it with peft:
   python -c "from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained('{adapter}'))"
@@ -250,6 +262,7 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
 def _merge(adapter: Path, out: Path) -> None:
     from peft import PeftConfig, PeftModel
 
+    from splitft.weights.hub import locator, resolve_model
     from splitft.weights.load import load_model, load_tokenizer
 
     quiet_libraries()
@@ -260,4 +273,8 @@ def _merge(adapter: Path, out: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     merged.save_pretrained(fresh)
     load_tokenizer(base).save_pretrained(fresh)
+    if "vision_config" in merged.config.sub_configs:
+        locate = locator(resolve_model(base))
+        for path in filter(None, map(locate, _PROCESSORS)):
+            shutil.copyfile(path, fresh / path.name)
     fresh.rename(out)

@@ -56,10 +56,11 @@ class ClientSetup:
         quiet_libraries()
         job = self._job(welcome.job)
         self._told = job, welcome
+        config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
-        check_config(job, base_config(job), [data])
+        check_config(job, config, [data])
         model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
         pad = cast(int, tokenizer.pad_token_id)
         client: ClientRole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.attention import with_attention
 from splitft.proof.targets import problems_of_targets
+from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import base_dtype, load_config, load_model
-from splitft.weights.partial import spread_habits
-from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
+from splitft.weights.partial import drop_vision, spread_habits
+from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
 
@@ -133,9 +135,10 @@ def _lora_config(
     parameters: Sequence[str] = (),
 ) -> Any:
     names, excluded = targets
+    there = {name for name, _ in model.named_modules()}  # a party may hold none of those to leave out
     return lora_config(
         list(names),
-        list(excluded),
+        [name for name in excluded if name in there],
         r=job.lora_r,
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
@@ -164,8 +167,15 @@ def wants_padding_free(job: Job) -> bool:
 
 
 def base_config(job: Job) -> PreTrainedConfig:
-    """Return the configuration of the base model; no weights are read. Raises ModelError."""
-    return causal_class(load_config(job.model_name_or_path, job.model_revision))[1]
+    """Return the configuration of the base model; no weights are read.
+
+    Raises ModelError where it is no next-token model, or one that needs images.
+    """
+    whole_config = load_config(job.model_name_or_path, job.model_revision)
+    if sees_images(whole_config):
+        with suppress(NotBuiltError):
+            shrink_config(whole_config)
+    return causal_class(whole_config)[1]
 
 
 def _shapes(job: Job) -> Any:
@@ -173,6 +183,7 @@ def _shapes(job: Job) -> Any:
     model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
     with torch.device("meta"):
         model = model_class._from_config(config, dtype=base_dtype(job)).eval()
+    drop_vision(model)
     small = tiny_random_model(shrink_config(config))
     install_window(model, spread_habits(learn_habits(small), small, model))
     return model

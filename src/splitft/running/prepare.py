@@ -12,7 +12,7 @@ from rich.markup import escape
 from splitft.cuts.registry import check_cut_policy
 from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.devices.profile import check_devices
-from splitft.errors import JobError, ModelError
+from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
 from splitft.job.settings import FederationSettings
@@ -34,6 +34,7 @@ from splitft.running.model import (
     wants_padding_free,
 )
 from splitft.weights.hub import resolve_model
+from splitft.weights.kinds import image_tokens
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
 
@@ -81,7 +82,8 @@ def assemble(
     job, notices = resolve_sources(job)
     for text in notices:
         note(console, text)
-    # 2. Data, dealt to the clients.
+    # 2. The kind of the model; data, dealt to the clients.
+    config = base_config(job)
     base = str(resolve_model(job.model_name_or_path))
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     prepared, names = None, list(elsewhere or ())
@@ -97,7 +99,6 @@ def assemble(
         names = [client.name for client in prepared.clients]
     clients = prepared.clients if prepared else ()
     # 3. Demands on the model that its configuration tells.
-    config = base_config(job)
     check_config(job, config, clients)
     job = with_whole_batches(job, config)
     blocks = count_blocks(config)
@@ -222,8 +223,8 @@ def with_whole_batches(job: Job, config: Any) -> Job:
 def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
     """Hold a job and its data to the configuration of their model.
 
-    Raises JobError where max_length exceeds the model's positions, and ModelError where rows hold token ids
-    that it has no embedding for.
+    Raises JobError where max_length exceeds the model's positions, ModelError where rows hold token ids that
+    it has no embedding for, and DataError where they hold ids that stand for images.
     """
     positions = getattr(text_config(config), "max_position_embeddings", None)
     if isinstance(positions, int) and 0 < positions < job.max_length:
@@ -231,10 +232,16 @@ def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
             f"max_length is {job.max_length}, the model takes {positions} tokens: lower max_length"
         )
     known = getattr(text_config(config), "vocab_size", None)
-    rows = (rows for client in clients for rows in (client.train, client.eval))
-    highest = max((int(ids.max()) for some in rows for ids in some.input_ids), default=0)
+    rows = [ids for client in clients for some in (client.train, client.eval) for ids in some.input_ids]
+    highest = max((int(ids.max()) for ids in rows), default=0)
     if isinstance(known, int) and highest >= known:
         raise ModelError(
             f"the tokenizer of {job.model_name_or_path} gives token id {highest}, but the model's vocabulary "
             f"ends at {known - 1}: the tokenizer is another model's"
         )
+    for name, token in image_tokens(config).items():
+        if any(bool((ids == token).any()) for ids in rows):
+            raise DataError(
+                f"a row holds token id {token}, the model's {name}, and SplitFT trains on text alone: remove "
+                "the marks of images from the texts"
+            )

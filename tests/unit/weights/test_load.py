@@ -120,6 +120,25 @@ def test_a_checkpoint_of_the_base_model_loads_in_parts(tmp_path: Path) -> None:
     assert torch.equal(run_blocks(part, 0, 1, input_ids=ids), expected)
 
 
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "llava", "smolvlm", "kosmos-2.5"])
+@torch.no_grad()
+def test_a_part_of_a_vision_language_model_has_no_vision_tower(model_type: str, tmp_path: Path) -> None:
+    model = tiny_random_model(shrink_config(default_config(model_type)))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    vision = {file for key, file in index["weight_map"].items() if "vis" in key}
+    needless = vision - {file for key, file in index["weight_map"].items() if "vis" not in key}
+    assert needless
+    for file in needless:
+        (tmp_path / file).write_bytes(b"not opened")
+    ids, count = torch.arange(4, 12)[None], count_blocks(model.config)
+    front = load_model(tmp_path, blocks=range(2), head=False)
+    trunk = load_model(tmp_path, blocks=range(2, count), head=True)
+    logits = run_blocks(trunk, 2, count, hidden=run_blocks(front, 0, 2, input_ids=ids)).logits
+    assert torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
+    assert not [name for part in (front, trunk) for name, _ in part.named_parameters() if "vis" in name]
+
+
 def test_bfloat16_and_attention_are_taken_over(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     for model in (
