@@ -97,17 +97,24 @@ class UnsplitClient:
         self.job = job
         self.data = data
         base = AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
-        self.model = PeftModel.from_pretrained(base, job.adapter_name_or_path, is_trainable=True)
+        self.model = self.with_adapter(base)
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
-        )
+        self.optimizer = self.make_optimizer()
         total = job.rounds * job.local_steps
         self.schedule = get_scheduler(job.lr_scheduler_type, self.optimizer, job.warmup_steps, total)
         self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
         self.tokens = 0
         self.losses: list[tuple[float, int]] = []
+
+    def with_adapter(self, base: Any) -> Any:
+        return PeftModel.from_pretrained(base, self.job.adapter_name_or_path, is_trainable=True)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        job = self.job
+        return torch.optim.AdamW(
+            self.parameters, lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
+        )
 
     def local_step(self) -> None:
         batches = [self._batch() for _ in range(self.job.gradient_accumulation_steps)]

@@ -1,7 +1,8 @@
 """Adapter slots: the places of a model's LoRA modules, block by block.
 
 peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
-and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
+and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank,
+or lora_alpha / sqrt(lora_r) with use_rslora.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
-from splitft.lora.blocks import Layout, TensorSpec, tensor_name
+from splitft.lora.blocks import Adapter, Layout, TensorSpec, tensor_name
 from splitft.model.config import text_config
 from splitft.model.window import find_blocks, install_window
 
@@ -28,6 +29,7 @@ class AdapterSlots:
         from peft.tuners.lora import LoraLayer
 
         self.config = config
+        self.start: Adapter = {}  # the part of the base weights that moved into new adapters
         self.targets = sorted(config.target_modules) if config else []
         self.excluded = sorted(config.exclude_modules or ()) if config else []
 
@@ -106,6 +108,7 @@ def lora_config(
     dropout: float,
     fan_in_fan_out: bool = False,
     blocks: Iterable[int] | None = None,
+    use_rslora: bool = False,
 ) -> Any:
     """Return the peft LoraConfig. blocks: those with adapters; None: all."""
     from peft import LoraConfig
@@ -118,6 +121,7 @@ def lora_config(
         exclude_modules=excluded or None,
         fan_in_fan_out=fan_in_fan_out,
         layers_to_transform=None if blocks is None else list(blocks),
+        use_rslora=use_rslora,
         task_type="CAUSAL_LM",
     )
 
@@ -126,10 +130,15 @@ def inject(model: Any, config: Any) -> AdapterSlots:
     """Freeze the model, inject LoRA modules of full rank into it, in place, and return its slots."""
     from peft import inject_adapter_in_model
 
-    blocks, chosen = install_window(model)._modules, config.layers_to_transform
-    names = [name for i in chosen or () for name, _ in blocks[str(i)].named_modules()]
+    window, chosen = install_window(model), config.layers_to_transform
+    path = next(name for name, module in model.named_modules() if module is window)
+    names = [
+        f"{path}.{index}.{name}"
+        for index in (range(len(window)) if chosen is None else chosen)
+        for name, _ in window._modules[str(index)].named_modules()
+    ]
     model.requires_grad_(False)
-    if chosen is None or any(_is_called(name, config.target_modules) for name in names):  # peft refuses none
+    if any(_is_called(name, config.target_modules) for name in names):  # peft refuses none
         inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,8 +19,9 @@ from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
-from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
+from splitft.lora.blocks import Adapter, BlockAdapter, concat, is_a, module_of, name_of_a, rank_of, resize
 from splitft.model.slots import AdapterSlots
+from splitft.running.misfit import misfit, other_kind
 from splitft.running.progress import number
 
 _CARD = """---
@@ -95,32 +97,31 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
     )
 
 
-# Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
-_OTHER_FUNCTIONS = (
-    "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
-    "layer_replication", "monteclora_config", "velora_config",
-)  # fmt: skip
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
-
-
 def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, card: str, base: str) -> None:
     """Write the adapter so that `PeftModel.from_pretrained(base_model, folder)` loads it.
 
-    The folder is written beside its place and moved there, so that readers never see a part of it.
+    The folder is written beside its place and moved there, so that readers never see a part of it. Where
+    adapters started as a part of the base weights, that part is taken off in as many more components, as peft
+    does: the folder is for the base model as it was.
     """
+    full = 2 * job.lora_r if slots.start else job.lora_r
+    if slots.start:
+        adapter = {block: concat([own, _negative(slots.start[block])]) for block, own in adapter.items()}
     ranks = {
         f"{slots.path}.{block}.{module_of(name)}": rank_of(tensors)
         for block, tensors in adapter.items()
         for name in tensors
-        if rank_of(tensors) != job.lora_r
+        if rank_of(tensors) != full
     }
     config = replace(
         slots.config,
         base_model_name_or_path=base,
         inference_mode=True,
+        r=full,
+        lora_alpha=_alpha_at(full, job),
         rank_pattern=ranks,
-        # The scaling stays alpha / r, so that a change of rank never changes the function.
-        alpha_pattern={path: job.lora_alpha * rank / job.lora_r for path, rank in ranks.items()},
+        # The scaling stays the same, so that a change of rank never changes the function.
+        alpha_pattern={path: _alpha_at(rank, job) for path, rank in ranks.items()},
     )
     tensors = {
         f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
@@ -140,8 +141,19 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _alpha_at(rank: int, job: Job) -> float:
+    """Return the lora_alpha with which an adapter of this rank has the job's scaling."""
+    share = rank / job.lora_r
+    return job.lora_alpha * math.sqrt(share) if job.use_rslora else job.lora_alpha * rank / job.lora_r
+
+
+def _negative(block: BlockAdapter) -> BlockAdapter:
+    """Return the block's adapter with the opposite product."""
+    return {name: tensor if is_a(name) else -tensor for name, tensor in block.items()}
+
+
 def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
-    """Return the adapter of a PEFT folder, scaled to the job's lora_alpha / lora_r, in the model's order.
+    """Return the adapter of a PEFT folder, scaled to the job's scaling, in the model's order.
 
     Every tensor of a block gets the highest rank in that block, by zeros; where a cut lowers the rank, the
     best components come first. Raises ModelError where the folder is no plain LoRA adapter of this model, or
@@ -151,16 +163,14 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
 
     folder = Path(folder).expanduser()
     config, tensors = _read_adapter(folder)
+    if problem := misfit(config, tensors, slots, job):
+        raise ModelError(f"the adapter in {folder} {problem}")
     adapter: Adapter = {}
     for block, specs in slots.layout.items():
         given: BlockAdapter = {}
         for spec in specs:
             key = f"base_model.model.{slots.path}.{block}.{spec.name}"
-            if key not in tensors:
-                raise ModelError(
-                    f"the adapter in {folder} has no {key}: lora_target_modules must be the same"
-                )
-            given[spec.name] = tensor = tensors.pop(key).float()
+            given[spec.name] = tensor = tensors[key].float()
             rank = given[name_of_a(spec.name)].shape[0]  # A comes before its B
             if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
                 raise ModelError(
@@ -171,16 +181,12 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
                 module = f"{slots.path}.{block}.{module_of(spec.name)}"
                 pattern = get_pattern_key(list(config.alpha_pattern), module)
                 alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
-                scaling = alpha / (rank**0.5 if config.use_rslora else rank)
-                factor = scaling / (job.lora_alpha / job.lora_r)
+                scaling = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+                factor = scaling / job.lora_scaling
                 given[spec.name] = tensor if factor == 1 else tensor * factor
         adapter[block] = resize(given, max(rank_of({name: tensor}) for name, tensor in given.items()))
         if job.lora_r_cut not in (None, job.lora_r):
             adapter[block] = canonical_block(adapter[block])
-    if tensors:
-        raise ModelError(
-            f"the adapter in {folder} also has {next(iter(tensors))}, which this job does not train"
-        )
     return adapter
 
 
@@ -197,16 +203,8 @@ def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
         tensors = load_file(weights)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"adapter_name_or_path {folder} cannot be read: {error}") from None
-    if not isinstance(config, LoraConfig):
-        raise ModelError(f"the adapter in {folder} is no LoRA adapter but {config.peft_type.value}")
-    unusual = [name for name in _OTHER_FUNCTIONS if getattr(config, name, None)]
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in _PLAIN_STARTS:
-        unusual.append(f"init_lora_weights {config.init_lora_weights}")
-    if unusual:
-        raise ModelError(
-            f"the adapter in {folder} is no plain LoRA adapter ({', '.join(unusual)}): "
-            "merge it into its model and start from that"
-        )
+    if problem := other_kind(config):
+        raise ModelError(f"the adapter in {folder} {problem}")
     return config, tensors
 
 

@@ -14,8 +14,10 @@ from splitft.job import Job
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
+from splitft.model.moved_base import move_base
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.targets import problems_of_targets
 from splitft.weights.load import base_dtype, load_config, load_model
@@ -68,6 +70,8 @@ def with_adapters(
     targets: the modules with LoRA, as `choose_targets` or the server found them.
     """
     slots, chunk = inject_adapters(job, base, targets), job.loss_chunk_tokens
+    if job.moves_base:
+        slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
     return SplitModel(
         base, slots, seed=job.seed, server_inputs=server_inputs, head=head, loss_chunk_tokens=chunk
     )
@@ -79,14 +83,14 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
     Only names that the job does not state itself are left out. Raises ModelError where LoRA cannot adapt one
     that the job states, or none at all.
     """
-    names, excluded = resolve_targets(model, job.lora_target_modules)
+    names, excluded = resolve_targets(model, names_in_blocks(model, job.lora_target_modules))
     left_out = problems_of_targets(model.config, names, excluded, job.seed)
     kept = [name for name in names if name not in left_out]
     if left_out and (not kept or job.lora_target_modules not in (None, "all-linear")):
         name, problem = next(iter(left_out.items()))
         others = f"; of these layers it can: {', '.join(kept)}" if kept else ""
         raise ModelError(f"lora_target_modules: LoRA cannot adapt {name}: {problem}{others}")
-    return (kept, excluded), left_out
+    return narrowed(model, job, job.frozen_blocks, kept, excluded), left_out
 
 
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
@@ -99,6 +103,7 @@ def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
+        use_rslora=job.use_rslora,
         blocks=range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None,
     )
     slots = inject(model, config)
