@@ -77,7 +77,9 @@ def block_of(name: str) -> int:
 
 
 def base_of(job: Job) -> Any:
-    return AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
+    base.config.use_cache = False  # some types' caches do not take rows of a copy without attention blocks
+    return base
 
 
 def tuned(job: Job, result: RunResult) -> Any:

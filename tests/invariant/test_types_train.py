@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from runs import assert_same_bits, final_adapter, perplexity, trained, tuned
+from torch.testing import assert_close
 
 from commands import splitft
 from reference import write_rows
@@ -19,12 +20,18 @@ from tiny import VOCAB_SIZE, save_to
 # Each failed with a traceback, or left an adapter that nothing could load.
 MENDED = ["deepseek_v3", "qwen3_next", "llama4_text", "phimoe", "mamba", "falcon_h1", "ctrl"]
 
+# Experts with matrix products over all their tokens; padding is among them, and does not cross a cut.
+GO_BY_ROWS = {"gpt_oss"}
+
 
 def settings_of(model_type: str, folder: Path) -> dict[str, Any]:
     """Write a small random model of a type, and rows; return the settings of a job on it."""
     config = shrink_config(default_config(model_type))
-    text_config(config).vocab_size = VOCAB_SIZE
+    text = text_config(config)
+    for name in [name for name, value in vars(text).items() if "vocab" in name and value == text.vocab_size]:
+        setattr(text, name, VOCAB_SIZE)
     tiny_random_model(config, scale=0.05).save_pretrained(folder / "model")
+    config.save_pretrained(folder / "model")  # of all its parts, as a checkpoint of several states it
     return {
         "model_name_or_path": str(save_to(folder / "model")),
         "data_files": str(write_rows(folder / "rows.txt")), "max_length": 16, "max_eval_samples": 4,
@@ -38,6 +45,11 @@ def assert_trains_and_loads(model_type: str, folder: Path) -> None:
     settings = settings_of(model_type, folder)
     job, result = trained(settings, folder / "split")
     _, whole = trained(settings, folder / "whole", method="fed_lora")
+    if model_type in GO_BY_ROWS:
+        assert_close(final_adapter(result), final_adapter(whole), atol=1e-6, rtol=1e-5)
+        settings |= {"per_device_train_batch_size": 1}
+        job, result = trained(settings, folder / "split-1")
+        _, whole = trained(settings, folder / "whole-1", method="fed_lora")
     assert_same_bits(final_adapter(result), final_adapter(whole))
     last = result.history[-1].perplexity
     assert last != result.history[0].perplexity

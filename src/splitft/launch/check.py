@@ -59,6 +59,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),
         ("labels at home", _tail(report) if report.ok else "not tried"),
         ("clients together", _unless(report.together, "yes, whatever their cuts", "one at a time")),
+        ("in parts", _unless(report.parts, "yes", "whole batches")),
         ("without padding", _unless(report.padding_free, "yes", "rows are padded")),
         ("LoRA on", ", ".join(report.targets) or "not tried"),
         *((f"not on {name}", problem) for name, problem in report.left_out.items()),

@@ -58,6 +58,15 @@ class AdapterSlots:
                 owner.weight = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
 
 
+def peft_tensors(adapter: Mapping[int, Mapping[str, Tensor]], slots: AdapterSlots) -> dict[str, Tensor]:
+    """Return an adapter as peft saves it: float32 on the CPU, under full names."""
+    return {
+        f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
+        for block, values in adapter.items()
+        for name, tensor in values.items()
+    }
+
+
 def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list[str], list[str]]:
     """Return (target module names, full names to exclude), so that LoRA sits inside blocks only.
 
@@ -70,7 +79,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
     # Linear layers inside blocks, and their names.
     _, _, blocks = find_blocks(model)
     inside = [(n, m) for n, m in blocks.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-    names = list(dict.fromkeys(name.rpartition(".")[2] for name, _ in inside))
+    names = list(dict.fromkeys(_short(name) for name, _ in inside))
     # The targets: peft's choice, all of them, or those that are asked for.
     config = text_config(model)
     if requested is None:
@@ -81,7 +90,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
         targets = names
     else:
         targets = [requested] if isinstance(requested, str) else list(requested)
-        missing = [target for target in targets if not any(_is_called(n, [target]) for n, _ in inside)]
+        missing = [target for target in targets if not any(is_called(n, [target]) for n, _ in inside)]
         if missing:
             raise ModelError(
                 f"lora_target_modules: no linear layer of a block is called {', '.join(missing)}; "
@@ -94,7 +103,7 @@ def resolve_targets(model: Any, requested: str | list[str] | None) -> tuple[list
     outside = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and id(module) not in held and _is_called(name, targets)
+        if isinstance(module, nn.Linear | Conv1D) and id(module) not in held and is_called(name, targets)
     ]
     return targets, outside
 
@@ -138,16 +147,22 @@ def inject(model: Any, config: Any) -> AdapterSlots:
         for name, _ in window._modules[str(index)].named_modules()
     ]
     model.requires_grad_(False)
-    if any(_is_called(name, config.target_modules) for name in names):  # peft refuses none
+    if any(is_called(name, config.target_modules) for name in names):  # peft refuses none
         inject_adapter_in_model(config, model)
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
     return AdapterSlots(model, config)
 
 
-def _is_called(name: str, targets: Iterable[str]) -> bool:
+def is_called(name: str, targets: Iterable[str]) -> bool:
     """Whether a module's full name ends in one of these names."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _short(name: str) -> str:
+    """Return the last part of a module's name, with the one before where the last is a mere number."""
+    parts = name.split(".")
+    return ".".join(parts[-2:] if parts[-1].isdigit() else parts[-1:])
 
 
 def uses_fan_in_fan_out(model: nn.Module) -> bool:

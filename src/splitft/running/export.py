@@ -20,7 +20,7 @@ from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import Adapter, BlockAdapter, concat, is_a, module_of, name_of_a, rank_of, resize
-from splitft.model.slots import AdapterSlots
+from splitft.model.slots import AdapterSlots, peft_tensors
 from splitft.running.misfit import misfit, other_kind
 from splitft.running.progress import number
 
@@ -123,11 +123,7 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
         # The scaling stays the same, so that a change of rank never changes the function.
         alpha_pattern={path: _alpha_at(rank, job) for path, rank in ranks.items()},
     )
-    tensors = {
-        f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
-        for block, values in adapter.items()
-        for name, tensor in values.items()
-    }
+    tensors = peft_tensors(adapter, slots)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
 from splitft.job import Job
+from splitft.job.lora import LoraSettings
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
@@ -19,6 +20,7 @@ from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targe
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
+from splitft.proof.attention import with_attention
 from splitft.proof.targets import problems_of_targets
 from splitft.weights.load import base_dtype, load_config, load_model
 from splitft.weights.partial import spread_habits
@@ -55,23 +57,22 @@ def load_base(
         )
         model = model.to(compute_device(job))
     if job.attn_implementation is None:
-        use_fast_backward(model)
+        with_attention(model, use_fast_backward, job.seed)
     if wants_padding_free(job):
-        attend_samples_apart(model)
+        with_attention(model, attend_samples_apart, job.seed)
     return model
 
 
-def with_adapters(
-    job: Job, base: Any, server_inputs: ServerInputs, head: HeadForm, targets: Targets
+def make_split_model(
+    job: Job, base: Any, slots: AdapterSlots, server_inputs: ServerInputs, head: HeadForm
 ) -> SplitModel:
-    """Return a proven base, ready to train: with adapters, and recomputation of the blocks that hold them.
+    """Return a proven base with its adapters, ready to train.
 
     server_inputs, head: as a proof found them.
-    targets: the modules with LoRA, as `choose_targets` or the server found them.
     """
-    slots, chunk = inject_adapters(job, base, targets), job.loss_chunk_tokens
     if job.moves_base:
         slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
+    chunk = job.loss_chunk_tokens
     return SplitModel(
         base, slots, seed=job.seed, server_inputs=server_inputs, head=head, loss_chunk_tokens=chunk
     )
@@ -84,7 +85,11 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
     that the job states, or none at all.
     """
     names, excluded = resolve_targets(model, names_in_blocks(model, job.lora_target_modules))
-    left_out = problems_of_targets(model.config, names, excluded, job.seed)
+
+    def configure(small: Any, some: Sequence[str]) -> Any:
+        return _lora_config(job, small, (some, excluded))
+
+    left_out = problems_of_targets(model.config, names, configure, job.seed)
     kept = [name for name in names if name not in left_out]
     if left_out and (not kept or job.lora_target_modules not in (None, "all-linear")):
         name, problem = next(iter(left_out.items()))
@@ -95,8 +100,16 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
 
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     """Inject LoRA into a model, in place, as the job asks; return its slots."""
+    blocks = range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None
+    slots = inject(model, _lora_config(job, model, targets, blocks))
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return slots
+
+
+def _lora_config(job: LoraSettings, model: Any, targets: Targets, blocks: range | None = None) -> Any:
     names, excluded = targets
-    config = lora_config(
+    return lora_config(
         list(names),
         list(excluded),
         r=job.lora_r,
@@ -104,12 +117,8 @@ def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
         use_rslora=job.use_rslora,
-        blocks=range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None,
+        blocks=blocks,
     )
-    slots = inject(model, config)
-    if job.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return slots
 
 
 def compute_device(job: Job) -> torch.device:

@@ -21,10 +21,18 @@ from splitft.model.config import count_blocks, rope_border, text_config
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
+from splitft.proof.parts import parts_problem
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, choose_targets, load_base, wants_padding_free, with_adapters
+from splitft.running.model import (
+    base_config,
+    choose_targets,
+    inject_adapters,
+    load_base,
+    make_split_model,
+    wants_padding_free,
+)
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -100,13 +108,16 @@ def assemble(
         highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
         possible |= set(range(policy.min_cut, highest + 1))
     model = load_base(job, console, weights=weights)
-    with console.status("proving that the split is exact"):
+    with console.status("proving that a split step trains as a whole one does"):
+        targets, left_out = choose_targets(job, model)
+        slots = inject_adapters(job, model, targets)
         report = check_split(
             model if weights else config,
             sorted(possible),
             tail_blocks=job.num_tail_blocks,
             labels=job.labels,
             padding_free=wants_padding_free(job),
+            slots=slots if weights else None,
             seed=job.seed,
         )
     if not report.ok:
@@ -119,13 +130,12 @@ def assemble(
         limits.append(padded_notice(report.padding_free))
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
-    targets, left_out = choose_targets(job, model)
     for problem in dict.fromkeys(left_out.values()):
         names_without = [name for name, why in left_out.items() if why == problem]
         limits.append(f"no LoRA on {', '.join(names_without)}: {problem}")
     for text in limits:
         note(console, text)
-    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole", targets)
+    split = make_split_model(job, model, slots, report.server_inputs, report.head if weights else "whole")
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
@@ -186,20 +196,24 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
 def with_whole_batches(job: Job, config: Any) -> Job:
     """Return the job without parts of batches and batches of several clients where these change the function.
 
-    In such models the longest row of a batch decides on the rotary table of all (`rope_border`). Raises
-    JobError where the job states a number, and does not leave it to `auto`.
+    In such models one row of a batch changes what others get: the longest decides on the rotary table of all
+    (`rope_border`), for one. Raises JobError where the job states a number, and does not leave it to `auto`.
     """
-    border = rope_border(config)
-    if border is None or job.max_length <= border:
+    border, keys = rope_border(config), ["micro_batches", "server_batch_tokens"]
+    if border is not None and job.max_length > border:
+        advice = f", or max_length to {border} at most"
+        problem = f"a row of more than {border} tokens gives its whole batch another rotary table"
+    elif border is None and job.micro_batches != "off" and (problem := parts_problem(config, job.seed)):
+        keys, advice = keys[:1], ""
+    else:
         return job
-    for key in ("micro_batches", "server_batch_tokens"):
+    for key in keys:
         if isinstance(getattr(job, key), int):
             raise JobError(
-                f"{key}: a row of more than {border} tokens gives its whole batch another rotary table in "
-                f"this model, so other batches would change what is computed: set {key}: off, or max_length "
-                f"to {border} at most"
+                f"{key}: {problem} in this model, so other batches would change what is computed: "
+                f"set {key}: off{advice}"
             )
-    return job.model_copy(update={"micro_batches": "off", "server_batch_tokens": "off"})
+    return job.model_copy(update=dict.fromkeys(keys, "off"))
 
 
 def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:

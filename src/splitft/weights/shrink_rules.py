@@ -92,6 +92,7 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r"feed_forward_size|\w*ffn_hidden_size|word_embed_proj_dim|lru_width|mamba_d_ssm", "width"),
         (r"dim_model_base|hidden_size_global|adapter_in\w+|dim", "width"),
         (r"hidden_size_per_layer_input", 8),
+        (r"original_max_position\w*", 10),
         (r"max_(source_|target_)?position\w*|n_positions|n_ctx|context_length|max_seq_len", 128),
         (r"sliding_window(_size)?|window_size|attention_window_size|local_attention_window_len", 4),
         (r"(\w+_)?chunk_size|local_attention|keep_window_size|rel_extent|block_size", 8),
@@ -138,6 +139,8 @@ def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: 
         elif isinstance(value, list) and key == "mrope_section":
             total, sections = int(sum(value) * share), [max(int(item * share), 1) for item in value]
             out[key] = [total - sum(sections[1:]), *sections[1:]]
+        elif key == "original_max_position_embeddings" and rotary.get("rope_type") == "longrope":
+            out[key] = min(value, 10)  # the rows of a proof lie on both sides of it
         elif isinstance(value, list):
             out[key] = value[: max(int(len(value) * share), 1)]
         else:
