@@ -148,7 +148,7 @@ class UnsplitClient:
     def adapter(self) -> dict[str, torch.Tensor]:
         """Return the adapter under the names that PEFT files have."""
         return {
-            name.replace(".default", ""): p.detach().clone()
+            in_file(name): p.detach().clone()
             for name, p in self.model.named_parameters()
             if p.requires_grad
         }
@@ -157,7 +157,7 @@ class UnsplitClient:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    parameter.copy_(adapter[name.replace(".default", "")])
+                    parameter.copy_(adapter[in_file(name)])
 
 
 def federated_lora(
@@ -178,6 +178,11 @@ def federated_lora(
             client.load(mean)
         history.append({c.data.name: mean_loss(c.losses) for c in clients})
     return mean, history
+
+
+def in_file(name: str) -> str:
+    """Return the name that a PEFT file has for a parameter."""
+    return name.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def mean_loss(losses: Sequence[tuple[float, int]]) -> float:

@@ -45,6 +45,7 @@ TARGETS: dict[str, tuple[Settings, Settings]] = {  # keys of the job, and of pef
     ),
     "blocks": ({"layers_to_transform": [1, 2]}, {"layers_to_transform": [1, 2]}),
     "one block": ({"layers_to_transform": 3}, {"layers_to_transform": [3]}),
+    "dora": ({"use_dora": True}, {"use_dora": True}),
     "less a pattern": (
         {"exclude_modules": r".*\.[03]\..*v_proj"},
         {"exclude_modules": r".*\.[03]\..*v_proj"},
@@ -149,11 +150,12 @@ def start_of_job(settings: Settings, folder: Path) -> tuple[Settings, Adapter]:
     return settings | {"adapter_name_or_path": str(folder), "init_lora_weights": True}, start.adapter
 
 
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal"])
 def test_starts_train_as_unsplit_whatever_the_cuts(
-    init: bool | str, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    init: bool | str, dora: bool, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = plain | {"adapter_name_or_path": None, "init_lora_weights": init}
+    new = plain | {"adapter_name_or_path": None, "init_lora_weights": init, "use_dora": dora}
     for number, common in enumerate((one_client(new), new | THREE_CLIENTS)):
         given, _ = start_of_job(common, tmp_path / f"start{number}")
         adapter, losses = federated_lora(Job(**given))
@@ -183,6 +185,34 @@ def test_starts_have_pefts_distributions(plain: Settings, tmp_path: Path) -> Non
             assert float(own.std()) == pytest.approx(float(stock.std()), rel=0.15, abs=1e-9), init
             assert bool(own.any()) == bool(stock.any())
         assert (product < 1e-6) == (init is not False)
+
+
+def test_dora_starts_with_pefts_magnitudes(plain: Settings, tmp_path: Path) -> None:
+    new = plain | {"adapter_name_or_path": None, "use_dora": True, "clients": 1}
+    _, adapter = start_of_job(new, tmp_path / "start")
+    model = get_peft_model(base_of(Job(**new)), stock_config(new, use_dora=True))
+    for block, layer in enumerate(model.base_model.model.model.layers):
+        own = adapter[block]["self_attn.q_proj.lora_magnitude_vector"]
+        assert torch.equal(own, layer.self_attn.q_proj.lora_magnitude_vector.default.weight)
+
+
+@pytest.mark.parametrize("changes", [
+    {"lora_r_cut": 2, "cuts": [2, 2, 2]}, {"lora_r_cut": 1, "aggregation": "exact"} | MOVES,
+    {"lora_r_cut": 2}, {"robust_aggregation": "median"}, {"loraplus_lr_ratio": 4.0, "lora_dropout": 0.1},
+    {"aggregation": "freeze_a"},
+    {"server_adapter": "shared"}, {"method": "centralized"}, {"max_staleness": 1},
+], ids=str)  # fmt: skip
+def test_stock_peft_computes_what_a_dora_run_recorded(
+    changes: Settings, plain: Settings, tmp_path: Path
+) -> None:
+    settings = plain | THREE_CLIENTS | {"adapter_name_or_path": None, "use_dora": True, "warmup_steps": 0}
+    job, result = trained(settings, tmp_path / "run", **changes)
+    assert result.history[-1].perplexity != pytest.approx(result.history[0].perplexity, rel=1e-4)
+    assert perplexity(tuned(job, result), job) == pytest.approx(result.history[-1].perplexity, rel=1e-5)
+    got = final_adapter(result)
+    for block, tensors in assemble(job, QUIET).adapter.items():
+        for name in (name for name in tensors if "magnitude" in name):
+            assert not torch.equal(got[f"base_model.model.model.layers.{block}.{name}"], tensors[name])
 
 
 # Starts with a part of the base weights: PiSSA and OLoRA as stock peft makes, trains and converts them.
@@ -298,6 +328,7 @@ CASES: dict[str, Settings] = {
     "pissa": {"init_lora_weights": "pissa"},
     "fast pissa": {"init_lora_weights": "pissa_niter_2", "use_rslora": True, "loraplus_lr_ratio": 4.0},
     "last block": {"layers_to_transform": 3},
+    "dora": {"use_dora": True, "lora_r_cut": 2, "aggregation": "exact"},
 }
 
 

@@ -41,5 +41,4 @@ FOREIGN = {
     "target_parameters": "set lora_target_modules",
     "trainable_token_indices": f"not possible: {_BLOCKS}. Train new tokens before, and delete this key",
     "trust_remote_code": "code that a checkpoint names is never run: choose a model of transformers' own",
-    "use_dora": "not built: DoRA's magnitudes are a third tensor without a rank; delete this key",
 }

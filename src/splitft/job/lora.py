@@ -25,6 +25,7 @@ class LoraSettings(Strict):
     )
     lora_alpha: float = key(32.0, "Adapter scaling is lora_alpha / lora_r in every block.", gt=0)
     use_rslora: bool = key(False, "Rank-stabilised LoRA: the scaling is lora_alpha / sqrt(lora_r).")
+    use_dora: bool = key(False, "DoRA: a trained magnitude of every output beside A and B.")
     lora_dropout: float = key(0.0, "Dropout on the adapter's input.", ge=0, lt=1)
     lora_target_modules: Name | Names | None = key(
         None,

@@ -144,7 +144,15 @@ def broken_lora_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             except re.error as error:
                 yield key, f"no regular expression: {error}"
 
+    dora = job.get("use_dora") is True
+    if dora and job.get("server_batch_tokens", "off") != "off":
+        yield "use_dora", "DoRA's layers take the rows of one client at a time: set server_batch_tokens: off"
+    if dora and job.get("devices"):
+        yield "use_dora", "the virtual clock does not count DoRA's norms of the weights: leave out devices"
+
     init = job.get("init_lora_weights", True)
+    if dora and isinstance(init, str) and init.startswith(("pissa", "olora")):
+        yield "use_dora", f"peft converts no DoRA adapter that starts from {init}: set another start"
     if init is not True and job.get("adapter_name_or_path") is not None:
         yield "init_lora_weights", "adapter_name_or_path is the start already: leave out one of the two"
     if not isinstance(init, str):

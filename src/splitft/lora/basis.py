@@ -46,7 +46,7 @@ def canonical_block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
         a, b = block[name_a], block[name_b]
         new_a, new_b = canonical(a.flatten(1), b.flatten(1))
         result[name_a], result[name_b] = new_a.reshape(a.shape), new_b.reshape(b.shape)
-    return {name: result[name] for name in block}
+    return {name: result.get(name, tensor) for name, tensor in block.items()}
 
 
 def basis_between(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Basis:

@@ -7,13 +7,13 @@ or lora_alpha / sqrt(lora_r) with use_rslora.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
-from splitft.lora.blocks import Adapter, Layout, TensorSpec, tensor_name
+from splitft.lora.blocks import MAGNITUDE, Adapter, Layout, TensorSpec, tensor_name
 from splitft.model.config import text_config
 from splitft.model.window import find_blocks, install_window
 
@@ -36,14 +36,14 @@ class AdapterSlots:
         window = install_window(model)
         self.path = next(name for name, module in model.named_modules() if module is window)
         self.layout: Layout = {}
-        self.owners: dict[int, list[tuple[str, nn.Module]]] = {}  # of each block: A and B in turn
+        self.owners: dict[int, list[tuple[str, Any]]] = {}  # of each block: A, B and magnitudes in turn
         for index, block in enumerate(window._modules.values()):
             assert block is not None
             owners = [
-                (tensor_name(name, side), getattr(layer, f"lora_{side}")["default"])
+                owner
                 for name, layer in block.named_modules()
                 if isinstance(layer, LoraLayer) and "default" in layer.lora_A  # peft's name of an adapter
-                for side in ("A", "B")
+                for owner in _owners(name, layer)
             ]
             if owners:
                 self.layout[index] = tuple(TensorSpec(n, tuple(owner.weight.shape)) for n, owner in owners)
@@ -56,6 +56,14 @@ class AdapterSlots:
                 tensor = block[name]
                 vars(owner).pop("forward", None)  # in place of what `bind_rows` has left
                 owner.weight = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+
+
+def _owners(name: str, layer: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of a LoRA layer: their names, and the modules whose weights they are."""
+    for side in ("A", "B"):
+        yield tensor_name(name, side), getattr(layer, f"lora_{side}")["default"]
+    if layer.lora_magnitude_vector:  # DoRA
+        yield name + MAGNITUDE, layer.lora_magnitude_vector["default"]
 
 
 def peft_tensors(adapter: Mapping[int, Mapping[str, Tensor]], slots: AdapterSlots) -> dict[str, Tensor]:
@@ -118,6 +126,7 @@ def lora_config(
     fan_in_fan_out: bool = False,
     blocks: Iterable[int] | None = None,
     use_rslora: bool = False,
+    use_dora: bool = False,
 ) -> Any:
     """Return the peft LoraConfig. blocks: those with adapters; None: all."""
     from peft import LoraConfig
@@ -131,6 +140,7 @@ def lora_config(
         fan_in_fan_out=fan_in_fan_out,
         layers_to_transform=None if blocks is None else list(blocks),
         use_rslora=use_rslora,
+        use_dora=use_dora,
         task_type="CAUSAL_LM",
     )
 

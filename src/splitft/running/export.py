@@ -19,7 +19,17 @@ from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
-from splitft.lora.blocks import Adapter, BlockAdapter, concat, is_a, module_of, name_of_a, rank_of, resize
+from splitft.lora.blocks import (
+    Adapter,
+    BlockAdapter,
+    concat,
+    has_rank,
+    is_a,
+    module_of,
+    name_of_a,
+    rank_of,
+    resize,
+)
 from splitft.model.slots import AdapterSlots, peft_tensors
 from splitft.running.misfit import misfit, other_kind
 from splitft.running.progress import number
@@ -173,14 +183,15 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
                     f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
                     f"this job expects {spec.shape}: set lora_r to the adapter's rank"
                 )
-            if not is_a(spec.name):
+            if has_rank(spec.name) and not is_a(spec.name):
                 module = f"{slots.path}.{block}.{module_of(spec.name)}"
                 pattern = get_pattern_key(list(config.alpha_pattern), module)
                 alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
                 scaling = alpha / (math.sqrt(rank) if config.use_rslora else rank)
                 factor = scaling / job.lora_scaling
                 given[spec.name] = tensor if factor == 1 else tensor * factor
-        adapter[block] = resize(given, max(rank_of({name: tensor}) for name, tensor in given.items()))
+        ranks = [rank_of({name: tensor}) for name, tensor in given.items() if has_rank(name)]
+        adapter[block] = resize(given, max(ranks))
         if job.lora_r_cut not in (None, job.lora_r):
             adapter[block] = canonical_block(adapter[block])
     return adapter

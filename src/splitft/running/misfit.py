@@ -14,7 +14,7 @@ from splitft.model.slots import AdapterSlots
 _MERGE = "merge it into its model and start from that"
 # Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
 _OTHER_FUNCTIONS = (
-    "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
     "layer_replication", "monteclora_config", "velora_config",
 )  # fmt: skip
 _PLAIN_STARTS = ("gaussian", "eva", "mica", "orthogonal")
@@ -42,15 +42,19 @@ def misfit(config: Any, names: Iterable[str], slots: AdapterSlots, job: Job) -> 
 
     config: the adapter's LoraConfig; names: of its tensors, as PEFT files have them.
     """
+    if bool(config.use_dora) != job.use_dora:
+        what = "is a DoRA adapter" if config.use_dora else "is no DoRA adapter"
+        return f"{what}: set use_dora: {str(not job.use_dora).lower()}"
     # Tensors that are no A or B of a layer in a block.
-    place = re.compile(rf"base_model\.model\.{re.escape(slots.path)}\.(\d+)\.(.+)\.lora_[AB]\.weight")
+    path = rf"base_model\.model\.{re.escape(slots.path)}\.(\d+)\."
+    place = re.compile(rf"{path}(.+)\.lora_(?:[AB]\.weight|magnitude_vector)")
     halves: Counter[tuple[int, str]] = Counter()
     for name in names:
         if not (found := place.fullmatch(name)):
             return f"{_outside(config, name.removeprefix('base_model.model.'))}: {_MERGE}"
         halves[int(found[1]), found[2]] += 1
-    if lacking := [name for (_, name), number in halves.items() if number < 2]:
-        return f"is not complete: it lacks lora_A or lora_B of {lacking[0]}"
+    if lacking := [name for (_, name), number in halves.items() if number < 2 + job.use_dora]:
+        return f"is not complete: it lacks a tensor of {lacking[0]}"
     have = set(halves)
     # Blocks, names and single layers that differ.
     want = {(block, module_of(spec.name)) for block, specs in slots.layout.items() for spec in specs}

@@ -117,6 +117,7 @@ def _lora_config(job: LoraSettings, model: Any, targets: Targets, blocks: range 
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
         use_rslora=job.use_rslora,
+        use_dora=job.use_dora,
         blocks=blocks,
     )
 

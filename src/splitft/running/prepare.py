@@ -18,6 +18,7 @@ from splitft.job.sections import per_client
 from splitft.lora.blocks import Adapter, to_device
 from splitft.lora.initial import new_adapter
 from splitft.model.config import count_blocks, rope_border, text_config
+from splitft.model.magnitudes import set_magnitudes
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
@@ -143,6 +144,7 @@ def assemble(
         adapter = {b: {n: t.clone() for n, t in tensors.items()} for b, tensors in split.slots.start.items()}
     else:
         adapter = new_adapter(split.slots.layout, job.lora_r, job.seed, job.init_lora_weights)
+        set_magnitudes(model, split.slots, adapter)
     if weights:
         adapter = to_device(adapter, split.device)
         tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
