@@ -148,9 +148,7 @@ class UnsplitClient:
     def adapter(self) -> dict[str, torch.Tensor]:
         """Return the adapter under the names that PEFT files have."""
         return {
-            in_file(name): p.detach().clone()
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
+            in_file(name): p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
         }
 
     def load(self, adapter: dict[str, torch.Tensor]) -> None:
