@@ -38,7 +38,7 @@ FOREIGN = {
     "save_steps": "set save_every, in rounds",
     "save_strategy": "set save_every, in rounds",
     "streaming": "rows are read whole: set max_train_samples",
-    "target_parameters": "set lora_target_modules",
+    "target_parameters": "set lora_target_parameters",
     "trainable_token_indices": f"not possible: {_BLOCKS}. Train new tokens before, and delete this key",
     "trust_remote_code": "code that a checkpoint names is never run: choose a model of transformers' own",
 }

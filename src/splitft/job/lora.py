@@ -32,6 +32,10 @@ class LoraSettings(Strict):
         "Module names, whole or the end of a full name; all-linear; or a regular expression that the full "
         "name must match, as peft takes it. Default: peft's choice for the model type.",
     )
+    lora_target_parameters: Names | None = key(
+        None,
+        "Weights of fused experts with LoRA, e.g. [mlp.experts.down_proj]: a pair for every expert.",
+    )
     layers_to_transform: BlockIndex | Annotated[list[BlockIndex], Field(min_length=1)] | None = key(
         None, "Blocks with adapters, counted from 0. Default: all."
     )

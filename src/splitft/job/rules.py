@@ -71,6 +71,12 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "does not go with server_batch_tokens, which computes padded rows: leave out one of the two",
         )
 
+    if get("train_front") is False and get("lora_target_parameters"):
+        yield (
+            "train_front",
+            "no does not go with lora_target_parameters: peft gives experts adapters in every block",
+        )
+
     if get("devices") and isinstance(get("micro_batches"), int):
         yield (
             "micro_batches",
@@ -144,13 +150,22 @@ def broken_lora_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             except re.error as error:
                 yield key, f"no regular expression: {error}"
 
+    init, experts = job.get("init_lora_weights", True), job.get("lora_target_parameters")
+    if experts and job.get("layers_to_transform") is not None:
+        yield (
+            "layers_to_transform",
+            "leave out lora_target_parameters: peft adapts experts in every block",
+        )
+    if experts and isinstance(init, str) and init != "gaussian":
+        yield "init_lora_weights", f"peft has no {init} of experts: leave out lora_target_parameters"
     dora = job.get("use_dora") is True
+    if dora and experts:
+        yield "use_dora", "peft has no DoRA of experts: leave out lora_target_parameters"
     if dora and job.get("server_batch_tokens", "off") != "off":
         yield "use_dora", "DoRA's layers take the rows of one client at a time: set server_batch_tokens: off"
     if dora and job.get("devices"):
         yield "use_dora", "the virtual clock does not count DoRA's norms of the weights: leave out devices"
 
-    init = job.get("init_lora_weights", True)
     if dora and isinstance(init, str) and init.startswith(("pissa", "olora")):
         yield "use_dora", f"peft converts no DoRA adapter that starts from {init}: set another start"
     if init is not True and job.get("adapter_name_or_path") is not None:

@@ -62,6 +62,11 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("in parts", _unless(report.parts, "yes", "whole batches")),
         ("without padding", _unless(report.padding_free, "yes", "rows are padded")),
         ("LoRA on", ", ".join(report.targets) or "not tried"),
+        *(
+            [("experts", f"{', '.join(report.experts)}, where lora_target_parameters names them")]
+            if report.experts
+            else []
+        ),
         *((f"not on {name}", problem) for name, problem in report.left_out.items()),
         ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
         ("verdict", _verdict(report)),

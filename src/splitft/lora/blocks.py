@@ -1,4 +1,8 @@
-"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them."""
+"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them.
+
+A module's A is (rank, in) and its B (out, rank). Adapters on the fused weights of several experts are
+(experts, rank, in) and (out, rank, experts), so that one rank counts for every expert.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,17 @@ Adapter = dict[int, BlockAdapter]  # block index -> its adapter
 MAGNITUDE = ".lora_magnitude_vector"  # what the name of DoRA's third tensor ends in, as PEFT files have it
 
 
-def tensor_name(module: str, side: str) -> str:
+_EXPERTS = ".experts"  # in place of peft's .weight
+
+
+def tensor_name(module: str, side: str, experts: int = 1) -> str:
     """Return the name of a module's LoRA tensor. side: A or B."""
-    return f"{module}.lora_{side}.weight"
+    return f"{module}.lora_{side}{_EXPERTS if experts > 1 else '.weight'}"
+
+
+def of_experts(name: str) -> bool:
+    """Whether a LoRA tensor holds the matrices of several experts."""
+    return name.endswith(_EXPERTS)
 
 
 def module_of(name: str) -> str:
@@ -34,7 +46,7 @@ def is_a(name: str) -> bool:
 
 def name_of_a(name: str) -> str:
     """Return the name of the A in the same pair."""
-    return tensor_name(module_of(name), "A")
+    return name.replace(".lora_B.", ".lora_A.") if has_rank(name) else tensor_name(module_of(name), "A")
 
 
 def has_rank(name: str) -> bool:
@@ -43,8 +55,8 @@ def has_rank(name: str) -> bool:
 
 
 def rank_axis(name: str) -> int:
-    """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B."""
-    return 0 if is_a(name) else 1
+    """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B and of experts."""
+    return 0 if is_a(name) and not of_experts(name) else 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,7 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
         for spec in specs:
             tensor = torch.zeros(spec.at_rank(rank))
             if is_a(spec.name):
-                bound = 1 / math.sqrt(math.prod(spec.shape[1:]))
+                bound = 1 / math.sqrt(math.prod(spec.shape[rank_axis(spec.name) + 1 :]))
                 tensor.uniform_(-bound, bound, generator=torch_generator(seed, "adapter", block, spec.name))
             adapter[block][spec.name] = tensor
     return adapter
@@ -115,7 +127,8 @@ def widen(
     widened = resize(block, rank)
     for name, tensor in widened.items():
         if is_a(name):
-            tensor[have:] = fresh[name][have:].to(tensor)
+            new = (rank_axis(name), have, rank - have)
+            tensor.narrow(*new).copy_(fresh[name].narrow(*new))
     return widened
 
 
@@ -148,6 +161,42 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
     shapes = {spec.name: spec.at_rank(rank) for spec in specs}
     parts = torch.split(values, [math.prod(shape) for shape in shapes.values()])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def matrices(block: Mapping[str, Tensor]) -> BlockAdapter:
+    """Return a block's adapter with the matrices of each expert apart: A and B are all matrices."""
+    apart: BlockAdapter = {}
+    for name, tensor in block.items():
+        if of_experts(name):
+            apart |= {f"{name}.{i}": one for i, one in enumerate(tensor.unbind(0 if is_a(name) else 2))}
+        else:
+            apart[name] = tensor.flatten(1) if has_rank(name) else tensor
+    return apart
+
+
+def from_matrices(apart: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> BlockAdapter:
+    """Undo `matrices`, for a block with the names and the shapes, up to the rank, of `like`."""
+    block: BlockAdapter = {}
+    for name, tensor in like.items():
+        if of_experts(name):
+            axis = 0 if is_a(name) else 2
+            block[name] = torch.stack([apart[f"{name}.{i}"] for i in range(tensor.shape[axis])], dim=axis)
+        elif not has_rank(name):
+            block[name] = apart[name]
+        else:
+            shape = [-1 if axis == rank_axis(name) else n for axis, n in enumerate(tensor.shape)]
+            block[name] = apart[name].reshape(shape)
+    return block
+
+
+def names_of_a(specs: Iterable[TensorSpec]) -> list[str]:
+    """Return the names of the A matrices of a block of this layout, as `matrices` gives them."""
+    names: list[str] = []
+    for spec in specs:
+        if is_a(spec.name):
+            several = of_experts(spec.name)
+            names += [f"{spec.name}.{i}" for i in range(spec.shape[0])] if several else [spec.name]
+    return names
 
 
 def concat(parts: Sequence[BlockAdapter]) -> BlockAdapter:

@@ -26,7 +26,7 @@ def new_adapter(layout: Layout, rank: int, seed: int, init: bool | str = True) -
             elif init == "orthogonal":
                 tensors[name_a], tensors[name_b] = _orthogonal(a, b, seed, block, name_a)
             elif init is False:
-                bound = 1 / math.sqrt(rank)
+                bound = 1 / math.sqrt(math.prod(b.shape[1:]))
                 b.uniform_(-bound, bound, generator=torch_generator(seed, "adapter", block, name_b))
     return adapter
 

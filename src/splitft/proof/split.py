@@ -15,7 +15,14 @@ from splitft.common.text import error_line
 from splitft.errors import ModelError
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
-from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.slots import (
+    AdapterSlots,
+    expert_parameters,
+    inject,
+    lora_config,
+    resolve_targets,
+    uses_fan_in_fan_out,
+)
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import eval_mode, install_window
 from splitft.proof.batched import prove_batching
@@ -54,7 +61,8 @@ class SplitReport:
     parts: str | None = None  # problem of a batch in parts; None: not tried
     splits: bool = False  # whole and split are equal, whether or not it may be trained
     targets: tuple[str, ...] = ()  # default names of modules with LoRA; of a configuration alone
-    left_out: dict[str, str] = field(default_factory=dict)  # names of linear layers without, and why
+    experts: tuple[str, ...] = ()  # weights of fused experts that LoRA adapts where a job states them
+    left_out: dict[str, str] = field(default_factory=dict)  # names without LoRA, and why
 
     @property
     def verdict(self) -> Verdict:
@@ -166,13 +174,21 @@ def _check_config(
 def _try_adapters(model: Any, small: PreTrainedConfig, report: SplitReport, seed: int) -> SplitReport:
     """Inject default adapters into a small copy; prove a training step, and clients in one pass."""
     try:
-        names, excluded = resolve_targets(model, None)
+        (names, excluded), fused = resolve_targets(model, None), expert_parameters(model)
 
         def configure(copy: Any, some: Sequence[str]) -> Any:
-            fan_in = uses_fan_in_fan_out(copy)
-            return lora_config(list(some), excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
+            return lora_config(
+                [name for name in some if name not in fused],
+                excluded,
+                r=4,
+                alpha=8,
+                dropout=0.0,
+                fan_in_fan_out=uses_fan_in_fan_out(copy),
+                parameters=[name for name in some if name in fused],
+            )
 
-        left_out = problems_in(small, names, configure, seed)
+        left_out = problems_in(small, names, configure, seed) | problems_in(small, fused, configure, seed)
+        experts = tuple(name for name in fused if name not in left_out)
         targets = tuple(name for name in names if name not in left_out)
         if not targets:
             raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")
@@ -182,7 +198,7 @@ def _try_adapters(model: Any, small: PreTrainedConfig, report: SplitReport, seed
             _, trial = try_split(model, trained, seed)
     except Exception as error:  # a foreign model may raise anything
         return replace(report, ok=False, reason=f"with LoRA: {error_line(error)}")
-    report = replace(report, targets=targets, left_out=left_out)
+    report = replace(report, targets=targets, experts=experts, left_out=left_out)
     if trial.problems:
         return replace(report, ok=False, reason=f"a training step with LoRA: {trial.first_problem}")
     if len(report.cuts) == 1:

@@ -6,7 +6,7 @@ All names are tried at once on a small copy of the model; where that fails, each
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from splitft.weights.shrink import NotBuiltError, shrink_config
 
 Configure = Callable[[Any, Sequence[str]], Any]  # the LoraConfig of a model and names of its modules
 
-_FUSED = "peft adapts the fused experts with it, and a block's adapter holds no experts"
+_FUSED = "the name is that of fused experts, whose weights lora_target_parameters names"
 _TOLD = {  # reasons in place of peft's own long ones
     "because they are fused into": _FUSED,
     "is not supported. Currently": "modules of other kinds have the same name",
@@ -37,7 +37,7 @@ def problems_of_targets(
     """Return the problem of each module name that LoRA cannot adapt; empty where all can be.
 
     config: of the model; where no small copy of it can be built, no problem is found.
-    names: of linear layers inside blocks.
+    names: of linear layers inside blocks, and of weights of fused experts.
     configure: returns the job's LoraConfig for some of the names.
     """
     try:
@@ -53,12 +53,14 @@ def problems_in(
     names = list(names)
     with kept_random_state(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's, of what is compared here
-        if not _problem(small, names, configure, seed):
+        problem = _problem(small, names, configure, seed) if names else ""
+        if not problem:
             return {}
         found = {name: _problem(small, [name], configure, seed) for name in names}
         kept = [name for name in names if not found[name]]
-        together = _problem(small, kept, configure, seed) if 1 < len(kept) < len(names) else ""
-        found |= dict.fromkeys(kept, together)
+        if kept != names:
+            problem = _problem(small, kept, configure, seed) if len(kept) > 1 else ""
+        found |= dict.fromkeys(kept, problem)
     return {name: problem for name, problem in found.items() if problem}
 
 
@@ -66,27 +68,31 @@ def _problem(small: PreTrainedConfig, names: Sequence[str], configure: Configure
     model = finite_random_model(small, seed)
     try:
         slots = inject(model, configure(model, names))
-        if other := _other_layers(model):
-            return _FUSED if other == ["ParamWrapper"] else f"peft makes it {', '.join(other)}, no plain LoRA"
+        stated = configure(model, names).target_parameters or ()  # peft adds those that it makes of names
+        asked = all(is_called(parameter, stated) for parameter in slots.parameters.values())
+        if other := _other_layers(model) - ({"ParamWrapper"} if asked else set()):
+            return _FUSED if other == {"ParamWrapper"} else f"peft makes it {', '.join(other)}, no plain LoRA"
         if not slots.layout:
             return "peft adapts none of its modules in a block"
         rows, adapter = make_rows(model, seed=seed), random_adapter(slots.layout, seed, trained=True)
         slots.bind(adapter)
-        logits, problem = _learn(model, rows, adapter, names)
+        logits, problem = _learn(model, rows, adapter, names, slots.parameters)
         return problem or _load(small, rows, configure, names, peft_tensors(adapter, slots), logits, seed)
     except Exception as error:  # peft and a foreign model may raise anything
         return next((told for sign, told in _TOLD.items() if sign in str(error)), error_line(error))
 
 
-def _other_layers(model: nn.Module) -> list[str]:
+def _other_layers(model: nn.Module) -> set[str]:
     """Return the kinds of LoRA layers that are not plain ones."""
     from peft.tuners.lora import LoraLayer
 
     kinds = {type(module).__name__ for module in model.modules() if isinstance(module, LoraLayer)}
-    return sorted(kinds - {"Linear"})
+    return kinds - {"Linear"}
 
 
-def _learn(model: Any, rows: ProbeRows, adapter: Adapter, names: Sequence[str]) -> tuple[Tensor, str]:
+def _learn(
+    model: Any, rows: ProbeRows, adapter: Adapter, names: Sequence[str], parameters: Mapping[str, str]
+) -> tuple[Tensor, str]:
     """Return the logits, and the problem where the adapters of a name get no gradient."""
     with torch.enable_grad():
         out = call_model(model, input_ids=rows.input_ids, labels=rows.labels, **rows.inputs)
@@ -97,6 +103,7 @@ def _learn(model: Any, rows: ProbeRows, adapter: Adapter, names: Sequence[str]) 
         gradients = torch.autograd.grad(loss, [tensor for _, tensor in tensors], allow_unused=True)
         moved = zip(tensors, gradients, strict=True)
         learning = {module for (module, _), gradient in moved if gradient is not None and gradient.any()}
+        learning = {parameters.get(module, module) for module in learning}
     if all(any(is_called(module, [name]) for module in learning) for name in names):
         return rows.pick(out.logits), ""
     return rows.pick(out.logits), "its adapters get no gradient"

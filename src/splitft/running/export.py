@@ -30,7 +30,7 @@ from splitft.lora.blocks import (
     rank_of,
     resize,
 )
-from splitft.model.slots import AdapterSlots, peft_tensors
+from splitft.model.slots import AdapterSlots, from_peft, peft_name, peft_tensors
 from splitft.running.misfit import misfit, other_kind
 from splitft.running.progress import number
 
@@ -118,7 +118,7 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
     if slots.start:
         adapter = {block: concat([own, _negative(slots.start[block])]) for block, own in adapter.items()}
     ranks = {
-        f"{slots.path}.{block}.{module_of(name)}": rank_of(tensors)
+        _pattern(slots, block, name): rank_of(tensors)
         for block, tensors in adapter.items()
         for name in tensors
         if rank_of(tensors) != full
@@ -158,6 +158,12 @@ def _negative(block: BlockAdapter) -> BlockAdapter:
     return {name: tensor if is_a(name) else -tensor for name, tensor in block.items()}
 
 
+def _pattern(slots: AdapterSlots, block: int, name: str) -> str:
+    """Return the name that peft's patterns have for the module, or the parameter, of a LoRA tensor."""
+    module = module_of(name)
+    return f"{slots.path}.{block}.{slots.parameters.get(module, module)}"
+
+
 def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
     """Return the adapter of a PEFT folder, scaled to the job's scaling, in the model's order.
 
@@ -175,17 +181,17 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
     for block, specs in slots.layout.items():
         given: BlockAdapter = {}
         for spec in specs:
-            key = f"base_model.model.{slots.path}.{block}.{spec.name}"
-            given[spec.name] = tensor = tensors[key].float()
-            rank = given[name_of_a(spec.name)].shape[0]  # A comes before its B
+            key = peft_name(slots, block, spec.name)
+            stored = tensors[key].float()
+            given[spec.name] = tensor = from_peft(spec, stored)
+            rank = rank_of({name_of_a(spec.name): given[name_of_a(spec.name)]})  # A comes before its B
             if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
                 raise ModelError(
-                    f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
+                    f"{key} of the adapter in {folder} has shape {tuple(stored.shape)}; "
                     f"this job expects {spec.shape}: set lora_r to the adapter's rank"
                 )
             if has_rank(spec.name) and not is_a(spec.name):
-                module = f"{slots.path}.{block}.{module_of(spec.name)}"
-                pattern = get_pattern_key(list(config.alpha_pattern), module)
+                pattern = get_pattern_key(list(config.alpha_pattern), _pattern(slots, block, spec.name))
                 alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
                 scaling = alpha / (math.sqrt(rank) if config.use_rslora else rank)
                 factor = scaling / job.lora_scaling

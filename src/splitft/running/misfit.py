@@ -67,9 +67,11 @@ def misfit(config: Any, names: Iterable[str], slots: AdapterSlots, job: Job) -> 
         return f"adapts the blocks {_listed(own)}, and this job {_listed(other)}: set {advice}"
     own_names, job_names = ({name for _, name in layers} for layers in (have, want))
     if own_names != job_names:
+        experts = config.target_parameters
         return (
             f"adapts the layers {_listed(own_names)}, and this job {_listed(job_names)}: "
             f"set lora_target_modules: {_targets(config.target_modules)}"
+            + (f" and lora_target_parameters: {_targets(experts)}" if experts else "")
         )
     block, name = min(have ^ want)
     which = "adapts" if (block, name) in have else "leaves out"

@@ -16,7 +16,15 @@ from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.moved_base import move_base
-from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.slots import (
+    AdapterSlots,
+    expert_parameters,
+    inject,
+    is_called,
+    lora_config,
+    resolve_targets,
+    uses_fan_in_fan_out,
+)
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
@@ -85,11 +93,25 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
     that the job states, or none at all.
     """
     names, excluded = resolve_targets(model, names_in_blocks(model, job.lora_target_modules))
+    experts = list(job.lora_target_parameters or ())
+    known = expert_parameters(model)
+    if unknown := [name for name in experts if not any(is_called(each, [name]) for each in known)]:
+        has = f"this model has {', '.join(known)}" if known else "this model has none"
+        raise ModelError(
+            f"lora_target_parameters: no fused experts of a block are called {', '.join(unknown)}; {has}"
+        )
 
     def configure(small: Any, some: Sequence[str]) -> Any:
-        return _lora_config(job, small, (some, excluded))
+        return _lora_config(
+            job,
+            small,
+            ([name for name in some if name not in experts], excluded),
+            parameters=[name for name in some if name in experts],
+        )
 
-    left_out = problems_of_targets(model.config, names, configure, job.seed)
+    left_out = problems_of_targets(model.config, [*names, *experts], configure, job.seed)
+    for name in set(experts) & set(left_out):
+        raise ModelError(f"lora_target_parameters: LoRA cannot adapt {name}: {left_out[name]}")
     kept = [name for name in names if name not in left_out]
     if left_out and (not kept or job.lora_target_modules not in (None, "all-linear")):
         name, problem = next(iter(left_out.items()))
@@ -101,13 +123,19 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     """Inject LoRA into a model, in place, as the job asks; return its slots."""
     blocks = range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None
-    slots = inject(model, _lora_config(job, model, targets, blocks))
+    slots = inject(model, _lora_config(job, model, targets, blocks, job.lora_target_parameters or ()))
     if job.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return slots
 
 
-def _lora_config(job: LoraSettings, model: Any, targets: Targets, blocks: range | None = None) -> Any:
+def _lora_config(
+    job: LoraSettings,
+    model: Any,
+    targets: Targets,
+    blocks: range | None = None,
+    parameters: Sequence[str] = (),
+) -> Any:
     names, excluded = targets
     return lora_config(
         list(names),
@@ -119,6 +147,7 @@ def _lora_config(job: LoraSettings, model: Any, targets: Targets, blocks: range 
         use_rslora=job.use_rslora,
         use_dora=job.use_dora,
         blocks=blocks,
+        parameters=parameters,
     )
 
 

@@ -35,6 +35,8 @@ SPECS = (
     TensorSpec("attn.q.lora_B.weight", (5, 8)),
     TensorSpec("conv.lora_A.weight", (8, 3, 2)),
     TensorSpec("conv.lora_B.weight", (4, 8, 1)),
+    TensorSpec("mlp.experts.lora_A.experts", (3, 8, 6)),
+    TensorSpec("mlp.experts.lora_B.experts", (5, 8, 3)),
 )
 RANKS = st.integers(1, 8)
 

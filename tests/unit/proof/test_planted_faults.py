@@ -86,6 +86,21 @@ def test_an_adapter_that_is_lost_at_export(monkeypatch: pytest.MonkeyPatch) -> N
     assert "stock peft does not load" in report.left_out["v_proj"] and report.targets == ("q_proj",)
 
 
+def test_an_experts_adapter_that_is_lost_at_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = slots.peft_tensors
+    config = default_config("qwen3_moe")
+    experts = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+    assert check_split(config, [2]).experts == experts
+
+    def lossy(*args: Any) -> dict[str, torch.Tensor]:
+        return {name: t for name, t in tensors(*args).items() if ".1.mlp.experts.base_layer." not in name}
+
+    monkeypatch.setattr("splitft.proof.targets.peft_tensors", lossy)
+    report = check_split(config, [2])
+    lost = set(experts) - set(report.experts)
+    assert lost and all("stock peft does not load" in report.left_out[name] for name in lost)
+
+
 def test_a_rope_border_that_rows_cross() -> None:
     factors: dict[str, Any] = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 4096, **factors}
