@@ -5,6 +5,7 @@ from __future__ import annotations
 _BLOCKS = "an adapter is kept block by block, and embeddings and head lie outside the blocks"
 _ONE_RANK = "all layers of a block have one rank and one scaling: set lora_r, lora_r_cut and lora_alpha"
 _ONE_DEVICE = "a party computes on one device: delete this key"
+_QUANTIZED = "no base is quantised here: name a quantised checkpoint as model_name_or_path"
 _STEPS = "set rounds and local_steps"
 _A_AND_B = "an adapter is A and B alone: delete this key"
 
@@ -23,6 +24,8 @@ FOREIGN = {
     "fp16": "set bf16: true",
     "fsdp": _ONE_DEVICE,
     "layers_pattern": "the block list is found without it: set layers_to_transform alone",
+    "load_in_4bit": _QUANTIZED,
+    "load_in_8bit": _QUANTIZED,
     "logging_steps": "every round is recorded: delete this key",
     "lora_bias": _A_AND_B,
     "lora_modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
@@ -32,6 +35,7 @@ FOREIGN = {
     "num_train_epochs": _STEPS,
     "optim": "the optimizer is AdamW: set adam_beta1, adam_beta2, adam_epsilon, weight_decay",
     "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
+    "quantization_config": _QUANTIZED,
     "rank_pattern": _ONE_RANK,
     "report_to": "history.jsonl and `splitft report` tell all figures: delete this key",
     "resume_from_checkpoint": "give --resume to `splitft run`",

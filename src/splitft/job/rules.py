@@ -147,7 +147,7 @@ def broken_lora_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(pattern := job.get(key), str):
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 yield key, f"no regular expression: {error}"
 
     init, experts = job.get("init_lora_weights", True), job.get("lora_target_parameters")

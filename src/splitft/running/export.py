@@ -221,14 +221,17 @@ def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     return config, tensors
 
 
-def usage_hints(run_dir: Path, base: str, rank: int) -> str:
+def usage_hints(run_dir: Path, base: str, job: Job) -> str:
     """Return the commands that load and serve what a run made."""
-    adapter = run_dir / "adapter"
+    adapter, rank = run_dir / "adapter", max(2 * job.lora_r if job.moves_base else job.lora_r, 8)
+    if job.use_dora:
+        vllm = f" (it takes no DoRA adapter)\n  splitft export {run_dir} merged --merge && vllm serve merged"
+    else:
+        vllm = f"\n  vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules tuned={adapter}"
     return f"""\
 Load it with peft:
   python -c "from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained('{adapter}'))"
-Serve it with vLLM:
-  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} --lora-modules tuned={adapter}
+Serve it with vLLM:{vllm}
 Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):
   splitft export {run_dir} merged --merge
   python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf"""

@@ -24,7 +24,8 @@ def other_kind(config: Any) -> str:
     """Return why a PEFT configuration is not that of a plain LoRA adapter; empty where it is."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
-        return f"is no LoRA adapter but {kind}: {_MERGE}"
+        advice = "start without it" if config.is_prompt_learning else _MERGE
+        return f"is no LoRA adapter but {kind}: {advice}"
     unusual = [name for name in _OTHER_FUNCTIONS if getattr(config, name, None)]
     if unusual:
         return f"is no plain LoRA adapter ({', '.join(unusual)}): {_MERGE}"

@@ -47,6 +47,8 @@ RULES = [
     ("padding_free: true\nserver_batch_tokens: auto", "padding_free"),
     ("lora_target_modules: '(q_proj'", "lora_target_modules"),
     ("exclude_modules: '*.q_proj'", "exclude_modules"),
+    (f"lora_target_modules: '{'(' * 20000}'", "lora_target_modules"),
+    ("lora_target_modules: 'a{99999999999999}'", "lora_target_modules"),
     *((f"init_lora_weights: {init}", "init_lora_weights") for init in ("eva", "corda", "loftq", "x")),
     ("init_lora_weights: false\nadapter_name_or_path: a", "init_lora_weights"),
     ("use_dora: true\nserver_batch_tokens: auto", "use_dora"),
