@@ -41,6 +41,7 @@ def global_step(schedule: ScheduleSettings, round_: int, step: int) -> int:
 
 
 Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
+NO_GRADIENT = -1.0  # in the place of a norm
 
 
 class TrainedAdapter:
@@ -140,10 +141,13 @@ class TrainedAdapter:
         return {i: {n: p.detach().clone() for n, p in block.items()} for i, block in self.blocks.items()}
 
     def gradient_norms(self, blocks: Iterable[int] | None = None) -> Tensor:
-        """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order."""
+        """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order.
+
+        NO_GRADIENT stands for a tensor that has none.
+        """
         held = self.blocks if blocks is None else [i for i in blocks if i in self.blocks]
         norms = [
-            p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad)
+            p.new_tensor(NO_GRADIENT) if p.grad is None else torch.linalg.vector_norm(p.grad)
             for index in held
             for p in self.parameters_of(index)
         ]
@@ -190,4 +194,4 @@ def _restore(optimizer: torch.optim.AdamW, block: Mapping[str, nn.Parameter], mo
 def total_norm(norms: Iterable[Tensor | None]) -> Tensor:
     """Return the norm of a whole gradient from the norms of its tensors, in the model's order."""
     parts = torch.cat([norm.cpu() for norm in norms if norm is not None and norm.numel()])
-    return cast(Tensor, torch.linalg.vector_norm(parts))
+    return cast(Tensor, torch.linalg.vector_norm(parts[parts >= 0]))  # zeros in it would change the last bit

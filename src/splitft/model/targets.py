@@ -24,6 +24,11 @@ def is_pattern(text: str) -> bool:
     return not re.fullmatch(r"[\w.-]+", text)
 
 
+def may_name_block(name: str) -> bool:
+    """Whether a target may choose among the blocks: a pattern, or a name with a number in it."""
+    return is_pattern(name) or re.search(r"(^|\.)\d+\.", name) is not None
+
+
 def names_in_blocks(model: Any, requested: Names) -> Names:
     """Return requested targets without patterns and full names: names within a block in their place.
 

@@ -22,7 +22,7 @@ from splitft.proof.trial import finite_random_model
 from splitft.weights.shrink import shrink_config
 
 _Run = Callable[[ProbeRows], dict[str, Tensor]]
-_RAGGED = (5, 9, 1, 12)  # tokens of the samples
+_RAGGED = (5, 1, 8)  # tokens of the samples
 _LONG = (70, 60, 50, 4)  # together more than a small copy has positions (shrink_rules), and each fewer
 
 

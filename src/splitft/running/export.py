@@ -175,7 +175,7 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
 
     folder = Path(folder).expanduser()
     config, tensors = _read_adapter(folder)
-    if problem := misfit(config, tensors, slots, job):
+    if problem := misfit(config, tensors, slots, job, job.frozen_blocks):
         raise ModelError(f"the adapter in {folder} {problem}")
     adapter: Adapter = {}
     for block, specs in slots.layout.items():

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from splitft.job import Job
+from splitft.job.lora import LoraSettings
 from splitft.lora.blocks import module_of
 from splitft.model.slots import AdapterSlots
 
@@ -38,14 +38,19 @@ def other_kind(config: Any) -> str:
     return ""
 
 
-def misfit(config: Any, names: Iterable[str], slots: AdapterSlots, job: Job) -> str:
+def misfit(
+    config: Any, names: Iterable[str], slots: AdapterSlots, lora: LoraSettings, frozen_blocks: int
+) -> str:
     """Return why an adapter's tensors are not those of the job's layers; empty where they are.
 
-    config: the adapter's LoraConfig; names: of its tensors, as PEFT files have them.
+    Args:
+        config: The adapter's LoraConfig.
+        names: Of its tensors, as PEFT files have them.
+        frozen_blocks: Blocks in which the job has no adapter, from the first on.
     """
-    if bool(config.use_dora) != job.use_dora:
+    if bool(config.use_dora) != lora.use_dora:
         what = "is a DoRA adapter" if config.use_dora else "is no DoRA adapter"
-        return f"{what}: set use_dora: {str(not job.use_dora).lower()}"
+        return f"{what}: set use_dora: {str(not lora.use_dora).lower()}"
     # Tensors that are no A or B of a layer in a block.
     path = rf"base_model\.model\.{re.escape(slots.path)}\.(\d+)\."
     place = re.compile(rf"{path}(.+)\.lora_(?:[AB]\.weight|magnitude_vector)")
@@ -54,7 +59,7 @@ def misfit(config: Any, names: Iterable[str], slots: AdapterSlots, job: Job) -> 
         if not (found := place.fullmatch(name)):
             return f"{_outside(config, name.removeprefix('base_model.model.'))}: {_MERGE}"
         halves[int(found[1]), found[2]] += 1
-    if lacking := [name for (_, name), number in halves.items() if number < 2 + job.use_dora]:
+    if lacking := [name for (_, name), number in halves.items() if number < 2 + lora.use_dora]:
         return f"is not complete: it lacks a tensor of {lacking[0]}"
     have = set(halves)
     # Blocks, names and single layers that differ.
@@ -63,7 +68,7 @@ def misfit(config: Any, names: Iterable[str], slots: AdapterSlots, job: Job) -> 
         return ""
     own, other = ({block for block, _ in layers} for layers in (have, want))
     if own != other:
-        beyond = min(own) < job.frozen_blocks if own else False
+        beyond = min(own) < frozen_blocks if own else False
         advice = "train_front: true" if beyond else f"layers_to_transform: {sorted(own)}"
         return f"adapts the blocks {_listed(own)}, and this job {_listed(other)}: set {advice}"
     own_names, job_names = ({name for _, name in layers} for layers in (have, want))

@@ -14,7 +14,7 @@ from transformers import TrainingArguments, get_scheduler
 from splitft import Job
 from splitft.job.settings import SchedulerType
 from splitft.lora.blocks import Adapter, resize
-from splitft.lora.optimizer import TrainedAdapter, global_step, learning_rates, total_norm
+from splitft.lora.optimizer import NO_GRADIENT, TrainedAdapter, global_step, learning_rates, total_norm
 
 
 def job_of(**changes: Any) -> Job:
@@ -165,19 +165,21 @@ def test_the_callers_values_are_neither_trained_nor_aliased() -> None:
     assert all(not tensor.requires_grad for tensor in values[0].values())
 
 
-def test_norms_come_in_the_models_order_with_zero_where_nothing_flowed() -> None:
+def test_norms_come_in_the_models_order_and_none_counts_where_nothing_flowed() -> None:
     trained = TrainedAdapter(job_of())
     trained.load(adapter_of({3: 1, 1: 2}))
     assert list(trained.blocks) == [1, 3]
     norms = trained.gradient_norms()
-    assert (norms.shape, norms.dtype, norms.any().item()) == ((4,), torch.float32, False)
+    assert (norms.tolist(), norms.dtype) == ([NO_GRADIENT] * 4, torch.float32)
+    assert total_norm([norms, None]) == 0
     gradients = gradients_for(trained, 0)
     give(trained.parameters(), gradients)
     trained.blocks[3]["q.lora_B.weight"].grad = None
-    wanted = [g.norm() for g in gradients[:3]] + [torch.zeros(())]
+    wanted = [g.norm() for g in gradients[:3]] + [torch.tensor(NO_GRADIENT)]
     assert torch.equal(trained.gradient_norms(), torch.stack(wanted))
     assert torch.equal(trained.gradient_norms([3]), torch.stack(wanted[2:]))
     assert trained.gradient_norms([]).shape == (0,)
+    assert total_norm([trained.gradient_norms()]) == torch.linalg.vector_norm(torch.stack(wanted[:3]))
 
 
 def test_a_wider_block_trains_on_from_the_same_function() -> None:
