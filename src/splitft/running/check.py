@@ -74,7 +74,9 @@ def check_job(job: Job) -> JobReport:
     here = count_blocks(model.config)
     tail = min(job.num_tail_blocks, here - 2)
     cuts = tuple(cut for cut in map_cuts(wanted, count, here) if cut < here - tail) or (1,)
-    small = in_any_block(job).model_copy(update={"cuts": max(cuts), "tail_blocks": tail or None})
+    small = in_any_block(job).model_copy(
+        update={"cuts": max(cuts), "tail_blocks": tail or None, "layers_to_transform": None}
+    )
     # The adapters that the job asks for, and the training step with them.
     targets, left_out = choose_targets(small, model)
     if wants_padding_free(job):
