@@ -15,6 +15,7 @@ from splitft.devices.profile import check_devices
 from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
+from splitft.job.settings import FederationSettings
 from splitft.lora.blocks import Adapter, initial_adapter, to_device
 from splitft.model.config import count_blocks, rope_border, text_config
 from splitft.model.split_model import SplitModel
@@ -103,17 +104,13 @@ def assemble(
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
-    policy, possible = job.cut_policy, set(cuts.values())
-    if policy.method != "fixed" and job.method == "splitft":
-        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
-        possible |= set(range(policy.min_cut, highest + 1))
     model = load_base(job, console, weights=weights)
     with console.status("proving that a split step trains as a whole one does"):
         targets, left_out = choose_targets(job, model)
         slots = inject_adapters(job, model, targets)
         report = check_split(
             model if weights else config,
-            sorted(possible),
+            possible_cuts(job, cuts.values(), blocks),
             tail_blocks=job.num_tail_blocks,
             labels=job.labels,
             padding_free=wants_padding_free(job),
@@ -174,6 +171,15 @@ def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
         if wrong:
             raise JobError(f"{key} must lie between 1 and {highest}, {why}; got {', '.join(wrong)}")
     return stated["cuts"]
+
+
+def possible_cuts(job: FederationSettings, stated: Iterable[int], blocks: int) -> list[int]:
+    """Return the cuts that the job states, and all that its policy may choose, in order."""
+    policy, possible = job.cut_policy, set(stated)
+    if policy.method != "fixed" and job.method == "splitft":
+        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
+        possible |= set(range(policy.min_cut, highest + 1))
+    return sorted(possible)
 
 
 def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -39,6 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tagger": (
         {"model_type": "qwen2", "architectures": ["Qwen2ForTokenClassification"]}, "gives every token a",
     ),
+    "image classifier": ({"model_type": "shieldgemma2"}, "classifies images"),
     "diffusion model": ({"model_type": "diffusion_gemma"}, "which generates text by diffusion"),
 }  # fmt: skip
 
