@@ -1,4 +1,4 @@
-"""Every causal and vision-language type of transformers: exact, right with real ids, refused, or not built."""
+"""Every causal and vision-language type: exact, right with real ids, refused, or not built."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from splitft.common.seeds import torch_generator
 
 BlockAdapter = dict[str, Tensor]  # "self_attn.q_proj.lora_A.weight" -> tensor, in the model's order
 Adapter = dict[int, BlockAdapter]  # block index -> its adapter
+MAGNITUDE = ".lora_magnitude_vector"  # what the name of DoRA's third tensor ends in, as PEFT files have it
 
 
 _EXPERTS = ".experts"  # in place of peft's .weight
@@ -45,7 +46,12 @@ def is_a(name: str) -> bool:
 
 def name_of_a(name: str) -> str:
     """Return the name of the A in the same pair."""
-    return name.replace(".lora_B.", ".lora_A.")
+    return name.replace(".lora_B.", ".lora_A.") if has_rank(name) else tensor_name(module_of(name), "A")
+
+
+def has_rank(name: str) -> bool:
+    """Whether a LoRA tensor has components: A and B do, the magnitudes of DoRA do not."""
+    return not name.endswith(MAGNITUDE)
 
 
 def rank_axis(name: str) -> int:
@@ -61,6 +67,8 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def at_rank(self, rank: int) -> tuple[int, ...]:
+        if not has_rank(self.name):
+            return self.shape
         return tuple(rank if axis == rank_axis(self.name) else n for axis, n in enumerate(self.shape))
 
 
@@ -86,7 +94,7 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
 
 def rank_of(block: Mapping[str, Tensor]) -> int:
     """Return the rank that a block's tensors have."""
-    name, tensor = next(iter(block.items()))
+    name, tensor = next((name, tensor) for name, tensor in block.items() if has_rank(name))
     return tensor.shape[rank_axis(name)]
 
 
@@ -94,6 +102,9 @@ def resize(block: Mapping[str, Tensor], rank: int) -> BlockAdapter:
     """Return the block with its leading `rank` components, or widened by zero columns and rows."""
     resized: BlockAdapter = {}
     for name, tensor in block.items():
+        if not has_rank(name):
+            resized[name] = tensor
+            continue
         axis = rank_axis(name)
         have = tensor.shape[axis]
         if rank <= have:
@@ -142,8 +153,9 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
     Raises ValueError where that is no whole rank up to the layout's.
     """
     specs = tuple(specs)
-    unit = sum(math.prod(spec.at_rank(1)) for spec in specs)
-    rank, rest = divmod(values.numel(), unit)
+    unit = sum(math.prod(spec.at_rank(1)) for spec in specs if has_rank(spec.name))
+    fixed = sum(math.prod(spec.shape) for spec in specs if not has_rank(spec.name))
+    rank, rest = divmod(values.numel() - fixed, unit)
     if values.ndim != 1 or rest or not 1 <= rank <= specs[0].shape[rank_axis(specs[0].name)]:
         raise ValueError(f"{values.numel()} adapter values do not make a whole rank of {unit} values")
     shapes = {spec.name: spec.at_rank(rank) for spec in specs}
@@ -152,13 +164,13 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
 
 
 def matrices(block: Mapping[str, Tensor]) -> BlockAdapter:
-    """Return a block's adapter with the matrices of each expert by themselves: all tensors are matrices."""
+    """Return a block's adapter with the matrices of each expert apart: A and B are all matrices."""
     apart: BlockAdapter = {}
     for name, tensor in block.items():
         if of_experts(name):
             apart |= {f"{name}.{i}": one for i, one in enumerate(tensor.unbind(0 if is_a(name) else 2))}
         else:
-            apart[name] = tensor.flatten(1)
+            apart[name] = tensor.flatten(1) if has_rank(name) else tensor
     return apart
 
 
@@ -169,6 +181,8 @@ def from_matrices(apart: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Bl
         if of_experts(name):
             axis = 0 if is_a(name) else 2
             block[name] = torch.stack([apart[f"{name}.{i}"] for i in range(tensor.shape[axis])], dim=axis)
+        elif not has_rank(name):
+            block[name] = apart[name]
         else:
             shape = [-1 if axis == rank_axis(name) else n for axis, n in enumerate(tensor.shape)]
             block[name] = apart[name].reshape(shape)
@@ -186,19 +200,27 @@ def names_of_a(specs: Iterable[TensorSpec]) -> list[str]:
 
 
 def concat(parts: Sequence[BlockAdapter]) -> BlockAdapter:
-    """Return a block of all components of the parts, in their order."""
-    return {name: torch.cat([part[name] for part in parts], dim=rank_axis(name)) for name in parts[0]}
+    """Return a block of all components of the parts, in their order; magnitudes are the first part's."""
+    return {
+        name: torch.cat([part[name] for part in parts], dim=rank_axis(name)) if has_rank(name) else tensor
+        for name, tensor in parts[0].items()
+    }
 
 
 def slice_components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
-    """Return the components [low, high) of a block."""
-    return {name: t.narrow(rank_axis(name), low, high - low).contiguous() for name, t in block.items()}
+    """Return the components [low, high) of a block, with its magnitudes."""
+    return {
+        name: t.narrow(rank_axis(name), low, high - low).contiguous() if has_rank(name) else t
+        for name, t in block.items()
+    }
 
 
 def merge_components(
     blocks: Sequence[BlockAdapter], merge: Callable[[Sequence[int], Sequence[BlockAdapter]], BlockAdapter]
 ) -> BlockAdapter:
     """Return a block whose components are merged each over its holders: the adapters of high enough rank.
+
+    Magnitudes go with the first components, which all hold.
 
     Args:
         blocks: Adapters of one block, of any ranks.

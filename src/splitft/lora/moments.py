@@ -17,6 +17,7 @@ from splitft.lora.blocks import (
     TensorSpec,
     flatten,
     from_matrices,
+    has_rank,
     is_a,
     matrices,
     name_of_a,
@@ -49,7 +50,7 @@ def resize_moments(moments: Moments, rank: int) -> Moments:
     have = rank_of(moments.exp_avg)
     average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
     for name, tensor in square.items():
-        if rank > have:
+        if rank > have and has_rank(name):
             axis = rank_axis(name)
             known, new = tensor.narrow(axis, 0, have), tensor.narrow(axis, have, rank - have)
             new.copy_(known.mean(dim=axis, keepdim=True).expand_as(new))
@@ -65,7 +66,7 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
     """
     rank = len(next(iter(basis.values())))
     average, square = (matrices(resize(of, rank)) for of in (moments.exp_avg, moments.exp_avg_sq))
-    for name in average:
+    for name in filter(has_rank, average):
         change, on_a = basis[name_of_a(name)].double(), is_a(name)
         turn = torch.linalg.pinv(change).T if on_a else change
         average[name] = _turned(average[name], turn, on_a)

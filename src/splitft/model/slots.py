@@ -1,7 +1,8 @@
 """Adapter slots: the places of a model's LoRA modules, block by block.
 
 peft injects the modules once; each party then binds its own tensors to them, so that any number of clients
-and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank.
+and the server share one frozen base. A block's scaling is lora_alpha / lora_r whatever its effective rank,
+or lora_alpha / sqrt(lora_r) with use_rslora.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from splitft.errors import ModelError
-from splitft.lora.blocks import Layout, TensorSpec, is_a, of_experts, tensor_name
+from splitft.lora.blocks import (
+    MAGNITUDE,
+    Adapter,
+    Layout,
+    TensorSpec,
+    has_rank,
+    is_a,
+    of_experts,
+    tensor_name,
+)
 from splitft.model.config import text_config
 from splitft.model.window import find_blocks, install_window
 
@@ -30,13 +40,14 @@ class AdapterSlots:
         from peft.tuners.lora.layer import ParamWrapper
 
         self.config = config
+        self.start: Adapter = {}  # the part of the base weights that moved into new adapters
         self.targets = sorted(config.target_modules) if config else []
         self.excluded = sorted(config.exclude_modules or ()) if config else []
 
         window = install_window(model)
         self.path = next(name for name, module in model.named_modules() if module is window)
         self.layout: Layout = {}
-        self.owners: dict[int, list[tuple[str, nn.Module]]] = {}  # of each block: A and B in turn
+        self.owners: dict[int, list[tuple[str, nn.Module]]] = {}  # of each block: A, B and magnitudes in turn
         self.parameters: dict[str, str] = {}
         for index, block in enumerate(window._modules.values()):
             assert block is not None
@@ -44,7 +55,11 @@ class AdapterSlots:
             specs: list[TensorSpec] = []
             for path, owner in block.named_modules():  # in the order of the model's parameters
                 name, _, side = path.removesuffix(".default").rpartition(".lora_")  # peft's default adapter
-                if side not in ("A", "B") or not path.endswith(".default"):
+                if side not in ("A", "B", "magnitude_vector") or not path.endswith(".default"):
+                    continue
+                if side == "magnitude_vector":  # DoRA
+                    owners.append((name + MAGNITUDE, owner))
+                    specs.append(TensorSpec(name + MAGNITUDE, tuple(owner.weight.shape)))
                     continue
                 layer, experts = block.get_submodule(name), 1
                 if isinstance(layer, ParamWrapper):
@@ -82,7 +97,8 @@ def peft_tensors(adapter: Mapping[int, Mapping[str, Tensor]], slots: AdapterSlot
 def peft_name(slots: AdapterSlots, block: int, name: str) -> str:
     """Return the name of a block's LoRA tensor in peft's files."""
     module, _, rest = name.partition(".lora_")
-    return f"base_model.model.{slots.path}.{block}.{module}.lora_{rest[0]}.weight"
+    own = f"{module}.lora_{rest[0]}.weight" if has_rank(name) else name
+    return f"base_model.model.{slots.path}.{block}.{own}"
 
 
 def as_peft(name: str, tensor: Tensor) -> Tensor:
@@ -165,6 +181,8 @@ def lora_config(
     fan_in_fan_out: bool = False,
     blocks: Iterable[int] | None = None,
     parameters: Sequence[str] = (),
+    use_rslora: bool = False,
+    use_dora: bool = False,
 ) -> Any:
     """Return the peft LoraConfig.
 
@@ -181,6 +199,8 @@ def lora_config(
         exclude_modules=excluded or None,
         fan_in_fan_out=fan_in_fan_out,
         layers_to_transform=None if blocks is None else list(blocks),
+        use_rslora=use_rslora,
+        use_dora=use_dora,
         target_parameters=list(parameters) or None,
         task_type="CAUSAL_LM",
     )
@@ -190,11 +210,16 @@ def inject(model: Any, config: Any) -> AdapterSlots:
     """Freeze the model, inject LoRA modules of full rank into it, in place, and return its slots."""
     from peft import inject_adapter_in_model
 
-    blocks, chosen = install_window(model)._modules, config.layers_to_transform
-    names = [name for i in chosen or () for name, _ in blocks[str(i)].named_modules()]
+    window, chosen = install_window(model), config.layers_to_transform
+    path = next(name for name, module in model.named_modules() if module is window)
+    names = [
+        f"{path}.{index}.{name}"
+        for index in (range(len(window)) if chosen is None else chosen)
+        for name, _ in window._modules[str(index)].named_modules()
+    ]
     model.requires_grad_(False)
-    if chosen is None or any(is_called(name, config.target_modules) for name in names):  # peft refuses none
-        inject_adapter_in_model(config, model)
+    if config.target_parameters or any(is_called(name, config.target_modules) for name in names):
+        inject_adapter_in_model(config, model)  # which refuses to adapt nothing
     model.requires_grad_(False)
     model.train(model.training)  # new modules start in training mode, also in a model that evaluates
     return AdapterSlots(model, config)

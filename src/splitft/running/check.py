@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.console import Console
+
 from splitft.errors import JobError, ModelError
 from splitft.job import Job
 from splitft.model.attention import attend_samples_apart
 from splitft.model.config import count_blocks
 from splitft.model.split_model import SplitModel
+from splitft.model.targets import block_layers, matches, may_name_block
 from splitft.proof.attention import with_attention
 from splitft.proof.batched import prove_batching
 from splitft.proof.split import SplitReport, check_split, map_cuts
 from splitft.proof.trial import finite_random_model
-from splitft.running.model import base_config, choose_targets, inject_adapters, wants_padding_free
+from splitft.running.model import base_config, choose_targets, inject_adapters, load_base, wants_padding_free
 from splitft.running.prepare import possible_cuts, with_whole_batches
 from splitft.weights.shrink import shrink_config
 
@@ -31,6 +34,24 @@ class JobReport:
     labels: str
     in_parts: bool  # batches are computed in parts, and may be
     together: str | None  # problem of clients in one pass; None: the job does not ask for it
+
+
+def in_any_block(job: Job) -> Job:
+    """Return the job with the same layers in every block, for a copy whose blocks are others.
+
+    Raises ModelError where the job chooses no layer of its model.
+    """
+    requested = job.lora_target_modules
+    names = [requested] if isinstance(requested, str) else requested or []
+    if job.layers_to_transform is None and not job.exclude_modules and not any(map(may_name_block, names)):
+        return job
+    shapes = load_base(job, Console(quiet=True), weights=False)
+    (chosen, _), _ = choose_targets(job, shapes)
+    within = [name for full, _, name in block_layers(shapes) if matches(full, list(chosen))]
+    layers = list(dict.fromkeys(within))
+    return job.model_copy(
+        update={"lora_target_modules": layers, "layers_to_transform": None, "exclude_modules": None}
+    )
 
 
 def check_job(job: Job) -> JobReport:
@@ -53,7 +74,9 @@ def check_job(job: Job) -> JobReport:
     here = count_blocks(model.config)
     tail = min(job.num_tail_blocks, here - 2)
     cuts = tuple(cut for cut in map_cuts(wanted, count, here) if cut < here - tail) or (1,)
-    small = job.model_copy(update={"cuts": max(cuts), "tail_blocks": tail or None})
+    small = in_any_block(job).model_copy(
+        update={"cuts": max(cuts), "tail_blocks": tail or None, "layers_to_transform": None}
+    )
     # The adapters that the job asks for, and the training step with them.
     targets, left_out = choose_targets(small, model)
     if wants_padding_free(job):

@@ -12,10 +12,11 @@ from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
 from splitft.job import Job
-from splitft.job.settings import LoraSettings
+from splitft.job.lora import LoraSettings
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
+from splitft.model.moved_base import move_base
 from splitft.model.slots import (
     AdapterSlots,
     expert_parameters,
@@ -26,6 +27,7 @@ from splitft.model.slots import (
     uses_fan_in_fan_out,
 )
 from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.attention import with_attention
 from splitft.proof.targets import problems_of_targets
@@ -78,6 +80,8 @@ def make_split_model(
 
     server_inputs, head: as a proof found them.
     """
+    if job.moves_base:
+        slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
     chunk = job.loss_chunk_tokens
     return SplitModel(
         base, slots, seed=job.seed, server_inputs=server_inputs, head=head, loss_chunk_tokens=chunk
@@ -90,7 +94,7 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
     Only names that the job does not state itself are left out. Raises ModelError where LoRA cannot adapt one
     that the job states, or none at all.
     """
-    names, excluded = resolve_targets(model, job.lora_target_modules)
+    names, excluded = resolve_targets(model, names_in_blocks(model, job.lora_target_modules))
     experts = list(job.lora_target_parameters or ())
     known = expert_parameters(model)
     if unknown := [name for name in experts if not any(is_called(each, [name]) for each in known)]:
@@ -115,7 +119,7 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
         name, problem = next(iter(left_out.items()))
         others = f"; of these layers it can: {', '.join(kept)}" if kept else ""
         raise ModelError(f"lora_target_modules: LoRA cannot adapt {name}: {problem}{others}")
-    return (kept, excluded), left_out
+    return narrowed(model, job, job.frozen_blocks, kept, excluded), left_out
 
 
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
@@ -143,6 +147,8 @@ def _lora_config(
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
+        use_rslora=job.use_rslora,
+        use_dora=job.use_dora,
         blocks=blocks,
         parameters=parameters,
     )

@@ -16,8 +16,10 @@ from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
 from splitft.job.settings import FederationSettings
-from splitft.lora.blocks import Adapter, initial_adapter, to_device
+from splitft.lora.blocks import Adapter, to_device
+from splitft.lora.initial import new_adapter
 from splitft.model.config import count_blocks, rope_border, text_config
+from splitft.model.magnitudes import set_magnitudes
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
@@ -136,8 +138,11 @@ def assemble(
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
+    elif split.slots.start:
+        adapter = {b: {n: t.clone() for n, t in tensors.items()} for b, tensors in split.slots.start.items()}
     else:
-        adapter = initial_adapter(split.slots.layout, job.lora_r, job.seed)
+        adapter = new_adapter(split.slots.layout, job.lora_r, job.seed, job.init_lora_weights)
+        set_magnitudes(model, split.slots, adapter)
     if weights:
         adapter = to_device(adapter, split.device)
         tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"

@@ -107,7 +107,7 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
         + (", partition.png" if start.prepared else "")
     )
     if adapters == "adapter":
-        hints = usage_hints(folder, start.base, job.lora_r, start.model.config)
+        hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
     return RunResult(folder, folder / adapters, output.records, output.save())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from transformers import (
@@ -36,21 +38,35 @@ def causal_class(config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
     model without a causal class gives its own class: rows of text run its text model alone.
     Raises ModelError where the installed transformers has neither.
     """
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) or _class_of_text_part(config)
     if sees_images(config):
         model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
         judge: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), model_class)
         if problem := _encoder_decoder(config) or _other_task(judge.__name__):
             raise ModelError(f"model type {config.model_type!r} {problem}")
     if model_class is None:
-        raise ModelError(
-            f"model type {config.model_type!r} has no causal language model in the installed transformers: "
-            f"{_encoder_decoder(config) or _CHOOSE}, or update transformers"
+        missing = (
+            f"has no causal language model in the installed transformers: {_CHOOSE}, or update transformers"
         )
+        raise ModelError(f"model type {config.model_type!r} {_encoder_decoder(config) or missing}")
     for name in config.sub_configs:
         if type(getattr(config, name, None)) is model_class.config_class:
             return model_class, getattr(config, name)
     return model_class, config
+
+
+def _class_of_text_part(config: PreTrainedConfig) -> Any:
+    """Return the causal class of a text part alone, which no auto class knows; None: there is none."""
+    name = type(config).__module__
+    if not name.startswith("transformers.models.") or ".configuration_" not in name:
+        return None
+    with suppress(ImportError):
+        module = import_module(name.replace(".configuration_", ".modeling_"))
+        for found in vars(module).values():
+            is_causal = isinstance(found, type) and found.__name__.endswith("ForCausalLM")
+            if is_causal and getattr(found, "config_class", None) is type(config):
+                return found
+    return None
 
 
 def sees_images(config: PreTrainedConfig) -> bool:

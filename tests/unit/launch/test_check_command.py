@@ -70,6 +70,26 @@ def test_a_job_is_checked_with_its_own_adapters_and_forms(
         assert words in err
 
 
+def test_layers_of_blocks_that_the_small_copy_lacks_are_checked_in_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_config("llama", num_hidden_layers=30).save_pretrained(tmp_path / "model")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"{{model_name_or_path: {tmp_path / 'model'}, data_files: nowhere.txt, cuts: 9, lora_r: 4}}"
+    )
+    for asked, names in {
+        "layers_to_transform=[20, 29]": "self_attn.q_proj, self_attn.v_proj",
+        r"lora_target_modules=.*\.2[0-9]\..*(q|up)_proj": "self_attn.q_proj, mlp.up_proj",
+        "lora_target_modules=[model.layers.28.mlp.up_proj]": "mlp.up_proj",
+    }.items():
+        assert not splitft("check", str(job), asked, "use_dora=true", monkeypatch=monkeypatch)
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"LoRA on {names}; rank 4" in told and "verdict exact" in told
+    assert splitft("check", str(job), "layers_to_transform=30", monkeypatch=monkeypatch) == 4
+    assert "it has no block 30" in capsys.readouterr().err
+
+
 def test_a_missing_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no folder"):
         told(str(tmp_path / "nowhere"))
