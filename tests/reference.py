@@ -96,8 +96,7 @@ class UnsplitClient:
     def __init__(self, job: Job, data: ClientData) -> None:
         self.job = job
         self.data = data
-        base = AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
-        self.model = PeftModel.from_pretrained(base, job.adapter_name_or_path, is_trainable=True)
+        self.model = PeftModel.from_pretrained(self.base(), job.adapter_name_or_path, is_trainable=True)
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -108,6 +107,9 @@ class UnsplitClient:
         self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
         self.tokens = 0
         self.losses: list[tuple[float, int]] = []
+
+    def base(self) -> Any:
+        return AutoModelForCausalLM.from_pretrained(self.job.model_name_or_path, dtype=torch.float32)
 
     def local_step(self) -> None:
         batches = [self._batch() for _ in range(self.job.gradient_accumulation_steps)]

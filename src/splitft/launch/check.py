@@ -17,6 +17,7 @@ from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.weights.load import load_config
+from splitft.weights.quantized import quantization
 from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
 
 _COLORS = {
@@ -42,7 +43,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     # The report, on a small copy.
     console = console or _console()
     config = load_config(model)
-    text = causal_class(config)[1]
+    text, found = causal_class(config)[1], quantization(config)
     count = count_blocks(text)
     if cuts is not None:
         valid_cuts(cuts, count)
@@ -54,6 +55,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     for name, value in (
         ("model", model),
         ("type", config.model_type),
+        *((("quantised", f"{found}; the copy is not: a run tries its own layers"),) if found else ()),
         ("blocks", f"{count} in {blocks}"),
         ("cuts", _cuts(report, cuts)),
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),

@@ -17,9 +17,12 @@ from splitft.model.head import HeadForm
 from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import install_window, learn_habits
+from splitft.proof.quantized import try_gradients
 from splitft.proof.targets import problems_of_targets
-from splitft.weights.load import base_dtype, load_config, load_model
+from splitft.weights.held import base_dtype
+from splitft.weights.load import load_config, load_model
 from splitft.weights.partial import spread_habits
+from splitft.weights.quantized import quantization
 from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
@@ -48,10 +51,12 @@ def load_base(
             blocks=blocks,
             head=head,
             revision=job.model_revision,
-            dtype=base_dtype(job),
+            dtype=base_dtype(job, base_config(job)),
             attn_implementation=job.attn_implementation,
         )
         model = model.to(compute_device(job))
+    if quantization(model.config) is not None and (problem := try_gradients(model)):
+        raise ModelError(f"no job trains on {job.model_name_or_path}, which is quantised: {problem}")
     if job.attn_implementation is None:
         use_fast_backward(model)
     if wants_padding_free(job):
@@ -134,7 +139,7 @@ def _shapes(job: Job) -> Any:
     """Return a job's model with shapes and no weights; its blocks answer as those of a small copy do."""
     model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
     with torch.device("meta"):
-        model = model_class._from_config(config, dtype=base_dtype(job)).eval()
+        model = model_class._from_config(config, dtype=base_dtype(job, config)).eval()
     small = tiny_random_model(shrink_config(config))
     install_window(model, spread_habits(learn_habits(small), small, model))
     return model

@@ -24,6 +24,7 @@ from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
 from splitft.running.model import base_config, choose_targets, load_base, wants_padding_free, with_adapters
+from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
@@ -70,10 +71,12 @@ def assemble(
     check_codecs(job)
     check_devices(job)
     job, notices = resolve_sources(job)
+    source, config = resolve_model(job.model_name_or_path), base_config(job)
+    notices += filter(None, [base_notice(job, config, source)])
     for text in notices:
         note(console, text)
     # 2. Data, dealt to the clients.
-    base = str(resolve_model(job.model_name_or_path))
+    base = str(source)
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     prepared, names = None, list(elsewhere or ())
     if elsewhere is None:
@@ -88,7 +91,6 @@ def assemble(
         names = [client.name for client in prepared.clients]
     clients = prepared.clients if prepared else ()
     # 3. Demands on the model that its configuration tells.
-    config = base_config(job)
     check_config(job, config, clients)
     job = with_whole_batches(job, config)
     blocks = count_blocks(config)

@@ -45,10 +45,15 @@ RULES = [
     ("cut_policy: {method: makespan}", "devices"),
     ("devices: [phone, laptop]", "devices"),
     ("padding_free: true\nserver_batch_tokens: auto", "padding_free"),
+    ("dtype: float16", "dtype"),
+    ("dtype: auto\nbf16: true", "dtype"),
+    ("dtype: float32\nbf16: true", "dtype"),
 ]
 KEPT = [
     "labels: client\ntail_blocks: 1",
     "labels: server\ntail_blocks: 0",
+    "dtype: bfloat16\nbf16: true",
+    "dtype: auto",
     "lora_r_cut: 16",
     "cuts: [1, 2, 3]\nclients: 3",
     "cuts: [1, 2, 3]\npartition: {method: by_column, column: c}",
