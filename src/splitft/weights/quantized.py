@@ -29,14 +29,17 @@ class Method:
 
 
 METHODS = {
-    "awq": Method(("gptqmodel",)),
     "bitsandbytes": Method(("bitsandbytes",)),
     "compressed-tensors": Method(("compressed-tensors",), dequantized=True),
     "fp8": Method(dequantized=True),  # its matrix products in 8 bits need kernels from the hub
-    "gptq": Method(("optimum", "gptqmodel")),
     "mxfp4": Method(dequantized=True),  # as fp8
     "torchao": Method(("torchao",)),
 }
+
+
+# Methods that have a reason of their own to be refused.
+_INFERENCE = "which the package gptqmodel reads; its layers pass no gradient on a CPU (7.7, gptq in bfloat16)"
+REFUSED = {"awq": _INFERENCE, "gptq": _INFERENCE}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def quantization(config: Any) -> Quantization | None:
         return None
     eight_bits = values.get("load_in_8bit") is True
     name = str(values.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in values else ""))
+    if name in REFUSED:
+        raise ModelError(f"the checkpoint is quantised by {name}, {REFUSED[name]}: {_DEQUANTIZE}")
     if name not in METHODS:
         raise ModelError(
             f"the checkpoint is quantised by {name or 'a method without a name'}, and no job trains on that "

@@ -19,6 +19,14 @@ from tiny import save_tiny_model, tiny_model
 
 REFUSED = [
     ({"quant_method": "odd"}, "is quantised by odd, and no job trains on that"),
+    (
+        {"quant_method": "gptq", "bits": 4},
+        "by gptq, which the package gptqmodel reads; its layers pass no gr",
+    ),
+    (
+        {"quant_method": "awq", "bits": 4},
+        "by awq, which the package gptqmodel reads; its layers pass no grad",
+    ),
     ({"bits": 4}, "a method without a name"),
     ({"quant_method": "hqq", "nbits": 4}, "is quantised by hqq, and no job trains on that"),
     ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "outlier columns over all rows of a batch"),
