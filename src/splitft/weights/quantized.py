@@ -98,19 +98,16 @@ def finish_loading(model: Any, found: Quantization, dtype: torch.dtype) -> None:
 
     Raises ModelError where the installed transformers has left weights quantised that are to be plain.
     """
-    if found.method.dequantized:
-        if _values(model.config) is not None:
-            raise ModelError(
-                f"the installed transformers does not dequantise {found.name} when it loads: update it"
-            )
-        if dtype is torch.float32:  # fp8 comes in bfloat16, whatever is asked for
-            model.float()
-        return
-    # What is not quantised: bitsandbytes leaves it as it was stored.
-    if model.dtype is not dtype:
-        for parameter in model.parameters():
-            if type(parameter.data) is torch.Tensor and parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
+    if found.method.dequantized and _values(model.config) is not None:
+        raise ModelError(
+            f"the installed transformers does not dequantise {found.name} when it loads: update transformers"
+        )
+    # Plain weights in the dtype asked for: fp8 comes in bfloat16, bitsandbytes leaves the others as stored.
+    wide = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
+    for name, parameter in model.named_parameters():
+        plain = type(parameter.data) is torch.Tensor and parameter.is_floating_point()
+        if plain and not any(part in name for part in wide):
+            parameter.data = parameter.data.to(dtype)
     # bitsandbytes packs 4-bit weights in the first forward in eval mode on a CPU with AVX512-BF16 (0.50,
     # `Linear4bit.forward`), and no gradient passes packed weights.
     for module in model.modules():

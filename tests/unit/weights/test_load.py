@@ -22,8 +22,10 @@ from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks, run_blocks
 from splitft.proof.every_type import default_config
 from splitft.weights.load import load_config, load_model, load_tokenizer
+from splitft.weights.partial import drop_parts, partial_class
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model
+from versions import known_types
 
 BLOCKS = 4
 
@@ -316,8 +318,22 @@ def test_blocks_that_do_not_exist_are_refused(blocks: set[int], tmp_path: Path) 
         load_model(tmp_path, blocks=blocks, head=False)
 
 
-def test_types_that_cannot_be_held_in_parts_are_refused(tmp_path: Path) -> None:
-    tiny_random_model(shrink_config(default_config("zaya"))).save_pretrained(tmp_path)
+@pytest.mark.parametrize("patterns", [["rotary"], {"rotary"}, set(), None])
+def test_patterns_of_ignored_keys_keep_their_kind(patterns: Any, tmp_path: Path) -> None:
+    """transformers adds patterns of its own: to a list before 5.9, to a set from then on."""
+    model = tiny_model("llama")
+    model._keys_to_ignore_on_load_unexpected = patterns
+    drop_parts(model, {0}, head=False)
+    found = model._keys_to_ignore_on_load_unexpected
+    assert list(found) == [".*"] and isinstance(found, list if patterns is None else type(patterns))
+    kind = type("Ignoring", (LlamaForCausalLM,), {"_keys_to_ignore_on_load_unexpected": patterns})
+    part = partial_class(kind, {1, 2}, head=False).from_pretrained(save_tiny_model(tmp_path, "llama"))
+    assert size(part) < size(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("model_type", known_types("zaya"))
+def test_types_that_cannot_be_held_in_parts_are_refused(model_type: str, tmp_path: Path) -> None:
+    tiny_random_model(shrink_config(default_config(model_type))).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="load it whole"):
         load_model(tmp_path, blocks={0}, head=False)
 
