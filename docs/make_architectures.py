@@ -1,4 +1,4 @@
-"""Write docs/architectures.md: try every causal-LM type of the installed transformers (takes minutes).
+"""Write docs/architectures.md: try every causal and vision-language type of transformers (takes minutes).
 
 python docs/make_architectures.py
 """
@@ -18,11 +18,13 @@ INTRODUCTION = """\
 <!-- Written by docs/make_architectures.py; run it again after a change of transformers or of the check. -->
 # Which architectures split and train
 
-`splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy of
-each causal-LM type, float32 on a CPU, in eval mode; two rows of unequal length, padded left and right; every
-cut; logits and loss bit-equal, gradients of all parameters equal to rounding (1e-6 of the largest), and the
-same once more with front, trunk and tail. A type trains if it predicts next tokens, and LoRA can adapt layers
-of its blocks.
+`splitft check --all-architectures` with transformers {transformers} and torch {torch}: a small random copy
+of each type with a causal or a vision-language class (on text without images), float32 on a CPU; two padded
+rows of unequal length; every cut; logits and loss bit-equal, gradients of all parameters equal to rounding
+(1e-6 of the largest), and the same once more with front, trunk and tail. A type trains if it predicts next
+tokens, LoRA can adapt layers of its blocks, a training step with these adapters is equal, too, and stock
+peft loads them. A test trains every such type for three steps at two cuts, and compares losses and adapters
+with those of stock peft on whole models (`pytest -m slow tests/invariant/test_types_train.py`).
 
 | | types |
 |---|---|
@@ -72,11 +74,15 @@ def targets_section(trained: list[SplitReport]) -> str:
     """Return the default targets that LoRA cannot adapt."""
     text = (
         "## Default LoRA targets that are left out\n\nEvery other type takes peft's default targets, or all "
-        "linear layers of its blocks where peft has none.\n\n| type | LoRA on | not on |\n|---|---|---|\n"
+        "linear layers of its blocks where peft has none. Weights of fused experts are adapted where a job "
+        "states them (`lora_target_parameters`).\n\n| type | LoRA on | not on |\n|---|---|---|\n"
     )
     for report in trained:
         if report.left_out:
-            without = "; ".join(f"{name}: {problem}" for name, problem in report.left_out.items())
+            by_reason: dict[str, list[str]] = {}
+            for name, problem in report.left_out.items():
+                by_reason.setdefault(problem, []).append(name)
+            without = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
             text += f"| `{report.model_type}` | {', '.join(report.targets)} | {without.replace('|', '/')} |\n"
     return text + "\n"
 

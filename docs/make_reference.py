@@ -42,7 +42,7 @@ writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
 | `splitft report RUN... [--out FILE] [--title TEXT]` | Makes one HTML page of runs; it needs no network. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
-| `splitft check --all-architectures` | The same for every causal-LM type of the installed transformers. |
+| `splitft check --all-architectures` | The same for every causal and vision-language type of transformers. |
 | `splitft export RUN [OUT] [--merge]` | Writes a run's adapter in PEFT's format, or merged. |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |

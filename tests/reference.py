@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, Lfm2ForCausalLM, get_scheduler
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    get_scheduler,
+)
 
 from splitft import Job
 from splitft.data import ClientData, collate, prepare
@@ -90,18 +99,23 @@ def make_hybrid_setting(folder: Path, **settings: Any) -> dict[str, Any]:
     } | settings  # fmt: skip
 
 
+def stock_model(folder: str | Path) -> Any:
+    """Load a model in float32 by the auto class that a person would take."""
+    causal = type(AutoConfig.from_pretrained(folder)) in MODEL_FOR_CAUSAL_LM_MAPPING
+    auto: Any = AutoModelForCausalLM if causal else AutoModelForImageTextToText
+    return auto.from_pretrained(folder, dtype=torch.float32)
+
+
 class UnsplitClient:
     """Stock peft training of one client's data on a whole model of its own."""
 
     def __init__(self, job: Job, data: ClientData) -> None:
         self.job = job
         self.data = data
-        self.model = PeftModel.from_pretrained(self.base(), job.adapter_name_or_path, is_trainable=True)
+        self.model = self.with_adapter(self.base())
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
-        )
+        self.optimizer = self.make_optimizer()
         total = job.rounds * job.local_steps
         self.schedule = get_scheduler(job.lr_scheduler_type, self.optimizer, job.warmup_steps, total)
         self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
@@ -109,7 +123,16 @@ class UnsplitClient:
         self.losses: list[tuple[float, int]] = []
 
     def base(self) -> Any:
-        return AutoModelForCausalLM.from_pretrained(self.job.model_name_or_path, dtype=torch.float32)
+        return stock_model(self.job.model_name_or_path)
+
+    def with_adapter(self, base: Any) -> Any:
+        return PeftModel.from_pretrained(base, self.job.adapter_name_or_path, is_trainable=True)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        job = self.job
+        return torch.optim.AdamW(
+            self.parameters, lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
+        )
 
     def local_step(self) -> None:
         batches = [self._batch() for _ in range(self.job.gradient_accumulation_steps)]
@@ -143,16 +166,14 @@ class UnsplitClient:
     def adapter(self) -> dict[str, torch.Tensor]:
         """Return the adapter under the names that PEFT files have."""
         return {
-            name.replace(".default", ""): p.detach().clone()
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
+            in_file(name): p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
         }
 
     def load(self, adapter: dict[str, torch.Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    parameter.copy_(adapter[name.replace(".default", "")])
+                    parameter.copy_(adapter[in_file(name)])
 
 
 def federated_lora(
@@ -173,6 +194,11 @@ def federated_lora(
             client.load(mean)
         history.append({c.data.name: mean_loss(c.losses) for c in clients})
     return mean, history
+
+
+def in_file(name: str) -> str:
+    """Return the name that a PEFT file has for a parameter."""
+    return name.replace(".default", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def mean_loss(losses: Sequence[tuple[float, int]]) -> float:

@@ -13,8 +13,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
+from reference import stock_model
 from splitft import Job, RunResult, run
 from splitft.data import ClientData, prepare
 
@@ -77,7 +78,9 @@ def block_of(name: str) -> int:
 
 
 def base_of(job: Job) -> Any:
-    return AutoModelForCausalLM.from_pretrained(job.model_name_or_path, dtype=torch.float32)
+    base = stock_model(job.model_name_or_path)
+    base.config.use_cache = False  # some types' caches do not take rows of a copy without attention blocks
+    return base
 
 
 def tuned(job: Job, result: RunResult) -> Any:

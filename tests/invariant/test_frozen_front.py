@@ -206,5 +206,5 @@ def test_what_cannot_be_is_told(setting: Settings, tmp_path: Path) -> None:
     with pytest.raises(JobError, match="a block is trained by all or by nobody"):
         load_job(tmp_path / "job.yaml", ["cut_policy.method=makespan"])
     whole = make_setting(tmp_path, "llama", num_hidden_layers=BLOCKS, hidden_size=WIDTH)
-    with pytest.raises(ModelError, match="which this job does not train"):
+    with pytest.raises(ModelError, match="set train_front: true"):
         result_of(setting, tmp_path / "other", adapter_name_or_path=whole["adapter_name_or_path"])

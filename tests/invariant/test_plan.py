@@ -102,6 +102,16 @@ JOBS: dict[str, tuple[str, Settings]] = {
         "llama",
         {"method": "fed_lora", "aggregation": "freeze_a", "eval_every": 2},
     ),
+    "llama, DoRA, moving cuts, lower rank": (
+        "llama", {"use_dora": True, "cut_policy": MOVES, "lora_r_cut": 2, "adapter_name_or_path": None},
+    ),
+    "llama, PiSSA, a pattern in some blocks": (
+        "llama",
+        {
+            "init_lora_weights": "pissa", "lora_target_modules": r".*\.[qv]_proj",
+            "adapter_name_or_path": None, "layers_to_transform": [0, 3, 4], **DEVICES,
+        },
+    ),
     "llama, local_only": ("llama", {"method": "local_only", **DEVICES}),
     "gpt2, centralized": ("gpt2", {"method": "centralized", "gradient_accumulation_steps": 2, **DEVICES}),
 }  # fmt: skip

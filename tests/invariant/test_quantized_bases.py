@@ -132,5 +132,5 @@ def test_layers_that_pass_no_gradient_are_refused(tmp_path: Path) -> None:
     settings = make_setting(tmp_path, "llama", hidden_size=64, intermediate_size=128)
     make = torchao("Int8DynamicActivationInt8WeightConfig")
     folder = make(Path(settings["model_name_or_path"]), tmp_path / "dynamic")
-    with pytest.raises(ModelError, match=r"0.self_attn.q_proj .*gradient predicts 0 of the change"):
+    with pytest.raises(ModelError, match=r"cannot train on it: 0.self_attn.q_proj"):
         trained({**settings, "model_name_or_path": str(folder)}, tmp_path / "run", cuts=2)

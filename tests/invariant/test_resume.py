@@ -52,6 +52,14 @@ MODES: dict[str, Settings] = {
         "aggregation": "freeze_a", "lora_r_cut": 2, "clients": 4, "cuts": 2, "cut_policy": UP_AND_DOWN
     },
     "sampled": {"clients_per_round": 2, "lr_scheduler_type": "cosine", "gradient_accumulation_steps": 2},
+    "dora": {
+        "use_dora": True, "adapter_name_or_path": None, "lora_r_cut": 2, "clients": 4, "cuts": 2,
+        "cut_policy": UP_AND_DOWN, "loraplus_lr_ratio": 4.0,
+    },
+    "pissa": {
+        "init_lora_weights": "pissa", "adapter_name_or_path": None, "clients": 4, "cuts": 2,
+        "cut_policy": UP_AND_DOWN,
+    },
     "fed_lora": {"method": "fed_lora"},
     "local_only": {"method": "local_only"},
     "centralized": {"method": "centralized"},

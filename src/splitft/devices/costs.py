@@ -22,6 +22,11 @@ class BlockCosts:
     silent_attention: bool
     activation_bytes: float  # kept for the backward, per token
     activation_bytes_per_width: float  # the same, per token and token of its row: attention scores
+    magnitudes: int = 0  # trained parameters beside those of rank: DoRA's
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Return the parameters of the block's adapter."""
+        return rank * self.lora_parameters + self.magnitudes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.matrices import attention_modules, attention_width, matrices_of
 from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
-from splitft.lora.blocks import tensor_name
+from splitft.lora.blocks import has_rank, tensor_name
 from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import find_blocks
@@ -33,7 +33,8 @@ def model_costs(model: nn.Module) -> ModelCosts:
     for index, (block, own) in enumerate(zip(blocks, matrices, strict=True)):
         silent = [m for m in own if (index, m.owner) in probe.silent]
         silent_inputs = {tensor_name(m.owner, "A") for m in silent}  # A is trained, but hands nothing on
-        units = {spec.name: math.prod(spec.at_rank(1)) for spec in layout.get(index, ())}
+        sizes = {spec.name: math.prod(spec.at_rank(1)) for spec in layout.get(index, ())}
+        units = {name: size for name, size in sizes.items() if has_rank(name)}
         attention = attention_modules(block)
         attending = [m for m in own if any(m.owner.startswith(f"{path}.") for path in attention)]
         if probe.traced:
@@ -51,6 +52,7 @@ def model_costs(model: nn.Module) -> ModelCosts:
                 silent_attention=bool(attending) and all(m in silent for m in attending),
                 activation_bytes=kept,
                 activation_bytes_per_width=kept_per_width,
+                magnitudes=sum(sizes.values()) - sum(units.values()),
             )
         )
     return _whole(model, found, tuple(costs), probe, element_bytes)

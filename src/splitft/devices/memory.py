@@ -72,7 +72,7 @@ def server_memory(costs: ModelCosts, job: CostSettings, cuts: Iterable[int]) -> 
         trained = max(adapters.values())
     else:
         trained = sum(number * adapters[cut] for cut, number in clients.items())
-    everything = sum(block.lora_parameters for block in costs.blocks) * job.lora_r
+    everything = sum(block.adapter_parameters(job.lora_r) for block in costs.blocks)
     crossings = 1 if head else 2
     batches = {c: _activations(costs, job, t, head=head, crossings=crossings) for c, t in trunks.items()}
     if head or job.order == "turns":
@@ -109,7 +109,7 @@ def highest_cut_in_memory(costs: ModelCosts, job: CostSettings, device: Device) 
 
 def _adapter_parameters(costs: ModelCosts, job: CostSettings, cut: int, blocks: Iterable[int]) -> int:
     ranks = held_blocks(job, len(costs.blocks), cut).ranks(job)
-    return sum(ranks[block] * costs.blocks[block].lora_parameters for block in blocks)
+    return sum(costs.blocks[block].adapter_parameters(ranks[block]) for block in blocks)
 
 
 def _activations(

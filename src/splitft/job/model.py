@@ -9,6 +9,7 @@ from pydantic import ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.rules import broken_rules
 from splitft.job.sections import PartitionConfig, Strict
@@ -19,7 +20,6 @@ from splitft.job.settings import (
     DataSettings,
     DeviceSettings,
     FederationSettings,
-    LoraSettings,
     ModelSettings,
     NetworkSettings,
     OptimizerSettings,

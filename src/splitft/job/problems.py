@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from splitft.job.describe import must_be
+from splitft.job.foreign import FOREIGN
 from splitft.job.model import RULE, Job
 from splitft.job.nested import key_path, nested_models
 
@@ -39,7 +40,8 @@ def problem_lines(error: ValidationError) -> list[str]:
         if detail["type"] == RULE:
             lines.append(f"{key}: {detail['msg']}")
         elif detail["type"] in ("extra_forbidden", "invalid_key"):
-            lines.append(f"{key}: {REMOVED.get(key) or f'unknown key; {_nearest_key(path[-1], home)}'}")
+            told = REMOVED.get(key) or FOREIGN.get(key)
+            lines.append(f"{key}: {told or f'unknown key; {_nearest_key(path[-1], home)}'}")
         elif detail["type"] == "missing":
             lines.append(f"{key}: required, but not given: {schemas[key].get('description', '')}")
         else:

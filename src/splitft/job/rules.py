@@ -81,6 +81,12 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "does not go with server_batch_tokens, which computes padded rows: leave out one of the two",
         )
 
+    if get("train_front") is False and get("lora_target_parameters"):
+        yield (
+            "train_front",
+            "no does not go with lora_target_parameters: peft gives experts adapters in every block",
+        )
+
     if get("devices") and isinstance(get("micro_batches"), int):
         yield (
             "micro_batches",
@@ -116,6 +122,8 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if lora_r and lora_r_cut and lora_r_cut > lora_r:
         yield "lora_r_cut", f"{lora_r_cut} is more than lora_r ({lora_r})"
 
+    yield from broken_lora_rules(job)
+
     kind = get("robust_aggregation", "none")
     if kind not in ("none", "norm_clip") and get("aggregation") in ("exact", "freeze_a"):
         yield (
@@ -131,6 +139,65 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rounds, local_steps, warmup = get("rounds"), get("local_steps"), get("warmup_steps")
     if rounds and local_steps and warmup and warmup > rounds * local_steps:
         yield "warmup_steps", f"{warmup} is more than all rounds × local_steps ({rounds * local_steps})"
+
+
+_STARTS = ("gaussian", "orthogonal", "pissa", "olora")
+_NO_STARTS = {  # values of init_lora_weights that peft knows and SplitFT refuses
+    "eva": "needs activations of the training data, which lie at the clients",
+    "corda": "needs activations of the training data, which lie at the clients",
+    "lora_ga": "needs gradients of the training data, which lie at the clients",
+    "loftq": "needs a quantised base",
+    "mica": "freezes B, and an average needs it trained",
+}
+
+
+def broken_lora_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for every rule about adapters that `job` breaks; see `broken_rules`."""
+    for key in ("lora_target_modules", "exclude_modules"):
+        if isinstance(pattern := job.get(key), str):
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                yield key, f"no regular expression: {error}"
+
+    init, experts = job.get("init_lora_weights", True), job.get("lora_target_parameters")
+    if experts and job.get("layers_to_transform") is not None:
+        yield (
+            "layers_to_transform",
+            "leave out lora_target_parameters: peft adapts experts in every block",
+        )
+    if experts and isinstance(init, str) and init != "gaussian":
+        yield "init_lora_weights", f"peft has no {init} of experts: leave out lora_target_parameters"
+    dora = job.get("use_dora") is True
+    if dora and experts:
+        yield "use_dora", "peft has no DoRA of experts: leave out lora_target_parameters"
+    if dora and job.get("server_batch_tokens", "off") != "off":
+        yield "use_dora", "DoRA's layers take the rows of one client at a time: set server_batch_tokens: off"
+    if dora and job.get("devices"):
+        yield "use_dora", "the virtual clock does not count DoRA's norms of the weights: leave out devices"
+
+    if dora and isinstance(init, str) and init.startswith(("pissa", "olora")):
+        yield "use_dora", f"peft converts no DoRA adapter that starts from {init}: set another start"
+    if init is not True and job.get("adapter_name_or_path") is not None:
+        yield "init_lora_weights", "adapter_name_or_path is the start already: leave out one of the two"
+    if not isinstance(init, str):
+        return
+    if init not in _STARTS and not re.fullmatch(r"pissa_niter_[1-9]\d{0,2}", init):
+        why = _NO_STARTS.get(init)
+        hint = f"peft's {init} {why}; set" if why else f"no start is called {init!r}: set true, false,"
+        yield "init_lora_weights", f"{hint} {', '.join(_STARTS)} or pissa_niter_N"
+        return
+    lower = job.get("lora_r_cut") not in (None, job.get("lora_r"))
+    if lower and init == "orthogonal":
+        yield "init_lora_weights", "orthogonal starts at zero with all components only: leave out lora_r_cut"
+    elif lower and init != "gaussian":
+        yield (
+            "init_lora_weights",
+            f"{init} moves a part of the base weights into the adapter, and a lower rank would cut it off: "
+            "leave out lora_r_cut",
+        )
+    if init == "orthogonal" and job.get("lora_r", 0) % 2:
+        yield "init_lora_weights", f"orthogonal needs an even lora_r, not {job['lora_r']}"
 
 
 _ROUND = re.compile(r"[1-9][0-9]*")

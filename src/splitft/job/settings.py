@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.lora import LoraSettings
 from splitft.job.sections import (
     Count,
     CutPolicyConfig,
@@ -156,23 +157,6 @@ class SplitSettings(Strict):
         return max(self.cuts) if isinstance(self.cuts, list) else self.cuts
 
 
-class LoraSettings(Strict):
-    """The adapters."""
-
-    lora_r: Count = key(16, "Rank of the adapter of every block.")
-    lora_r_cut: Count | None = key(
-        None, "Rank of the two blocks at a client's cut (paper: 8 of 16). Default: lora_r."
-    )
-    lora_r_cut_side: Literal["both", "client"] = advanced(
-        "both", "Blocks with lora_r_cut: both (paper), or the client's last one alone."
-    )
-    lora_alpha: float = key(32.0, "Adapter scaling is lora_alpha / lora_r in every block.", gt=0)
-    lora_dropout: float = key(0.0, "Dropout on the adapter's input.", ge=0, lt=1)
-    lora_target_modules: Name | Names | None = key(
-        None, "Module names, or all-linear. Default: peft's choice for the model type."
-    )
-
-
 class AverageSettings(Strict):
     """The average of a round."""
 
@@ -211,6 +195,9 @@ class OptimizerSettings(ScheduleSettings):
     lr_scheduler_type: SchedulerType = key("linear", "Schedule over all rounds' steps.")
     warmup_ratio: float = key(0.0, "Share of all steps used to warm up.", ge=0, lt=1)
     warmup_steps: Annotated[int, Field(ge=0)] = key(0, "Steps of warm-up; overrides the ratio.")
+    loraplus_lr_ratio: float | None = key(
+        None, "LoRA+: the learning rate of B is this times that of A, which is learning_rate.", gt=0
+    )
 
 
 class BatchSettings(ScheduleSettings, SeedSettings):

@@ -16,9 +16,11 @@ from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
+from splitft.running.check import JobReport
+from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config
 from splitft.weights.quantized import quantization
-from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config, tiny_random_model
+from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 _COLORS = {
     "exact": "green",
@@ -51,30 +53,55 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         report = check_split(config, cuts)
         blocks = _block_list(config)
     # Its findings, a line each.
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in (
+    rows = [
         ("model", model),
-        ("type", config.model_type),
+        ("type", config.model_type + (", on text without images" if sees_images(config) else "")),
         *((("quantised", f"{found}; the copy is not: a run tries its own layers"),) if found else ()),
         ("blocks", f"{count} in {blocks}"),
         ("cuts", _cuts(report, cuts)),
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),
         ("labels at home", _tail(report) if report.ok else "not tried"),
         ("clients together", _unless(report.together, "yes, whatever their cuts", "one at a time")),
+        ("in parts", _unless(report.parts, "yes", "whole batches")),
         ("without padding", _unless(report.padding_free, "yes", "rows are padded")),
         ("LoRA on", ", ".join(report.targets) or "not tried"),
+        *(
+            [("experts", f"{', '.join(report.experts)}, where lora_target_parameters names them")]
+            if report.experts
+            else []
+        ),
         *((f"not on {name}", problem) for name, problem in report.left_out.items()),
-        ("largest difference", f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"),
+        ("largest difference", _largest(report)),
         ("verdict", _verdict(report)),
         ("", report.reason),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+    ]
+    console.print(_listed(rows))
     return 0 if report.ok else ModelError.exit_code
 
 
+def tell_job(found: JobReport, console: Console | None = None) -> int:
+    """Print the proof of a job; return 0, since a job that cannot be proven has no report."""
+    rows = [
+        ("model", found.model),
+        ("type", found.split.model_type),
+        ("cuts", ", ".join(map(str, found.cuts))),
+        ("server", _SERVER[found.split.server_inputs]),
+        ("labels", found.labels),
+        ("LoRA on", f"{', '.join(found.targets)}; rank {found.rank}"),
+        *((f"not on {name}", problem) for name, problem in found.left_out.items()),
+        ("without padding", _unless(found.split.padding_free, "yes", "rows are padded", "not asked for")),
+        ("in parts", "yes" if found.in_parts else "not asked for"),
+        ("clients together", _unless(found.together, "yes", "one at a time", "not asked for")),
+        ("largest difference", _largest(found.split)),
+        ("verdict", _verdict(found.split)),
+        ("", "a training step with these adapters is that of the whole model, and stock peft loads them"),
+    ]
+    (console or _console()).print(_listed(rows))
+    return 0
+
+
 def check_all_command(console: Console | None = None) -> int:
-    """Try every causal-LM type of the installed transformers and print one row for each; return 0."""
+    """Try every causal and vision-language type of transformers, and print one row for each; return 0."""
     console = console or _console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bar:
@@ -106,6 +133,13 @@ def totals(reports: Sequence[SplitReport]) -> str:
     """How many types got each verdict, in one line."""
     counts: Counter[str] = Counter(report.verdict for report in reports)
     return f"{len(reports)} types: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+
+
+def _listed(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
 
 
 def _console() -> Console:
@@ -143,11 +177,15 @@ def _tail(report: SplitReport) -> str:
     return "yes" if report.tail_exact and report.server_inputs == "dummy_ids" else "no"
 
 
-def _unless(problem: str | None, yes: str, no: str) -> str:
+def _unless(problem: str | None, yes: str, no: str, unknown: str = "not tried") -> str:
     """A finding with its problem: None where nothing was tried, empty where there is none."""
     if problem is None:
-        return "not tried"
+        return unknown
     return f"no, {no}: {problem}" if problem else yes
+
+
+def _largest(report: SplitReport) -> str:
+    return f"logits {report.max_logit_difference:.2g}, gradients {_gradient(report)}"
 
 
 def _gradient(report: SplitReport) -> str:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from splitft.common.startup import import_libraries
 from splitft.errors import JobError, SplitFTError
+from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 
 EXIT_CODES = {
@@ -142,7 +143,7 @@ def server(
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
-    serve(loaded, listen, certs=certs, token=_token(token_file), insecure=insecure, resume=resume)
+    serve(loaded, listen, certs=certs, token=read_token(token_file), insecure=insecure, resume=resume)
 
 
 @app.command()
@@ -174,7 +175,7 @@ def client(
         model=model,
         folder=folder or Path("runs") / name,
         certs=certs,
-        token=_token(token_file),
+        token=read_token(token_file),
         insecure=insecure,
     )
 
@@ -197,7 +198,9 @@ def aggregator(
     loaded = _load(job, overrides)
     from splitft.running.aggregator import serve_averages
 
-    serve_averages(loaded, listen, folder=folder, certs=certs, token=_token(token_file), insecure=insecure)
+    serve_averages(
+        loaded, listen, folder=folder, certs=certs, token=read_token(token_file), insecure=insecure
+    )
 
 
 app.add_typer(certs_app, name="certs", cls=_Commands)
@@ -205,23 +208,36 @@ app.add_typer(certs_app, name="certs", cls=_Commands)
 
 @app.command()
 def check(
-    model: Annotated[str | None, typer.Argument(help="A model folder, a hub id, or builtin:NAME.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL|JOB", help="A model folder, a hub id, or builtin:NAME; or a job file or a recipe."
+        ),
+    ] = None,
+    overrides: _OVERRIDES = None,
     cuts: Annotated[str | None, typer.Option(help="Cuts to try, e.g. 1,2,8; default: every cut.")] = None,
     all_architectures: Annotated[
         bool,
-        typer.Option("--all-architectures", help="Try every causal-LM type of the installed transformers."),
+        typer.Option("--all-architectures", help="Try every causal and vision-language type."),
     ] = False,
 ) -> None:
-    """Prove that a model split at the cuts computes what the whole model computes."""
+    """Prove that a model, or a job with its own adapters, computes split what it computes whole."""
     if (model is None) != all_architectures:
         raise JobError("give either a MODEL or --all-architectures")
     if all_architectures and cuts is not None:
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
-    wanted = None if cuts is None else _parse_cuts(cuts)
+    wanted = None if cuts is None else parse_cuts(cuts)
+    job: Any = _load(str(model), overrides) if names_job(model, overrides, cuts) else None
     import_libraries()
-    from splitft.launch.check import check_all_command, check_command
+    from splitft.launch.check import check_all_command, check_command, tell_job
 
-    raise typer.Exit(check_all_command() if model is None else check_command(model, wanted))
+    if model is None:
+        raise typer.Exit(check_all_command())
+    if job is None:
+        raise typer.Exit(check_command(model, wanted))
+    from splitft.running.check import check_job
+
+    raise typer.Exit(tell_job(check_job(job)))
 
 
 @app.command()
@@ -311,27 +327,6 @@ def _load(job: str, overrides: list[str] | None) -> Any:
     loaded = load_job(job, overrides or ())
     import_libraries()  # after that: a wrong job is told at once
     return loaded
-
-
-def _token(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"--token-file {path} cannot be read: {getattr(error, 'strerror', error)}") from None
-    if not 16 <= len(token) <= 1024:
-        raise JobError(f"--token-file {path}: a secret has 16 to 1024 characters, this one {len(token)}")
-    return token
-
-
-def _parse_cuts(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
-        raise JobError(
-            f"--cuts {text}: write numbers of blocks, at least 1, with commas between: --cuts 1,2,8"
-        )
-    return sorted({int(part) for part in parts})
 
 
 def _tell(message: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from splitft.lora.blocks import TensorSpec, is_a, pairs
+from splitft.lora.blocks import TensorSpec, from_matrices, matrices, names_of_a, pairs
 
 Basis = dict[str, Tensor]  # name of an A -> T (rank, rank) with A' = T·A and B' = B·T⁻¹
 
@@ -40,23 +40,23 @@ def canonical(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def canonical_block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Apply `canonical` to every pair of a block's adapter, convolutions flattened."""
-    result: dict[str, Tensor] = {}
-    for name_a, name_b in pairs(block):
-        a, b = block[name_a], block[name_b]
-        new_a, new_b = canonical(a.flatten(1), b.flatten(1))
-        result[name_a], result[name_b] = new_a.reshape(a.shape), new_b.reshape(b.shape)
-    return {name: result[name] for name in block}
+    """Apply `canonical` to every pair of matrices of a block's adapter."""
+    result = matrices(block)
+    for name_a, name_b in pairs(result):
+        result[name_a], result[name_b] = canonical(result[name_a], result[name_b])
+    return from_matrices(result, block)
 
 
 def basis_between(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Basis:
-    """Return T of every pair, A' = T·A, float32 on the CPU: least squares, exact where the row spaces agree.
+    """Return T of every pair of matrices, A' = T·A, float32 on the CPU.
 
-    Gradients follow as A: T⁻ᵀ·g and B: g·Tᵀ; see moments.rebase.
+    By least squares, exact where the row spaces agree. Gradients follow as A: T⁻ᵀ·g and B: g·Tᵀ; see
+    moments.rebase.
     """
     basis: Basis = {}
+    old, new = matrices(old), matrices(new)
     for name, _ in pairs(old):
-        before, after = (block[name].detach().cpu().double().flatten(1) for block in (old, new))
+        before, after = (block[name].detach().cpu().double() for block in (old, new))
         usable = bool((before.norm() + after.norm()).isfinite())
         change = after @ torch.linalg.pinv(before) if usable else torch.eye(len(before))
         basis[name] = change.float()
@@ -66,9 +66,9 @@ def basis_between(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Basis
 def truncation_error(block: Mapping[str, Tensor], rank: int) -> float:
     """Return the relative Frobenius error of cutting every pair of a block in canonical form to `rank`."""
     lost = kept = 0.0
-    for name_a, name_b in pairs(block):
-        rows = block[name_a].double().flatten(1).norm(dim=1)
-        weight = (rows * block[name_b].double().norm(dim=0).flatten()) ** 2
+    apart = matrices(block)
+    for name_a, name_b in pairs(apart):
+        weight = (apart[name_a].double().norm(dim=1) * apart[name_b].double().norm(dim=0)) ** 2
         lost += float(weight[rank:].sum())
         kept += float(weight.sum())
     return (lost / kept) ** 0.5 if kept else 0.0
@@ -89,7 +89,7 @@ def unstack_bases(
     """Undo `stack_bases`, for blocks of this layout. Raises ValueError where the tensors do not fit it."""
     changes: dict[int, list[Basis]] = defaultdict(list)
     for block, bases in zip(blocks, stacked, strict=True):
-        names = [spec.name for spec in layout.get(block, ()) if is_a(spec.name)]
+        names = names_of_a(layout.get(block, ()))
         if bases.ndim != 3 or len(bases) != len(names) or bases.shape[1] != bases.shape[2]:
             raise ValueError(f"a change of basis of shape {tuple(bases.shape)} for {len(names)} pairs")
         changes[block].append(dict(zip(names, bases, strict=True)))

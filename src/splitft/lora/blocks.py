@@ -1,4 +1,8 @@
-"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them."""
+"""LoRA adapters of single blocks as plain tensors: names, shapes, ranks, and all operations on them.
+
+A module's A is (rank, in) and its B (out, rank). Adapters on the fused weights of several experts are
+(experts, rank, in) and (out, rank, experts), so that one rank counts for every expert.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,20 @@ from splitft.common.seeds import torch_generator
 
 BlockAdapter = dict[str, Tensor]  # "self_attn.q_proj.lora_A.weight" -> tensor, in the model's order
 Adapter = dict[int, BlockAdapter]  # block index -> its adapter
+MAGNITUDE = ".lora_magnitude_vector"  # what the name of DoRA's third tensor ends in, as PEFT files have it
 
 
-def tensor_name(module: str, side: str) -> str:
+_EXPERTS = ".experts"  # in place of peft's .weight
+
+
+def tensor_name(module: str, side: str, experts: int = 1) -> str:
     """Return the name of a module's LoRA tensor. side: A or B."""
-    return f"{module}.lora_{side}.weight"
+    return f"{module}.lora_{side}{_EXPERTS if experts > 1 else '.weight'}"
+
+
+def of_experts(name: str) -> bool:
+    """Whether a LoRA tensor holds the matrices of several experts."""
+    return name.endswith(_EXPERTS)
 
 
 def module_of(name: str) -> str:
@@ -33,12 +46,17 @@ def is_a(name: str) -> bool:
 
 def name_of_a(name: str) -> str:
     """Return the name of the A in the same pair."""
-    return name.replace(".lora_B.", ".lora_A.")
+    return name.replace(".lora_B.", ".lora_A.") if has_rank(name) else tensor_name(module_of(name), "A")
+
+
+def has_rank(name: str) -> bool:
+    """Whether a LoRA tensor has components: A and B do, the magnitudes of DoRA do not."""
+    return not name.endswith(MAGNITUDE)
 
 
 def rank_axis(name: str) -> int:
-    """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B."""
-    return 0 if is_a(name) else 1
+    """Return the axis of a LoRA tensor along which its components lie: 0 of A, 1 of B and of experts."""
+    return 0 if is_a(name) and not of_experts(name) else 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +67,8 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def at_rank(self, rank: int) -> tuple[int, ...]:
+        if not has_rank(self.name):
+            return self.shape
         return tuple(rank if axis == rank_axis(self.name) else n for axis, n in enumerate(self.shape))
 
 
@@ -66,7 +86,7 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
         for spec in specs:
             tensor = torch.zeros(spec.at_rank(rank))
             if is_a(spec.name):
-                bound = 1 / math.sqrt(math.prod(spec.shape[1:]))
+                bound = 1 / math.sqrt(math.prod(spec.shape[rank_axis(spec.name) + 1 :]))
                 tensor.uniform_(-bound, bound, generator=torch_generator(seed, "adapter", block, spec.name))
             adapter[block][spec.name] = tensor
     return adapter
@@ -74,7 +94,7 @@ def initial_adapter(layout: Layout, rank: int, seed: int) -> Adapter:
 
 def rank_of(block: Mapping[str, Tensor]) -> int:
     """Return the rank that a block's tensors have."""
-    name, tensor = next(iter(block.items()))
+    name, tensor = next((name, tensor) for name, tensor in block.items() if has_rank(name))
     return tensor.shape[rank_axis(name)]
 
 
@@ -82,6 +102,9 @@ def resize(block: Mapping[str, Tensor], rank: int) -> BlockAdapter:
     """Return the block with its leading `rank` components, or widened by zero columns and rows."""
     resized: BlockAdapter = {}
     for name, tensor in block.items():
+        if not has_rank(name):
+            resized[name] = tensor
+            continue
         axis = rank_axis(name)
         have = tensor.shape[axis]
         if rank <= have:
@@ -104,7 +127,8 @@ def widen(
     widened = resize(block, rank)
     for name, tensor in widened.items():
         if is_a(name):
-            tensor[have:] = fresh[name][have:].to(tensor)
+            new = (rank_axis(name), have, rank - have)
+            tensor.narrow(*new).copy_(fresh[name].narrow(*new))
     return widened
 
 
@@ -129,8 +153,9 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
     Raises ValueError where that is no whole rank up to the layout's.
     """
     specs = tuple(specs)
-    unit = sum(math.prod(spec.at_rank(1)) for spec in specs)
-    rank, rest = divmod(values.numel(), unit)
+    unit = sum(math.prod(spec.at_rank(1)) for spec in specs if has_rank(spec.name))
+    fixed = sum(math.prod(spec.shape) for spec in specs if not has_rank(spec.name))
+    rank, rest = divmod(values.numel() - fixed, unit)
     if values.ndim != 1 or rest or not 1 <= rank <= specs[0].shape[rank_axis(specs[0].name)]:
         raise ValueError(f"{values.numel()} adapter values do not make a whole rank of {unit} values")
     shapes = {spec.name: spec.at_rank(rank) for spec in specs}
@@ -138,20 +163,64 @@ def unflatten(values: Tensor, specs: Iterable[TensorSpec]) -> BlockAdapter:
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
+def matrices(block: Mapping[str, Tensor]) -> BlockAdapter:
+    """Return a block's adapter with the matrices of each expert apart: A and B are all matrices."""
+    apart: BlockAdapter = {}
+    for name, tensor in block.items():
+        if of_experts(name):
+            apart |= {f"{name}.{i}": one for i, one in enumerate(tensor.unbind(0 if is_a(name) else 2))}
+        else:
+            apart[name] = tensor.flatten(1) if has_rank(name) else tensor
+    return apart
+
+
+def from_matrices(apart: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> BlockAdapter:
+    """Undo `matrices`, for a block with the names and the shapes, up to the rank, of `like`."""
+    block: BlockAdapter = {}
+    for name, tensor in like.items():
+        if of_experts(name):
+            axis = 0 if is_a(name) else 2
+            block[name] = torch.stack([apart[f"{name}.{i}"] for i in range(tensor.shape[axis])], dim=axis)
+        elif not has_rank(name):
+            block[name] = apart[name]
+        else:
+            shape = [-1 if axis == rank_axis(name) else n for axis, n in enumerate(tensor.shape)]
+            block[name] = apart[name].reshape(shape)
+    return block
+
+
+def names_of_a(specs: Iterable[TensorSpec]) -> list[str]:
+    """Return the names of the A matrices of a block of this layout, as `matrices` gives them."""
+    names: list[str] = []
+    for spec in specs:
+        if is_a(spec.name):
+            several = of_experts(spec.name)
+            names += [f"{spec.name}.{i}" for i in range(spec.shape[0])] if several else [spec.name]
+    return names
+
+
 def concat(parts: Sequence[BlockAdapter]) -> BlockAdapter:
-    """Return a block of all components of the parts, in their order."""
-    return {name: torch.cat([part[name] for part in parts], dim=rank_axis(name)) for name in parts[0]}
+    """Return a block of all components of the parts, in their order; magnitudes are the first part's."""
+    return {
+        name: torch.cat([part[name] for part in parts], dim=rank_axis(name)) if has_rank(name) else tensor
+        for name, tensor in parts[0].items()
+    }
 
 
 def slice_components(block: BlockAdapter, low: int, high: int) -> BlockAdapter:
-    """Return the components [low, high) of a block."""
-    return {name: t.narrow(rank_axis(name), low, high - low).contiguous() for name, t in block.items()}
+    """Return the components [low, high) of a block, with its magnitudes."""
+    return {
+        name: t.narrow(rank_axis(name), low, high - low).contiguous() if has_rank(name) else t
+        for name, t in block.items()
+    }
 
 
 def merge_components(
     blocks: Sequence[BlockAdapter], merge: Callable[[Sequence[int], Sequence[BlockAdapter]], BlockAdapter]
 ) -> BlockAdapter:
     """Return a block whose components are merged each over its holders: the adapters of high enough rank.
+
+    Magnitudes go with the first components, which all hold.
 
     Args:
         blocks: Adapters of one block, of any ranks.

@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from splitft.lora.basis import canonical
-from splitft.lora.blocks import BlockAdapter, merge_components, pairs, rank_of, resize
+from splitft.lora.blocks import (
+    BlockAdapter,
+    from_matrices,
+    matrices,
+    merge_components,
+    pairs,
+    rank_of,
+    resize,
+)
 
 Mean = Callable[[Sequence[BlockAdapter], Sequence[float]], BlockAdapter]
 
@@ -56,14 +64,14 @@ def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdap
     The mean of products has up to the sum of all ranks; what is above the highest is cut off (Eckart-Young).
     Of all factors with that product, those nearest to the mean A are taken. Raises ValueError as `average`.
     """
-    shares = _shares(blocks, weights)
+    shares, like = _shares(blocks, weights), blocks[0]
+    blocks = [matrices(block) for block in blocks]
     result = average(blocks, weights)
     rank = rank_of(result)
     for name_a, name_b in pairs(result):
-        every_a = torch.cat([block[name_a].detach().cpu().double().flatten(1) for block in blocks])
+        every_a = torch.cat([block[name_a].detach().cpu().double() for block in blocks])
         weighted = [
-            block[name_b].detach().cpu().double().flatten(1) * share
-            for block, share in zip(blocks, shares, strict=True)
+            block[name_b].detach().cpu().double() * share for block, share in zip(blocks, shares, strict=True)
         ]
         a, b = canonical(every_a, torch.cat(weighted, dim=1))
         mean_a, mean_b = result[name_a], result[name_b]
@@ -71,12 +79,11 @@ def exact(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdap
             continue
         # Rotated so that A comes as close as it can to the mean A (Procrustes): the product stays, and
         # optimizer moments, which belong to single components, keep their meaning.
-        u, _, vh = torch.linalg.svd(mean_a.detach().cpu().double().flatten(1) @ a[:rank].T)
+        u, _, vh = torch.linalg.svd(mean_a.detach().cpu().double() @ a[:rank].T)
         rotation = u @ vh
         a, b = rotation @ a[:rank], b[:, :rank] @ rotation.T
-        result[name_a] = a.reshape(mean_a.shape).to(mean_a)
-        result[name_b] = b.reshape(mean_b.shape).to(mean_b)
-    return result
+        result[name_a], result[name_b] = a.to(mean_a), b.to(mean_b)
+    return from_matrices(result, like)
 
 
 def freeze_a(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
@@ -88,7 +95,8 @@ def freeze_a(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockA
     result = average(blocks, weights)
     for name, _ in pairs(widest):
         for block in blocks:
-            if not torch.equal(block[name], widest[name][: len(block[name])]):
+            shared = resize({name: widest[name]}, rank_of(block))[name]
+            if not torch.equal(block[name], shared):
                 raise ValueError(f"{name} is frozen, but the adapters to be averaged differ in it")
         result[name] = widest[name].detach().clone()
     return result

@@ -16,7 +16,10 @@ from splitft.lora.blocks import (
     BlockAdapter,
     TensorSpec,
     flatten,
+    from_matrices,
+    has_rank,
     is_a,
+    matrices,
     name_of_a,
     rank_axis,
     rank_of,
@@ -47,7 +50,7 @@ def resize_moments(moments: Moments, rank: int) -> Moments:
     have = rank_of(moments.exp_avg)
     average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
     for name, tensor in square.items():
-        if rank > have:
+        if rank > have and has_rank(name):
             axis = rank_axis(name)
             known, new = tensor.narrow(axis, 0, have), tensor.narrow(axis, have, rank - have)
             new.copy_(known.mean(dim=axis, keepdim=True).expand_as(new))
@@ -62,13 +65,14 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
     had none of the others: they count as zero.
     """
     rank = len(next(iter(basis.values())))
-    average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
-    for name in average:
+    average, square = (matrices(resize(of, rank)) for of in (moments.exp_avg, moments.exp_avg_sq))
+    for name in filter(has_rank, average):
         change, on_a = basis[name_of_a(name)].double(), is_a(name)
         turn = torch.linalg.pinv(change).T if on_a else change
         average[name] = _turned(average[name], turn, on_a)
         square[name] = _turned(square[name], turn.square(), on_a)
-    return Moments(moments.steps, average, square)
+    like = moments.exp_avg
+    return Moments(moments.steps, from_matrices(average, like), from_matrices(square, like))
 
 
 def mean_moments(given: Sequence[Moments]) -> Moments:
@@ -119,7 +123,5 @@ def unpack_blocks(
 
 
 def _turned(tensor: Tensor, turn: Tensor, on_a: bool) -> Tensor:
-    turn = turn.to(tensor.device)
-    flat = tensor.double().flatten(1)
-    turned = turn @ flat if on_a else flat @ turn.T
-    return turned.reshape(tensor.shape).to(tensor)
+    turn, wide = turn.to(tensor.device), tensor.double()
+    return (turn @ wide if on_a else wide @ turn.T).to(tensor)

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from splitft.common.state import State
 from splitft.job.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 from splitft.lora.basis import Basis
-from splitft.lora.blocks import Adapter, BlockAdapter, rank_of, to_device, trained_tensors
+from splitft.lora.blocks import Adapter, BlockAdapter, is_a, rank_of, to_device, trained_tensors
 from splitft.lora.moments import Moments, rebase, resize_moments
 
+LearningRates = tuple[float, float]  # of A, and of B: the same without LoRA+
 
-def learning_rates(settings: OptimizerSettings) -> Callable[[int], float]:
-    """Return the learning rate as a function of the optimizer step (0-based, over all rounds).
+
+def learning_rates(settings: OptimizerSettings) -> Callable[[int], LearningRates]:
+    """Return the learning rates as a function of the optimizer step (0-based, over all rounds).
 
     The schedules are transformers' own; with client sampling they follow the run, not the single client.
     """
@@ -28,7 +30,9 @@ def learning_rates(settings: OptimizerSettings) -> Callable[[int], float]:
     probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     schedule: Any = get_scheduler(settings.lr_scheduler_type, probe, warmup, total)
     factor = schedule.lr_lambdas[0]
-    return lambda step: float(settings.learning_rate * factor(step))
+    peak_a = settings.learning_rate
+    peak_b = peak_a if settings.loraplus_lr_ratio is None else peak_a * settings.loraplus_lr_ratio
+    return lambda step: (float(peak_a * factor(step)), float(peak_b * factor(step)))
 
 
 def global_step(schedule: ScheduleSettings, round_: int, step: int) -> int:
@@ -37,6 +41,7 @@ def global_step(schedule: ScheduleSettings, round_: int, step: int) -> int:
 
 
 Weights = dict[int, dict[str, nn.Parameter]]  # by block and tensor
+NO_GRADIENT = -1.0  # in the place of a norm
 
 
 class TrainedAdapter:
@@ -109,8 +114,13 @@ class TrainedAdapter:
 
     def _optimizer(self, block: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
         settings = self._settings
+        one_rate = settings.loraplus_lr_ratio is None
+        groups: dict[int, list[nn.Parameter]] = {0: [], 1: []}  # by the place of their learning rate
+        for name, parameter in block.items():
+            if parameter.requires_grad:
+                groups[0 if one_rate or is_a(name) else 1].append(parameter)
         return torch.optim.AdamW(
-            [p for p in block.values() if p.requires_grad],
+            [{"params": own, "rate": place} for place, own in groups.items() if own],
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             eps=settings.adam_epsilon,
@@ -131,23 +141,26 @@ class TrainedAdapter:
         return {i: {n: p.detach().clone() for n, p in block.items()} for i, block in self.blocks.items()}
 
     def gradient_norms(self, blocks: Iterable[int] | None = None) -> Tensor:
-        """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order."""
+        """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order.
+
+        NO_GRADIENT stands for a tensor that has none.
+        """
         held = self.blocks if blocks is None else [i for i in blocks if i in self.blocks]
         norms = [
-            p.new_zeros(()) if p.grad is None else torch.linalg.vector_norm(p.grad)
+            p.new_tensor(NO_GRADIENT) if p.grad is None else torch.linalg.vector_norm(p.grad)
             for index in held
             for p in self.parameters_of(index)
         ]
         return torch.stack(norms).cpu() if norms else torch.zeros(0)
 
-    def step(self, learning_rate: float, total_norm: Tensor | None) -> None:
+    def step(self, rates: LearningRates, total_norm: Tensor | None) -> None:
         """Clip by the norm over all parts of the model, step, and drop the gradients."""
         if total_norm is not None:
             most = self._settings.max_grad_norm
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), most, total_norm)
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = rates[group["rate"]]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -181,4 +194,4 @@ def _restore(optimizer: torch.optim.AdamW, block: Mapping[str, nn.Parameter], mo
 def total_norm(norms: Iterable[Tensor | None]) -> Tensor:
     """Return the norm of a whole gradient from the norms of its tensors, in the model's order."""
     parts = torch.cat([norm.cpu() for norm in norms if norm is not None and norm.numel()])
-    return cast(Tensor, torch.linalg.vector_norm(parts))
+    return cast(Tensor, torch.linalg.vector_norm(parts[parts >= 0]))  # zeros in it would change the last bit

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from splitft.job.settings import LoraSettings, SplitSettings
+from splitft.job.lora import LoraSettings
+from splitft.job.settings import SplitSettings
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from splitft.errors import ModelError
+from splitft.lora.blocks import of_experts
 from splitft.model.slots import AdapterSlots
 
 
@@ -31,6 +33,8 @@ def bind_rows(slots: AdapterSlots, parts: Sequence[RowPart], seq: int) -> None:
     for index, owners in slots.owners.items():
         held = [(part.rows * seq, part.adapter[index]) for part in parts if index in part.adapter]
         for (name_a, lora_a), (name_b, lora_b) in zip(owners[::2], owners[1::2], strict=True):
+            if of_experts(name_a):
+                raise ModelError("adapters on fused experts change a weight that all rows share")
             pairs = [(tokens, block[name_a], block[name_b]) for tokens, block in held]
             if pairs:
                 # Ranks may differ between parts, so that what lies between A and B is no tensor: B does both.

@@ -229,9 +229,16 @@ def learn_habits(model: nn.Module) -> Habits:
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module into eval mode, and each back into its own mode at the end."""
+    with kept_modes(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Put every module back into its own mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
         yield
     finally:
         for module, training in modes:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from splitft.lora.blocks import Adapter
 from splitft.model.joined import learn_fixed, run_joined
 from splitft.model.row_adapters import RowPart, bind_rows, unbind_rows
 from splitft.model.split_model import SplitModel
 from splitft.model.window import eval_mode, run_blocks
-from splitft.proof.harness import ProbeRows, differences, kept_random_state, make_rows, problem_of, tolerance
+from splitft.proof.harness import (
+    ProbeRows,
+    differences,
+    kept_random_state,
+    make_rows,
+    problem_of,
+    random_adapter,
+    tolerance,
+)
 
-_LENGTHS = ((7, 4), (6,), (3, 7))  # tokens of the rows of three clients
+_LENGTHS = ((12, 4), (6,), (3, 7))  # tokens of the rows of three clients: on both sides of a copy's borders
 
 
 @dataclass(frozen=True)
@@ -67,17 +74,10 @@ def _clients(model: SplitModel, cuts: Sequence[int], seed: int) -> list[_Client]
         rows = make_rows(model.model, lengths, seed=seed + number)
         with torch.no_grad():
             hidden = run_blocks(model.model, 0, cut, input_ids=rows.input_ids, **rows.inputs)
-        adapter: Adapter = {
-            block: {spec.name: nn.Parameter(_random(spec.shape, model.device)) for spec in specs}
-            for block, specs in model.slots.layout.items()
-            if block >= cut
-        }
+        held = {block: specs for block, specs in model.slots.layout.items() if block >= cut}
+        adapter = random_adapter(held, seed + number, model.device, trained=True)
         clients.append(_Client(cut, rows, hidden.requires_grad_(), adapter))
     return clients
-
-
-def _random(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.randn(shape, device=device) * 0.3 / math.sqrt(max(shape))
 
 
 def _alone(model: SplitModel, client: _Client, with_ids: bool) -> Tensor:

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from splitft.model.config import count_blocks
 from splitft.model.split_model import ServerInputs
-from splitft.model.window import call_model, find_blocks, hidden_argument, run_blocks, with_hidden
+from splitft.model.window import (
+    call_model,
+    find_blocks,
+    hidden_argument,
+    install_window,
+    run_blocks,
+    with_hidden,
+)
 from splitft.proof.harness import ProbeRows, differences, distance, loss_of, tolerance
 
 _MOST_COMPARED = 20_000_000
@@ -84,7 +91,9 @@ def run_whole(model: nn.Module, rows: ProbeRows, cuts: Iterable[int]) -> Result:
         for hook in hooks:
             hook.remove()
     gradients = torch.autograd.grad(loss, [*entering.values(), *parameters], allow_unused=True)
-    at_cut: dict[int, Tensor | None] = dict(zip(entering, gradients, strict=False))
+    axes = install_window(model).habits.axes  # batch and seq to the front, as what crosses a cut has them
+    moved = [None if g is None else g.movedim(axes, (0, 1)) for g in gradients[: len(entering)]]
+    at_cut: dict[int, Tensor | None] = dict(zip(entering, moved, strict=True))
     return Result(rows.pick(out.logits), loss.detach(), list(gradients[len(entering) :]), at_cut, ran)
 
 

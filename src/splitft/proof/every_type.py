@@ -1,4 +1,4 @@
-"""Try the split on every causal-LM type of the installed transformers, each safe from the others.
+"""Try the split on every causal and vision-language type of transformers, each safe from the others.
 
 As a program: one of the processes that check, which reads a type a line and answers with its report in JSON.
 """
@@ -19,7 +19,10 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils import logging
 
 from splitft.common.text import error_line
@@ -37,11 +40,15 @@ _QWEN4_INDEXER = {
     "indexer_compress_ratio": 4,
 }
 # What these types' checkpoints state and their default configuration leaves out.
+_WITH_MROPE = ("paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")
+_WITH_GLM_MROPE = ("glm46v", "glm4v", "glmga")
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+_MROPE = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]}
+_GLM_MROPE = {**_MROPE, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
 _COMPLETED: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 4},
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}
-    },
+    "cohere_compass": {"text_config": {"rope_parameters": {"full_attention": _ROPE}}},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "dbrx": {"attn_config": {"kv_n_heads": 8, "clip_qkv": 8.0, "rope_theta": 10_000.0}},
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6},
@@ -53,13 +60,20 @@ _COMPLETED: dict[str, dict[str, Any]] = {
     "qwen4_exp": {"text_config": _QWEN4_INDEXER},
     "qwen4_exp_text": _QWEN4_INDEXER,
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    **{name: {"text_config": {"rope_parameters": _MROPE}} for name in _WITH_MROPE},
+    **{name: {"text_config": {"rope_parameters": _GLM_MROPE}} for name in _WITH_GLM_MROPE},
+    "glm4v_moe": {"text_config": {"rope_parameters": _GLM_MROPE, "head_dim": 128}},
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": {**_MROPE, "mrope_section": [22, 22, 20]}}},
+    "glm_ocr": {"text_config": {"rope_parameters": {**_MROPE, "mrope_section": [8, 12, 12]}}},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [3, 1]}},
+    "step3p7": {"text_config": {"sliding_window": 512}},
     "xmod": {"default_language": "en_XX"},
 }
 
 
 def causal_types() -> list[str]:
-    """Every model type for which the installed transformers has a causal LM."""
-    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    """Every model type for which the installed transformers has a causal LM, or a vision-language model."""
+    return sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES})
 
 
 def default_config(model_type: str) -> PreTrainedConfig:
@@ -162,6 +176,8 @@ def main() -> None:
 def _check_type(model_type: str) -> SplitReport:
     try:
         return replace(check_split(default_config(model_type)), model_type=model_type)
+    except ModelError as error:
+        return SplitReport.refused(str(error), model_type)
     except Exception as error:  # a foreign configuration may raise anything
         reason = f"no model could be built ({error_line(error)})"
         return SplitReport.refused(reason, model_type, built=False)

@@ -19,16 +19,18 @@ from splitft.proof.harness import ProbeRows, difference, make_rows, tolerance
 @torch.no_grad()
 def vacuity(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_inputs: ServerInputs) -> str:
     """Refuse where noise at the cut, or a block left out, would not be noticed."""
-    # Noise in place of the activations must change the logits.
     ids, hidden = rows.at_server(server_inputs), _front(model, rows, cut)
-    generator = torch.Generator().manual_seed(cut)
-    noise = torch.randn(hidden.shape, generator=generator).to(hidden) * hidden.float().std().to(hidden.dtype)
-    if torch.equal(_trunk(model, rows, cut, noise, ids), whole.logits):
-        return f"cut {cut}: the activations that cross the cut do not reach the output"
-    # So must the block before or after the cut, left out: {block: (block to start from, what enters it)}.
+    # The block before or after the cut, left out, must change the logits: {block: (start, what enters it)}.
     skips = {cut: (cut + 1, hidden)} if cut + 1 < count_blocks(model.config) else {}
     if cut > 1:
         skips[cut - 1] = cut, _front(model, rows, cut - 1)
+    # So must noise in place of the activations, where no block before the cut has shown it.
+    if cut - 1 not in skips or cut - 1 not in whole.ran:
+        generator = torch.Generator().manual_seed(cut)
+        noise = torch.randn(hidden.shape, generator=generator).to(hidden)
+        noise *= hidden.float().std().to(hidden.dtype)
+        if torch.equal(_trunk(model, rows, cut, noise, ids), whole.logits):
+            return f"cut {cut}: the activations that cross the cut do not reach the output"
     for block, (start, given) in skips.items():
         if block not in whole.ran:  # the model itself passes over it, as over image blocks without an image
             continue
@@ -45,17 +47,14 @@ def vacuity(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, server_i
 
 
 @torch.no_grad()
-def independence(model: nn.Module, rows: ProbeRows, cut: int, seed: int) -> str:
-    """Refuse where the trunk's output depends on the ids that stand in for the text."""
+def independence(model: nn.Module, rows: ProbeRows, whole: Result, cut: int, seed: int) -> str:
+    """Refuse where the trunk's output, equal to the whole model's so far, depends on the ids in its place."""
     dummy = int(dummy_ids(model, 1, 1, rows.input_ids.device).item())
     if bool((rows.input_ids[rows.valid] == dummy).any()):
         return "the dummy ids occur in the test's rows, so a comparison proves nothing"
-    hidden = _front(model, rows, cut)
-    first = _trunk(model, rows, cut, hidden, None)
-    others = make_rows(model, rows.lengths, rows.side, seed + 1).input_ids
-    for stand_in in (others, torch.full_like(rows.input_ids, dummy + 1)):
-        if not torch.equal(first, _trunk(model, rows, cut, hidden, stand_in)):
-            return f"cut {cut}: the later blocks read the token ids again"
+    others = make_rows(model, rows.lengths, seed + 1).input_ids
+    if not torch.equal(whole.logits, _trunk(model, rows, cut, _front(model, rows, cut), others)):
+        return f"cut {cut}: the later blocks read the token ids again"
     return ""
 
 

@@ -9,18 +9,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from splitft.common.text import error_line
+from splitft.lora.blocks import Adapter, Layout
 from splitft.model.config import text_config
 from splitft.model.head import IGNORE
 from splitft.model.split_model import ServerInputs
 
-Side = Literal["left", "right"]
 _TRIED_IDS = 2000  # of a vocabulary, from the first on
 _NEGLIGIBLE = 1e-6  # of the longest tensor: what is left of sums that cancel out
 
@@ -30,7 +30,6 @@ class ProbeRows:
     """Samples of random text, laid out for a model: (batch, seq) each."""
 
     lengths: tuple[int, ...]  # of the samples
-    side: Side  # of the padding
     input_ids: Tensor
     labels: Tensor
     valid: Tensor  # False on padding
@@ -52,9 +51,7 @@ class ProbeRows:
         return replace(self, labels=labels)
 
 
-def make_rows(
-    model: nn.Module, lengths: Sequence[int] = (12, 7), side: Side = "right", seed: int = 0
-) -> ProbeRows:
+def make_rows(model: nn.Module, lengths: Sequence[int] = (12, 7), seed: int = 0) -> ProbeRows:
     """Draw a row of random tokens for each length, none of them special and none that dummy ids may take."""
     text = text_config(model)
     special = {0, 1, 2, 3} | _special_ids(model.config) | _special_ids(text)
@@ -63,12 +60,11 @@ def make_rows(
     shape = (len(lengths), max(lengths))
     ids = candidates[torch.randint(len(candidates), shape, generator=generator)]
     valid = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
-    valid = valid.flip(1) if side == "left" else valid
     pad = getattr(text, "pad_token_id", None)
     ids[~valid] = pad if isinstance(pad, int) and 0 <= pad < text.vocab_size else 0
     labels = ids.masked_fill(~valid, IGNORE)
     ids, labels, valid = (t.to(next(model.parameters()).device) for t in (ids, labels, valid))
-    return ProbeRows(tuple(lengths), side, ids, labels, valid, {"attention_mask": valid.long()})
+    return ProbeRows(tuple(lengths), ids, labels, valid, {"attention_mask": valid.long()})
 
 
 def _special_ids(config: Any) -> set[int]:
@@ -133,6 +129,22 @@ def tolerance(dtype: torch.dtype, exact: float, roundings: float) -> float:
     exact: for a dtype that rounds less; roundings: for one that rounds more, in units of its precision.
     """
     return max(exact, roundings * torch.finfo(dtype).eps)
+
+
+def random_adapter(
+    layout: Layout, seed: int, device: torch.device | None = None, *, trained: bool = False
+) -> Adapter:
+    """Return an adapter that changes what a model computes: neither A nor B is zero.
+
+    trained: its tensors require a gradient.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def tensor(shape: tuple[int, ...]) -> Tensor:
+        values = torch.randn(shape, generator=generator) * 0.3 / math.sqrt(max(shape))
+        return nn.Parameter(values.to(device), requires_grad=trained)
+
+    return {block: {spec.name: tensor(spec.shape) for spec in specs} for block, specs in layout.items()}
 
 
 def problem_of(proof: Callable[[], str], where: str = "") -> str:

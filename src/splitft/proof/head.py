@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,16 +25,14 @@ def try_head(model: nn.Module, seed: int = 0, *, whole: bool = True) -> tuple[He
     The loss and its gradient at the last block are compared with the model's own, the mean and the sum, on
     rows of which some tokens have no label. Weights, gradients and modes are left alone.
 
-    whole: the model has all its blocks; else at least the last one, which random hidden states enter.
+    whole: the model has all its blocks, so that hidden states of its own enter the last one where random
+        ones do not; else the last one is enough.
     """
-    try:
-        with eval_mode(model):
-            rows = make_rows(model, seed=seed).with_gaps()
-            hidden = _entering(model, rows, seed, whole)
-            form = _form(model, rows, hidden)
-            problem = _compare(model, rows, hidden, ChunkedHead(model, form, _CHUNK))
-    except Exception as error:  # a foreign model may raise anything
-        problem = error_line(error)
+    with eval_mode(model):
+        rows = make_rows(model, seed=seed).with_gaps()
+        form, problem = _try_form(model, rows, lambda: _random(model, rows, seed))
+        if problem and whole:
+            form, problem = _try_form(model, rows, lambda: _own(model, rows))
     return ("whole", problem) if problem else (form, "")
 
 
@@ -42,12 +41,23 @@ def whole_loss_notice(reason: str) -> str:
     return f"the loss is the model's own, over the full logits, and takes their memory: {reason}"
 
 
+def _try_form(model: Any, rows: ProbeRows, entering: Callable[[], Tensor]) -> tuple[HeadForm, str]:
+    try:
+        hidden = entering()
+        form = _form(model, rows, hidden)
+        return form, _compare(model, rows, hidden, ChunkedHead(model, form, _CHUNK))
+    except Exception as error:  # a foreign model may raise anything
+        return "whole", error_line(error)
+
+
 @torch.no_grad()
-def _entering(model: Any, rows: ProbeRows, seed: int, whole: bool) -> Tensor:
-    if whole:
-        last = count_blocks(model.config) - 1
-        hidden: Tensor = run_blocks(model, 0, last, input_ids=rows.input_ids, **rows.inputs)
-        return hidden
+def _own(model: Any, rows: ProbeRows) -> Tensor:
+    last = count_blocks(model.config) - 1
+    hidden: Tensor = run_blocks(model, 0, last, input_ids=rows.input_ids, **rows.inputs)
+    return hidden
+
+
+def _random(model: Any, rows: ProbeRows, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(*rows.input_ids.shape, text_config(model).hidden_size, generator=generator)
     return random.to(rows.input_ids.device, next(model.parameters()).dtype)

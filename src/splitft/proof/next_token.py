@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from splitft.model.head import shifted, token_losses
+from splitft.model.head import IGNORE, shifted, token_losses
 from splitft.model.window import call_model, eval_mode
 from splitft.proof.harness import ProbeRows, difference, loss_of, make_rows, problem_of, tolerance
 
@@ -25,30 +25,23 @@ def try_next_token(model: Any, seed: int = 0) -> str:
     """
     with eval_mode(model), torch.no_grad():
         rows = make_rows(model, _LENGTHS, seed=seed)
-        return problem_of(lambda: _sees_later(model, rows) or _other_loss(model, rows))
+        return problem_of(lambda: _problem(model, rows))
 
 
-def _sees_later(model: Any, rows: ProbeRows) -> str:
-    """Change the last token of every row: no logits of an earlier token may follow."""
+def _problem(model: Any, rows: ProbeRows) -> str:
+    out = call_model(model, input_ids=rows.input_ids, labels=rows.labels, **rows.inputs)
+    # Another last token of every row: no logits of an earlier token may follow.
     last = torch.tensor(rows.lengths, device=rows.input_ids.device)[:, None] - 1
     ids = rows.input_ids.clone()
     ids.scatter_(1, last, ids[:, :1])
-    earlier = rows.valid.clone().scatter_(1, last, False)
-    before, after = (replace(rows, input_ids=each, valid=earlier) for each in (rows.input_ids, ids))
-    logits, others = (
-        r.pick(call_model(model, input_ids=r.input_ids, **r.inputs).logits) for r in (before, after)
-    )
-    if (apart := difference(logits, others)) > tolerance(logits.dtype, 1e-5, 4):
+    earlier = replace(rows, valid=rows.valid.clone().scatter_(1, last, False))
+    others = call_model(model, input_ids=ids, **rows.inputs).logits
+    logits = earlier.pick(out.logits)
+    if (apart := difference(logits, earlier.pick(others))) > tolerance(logits.dtype, 1e-5, 4):
         return f"a token sees later ones: it is no next-token model (logits change by {apart:.2g} relative)"
-    return ""
-
-
-def _other_loss(model: Any, rows: ProbeRows) -> str:
-    """Compare the model's loss with the cross-entropy of the next token."""
-    out = call_model(model, input_ids=rows.input_ids, labels=rows.labels, **rows.inputs)
-    own = float(loss_of(out, rows))
-    targets = shifted(rows.labels)
-    wanted = float(token_losses(out.logits.flatten(0, 1), targets)[targets != -100].mean())
+    # The model's own loss against the cross-entropy of the next token.
+    own, targets = float(loss_of(out, rows)), shifted(rows.labels)
+    wanted = float(token_losses(out.logits.flatten(0, 1), targets)[targets != IGNORE].mean())
     if abs(own - wanted) > _LOSS * abs(wanted):
         return f"its loss is not that of the next token: {own:.4g}, not {wanted:.4g}"
     return ""

@@ -15,7 +15,14 @@ from splitft.common.text import error_line
 from splitft.errors import ModelError
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
-from splitft.model.slots import inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.slots import (
+    AdapterSlots,
+    expert_parameters,
+    inject,
+    lora_config,
+    resolve_targets,
+    uses_fan_in_fan_out,
+)
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.window import eval_mode, install_window
 from splitft.proof.batched import prove_batching
@@ -23,9 +30,12 @@ from splitft.proof.harness import kept_random_state
 from splitft.proof.head import try_head
 from splitft.proof.next_token import try_next_token
 from splitft.proof.packed import try_padding_free
+from splitft.proof.parts import try_parts
 from splitft.proof.targets import problems_in
+from splitft.proof.training import as_trained
 from splitft.proof.trial import RefusedError, SplitTrial, Wanted, finite_random_model, try_split
-from splitft.weights.shrink import NotBuiltError, causal_class, shrink_config
+from splitft.weights.kinds import causal_class
+from splitft.weights.shrink import NotBuiltError, shrink_config
 
 Labels = Literal["server", "client"]
 Verdict = Literal["exact", "exact with real ids", "splits only", "refused", "could not be built"]
@@ -49,9 +59,11 @@ class SplitReport:
     head_reason: str = ""  # problem of the loss in chunks
     together: str | None = None  # problem of clients with several cuts in one pass; None: not tried
     padding_free: str | None = None  # problem of samples that share a row; None: not tried
+    parts: str | None = None  # problem of a batch in parts; None: not tried
     splits: bool = False  # whole and split are equal, whether or not it may be trained
     targets: tuple[str, ...] = ()  # default names of modules with LoRA; of a configuration alone
-    left_out: dict[str, str] = field(default_factory=dict)  # names of linear layers without, and why
+    experts: tuple[str, ...] = ()  # weights of fused experts that LoRA adapts where a job states them
+    left_out: dict[str, str] = field(default_factory=dict)  # names without LoRA, and why
 
     @property
     def verdict(self) -> Verdict:
@@ -77,6 +89,7 @@ def check_split(
     tail_blocks: int = 0,
     labels: Labels = "server",
     padding_free: bool = False,
+    slots: AdapterSlots | None = None,
     seed: int = 0,
 ) -> SplitReport:
     """Compare whole and split on a few tokens, and report whether the split may be trained.
@@ -89,6 +102,8 @@ def check_split(
     cuts: default every cut.
     tail_blocks: last blocks at the client, at least 1 with labels="client".
     padding_free: try samples that share a row, too; of a configuration that is always tried.
+    slots: of the adapters in the model. One training step is then compared, with random adapters, which stay
+        bound: logits, loss, and the gradients at the cut and of every adapter.
     """
     if isinstance(model_or_config, str | Path):
         from splitft.weights.load import load_config
@@ -97,7 +112,7 @@ def check_split(
     with kept_random_state():
         if not isinstance(model_or_config, nn.Module):
             return _check_config(model_or_config, cuts, tail_blocks, labels, seed)
-        report = _check_model(model_or_config, cuts, tail_blocks, labels, seed)
+        report = _check_model(model_or_config, cuts, tail_blocks, labels, slots, seed)
         if not (padding_free and report.ok):
             return report
         tail = report.num_blocks - tail_blocks if tail_blocks else None
@@ -106,7 +121,12 @@ def check_split(
 
 
 def _check_model(
-    model: Any, cuts: Iterable[int] | None, tail_blocks: int, labels: Labels, seed: int
+    model: Any,
+    cuts: Iterable[int] | None,
+    tail_blocks: int,
+    labels: Labels,
+    slots: AdapterSlots | None,
+    seed: int,
 ) -> SplitReport:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     count = count_blocks(model.config)
@@ -116,11 +136,11 @@ def _check_model(
         tail_decides=tail_blocks > 0,
         only_tail=labels == "client",
         guard_all=False,
+        slots=slots,
     )
     with suppress(Exception):  # errors are reported below; here the window takes the list's own mode
         install_window(model)
-    with eval_mode(model):
-        return _report(model, wanted, labels, seed)
+    return _report(model, wanted, labels, seed)
 
 
 def _check_config(
@@ -147,31 +167,52 @@ def _check_config(
     if not report.ok:
         return replace(report, cuts=tried)
     flat = try_padding_free(model, report.cuts, report.server_inputs, seed=seed, small=model)
-    report = _try_adapters(model, small, replace(report, padding_free=flat), seed)
+    report = replace(report, padding_free=flat, parts=try_parts(model, seed))
+    report = _try_adapters(model, small, report, seed)
     return replace(report, cuts=tried)
 
 
 def _try_adapters(model: Any, small: PreTrainedConfig, report: SplitReport, seed: int) -> SplitReport:
-    """Inject default adapters into a small copy; prove clients with different cuts in one pass, too."""
+    """Inject default adapters into a small copy; prove a training step, and clients in one pass."""
     try:
-        names, excluded = resolve_targets(model, None)
-        left_out = problems_in(small, names, excluded, seed)
+        (names, excluded), fused = resolve_targets(model, None), expert_parameters(model)
+
+        def configure(copy: Any, some: Sequence[str]) -> Any:
+            return lora_config(
+                [name for name in some if name not in fused],
+                excluded,
+                r=4,
+                alpha=8,
+                dropout=0.0,
+                fan_in_fan_out=uses_fan_in_fan_out(copy),
+                parameters=[name for name in some if name in fused],
+            )
+
+        left_out = problems_in(small, names, configure, seed) | problems_in(small, fused, configure, seed)
+        experts = tuple(name for name in fused if name not in left_out)
         targets = tuple(name for name in names if name not in left_out)
         if not targets:
             raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")
-        fan_in = uses_fan_in_fan_out(model)
-        lora = lora_config(list(targets), excluded, r=4, alpha=8, dropout=0.0, fan_in_fan_out=fan_in)
-        split = SplitModel(model, inject(model, lora), server_inputs=report.server_inputs)
+        slots = inject(model, configure(model, targets))
+        trained = Wanted((report.cuts[0], *report.cuts[1:][-1:]), guard_all=False, slots=slots)
+        with as_trained(model, slots, seed):
+            _, trial = try_split(model, trained, seed)
     except Exception as error:  # a foreign model may raise anything
-        return replace(report, ok=False, reason=error_line(error))
-    together = prove_batching(split, report.cuts, seed) if len(report.cuts) > 1 else None
-    return replace(report, targets=targets, left_out=left_out, together=together)
+        return replace(report, ok=False, reason=f"with LoRA: {error_line(error)}")
+    report = replace(report, targets=targets, experts=experts, left_out=left_out)
+    if trial.problems:
+        return replace(report, ok=False, reason=f"a training step with LoRA: {trial.first_problem}")
+    if len(report.cuts) == 1:
+        return report
+    split = SplitModel(model, slots, server_inputs=report.server_inputs)
+    return replace(report, together=prove_batching(split, report.cuts, seed))
 
 
 def _report(model: Any, wanted: Wanted, labels: Labels, seed: int) -> SplitReport:
     model_type = str(model.config.model_type)
     try:
-        dummy, best = try_split(model, wanted, seed)
+        with as_trained(model, wanted.slots, seed) if wanted.slots else eval_mode(model):
+            dummy, best = try_split(model, wanted, seed)
     except (RefusedError, ModelError) as refusal:
         return SplitReport.refused(str(refusal), model_type, wanted.cuts, count_blocks(model.config))
     splits, reason = _judge(dummy, best, wanted, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,14 +14,27 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
 from splitft.lora.basis import canonical_block
-from splitft.lora.blocks import Adapter, BlockAdapter, is_a, module_of, name_of_a, rank_of, resize
-from splitft.model.slots import AdapterSlots
+from splitft.lora.blocks import (
+    Adapter,
+    BlockAdapter,
+    concat,
+    has_rank,
+    is_a,
+    module_of,
+    name_of_a,
+    rank_of,
+    resize,
+)
+from splitft.model.slots import AdapterSlots, from_peft, peft_name, peft_tensors
+from splitft.running.misfit import misfit, other_kind
 from splitft.running.progress import number
+from splitft.weights.kinds import auto_class, sees_images
 
 _CARD = """---
 {header}---
@@ -39,9 +53,9 @@ server adapter `{job.server_adapter}`, labels at the {job.labels}; {up:.1f} MB w
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {auto}
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = {auto}.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 """
@@ -64,13 +78,16 @@ figures are over all clients.)""",
 _HOW["same_split"] = _HOW["splitft"]
 
 
-def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
-    """Return the card: what was trained, how, and what it reached. It names no client's data."""
+def model_card(job: Job, summary: Mapping[str, Any], base: str, config: PreTrainedConfig) -> str:
+    """Return the card: what was trained, how, and what it reached. It names no client's data.
+
+    config: of the base model.
+    """
     header = yaml.safe_dump(
         {
             "base_model": base,
             "library_name": "peft",
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": "image-text-to-text" if sees_images(config) else "text-generation",
             "tags": ["lora", "federated-learning", "split-learning", "splitft"],
         },
         sort_keys=False,
@@ -83,6 +100,7 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
         **shown,
         job=job,
         header=header,
+        auto=auto_class(config),
         how=_HOW[job.method].format(**shown),
         ppl_before=number(summary.get("perplexity_before"), 2),
         ppl=number(summary.get("perplexity"), 2),
@@ -95,38 +113,37 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str) -> str:
     )
 
 
-# Settings of peft with which an adapter computes something else than B·A, or changes the base weights.
-_OTHER_FUNCTIONS = (
-    "use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
-    "layer_replication", "monteclora_config", "velora_config",
-)  # fmt: skip
-_PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
+# Files with which AutoProcessor prepares images.
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, card: str, base: str) -> None:
     """Write the adapter so that `PeftModel.from_pretrained(base_model, folder)` loads it.
 
-    The folder is written beside its place and moved there, so that readers never see a part of it.
+    The folder is written beside its place and moved there, so that readers never see a part of it. Where
+    adapters started as a part of the base weights, that part is taken off in as many more components, as peft
+    does: the folder is for the base model as it was.
     """
+    full = 2 * job.lora_r if slots.start else job.lora_r
+    if slots.start:
+        adapter = {block: concat([own, _negative(slots.start[block])]) for block, own in adapter.items()}
     ranks = {
-        f"{slots.path}.{block}.{module_of(name)}": rank_of(tensors)
+        _pattern(slots, block, name): rank_of(tensors)
         for block, tensors in adapter.items()
         for name in tensors
-        if rank_of(tensors) != job.lora_r
+        if rank_of(tensors) != full
     }
     config = replace(
         slots.config,
         base_model_name_or_path=base,
         inference_mode=True,
+        r=full,
+        lora_alpha=_alpha_at(full, job),
         rank_pattern=ranks,
-        # The scaling stays alpha / r, so that a change of rank never changes the function.
-        alpha_pattern={path: job.lora_alpha * rank / job.lora_r for path, rank in ranks.items()},
+        # The scaling stays the same, so that a change of rank never changes the function.
+        alpha_pattern={path: _alpha_at(rank, job) for path, rank in ranks.items()},
     )
-    tensors = {
-        f"base_model.model.{slots.path}.{block}.{name}": tensor.detach().float().cpu().contiguous()
-        for block, values in adapter.items()
-        for name, tensor in values.items()
-    }
+    tensors = peft_tensors(adapter, slots)
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -140,8 +157,25 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _alpha_at(rank: int, job: Job) -> float:
+    """Return the lora_alpha with which an adapter of this rank has the job's scaling."""
+    share = rank / job.lora_r
+    return job.lora_alpha * math.sqrt(share) if job.use_rslora else job.lora_alpha * rank / job.lora_r
+
+
+def _negative(block: BlockAdapter) -> BlockAdapter:
+    """Return the block's adapter with the opposite product."""
+    return {name: tensor if is_a(name) else -tensor for name, tensor in block.items()}
+
+
+def _pattern(slots: AdapterSlots, block: int, name: str) -> str:
+    """Return the name that peft's patterns have for the module, or the parameter, of a LoRA tensor."""
+    module = module_of(name)
+    return f"{slots.path}.{block}.{slots.parameters.get(module, module)}"
+
+
 def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
-    """Return the adapter of a PEFT folder, scaled to the job's lora_alpha / lora_r, in the model's order.
+    """Return the adapter of a PEFT folder, scaled to the job's scaling, in the model's order.
 
     Every tensor of a block gets the highest rank in that block, by zeros; where a cut lowers the rank, the
     best components come first. Raises ModelError where the folder is no plain LoRA adapter of this model, or
@@ -151,36 +185,31 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
 
     folder = Path(folder).expanduser()
     config, tensors = _read_adapter(folder)
+    if problem := misfit(config, tensors, slots, job, job.frozen_blocks):
+        raise ModelError(f"the adapter in {folder} {problem}")
     adapter: Adapter = {}
     for block, specs in slots.layout.items():
         given: BlockAdapter = {}
         for spec in specs:
-            key = f"base_model.model.{slots.path}.{block}.{spec.name}"
-            if key not in tensors:
-                raise ModelError(
-                    f"the adapter in {folder} has no {key}: lora_target_modules must be the same"
-                )
-            given[spec.name] = tensor = tensors.pop(key).float()
-            rank = given[name_of_a(spec.name)].shape[0]  # A comes before its B
+            key = peft_name(slots, block, spec.name)
+            stored = tensors[key].float()
+            given[spec.name] = tensor = from_peft(spec, stored)
+            rank = rank_of({name_of_a(spec.name): given[name_of_a(spec.name)]})  # A comes before its B
             if rank > job.lora_r or tensor.shape != spec.at_rank(rank):
                 raise ModelError(
-                    f"{key} of the adapter in {folder} has shape {tuple(tensor.shape)}; "
+                    f"{key} of the adapter in {folder} has shape {tuple(stored.shape)}; "
                     f"this job expects {spec.shape}: set lora_r to the adapter's rank"
                 )
-            if not is_a(spec.name):
-                module = f"{slots.path}.{block}.{module_of(spec.name)}"
-                pattern = get_pattern_key(list(config.alpha_pattern), module)
+            if has_rank(spec.name) and not is_a(spec.name):
+                pattern = get_pattern_key(list(config.alpha_pattern), _pattern(slots, block, spec.name))
                 alpha = config.alpha_pattern.get(pattern, config.lora_alpha)
-                scaling = alpha / (rank**0.5 if config.use_rslora else rank)
-                factor = scaling / (job.lora_alpha / job.lora_r)
+                scaling = alpha / (math.sqrt(rank) if config.use_rslora else rank)
+                factor = scaling / job.lora_scaling
                 given[spec.name] = tensor if factor == 1 else tensor * factor
-        adapter[block] = resize(given, max(rank_of({name: tensor}) for name, tensor in given.items()))
+        ranks = [rank_of({name: tensor}) for name, tensor in given.items() if has_rank(name)]
+        adapter[block] = resize(given, max(ranks))
         if job.lora_r_cut not in (None, job.lora_r):
             adapter[block] = canonical_block(adapter[block])
-    if tensors:
-        raise ModelError(
-            f"the adapter in {folder} also has {next(iter(tensors))}, which this job does not train"
-        )
     return adapter
 
 
@@ -197,27 +226,26 @@ def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
         tensors = load_file(weights)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(f"adapter_name_or_path {folder} cannot be read: {error}") from None
-    if not isinstance(config, LoraConfig):
-        raise ModelError(f"the adapter in {folder} is no LoRA adapter but {config.peft_type.value}")
-    unusual = [name for name in _OTHER_FUNCTIONS if getattr(config, name, None)]
-    if isinstance(config.init_lora_weights, str) and config.init_lora_weights not in _PLAIN_STARTS:
-        unusual.append(f"init_lora_weights {config.init_lora_weights}")
-    if unusual:
-        raise ModelError(
-            f"the adapter in {folder} is no plain LoRA adapter ({', '.join(unusual)}): "
-            "merge it into its model and start from that"
-        )
+    if problem := other_kind(config):
+        raise ModelError(f"the adapter in {folder} {problem}")
     return config, tensors
 
 
-def usage_hints(run_dir: Path, base: str, rank: int) -> str:
-    """Return the commands that load and serve what a run made."""
-    adapter = run_dir / "adapter"
+def usage_hints(run_dir: Path, base: str, job: Job, config: PreTrainedConfig) -> str:
+    """Return the commands that load and serve what a run made. config: of the base model."""
+    adapter, rank = run_dir / "adapter", max(2 * job.lora_r if job.moves_base else job.lora_r, 8)
+    if sees_images(config):
+        return f"""\
+Load it with peft on {auto_class(config)}, as {adapter}/README.md shows, or merge it:
+  splitft export {run_dir} merged --merge"""
+    if job.use_dora:
+        vllm = f" (it takes no DoRA adapter)\n  splitft export {run_dir} merged --merge && vllm serve merged"
+    else:
+        vllm = f"\n  vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules tuned={adapter}"
     return f"""\
 Load it with peft:
   python -c "from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained('{adapter}'))"
-Serve it with vLLM:
-  vllm serve {base} --enable-lora --max-lora-rank {max(rank, 8)} --lora-modules tuned={adapter}
+Serve it with vLLM:{vllm}
 Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):
   splitft export {run_dir} merged --merge
   python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf"""
@@ -248,6 +276,7 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
 def _merge(adapter: Path, out: Path) -> None:
     from peft import PeftConfig, PeftModel
 
+    from splitft.weights.hub import locator, resolve_model
     from splitft.weights.load import load_config, load_model, load_tokenizer
     from splitft.weights.quantized import quantization
 
@@ -266,4 +295,8 @@ def _merge(adapter: Path, out: Path) -> None:
     # In the checkpoint's own format, but for a dequantised one: that would be quantised again.
     merged.save_pretrained(fresh, save_original_format=found is None)
     load_tokenizer(base).save_pretrained(fresh)
+    if "vision_config" in merged.config.sub_configs:
+        locate = locator(resolve_model(base))
+        for path in filter(None, map(locate, _PROCESSORS)):
+            shutil.copyfile(path, fresh / path.name)
     fresh.rename(out)

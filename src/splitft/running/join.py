@@ -25,7 +25,7 @@ from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
-from splitft.running.model import base_config, load_base, with_adapters
+from splitft.running.model import base_config, inject_adapters, load_base, make_split_model
 from splitft.running.network import notice
 from splitft.running.prepare import check_config, note
 from splitft.weights.load import load_tokenizer
@@ -56,10 +56,11 @@ class ClientSetup:
         quiet_libraries()
         job = self._job(welcome.job)
         self._told = job, welcome
+        config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
-        check_config(job, base_config(job), [data])
+        check_config(job, config, [data])
         model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
         pad = cast(int, tokenizer.pad_token_id)
         client: ClientRole
@@ -92,7 +93,8 @@ class ClientSetup:
             if reason:
                 note(self.console, whole_loss_notice(reason))
         inputs = cast(ServerInputs, welcome.server_inputs)
-        model = with_adapters(job, base, inputs, form, (welcome.targets, welcome.excluded))
+        slots = inject_adapters(job, base, (welcome.targets, welcome.excluded))
+        model = make_split_model(job, base, slots, inputs, form)
         self._held = frozenset(range(model.num_blocks)) if blocks is None else blocks
         return model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,19 +12,32 @@ from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
 from splitft.job import Job
+from splitft.job.lora import LoraSettings
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
-from splitft.model.slots import AdapterSlots, inject, lora_config, resolve_targets, uses_fan_in_fan_out
+from splitft.model.moved_base import move_base
+from splitft.model.slots import (
+    AdapterSlots,
+    expert_parameters,
+    inject,
+    is_called,
+    lora_config,
+    resolve_targets,
+    uses_fan_in_fan_out,
+)
 from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
+from splitft.proof.attention import with_attention
 from splitft.proof.quantized import try_gradients
 from splitft.proof.targets import problems_of_targets
 from splitft.weights.held import base_dtype
+from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config, load_model
-from splitft.weights.partial import spread_habits
+from splitft.weights.partial import drop_vision, spread_habits
 from splitft.weights.quantized import quantization
-from splitft.weights.shrink import causal_class, shrink_config, tiny_random_model
+from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
 
@@ -55,24 +69,25 @@ def load_base(
             attn_implementation=job.attn_implementation,
         )
         model = model.to(compute_device(job))
-    if quantization(model.config) is not None and (problem := try_gradients(model)):
-        raise ModelError(f"no job trains on {job.model_name_or_path}, which is quantised: {problem}")
+    if quantization(model.config) is not None:
+        _check_quantized(job, model)
     if job.attn_implementation is None:
-        use_fast_backward(model)
+        with_attention(model, use_fast_backward, job.seed)
     if wants_padding_free(job):
-        attend_samples_apart(model)
+        with_attention(model, attend_samples_apart, job.seed)
     return model
 
 
-def with_adapters(
-    job: Job, base: Any, server_inputs: ServerInputs, head: HeadForm, targets: Targets
+def make_split_model(
+    job: Job, base: Any, slots: AdapterSlots, server_inputs: ServerInputs, head: HeadForm
 ) -> SplitModel:
-    """Return a proven base, ready to train: with adapters, and recomputation of the blocks that hold them.
+    """Return a proven base with its adapters, ready to train.
 
     server_inputs, head: as a proof found them.
-    targets: the modules with LoRA, as `choose_targets` or the server found them.
     """
-    slots, chunk = inject_adapters(job, base, targets), job.loss_chunk_tokens
+    if job.moves_base:
+        slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
+    chunk = job.loss_chunk_tokens
     return SplitModel(
         base, slots, seed=job.seed, server_inputs=server_inputs, head=head, loss_chunk_tokens=chunk
     )
@@ -84,32 +99,64 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
     Only names that the job does not state itself are left out. Raises ModelError where LoRA cannot adapt one
     that the job states, or none at all.
     """
-    names, excluded = resolve_targets(model, job.lora_target_modules)
-    left_out = problems_of_targets(model.config, names, excluded, job.seed)
+    names, excluded = resolve_targets(model, names_in_blocks(model, job.lora_target_modules))
+    experts = list(job.lora_target_parameters or ())
+    known = expert_parameters(model)
+    if unknown := [name for name in experts if not any(is_called(each, [name]) for each in known)]:
+        has = f"this model has {', '.join(known)}" if known else "this model has none"
+        raise ModelError(
+            f"lora_target_parameters: no fused experts of a block are called {', '.join(unknown)}; {has}"
+        )
+
+    def configure(small: Any, some: Sequence[str]) -> Any:
+        return _lora_config(
+            job,
+            small,
+            ([name for name in some if name not in experts], excluded),
+            parameters=[name for name in some if name in experts],
+        )
+
+    left_out = problems_of_targets(model.config, [*names, *experts], configure, job.seed)
+    for name in set(experts) & set(left_out):
+        raise ModelError(f"lora_target_parameters: LoRA cannot adapt {name}: {left_out[name]}")
     kept = [name for name in names if name not in left_out]
     if left_out and (not kept or job.lora_target_modules not in (None, "all-linear")):
         name, problem = next(iter(left_out.items()))
         others = f"; of these layers it can: {', '.join(kept)}" if kept else ""
         raise ModelError(f"lora_target_modules: LoRA cannot adapt {name}: {problem}{others}")
-    return (kept, excluded), left_out
+    return narrowed(model, job, job.frozen_blocks, kept, excluded), left_out
 
 
 def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     """Inject LoRA into a model, in place, as the job asks; return its slots."""
+    blocks = range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None
+    slots = inject(model, _lora_config(job, model, targets, blocks, job.lora_target_parameters or ()))
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return slots
+
+
+def _lora_config(
+    job: LoraSettings,
+    model: Any,
+    targets: Targets,
+    blocks: range | None = None,
+    parameters: Sequence[str] = (),
+) -> Any:
     names, excluded = targets
-    config = lora_config(
+    there = {name for name, _ in model.named_modules()}  # a party may hold none of those to leave out
+    return lora_config(
         list(names),
-        list(excluded),
+        [name for name in excluded if name in there],
         r=job.lora_r,
         alpha=job.lora_alpha,
         dropout=job.lora_dropout,
         fan_in_fan_out=uses_fan_in_fan_out(model),
-        blocks=range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None,
+        use_rslora=job.use_rslora,
+        use_dora=job.use_dora,
+        blocks=blocks,
+        parameters=parameters,
     )
-    slots = inject(model, config)
-    if job.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return slots
 
 
 def compute_device(job: Job) -> torch.device:
@@ -131,8 +178,24 @@ def wants_padding_free(job: Job) -> bool:
 
 
 def base_config(job: Job) -> PreTrainedConfig:
-    """Return the configuration of the base model; no weights are read. Raises ModelError."""
-    return causal_class(load_config(job.model_name_or_path, job.model_revision))[1]
+    """Return the configuration of the base model; no weights are read.
+
+    Raises ModelError where it is no next-token model, or one that needs images.
+    """
+    whole_config = load_config(job.model_name_or_path, job.model_revision)
+    if sees_images(whole_config):
+        with suppress(NotBuiltError):
+            shrink_config(whole_config)
+    return causal_class(whole_config)[1]
+
+
+def _check_quantized(job: Job, model: Any) -> None:
+    """Raise ModelError where a job does not train on a base that stays quantised."""
+    problem = try_gradients(model)
+    if job.use_dora or job.moves_base:
+        problem = "use_dora, pissa and olora need its plain weights: leave them out"
+    if problem:
+        raise ModelError(f"{job.model_name_or_path} is quantised, and this job cannot train on it: {problem}")
 
 
 def _shapes(job: Job) -> Any:
@@ -140,6 +203,7 @@ def _shapes(job: Job) -> Any:
     model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
     with torch.device("meta"):
         model = model_class._from_config(config, dtype=base_dtype(job, config)).eval()
+    drop_vision(model)
     small = tiny_random_model(shrink_config(config))
     install_window(model, spread_habits(learn_habits(small), small, model))
     return model

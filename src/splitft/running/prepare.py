@@ -12,20 +12,32 @@ from rich.markup import escape
 from splitft.cuts.registry import check_cut_policy
 from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.devices.profile import check_devices
-from splitft.errors import JobError, ModelError
+from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
-from splitft.lora.blocks import Adapter, initial_adapter, to_device
+from splitft.job.settings import FederationSettings
+from splitft.lora.blocks import Adapter, to_device
+from splitft.lora.initial import new_adapter
 from splitft.model.config import count_blocks, rope_border, text_config
+from splitft.model.magnitudes import set_magnitudes
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
+from splitft.proof.parts import parts_problem
 from splitft.proof.split import SplitReport, check_split
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.model import base_config, choose_targets, load_base, wants_padding_free, with_adapters
+from splitft.running.model import (
+    base_config,
+    choose_targets,
+    inject_adapters,
+    load_base,
+    make_split_model,
+    wants_padding_free,
+)
 from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
+from splitft.weights.kinds import image_tokens
 from splitft.weights.load import load_tokenizer
 from splitft.wire.codecs.registry import check_codecs
 
@@ -96,18 +108,17 @@ def assemble(
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
-    policy, possible = job.cut_policy, set(cuts.values())
-    if policy.method != "fixed" and job.method == "splitft":
-        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
-        possible |= set(range(policy.min_cut, highest + 1))
     model = load_base(job, console, weights=weights)
-    with console.status("proving that the split is exact"):
+    with console.status("proving that a split step trains as a whole one does"):
+        targets, left_out = choose_targets(job, model)
+        slots = inject_adapters(job, model, targets)
         report = check_split(
             model if weights else config,
-            sorted(possible),
+            possible_cuts(job, cuts.values(), blocks),
             tail_blocks=job.num_tail_blocks,
             labels=job.labels,
             padding_free=wants_padding_free(job),
+            slots=slots if weights else None,
             seed=job.seed,
         )
     if not report.ok:
@@ -120,18 +131,20 @@ def assemble(
         limits.append(padded_notice(report.padding_free))
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
-    targets, left_out = choose_targets(job, model)
     for problem in dict.fromkeys(left_out.values()):
         names_without = [name for name, why in left_out.items() if why == problem]
         limits.append(f"no LoRA on {', '.join(names_without)}: {problem}")
     for text in limits:
         note(console, text)
-    split = with_adapters(job, model, report.server_inputs, report.head if weights else "whole", targets)
+    split = make_split_model(job, model, slots, report.server_inputs, report.head if weights else "whole")
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
+    elif split.slots.start:
+        adapter = {b: {n: t.clone() for n, t in tensors.items()} for b, tensors in split.slots.start.items()}
     else:
-        adapter = initial_adapter(split.slots.layout, job.lora_r, job.seed)
+        adapter = new_adapter(split.slots.layout, job.lora_r, job.seed, job.init_lora_weights)
+        set_magnitudes(model, split.slots, adapter)
     if weights:
         adapter = to_device(adapter, split.device)
         tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
@@ -167,6 +180,15 @@ def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:
     return stated["cuts"]
 
 
+def possible_cuts(job: FederationSettings, stated: Iterable[int], blocks: int) -> list[int]:
+    """Return the cuts that the job states, and all that its policy may choose, in order."""
+    policy, possible = job.cut_policy, set(stated)
+    if policy.method != "fixed" and job.method == "splitft":
+        highest = min(policy.max_cut or blocks, blocks - job.num_tail_blocks - 1)
+        possible |= set(range(policy.min_cut, highest + 1))
+    return sorted(possible)
+
+
 def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return {key of the job: {client: cut}} of all cuts that the job states itself.
 
@@ -185,27 +207,31 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
 def with_whole_batches(job: Job, config: Any) -> Job:
     """Return the job without parts of batches and batches of several clients where these change the function.
 
-    In such models the longest row of a batch decides on the rotary table of all (`rope_border`). Raises
-    JobError where the job states a number, and does not leave it to `auto`.
+    In such models one row of a batch changes what others get: the longest decides on the rotary table of all
+    (`rope_border`), for one. Raises JobError where the job states a number, and does not leave it to `auto`.
     """
-    border = rope_border(config)
-    if border is None or job.max_length <= border:
+    border, keys = rope_border(config), ["micro_batches", "server_batch_tokens"]
+    if border is not None and job.max_length > border:
+        advice = f", or max_length to {border} at most"
+        problem = f"a row of more than {border} tokens gives its whole batch another rotary table"
+    elif border is None and job.micro_batches != "off" and (problem := parts_problem(config, job.seed)):
+        keys, advice = keys[:1], ""
+    else:
         return job
-    for key in ("micro_batches", "server_batch_tokens"):
+    for key in keys:
         if isinstance(getattr(job, key), int):
             raise JobError(
-                f"{key}: a row of more than {border} tokens gives its whole batch another rotary table in "
-                f"this model, so other batches would change what is computed: set {key}: off, or max_length "
-                f"to {border} at most"
+                f"{key}: {problem} in this model, so other batches would change what is computed: "
+                f"set {key}: off{advice}"
             )
-    return job.model_copy(update={"micro_batches": "off", "server_batch_tokens": "off"})
+    return job.model_copy(update=dict.fromkeys(keys, "off"))
 
 
 def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
     """Hold a job and its data to the configuration of their model.
 
-    Raises JobError where max_length exceeds the model's positions, and ModelError where rows hold token ids
-    that it has no embedding for.
+    Raises JobError where max_length exceeds the model's positions, ModelError where rows hold token ids that
+    it has no embedding for, and DataError where they hold ids that stand for images.
     """
     positions = getattr(text_config(config), "max_position_embeddings", None)
     if isinstance(positions, int) and 0 < positions < job.max_length:
@@ -213,10 +239,16 @@ def check_config(job: Job, config: Any, clients: Iterable[ClientData]) -> None:
             f"max_length is {job.max_length}, the model takes {positions} tokens: lower max_length"
         )
     known = getattr(text_config(config), "vocab_size", None)
-    rows = (rows for client in clients for rows in (client.train, client.eval))
-    highest = max((int(ids.max()) for some in rows for ids in some.input_ids), default=0)
+    rows = [ids for client in clients for some in (client.train, client.eval) for ids in some.input_ids]
+    highest = max((int(ids.max()) for ids in rows), default=0)
     if isinstance(known, int) and highest >= known:
         raise ModelError(
             f"the tokenizer of {job.model_name_or_path} gives token id {highest}, but the model's vocabulary "
             f"ends at {known - 1}: the tokenizer is another model's"
         )
+    for name, token in image_tokens(config).items():
+        if any(bool((ids == token).any()) for ids in rows):
+            raise DataError(
+                f"a row holds token id {token}, the model's {name}, and SplitFT trains on text alone: remove "
+                "the marks of images from the texts"
+            )

@@ -107,7 +107,7 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
         + (", partition.png" if start.prepared else "")
     )
     if adapters == "adapter":
-        hints = usage_hints(folder, start.base, job.lora_r)
+        hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
     return RunResult(folder, folder / adapters, output.records, output.save())
 
@@ -198,7 +198,7 @@ class _Output:
             "device": str(start.model.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }
-        card = model_card(start.job, summary, start.base)
+        card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
             save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))

@@ -14,7 +14,7 @@ from splitft.job.settings import TrainingSettings
 from splitft.lora.basis import unstack_bases
 from splitft.lora.blocks import Adapter, Layout, rank_of, resize, tensors_of
 from splitft.lora.moments import Moments, pack_blocks, rebase, resize_moments, unpack_blocks
-from splitft.lora.optimizer import TrainedAdapter, total_norm
+from splitft.lora.optimizer import LearningRates, TrainedAdapter, total_norm
 from splitft.server.seam import TrunkLoad, TrunkMoments, TrunkUpdate
 from splitft.server.step import AtTail
 from splitft.wire.messages import TailGradients
@@ -62,7 +62,7 @@ class Trunk:
     settings: TrainingSettings
     layout: Layout  # places of adapters in the model
     device: torch.device  # where the trunk is trained
-    learning_rate: Callable[[int], float]  # of each optimizer step
+    learning_rate: Callable[[int], LearningRates]  # of each optimizer step
 
     def __post_init__(self) -> None:
         self.trained = TrainedAdapter(self.settings)

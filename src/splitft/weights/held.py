@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from splitft.errors import ModelError
 from splitft.job.settings import ModelSettings
 from splitft.weights.hub import SINGLE, locator, resolve_model
+from splitft.weights.kinds import causal_class
 from splitft.weights.load import find_weights
 from splitft.weights.quantized import quantization
-from splitft.weights.shrink import causal_class
 
 _STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # safetensors' names
 

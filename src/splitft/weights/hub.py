@@ -44,7 +44,7 @@ def resolve_model(name: str | Path) -> Path | str:
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"{folder} has no config.json: name the folder that save_pretrained wrote")
+            raise ModelError(f"{folder} {no_model(locator(folder))}")
         return folder
     if folder.exists() or text.startswith((".", "~")) or folder.is_absolute() or text.count("/") > 1:
         raise ModelError(f"{text} is no folder: name a model folder or a hub id; {_OFFLINE_MODEL}")
@@ -78,6 +78,22 @@ def locator(source: Path | str, revision: str = "main") -> Callable[[str], Path 
         return path
 
     return fetch
+
+
+def no_model(locate: Callable[[str], Path | None]) -> str:
+    """Say what a folder or a hub id without a config.json holds. locate: as `locator` returns."""
+    if (adapter := locate("adapter_config.json")) is not None:
+        try:
+            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        except (ValueError, AttributeError):
+            base = None
+        return (
+            f"holds a PEFT adapter and no model: set model_name_or_path to its base ({base or 'a model'}), "
+            "and adapter_name_or_path to the adapter"
+        )
+    if locate("model_index.json") is not None:
+        return "is a diffusion pipeline and no language model: choose a causal LM"
+    return "has no config.json: name the folder that save_pretrained wrote, or a hub id"
 
 
 def model_is_cached(name: str, revision: str = "main") -> bool:

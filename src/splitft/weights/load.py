@@ -18,10 +18,10 @@ from splitft.common.text import error_line, one_line
 from splitft.errors import ModelError
 from splitft.model.config import count_blocks, text_config
 from splitft.model.window import install_window
-from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, resolve_model
+from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, no_model, resolve_model
+from splitft.weights.kinds import causal_class, refuse_other_kinds
 from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
 from splitft.weights.quantized import finish_loading, quantization, read_dequantized
-from splitft.weights.shrink import causal_class
 
 _LOADING = RLock()  # held while one thread loads, since transformers then changes its own classes
 _CONFIGS = ("config.json", "generation_config.json")
@@ -33,13 +33,15 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
     """Read a model's configuration; no weights are touched.
 
     Losses of mixture-of-experts routers are turned off: they do not cross a cut, and LoRA freezes routers.
-    Raises ModelError where it cannot be had, or where no job trains on the quantisation that it states.
+    Raises ModelError where it cannot be had, where the model is no next-token model, and where no job trains
+    on the quantisation that it states.
     """
     folder = _config_folder(name, locator(resolve_model(name), revision))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a foreign file may raise anything
         raise ModelError(f"the configuration of {name} cannot be used: {one_line(error)}") from error
+    refuse_other_kinds(name, config)
     read_dequantized(config)
     text = text_config(config)
     for part in (config, text):
@@ -124,7 +126,7 @@ def load_model(
 def _config_folder(name: str | Path, locate: Callable[[str], Path | None]) -> Path:
     path = locate("config.json")
     if path is None:
-        raise ModelError(f"{name} has no config.json: it is no transformers model")
+        raise ModelError(f"{name} {no_model(locate)}")
     return path.parent
 
 

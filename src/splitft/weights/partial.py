@@ -22,6 +22,7 @@ from splitft.model.window import (
     learn_habits,
     run_blocks,
 )
+from splitft.weights.kinds import sees_images
 from splitft.weights.shrink import shrink_config, tiny_random_model
 
 # Names that checkpoints put before, or leave out before, the block list of a text model.
@@ -59,6 +60,7 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
             blocks[index] = _placeholder(block)
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     output = model.get_output_embeddings()
+    drop_vision(model)
     if output is not None and not head:
         own = {f"{_name_of(model, output)}.{name}" for name, _ in output.named_parameters()}
         if not own & {*tied, *tied.values()}:
@@ -69,6 +71,20 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None)
     kind = list if patterns is None else type(patterns)
     model._keys_to_ignore_on_load_unexpected = kind([".*"])
+
+
+def drop_vision(model: Any) -> None:
+    """Replace, in place, what lies beside a vision-language model's decoder: no text comes through it."""
+    if not sees_images(model.config):
+        return
+    decoder = find_blocks(model)[0]
+    kept = {id(module) for module in (decoder, model.get_output_embeddings(), model.get_input_embeddings())}
+    path = _name_of(model, decoder).split(".")
+    for depth in range(len(path)):
+        parent = model.get_submodule(".".join(path[:depth]))
+        for name, child in parent.named_children():
+            if name != path[depth] and not kept & {id(module) for module in child.modules()}:
+                setattr(parent, name, _loaded(_NotHeld()))
 
 
 def needed_keys(keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool) -> set[str]:

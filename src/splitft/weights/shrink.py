@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.config import text_config
-from splitft.weights.shrink_rules import GUESSES, Guess, shrink_values
+from splitft.weights.kinds import causal_class, sees_images
+from splitft.weights.shrink_rules import GUESSES, Guess, hidden_size, shrink_values
 
 _NOT_SIZES = (
     "model_type",
@@ -22,29 +25,12 @@ _NOT_SIZES = (
     "auto_map",
     "quantization_config",
 )
-MAX_PARAMETERS = 8_000_000  # a larger copy was not shrunk: refused before it takes memory
+_IMAGES = "pixel_values|image_embeds|flattened_patches"  # in the error of a model that runs on images alone
+MAX_PARAMETERS = 10_000_000  # a larger copy was not shrunk: refused before it takes memory
 
 
 class NotBuiltError(ModelError):
     """No small copy of a configuration can be built, so nothing is known about its split."""
-
-
-def causal_class(config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
-    """The causal-LM class of a configuration, and the part of the configuration that it is built from.
-
-    A composite configuration whose causal class is its text model's gives its text part.
-    Raises ModelError where the installed transformers has no causal LM for it.
-    """
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(
-            f"model type {config.model_type!r} has no causal language model in the installed transformers: "
-            "choose a causal LM (`splitft check --all-architectures` lists them) or update transformers."
-        )
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    for name in config.sub_configs:
-        if type(getattr(config, name, None)) is model_class.config_class:
-            return model_class, getattr(config, name)
-    return model_class, config
 
 
 def shrink_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -54,13 +40,19 @@ def shrink_config(config: PreTrainedConfig) -> PreTrainedConfig:
     failure where none does.
     """
     first: Exception | None = None
+    hidden = hidden_size(text_config(config).to_dict()) if config.sub_configs else 0
     for guess in GUESSES:
         try:
-            small = type(config)(**_shrunk_values(config, guess))
+            small = type(config)(**_shrunk_values(config, replace(guess, original_hidden=hidden)))
             _run(tiny_random_model(small))
             return small
         except Exception as error:  # whatever a foreign configuration or model may raise
             first = first or error
+    if sees_images(config) and re.search(_IMAGES, str(first)):
+        raise ModelError(
+            f"model type {config.model_type!r} needs an image with every text ({one_line(first)}), and "
+            "SplitFT trains on text alone: choose another model"
+        )
     raise NotBuiltError(
         f"no small copy of model type {config.model_type!r} could be built ({one_line(first)}), so nothing "
         "is proven. Check the loaded model itself instead: check_split(model, cuts)."

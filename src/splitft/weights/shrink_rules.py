@@ -23,6 +23,7 @@ class Guess:
     plain_heads: bool = False  # head size is hidden / heads, whatever the original says
     blocks: int = 0  # of the dictionary at hand, after and before
     original_blocks: int = 0
+    original_hidden: int = 0  # of the text model; 0: of no model with several parts
 
 
 GUESSES = (
@@ -58,6 +59,8 @@ _HEADS_OF = {
     "mamba_head_dim": "mamba_num_heads",
     "mamba_headdim": "n_mamba_heads",
 }
+# Widths that are a number of heads times their size.
+_PRODUCTS = {"mamba_d_ssm": ("mamba_n_heads", "mamba_d_head")}
 
 # (name pattern, role): a number caps the value, a word names a rule of _number. The first match counts.
 _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
@@ -75,7 +78,8 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r"index(er)?_n_heads|o_groups|n_groups|mamba_n_?groups", 2),
         (r"(\w+_)?(num|n)_(\w+_)?heads(_per_layer)?|n_heads?", "heads"),
         (r"(\w+_)?attention_heads|num_query_groups", "heads"),
-        (r"qk_nope_head_dim|index(er)?_head_dim|kv_lora_rank", 16),
+        (r"qk_nope_head_dim", "nope"),
+        (r"index(er)?_head_dim|kv_lora_rank", 16),
         (r"v_head_dim", 12),
         (r"qk_rope_head_dim|rotary_dim|qk_head_dim", "rotary"),
         (r"(attention_|global_|swa_|linear_|linear_key_|linear_value_|mamba_)?head_dim", "size_of_heads"),
@@ -92,6 +96,7 @@ _ROLES: tuple[tuple[re.Pattern[str], str | int], ...] = tuple(
         (r"feed_forward_size|\w*ffn_hidden_size|word_embed_proj_dim|lru_width|mamba_d_ssm", "width"),
         (r"dim_model_base|hidden_size_global|adapter_in\w+|dim", "width"),
         (r"hidden_size_per_layer_input", 8),
+        (r"original_max_position\w*", 10),
         (r"max_(source_|target_)?position\w*|n_positions|n_ctx|context_length|max_seq_len", 128),
         (r"sliding_window(_size)?|window_size|attention_window_size|local_attention_window_len", 4),
         (r"(\w+_)?chunk_size|local_attention|keep_window_size|rel_extent|block_size", 8),
@@ -111,7 +116,9 @@ def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
     """The settings of one configuration (not of its nested ones), shrunk."""
     count = _first(values, _BLOCKS) or 0
     guess = replace(guess, original_blocks=count, blocks=_kept_blocks(values, count, guess))
-    out = {}
+    if _first(values, _HEADS) == 1:
+        guess = replace(guess, heads=1)
+    out: dict[str, Any] = {}
     for name, value in values.items():
         if name in _ROTARY and isinstance(value, Mapping):
             out[name] = _shrink_rotary(value, values, guess)
@@ -122,7 +129,15 @@ def shrink_values(values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
             }
         else:
             out[name] = _value(name, value, values, guess)
+    for name, (heads, size) in _PRODUCTS.items():
+        if {name, heads, size} <= out.keys() and values[name] == values[heads] * values[size]:
+            out[name] = out[heads] * out[size]
     return out
+
+
+def hidden_size(values: Mapping[str, Any]) -> int:
+    """The width of a configuration's hidden states; 0 where it states none."""
+    return _first(values, _HIDDEN) or 0
 
 
 def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: Guess) -> dict[str, Any]:
@@ -137,9 +152,14 @@ def _shrink_rotary(rotary: Mapping[str, Any], values: Mapping[str, Any], guess: 
             out[key] = _shrink_rotary(value, values, guess)
         elif isinstance(value, list) and key == "mrope_section":
             total, sections = int(sum(value) * share), [max(int(item * share), 1) for item in value]
+            for number in range(total - sum(sections)):  # equal sections stay equal where they can
+                sections[number % len(sections)] += 1
             out[key] = [total - sum(sections[1:]), *sections[1:]]
+        elif key == "original_max_position_embeddings" and rotary.get("rope_type") == "longrope":
+            out[key] = min(value, 10)  # the rows of a proof lie on both sides of it
         elif isinstance(value, list):
-            out[key] = value[: max(int(len(value) * share), 1)]
+            length = max(int(len(value) * share), 1)
+            out[key] = (value * -(-length // len(value)))[:length]
         else:
             out[key] = value
     return out
@@ -171,7 +191,7 @@ def _is_index_list(name: str, items: list[Any]) -> bool:
 
 
 def _number(role: str, name: str, value: int, values: Mapping[str, Any], guess: Guess) -> int:
-    hidden = _first(values, _HIDDEN) or guess.hidden
+    hidden = _first(values, _HIDDEN) or guess.original_hidden or guess.hidden
     heads = _first(values, _HEADS) or guess.heads
     if role == "blocks":
         whole = guess.original_blocks
@@ -191,9 +211,13 @@ def _number(role: str, name: str, value: int, values: Mapping[str, Any], guess: 
             return guess.heads
         return 1 if value == 1 else max(guess.heads // 2, 1)
     if role == "width":
-        return guess.hidden if value == hidden else max(round(value * guess.hidden / hidden / 8) * 8, 8)
+        if value in (hidden, guess.original_hidden):  # the second: what another part hands to the text model
+            return guess.hidden
+        return max(round(value * guess.hidden / hidden / 8) * 8, 8)
     if role == "size_of_heads":
         return _size_of_heads(name, value, values, hidden, heads, guess)
+    if role == "nope":  # halves stay halves: a share of the whole head turns in some types
+        return 8 if value == values.get("qk_rope_head_dim") else min(value, 16)
     assert role == "rotary"
     return _rotary(name, value, values, hidden, heads, guess)
 
@@ -203,7 +227,8 @@ def _size_of_heads(
 ) -> int:
     if "qk_nope_head_dim" in values and name == "head_dim":  # latent attention: one of its own parts
         nope, rope = values["qk_nope_head_dim"], values.get("qk_rope_head_dim")
-        return {rope: 8, nope: 16}.get(value, 24)
+        parts = {nope: _number("nope", "qk_nope_head_dim", nope, values, guess), rope: 8}
+        return parts.get(value, parts[nope] + 8)
     if guess.plain_heads:
         return guess.hidden // guess.heads
     of = values.get(_HEADS_OF.get(name, "")) or heads
@@ -213,7 +238,8 @@ def _size_of_heads(
 
 def _rotary(name: str, value: int, values: Mapping[str, Any], hidden: int, heads: int, guess: Guess) -> int:
     if "qk_nope_head_dim" in values:
-        return 24 if name == "qk_head_dim" else 8
+        nope = _number("nope", "qk_nope_head_dim", values["qk_nope_head_dim"], values, guess)
+        return nope + 8 if name == "qk_head_dim" else 8
     size = values.get("head_dim") or hidden // heads
     shrunk = _size_of_heads("head_dim", size, values, hidden, heads, guess)
     return max(int(value * shrunk / size) // 2 * 2, 2)

@@ -60,7 +60,8 @@ class Activations:
     labels: (tokens,) int32 with -100 where there is no loss, only with `labels: server`.
     input_ids: (tokens,) int32, only for models whose later blocks read them.
     loss_tokens: tokens with loss in the whole optimizer step, stated when it spans several micro-batches.
-    grad_norms: gradient norms of the client's tensors in the previous step, for clipping over all parts.
+    grad_norms: gradient norms of the client's tensors in the previous step, for clipping over all parts;
+    -1: a tensor without a gradient.
     packed: on its way, what a codec made of the rows (`codecs.channel`); then hidden is empty. So below.
     batch_tokens: tokens of the whole batch, stated when it is sent in several parts.
     samples: where the server keeps activations, the client's number of each sample; then, on the way, only

@@ -8,6 +8,7 @@ import pytest
 from job_files import BASE, only_problem, problems, write
 
 from splitft.job import Job, load_job
+from splitft.job.foreign import FOREIGN
 
 
 def test_numbers_are_read_as_people_write_them(folder: Path) -> None:
@@ -159,6 +160,9 @@ def test_a_missing_model_is_told(folder: Path) -> None:
             "use_liger_kernel: true",
             "use_liger_kernel: removed, since Liger's kernels were never measured; delete this key",
         ),
+        ("num_train_epochs: 3", "num_train_epochs: set rounds and local_steps"),
+        ("modules_to_save: [lm_head]", f"modules_to_save: {FOREIGN['modules_to_save']}"),
+        ("trainable_token_indices: [7]", f"trainable_token_indices: {FOREIGN['trainable_token_indices']}"),
         ("7: 3", "7: unknown key; `splitft schema` lists every key"),
         ("rounds: 3\nseed: 1\nrounds: 3", "rounds: given twice, on lines 3 and 5; keep one"),
         (
@@ -170,6 +174,11 @@ def test_a_missing_model_is_told(folder: Path) -> None:
 )
 def test_a_wrong_key_is_told_with_the_nearest_name(folder: Path, text: str, told: str) -> None:
     assert only_problem(folder, BASE + text) == told
+
+
+def test_keys_of_other_trainers_are_no_keys_here() -> None:
+    """Each is told what stands in its place; a key that is built goes from the table."""
+    assert not FOREIGN.keys() & Job.model_fields.keys()
 
 
 @pytest.mark.parametrize("key", list(Job.model_fields))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from commands import splitft
 from splitft.errors import ModelError
 from splitft.launch.check import architecture_table, check_command, totals
 from splitft.proof.every_type import check_all_architectures, default_config
@@ -42,6 +43,51 @@ def test_the_command_names_the_possible_cuts(tmp_path: Path) -> None:
     tiny_config("gpt2").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="choose cuts from 1 to 3"):
         told(str(tmp_path), [9])
+
+
+def test_a_job_is_checked_with_its_own_adapters_and_forms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default_config("qwen3_moe").save_pretrained(tmp_path / "model")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"{{model_name_or_path: {tmp_path / 'model'}, data_files: nowhere.txt, cuts: [5, 20], clients: 2}}"
+    )
+    asked = ["lora_target_modules=[q_proj]", "lora_target_parameters=[mlp.experts.down_proj]", "lora_r=3"]
+    assert not splitft("check", str(job), *asked, "server_batch_tokens=99", monkeypatch=monkeypatch)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "cuts 5, 20" in told and "LoRA on q_proj, mlp.experts.down_proj; rank 3" in told
+    assert "clients together no, one at a time: adapters on fused experts" in told and "verdict exact" in told
+    assert splitft("check", str(job), "lora_target_modules=[down]", monkeypatch=monkeypatch) == 4
+    assert splitft("check", str(job), "cuts=24", monkeypatch=monkeypatch) == 2
+    assert splitft("check", str(tmp_path / "model"), "rounds=2", monkeypatch=monkeypatch) == 2
+    err = capsys.readouterr().err
+    for words in (
+        "no linear layer of a block is called down",
+        "between 1 and 23",
+        "rounds=2 goes with a JOB",
+    ):
+        assert words in err
+
+
+def test_layers_of_blocks_that_the_small_copy_lacks_are_checked_in_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_config("llama", num_hidden_layers=30).save_pretrained(tmp_path / "model")
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"{{model_name_or_path: {tmp_path / 'model'}, data_files: nowhere.txt, cuts: 9, lora_r: 4}}"
+    )
+    for asked, names in {
+        "layers_to_transform=[20, 29]": "self_attn.q_proj, self_attn.v_proj",
+        r"lora_target_modules=.*\.2[0-9]\..*(q|up)_proj": "self_attn.q_proj, mlp.up_proj",
+        "lora_target_modules=[model.layers.28.mlp.up_proj]": "mlp.up_proj",
+    }.items():
+        assert not splitft("check", str(job), asked, "use_dora=true", monkeypatch=monkeypatch)
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"LoRA on {names}; rank 4" in told and "verdict exact" in told
+    assert splitft("check", str(job), "layers_to_transform=30", monkeypatch=monkeypatch) == 4
+    assert "it has no block 30" in capsys.readouterr().err
 
 
 def test_a_missing_model_is_told(tmp_path: Path) -> None:

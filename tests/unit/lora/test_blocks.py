@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapters import equal
+from splitft.lora.basis import basis_between, canonical_block
 from splitft.lora.blocks import (
     BlockAdapter,
     Layout,
@@ -21,16 +23,26 @@ from splitft.lora.blocks import (
     rank_of,
     resize,
     unflatten,
+    widen,
 )
+from splitft.lora.means import Mean, average, by_rank, exact
+from splitft.lora.moments import Moments, rebase, resize_moments
 from splitft.lora.ranks import effective_ranks
+from splitft.lora.robust import coordinate_median
 
 SPECS = (
     TensorSpec("attn.q.lora_A.weight", (8, 6)),
     TensorSpec("attn.q.lora_B.weight", (5, 8)),
     TensorSpec("conv.lora_A.weight", (8, 3, 2)),
     TensorSpec("conv.lora_B.weight", (4, 8, 1)),
+    TensorSpec("mlp.experts.lora_A.experts", (3, 8, 6)),
+    TensorSpec("mlp.experts.lora_B.experts", (5, 8, 3)),
 )
 RANKS = st.integers(1, 8)
+
+
+def median_of(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
+    return coordinate_median(blocks, 1)
 
 
 def filled(rank: int, seed: int = 0) -> BlockAdapter:
@@ -113,3 +125,44 @@ def test_a_new_adapter_starts_as_pefts_does() -> None:
     assert abs(float(a.mean())) < 1e-3
     assert not torch.equal(a, adapter[1]["q.lora_A.weight"])
     assert not torch.equal(a, initial_adapter({0: specs}, 64, 6)[0]["q.lora_A.weight"])
+
+
+DORA = (*SPECS[:2], TensorSpec("attn.q.lora_magnitude_vector", (5,)))
+
+
+@settings(deadline=None)
+@given(rank=RANKS, want=RANKS)
+def test_magnitudes_travel_and_stay_through_changes_of_rank(rank: int, want: int) -> None:
+    block = {spec.name: torch.randn(spec.at_rank(rank)) for spec in DORA}
+    assert equal(unflatten(flatten(block), DORA), block)
+    name = DORA[2].name
+    changed = resize(block, want)
+    assert (rank_of(changed), list(changed)) == (want, list(block))
+    assert torch.equal(changed[name], block[name])
+    wide = widen(block, max(rank, want), DORA, 0, 1)
+    assert torch.equal(wide[name], block[name])
+    for few in (torch.zeros(3), torch.zeros(5), flatten(block)[1:]):
+        with pytest.raises(ValueError, match="rank"):
+            unflatten(few, DORA)
+
+
+@pytest.mark.parametrize("merge", [by_rank, average, exact, median_of])
+def test_magnitudes_are_averaged_over_all_whatever_their_ranks(merge: Mean) -> None:
+    blocks = [{spec.name: torch.randn(spec.at_rank(rank)) for spec in DORA} for rank in (2, 4, 4)]
+    name = DORA[2].name
+    values = torch.stack([block[name].double() for block in blocks])
+    wanted = values.median(0).values if merge is median_of else values.mean(0)
+    merged = merge(blocks, [1.0, 1.0, 1.0])
+    assert rank_of(merged) == 4
+    assert torch.allclose(merged[name].double(), wanted)
+
+
+def test_magnitudes_keep_their_moments_through_a_change_of_basis() -> None:
+    block = {spec.name: torch.randn(spec.at_rank(4)) for spec in DORA}
+    new = canonical_block(block)
+    name = DORA[2].name
+    assert torch.equal(new[name], block[name])
+    moments = Moments((3, 3, 3), block, {key: tensor.square() for key, tensor in block.items()})
+    moved = resize_moments(rebase(moments, basis_between(block, new)), 2)
+    assert torch.equal(moved.exp_avg[name], block[name])
+    assert moved.exp_avg[DORA[0].name].shape == (2, 6)

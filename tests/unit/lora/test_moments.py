@@ -121,7 +121,7 @@ def test_a_block_that_moves_from_party_to_party_trains_on_as_if_it_had_stayed() 
         generator = torch.Generator().manual_seed(seed)
         for parameter in trained.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        trained.step(1e-2, None)
+        trained.step((1e-2, 1e-2), None)
 
     stays = TrainedAdapter(job)
     stays.load({0: block(4, 1)})

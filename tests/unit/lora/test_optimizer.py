@@ -14,7 +14,7 @@ from transformers import TrainingArguments, get_scheduler
 from splitft import Job
 from splitft.job.settings import SchedulerType
 from splitft.lora.blocks import Adapter, resize
-from splitft.lora.optimizer import TrainedAdapter, global_step, learning_rates, total_norm
+from splitft.lora.optimizer import NO_GRADIENT, TrainedAdapter, global_step, learning_rates, total_norm
 
 
 def job_of(**changes: Any) -> Job:
@@ -40,9 +40,9 @@ def test_learning_rates_are_transformers_own(name: str) -> None:
             used.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             schedule.step()
-        assert [rate(step) for step in range(24)] == used
+        assert [rate(step) for step in range(24)] == [(used_, used_) for used_ in used]
         assert max(used) == pytest.approx(3e-3)
-        assert rate(7) == used[7]  # whatever was asked before
+        assert rate(7)[0] == used[7]  # whatever was asked before
 
 
 @given(rounds=st.integers(1, 20), steps=st.integers(1, 20))
@@ -104,7 +104,7 @@ def test_training_is_adamw_with_clipping_bit_by_bit(
             assert torch.equal(norm, wanted)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        trained.step(rate, norm)
+        trained.step((rate, rate), norm)
         assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), parameters, strict=True))
         assert all(p.grad is None for p in trained.parameters())
 
@@ -119,7 +119,7 @@ def test_the_norm_of_all_parts_is_the_norm_of_the_whole(parts: list[list[float]]
 
 def stepped(trained: TrainedAdapter, seed: int) -> TrainedAdapter:
     give(trained.parameters(), gradients_for(trained, seed))
-    trained.step(1e-2, None)
+    trained.step((1e-2, 1e-2), None)
     return trained
 
 
@@ -165,19 +165,21 @@ def test_the_callers_values_are_neither_trained_nor_aliased() -> None:
     assert all(not tensor.requires_grad for tensor in values[0].values())
 
 
-def test_norms_come_in_the_models_order_with_zero_where_nothing_flowed() -> None:
+def test_norms_come_in_the_models_order_and_none_counts_where_nothing_flowed() -> None:
     trained = TrainedAdapter(job_of())
     trained.load(adapter_of({3: 1, 1: 2}))
     assert list(trained.blocks) == [1, 3]
     norms = trained.gradient_norms()
-    assert (norms.shape, norms.dtype, norms.any().item()) == ((4,), torch.float32, False)
+    assert (norms.tolist(), norms.dtype) == ([NO_GRADIENT] * 4, torch.float32)
+    assert total_norm([norms, None]) == 0
     gradients = gradients_for(trained, 0)
     give(trained.parameters(), gradients)
     trained.blocks[3]["q.lora_B.weight"].grad = None
-    wanted = [g.norm() for g in gradients[:3]] + [torch.zeros(())]
+    wanted = [g.norm() for g in gradients[:3]] + [torch.tensor(NO_GRADIENT)]
     assert torch.equal(trained.gradient_norms(), torch.stack(wanted))
     assert torch.equal(trained.gradient_norms([3]), torch.stack(wanted[2:]))
     assert trained.gradient_norms([]).shape == (0,)
+    assert total_norm([trained.gradient_norms()]) == torch.linalg.vector_norm(torch.stack(wanted[:3]))
 
 
 def test_a_wider_block_trains_on_from_the_same_function() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from adapters import adapted, tiny_bert
-from splitft import ModelError
+from splitft import Job, ModelError
+from splitft.lora.blocks import module_of
 from splitft.model.config import count_blocks
 from splitft.model.slots import AdapterSlots, resolve_targets
+from splitft.running.model import choose_targets, inject_adapters
 from tiny import MODEL_TYPES, tiny_model
 
 DEFAULTS = {name: {"c_attn"} if name == "gpt2" else {"q_proj", "v_proj"} for name in MODEL_TYPES}
@@ -66,3 +70,42 @@ def test_layers_outside_blocks_are_left_alone_whatever_they_are_called() -> None
     assert names
     assert all(name.startswith("bert.encoder.layer.") for name in names)
     assert sum(map(len, slots.layout.values())) == len(names)
+
+
+def full_names(**settings: Any) -> list[str]:
+    """The layers with LoRA of a job with these settings on a tiny llama."""
+    model = tiny_model("llama")
+    job = Job(model_name_or_path="m", data_files="d", lora_r=2, **settings)
+    targets, _ = choose_targets(job, model)
+    slots = inject_adapters(job, model, targets)
+    return [f"{b}.{module_of(spec.name)}" for b, specs in slots.layout.items() for spec in specs[::2]]
+
+
+@pytest.mark.parametrize(("settings", "wanted"), [
+    ({"lora_target_modules": r".*\.[12]\..*(q|up)_proj"},
+     ["1.self_attn.q_proj", "1.mlp.up_proj", "2.self_attn.q_proj", "2.mlp.up_proj"]),
+    ({"lora_target_modules": "model.layers.3.mlp.up_proj"}, ["3.mlp.up_proj"]),
+    ({"lora_target_modules": ["layers.0.self_attn.k_proj", "o_proj"], "layers_to_transform": [0, 2]},
+     ["0.self_attn.k_proj", "0.self_attn.o_proj", "2.self_attn.o_proj"]),
+    ({"layers_to_transform": 1}, ["1.self_attn.q_proj", "1.self_attn.v_proj"]),
+    ({"lora_target_modules": "all-linear", "layers_to_transform": [3],
+      "exclude_modules": ["mlp.up_proj", "o_proj", "gate_proj", "down_proj"]},
+     ["3.self_attn.q_proj", "3.self_attn.k_proj", "3.self_attn.v_proj"]),
+    ({"lora_target_modules": ["q_proj"], "exclude_modules": r".*\.[0-2]\..*"}, ["3.self_attn.q_proj"]),
+    ({"lora_target_modules": r".*\.q_proj", "train_front": False, "cuts": 3}, ["3.self_attn.q_proj"]),
+    ({"layers_to_transform": [1, 3], "train_front": False, "cuts": 2},
+     ["3.self_attn.q_proj", "3.self_attn.v_proj"]),
+], ids=str)  # fmt: skip
+def test_layers_are_chosen_by_pattern_block_and_exclusion(settings: Any, wanted: list[str]) -> None:
+    assert full_names(**settings) == wanted
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"lora_target_modules": r".*\.lm_head"}, "matches .* such as model.layers.0.self_attn.q_proj"),
+    ({"layers_to_transform": [1, 4]}, "blocks are 0 to 3; it has no block 4"),
+    ({"exclude_modules": ".*"}, "leave no layer with an adapter"),
+    ({"layers_to_transform": 0, "train_front": False}, "train_front leave no layer"),
+], ids=str)  # fmt: skip
+def test_a_choice_of_nothing_is_refused(settings: Any, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        full_names(**settings)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from splitft.model.slots import resolve_targets
+from splitft.model.slots import lora_config, resolve_targets, uses_fan_in_fan_out
 from splitft.proof.every_type import default_config
 from splitft.proof.split import check_split
-from splitft.proof.targets import problems_in, problems_of_targets
+from splitft.proof.targets import Configure, problems_in, problems_of_targets
 from splitft.weights.shrink import shrink_config
 from tiny import MODEL_TYPES, tiny_model
 
@@ -23,6 +24,14 @@ LEFT_OUT = {
     "mamba": {"out_proj", "dt_proj"},
     "falcon_h1": {"out_proj"},
 }
+
+
+def configure(excluded: list[str]) -> Configure:
+    def config(model: Any, names: Sequence[str]) -> Any:
+        fan_in = uses_fan_in_fan_out(model)
+        return lora_config(list(names), excluded, r=2, alpha=4, dropout=0.0, fan_in_fan_out=fan_in)
+
+    return config
 
 
 @pytest.mark.parametrize("model_type", LEFT_OUT)
@@ -42,12 +51,12 @@ def test_fused_experts_are_called_by_their_name() -> None:
 def test_linear_layers_of_plain_decoders_can_all_be_adapted(model_type: str) -> None:
     model: Any = tiny_model(model_type)
     names, excluded = resolve_targets(model, "all-linear")
-    assert problems_in(model.config, names, excluded) == {}
+    assert problems_in(model.config, names, configure(excluded)) == {}
 
 
 def test_a_planted_router_that_answers_a_tuple_is_found() -> None:
     small = shrink_config(default_config("llama4_text"))
-    assert set(problems_in(small, ["router", "q_proj"], [])) == {"router"}
+    assert set(problems_in(small, ["router", "q_proj"], configure([]))) == {"router"}
 
 
 def test_a_model_that_keeps_tensors_in_itself_is_tried_too() -> None:
@@ -58,4 +67,4 @@ def test_a_model_that_keeps_tensors_in_itself_is_tried_too() -> None:
 
 def test_a_model_without_a_small_copy_is_left_to_the_proof_of_the_model() -> None:
     config = default_config("blt")
-    assert problems_of_targets(config, ["q_proj"], []) == {}
+    assert problems_of_targets(config, ["q_proj"], configure([])) == {}

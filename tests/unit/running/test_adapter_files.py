@@ -118,6 +118,22 @@ def other_kind(folder: Path) -> None:
     get_peft_model(tiny_model("gpt2"), config).save_pretrained(str(folder))
 
 
+def adaptive_ranks(folder: Path) -> None:
+    from peft import AdaLoraConfig
+
+    config = AdaLoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, total_step=10)
+    get_peft_model(tiny_model("gpt2"), config).save_pretrained(str(folder))
+
+
+def half_a_pair(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(name for name in tensors if "lora_B" in name))
+    save_file(tensors, path)
+
+
 def other_ranks(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -133,15 +149,36 @@ BROKEN = {
                 "no adapter_model.safetensors"),
     "cut short": (cut_weights, "cannot be read"),
     "no json": (break_config, "cannot be read"),
-    "another kind": (other_kind, "IA3"),
-    "dora": (lambda folder: stock_adapter(folder, use_dora=True), "use_dora"),
-    "pissa": (lambda folder: stock_adapter(folder, init_lora_weights="pissa"), "pissa"),
+    "another kind": (other_kind, "no LoRA adapter but IA3: merge it"),
+    "adalora": (adaptive_ranks, "no LoRA adapter but ADALORA: merge it"),
+    "dora": (lambda folder: stock_adapter(folder, use_dora=True), "is a DoRA adapter: set use_dora: true"),
+    "pissa": (lambda folder: stock_adapter(folder, init_lora_weights="pissa"),
+              "base weights that its start has changed .* path_initial_model_for_weight_conversion"),
     "rank too high": (lambda folder: stock_adapter(folder, r=5), "set lora_r"),
     "two ranks": (other_ranks, "has shape"),
-    "other targets": (lambda folder: stock_adapter(folder, target_modules=["c_fc"]), "lora_target_modules"),
-    "more targets": (lambda folder: stock_adapter(folder, target_modules=["c_attn", "c_fc"]), "c_fc"),
-    "head": (lambda folder: stock_adapter(folder, modules_to_save=["lm_head"]), "lm_head"),
-    "fewer blocks": (lambda folder: stock_adapter(folder, layers_to_transform=[0, 1]), "has no"),
+    "half a pair": (half_a_pair, "lacks a tensor of attn.c_attn"),
+    "other targets": (lambda folder: stock_adapter(folder, target_modules=["c_fc"]),
+                      r"adapts the layers mlp.c_fc, and this job attn.c_attn: set lora_.*: \['c_fc'\]"),
+    "more targets": (lambda folder: stock_adapter(folder, target_modules=["c_attn", "c_fc"]),
+                     r"set lora_target_modules: \['c_attn', 'c_fc'\]"),
+    "a pattern": (lambda folder: stock_adapter(folder, target_modules=r".*\.(c_attn|c_fc)"),
+                  r"set lora_target_modules: \.\*"),
+    "some layers": (lambda folder: stock_adapter(
+                        folder, target_modules=["c_attn", "c_fc"], exclude_modules=["h.1.mlp.c_fc"]),
+                    "adapts the layers attn.c_attn, mlp.c_fc"),
+    "head": (lambda folder: stock_adapter(folder, modules_to_save=["lm_head"]),
+             r"trains lm_head as a whole \(modules_to_save\): merge"),
+    "norm": (lambda folder: stock_adapter(folder, modules_to_save=["ln_f"]), "trains transformer.ln_f as a"),
+    "adapted head": (lambda folder: stock_adapter(folder, target_modules=["c_attn", "lm_head"]),
+                     "adapts lm_head, which lies outside the blocks: merge"),
+    "adapted embeddings": (lambda folder: stock_adapter(folder, target_modules=["c_attn", "wte"]),
+                           "outside the blocks: merge"),
+    "new tokens": (lambda folder: stock_adapter(folder, trainable_token_indices=[3, 5]),
+                   "trains new tokens .*, and embeddings lie outside"),
+    "lora_bias": (lambda folder: stock_adapter(folder, lora_bias=True), r"a bias in its .*\(lora_bias\)"),
+    "bias": (lambda folder: stock_adapter(folder, bias="all"), r"trains biases of the base .*\(bias: all\)"),
+    "fewer blocks": (lambda folder: stock_adapter(folder, layers_to_transform=[0, 1]),
+                     r"adapts the blocks 0, 1, and this job 0, 1, 2, 3: set layers_to_transform: \[0, 1\]"),
 }  # fmt: skip
 
 
@@ -155,3 +192,17 @@ def test_adapters_that_do_not_fit_are_refused(case: str, tmp_path: Path) -> None
     change(folder)
     with pytest.raises(ModelError, match=message):
         load_adapter(folder, slots, job_for(tmp_path))
+
+
+def test_layers_that_differ_in_some_blocks_are_named(tmp_path: Path) -> None:
+    both = ["c_attn", "c_fc"]
+    stock_adapter(tmp_path, target_modules=both, exclude_modules=["h.1.mlp.c_fc"])
+    slots, _ = adapted(tiny_model("gpt2"), both)
+    told = r"leaves out transformer.h.1.mlp.c_fc.*exclude_modules: \['h.1.mlp.c_fc'\]"
+    with pytest.raises(ModelError, match=told):
+        load_adapter(tmp_path, slots, job_for(tmp_path))
+    slots, _ = adapted(tiny_model("gpt2"), ["c_attn"])
+    with pytest.raises(ModelError, match="set train_front: true"):
+        del slots.layout[0], slots.layout[1]
+        stock_adapter(tmp_path / "all")
+        load_adapter(tmp_path / "all", slots, job_for(tmp_path, train_front=False))

@@ -22,7 +22,6 @@ from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks, run_blocks
 from splitft.proof.every_type import default_config
 from splitft.weights.load import load_config, load_model, load_tokenizer
-from splitft.weights.partial import drop_parts, partial_class
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model
 from versions import known_types
@@ -120,6 +119,25 @@ def test_a_checkpoint_of_the_base_model_loads_in_parts(tmp_path: Path) -> None:
     ids = rows()[0]
     expected = run_blocks(model, 0, 1, input_ids=ids)
     assert torch.equal(run_blocks(part, 0, 1, input_ids=ids), expected)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "llava", "smolvlm", "kosmos-2.5"])
+@torch.no_grad()
+def test_a_part_of_a_vision_language_model_has_no_vision_tower(model_type: str, tmp_path: Path) -> None:
+    model = tiny_random_model(shrink_config(default_config(model_type)))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    vision = {file for key, file in index["weight_map"].items() if "vis" in key}
+    needless = vision - {file for key, file in index["weight_map"].items() if "vis" not in key}
+    assert needless
+    for file in needless:
+        (tmp_path / file).write_bytes(b"not opened")
+    ids, count = torch.arange(4, 12)[None], count_blocks(model.config)
+    front = load_model(tmp_path, blocks=range(2), head=False)
+    trunk = load_model(tmp_path, blocks=range(2, count), head=True)
+    logits = run_blocks(trunk, 2, count, hidden=run_blocks(front, 0, 2, input_ids=ids)).logits
+    assert torch.equal(logits, model(input_ids=ids, use_cache=False).logits)
+    assert not [name for part in (front, trunk) for name, _ in part.named_parameters() if "vis" in name]
 
 
 def test_bfloat16_and_attention_are_taken_over(tmp_path: Path) -> None:
@@ -316,19 +334,6 @@ def test_blocks_that_do_not_exist_are_refused(blocks: set[int], tmp_path: Path) 
     tiny_model("llama").save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="blocks 0 to 3"):
         load_model(tmp_path, blocks=blocks, head=False)
-
-
-@pytest.mark.parametrize("patterns", [["rotary"], {"rotary"}, set(), None])
-def test_patterns_of_ignored_keys_keep_their_kind(patterns: Any, tmp_path: Path) -> None:
-    """transformers adds patterns of its own: to a list before 5.9, to a set from then on."""
-    model = tiny_model("llama")
-    model._keys_to_ignore_on_load_unexpected = patterns
-    drop_parts(model, {0}, head=False)
-    found = model._keys_to_ignore_on_load_unexpected
-    assert list(found) == [".*"] and isinstance(found, list if patterns is None else type(patterns))
-    kind = type("Ignoring", (LlamaForCausalLM,), {"_keys_to_ignore_on_load_unexpected": patterns})
-    part = partial_class(kind, {1, 2}, head=False).from_pretrained(save_tiny_model(tmp_path, "llama"))
-    assert size(part) < size(tiny_model("llama"))
 
 
 @pytest.mark.parametrize("model_type", known_types("zaya"))

@@ -49,3 +49,38 @@ def test_random_models_are_reproducible_and_visible() -> None:
     one, same, other = (tiny_random_model(small, seed) for seed in (0, 0, 1))
     for a, b, c in zip(one.parameters(), same.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b) and not torch.equal(a, c) and a.std() > 0.05
+
+
+_FACTORS = [1.0, 1.5, 2.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("llama", {"num_attention_heads": 1, "num_key_value_heads": 1}),
+        ("llama", {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16}),
+        (
+            "phi3",
+            {"original_max_position_embeddings": 16, "rope_parameters": {
+                "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16,
+                "short_factor": _FACTORS, "long_factor": _FACTORS,
+            }},
+        ),
+        ("falcon_h1", {"hidden_size": 48, "head_dim": 8, "mamba_d_ssm": 1024, "mamba_n_heads": 32}),
+    ],
+    ids=["one head", "one small head", "longrope with small heads", "mamba wider than the hidden states"],
+)  # fmt: skip
+def test_unusual_heads_shrink(model_type: str, settings: dict[str, Any]) -> None:
+    """Each model runs, and no small copy of it could be built."""
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 320, "pad_token_id": 1, "max_position_embeddings": 64,
+    }  # fmt: skip
+    config = CONFIG_MAPPING[model_type](**{**sizes, **settings})
+    tiny_random_model(config)(input_ids=torch.arange(3, 9)[None], use_cache=False)
+    small = shrink_config(config)
+    assert (
+        small.num_hidden_layers == 4 and sum(p.numel() for p in tiny_random_model(small).parameters()) < 2e6
+    )
+    report = check_split(config)
+    assert report.verdict == "exact", report.reason

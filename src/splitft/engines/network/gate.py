@@ -14,6 +14,7 @@ from torch import Tensor
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, trained_specs
 from splitft.lora.moments import unpack_blocks
+from splitft.lora.optimizer import NO_GRADIENT
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
 from splitft.server.average import check_sizes
@@ -172,6 +173,8 @@ class Gate:
         if norms.dtype is not torch.float32 or norms.shape != (size,):
             raise ValueError(f"grad_norms: {norms.dtype} {tuple(norms.shape)} where there are {size} tensors")
         _finite("grad_norms", norms)
+        if bool(((norms < 0) & (norms != NO_GRADIENT)).any()):
+            raise ValueError("grad_norms: a length is negative")
 
     def _lengths(self, lengths: tuple[int, ...]) -> int:
         if not 1 <= len(lengths) <= self._most_rows or not all(1 <= n <= self.max_length for n in lengths):

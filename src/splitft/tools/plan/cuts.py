@@ -57,7 +57,7 @@ def trace_of(
     """Return a client's round at a cut: its batches, and its adapters down and up, without headers."""
     held = held_blocks(job, len(costs.blocks), cut)
     ranks = held.ranks(job)
-    adapter = 4 * sum(ranks[b] * costs.blocks[b].lora_parameters for b in (*held.front, *held.tail))
+    adapter = 4 * sum(costs.blocks[b].adapter_parameters(ranks[b]) for b in (*held.front, *held.tail))
     steps = [StepTrace(rows, width, *batch_bytes(costs, job, tokens)) for rows, width, tokens in drawn]
     return ClientTrace(name, cut, adapter, steps, adapter)
 

@@ -1,0 +1,48 @@
+"""Keys of Hugging Face's trainers and of peft that a job does not have, and what stands in their place."""
+
+from __future__ import annotations
+
+_BLOCKS = "an adapter is kept block by block, and embeddings and head lie outside the blocks"
+_ONE_RANK = "all layers of a block have one rank and one scaling: set lora_r, lora_r_cut and lora_alpha"
+_ONE_DEVICE = "a party computes on one device: delete this key"
+_QUANTIZED = "no base is quantised here: name a quantised checkpoint as model_name_or_path"
+_STEPS = "set rounds and local_steps"
+_A_AND_B = "an adapter is A and B alone: delete this key"
+
+FOREIGN = {
+    "alpha_pattern": _ONE_RANK,
+    "bias": _A_AND_B,
+    "chat_template": "the tokenizer's own is used: set it there",
+    "deepspeed": _ONE_DEVICE,
+    "device_map": _ONE_DEVICE,
+    "do_eval": "set eval_every",
+    "early_stopping_patience": "not there: set rounds; every round's adapter is written",
+    "ensure_weight_tying": f"no tied layer can have an adapter: {_BLOCKS}",
+    "eval_dataset": "eval_fraction and max_eval_samples hold out rows of the data",
+    "eval_steps": "set eval_every, in rounds",
+    "eval_strategy": "set eval_every, in rounds",
+    "fp16": "set bf16: true",
+    "fsdp": _ONE_DEVICE,
+    "layers_pattern": "the block list is found without it: set layers_to_transform alone",
+    "load_in_4bit": _QUANTIZED,
+    "load_in_8bit": _QUANTIZED,
+    "logging_steps": "every round is recorded: delete this key",
+    "lora_bias": _A_AND_B,
+    "lora_modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
+    "max_steps": _STEPS,
+    "modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
+    "neftune_noise_alpha": "no noise is added to embeddings: delete this key; lora_dropout regularises",
+    "num_train_epochs": _STEPS,
+    "optim": "the optimizer is AdamW: set adam_beta1, adam_beta2, adam_epsilon, weight_decay",
+    "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
+    "quantization_config": _QUANTIZED,
+    "rank_pattern": _ONE_RANK,
+    "report_to": "history.jsonl and `splitft report` tell all figures: delete this key",
+    "resume_from_checkpoint": "give --resume to `splitft run`",
+    "save_steps": "set save_every, in rounds",
+    "save_strategy": "set save_every, in rounds",
+    "streaming": "rows are read whole: set max_train_samples",
+    "target_parameters": "set lora_target_parameters",
+    "trainable_token_indices": f"not possible: {_BLOCKS}. Train new tokens before, and delete this key",
+    "trust_remote_code": "code that a checkpoint names is never run: choose a model of transformers' own",
+}
