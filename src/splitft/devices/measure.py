@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import nn
 
 from splitft.devices.costs import BlockCosts, ModelCosts
 from splitft.devices.matrices import attention_modules, attention_width, matrices_of
 from splitft.devices.probe import OUTSIDE, SHARED, Probe, probe_model
+from splitft.errors import ModelError
 from splitft.lora.blocks import has_rank, tensor_name
 from splitft.model.config import text_config
 from splitft.model.slots import AdapterSlots
@@ -66,7 +68,10 @@ def _whole(
     outside = {id(p): p for p in model.parameters() if id(p) not in inside}
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     embedding = {id(p): p.nbytes for m in tables for p in m.parameters() if id(p) in outside}
-    head = model.get_output_embeddings().weight  # type: ignore[operator]
+    output: Any = model.get_output_embeddings()  # type: ignore[operator]
+    if output is None:
+        raise ModelError(f"{type(model).__name__} has no output head: its costs are not known, nor is a plan")
+    head = output.weight
     tied = head.nbytes if id(head) in embedding else 0
     rest = sum(p.nbytes for key, p in outside.items() if key not in embedding)
     vocabulary, hidden = head.shape

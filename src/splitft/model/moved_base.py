@@ -54,7 +54,9 @@ def move_base(model: Any, slots: AdapterSlots, init: str, seed: int) -> Adapter:
 
 def _check(where: str, weight: torch.Tensor, rank: int, shared: bool, init: str) -> None:
     problem = ""
-    if weight.dtype != torch.float32:
+    if not weight.is_floating_point():
+        problem = "it is quantised: set another init_lora_weights"
+    elif weight.dtype != torch.float32:
         kind = str(weight.dtype).removeprefix("torch.")
         problem = f"it is {kind}, and rounding the rest would change the model: set bf16: false"
     elif rank > min(weight.shape):

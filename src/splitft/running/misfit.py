@@ -55,6 +55,12 @@ def misfit(
     path = rf"base_model\.model\.{re.escape(slots.path)}\.(\d+)\."
     place = re.compile(rf"{path}(.+)\.lora_(?:[AB]\.weight|magnitude_vector)")
     halves: Counter[tuple[int, str]] = Counter()
+    names = list(names)
+    if names and not any(place.fullmatch(name) for name in names):
+        found_name = names[0].removeprefix("base_model.model.")
+        return (
+            f"is of another model: it adapts {found_name}, and this model's blocks are {slots.path}.0 and on"
+        )
     for name in names:
         if not (found := place.fullmatch(name)):
             return f"{_outside(config, name.removeprefix('base_model.model.'))}: {_MERGE}"

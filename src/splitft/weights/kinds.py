@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     PreTrainedConfig,
@@ -21,6 +22,7 @@ _CHOOSE = "choose a causal LM (`splitft check --all-architectures` lists them)"
 # Heads of other tasks, by the name of the class that a checkpoint's `architectures` states.
 _OTHER_TASKS = {
     r"\w*(SequenceClassification|Reward|RewardModel)": "scores a whole text (a classifier or reward model)",
+    r"\w+ForImageClassification": "classifies images",
     r"\w+ForTokenClassification": "gives every token a class",
     r"\w+ForQuestionAnswering\w*": "marks answers in a text",
     r"\w+For(MultipleChoice|NextSentencePrediction)": "chooses between texts",
@@ -39,7 +41,8 @@ def causal_class(config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) or _class_of_text_part(config)
     if sees_images(config):
         model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
-        if problem := _encoder_decoder(config) or _other_task(model_class.__name__):
+        judge: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), model_class)
+        if problem := _encoder_decoder(config) or _other_task(judge.__name__):
             raise ModelError(f"model type {config.model_type!r} {problem}")
     if model_class is None:
         missing = (

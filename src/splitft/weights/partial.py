@@ -75,10 +75,11 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
 
 def drop_vision(model: Any) -> None:
     """Replace, in place, what lies beside a vision-language model's decoder: no text comes through it."""
-    if not sees_images(model.config):
+    output = model.get_output_embeddings()
+    if output is None or not sees_images(model.config):
         return
     decoder = find_blocks(model)[0]
-    kept = {id(module) for module in (decoder, model.get_output_embeddings(), model.get_input_embeddings())}
+    kept = {id(module) for module in (decoder, output, model.get_input_embeddings())}
     path = _name_of(model, decoder).split(".")
     for depth in range(len(path)):
         parent = model.get_submodule(".".join(path[:depth]))

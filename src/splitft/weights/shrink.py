@@ -37,8 +37,9 @@ def shrink_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """A small copy of `config`: at least 4 blocks where it has as many, with every kind of block it has.
 
     Several guesses are tried until a model builds and runs. Raises NotBuiltError with the first guess's
-    failure where none does.
+    failure where none does, and ModelError where the model is no next-token model, or needs images.
     """
+    causal_class(config)
     first: Exception | None = None
     hidden = hidden_size(text_config(config).to_dict()) if config.sub_configs else 0
     for guess in GUESSES:

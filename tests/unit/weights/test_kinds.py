@@ -14,7 +14,7 @@ from splitft.errors import ModelError
 from splitft.proof.every_type import default_config
 from splitft.weights.kinds import auto_class, causal_class
 from splitft.weights.load import load_config
-from splitft.weights.shrink import shrink_config
+from splitft.weights.shrink import NotBuiltError, shrink_config
 from tiny import tiny_config
 
 # What config.json says, and words of the reason.
@@ -39,6 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tagger": (
         {"model_type": "qwen2", "architectures": ["Qwen2ForTokenClassification"]}, "gives every token a",
     ),
+    "image classifier": ({"model_type": "shieldgemma2"}, "classifies images"),
     "diffusion model": ({"model_type": "diffusion_gemma"}, "which generates text by diffusion"),
 }  # fmt: skip
 
@@ -118,3 +119,9 @@ def test_a_vision_language_model_is_its_own_class() -> None:
         "AutoModelForImageTextToText",
         "AutoModelForCausalLM",
     )
+
+
+def test_a_small_copy_of_another_kind_is_refused_for_its_kind() -> None:
+    with pytest.raises(ModelError, match="classifies images") as refusal:
+        shrink_config(default_config("shieldgemma2"))
+    assert not isinstance(refusal.value, NotBuiltError)
