@@ -6,12 +6,13 @@ ARGS ?=
 # The demo never writes over an earlier one: runs/quickstart, runs/quickstart-2, ...
 OUT ?= $(shell n=1; d=runs/quickstart; while [ -e "$$d" ]; do n=$$((n+1)); d=runs/quickstart-$$n; done; echo $$d)
 
-.PHONY: help demo test test-slow lint bench bench-gpu study clean
+.PHONY: help demo test test-slow test-matrix lint bench bench-gpu study clean
 
 help:
 	@echo "make demo       install, and fine-tune the built-in model on the built-in text (ARGS='rounds=2' to change)"
 	@echo "make test       install, lint, type-check and run all quick tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-matrix  a short suite with old, pinned and new libraries, on each Python; writes docs/versions.md"
 	@echo "make bench      the benchmarks; results go to benchmarks/results"
 	@echo "make bench-gpu  those that need a GPU"
 	@echo "make study      the paper's comparisons, resumable; results go to docs/study (ARGS='--parallel 2')"
@@ -33,10 +34,13 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not matrix" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+test-matrix:
+	$(PYTHON) benchmarks/matrix.py $(ARGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/split_cost.py

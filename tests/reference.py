@@ -112,7 +112,7 @@ class UnsplitClient:
     def __init__(self, job: Job, data: ClientData) -> None:
         self.job = job
         self.data = data
-        self.model = self.with_adapter(stock_model(job.model_name_or_path))
+        self.model = self.with_adapter(self.base())
         self.model.train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = self.make_optimizer()
@@ -121,6 +121,9 @@ class UnsplitClient:
         self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
         self.tokens = 0
         self.losses: list[tuple[float, int]] = []
+
+    def base(self) -> Any:
+        return stock_model(self.job.model_name_or_path)
 
     def with_adapter(self, base: Any) -> Any:
         return PeftModel.from_pretrained(base, self.job.adapter_name_or_path, is_trainable=True)

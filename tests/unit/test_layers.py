@@ -164,13 +164,14 @@ def test_no_name_of_a_test_file_stands_twice() -> None:
 
 # Attributes of libraries' objects, which have no constructor argument for them.
 OF_LIBRARIES = {
-    "torch": {"grad", "training", "forward", "weight", "gradient_checkpointing", "recompile_limit"},
+    "torch": {"grad", "training", "forward", "weight", "data", "gradient_checkpointing", "recompile_limit"},
     "torch.autograd.function": {"mask", "causal", "scale", "gradient", "sizes"},
     "transformers, peft": {
         "base_model_name_or_path", "inference_mode", "pre_tokenizer", "decoder", "HF_HUB_OFFLINE",
         "pad_token", "output_router_logits", "all_tied_weights_keys", "_keys_to_ignore_on_load_unexpected",
-        "generation_config",
+        "generation_config", "quantization_config",
     },
+    "bitsandbytes": {"support_avx512bf16_for_cpu"},
     "logging, ssl, sys": {"disabled", "minimum_version", "verify_mode", "verify_flags", "argv"},
 }  # fmt: skip
 

@@ -93,7 +93,11 @@ def highest_cut_in_memory(costs: ModelCosts, job: CostSettings, device: Device) 
             return cut
     least = client_memory(costs, job, lowest)
     fewer = "cut_policy.min_cut, " if lowest > 1 else ""
-    unset = [key for key in ("gradient_checkpointing", "bf16") if not getattr(job, key)]
+    smaller = {
+        "gradient_checkpointing": not job.gradient_checkpointing,
+        "dtype: bfloat16": costs.element_bytes > 2,
+    }
+    unset = [setting for setting, helps in smaller.items() if helps]
     hint = f", set {' or '.join(unset)}" if unset else ""
     raise JobError(
         f"device {device.name} has {_gb(device.memory_bytes)} of memory, but a client with {lowest} "

@@ -47,6 +47,16 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if fewest > count:
             yield "network.min_clients", f"{fewest} is more than there are clients ({count})"
 
+    dtype = get("dtype")
+    if dtype == "float16":
+        yield (
+            "dtype",
+            "float16 rounds small gradients to zero where no loss is scaled up, which no step here does: set "
+            "bfloat16, which takes as many bytes",
+        )
+    elif get("bf16") is True and dtype not in (None, "bfloat16"):
+        yield "dtype", f"{dtype} contradicts bf16: true; set bf16: false, or leave out one of the two"
+
     yield from broken_cut_rules(job)
 
     labels, tail_blocks = get("labels"), get("tail_blocks")

@@ -48,7 +48,10 @@ class ModelSettings(Strict):
         "builtin:gpt2-random (GPT-2's shape, random weights).",
     )
     adapter_name_or_path: PathName | None = key(None, "A PEFT LoRA adapter folder to continue from.")
-    bf16: bool = key(False, "Hold the frozen base in bfloat16; adapters stay in float32.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = key(
+        None, "Of the frozen base, as of from_pretrained. Default: float32; a quantised base keeps its own."
+    )
+    bf16: bool = key(False, "Hold the frozen base in bfloat16, as dtype: bfloat16; adapters stay in float32.")
     gradient_checkpointing: bool = key(False, "Recompute blocks in the backward pass.")
     loss_chunk_tokens: Annotated[int, Field(ge=0)] = advanced(
         128,

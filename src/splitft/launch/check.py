@@ -19,6 +19,7 @@ from splitft.proof.split import SplitReport, check_split, valid_cuts
 from splitft.running.check import JobReport
 from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config
+from splitft.weights.quantized import quantization
 from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 _COLORS = {
@@ -44,7 +45,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     # The report, on a small copy.
     console = console or _console()
     config = load_config(model)
-    text = causal_class(config)[1]
+    text, found = causal_class(config)[1], quantization(config)
     count = count_blocks(text)
     if cuts is not None:
         valid_cuts(cuts, count)
@@ -55,6 +56,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
     rows = [
         ("model", model),
         ("type", config.model_type + (", on text without images" if sees_images(config) else "")),
+        *((("quantised", f"{found}; the copy is not: a run tries its own layers"),) if found else ()),
         ("blocks", f"{count} in {blocks}"),
         ("cuts", _cuts(report, cuts)),
         ("server", _SERVER[report.server_inputs] if report.ok else "nothing proven"),

@@ -277,15 +277,23 @@ def _merge(adapter: Path, out: Path) -> None:
     from peft import PeftConfig, PeftModel
 
     from splitft.weights.hub import locator, resolve_model
-    from splitft.weights.load import load_model, load_tokenizer
+    from splitft.weights.load import load_config, load_model, load_tokenizer
+    from splitft.weights.quantized import quantization
 
     quiet_libraries()
     base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    found = quantization(load_config(base))
+    if found is not None and not found.method.dequantized:
+        raise ModelError(
+            f"{base} is quantised ({found}): a merge would round the adapter to its values. Load the adapter "
+            "with peft beside the base, or onto the model that the base was made from"
+        )
     model = PeftModel.from_pretrained(load_model(base, dtype=torch.float32), str(adapter))
     merged: Any = model.merge_and_unload()
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    merged.save_pretrained(fresh)
+    # In the checkpoint's own format, but for a dequantised one: that would be quantised again.
+    merged.save_pretrained(fresh, save_original_format=found is None)
     load_tokenizer(base).save_pretrained(fresh)
     if "vision_config" in merged.config.sub_configs:
         locate = locator(resolve_model(base))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from splitft.data import ClientData, first_lengths
 from splitft.devices.costs import ModelCosts
@@ -18,7 +19,9 @@ from splitft.devices.simulate import batch_shape
 from splitft.devices.steps import StateSeconds, batch_bytes, client_state_seconds
 from splitft.errors import JobError
 from splitft.job import Job
+from splitft.running.model import inject_adapters, load_base
 from splitft.running.prepare import Assembly, stated_cuts
+from splitft.weights.quantized import quantization
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,16 @@ def machines_of(start: Assembly) -> Machines | None:
     if job.devices is None:
         return None
     server = resolve_device(job.server_device, job.device_profiles)
-    return Machines(client_devices(job, start.names), server, model_costs(start.model))
+    return Machines(client_devices(job, start.names), server, model_costs(_plain_model(start)))
+
+
+def _plain_model(start: Assembly) -> Any:
+    """Return the model of a run, or one of shapes where its weights are packed, which hides their sizes."""
+    if quantization(start.model.config) is None:
+        return start.model
+    slots, shapes = start.split_model.slots, load_base(start.job, Console(quiet=True), weights=False)
+    inject_adapters(start.job, shapes, (slots.targets, slots.excluded))
+    return shapes
 
 
 def highest_cuts(start: Assembly, machines: Machines | None) -> dict[str, int]:

@@ -30,10 +30,13 @@ from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.attention import with_attention
+from splitft.proof.quantized import try_gradients
 from splitft.proof.targets import problems_of_targets
+from splitft.weights.held import base_dtype
 from splitft.weights.kinds import causal_class, sees_images
-from splitft.weights.load import base_dtype, load_config, load_model
+from splitft.weights.load import load_config, load_model
 from splitft.weights.partial import drop_vision, spread_habits
+from splitft.weights.quantized import quantization
 from splitft.weights.shrink import NotBuiltError, shrink_config, tiny_random_model
 
 Targets = tuple[Sequence[str], Sequence[str]]  # names of the modules with LoRA; full names to leave out
@@ -62,10 +65,12 @@ def load_base(
             blocks=blocks,
             head=head,
             revision=job.model_revision,
-            dtype=base_dtype(job),
+            dtype=base_dtype(job, base_config(job)),
             attn_implementation=job.attn_implementation,
         )
         model = model.to(compute_device(job))
+    if quantization(model.config) is not None:
+        _check_quantized(job, model)
     if job.attn_implementation is None:
         with_attention(model, use_fast_backward, job.seed)
     if wants_padding_free(job):
@@ -184,11 +189,20 @@ def base_config(job: Job) -> PreTrainedConfig:
     return causal_class(whole_config)[1]
 
 
+def _check_quantized(job: Job, model: Any) -> None:
+    """Raise ModelError where a job does not train on a base that stays quantised."""
+    problem = try_gradients(model)
+    if job.use_dora or job.moves_base:
+        problem = "use_dora, pissa and olora need its plain weights: leave them out"
+    if problem:
+        raise ModelError(f"{job.model_name_or_path} is quantised, and this job cannot train on it: {problem}")
+
+
 def _shapes(job: Job) -> Any:
     """Return a job's model with shapes and no weights; its blocks answer as those of a small copy do."""
     model_class, config = causal_class(load_config(job.model_name_or_path, job.model_revision))
     with torch.device("meta"):
-        model = model_class._from_config(config, dtype=base_dtype(job)).eval()
+        model = model_class._from_config(config, dtype=base_dtype(job, config)).eval()
     drop_vision(model)
     small = tiny_random_model(shrink_config(config))
     install_window(model, spread_habits(learn_habits(small), small, model))

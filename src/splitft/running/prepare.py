@@ -35,6 +35,7 @@ from splitft.running.model import (
     make_split_model,
     wants_padding_free,
 )
+from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
 from splitft.weights.kinds import image_tokens
 from splitft.weights.load import load_tokenizer
@@ -82,11 +83,12 @@ def assemble(
     check_codecs(job)
     check_devices(job)
     job, notices = resolve_sources(job)
+    source, config = resolve_model(job.model_name_or_path), base_config(job)
+    notices += filter(None, [base_notice(job, config, source)])
     for text in notices:
         note(console, text)
-    # 2. The kind of the model; data, dealt to the clients.
-    config = base_config(job)
-    base = str(resolve_model(job.model_name_or_path))
+    # 2. Data, dealt to the clients.
+    base = str(source)
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     prepared, names = None, list(elsewhere or ())
     if elsewhere is None:

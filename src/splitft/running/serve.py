@@ -34,7 +34,7 @@ from splitft.running.prepare import Assembly, assemble
 from splitft.running.runner import RunResult, complete_run, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
-from splitft.weights.load import base_dtype
+from splitft.weights.held import base_dtype
 from splitft.wire.channel import Channel
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
@@ -149,8 +149,10 @@ def make_server_side(
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 
-    # The listener: clients get the job, and the names of the modules with LoRA.
-    told, slots = job.model_dump_json(exclude={"output_dir", "adapter_name_or_path"}), model.slots
+    # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
+    dtype, slots = base_dtype(job, start.model.config), model.slots
+    settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    told = settled.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
     names = tuple(slots.targets), tuple(slots.excluded)
     welcome = Welcome("", 0, told, *names, start.report.server_inputs)
     limit = most_bytes(start)
@@ -166,7 +168,7 @@ def make_server_side(
         hidden_size=model.width,
         vocab_size=int(text_config(start.model).vocab_size),
         max_length=job.max_length,
-        dtype=base_dtype(job),
+        dtype=dtype,
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
     )

@@ -16,12 +16,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from splitft.common.text import error_line, one_line
 from splitft.errors import ModelError
-from splitft.job.settings import ModelSettings
 from splitft.model.config import count_blocks, text_config
 from splitft.model.window import install_window
 from splitft.weights.hub import INDEX, SINGLE, hub_or_cache, locator, no_model, resolve_model
 from splitft.weights.kinds import causal_class, refuse_other_kinds
 from splitft.weights.partial import needed_keys, partial_class, prove_parts, spread_habits
+from splitft.weights.quantized import finish_loading, quantization, read_dequantized
 
 _LOADING = RLock()  # held while one thread loads, since transformers then changes its own classes
 _CONFIGS = ("config.json", "generation_config.json")
@@ -32,8 +32,9 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
     """Read a model's configuration; no weights are touched.
 
-    Raises ModelError where it cannot be had, and where the model is no next-token model.
     Losses of mixture-of-experts routers are turned off: they do not cross a cut, and LoRA freezes routers.
+    Raises ModelError where it cannot be had, where the model is no next-token model, and where no job trains
+    on the quantisation that it states.
     """
     folder = _config_folder(name, locator(resolve_model(name), revision))
     try:
@@ -41,9 +42,14 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
     except Exception as error:  # a foreign file may raise anything
         raise ModelError(f"the configuration of {name} cannot be used: {one_line(error)}") from error
     refuse_other_kinds(name, config)
-    for part in (config, text_config(config)):
+    read_dequantized(config)
+    text = text_config(config)
+    for part in (config, text):
         if getattr(part, "output_router_logits", False):
             part.output_router_logits = False
+    for key in ("dtype", "quantization_config"):  # of a composite, stated at its top alone
+        if getattr(text, key, None) is None and getattr(config, key, None) is not None:
+            setattr(text, key, getattr(config, key))
     return config
 
 
@@ -91,7 +97,7 @@ def load_model(
         model_class, config = causal_class(whole_config)
         locate = locator(resolve_model(name), revision)
         if blocks is None:
-            folder, weight_map = _weights(name, locate)
+            folder, weight_map = find_weights(name, locate)
             for file in sorted(set((weight_map or {}).values())):
                 _shard(name, file, locate)
             return _from_folder(name, model_class, folder, config, dtype, attn_implementation)
@@ -102,7 +108,7 @@ def load_model(
         cut = next((i for i in range(1, count) if (i in held) != (i - 1 in held)), count - 1)
         habits, small = prove_parts(whole_config, cut, dtype)
         # Their files, in a folder that shows no others.
-        folder, weight_map = _weights(name, locate)
+        folder, weight_map = find_weights(name, locate)
         view: AbstractContextManager[Path] = nullcontext(folder)
         if weight_map is not None:
             with torch.device("meta"):
@@ -124,8 +130,10 @@ def _config_folder(name: str | Path, locate: Callable[[str], Path | None]) -> Pa
     return path.parent
 
 
-def _weights(name: str | Path, locate: Callable[[str], Path | None]) -> tuple[Path, dict[str, str] | None]:
-    """The folder of a model's weights, and which file holds which tensor; None: all are in one file."""
+def find_weights(
+    name: str | Path, locate: Callable[[str], Path | None]
+) -> tuple[Path, dict[str, str] | None]:
+    """Return the folder of a model's weights, and the file of each tensor; None: all are in one file."""
     index = locate(INDEX)
     if index is not None:
         try:
@@ -183,6 +191,7 @@ def _from_folder(
     dtype: torch.dtype,
     attn_implementation: str | None,
 ) -> PreTrainedModel:
+    found = quantization(config)
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
         model, info = model_class.from_pretrained(
@@ -196,10 +205,7 @@ def _from_folder(
             f"the checkpoint of {name} lacks {len(missing)} tensors, such as {missing[0]}. Where blocks "
             "share weights, hold these blocks together, or the whole model"
         )
+    if found is not None:
+        finish_loading(model, found, dtype)
     loaded: PreTrainedModel = model.eval()
     return loaded
-
-
-def base_dtype(job: ModelSettings) -> torch.dtype:
-    """The dtype of the frozen base."""
-    return torch.bfloat16 if job.bf16 else torch.float32

@@ -67,7 +67,10 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
             model.set_submodule(_name_of(model, output), _loaded(_NotHeld()))
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if k in left and v in left}
-    model._keys_to_ignore_on_load_unexpected = {".*"}  # the checkpoint holds more than this party
+    # The checkpoint holds more than this party. Patterns: a set, or a list in old transformers.
+    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None)
+    kind = list if patterns is None else type(patterns)
+    model._keys_to_ignore_on_load_unexpected = kind([".*"])
 
 
 def drop_vision(model: Any) -> None:

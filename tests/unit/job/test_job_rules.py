@@ -45,6 +45,9 @@ RULES = [
     ("cut_policy: {method: makespan}", "devices"),
     ("devices: [phone, laptop]", "devices"),
     ("padding_free: true\nserver_batch_tokens: auto", "padding_free"),
+    ("dtype: float16", "dtype"),
+    ("dtype: auto\nbf16: true", "dtype"),
+    ("dtype: float32\nbf16: true", "dtype"),
     ("lora_target_modules: '(q_proj'", "lora_target_modules"),
     ("exclude_modules: '*.q_proj'", "exclude_modules"),
     (f"lora_target_modules: '{'(' * 20000}'", "lora_target_modules"),
@@ -67,6 +70,8 @@ RULES = [
 KEPT = [
     "labels: client\ntail_blocks: 1",
     "labels: server\ntail_blocks: 0",
+    "dtype: bfloat16\nbf16: true",
+    "dtype: auto",
     "lora_r_cut: 16",
     "init_lora_weights: pissa_niter_16\nlora_r_cut: 16",
     "init_lora_weights: gaussian\nlora_r_cut: 8",

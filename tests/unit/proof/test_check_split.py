@@ -16,6 +16,7 @@ from splitft.model.window import find_blocks
 from splitft.proof.every_type import default_config
 from splitft.proof.split import check_split, map_cuts, valid_cuts
 from tiny import MODEL_TYPES, tiny_config, tiny_model
+from versions import known_types
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "opt", "gpt_neo", "llama", "qwen3", "gemma3_text"])
@@ -35,7 +36,7 @@ def test_other_families_are_exact(model_type: str) -> None:
     assert found == (True, "dummy_ids", 0), report.reason
 
 
-@pytest.mark.parametrize("model_type", ["zamba2", "inkling2_text", "gemma4_text", "deepseek_v4"])
+@pytest.mark.parametrize("model_type", known_types("zamba2", "inkling2_text", "gemma4_text", "deepseek_v4"))
 def test_blocks_that_read_the_text_again_need_the_real_ids(model_type: str) -> None:
     report = check_split(default_config(model_type))
     assert (report.ok, report.server_inputs) == (True, "input_ids"), report.reason
@@ -48,7 +49,7 @@ def test_labels_at_home_refuse_a_server_that_needs_the_text() -> None:
     assert check_split(default_config("llama"), tail_blocks=1, labels="client").ok
 
 
-@pytest.mark.parametrize("model_type", ["xlm", "hy_v4", "zaya"])
+@pytest.mark.parametrize("model_type", known_types("xlm", "hy_v4", "zaya"))
 def test_silently_wrong_splits_are_refused(model_type: str) -> None:
     report = check_split(default_config(model_type))
     assert not report.ok and report.verdict == "refused" and report.reason

@@ -24,6 +24,7 @@ from splitft.proof.every_type import default_config
 from splitft.weights.load import load_config, load_model, load_tokenizer
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from tiny import MODEL_TYPES, VOCAB_SIZE, save_tiny_model, save_to, tiny_config, tiny_model
+from versions import known_types
 
 BLOCKS = 4
 
@@ -335,8 +336,9 @@ def test_blocks_that_do_not_exist_are_refused(blocks: set[int], tmp_path: Path) 
         load_model(tmp_path, blocks=blocks, head=False)
 
 
-def test_types_that_cannot_be_held_in_parts_are_refused(tmp_path: Path) -> None:
-    tiny_random_model(shrink_config(default_config("zaya"))).save_pretrained(tmp_path)
+@pytest.mark.parametrize("model_type", known_types("zaya"))
+def test_types_that_cannot_be_held_in_parts_are_refused(model_type: str, tmp_path: Path) -> None:
+    tiny_random_model(shrink_config(default_config(model_type))).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="load it whole"):
         load_model(tmp_path, blocks={0}, head=False)
 

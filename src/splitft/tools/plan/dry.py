@@ -19,7 +19,7 @@ from splitft.round import run_rounds
 from splitft.running.model import inject_adapters
 from splitft.running.parties import Parties, make_parties
 from splitft.running.prepare import Assembly
-from splitft.weights.load import base_dtype
+from splitft.weights.held import base_dtype
 from splitft.weights.shrink import shrink_config, tiny_random_model
 from splitft.wire.messages import Metrics
 
@@ -124,7 +124,7 @@ def activation_dtype(start: Assembly) -> torch.dtype:
     Raises ModelError where no such copy can be built, or where hidden states are not (tokens, hidden).
     """
     job, config = start.job, start.model.config
-    model = tiny_random_model(shrink_config(config)).to(base_dtype(job))
+    model = tiny_random_model(shrink_config(config)).to(base_dtype(job, config))
     inject_adapters(job, model, (start.split_model.slots.targets, start.split_model.slots.excluded))
     small = text_config(model).hidden_size
     with torch.no_grad():
