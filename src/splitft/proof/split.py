@@ -188,15 +188,19 @@ def _try_adapters(model: Any, small: PreTrainedConfig, report: SplitReport, seed
                 parameters=[name for name in some if name in fused],
             )
 
-        left_out = problems_in(small, names, configure, seed) | problems_in(small, fused, configure, seed)
-        experts = tuple(name for name in fused if name not in left_out)
+        left_out, not_fused = (problems_in(small, some, configure, seed) for some in (names, fused))
+        experts = tuple(name for name in fused if name not in not_fused)
+        left_out |= {name: problem for name, problem in not_fused.items() if "expert" in name}
         targets = tuple(name for name in names if name not in left_out)
         if not targets:
-            raise ModelError(f"LoRA can adapt none of its linear layers ({'; '.join(left_out.values())})")
+            reasons = "; ".join(dict.fromkeys(left_out.values()))
+            raise RefusedError(f"it can adapt none of the linear layers ({reasons})")
         slots = inject(model, configure(model, targets))
         trained = Wanted((report.cuts[0], *report.cuts[1:][-1:]), guard_all=False, slots=slots)
         with as_trained(model, slots, seed):
             _, trial = try_split(model, trained, seed)
+    except (RefusedError, ModelError) as refusal:
+        return replace(report, ok=False, reason=f"with LoRA: {refusal}")
     except Exception as error:  # a foreign model may raise anything
         return replace(report, ok=False, reason=f"with LoRA: {error_line(error)}")
     report = replace(report, targets=targets, experts=experts, left_out=left_out)
