@@ -68,6 +68,8 @@ runs are on a CPU, with one thread.
 _LIMITS = """
 The whole test suite runs with the libraries of `constraints.txt`. With older ones:
 
+- torch 2.6 adds up in another order: `--torch lowest=torch==2.13.0` gives the lowest set the other legs'
+  adapter.
 - torch 2.6 shares keys and values among heads by another kernel: there a bfloat16 base keeps transformers'
   own backward of attention.
 - Before transformers 5.21 OPT's forward cannot be traced without values: plans take an upper estimate of its
