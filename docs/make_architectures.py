@@ -11,6 +11,7 @@ from pathlib import Path
 from splitft.launch.check import VERDICTS, totals
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport
+from splitft.proof.targets import by_reason
 
 PAGE = Path(__file__).with_name("architectures.md")
 
@@ -79,10 +80,7 @@ def targets_section(trained: list[SplitReport]) -> str:
     )
     for report in trained:
         if report.left_out:
-            by_reason: dict[str, list[str]] = {}
-            for name, problem in report.left_out.items():
-                by_reason.setdefault(problem, []).append(name)
-            without = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+            without = "; ".join(f"{names}: {why}" for why, names in by_reason(report.left_out).items())
             text += f"| `{report.model_type}` | {', '.join(report.targets)} | {without.replace('|', '/')} |\n"
     return text + "\n"
 

@@ -16,6 +16,7 @@ from splitft.model.config import count_blocks
 from splitft.model.window import find_blocks
 from splitft.proof.every_type import check_all_architectures
 from splitft.proof.split import SplitReport, check_split, valid_cuts
+from splitft.proof.targets import by_reason
 from splitft.running.check import JobReport
 from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config
@@ -70,7 +71,7 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
             if report.experts
             else []
         ),
-        *((f"not on {name}", problem) for name, problem in report.left_out.items()),
+        *((f"not on {names}", problem) for problem, names in by_reason(report.left_out).items()),
         ("largest difference", _largest(report)),
         ("verdict", _verdict(report)),
         ("", report.reason),
@@ -88,7 +89,7 @@ def tell_job(found: JobReport, console: Console | None = None) -> int:
         ("server", _SERVER[found.split.server_inputs]),
         ("labels", found.labels),
         ("LoRA on", f"{', '.join(found.targets)}; rank {found.rank}"),
-        *((f"not on {name}", problem) for name, problem in found.left_out.items()),
+        *((f"not on {names}", problem) for problem, names in by_reason(found.left_out).items()),
         ("without padding", _unless(found.split.padding_free, "yes", "rows are padded", "not asked for")),
         ("in parts", "yes" if found.in_parts else "not asked for"),
         ("clients together", _unless(found.together, "yes", "one at a time", "not asked for")),

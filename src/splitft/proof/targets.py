@@ -46,6 +46,14 @@ def problems_of_targets(
         return {}
 
 
+def by_reason(problems: Mapping[str, str]) -> dict[str, str]:
+    """Return {problem: the names that have it, with commas}."""
+    names: dict[str, list[str]] = {}
+    for name, problem in problems.items():
+        names.setdefault(problem, []).append(name)
+    return {problem: ", ".join(some) for problem, some in names.items()}
+
+
 def problems_in(
     small: PreTrainedConfig, names: Iterable[str], configure: Configure, seed: int = 0
 ) -> dict[str, str]:

@@ -25,6 +25,7 @@ from splitft.proof.head import whole_loss_notice
 from splitft.proof.packed import padded_notice
 from splitft.proof.parts import parts_problem
 from splitft.proof.split import SplitReport, check_split
+from splitft.proof.targets import by_reason
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
 from splitft.running.model import (
@@ -131,9 +132,7 @@ def assemble(
         limits.append(padded_notice(report.padding_free))
     proven = report.padding_free == ""
     job = job.model_copy(update={"padding_free": proven and wants_padding_free(job)})
-    for problem in dict.fromkeys(left_out.values()):
-        names_without = [name for name, why in left_out.items() if why == problem]
-        limits.append(f"no LoRA on {', '.join(names_without)}: {problem}")
+    limits += [f"no LoRA on {names}: {problem}" for problem, names in by_reason(left_out).items()]
     for text in limits:
         note(console, text)
     split = make_split_model(job, model, slots, report.server_inputs, report.head if weights else "whole")
