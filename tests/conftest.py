@@ -9,6 +9,7 @@ import pytest
 from splitft.common.startup import import_libraries
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: they share the cores
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # else what gRPC does in a fork shows in the output of commands
 
 
 def pytest_configure(config: pytest.Config) -> None:

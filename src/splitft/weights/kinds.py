@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -57,16 +56,10 @@ def causal_class(config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
 
 def _class_of_text_part(config: PreTrainedConfig) -> Any:
     """Return the causal class of a text part alone, which no auto class knows; None: there is none."""
-    name = type(config).__module__
-    if not name.startswith("transformers.models.") or ".configuration_" not in name:
-        return None
-    with suppress(ImportError):
-        module = import_module(name.replace(".configuration_", ".modeling_"))
-        for found in vars(module).values():
-            is_causal = isinstance(found, type) and found.__name__.endswith("ForCausalLM")
-            if is_causal and getattr(found, "config_class", None) is type(config):
-                return found
-    return None
+    package = type(config).__module__.split(".")[-2:][0]  # transformers.models.mllama.configuration_mllama
+    whole = CONFIG_MAPPING.get(package, None)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(whole, None) if whole else None
+    return model_class if getattr(model_class, "config_class", None) is type(config) else None
 
 
 def sees_images(config: PreTrainedConfig) -> bool:
