@@ -57,8 +57,9 @@ def causal_class(config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
 def _class_of_text_part(config: PreTrainedConfig) -> Any:
     """Return the causal class of a text part alone, which no auto class knows; None: there is none."""
     package = type(config).__module__.split(".")[-2:][0]  # transformers.models.mllama.configuration_mllama
-    whole = CONFIG_MAPPING.get(package, None)
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(whole, None) if whole else None
+    if package not in CONFIG_MAPPING:
+        return None
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[package], None)
     return model_class if getattr(model_class, "config_class", None) is type(config) else None
 
 

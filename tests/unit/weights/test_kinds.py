@@ -125,3 +125,9 @@ def test_a_small_copy_of_another_kind_is_refused_for_its_kind() -> None:
     with pytest.raises(ModelError, match="classifies images") as refusal:
         shrink_config(default_config("shieldgemma2"))
     assert not isinstance(refusal.value, NotBuiltError)
+
+
+@pytest.mark.parametrize("model_type", ["mllama", "emu3"])
+def test_a_text_part_that_no_auto_class_knows_has_its_class(model_type: str) -> None:
+    model_class, text = causal_class(default_config(model_type))
+    assert text.model_type != model_type and causal_class(text)[0] is model_class
