@@ -44,6 +44,7 @@ test-matrix:
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/split_cost.py
+	$(BIN)/python benchmarks/proof_time.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/paper_bytes.py
 	$(BIN)/python benchmarks/codecs.py
