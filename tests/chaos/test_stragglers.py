@@ -58,6 +58,7 @@ def test_a_late_client_is_left_out_of_one_round(
     assert not (folder / "audit.jsonl").exists(), "nobody was expelled, or refused"
 
 
+@pytest.mark.slow
 def test_a_client_that_evaluates_too_long_is_left_out_of_the_figures(
     setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from runs import (
     base_of,
     final_adapter,
     perplexity,
+    rest_slow,
     trained,
     tuned,
     unsplit_data,
@@ -47,8 +48,8 @@ def start_of_job(settings: Settings, folder: Path) -> tuple[Settings, Adapter]:
     return settings | {"adapter_name_or_path": str(folder), "init_lora_weights": True}, start.adapter
 
 
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-@pytest.mark.parametrize("init", [True, False, "gaussian", "orthogonal"])
+@pytest.mark.parametrize("dora", rest_slow([True, False], 1), ids=["dora", "lora"])
+@pytest.mark.parametrize("init", rest_slow(["gaussian", True, False, "orthogonal"], 1))
 def test_starts_train_as_unsplit_whatever_the_cuts(
     init: bool | str, dora: bool, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,13 +94,13 @@ def test_dora_starts_with_pefts_magnitudes(plain: Settings, tmp_path: Path) -> N
         assert torch.equal(own, layer.self_attn.q_proj.lora_magnitude_vector.default.weight)
 
 
-@pytest.mark.parametrize("changes", [
-    {"lora_r_cut": 2, "cuts": [2, 2, 2]}, {"lora_r_cut": 1, "aggregation": "exact"} | MOVES,
+@pytest.mark.parametrize("changes", rest_slow([
+    {"lora_r_cut": 1, "aggregation": "exact"} | MOVES, {"lora_r_cut": 2, "cuts": [2, 2, 2]},
     {"lora_r_cut": 2}, {"robust_aggregation": "median"}, {"loraplus_lr_ratio": 4.0, "lora_dropout": 0.1},
     {"aggregation": "freeze_a"},
     {"server_adapter": "shared"}, {"gradient_checkpointing": True, "labels": "client", "cuts": 2},
     {"method": "centralized"}, {"max_staleness": 1},
-], ids=str)  # fmt: skip
+], 3), ids=str)  # fmt: skip
 def test_stock_peft_computes_what_a_dora_run_recorded(
     changes: Settings, plain: Settings, tmp_path: Path
 ) -> None:
@@ -140,8 +141,8 @@ class StartsInBase(UnsplitClient):
         return load_file(self.folder / "converted" / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-@pytest.mark.parametrize("changes", [{}, {"use_rslora": True}], ids=str)
+@pytest.mark.parametrize("init", rest_slow(["pissa", "olora"], 1))
+@pytest.mark.parametrize("changes", rest_slow([{}, {"use_rslora": True}], 1), ids=str)
 def test_a_start_in_the_base_weights_is_pefts(
     changes: Settings, init: str, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

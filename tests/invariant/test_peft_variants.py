@@ -15,6 +15,7 @@ from runs import (
     assert_same_bits,
     assert_same_losses,
     final_adapter,
+    rest_slow,
     trained,
     tuned,
 )
@@ -63,7 +64,7 @@ def test_one_client_trains_the_unsplit_model(name: str, plain: Settings, tmp_pat
         assert_same_bits(final_adapter(result), adapter)
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", rest_slow(TARGETS, 2))
 def test_cuts_do_not_show_and_stock_peft_computes_the_same(
     name: str, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +105,7 @@ class LoraPlus(UnsplitClient):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("ratio", [16.0, 3.7])
+@pytest.mark.parametrize("ratio", rest_slow([3.7, 16.0], 1))
 def test_loraplus_is_pefts_optimizer(
     ratio: float, plain: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from plans import assert_is_the_run, planned
-from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, trained, tuned
+from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, rest_slow, trained, tuned
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -28,9 +28,9 @@ from tiny import EOS_ID, PAD_ID, VOCAB_SIZE, save_to
 # The path of the text model's blocks, and names of linear layers that the vision tower has, too.
 TYPES = {
     "qwen2_vl": "model.language_model.layers",
+    "llava": "model.language_model.layers",
     "qwen2_5_vl": "model.language_model.layers",
     "qwen3_vl": "model.language_model.layers",
-    "llava": "model.language_model.layers",
     "mistral3": "model.language_model.layers",
     "internvl": "model.language_model.layers",
     "smolvlm": "model.text_model.layers",
@@ -64,7 +64,7 @@ def make_setting(folder: Path, model_type: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", rest_slow(TYPES, 2))
 def test_one_client_at_every_cut_trains_the_unsplit_model(model_type: str, tmp_path: Path) -> None:
     settings = make_setting(tmp_path, model_type)
     adapter, losses = federated_lora(Job(**settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def device_profiles(draw: st.DrawFn) -> DeviceProfile:
     )
 
 
+def is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
 @st.composite
 def jobs(draw: st.DrawFn) -> Job:
     """Any valid job."""
@@ -123,7 +132,7 @@ def jobs(draw: st.DrawFn) -> Job:
         lora_r=lora_r,
         lora_r_cut=maybe(st.integers(1, lora_r)),
         lora_alpha=draw(POSITIVE),
-        lora_target_modules=maybe(NAMES | st.lists(NAMES, min_size=1)),
+        lora_target_modules=maybe(NAMES.filter(is_pattern) | st.lists(NAMES, min_size=1)),
         learning_rate=draw(POSITIVE),
         lr_scheduler_type=scheduler,  # type: ignore[arg-type]
         warmup_ratio=draw(SHARES) if warmup else 0.0,

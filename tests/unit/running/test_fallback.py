@@ -114,7 +114,9 @@ def test_a_wrong_name_is_an_error_and_no_reason_to_fall_back(folder: Path) -> No
     assert "no such model" in wrong["told"][0] and "org/nothing" in wrong["told"][-1]
 
 
-@pytest.mark.parametrize("way", ["refused", "silent", "forbidden", "unknown host"])
+@pytest.mark.parametrize(
+    "way", ["refused", pytest.param("silent", marks=pytest.mark.slow), "forbidden", "unknown host"]
+)
 def test_without_a_hub_the_fallbacks_are_taken_and_said(folder: Path, way: str) -> None:
     job = job_of(folder, dataset_config_name="big", dataset_split="test", model_revision="v1")
     with silent_port() as mute:
