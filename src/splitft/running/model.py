@@ -132,7 +132,10 @@ def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     blocks = range(job.frozen_blocks, count_blocks(model.config)) if job.frozen_blocks else None
     slots = inject(model, _lora_config(job, model, targets, blocks, job.lora_target_parameters or ()))
     if job.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        except ValueError as error:
+            raise ModelError(f"{error} Set gradient_checkpointing: false.") from None
     return slots
 
 

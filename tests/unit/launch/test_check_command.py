@@ -90,6 +90,15 @@ def test_layers_of_blocks_that_the_small_copy_lacks_are_checked_in_its_own(
     assert "it has no block 30" in capsys.readouterr().err
 
 
+def test_a_model_without_recomputation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default_config("ctrl").save_pretrained(tmp_path / "model")
+    asked = [f"model_name_or_path={tmp_path / 'model'}", "gradient_checkpointing=true"]
+    assert splitft("check", "quickstart", *asked, monkeypatch=monkeypatch) == 4
+    assert "Set gradient_checkpointing: false." in capsys.readouterr().err
+
+
 def test_a_missing_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no folder"):
         told(str(tmp_path / "nowhere"))
