@@ -25,7 +25,7 @@ from splitft.lora.blocks import (
     tensor_name,
 )
 from splitft.model.config import text_config
-from splitft.model.window import find_blocks, install_window
+from splitft.model.window import block_path, find_blocks, install_window
 
 
 class AdapterSlots:
@@ -45,7 +45,7 @@ class AdapterSlots:
         self.excluded = sorted(config.exclude_modules or ()) if config else []
 
         window = install_window(model)
-        self.path = next(name for name, module in model.named_modules() if module is window)
+        self.path = block_path(model)
         self.layout: Layout = {}
         self.owners: dict[int, list[tuple[str, nn.Module]]] = {}  # of each block: A, B and magnitudes in turn
         self.parameters: dict[str, str] = {}
@@ -211,7 +211,7 @@ def inject(model: Any, config: Any) -> AdapterSlots:
     from peft import inject_adapter_in_model
 
     window, chosen = install_window(model), config.layers_to_transform
-    path = next(name for name, module in model.named_modules() if module is window)
+    path = block_path(model)
     names = [
         f"{path}.{index}.{name}"
         for index in (range(len(window)) if chosen is None else chosen)

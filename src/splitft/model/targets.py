@@ -14,7 +14,8 @@ from torch import nn
 
 from splitft.errors import ModelError
 from splitft.job.lora import LoraSettings
-from splitft.model.window import find_blocks
+from splitft.model.slots import is_called
+from splitft.model.window import block_path, find_blocks
 
 Names = str | list[str] | None
 
@@ -105,8 +106,7 @@ def matches(name: str, wanted: Names) -> bool:
     """Whether a module's full name matches a pattern, or ends in one of these names."""
     if isinstance(wanted, str) and is_pattern(wanted):
         return re.fullmatch(wanted, name) is not None
-    targets = [wanted] if isinstance(wanted, str) else wanted or []
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+    return is_called(name, [wanted] if isinstance(wanted, str) else wanted or [])
 
 
 def block_layers(model: Any) -> Iterator[tuple[str, int, str]]:
@@ -119,10 +119,3 @@ def block_layers(model: Any) -> Iterator[tuple[str, int, str]]:
         for name, module in block.named_modules():
             if isinstance(module, nn.Linear | Conv1D):
                 yield f"{path}.{index}.{name}", int(index), name
-
-
-def block_path(model: Any) -> str:
-    """Return the full name of the block list."""
-    blocks = find_blocks(model)[2]
-    found: str = next(name for name, module in model.named_modules() if module is blocks)
-    return found

@@ -193,6 +193,13 @@ def install_window(model: nn.Module, habits: Habits | None = None) -> Window:
     return blocks
 
 
+def block_path(model: nn.Module) -> str:
+    """Return the full name of a model's block list."""
+    blocks = find_blocks(model)[2]
+    found: str = next(name for name, module in model.named_modules() if module is blocks)
+    return found
+
+
 def learn_habits(model: nn.Module) -> Habits:
     """Call a whole model on 3 rows of 5 dummy ids, and note how its blocks take and give hidden states."""
     # One call, with hooks that note answers and inputs.
