@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cases import rest_slow
 from history_checker import check_history
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
@@ -52,7 +53,7 @@ def undisturbed(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
     return made
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", rest_slow(MODES, 1))
 @pytest.mark.parametrize(
     "fault", [fault if fault in QUICK else pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS]
 )

@@ -109,6 +109,23 @@ def test_over_a_network_the_same_bits_come_out(
     assert {mode: parts["adapter"] for mode, parts in undisturbed.items()} == wanted
 
 
+def test_a_start_of_random_numbers_is_the_same_in_every_process(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    """A fast PiSSA draws from torch's own random state, of which each process has one."""
+    settings = setting | {"rounds": 2, "init_lora_weights": "pissa_niter_2", "adapter_name_or_path": None}
+    settings |= {"use_rslora": True, "loraplus_lr_ratio": 4.0}
+    local = run(Job(**settings, output_dir=str(tmp_path / "local")), console=Console(quiet=True))
+    processes = Processes(settings, tmp_path / "apart", names=NAMES)
+    try:
+        processes.start_all()
+        processes.finish()
+    finally:
+        processes.stop()
+    name = "adapter_model.safetensors"
+    assert (processes.output / "adapter" / name).read_bytes() == (local.adapter_path / name).read_bytes()
+
+
 @pytest.mark.parametrize("aggregator", [False, True])
 def test_with_certificates_on_all_sides_the_same_bits_come_out(
     aggregator: bool, setting: dict[str, Any], wanted: dict[str, bytes], tmp_path: Path

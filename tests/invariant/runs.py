@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from peft import PeftModel
 from rich.console import Console
@@ -28,14 +26,6 @@ THREE_CLIENTS = {
     "clients": 3, "rounds": 3, "local_steps": 2, "cuts": [1, 3, 2], "max_eval_samples": 9,
     "partition": {"method": "length_dirichlet", "alpha": 0.5, "min_rows": 4},
 }  # fmt: skip
-
-
-def rest_slow(cases: Iterable[Any], quick: int) -> list[Any]:
-    """The cases of a test, of which the first ones run in `make test`, and all in `make test-slow`."""
-    return [
-        case if number < quick else pytest.param(case, marks=pytest.mark.slow)
-        for number, case in enumerate(cases)
-    ]
 
 
 def trained(settings: Settings, folder: Path, **changes: Any) -> tuple[Job, RunResult]:

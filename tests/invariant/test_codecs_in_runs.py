@@ -12,6 +12,7 @@ import pytest
 import torch
 from runs import adapter_of
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, JobError, load_job, register_codec, run
@@ -48,7 +49,7 @@ def local(settings: Settings, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", rest_slow(CODECS, ["few bits"]))
 def test_over_connections_as_in_one_process(codec: str, mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | CODECS[codec] | MODES[mode]
     here, there = local(settings, tmp_path), together(settings, tmp_path)
@@ -119,7 +120,9 @@ def without(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> byte
     return adapter_of(local(setting | changes, tmp_path_factory.mktemp("honest")))
 
 
-@pytest.mark.parametrize("what", GARBAGE)
+@pytest.mark.parametrize(
+    "what", rest_slow(GARBAGE, ["a scale of NaN", "a row too many", "other lengths than rows"])
+)
 def test_who_sends_what_no_codec_makes_takes_part_no_more(
     what: str, setting: Settings, without: bytes, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from runs import adapter_of, result_of
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, JobError, load_job, run
@@ -42,7 +43,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["labels at home, shared, little memory"]))
 def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode]
     here, there = result_of(settings, tmp_path / "local"), together(settings, tmp_path)
@@ -75,7 +76,7 @@ def test_every_time_but_the_first_goes_as_a_difference(setting: Settings, tmp_pa
     assert traffic["up"]["activations"] < 0.8 * plain["up"]["activations"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["turns, accumulation, dropout, cuts that move"]))
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(
     mode: str, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from runs import adapter_of, result_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import TARGETS, federated_lora, make_setting, write_rows
 from splitft import Job, JobError, ModelError, load_job, run
@@ -100,7 +101,7 @@ def test_dropout_is_of_the_trained_blocks_alone(tmp_path: Path) -> None:
     assert adapter_of(result_of(settings, tmp_path / "again").output_dir) == adapter_of(once.output_dir)
 
 
-@pytest.mark.parametrize("codec", SENT)
+@pytest.mark.parametrize("codec", rest_slow(["int8", "none"], 1))
 def test_a_sample_goes_up_once_and_no_gradient_comes_down(
     codec: str, setting: Settings, tmp_path: Path
 ) -> None:
@@ -129,7 +130,7 @@ def test_over_connections_as_in_one_process(changes: Settings, setting: Settings
     assert json.loads((there / "summary.json").read_text())["bytes"] == here.summary["bytes"]
 
 
-@pytest.mark.parametrize("codec", ["none", "int4"])
+@pytest.mark.parametrize("codec", rest_slow(["int4", "none"], 1))
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(
     codec: str, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +171,7 @@ GARBAGE: dict[str, Callable[[Activations], Activations]] = {
 }
 
 
-@pytest.mark.parametrize("what", GARBAGE)
+@pytest.mark.parametrize("what", rest_slow(GARBAGE, ["no samples", "another length than before", "NaN"]))
 def test_who_spoils_what_is_kept_takes_part_no_more(
     what: str, setting: Settings, without: bytes, tmp_path: Path
 ) -> None:

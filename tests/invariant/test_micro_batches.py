@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from runs import adapter_of, final_adapter
 from wire_record import record_messages
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
@@ -50,7 +51,9 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "together"])
+@pytest.mark.parametrize(
+    "mode", rest_slow([mode for mode in MODES if mode != "together"], ["labels at home", "accumulated"])
+)
 def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode] | {"micro_batches": 3}
     here = run(Job(**settings, output_dir=str(tmp_path / "here")), console=QUIET).output_dir
@@ -61,7 +64,7 @@ def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_pa
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("accumulated", "differences")])
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", rest_slow([4, 2], 1))
 def test_the_gradients_are_those_of_whole_batches(
     parts: int, mode: str, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

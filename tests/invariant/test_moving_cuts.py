@@ -10,6 +10,7 @@ from moving import DEVICES, UP_AND_DOWN
 from runs import assert_same_bits, assert_same_losses, final_adapter, trained
 
 import splitft
+from cases import rest_slow
 from reference import federated_lora, make_setting
 from splitft import Job
 from splitft.common.seeds import numpy_generator
@@ -54,7 +55,16 @@ def unsplit(setting: dict[str, Any]) -> Any:
 # The tail does not depend on the policy: with labels at home two of them are enough.
 @pytest.mark.parametrize(
     ("method", "labels"),
-    [*((method, "server") for method in POLICIES), ("schedule", "client"), ("test_shuffle", "client")],
+    rest_slow(
+        [
+            ("schedule", "client"),
+            ("splitft", "server"),
+            ("makespan", "server"),
+            *((method, "server") for method in ("schedule", "test_shuffle", "resource", "accuracy")),
+            ("test_shuffle", "client"),
+        ],
+        3,
+    ),
 )
 def test_no_policy_can_be_seen_in_the_result(
     method: str, labels: str, setting: dict[str, Any], unsplit: Any, tmp_path: Path
@@ -82,16 +92,19 @@ LOW_RANK = {
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"aggregation": "average"},
-        {"aggregation": "exact"},
-        {"aggregation": "freeze_a"},
-        {"server_adapter": "shared"},
-        {"server_adapter": "shared", "order": "turns"},
-        {"labels": "client", "tail_blocks": 1, "cut_policy": UP_AND_DOWN},
-        {"lora_r_cut_side": "client"},
-    ],
+    rest_slow(
+        [
+            {},
+            {"aggregation": "exact"},
+            {"labels": "client", "tail_blocks": 1, "cut_policy": UP_AND_DOWN},
+            {"server_adapter": "shared"},
+            {"server_adapter": "shared", "order": "turns"},
+            {"aggregation": "average"},
+            {"aggregation": "freeze_a"},
+            {"lora_r_cut_side": "client"},
+        ],
+        4,
+    ),
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items() if k != "cut_policy") or "by_rank",
 )
 def test_optimizer_state_survives_every_move(

@@ -15,6 +15,7 @@ from runs import assert_same_bits, final_adapter
 from torch import Tensor
 from wire_record import record_messages
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, RunResult, run
@@ -125,7 +126,7 @@ def assert_equal_but_for_rounding(found: list[tuple[RunResult, list[Any]]], most
                 assert_close(message.grad_norms, before.grad_norms, most)
 
 
-@pytest.mark.parametrize("kind", ABLE)
+@pytest.mark.parametrize("kind", rest_slow(ABLE, ["gpt2", "gemma3_text"]))
 def test_losses_gradients_and_metrics_are_those_of_padded_rows(
     kind: str, settings: dict[str, Settings], tmp_path: Path, forms: Forms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +135,10 @@ def test_losses_gradients_and_metrics_are_those_of_padded_rows(
     assert_equal_but_for_rounding(found, 1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    rest_slow(MODES, ["labels at home", "in parts", "the model's own loss", "one row", "whole models"]),
+)
 def test_in_every_mode(
     mode: str,
     settings: dict[str, Settings],

@@ -18,13 +18,13 @@ from runs import (
     base_of,
     final_adapter,
     perplexity,
-    rest_slow,
     trained,
     tuned,
     unsplit_data,
 )
 from safetensors.torch import load_file
 
+from cases import rest_slow
 from network_threads import QUIET
 from reference import UnsplitClient, federated_lora, make_setting
 from splitft import Job, ModelError

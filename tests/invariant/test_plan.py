@@ -11,6 +11,7 @@ import yaml
 from plans import DEVICES, assert_is_the_run, planned
 from runs import QUIET, Settings, trained
 
+from cases import rest_slow
 from commands import splitft
 from reference import make_hybrid_setting
 from splitft import Job
@@ -117,7 +118,15 @@ JOBS: dict[str, tuple[str, Settings]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", JOBS)
+QUICK = [
+    "gpt2, labels at home, accumulation", "llama, moving cuts, exact mean, lower rank on one side",
+    "qwen3, makespan, sampled clients, some absent", "gemma3, resource, rows packed", "llama, frozen fronts",
+    "llama, differences, some of them kept", "gpt2, int8, labels at home, bf16", "llama, fed_lora, frozen A",
+    "llama, DoRA, moving cuts, lower rank",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", rest_slow(JOBS, QUICK))
 def test_bytes_cuts_and_seconds_of_a_plan_are_those_of_the_run(
     case: str, settings_of: Any, tmp_path: Path
 ) -> None:

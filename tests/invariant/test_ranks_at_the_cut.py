@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from runs import THREE_CLIENTS, Settings, block_of, final_adapter, trained
 
+from cases import rest_slow
+
 
 @pytest.fixture(scope="module")
 def llama(llama: Settings) -> Settings:
@@ -19,7 +21,7 @@ def low_blocks(cut: int, side: str) -> set[int]:
     return {"both": {cut - 1, cut}, "client": {cut - 1}}[side]
 
 
-@pytest.mark.parametrize("side", ["both", "client"])
+@pytest.mark.parametrize("side", rest_slow(["both", "client"], 1))
 @pytest.mark.parametrize(("cuts", "changes"), [
     ([2, 2, 2], {}),
     ([1, 2, 2], {}),

@@ -13,6 +13,7 @@ import torch
 from moving import DEVICES, UP_AND_DOWN
 from rich.console import Console
 
+from cases import rest_slow
 from forks import start_command
 from reference import make_setting
 from splitft import Job, RunResult, run
@@ -97,7 +98,9 @@ def assert_same_state(got: Parties, wanted: Parties) -> None:
     assert all(torch.equal(tensors[path], others[path]) for path in tensors)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", rest_slow(MODES, ["shared", "labels at home", "cuts move", "dora", "local_only"])
+)
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     mode: str, setting: Settings, watched: list[Parties], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

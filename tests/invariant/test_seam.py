@@ -12,6 +12,7 @@ from moving import UP_AND_DOWN
 from runs import assert_same_bits, final_adapter, trained
 from torch import Tensor
 
+from cases import rest_slow
 from splitft.history import RoundRecord
 from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate
 from splitft.server.worker import TrunkWorker
@@ -88,8 +89,10 @@ def timeless(records: Sequence[RoundRecord]) -> list[RoundRecord]:
     return [replace(record, round_seconds=0.0, evaluation_seconds=0.0) for record in records]
 
 
-@pytest.mark.parametrize("worker", [Far, Late])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("worker", rest_slow([Late, Far], 1))
+@pytest.mark.parametrize(
+    "mode", rest_slow(MODES, ["per_client", "labels at home, shared", "cuts move", "front frozen"])
+)
 def test_a_run_is_the_same_whatever_lies_between_coordinator_and_worker(
     mode: str, worker: type[Far], settings_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from runs import assert_same_bits, assert_same_losses, final_adapter
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import UnsplitClient, federated_lora, make_setting, write_rows
 from splitft import Job, run
@@ -94,7 +95,7 @@ class Behind(UnsplitClient):
         self.optimizers[which].step()
 
 
-@pytest.mark.parametrize("staleness", [1, 2, 7])
+@pytest.mark.parametrize("staleness", rest_slow([2, 1, 7], 1))
 def test_it_is_training_with_late_gradients_in_the_front(
     staleness: int, setting: Settings, tmp_path: Path
 ) -> None:
@@ -106,7 +107,7 @@ def test_it_is_training_with_late_gradients_in_the_front(
     assert_same_bits(final_adapter(result), wanted)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["three ahead", "shared", "differences"]))
 def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode]
     here = run(Job(**settings, output_dir=str(tmp_path / "here")), console=QUIET)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, rest_slow, trained, tuned
+from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, trained, tuned
 
+from cases import rest_slow
 from commands import splitft
 from reference import federated_lora, write_rows
 from splitft import Job

@@ -10,12 +10,13 @@ import torch
 from runs import assert_same_bits, assert_same_losses, final_adapter, trained
 from safetensors.torch import load_file
 
+from cases import rest_slow
 from reference import federated_lora, make_setting
 from splitft import Job
 from tiny import MODEL_TYPES
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", rest_slow(MODEL_TYPES, ["gpt2", "llama", "gemma3_text"]))
 def test_one_client_at_every_cut_trains_the_unsplit_peft_model(model_type: str, tmp_path: Path) -> None:
     settings = make_setting(tmp_path, model_type) | {"clients": 1, "rounds": 20, "local_steps": 1}
     adapter, losses = federated_lora(Job(**settings))
@@ -45,7 +46,7 @@ def test_one_client_trains_the_unsplit_model_in_every_mode(changes: dict[str, An
     assert_same_bits(final_adapter(result), adapter)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+@pytest.mark.parametrize("model_type", rest_slow(["llama", "gpt2"], 1))
 def test_any_cuts_give_federated_lora_on_whole_models(model_type: str, tmp_path: Path) -> None:
     settings = make_setting(tmp_path, model_type, num_hidden_layers=6) | {
         "clients": 4,

@@ -10,10 +10,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from plans import assert_is_the_run, planned
-from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, rest_slow, trained, tuned
+from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, trained, tuned
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from cases import rest_slow
 from commands import splitft
 from network_threads import together
 from reference import federated_lora, stock_model, write_rows

@@ -10,6 +10,8 @@ import hashlib
 import numpy as np
 import torch
 
+CPU = torch.device("cpu")
+
 
 def derive_seed(*names: str | int) -> int:
     """Return a 63-bit seed that depends on all names and on nothing else."""
@@ -28,12 +30,16 @@ def numpy_generator(*names: str | int) -> np.random.Generator:
 
 
 def seed_dropout(device: torch.device, *names: str | int) -> None:
-    """Seed what dropout on a device draws from: torch's own generators.
+    """Seed what dropout on a device draws from by the names; see `seed_torch`."""
+    seed_torch(derive_seed(*names), device)
+
+
+def seed_torch(seed: int, device: torch.device = CPU) -> None:
+    """Seed torch's own generators of a device.
 
     On a CPU its generator alone: `torch.manual_seed` also notes, stack and all, what to do once another kind
     of device is there, and this is called for every block of every step.
     """
-    seed = derive_seed(*names)
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:

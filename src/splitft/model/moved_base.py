@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from splitft.common.seeds import derive_seed
+from splitft.common.seeds import CPU, derive_seed, seed_torch
 from splitft.errors import ModelError
 from splitft.lora.blocks import Adapter, module_of
 from splitft.model.slots import AdapterSlots, uses_fan_in_fan_out
@@ -41,7 +41,7 @@ def move_base(model: Any, slots: AdapterSlots, init: str, seed: int) -> Adapter:
             device = weight.device
             layer.to("cpu")
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(seed, init, where))
+                seed_torch(derive_seed(seed, init, where), CPU)
                 if init == "olora":
                     layer.olora_init("default")
                 else:

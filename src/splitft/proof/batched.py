@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from splitft.common.seeds import seed_torch
 from splitft.lora.blocks import Adapter
 from splitft.model.joined import learn_fixed, run_joined
 from splitft.model.row_adapters import RowPart, bind_rows, unbind_rows
@@ -44,7 +45,7 @@ def prove_batching(model: SplitModel, cuts: Sequence[int], seed: int = 0) -> str
     order of sums alone makes some hundredths. Leaves the model as it was, but for the adapters bound to it.
     """
     with kept_random_state(), eval_mode(model.model):
-        torch.manual_seed(seed)
+        seed_torch(seed, model.device)
         try:
             return problem_of(lambda: _compare(model, sorted(cuts), seed))
         finally:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-
+from splitft.common.seeds import seed_torch
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import find_blocks, kept_modes
 from splitft.proof.compare import Result, compared_parameters
@@ -24,7 +23,7 @@ def as_trained(model: Any, slots: AdapterSlots, seed: int) -> Iterator[None]:
 
     def reseed(number: int) -> Callable[..., None]:
         def hook(_module: Any, _args: Any) -> None:
-            torch.manual_seed(seed + number)
+            seed_torch(seed + number, model.device)
 
         return hook
 

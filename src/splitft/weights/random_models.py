@@ -55,6 +55,7 @@ def write_random_model(short: str, tokenizer_file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    from splitft.common.seeds import seed_torch
     from splitft.weights.gguf_folder import write_tokenizer
 
     config = random_config(short)
@@ -62,7 +63,7 @@ def write_random_model(short: str, tokenizer_file: Path, folder: Path) -> None:
     for name, value in ids.items():
         setattr(config, name, value)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        seed_torch(SEED)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)

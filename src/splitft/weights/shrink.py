@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from splitft.common.seeds import seed_torch
 from splitft.common.text import one_line
 from splitft.errors import ModelError
 from splitft.model.config import text_config
@@ -85,7 +86,7 @@ def tiny_random_model(config: PreTrainedConfig, seed: int = 0, scale: float = 0.
             f"the copy still has {size:,} parameters: shrink_config does not know this type's sizes"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        seed_torch(seed)
         model = model_class._from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

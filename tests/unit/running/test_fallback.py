@@ -90,20 +90,29 @@ def names(answer: dict[str, Any]) -> tuple[str, str]:
 
 def test_a_hub_that_answers_is_used_and_what_it_gave_is_used_later(folder: Path) -> None:
     job, home = job_of(folder), folder / "home"
-    with serve(Hub({"org/model": folder / "model"}, {"org/data": folder / "set"})) as hub:
-        online = resolve(hub.url, home, job)
+    online = loaded_once(folder, home, job)
     assert names(online) == ("org/model", "org/data")
     assert online["notices"] == online["told"] == []
-    # The hub is gone, its cache is whole: no fallback, and everything loads.
-    offline = resolve("http://127.0.0.1:9", home, job, HF_HUB_OFFLINE="1")
-    with silent_port() as url:
-        mute = resolve(url, home, job)
-    assert offline == mute == online
     # A part is missing from the cache: the fallback takes its place, and only there.
     next(home.rglob("snapshots/*/model.safetensors")).unlink()
     torn = resolve("http://127.0.0.1:9", home, job)
     assert names(torn) == (str(folder / "other"), "org/data")
     assert torn["told"] == [] and len(torn["notices"]) == 1
+
+
+@pytest.mark.slow
+def test_a_whole_cache_is_used_without_a_hub(folder: Path) -> None:
+    job, home = job_of(folder), folder / "home"
+    online = loaded_once(folder, home, job)
+    assert resolve("http://127.0.0.1:9", home, job, HF_HUB_OFFLINE="1") == online
+    with silent_port() as url:
+        assert resolve(url, home, job) == online
+
+
+def loaded_once(folder: Path, home: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Load a job's model and data from a hub, so that they lie in the cache."""
+    with serve(Hub({"org/model": folder / "model"}, {"org/data": folder / "set"})) as hub:
+        return resolve(hub.url, home, job)
 
 
 def test_a_wrong_name_is_an_error_and_no_reason_to_fall_back(folder: Path) -> None:

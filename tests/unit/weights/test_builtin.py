@@ -27,17 +27,20 @@ TOKENS = "In Ġ 1 7 9 0 Ġwe âĢĻ re Ġthe Ġpeople <|im_end|> ĠcafÃ©"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPLITFT_CACHE", str(cache))
-        path = demo.builtin_model_path(MODEL)
-        inode = path.stat().st_ino
-        assert demo.builtin_model_path(MODEL) == path
-        assert path.stat().st_ino == inode  # converted once
-    assert path.is_relative_to(cache)
+def folder() -> Path:
+    return demo.builtin_model_path(MODEL)
+
+
+@with_model
+@pytest.mark.slow
+def test_the_file_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITFT_CACHE", str(tmp_path))
+    path = demo.builtin_model_path(MODEL)
+    inode = path.stat().st_ino
+    assert demo.builtin_model_path(MODEL) == path
+    assert path.stat().st_ino == inode
+    assert path.is_relative_to(tmp_path)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no draft is left
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,7 @@ def test_gpt_neo_alternates_global_and_local_attention() -> None:
 
 
 @with_model
+@pytest.mark.slow
 def test_a_random_model_is_an_ordinary_folder_and_the_same_each_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
