@@ -1,8 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
 Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use:
-importing the package costs nothing.
+`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, `Callback`, and the errors. Names load on first
+use: importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.proof.split import SplitReport, check_split
-    from splitft.running.runner import RunResult, run
+    from splitft.running.callbacks import Callback
+    from splitft.running.result import RunResult
+    from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
 
@@ -30,7 +32,8 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
-    "RunResult": "running.runner",
+    "Callback": "running.callbacks",
+    "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
@@ -47,6 +50,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Callback",
     "Codec",
     "DataError",
     "Job",

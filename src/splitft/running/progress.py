@@ -13,6 +13,7 @@ from splitft.common.tables import make_table
 from splitft.common.text import first_few
 from splitft.history import RoundRecord
 from splitft.job import Job
+from splitft.round import Observer
 from splitft.wire.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -38,7 +39,7 @@ class LineProgress(Progress):
         return self.disable and time.monotonic() - self._last_line > self._seconds
 
 
-class RunProgress(LineProgress):
+class RunProgress(LineProgress, Observer):
     """Shows round, step, loss, tokens/s, bytes and time left; an `Observer` of round.run_rounds."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +26,14 @@ from splitft.job import Job
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
+from splitft.running.callbacks import Callback, check_callbacks
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
-from splitft.running.runner import RunResult, complete_run, run_parties
+from splitft.running.result import RunResult
+from splitft.running.runner import complete_run, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
@@ -49,6 +51,7 @@ def serve(
     tokens: Mapping[str, str] | None = None,
     insecure: bool = False,
     resume: bool = False,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
 ) -> RunResult:
@@ -57,12 +60,14 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. on_listening: called once clients can connect.
+    resume: go on from the last checkpoint. callbacks: called at the run's events. on_listening: called once
+    clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
     console = console or Console()
     say = partial(notice, console)
+    called = check_callbacks(callbacks)
     check_address(address, certs, insecure)
     check_network_job(job)
     job = network_job(job)
@@ -107,7 +112,7 @@ def serve(
         else:
             resumed = {"event": "resume", "rounds": opened.checkpoint.round}
             append_line(opened.folder / STEPS, json.dumps(resumed))
-        result = run_parties(opened, start, parties, console)
+        result = run_parties(opened, start, parties, console, called)
         failpoint("run.complete")
     except BaseException:
         say_stop(listener, members.roster.there(), dismiss, "the server stopped")
