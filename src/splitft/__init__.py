@@ -1,7 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
 Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, `Callback`, and the errors. Names load on first
+`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, `Callback`,
+`register_callback`, and the errors. Names load on first
 use: importing the package costs nothing.
 """
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.proof.split import SplitReport, check_split
-    from splitft.running.callbacks import Callback
+    from splitft.running.callbacks import Callback, register_callback
     from splitft.running.result import RunResult
     from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
@@ -33,6 +34,7 @@ _HOME = {
     "load_job": "job",
     "run": "running.runner",
     "Callback": "running.callbacks",
+    "register_callback": "running.callbacks",
     "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
@@ -66,6 +68,7 @@ __all__ = [
     "SplitReport",
     "check_split",
     "load_job",
+    "register_callback",
     "register_codec",
     "register_cut_policy",
     "run",

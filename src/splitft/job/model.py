@@ -23,6 +23,7 @@ from splitft.job.settings import (
     ModelSettings,
     NetworkSettings,
     OptimizerSettings,
+    ReportSettings,
     RunSettings,
     ScheduleSettings,
     SeedSettings,
@@ -79,7 +80,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
     "Optimizer": (OptimizerSettings, BatchSettings),
     "Wire": (WireSettings,),
     "Devices and network": (DeviceSettings, NetworkSettings),
-    "The run": (SeedSettings, RunSettings),
+    "The run": (SeedSettings, RunSettings, ReportSettings),
 }
 
 

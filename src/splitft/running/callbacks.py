@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from splitft.common.text import error_line
-from splitft.errors import JobError
+from splitft.common.registry import Registry
 from splitft.history import RoundRecord
 from splitft.job import Job
-from splitft.round import Observer
 
 # Names of a round's figures in trackers, where they differ from those of the history.
 _LOGGED = {
@@ -30,10 +27,6 @@ _LOGGED = {
     "evaluation_seconds": "time/evaluation_seconds",
     "virtual_seconds": "time/virtual_seconds",
 }
-
-
-class CallbackError(JobError):
-    """A callback raised an exception: the run stops after its last whole round."""
 
 
 class Callback:
@@ -67,119 +60,25 @@ class Callback:
         """The run is over. summary: as summary.json; of a run that stops, `rounds` and `interrupted`."""
 
 
-class CallbackHandler(Observer):
-    """Passes a run's events on to its progress bar and its callbacks; the run's `Observer`.
+MakeCallback = Callable[[], Callback]
+CALLBACKS: Registry[MakeCallback] = Registry("callback", "register_callback", {})
 
-    progress: another observer, which gets every event first.
+
+@overload
+def register_callback(name: str, make: MakeCallback) -> MakeCallback: ...
+@overload
+def register_callback(name: str, make: None = None) -> Callable[[MakeCallback], MakeCallback]: ...
+def register_callback(
+    name: str, make: MakeCallback | None = None
+) -> MakeCallback | Callable[[MakeCallback], MakeCallback]:
+    """Register a callback of your own for `callbacks: [NAME]`; without `make`, a decorator for its class.
+
+    make: the class, or whatever else returns a `Callback` when called without arguments. Over a network the
+        server must register it.
+
+    Raises JobError for an empty name, or what cannot be called.
     """
-
-    def __init__(self, job: Job, callbacks: Sequence[Callback], progress: Observer) -> None:
-        self.job = job
-        self.callbacks = callbacks
-        self.progress = progress
-        self._steps = _StepLosses(job.gradient_accumulation_steps if job.micro_batches == "off" else None)
-        self._begun: list[Callback] = []
-        self._done = -1
-
-    def begin(self, output_dir: Path, rounds_done: int) -> None:
-        """Tell callbacks that the rounds begin."""
-        self._done = rounds_done
-        for callback in self.callbacks:
-            self._call(callback, "on_train_begin", output_dir, rounds_done)
-            self._begun.append(callback)
-
-    def end(self, summary: Mapping[str, Any]) -> None:
-        """Tell callbacks that the run is over."""
-        with self:
-            for callback in list(self._begun):
-                self._begun.remove(callback)
-                self._call(callback, "on_train_end", summary)
-
-    def __enter__(self) -> CallbackHandler:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Tell callbacks of a run that stops before its end, so that they close what they opened."""
-        for callback in self._begun if kind else ():
-            with suppress(Exception):  # what stopped the run is what its user must see
-                callback.on_train_end(self.job, {"rounds": max(self._done, 0), "interrupted": True})
-
-    def on_round_begin(self, round_: int, cuts: Mapping[str, int], cohort: Sequence[str]) -> None:
-        """Pass the start of a round on."""
-        self.progress.on_round_begin(round_, cuts, cohort)
-        self._tell("on_round_begin", round_, dict(cuts), list(cohort))
-
-    def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
-        """Pass a micro-batch on to the progress bar, and a whole step to callbacks."""
-        self.progress.on_loss(round_, step, client, loss)
-        for ended in self._steps.add(round_, step, client, loss):
-            self._tell("on_step_end", *ended)
-
-    def on_evaluation(self, round_: int) -> None:
-        """Pass the start of an evaluation on."""
-        self.progress.on_evaluation(round_)
-
-    def on_round(self, record: RoundRecord) -> None:
-        """Pass a record on, which is not written yet."""
-        for ended in self._steps.rest():
-            self._tell("on_step_end", *ended)
-        self.progress.on_round(record)
-
-    def on_written(self, record: RoundRecord, output_dir: Path) -> None:
-        """Tell callbacks of a round that is written."""
-        self._done = record.round
-        if record.perplexity is not None:
-            self._tell("on_evaluate", record)
-        self._tell("on_log", record.round, figures(record))
-        self._tell("on_save", record, output_dir)
-        self._tell("on_round_end", record)
-
-    def _tell(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
-            self._call(callback, event, *arguments)
-
-    def _call(self, callback: Callback, event: str, *arguments: Any) -> None:
-        """Call a method of a callback. Raises CallbackError where it raises."""
-        try:
-            getattr(callback, event)(self.job, *arguments)
-        except Exception as error:
-            name = type(callback).__name__
-            raise CallbackError(f"callback {name} failed in {event}: {error_line(error)}") from error
-
-
-class _StepLosses:
-    """Adds micro-batches up to steps. count: micro-batches of a step; None: known at the next step."""
-
-    def __init__(self, count: int | None) -> None:
-        self._count = count
-        self._open: dict[str, tuple[int, int, float, int]] = {}
-
-    def add(self, round_: int, step: int, client: str, loss: float) -> Iterator[tuple[int, int, str, float]]:
-        """Count a micro-batch's share of its step's loss; yield what ended: round, step, client, loss."""
-        known = self._open.pop(client, None)
-        if known and known[:2] != (round_, step):
-            yield known[0], known[1], client, known[2]
-            known = None
-        total, count = (known[2] + loss, known[3] + 1) if known else (loss, 1)
-        if count == self._count:
-            yield round_, step, client, total
-        else:
-            self._open[client] = round_, step, total, count
-
-    def rest(self) -> Iterator[tuple[int, int, str, float]]:
-        """Yield the steps that are still open at the end of a round."""
-        for client, (round_, step, loss, _) in self._open.items():
-            yield round_, step, client, loss
-        self._open = {}
-
-
-def check_callbacks(callbacks: Sequence[Any]) -> list[Callback]:
-    """Return callbacks as objects; a class is called without arguments. Raises JobError for anything else."""
-    made = [callback() if isinstance(callback, type) else callback for callback in callbacks]
-    for callback in made:
-        if not isinstance(callback, Callback):
-            raise JobError(f"callbacks: {callback!r} is no splitft.Callback: derive its class from that one")
-    return made
+    return CALLBACKS.register(name, make)
 
 
 def figures(record: RoundRecord) -> dict[str, float]:

@@ -11,6 +11,7 @@ from splitft.common.files import writable_folder, write_atomically
 from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
+from splitft.job.settings import ReportSettings
 
 if TYPE_CHECKING:
     from splitft.common.checkpoint import Checkpoint
@@ -22,7 +23,9 @@ HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
 SIGNS = (  # of a run in a folder
     JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
-FREE = ("output_dir", "save_every", "save_total_limit", "use_cpu", "clients")  # need not be what they were
+FREE = (  # keys that need not be what they were
+    "output_dir", "save_every", "save_total_limit", "use_cpu", "clients", *ReportSettings.model_fields
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from splitft.job import Job, dump_job
 from splitft.lora.blocks import Adapter
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
-from splitft.running.callbacks import Callback, CallbackHandler, check_callbacks
+from splitft.running.callbacks import Callback
+from splitft.running.events import CallbackHandler, run_callbacks
 from splitft.running.export import model_card, save_adapter, usage_hints
 from splitft.running.folder import (
     DECISIONS,
@@ -61,7 +62,7 @@ def run(
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
-    called = check_callbacks(callbacks)
+    called = run_callbacks(job, callbacks)
     opened = open_run(job, resume=resume)
     if opened.complete:
         return complete_run(opened, job, console)

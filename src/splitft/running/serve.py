@@ -23,10 +23,12 @@ from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
+from splitft.job.settings import ReportSettings
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
-from splitft.running.callbacks import Callback, check_callbacks
+from splitft.running.callbacks import Callback
+from splitft.running.events import run_callbacks
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
@@ -67,7 +69,7 @@ def serve(
     # The job, its folder, and the parties that may come in.
     console = console or Console()
     say = partial(notice, console)
-    called = check_callbacks(callbacks)
+    called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure)
     check_network_job(job)
     job = network_job(job)
@@ -157,7 +159,8 @@ def make_server_side(
     # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
     dtype, slots = base_dtype(job, start.model.config), model.slots
     settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    told = settled.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
+    own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
+    told = settled.model_dump_json(exclude=own)
     names = tuple(slots.targets), tuple(slots.excluded)
     welcome = Welcome("", 0, told, *names, start.report.server_inputs)
     limit = most_bytes(start)

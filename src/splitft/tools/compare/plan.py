@@ -51,7 +51,7 @@ def plan_variants(
         for seed in seeds:
             try:
                 job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
-                check_names(job, job)
+                check_names(job, job, job)
             except JobError as error:
                 for problem in problems_of(error):
                     labels = problems.setdefault(problem, [])
