@@ -145,9 +145,9 @@ RULES = """\
 - A list of `cuts`, of `devices` or in `cut_policy.schedule` has one entry per client. For `files` and
   `by_column` the run checks this with the data.
 - `clients_per_round` ≤ `clients`; `lora_r_cut` ≤ `lora_r`; `warmup_steps` ≤ `rounds` × `local_steps`.
-- `max_steps` is a multiple of `local_steps`, and states `rounds`; `num_train_epochs` states them once the data
-  are read. Either has its way over `rounds`; both together are an error. Over a network `num_train_epochs`
-  is refused, since the rows are the clients'.
+- `max_steps` is a multiple of `local_steps`, and states `rounds`; `num_train_epochs` states them once the
+  data are read. Either has its way over `rounds`; both together are an error. Over a network
+  `num_train_epochs` is refused, since the rows are the clients'.
 - `tail_blocks`, where it is stated, is 1 or more with `labels: client` and 0 with `labels: server`.
 - `lr_scheduler_type: constant` takes no warm-up.
 - `cut_policy.min_cut` ≤ `cut_policy.max_cut`, with `cuts` and every entry of the schedule between them.

@@ -126,7 +126,7 @@ def finished_rounds(folder: Path) -> int | None:
     """Return the rounds of a run that has come to its end; None of one that has not."""
     try:
         summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return int(summary["rounds"]) if summary["interrupted"] is False else None
+        return int(summary.get("rounds", 0)) if summary["interrupted"] is False else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
