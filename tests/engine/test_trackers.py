@@ -184,7 +184,7 @@ def test_a_tracker_without_its_library_is_refused_before_anything(
 
 
 def test_an_unknown_tracker_is_refused_with_the_known_ones(settings: Settings) -> None:
-    with pytest.raises(ValueError, match="tensorboard"):
+    with pytest.raises(JobError, match="tensorboard"):
         Job(**settings, report_to="tensorbord")
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from splitft.job.lora import LoraSettings
+from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
     CutPolicyConfig,
@@ -107,6 +108,17 @@ class ScheduleSettings(Strict):
     rounds: Count = key(10, "Rounds of local steps, aggregation and evaluation.")
     local_steps: Count = key(10, "Optimizer steps of each client in a round.")
     gradient_accumulation_steps: Count = key(1, "Micro-batches of one optimizer step.")
+    max_steps: Count | None = key(
+        None,
+        "In place of rounds: optimizer steps of each client in the whole run, a multiple of local_steps. "
+        "With clients_per_round, of a client that is in every round.",
+    )
+    num_train_epochs: float | None = key(
+        None,
+        "In place of rounds: as many rounds as the client with most rows needs to train on each of them so "
+        "often; clients with fewer rows go through theirs more often. With clients_per_round, on average.",
+        gt=0,
+    )
 
 
 class SplitSettings(Strict):
@@ -326,38 +338,11 @@ class NetworkSettings(Strict):
     )
 
 
-Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
-
-
-class ReportSettings(Strict):
-    """Callbacks and trackers of a run; no party but the one that runs the rounds reads them."""
-
-    report_to: Tracker | Literal["none"] | Annotated[list[Tracker], Field(min_length=1)] = key(
-        "none",
-        "Trackers that get every figure of every round: one or a list. Each is an extra of its name "
-        "(pip install 'splitft[wandb]').",
-    )
-    run_name: Name | None = key(None, "Name of the run in trackers. Default: output_dir.")
-    project: Name | None = key(
-        None,
-        "Project (in MLflow: experiment) of the run in trackers. Default: WANDB_PROJECT or "
-        "MLFLOW_EXPERIMENT_NAME, else splitft.",
-    )
-    callbacks: list[Name] = key([], "Callbacks registered from Python or by a plugin, by name.")
-
-    @property
-    def trackers(self) -> list[str]:
-        """The names in `report_to`, as a list."""
-        if isinstance(self.report_to, list):
-            return list(dict.fromkeys(self.report_to))
-        return [] if self.report_to == "none" else [self.report_to]
-
-
 class RunSettings(ReportSettings):
     """The run as a process: its folder, its checkpoints, and who is told of it."""
 
     output_dir: PathName = key("runs/splitft", "Folder of this run; must not hold another one.")
     save_every: Annotated[int, Field(ge=0)] = key(
-        1, "Rounds from one checkpoint, for --resume, to the next; 0: none."
+        1, "Rounds from one checkpoint, for --resume, to the next; 0: none, not even at the end."
     )
-    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps none.")
+    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps the last.")

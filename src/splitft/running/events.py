@@ -10,7 +10,8 @@ from typing import Any
 from splitft.common.text import error_line
 from splitft.errors import JobError
 from splitft.history import RoundRecord
-from splitft.job.settings import BatchSettings, ReportSettings
+from splitft.job.report import ReportSettings
+from splitft.job.settings import BatchSettings
 from splitft.round import Observer
 from splitft.running.callbacks import CALLBACKS, Callback, figures
 from splitft.running.trackers.mlflow import MLflowTracker

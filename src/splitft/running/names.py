@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.devices.profile import check_devices
-from splitft.job.settings import CostSettings, DeviceSettings, ReportSettings
+from splitft.job.report import ReportSettings
+from splitft.job.settings import CostSettings, DeviceSettings
 from splitft.running.callbacks import CALLBACKS
 from splitft.wire.codecs.registry import check_codecs
 
