@@ -24,6 +24,7 @@ from splitft.job.sections import (
     key,
 )
 
+METHODS = ("splitft", "same_split", "fed_lora", "local_only", "centralized")  # others are registered
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 
@@ -112,10 +113,14 @@ class ScheduleSettings(Strict):
 class SplitSettings(Strict):
     """The division of the model, and of a step, between client and server."""
 
-    method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = key(
+    method: Name = key(
         "splitft",
         "splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora (whole "
-        "models on the clients), local_only (no exchange at all), centralized (all data in one place).",
+        "models on the clients), local_only (no exchange at all), centralized (all data in one place). Or a "
+        "registered method.",
+    )
+    method_name: Name | None = advanced(
+        None, "The registered method that fixed keys of this job; the run sets it."
     )
     cuts: Count | Annotated[list[Count], Field(min_length=1)] = key(
         2, "Blocks on each client: one number, or one per client."
@@ -160,18 +165,18 @@ class SplitSettings(Strict):
 class AverageSettings(Strict):
     """The average of a round."""
 
-    aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = key(
+    aggregation: Name = key(
         "by_rank",
         "by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
         "but missing components count as zero. exact: the products B·A, re-factored. freeze_a: A stays "
-        "as it started, B is trained and averaged (FFA-LoRA).",
+        "as it started, B is trained and averaged (FFA-LoRA). Or a registered rule.",
     )
-    robust_aggregation: Literal["norm_clip", "none", "median", "trimmed_mean", "krum"] = key(
+    robust_aggregation: Name = key(
         "norm_clip",
         "What a broken or dishonest client may do to the average of a block. norm_clip: an "
         "update of more than 3 times the median length is scaled to that length, and its weight by the same "
         "factor. The others leave it out; then median, trimmed_mean: of every value, unweighted; krum: the "
-        "one adapter nearest to the others. none: anything.",
+        "one adapter nearest to the others. none: anything. Or a registered rule.",
     )
     byzantine_clients: Count = advanced(
         1, "Broken or dishonest clients that trimmed_mean and krum withstand."

@@ -33,6 +33,7 @@ from splitft.running.folder import (
     read_records,
     take_back,
 )
+from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
@@ -65,6 +66,7 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
+    job = with_method(job)
     opened = open_run(job, resume=resume)
     if opened.complete:
         return complete_run(opened, job, console)
@@ -185,7 +187,7 @@ class _Output:
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
-            "method": start.job.method,
+            "method": start.job.method_name or start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
             "clients": len(start.names),
             "cuts": cuts,
