@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.base_model import ModelSettings as ModelSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.sections import (
     Count,
@@ -34,36 +35,6 @@ class SeedSettings(Strict):
     seed: int = key(
         42, "Seeds the partition, the order of rows, dropout and new adapters.", ge=0, le=2**32 - 1
     )
-
-
-class ModelSettings(Strict):
-    """The base model, and how a process holds it."""
-
-    model_name_or_path: PathName = Field(
-        description="A model folder, a hub id, or builtin:smollm2-135m (the demo model)."
-    )
-    model_revision: Name = key("main", "Branch, tag or commit on the hub.")
-    model_fallback: PathName | None = key(
-        None,
-        "A built-in model or a folder to use instead where the hub does not answer, e.g. "
-        "builtin:gpt2-random (GPT-2's shape, random weights).",
-    )
-    adapter_name_or_path: PathName | None = key(None, "A PEFT LoRA adapter folder to continue from.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = key(
-        None, "Of the frozen base, as of from_pretrained. Default: float32; a quantised base keeps its own."
-    )
-    bf16: bool = key(False, "Hold the frozen base in bfloat16, as dtype: bfloat16; adapters stay in float32.")
-    gradient_checkpointing: bool = key(False, "Recompute blocks in the backward pass.")
-    loss_chunk_tokens: Annotated[int, Field(ge=0)] = advanced(
-        128,
-        "Tokens that head and cross-entropy take at a time, none without a label: the "
-        "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
-        "the model's own loss, over the full logits.",
-    )
-    attn_implementation: Name | None = advanced(
-        None, "As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward."
-    )
-    use_cpu: bool = key(False, "Stay on the CPU even where an accelerator is present.")
 
 
 class DataSettings(SeedSettings):
@@ -108,6 +79,17 @@ class ScheduleSettings(Strict):
     rounds: Count = key(10, "Rounds of local steps, aggregation and evaluation.")
     local_steps: Count = key(10, "Optimizer steps of each client in a round.")
     gradient_accumulation_steps: Count = key(1, "Micro-batches of one optimizer step.")
+    max_steps: Count | None = key(
+        None,
+        "In place of rounds: optimizer steps of each client in the whole run, a multiple of local_steps. "
+        "With clients_per_round, of a client that is in every round.",
+    )
+    num_train_epochs: float | None = key(
+        None,
+        "In place of rounds: as many rounds as the client with most rows needs to train on each of them so "
+        "often; clients with fewer rows go through theirs more often. With clients_per_round, on average.",
+        gt=0,
+    )
 
 
 class SplitSettings(Strict):
@@ -336,6 +318,6 @@ class RunSettings(Strict):
 
     output_dir: PathName = key("runs/splitft", "Folder of this run; must not hold another one.")
     save_every: Annotated[int, Field(ge=0)] = key(
-        1, "Rounds from one checkpoint, for --resume, to the next; 0: none."
+        1, "Rounds from one checkpoint, for --resume, to the next; 0: none, not even at the end."
     )
-    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps none.")
+    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps the last.")
