@@ -31,6 +31,7 @@ from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
+from splitft.running.methods import with_method
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
@@ -71,6 +72,7 @@ def serve(
     say = partial(notice, console)
     called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure)
+    job = with_method(job)
     check_network_job(job)
     job = network_job(job)
     with open_run(job, resume=resume) as opened:
