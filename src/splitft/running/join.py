@@ -12,6 +12,7 @@ from rich.console import Console
 
 from splitft.client.client import Client, ClientRole
 from splitft.common.lock import lock_folder
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
@@ -150,7 +151,7 @@ def join(
 
     Raises NetworkError, DataError, ModelError, OutputError.
     """
-    console = console or Console()
+    console = console or make_console()
 
     say = partial(notice, console)
     if not data and not job_data:

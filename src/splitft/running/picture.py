@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from splitft.common.figures import INK, save_png, style, variant_colour
+from splitft.common.figures import INK, displayed_figure, save_png, style, variant_colour
 from splitft.common.text import short
 from splitft.history import RoundRecord
 
+LETTERS = 9  # points
 LONGEST = 24  # letters of a client's name that are shown
 
 
-@style(9)
 def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     """Write a PNG with the perplexity of every evaluated round; nothing where no round was evaluated."""
+    figure = perplexity_figure(records)
+    if figure is not None:
+        with style(LETTERS):
+            save_png(figure, path)
+
+
+@style(LETTERS)
+def perplexity_figure(records: Sequence[RoundRecord]) -> Any:
+    """Return a matplotlib Figure of the perplexity of every evaluated round; None where none was."""
     evaluated = [record for record in records if record.perplexity is not None]
     if not evaluated:
-        return
-    from matplotlib.figure import Figure
+        return None
     from matplotlib.ticker import MaxNLocator
 
     clients = evaluated[-1].clients
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = displayed_figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     # A thin line a client, a thick one with its first and last value for all together
     for i, (name, client) in enumerate(clients.items()):
@@ -56,4 +65,4 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     axes.margins(x=0.16, y=0.08)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right center")
-    save_png(figure, path)
+    return figure

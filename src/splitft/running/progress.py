@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from splitft.common.notebook import NotebookConsole, NotebookLine
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
 from splitft.history import RoundRecord
@@ -26,8 +28,23 @@ class LineProgress(Progress):
     def __init__(self, console: Console, seconds: float, style: str = "") -> None:
         columns = TextColumn(style + "{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}")
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._notebook = NotebookLine() if isinstance(console, NotebookConsole) else None
         self._seconds = seconds
         self._last_line = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a bar; in a notebook, the line that stands for it."""
+        super().update(task_id, **changes)
+        if self._notebook:
+            task = self._tasks[task_id]
+            share = task.completed / task.total if task.total else 0.0
+            self._notebook.show(f"{task.description}  {task.fields['status']}", share)
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        super().stop()
+        if self._notebook:
+            self._notebook.clear()
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
@@ -36,7 +53,7 @@ class LineProgress(Progress):
 
     def line_is_due(self) -> bool:
         """Whether to print a line in place of the bars."""
-        return self.disable and time.monotonic() - self._last_line > self._seconds
+        return self.disable and not self._notebook and time.monotonic() - self._last_line > self._seconds
 
 
 class RunProgress(LineProgress, Observer):

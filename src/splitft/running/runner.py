@@ -14,6 +14,7 @@ from rich.console import Console
 from splitft.common.checkpoint import FOLDER, save_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
 from splitft.errors import DataError, DivergedError, JobError
@@ -67,7 +68,7 @@ def run(
     adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError.
     """
-    console = console or Console()
+    console = console or make_console()
     job = with_method(make_job(job, changes))
     called = run_callbacks(job, callbacks)
     with open_run(job, resume=resume) as opened:

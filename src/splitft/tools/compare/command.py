@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
+from splitft.common.notebook import make_console
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.errors import JobError
 from splitft.history import strict_json
@@ -72,7 +73,7 @@ def compare_command(
     variants = name_variants(plan_variants(job, overrides, arms, of_seeds))
 
     # Their runs and the report.
-    console = console or Console()
+    console = console or make_console()
     folder = (out or Path("runs") / f"compare-{Path(job).stem}").expanduser()
     if folder.is_dir():
         check_replaceable(folder / NAME)
