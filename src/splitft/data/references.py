@@ -80,9 +80,11 @@ def _references(
         if parts is None:
             continue
         before, text = parts
-        templated = not isinstance(before, str)
-        prompt = render(tokenizer, before, records.places[number], True) if templated else before
-        ids = tokenizer(prompt, add_special_tokens=not templated, verbose=False)["input_ids"]
+        plain = isinstance(before, str)
+        prompt = (
+            before if isinstance(before, str) else render(tokenizer, before, records.places[number], True)
+        )
+        ids = tokenizer(prompt, add_special_tokens=plain, verbose=False)["input_ids"]
         if ids:
             found.append(Reference(list(ids), text))
     return found

@@ -67,9 +67,7 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help=f"Of the base: {', '.join(_DTYPES)}.")] = _DTYPES[0],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "--output-path", help="File to write; default: evaluation.json in the run's folder."
-        ),
+        typer.Option(help="File to write; default: evaluation.json in the run's folder."),
     ] = None,
 ) -> None:
     """Score an adapter and its base on tasks of lm-eval, or on held-out prompts that they continue."""

@@ -241,6 +241,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "an unknown task": (["{run}", "--tasks", "stats", "--include-path", "{tasks}"], 2, "mean states?"),
     "no task folder": (["{run}", "--tasks", "states", "--include-path", "{run}/nowhere"], 2, "is no folder"),
     "tasks in the run": (["{run}", "--tasks", "states", "--include-path", "{run}"], 2, "may run code"),
+    "tasks around the run": (["{run}", "--tasks", "states", "--include-path", "{run}/.."], 2, "may run code"),
     "code of a model": (["{run}", "--tasks", "unsafe", "--include-path", "{odd}"], 2, "unsafe_code"),
     "a metric of a hub": (["{run}", "--tasks", "foreign", "--include-path", "{odd}"], 2, "from a hub"),
     "rows of a hub": (["{run}", "--tasks", "remote", "--include-path", "{odd}"], 3, "come from a hub"),

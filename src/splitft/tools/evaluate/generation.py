@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from splitft.data.references import Reference, all_references, held_out_references
 from splitft.errors import DataError, JobError
-from splitft.job import Job
+from splitft.job.sections import PartitionConfig
+from splitft.job.settings import DataSettings
 from splitft.model.config import text_config
 from splitft.running.generation import continue_prompts
 from splitft.tools.evaluate.scores import score
@@ -39,34 +40,29 @@ def load_references(
 
     Raises JobError where there are no data to take, DataError where they cannot be used.
     """
-    most, job = options.max_samples, target.job
-    if job is not None and job.dataset_text_field == "text":
-        # A run's job.yaml states every key; one that states the default must not decide on the kind of rows.
-        job = Job(**job.model_dump(exclude={"dataset_text_field"}))
+    # A run's job.yaml states every key: one that has its default must not decide on the kind of rows.
+    run, most = target.data or DataSettings(), options.max_samples
+    stated = {key: getattr(run, key) for key in DataSettings.model_fields}
+    stated = {key: value for key, value in stated.items() if value != DataSettings.model_fields[key].default}
     if options.data is None:
-        if job is None:
+        if target.data is None:
             raise JobError(
                 "--generate on an adapter or a model needs rows: give --data FILE, or the output_dir of a run"
             )
-        if job.dataset_name is None and job.data_files is None:
+        if run.dataset_name is None and run.data_files is None:
             raise JobError(
                 f"the data of {target.run} are its clients' and not here: run this at the site, with the "
                 "adapter and --data FILE --name CLIENT"
             )
-        found = held_out_references(job, tokenizer, most)
+        found = held_out_references(DataSettings(**stated), tokenizer, most)
     else:
-        job = job or Job(model_name_or_path=target.base, data_files=str(options.data))
-        values = job.model_dump(include=job.model_fields_set) | {
-            "dataset_name": None,
-            "data_files": str(options.data),
-        }
-        values["partition"] = {"method": "iid"}
+        own = stated | {"dataset_name": None, "data_files": str(options.data), "partition": PartitionConfig()}
         if options.name is None:
-            found = {options.data.name: all_references(Job(**values), tokenizer, most)}
+            found = {options.data.name: all_references(DataSettings(**own), tokenizer, most)}
         else:
-            values |= {"data_files": {options.name: str(options.data)}, "clients": 1}
-            values["partition"] = {"method": "files"}
-            found = held_out_references(Job(**values), tokenizer, most)
+            own |= {"data_files": {options.name: str(options.data)}, "clients": 1}
+            own["partition"] = PartitionConfig(method="files")
+            found = held_out_references(DataSettings(**own), tokenizer, most)
     found = {name: rows for name, rows in found.items() if rows}
     if not found:
         raise DataError("no row has both a prompt and a text that follows it")

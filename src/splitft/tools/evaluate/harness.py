@@ -36,7 +36,7 @@ class TaskOptions:
     """Options of lm-eval, under its own names. limit: rows of each task, or their share below 1."""
 
     tasks: tuple[str, ...]
-    include_path: Path | None = None
+    include_path: Path | str | None = None
     limit: float | None = None
     num_fewshot: int | None = None
     batch_size: int = 8
@@ -55,18 +55,18 @@ def load_tasks(options: TaskOptions, target: Target) -> LoadedTasks:
         raise JobError(f"--tasks needs lm-eval, which is not installed ({error}): {EXTRA}") from None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # warnings of thousands of task files
 
-    folder = options.include_path
+    folder = None if options.include_path is None else Path(options.include_path).expanduser()
     if folder is not None:
-        if not folder.expanduser().is_dir():
+        if not folder.is_dir():
             raise JobError(
                 f"--include-path {folder} is no folder: name the folder of your task files (*.yaml)"
             )
-        if target.forbids(folder.expanduser()):
+        if target.forbids(folder):
             raise JobError(
-                f"--include-path {folder} lies in what is evaluated: task files may run code, and none comes "
-                "from a run, an adapter or a model. Copy those that you trust to a folder of their own"
+                f"--include-path {folder} lies in what is evaluated, or holds it: task files may run code, "
+                "and none comes from a run, an adapter or a model. Give your tasks a folder of their own"
             )
-    place = None if folder is None else str(folder.expanduser())
+    place = None if folder is None else str(folder)
     manager = TaskManager(include_path=place, include_defaults=False)
     if not all(_stands_alone(manager, name) for name in options.tasks):
         manager = TaskManager(include_path=place)  # reads thousands of files: seconds

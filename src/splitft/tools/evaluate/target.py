@@ -10,7 +10,8 @@ import torch
 
 from splitft.common.text import error_line
 from splitft.errors import JobError, ModelError
-from splitft.job import Job, load_job
+from splitft.job import load_job
+from splitft.job.settings import DataSettings
 from splitft.running.export import read_adapter
 from splitft.running.folder import JOB
 from splitft.weights.hub import resolve_model
@@ -23,19 +24,24 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Target:
-    """A base model, the adapter on it if there is one, and the run that both come from if that is known."""
+    """A base model, the adapter on it if there is one, and the run that both come from if that is known.
+
+    data: the settings of the run's data.
+    """
 
     base: str
     revision: str = "main"
     adapter: Path | None = None
     run: Path | None = None
-    job: Job | None = None
+    data: DataSettings | None = None
+    use_cpu: bool = False
 
     def forbids(self, folder: Path) -> bool:
-        """Whether a folder belongs to the run, the adapter or the model, which name no code to run."""
+        """Whether a folder lies in the run, the adapter or the model, or holds one."""
         own = [self.run, self.adapter, Path(self.base) if Path(self.base).is_dir() else None]
         place = folder.resolve()
-        return any(place.is_relative_to(part.resolve()) for part in own if part is not None)
+        owned = [part.resolve() for part in own if part is not None]
+        return any(place.is_relative_to(part) or part.is_relative_to(place) for part in owned)
 
 
 def find_target(name: str, base: str | None = None) -> Target:
@@ -79,7 +85,7 @@ def _of_run(run: Path, adapter: Path, base: str | None) -> Target:
             f"`splitft run {run / JOB} --resume`"
         )
     job = load_job(run / JOB)
-    return Target(base or job.model_name_or_path, job.model_revision, adapter, run, job)
+    return Target(base or job.model_name_or_path, job.model_revision, adapter, run, job, job.use_cpu)
 
 
 def _base_of(adapter: Path) -> str:
@@ -92,8 +98,7 @@ def _base_of(adapter: Path) -> str:
 def load_base(target: Target, dtype: Dtype) -> Any:
     """Return the base model on the accelerator, if there is one and the run used it. Raises ModelError."""
     model: Any = load_model(target.base, revision=target.revision, dtype=getattr(torch, dtype))
-    stays = target.job is not None and target.job.use_cpu
-    found = None if stays else torch.accelerator.current_accelerator(check_available=True)
+    found = None if target.use_cpu else torch.accelerator.current_accelerator(check_available=True)
     return model.to(found or "cpu")
 
 
