@@ -9,6 +9,7 @@ import typer
 
 from splitft.common.startup import import_libraries
 from splitft.errors import JobError
+from splitft.launch.options import PLUGIN
 
 LM_EVAL_SPELLING = {"token_normalize_func": lambda name: name.replace("_", "-")}  # --include_path
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -69,6 +70,7 @@ def evaluate(
         Path | None,
         typer.Option(help="File to write; default: evaluation.json in the run's folder."),
     ] = None,
+    plugin: PLUGIN = None,
 ) -> None:
     """Score an adapter and its base on tasks of lm-eval, or on held-out prompts that they continue."""
     names = tuple(dict.fromkeys(part.strip() for part in (tasks or "").split(",") if part.strip()))

@@ -38,7 +38,7 @@ FLAGS: dict[str, set[str]] = {
     "evaluate": {
         "--tasks", "--include-path", "--limit", "--num-fewshot", "--apply-chat-template", "--generate",
         "--max-new-tokens", "--max-samples", "--data", "--name", "--batch-size", "--base", "--no-base",
-        "--model", "--dtype", "--output",
+        "--model", "--dtype", "--output", "--plugin",
     },
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "yaml", "splitft.job")
