@@ -65,6 +65,7 @@ Not with `fixed`. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds. |
 | `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |
+| `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \
