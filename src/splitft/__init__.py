@@ -1,7 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
 Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use:
+`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, `register_server_optimizer`,
+`register_objective`, and the errors. Names load on first use:
 importing the package costs nothing.
 """
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
+    from splitft.lora.objective import register_objective
+    from splitft.lora.server_optimizer import register_server_optimizer
     from splitft.proof.split import SplitReport, check_split
     from splitft.running.runner import RunResult, run
     from splitft.wire.codecs.codec import Codec, Part
@@ -37,6 +40,8 @@ _HOME = {
     "register_codec": "wire.codecs.registry",
     "Codec": "wire.codecs.codec",
     "Part": "wire.codecs.codec",
+    "register_objective": "lora.objective",
+    "register_server_optimizer": "lora.server_optimizer",
     "Observation": "cuts",
     "Proposal": "cuts",
     "SplitFTError": "errors",
@@ -64,6 +69,8 @@ __all__ = [
     "load_job",
     "register_codec",
     "register_cut_policy",
+    "register_objective",
+    "register_server_optimizer",
     "run",
 ]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.algorithms import ObjectiveSettings, ServerOptimizerSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.sections import (
     Count,
@@ -157,7 +158,7 @@ class SplitSettings(Strict):
         return max(self.cuts) if isinstance(self.cuts, list) else self.cuts
 
 
-class AverageSettings(Strict):
+class AverageSettings(ServerOptimizerSettings):
     """The average of a round."""
 
     aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = key(
@@ -242,7 +243,9 @@ class BatchSettings(ScheduleSettings, SeedSettings):
         return self.server_batch_tokens != "off"
 
 
-class TrainingSettings(SplitSettings, LoraSettings, AverageSettings, OptimizerSettings, BatchSettings):
+class TrainingSettings(
+    SplitSettings, LoraSettings, AverageSettings, ObjectiveSettings, OptimizerSettings, BatchSettings
+):
     """Everything that decides what a training step computes."""
 
 

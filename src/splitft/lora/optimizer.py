@@ -14,6 +14,7 @@ from splitft.job.settings import OptimizerSettings, ScheduleSettings, TrainingSe
 from splitft.lora.basis import Basis
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, rank_of, to_device, trained_tensors
 from splitft.lora.moments import Moments, rebase, resize_moments
+from splitft.lora.objective import ObjectiveGradient
 
 LearningRates = tuple[float, float]  # of A, and of B: the same without LoRA+
 
@@ -51,6 +52,8 @@ class TrainedAdapter:
         self._settings = settings
         self.blocks: Weights = {}
         self._optimizers: dict[int, torch.optim.AdamW] = {}
+        self._objective = ObjectiveGradient(settings)
+        self._start: Adapter = {}  # trained tensors as last loaded, where the objective reads them
 
     def load(
         self,
@@ -84,6 +87,8 @@ class TrainedAdapter:
                     state = rebase(state, basis)
                 _restore(optimizers[index], blocks[index], resize_moments(state, rank_of(values)))
         self.blocks, self._optimizers = blocks, optimizers
+        if not self._objective.is_zero:
+            self._start = {i: {n: p.detach().clone() for n, p in self._trained(i).items()} for i in blocks}
         return given_up
 
     def state(self) -> State:
@@ -101,7 +106,7 @@ class TrainedAdapter:
 
     def moments(self, index: int) -> Moments | None:
         """Return the optimizer state of a block, None before its first step."""
-        trained = {name: p for name, p in self.blocks[index].items() if p.requires_grad}
+        trained = self._trained(index)
         states = {name: self._optimizers[index].state.get(p) or {} for name, p in trained.items()}
         if not any(states.values()):
             return None
@@ -128,9 +133,12 @@ class TrainedAdapter:
             fused=True,
         )
 
+    def _trained(self, index: int) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.blocks[index].items() if p.requires_grad}
+
     def parameters_of(self, index: int) -> list[nn.Parameter]:
         """The trained tensors of one block, in the model's order."""
-        return [p for p in self.blocks[index].values() if p.requires_grad]
+        return list(self._trained(index).values())
 
     def parameters(self) -> list[nn.Parameter]:
         """All trained tensors, by block and in the model's order."""
@@ -139,6 +147,12 @@ class TrainedAdapter:
     def values(self) -> Adapter:
         """Return a copy of the adapters as they stand."""
         return {i: {n: p.detach().clone() for n, p in block.items()} for i, block in self.blocks.items()}
+
+    def add_penalty(self) -> None:
+        """Add the gradient of the objective's penalty, once a step: the loss's gradients are complete."""
+        if not self._objective.is_zero:
+            for index in self.blocks:
+                self._objective.add(self._trained(index), self._start[index])
 
     def gradient_norms(self, blocks: Iterable[int] | None = None) -> Tensor:
         """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order.

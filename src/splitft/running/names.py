@@ -5,6 +5,8 @@ from __future__ import annotations
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.devices.profile import check_devices
 from splitft.job.settings import CostSettings, DeviceSettings
+from splitft.lora.objective import OBJECTIVES
+from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
 from splitft.wire.codecs.registry import check_codecs
 
 
@@ -15,4 +17,6 @@ def check_names(job: CostSettings, devices: DeviceSettings) -> None:
     """
     CUT_POLICIES.check("cut_policy.method", job.cut_policy.method)
     check_codecs(job)
+    OBJECTIVES.check("objective", job.objective)
+    SERVER_OPTIMIZERS.check("server_optimizer", job.server_optimizer)
     check_devices(devices)
