@@ -6,7 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+<<<<<<< HEAD
 from splitft.job.algorithm_rules import broken_algorithm_rules
+=======
+RULE = "cross_field_rule"  # the pydantic error type of a broken rule
+>>>>>>> main
 
 
 def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -139,6 +143,18 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key, value in warmups.items():
             if value:
                 yield key, "lr_scheduler_type constant has no warm-up; use constant_with_warmup"
+    steps, per_round = get("max_steps"), get("local_steps")
+    if steps and per_round and steps % per_round:
+        near = [
+            count for count in (steps // per_round * per_round, (steps // per_round + 1) * per_round) if count
+        ]
+        yield (
+            "max_steps",
+            f"{steps} is no whole number of rounds of local_steps {per_round}: set "
+            f"{' or '.join(map(str, near))}, or other local_steps",
+        )
+    if steps and get("num_train_epochs"):
+        yield "max_steps", "set max_steps or num_train_epochs, not both; null unsets one"
     rounds, local_steps, warmup = get("rounds"), get("local_steps"), get("warmup_steps")
     if rounds and local_steps and warmup and warmup > rounds * local_steps:
         yield "warmup_steps", f"{warmup} is more than all rounds × local_steps ({rounds * local_steps})"

@@ -108,6 +108,17 @@ class ScheduleSettings(Strict):
     rounds: Count = key(10, "Rounds of local steps, aggregation and evaluation.")
     local_steps: Count = key(10, "Optimizer steps of each client in a round.")
     gradient_accumulation_steps: Count = key(1, "Micro-batches of one optimizer step.")
+    max_steps: Count | None = key(
+        None,
+        "In place of rounds: optimizer steps of each client in the whole run, a multiple of local_steps. "
+        "With clients_per_round, of a client that is in every round.",
+    )
+    num_train_epochs: float | None = key(
+        None,
+        "In place of rounds: as many rounds as the client with most rows needs to train on each of them so "
+        "often; clients with fewer rows go through theirs more often. With clients_per_round, on average.",
+        gt=0,
+    )
 
 
 class SplitSettings(Strict):
@@ -334,6 +345,6 @@ class RunSettings(Strict):
 
     output_dir: PathName = key("runs/splitft", "Folder of this run; must not hold another one.")
     save_every: Annotated[int, Field(ge=0)] = key(
-        1, "Rounds from one checkpoint, for --resume, to the next; 0: none."
+        1, "Rounds from one checkpoint, for --resume, to the next; 0: none, not even at the end."
     )
-    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps none.")
+    save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps the last.")

@@ -11,6 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from splitft.client.client import Client, ClientRole
+from splitft.common.lock import lock_folder
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
@@ -162,7 +163,8 @@ def join(
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
     try:
-        end = site.run()
+        with lock_folder(folder, "--folder"):
+            end = site.run()
     finally:
         dialler.close()
     if not end.ok:

@@ -28,8 +28,7 @@ class Arm:
 def algorithms(server_optimizers: Sequence[str], objectives: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return {entry of --methods: the keys that it sets} of the names of algorithms, fedavg first.
 
-    Each is one algorithm alone: a server optimizer with the plain objective, or an objective whose averages are
-    the global adapter.
+    Each is one algorithm alone: a server optimizer with the plain objective, or an objective without one.
     """
     plain = {"server_optimizer": "none", "objective": "plain"}
     named = {name: {**plain, "objective": name} for name in objectives if name != "plain"}

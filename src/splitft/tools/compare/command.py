@@ -12,7 +12,7 @@ from splitft.cuts.registry import CUT_POLICIES
 from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import load_job
-from splitft.job.file import job_error
+from splitft.job.problems import job_error
 from splitft.lora.objective import OBJECTIVES
 from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
 from splitft.tools.compare.arms import algorithms, make_arms, parse_methods, parse_vary
