@@ -6,11 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-<<<<<<< HEAD
 from splitft.job.algorithm_rules import broken_algorithm_rules
-=======
+
 RULE = "cross_field_rule"  # the pydantic error type of a broken rule
->>>>>>> main
 
 
 def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
