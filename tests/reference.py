@@ -132,6 +132,10 @@ class UnsplitClient:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         job = self.job
+        if job.optim == "sgd":
+            return torch.optim.SGD(self.parameters, job.learning_rate, weight_decay=job.weight_decay)
+        if job.optim == "rmsprop":
+            return torch.optim.RMSprop(self.parameters, job.learning_rate, weight_decay=job.weight_decay)
         return torch.optim.AdamW(
             self.parameters, lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
         )

@@ -2,7 +2,7 @@
 
 Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
 `Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, `register_server_optimizer`,
-`register_objective`, and the errors. Names load on first use:
+`register_objective`, `register_optimizer`, and the errors. Names load on first use:
 importing the package costs nothing.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
+    from splitft.lora.client_optimizer import register_optimizer
     from splitft.lora.objective import register_objective
     from splitft.lora.server_optimizer import register_server_optimizer
     from splitft.proof.split import SplitReport, check_split
@@ -41,6 +42,7 @@ _HOME = {
     "Codec": "wire.codecs.codec",
     "Part": "wire.codecs.codec",
     "register_objective": "lora.objective",
+    "register_optimizer": "lora.client_optimizer",
     "register_server_optimizer": "lora.server_optimizer",
     "Observation": "cuts",
     "Proposal": "cuts",
@@ -70,6 +72,7 @@ __all__ = [
     "register_codec",
     "register_cut_policy",
     "register_objective",
+    "register_optimizer",
     "register_server_optimizer",
     "run",
 ]

@@ -11,7 +11,14 @@ from commands import run_process
 from repository import ROOT
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md"]
+EXECUTED = [
+    "README.md",
+    "docs/how-to.md",
+    "docs/cuts.md",
+    "docs/codecs.md",
+    "docs/algorithms.md",
+    "docs/speed.md",
+]
 
 
 def blocks_of(document: str) -> list[tuple[str, str]]:

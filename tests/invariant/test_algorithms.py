@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from runs import Tensors, assert_same_bits, assert_same_losses, final_adapter, result_of, trained
+from transformers import AutoTokenizer
 
 from cases import rest_slow
 from reference import UnsplitClient, federated_lora, make_setting, mean_loss
@@ -107,8 +108,6 @@ def test_one_client_with_fedprox_is_unsplit_training_with_it(
 ) -> None:
     changes = {"clients": 1, "cuts": cut, "partition": {"method": "iid"}, "rounds": 2, "local_steps": 3}
     job, result = trained({**setting, **changes}, tmp_path / "run", objective="fedprox", proximal_mu=5.0)
-    from transformers import AutoTokenizer
-
     (data,) = prepare(job, AutoTokenizer.from_pretrained(job.model_name_or_path)).clients
     client = UnsplitClient(job, data)
     rounds = []
@@ -120,6 +119,21 @@ def test_one_client_with_fedprox_is_unsplit_training_with_it(
         rounds.append({data.name: mean_loss(client.losses)})
     assert_same_losses(result, rounds)
     assert_same_bits(final_adapter(result), client.adapter())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optim": "sgd", "cut_policy": MOVING, "learning_rate": 0.1}, {"optim": "rmsprop", "cuts": [1, 2, 3]}],
+    ids=lambda changes: changes["optim"],
+)
+def test_another_optimizer_steps_as_on_whole_models(
+    changes: dict[str, Any], setting: dict[str, Any], tmp_path: Path
+) -> None:
+    """One without state at cuts that move, one with state at cuts that stay."""
+    job, result = trained(setting, tmp_path / "run", **changes)
+    adapter, losses = federated_lora(job)
+    assert_same_losses(result, losses)
+    assert_same_bits(final_adapter(result), adapter)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rules about the server optimizer and the client objective; see `splitft.job.rules`."""
+"""Rules about server optimizer, client objective and client optimizer; see `splitft.job.rules`."""
 
 from __future__ import annotations
 
@@ -24,3 +24,5 @@ def broken_algorithm_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "objective", f"{objective} needs an adapter that is handed out, and method {method} has none"
     if objective == "fedprox" and "proximal_mu" in job and job["proximal_mu"] is None:
         yield "proximal_mu", "objective fedprox needs it, e.g. 0.01 or 0.1"
+    if job.get("optim") in ("adamw_torch", "adamw_torch_fused") and job.get("optim_args"):
+        yield "optim_args", "AdamW has keys of its own: adam_beta1, adam_beta2, adam_epsilon, weight_decay"

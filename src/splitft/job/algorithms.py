@@ -1,4 +1,4 @@
-"""Keys of the algorithms that a researcher exchanges: the server optimizer and the client objective."""
+"""Keys of the algorithms: server optimizer, client objective, client optimizer."""
 
 from __future__ import annotations
 
@@ -42,4 +42,17 @@ class ObjectiveSettings(Strict):
         None,
         "Weight of the objective's penalty. fedprox needs it; with one of your own the default is 1.",
         ge=0,
+    )
+
+
+class OptimSettings(Strict):
+    """The clients' optimizer by name; the server steps each client's trunk with the same."""
+
+    optim: Name = key(
+        "adamw_torch",
+        "Optimizer, as transformers names it: adamw_torch, adamw_torch_fused (here the same: torch's fused "
+        "AdamW), sgd, adagrad, rmsprop, adafactor. Or one of your own.",
+    )
+    optim_args: Name | None = key(
+        None, 'Arguments of the optimizer, as transformers: "momentum=0.9,nesterov=true". Not of AdamW.'
     )

@@ -73,9 +73,9 @@ def test_a_wrong_one_is_refused_by_name(case: str) -> None:
 
 
 def test_fedprox_needs_its_weight_and_a_handed_out_adapter() -> None:
-    with pytest.raises(ValueError, match=r"objective fedprox needs it, e.g. 0.01"):
+    with pytest.raises(JobError, match=r"objective fedprox needs it, e.g. 0.01"):
         trained("fedprox")
-    with pytest.raises(ValueError, match="method local_only has none"):
+    with pytest.raises(JobError, match="method local_only has none"):
         Job(
             model_name_or_path="m",
             dataset_name="d",

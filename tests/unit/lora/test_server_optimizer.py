@@ -151,7 +151,7 @@ def test_components_that_nobody_trained_have_an_update_of_zero() -> None:
     ],
 )
 def test_where_it_makes_no_sense_it_is_refused(changes: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(JobError, match=problem):
         job("fedadam", **changes)
 
 
