@@ -1,9 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
-Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, `register_server_optimizer`,
-`register_objective`, `register_optimizer`, and the errors. Names load on first use:
-importing the package costs nothing.
+Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`; `register_codec`,
+`register_cut_policy` and the like for pieces of your own, with the classes that these take and return; and
+the errors. Names load on first use: importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
+    from splitft.data.partition.registry import TrainingRows, register_partition
+    from splitft.devices.registry import register_device
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
+    from splitft.job.sections import DeviceProfile
     from splitft.lora.client_optimizer import register_optimizer
     from splitft.lora.objective import register_objective
+    from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.lora.server_optimizer import register_server_optimizer
     from splitft.proof.split import SplitReport, check_split
-    from splitft.running.runner import RunResult, run
+    from splitft.running.callbacks import Callback, register_callback
+    from splitft.running.methods import register_method
+    from splitft.running.result import RunResult
+    from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
 
@@ -34,7 +40,9 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
-    "RunResult": "running.runner",
+    "Callback": "running.callbacks",
+    "register_callback": "running.callbacks",
+    "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
@@ -46,6 +54,13 @@ _HOME = {
     "register_server_optimizer": "lora.server_optimizer",
     "Observation": "cuts",
     "Proposal": "cuts",
+    "register_aggregation": "lora.rules",
+    "register_robust_rule": "lora.rules",
+    "register_partition": "data.partition.registry",
+    "TrainingRows": "data.partition.registry",
+    "register_device": "devices.registry",
+    "DeviceProfile": "job.sections",
+    "register_method": "running.methods",
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
@@ -54,8 +69,10 @@ _HOME = {
 }
 
 __all__ = [
+    "Callback",
     "Codec",
     "DataError",
+    "DeviceProfile",
     "Job",
     "JobError",
     "ModelError",
@@ -67,12 +84,19 @@ __all__ = [
     "RunResult",
     "SplitFTError",
     "SplitReport",
+    "TrainingRows",
     "check_split",
     "load_job",
+    "register_aggregation",
+    "register_callback",
     "register_codec",
     "register_cut_policy",
+    "register_device",
+    "register_method",
     "register_objective",
     "register_optimizer",
+    "register_partition",
+    "register_robust_rule",
     "register_server_optimizer",
     "run",
 ]

@@ -68,6 +68,8 @@ class ObjectiveGradient:
             raise self._wrong("a scalar that depends on the values", "one that does not")
         for parameter, gradient in zip(values.values(), found, strict=True):
             if gradient is not None:
+                if not OBJECTIVES.is_built_in(self._name) and not bool(gradient.isfinite().all()):
+                    raise self._wrong("a scalar with finite gradients", "one that has others")
                 own = gradient.contiguous()  # fused optimizers go by the parameter's layout
                 parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
 

@@ -110,7 +110,7 @@ class ClientSetup:
             values["model_name_or_path"] = self.model
         if self.data:
             values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
-            values["partition"] |= {"method": "files"}
+            values["partition"] |= {"method": "files", "options": {}}
             values["clients"] = 1
         return Job(**values)
 

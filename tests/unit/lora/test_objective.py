@@ -60,6 +60,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
         "a scalar that depends on the values",
     ),
     "not finite": (lambda v, s: v[A].sum() / 0, "a finite value"),
+    "without a gradient at the start": (lambda v, s: (v[B] - s[B]).norm() / (v[B] - s[B]).norm(), "finite"),
     "an error": (lambda v, s: v["x"].sum(), "failed: KeyError: 'x'"),
 }
 

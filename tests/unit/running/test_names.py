@@ -21,7 +21,6 @@ def job_of(**changes: Any) -> Job:
 LACKING = {
     "objective": ({"objective": "fedpox"}, "objective: no objective is called fedpox; did you mean fedprox"),
     "optim": ({"optim": "lion_32bit"}, "optim: no optimizer is called lion_32bit"),
-    "codec": ({"codec": "theirs"}, "codec: no codec is called theirs"),
 }
 
 
@@ -40,4 +39,4 @@ def test_a_client_needs_neither_the_servers_optimizer_nor_its_policy() -> None:
     with pytest.raises(Exception, match="no-such-folder"):
         setup.make(Welcome(job=job.model_dump_json()))
     with pytest.raises(JobError, match="server_optimizer: no server optimizer is called theirs"):
-        check_names(job.model_copy(update={"cut_policy": job_of().cut_policy}), job)
+        check_names(job.model_copy(update={"cut_policy": job_of().cut_policy}), job, job)

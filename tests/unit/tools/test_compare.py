@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from splitft import Job
 from splitft.errors import JobError, OutputError
 from splitft.job import load_job
+from splitft.job.settings import METHODS
 from splitft.tools.compare.arms import (
-    METHODS,
     Arm,
     algorithms,
     make_arms,

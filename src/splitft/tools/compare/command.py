@@ -15,6 +15,7 @@ from splitft.job import load_job
 from splitft.job.problems import job_error
 from splitft.lora.objective import OBJECTIVES
 from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
+from splitft.running.methods import METHODS
 from splitft.tools.compare.arms import algorithms, make_arms, parse_methods, parse_vary
 from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
@@ -54,9 +55,10 @@ def compare_command(
     same command goes on where it was.
     """
     # The variants, or every problem.
+    policies, taken = CUT_POLICIES.names(), [*METHODS.names(), *CUT_POLICIES.names()]
     named = algorithms(SERVER_OPTIMIZERS.names(), OBJECTIVES.names())
-    named = {name: keys for name, keys in named.items() if name not in CUT_POLICIES.names()}
-    names, problems = parse_methods(methods, [*CUT_POLICIES.names(), *named])
+    named = {name: keys for name, keys in named.items() if name not in taken}
+    names, problems = parse_methods(methods, [*policies, *named])
     varied, wrong = parse_vary(vary)
     problems += wrong
     if names and "method" in varied:
