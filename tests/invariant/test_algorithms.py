@@ -141,7 +141,7 @@ def test_another_optimizer_steps_as_on_whole_models(
     rest_slow(
         [
             {"server_optimizer": "fedadam", "objective": "fedprox"},
-            {"server_optimizer": "fedavgm", "aggregation": "freeze_a", "server_learning_rate": 0.3},
+            {"server_optimizer": "fedavgm", "robust_aggregation": "median"},
             {"server_optimizer": "fedyogi", "robust_aggregation": "krum"},
             {"server_optimizer": "fedadam", "server_adapter": "shared", "objective": "fedprox"},
         ],

@@ -24,7 +24,8 @@ ADAMW = ("adamw_torch", "adamw_torch_fused")  # whose moments move with their bl
 def _adafactor(params: Any, lr: float, **args: Any) -> torch.optim.Optimizer:
     from transformers.optimization import Adafactor
 
-    return Adafactor(params, lr, scale_parameter=False, relative_step=False, **args)
+    made: torch.optim.Optimizer = Adafactor(params, lr, scale_parameter=False, relative_step=False, **args)
+    return made
 
 
 def _adamw(params: Any, lr: float, **args: Any) -> torch.optim.Optimizer:

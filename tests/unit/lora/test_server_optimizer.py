@@ -143,6 +143,18 @@ def test_components_that_nobody_trained_have_an_update_of_zero() -> None:
     assert torch.equal(adapter.adapter[0][A][2:], old[A][2:])
 
 
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_frozen_a_stays_and_has_no_state(name: str) -> None:
+    frozen = job(name, aggregation="freeze_a", lora_r=4)
+    start, trained = block(4, 0), block(4, 1)
+    adapter = GlobalAdapter({0: start}, layout(), frozen, seed=1)
+    adapter.adopt({0: {n: start[n] if ".lora_A." in n else trained[n] for n in start}})
+    for tensor_name, tensor in adapter.adapter[0].items():
+        assert torch.equal(tensor, start[tensor_name]) == (".lora_A." in tensor_name)
+    for slot in adapter.state()["server_optimizer"]["blocks"][0].values():
+        assert not any(".lora_A." in tensor_name for tensor_name in slot)
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
