@@ -99,9 +99,10 @@ def assemble(
         note(console, text)
     # 2. Data, dealt to the clients.
     base = source
-    tokenizer = (
-        ready_tokenizer(given.tokenizer) if given.tokenizer else load_tokenizer(base, job.model_revision)
-    )
+    if given.tokenizer is None:
+        tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+    else:
+        tokenizer = ready_tokenizer(given.tokenizer)
     prepared, names = None, list(elsewhere or ())
     if elsewhere is None:
         if job.dataset_name is None and job.data_files is None:
