@@ -60,6 +60,7 @@ Not with `fixed`. |
 | `summary.json` | Before and after, totals, parameters, versions. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds. |
+| `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from splitft.job.sections import DeviceProfile
     from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.proof.split import SplitReport, check_split
+    from splitft.running.callbacks import Callback, register_callback
     from splitft.running.methods import register_method
-    from splitft.running.runner import RunResult, run
+    from splitft.running.result import RunResult
+    from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
 
@@ -35,7 +37,9 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
-    "RunResult": "running.runner",
+    "Callback": "running.callbacks",
+    "register_callback": "running.callbacks",
+    "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
@@ -59,6 +63,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Callback",
     "Codec",
     "DataError",
     "DeviceProfile",
@@ -77,6 +82,7 @@ __all__ = [
     "check_split",
     "load_job",
     "register_aggregation",
+    "register_callback",
     "register_codec",
     "register_cut_policy",
     "register_device",

@@ -34,7 +34,6 @@ FOREIGN = {
     "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
     "quantization_config": _QUANTIZED,
     "rank_pattern": _ONE_RANK,
-    "report_to": "history.jsonl and `splitft report` tell all figures: delete this key",
     "resume_from_checkpoint": "give --resume to `splitft run`",
     "save_steps": "set save_every, in rounds",
     "save_strategy": "set save_every, in rounds",

@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.problems import job_error, problem_lines
+from splitft.job.report import ReportSettings
 from splitft.job.rules import RULE, broken_rules
 from splitft.job.sections import PartitionConfig, Strict
 from splitft.job.settings import (
@@ -92,7 +93,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
     "Optimizer": (OptimizerSettings, BatchSettings),
     "Wire": (WireSettings,),
     "Devices and network": (DeviceSettings, NetworkSettings),
-    "The run": (SeedSettings, RunSettings),
+    "The run": (SeedSettings, RunSettings, ReportSettings),
 }
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from splitft.job.base_model import ModelSettings as ModelSettings
 from splitft.job.lora import LoraSettings
+from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
     CutPolicyConfig,
@@ -313,8 +314,8 @@ class NetworkSettings(Strict):
     )
 
 
-class RunSettings(Strict):
-    """The run as a process: its folder and its checkpoints."""
+class RunSettings(ReportSettings):
+    """The run as a process: its folder, its checkpoints, and who is told of it."""
 
     output_dir: PathName = key("runs/splitft", "Folder of this run; must not hold another one.")
     save_every: Annotated[int, Field(ge=0)] = key(

@@ -86,7 +86,7 @@ def assemble(
     given: objects in the place of what the job names.
     """
     # 1. Names of policies, codecs and devices; sources, or their fallbacks.
-    check_names(job, job)
+    check_names(job, job, job)
     given = given or Given()
     job, notices = resolve_sources(job)
     if given.model is None:
