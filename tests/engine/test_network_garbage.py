@@ -151,7 +151,7 @@ def test_honest_clients_with_data_of_their_own_make_the_run_in_one_process(
 def test_state_of_an_optimizer_whose_state_does_not_move_is_refused(
     setting: Settings, tmp_path: Path
 ) -> None:
-    """Moments in the place of SGD's momentum: the trunk would take them over with the block that comes back."""
+    """Moments in the place of SGD's momentum: a trunk that took them over could not step with them."""
     moves = {"cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [1, 2, 2]}}}
     job = setting | moves | {"optim": "sgd", "optim_args": "momentum=0.9", "cuts": [1, 2, 3]}
     moments = torch.ones(1000)
