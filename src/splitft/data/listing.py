@@ -18,7 +18,7 @@ OTHER = "other"
 def partition_table(report: DataReport) -> Table:
     """One line per client: rows, held-out rows, tokens, median length, share of each class; 80 columns."""
     names, counts = merge_classes(report, MAX_CLASSES)
-    headings = ("client", "rows", "held out", "tokens", "median", *names)
+    headings = ("client", "rows", "eval" if report.eval_set else "held out", "tokens", "median", *names)
     title, caption = partition_title(report), _caption(report)
     table = make_table(title, *headings, caption=caption, padding=(0, 1, 0, 0))
     for client, row in zip(report.clients, counts, strict=True):
@@ -65,14 +65,24 @@ def partition_title(report: DataReport) -> str:
 
 
 def _caption(report: DataReport) -> str:
-    parts = [f"held out by {report.document_of}"]
+    held = f"evaluation rows: {report.eval_set}" if report.eval_set else f"held out by {report.document_of}"
+    parts = [held]
+    if report.leaked_eval_rows:
+        side = "evaluation" if report.eval_set else "held-out"
+        parts.append(f"{report.leaked_eval_rows:,} {side} rows also trained on")
     for count, what in (
         (report.dropped_blank, "blank"),
+        (report.dropped_without, "with text in other columns alone"),
         (report.dropped_short, "too short"),
         (report.dropped_without_loss, "without loss"),
-        (report.truncated, "cut at max_length"),
+        (report.truncated, f"cut at max_length ({_percent(report.truncated_share)} of all tokens)"),
         (report.unused, "beyond max_train_samples or max_eval_samples"),
     ):
         if count:
             parts.append(f"{count:,} rows {what}")
     return "; ".join(parts)
+
+
+def _percent(share: float) -> str:
+    """A share in percent, never rounded to nothing."""
+    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"

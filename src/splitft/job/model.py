@@ -9,6 +9,7 @@ from pydantic import ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from splitft.job.data import DataSettings, SeedSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.rules import broken_rules
@@ -17,7 +18,6 @@ from splitft.job.settings import (
     AverageSettings,
     BatchSettings,
     CostSettings,
-    DataSettings,
     DeviceSettings,
     FederationSettings,
     ModelSettings,
@@ -25,7 +25,6 @@ from splitft.job.settings import (
     OptimizerSettings,
     RunSettings,
     ScheduleSettings,
-    SeedSettings,
     SplitSettings,
     WireSettings,
 )
