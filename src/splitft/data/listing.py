@@ -70,19 +70,20 @@ def _caption(report: DataReport) -> str:
     if report.leaked_eval_rows:
         side = "evaluation" if report.eval_set else "held-out"
         parts.append(f"{report.leaked_eval_rows:,} {side} rows also trained on")
+    lost = f"{100 * report.truncated_share:.0f} %" if report.truncated_share >= 0.01 else "< 1 %"
     for count, what in (
         (report.dropped_blank, "blank"),
         (report.dropped_without, "with text in other columns alone"),
         (report.dropped_short, "too short"),
         (report.dropped_without_loss, "without loss"),
-        (report.truncated, f"cut at max_length ({_percent(report.truncated_share)} of all tokens)"),
+        (report.truncated, f"cut at max_length ({lost} of all tokens; truncation_mode=chunk keeps them)"),
         (report.unused, "beyond max_train_samples or max_eval_samples"),
     ):
         if count:
-            parts.append(f"{count:,} rows {what}")
+            parts.append(f"{count:,} row{'s' * (count > 1)} {what}")
+    rows, blocks = (
+        sum(getattr(own, key) for own in report.clients) for key in ("train_rows", "train_blocks")
+    )
+    if rows != blocks:
+        parts.append(f"{blocks:,} rows to train on, of at most max_length tokens")
     return "; ".join(parts)
-
-
-def _percent(share: float) -> str:
-    """A share in percent, never rounded to nothing."""
-    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"

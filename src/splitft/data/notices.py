@@ -8,8 +8,8 @@ from splitft.common.text import first_few
 from splitft.data.report import DataReport
 from splitft.job.data import DataSettings
 
-LEAKED = 0.01  # share of the evaluation rows from which leakage is worth a notice
-LOST = 0.1  # share of all tokens from which rows cut at max_length are
+LEAKED = 0.05  # share of the evaluation rows from which leakage is worth a notice
+LOST = 0.5  # share of all tokens from which rows cut at max_length are
 
 
 def data_notices(job: DataSettings, sources: Sequence[str], report: DataReport) -> list[str]:

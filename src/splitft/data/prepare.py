@@ -86,7 +86,7 @@ def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         if not len(rows):
             raise DataError(
                 f"none of the {side} rows can be used: each has fewer than 2 tokens, or no token with loss "
-                f"within max_length={job.max_length}"
+                f"within max_length={job.max_length}: raise max_length, or look at the rows"
             )
 
     # Deal both sides, and pack or cut.
@@ -159,9 +159,10 @@ def check_site_count(job: DataSettings, names: Sequence[str]) -> None:
     method, found = job.partition.method, len(names)
     if found > job.clients or (method == "files" and found < job.clients):
         unless = "" if isinstance(job.data_files, dict) else "; partition.method=iid deals all rows anew"
+        there = f"{found} client{'s' * (found > 1)} in the data ({first_few(names, 5)})"
         raise DataError(
-            f"partition.method {method} finds {found} clients in the data ({first_few(names, 5)}), but "
-            f"clients is {job.clients}: set clients={found}, or leave clients out of the job{unless}"
+            f"partition.method {method} finds {there}, but clients is {job.clients}: set clients={found}, or "
+            f"leave clients out of the job{unless}"
         )
 
 
