@@ -15,9 +15,9 @@ from splitft.job import Job
 
 ALPACA = {"instruction": "Name the law.", "input": "of {1789}", "output": "The rule."}
 PROMPT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. Write "
-    "a response that appropriately completes the request.\n\n### Instruction:\nName the law.\n\n### Input:\n"
-    "of {1789}\n\n### Response:\n"
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\nName the law.\n\n"
+    "### Input:\nof {1789}\n\n### Response:\n"
 )
 CONVERSATION = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "the law"}]
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the law"}]
