@@ -27,8 +27,8 @@ FLAGS: dict[str, set[str]] = {
     "server": {"--listen", "--certs", "--token-file", "--insecure", "--resume"},
     "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure"},
     "client": {
-        "--server", "--name", "--data", "--job-data", "--model", "--folder", "--certs", "--token-file",
-        "--insecure",
+        "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",
+        "--token-file", "--insecure",
     },
     "check": {"--cuts", "--all-architectures"},
     "plan": {"--codecs", "--out"},
