@@ -19,7 +19,9 @@ from splitft.data.partition.length_dirichlet import (
     length_dirichlet,
     length_edges,
     length_names,
+    length_report,
 )
+from splitft.data.partition.registry import TrainingRows, deal_by
 from splitft.data.partition.shares import Quota
 from splitft.data.partition.sites import natural_sites
 from splitft.data.records import Records, read_eval_records, read_records
@@ -201,7 +203,17 @@ def _deal(job: DataSettings, records: Records, train: Rows) -> Dealt:
         return iid(len(train), job.clients, quota)
     if config.method == "dirichlet":
         return dirichlet([records.labels[i] for i in train.records], job.clients, config.alpha, quota)
-    return length_dirichlet(train.full_lengths, job.clients, config.alpha, config.num_buckets, quota)
+    if config.method == "length_dirichlet":
+        return length_dirichlet(train.full_lengths, job.clients, config.alpha, config.num_buckets, quota)
+    labels = tuple(records.labels[i] for i in train.records) if records.labels else ()
+    own = deal_by(
+        config.method,
+        TrainingRows(np.asarray(train.full_lengths), labels),
+        job.clients,
+        config,
+        quota.generator(config.method),
+    )
+    return own, length_report(own, train.full_lengths, config.num_buckets)
 
 
 def _own_rows(eval_records: Records, held: Rows, clients: Sequence[str]) -> list[Indices]:
@@ -221,6 +233,6 @@ def _classes_of(job: DataSettings, records: Records, held: Rows, report: Partiti
     if job.partition.method in ("dirichlet", "by_column") and records.labels:
         number = {label: i for i, label in enumerate(report.classes)}
         return np.asarray([number.get(records.labels[i], -1) for i in held.records], dtype=np.int64)
-    if job.partition.method in ("length_dirichlet", "iid"):  # iid has no edges, and one class
-        return length_classes(held.full_lengths, report.edges)
-    return np.full(len(held), -1, dtype=np.int64)
+    if job.partition.method in ("files", "by_column"):
+        return np.full(len(held), -1, dtype=np.int64)
+    return length_classes(held.full_lengths, report.edges)  # iid has no edges, and one class

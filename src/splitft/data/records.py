@@ -18,6 +18,12 @@ from splitft.errors import DataError
 from splitft.job.data import DataSettings
 from splitft.weights.random_models import BUILTIN
 
+
+def reads_column(method: str) -> bool:
+    """Return whether a partition reads the values of `partition.column`, where the job names one."""
+    return method not in ("iid", "length_dirichlet", "files")
+
+
 Sample = tuple[Any, ...]
 
 
@@ -66,7 +72,7 @@ def make_records(job: DataSettings, sources: Sources, *, evaluation: bool = Fals
     filled, notes = _converted(job, filled)
     kind = _common_kind(job, [table for _, table in filled])
     names = col.columns_of(kind, job.dataset_text_field)
-    label_column = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
+    label_column = job.partition.column if reads_column(job.partition.method) else None
     document_of = "row" if evaluation else _document_of(job, sources)
     if evaluation and any(label_column not in table.columns for _, table in filled):
         label_column = None
