@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
-    from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
+    from splitft.errors import (
+        DataError,
+        DivergedError,
+        JobError,
+        ModelError,
+        NetworkError,
+        OutputError,
+        SplitFTError,
+    )
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.proof.split import SplitReport, check_split
     from splitft.running.runner import RunResult, run
@@ -42,16 +50,20 @@ _HOME = {
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
+    "DivergedError": "errors",
     "ModelError": "errors",
+    "NetworkError": "errors",
     "OutputError": "errors",
 }
 
 __all__ = [
     "Codec",
     "DataError",
+    "DivergedError",
     "Job",
     "JobError",
     "ModelError",
+    "NetworkError",
     "Observation",
     "OutputError",
     "Part",
