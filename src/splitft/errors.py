@@ -18,13 +18,13 @@ class JobError(SplitFTError):
     exit_code = 2
 
 
-def unknown_name(what: str, name: str, names: Sequence[str], register: str) -> JobError:
-    """Return the error for a name that nobody has registered, with the nearest one and the list of all."""
+def unknown_name(kind: str, name: str, names: Sequence[str], register_name: str) -> JobError:
+    """Return the error for a name that nobody has registered, the nearest one and the sources of others."""
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return JobError(
-        f"no {what} is called {name}; {hint}there are {', '.join(names)}; others must be registered with "
-        f"splitft.{register} before the run"
+        f"no {kind} is called {name}; {hint}there are {', '.join(names)}; others come from --plugin "
+        f"MODULE, from an installed package with a plugin, or from splitft.{register_name}"
     )
 
 

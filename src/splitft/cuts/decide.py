@@ -8,7 +8,7 @@ from dataclasses import replace
 from splitft.cuts.answer import checked, json_state
 from splitft.cuts.bounds import cut_bounds
 from splitft.cuts.observe import CutPolicy, Decision, Observation, Proposal
-from splitft.cuts.registry import find_cut_policy
+from splitft.cuts.registry import CUT_POLICIES
 from splitft.errors import JobError
 from splitft.job.sections import CutPolicyConfig
 
@@ -24,7 +24,7 @@ def decide(name: str, config: CutPolicyConfig, observation: Observation) -> Deci
     Raises JobError for an unknown policy, for one that fails or returns nonsense, and where a client cannot
     hold `min_cut` blocks. Source: the paper, completed by us (hysteresis, `max_step`).
     """
-    policy = find_cut_policy(name)
+    policy = CUT_POLICIES.find(name)
     bounds = cut_bounds(observation, config)
     observation = replace(observation, state=json_state(name, observation.state))
     proposal = _ask(name, policy, config, observation)

@@ -18,6 +18,7 @@ from splitft.common.startup import import_libraries
 from splitft.errors import JobError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
+from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 
 EXIT_CODES = {
     0: "done",
@@ -31,21 +32,6 @@ EXIT_CODES = {
     130: "interrupted (Ctrl-C)",
 }
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
-_OVERRIDES = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
-    ),
-]
-_JOB = Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")]
-_RESUME = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
-]
-_TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
-_CERTS = Annotated[Path | None, typer.Option(help="Folder of this party's certificates (splitft certs).")]
-_OPEN = Annotated[
-    bool, typer.Option("--insecure", help="Use a network without TLS. Everyone on it may read along.")
-]
 
 
 class _Commands(TyperGroup):
@@ -120,7 +106,7 @@ def schema() -> None:
 
 
 @app.command()
-def run(job: _JOB, overrides: _OVERRIDES = None, resume: _RESUME = False) -> None:
+def run(job: JOB, overrides: OVERRIDES = None, resume: RESUME = False, plugin: PLUGIN = None) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
     loaded = _load(job, overrides)
     from splitft.running.runner import run
@@ -130,15 +116,16 @@ def run(job: _JOB, overrides: _OVERRIDES = None, resume: _RESUME = False) -> Non
 
 @app.command()
 def server(
-    job: _JOB,
-    overrides: _OVERRIDES = None,
+    job: JOB,
+    overrides: OVERRIDES = None,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT to listen at; port 0: a free one.")
     ] = "127.0.0.1:50051",
-    certs: _CERTS = None,
-    token_file: _TOKEN_FILE = None,
-    insecure: _OPEN = False,
-    resume: _RESUME = False,
+    certs: CERTS = None,
+    token_file: TOKEN_FILE = None,
+    insecure: OPEN = False,
+    resume: RESUME = False,
+    plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     loaded = _load(job, overrides)
@@ -160,9 +147,10 @@ def client(
         str | None, typer.Option(help="The base model, where it has another name on this machine.")
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where its state is kept; default: runs/NAME.")] = None,
-    certs: _CERTS = None,
-    token_file: _TOKEN_FILE = None,
-    insecure: _OPEN = False,
+    certs: CERTS = None,
+    token_file: TOKEN_FILE = None,
+    insecure: OPEN = False,
+    plugin: PLUGIN = None,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
     import_libraries()
@@ -184,16 +172,17 @@ def client(
 @app.command()
 def aggregator(
     job: Annotated[str, typer.Argument(help="The server's job file, with network.aggregator.")],
-    overrides: _OVERRIDES = None,
+    overrides: OVERRIDES = None,
     listen: Annotated[
         str | None, typer.Option(help="HOST:PORT to listen at; default: the job's network.aggregator.")
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where updates are kept until the run ends.")] = Path(
         "runs/aggregator"
     ),
-    certs: _CERTS = None,
-    token_file: _TOKEN_FILE = None,
-    insecure: _OPEN = False,
+    certs: CERTS = None,
+    token_file: TOKEN_FILE = None,
+    insecure: OPEN = False,
+    plugin: PLUGIN = None,
 ) -> None:
     """Average the clients' adapters in a run whose server must not see them."""
     loaded = _load(job, overrides)
@@ -215,12 +204,13 @@ def check(
             metavar="MODEL|JOB", help="A model folder, a hub id, or builtin:NAME; or a job file or a recipe."
         ),
     ] = None,
-    overrides: _OVERRIDES = None,
+    overrides: OVERRIDES = None,
     cuts: Annotated[str | None, typer.Option(help="Cuts to try, e.g. 1,2,8; default: every cut.")] = None,
     all_architectures: Annotated[
         bool,
         typer.Option("--all-architectures", help="Try every causal and vision-language type."),
     ] = False,
+    plugin: PLUGIN = None,
 ) -> None:
     """Prove that a model, or a job with its own adapters, computes split what it computes whole."""
     if (model is None) != all_architectures:
@@ -243,12 +233,13 @@ def check(
 
 @app.command()
 def plan(
-    job: _JOB,
-    overrides: _OVERRIDES = None,
+    job: JOB,
+    overrides: OVERRIDES = None,
     codecs: Annotated[
         bool, typer.Option("--codecs", help="Load the weights, and try every codec on one batch.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for plan.json and plan.png.")] = None,
+    plugin: PLUGIN = None,
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
     loaded = _load(job, overrides)
@@ -259,8 +250,8 @@ def plan(
 
 @app.command()
 def compare(
-    job: _JOB,
-    overrides: _OVERRIDES = None,
+    job: JOB,
+    overrides: OVERRIDES = None,
     methods: Annotated[
         str | None, typer.Option(help="Methods or cut policies: same_split,splitft,makespan,fed_lora")
     ] = None,
@@ -270,6 +261,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Runs of each combination, with seeds one after another.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder; default: runs/compare-JOB.")] = None,
     parallel: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    plugin: PLUGIN = None,
 ) -> None:
     """Run a job with several methods, values and seeds; write a table and a report. Resumable."""
     from splitft.tools.compare.command import compare_command

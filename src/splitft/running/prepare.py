@@ -9,9 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.cuts.registry import check_cut_policy
 from splitft.data import ClientData, Prepared, partition_table, prepare
-from splitft.devices.profile import check_devices
 from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
@@ -36,11 +34,11 @@ from splitft.running.model import (
     make_split_model,
     wants_padding_free,
 )
+from splitft.running.names import check_names
 from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
 from splitft.weights.kinds import image_tokens
 from splitft.weights.load import load_tokenizer
-from splitft.wire.codecs.registry import check_codecs
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ def assemble(
     elsewhere: names of the clients, where these have the data themselves.
     """
     # 1. Names of policies, codecs and devices; sources, or their fallbacks.
-    check_cut_policy(job)
-    check_codecs(job)
-    check_devices(job)
+    check_names(job, job)
     job, notices = resolve_sources(job)
     source, config = resolve_model(job.model_name_or_path), base_config(job)
     notices += filter(None, [base_notice(job, config, source)])

@@ -20,7 +20,7 @@ from splitft.cuts import (
     Proposal,
     decide,
 )
-from splitft.cuts.registry import check_cut_policy, find_cut_policy, policy_names, register_cut_policy
+from splitft.cuts.registry import CUT_POLICIES, register_cut_policy
 from splitft.errors import JobError
 from splitft.job import CutPolicyConfig, Job
 
@@ -113,12 +113,12 @@ def test_too_little_memory_is_told() -> None:
 
 
 def test_policies_are_found_by_name() -> None:
-    assert policy_names()[: len(BUILT_IN)] == list(BUILT_IN)
-    assert find_cut_policy("as-told") is as_told
+    assert CUT_POLICIES.names()[: len(BUILT_IN)] == list(BUILT_IN)
+    assert CUT_POLICIES.find("as-told") is as_told
     with pytest.raises(
         JobError, match=r"no cut policy is called makspan; did you mean makespan[?] there are"
     ):
-        find_cut_policy("makspan")
+        CUT_POLICIES.find("makspan")
     with pytest.raises(JobError, match=r"as-told.*register_cut_policy"):
         decide("zzz", CutPolicyConfig(), AB)
 
@@ -128,9 +128,9 @@ def test_registering_works_both_ways_and_again() -> None:
         return {}
 
     assert splitft.register_cut_policy("mine", mine) is mine
-    assert find_cut_policy("mine") is mine
+    assert CUT_POLICIES.find("mine") is mine
     assert register_cut_policy("mine")(as_told) is as_told
-    assert find_cut_policy("mine") is as_told
+    assert CUT_POLICIES.find("mine") is as_told
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -139,7 +139,7 @@ def test_a_built_in_name_is_taken(name: str) -> None:
         register_cut_policy(name, as_told)
     with pytest.raises(JobError, match="built-in"):
         register_cut_policy(name)
-    assert find_cut_policy(name) is not as_told
+    assert CUT_POLICIES.find(name) is not as_told
 
 
 @pytest.mark.parametrize(("name", "function"), [("", as_told), (3, as_told), ("mine", 3)])
@@ -153,9 +153,9 @@ def test_a_job_may_name_a_policy_that_is_registered_later() -> None:
     with pytest.raises(
         JobError, match=r"^cut_policy\.method: no cut policy is called splitfit; did you mean sp"
     ):
-        check_cut_policy(job)
+        CUT_POLICIES.check("cut_policy.method", job.cut_policy.method)
     register_cut_policy("splitfit", as_told)
-    check_cut_policy(job)
+    CUT_POLICIES.check("cut_policy.method", job.cut_policy.method)
 
 
 def test_cut_policies_need_no_torch() -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from splitft import JobError, register_codec
+from splitft.wire.codecs.checked import Checked
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.lowbit import pack_bits, rotate, rotate_back, unpack_bits
-from splitft.wire.codecs.registry import codec_names, make_codec
+from splitft.wire.codecs.registry import CODECS, make_codec
 
 NAMES = ("bf16", "int8", "int4", "int3", "int2")
 WHAT = ("activations", "gradients")
@@ -194,11 +195,11 @@ class Halves:
 
 def test_a_codec_of_ones_own_has_a_name() -> None:
     register_codec("halves", Halves)
-    assert codec_names()[-1] == "halves"
-    assert isinstance(make_codec("halves", "gradients"), Halves)
+    assert CODECS.names()[-1] == "halves"
+    assert isinstance(make_codec("halves", "gradients"), Checked)
     for name, make, problem in (
         ("int8", Halves, "built-in"), ("none", Halves, "built-in"), ("", Halves, "not empty"),
-        ("x", None, "without arguments"),
+        ("x", 3, "function or a class"),
     ):  # fmt: skip
         with pytest.raises(JobError, match=problem):
             register_codec(name, make)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.cuts.registry import policy_names
+from splitft.cuts.registry import CUT_POLICIES
 from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import load_job
@@ -51,7 +51,7 @@ def compare_command(
     same command goes on where it was.
     """
     # The variants, or every problem.
-    names, problems = parse_methods(methods, policy_names())
+    names, problems = parse_methods(methods, CUT_POLICIES.names())
     varied, wrong = parse_vary(vary)
     problems += wrong
     if names and "method" in varied:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from splitft.common.text import first_few
-from splitft.cuts.registry import check_cut_policy
-from splitft.devices.profile import check_devices
 from splitft.errors import JobError
 from splitft.job import Job, load_job
+from splitft.running.names import check_names
 from splitft.tools.compare.arms import Arm, override_texts
 from splitft.tools.report.groups import differing_keys
 from splitft.tools.report.labels import make_labels
 from splitft.tools.report.runs import flat_keys
-from splitft.wire.codecs.registry import check_codecs
 
 _DIGITS = 10  # of the hash in a run's name
 
@@ -53,9 +51,7 @@ def plan_variants(
         for seed in seeds:
             try:
                 job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
-                check_cut_policy(job)
-                check_codecs(job)
-                check_devices(job)
+                check_names(job, job)
             except JobError as error:
                 for problem in problems_of(error):
                     labels = problems.setdefault(problem, [])

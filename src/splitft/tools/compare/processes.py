@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from splitft.common.plugins import plugin_options
 from splitft.tools.compare.progress import CompareProgress
 from splitft.tools.compare.store import Store
 
@@ -82,7 +83,7 @@ def reason_of(log: Path, code: int) -> str:
 def _start(job: Path, log: Path, environment: Mapping[str, str], lock: int) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "splitft.launch.compare_worker", str(job)],
+            [sys.executable, "-m", "splitft.launch.compare_worker", str(job), *plugin_options()],
             stdin=subprocess.PIPE,  # its end stops the run; see splitft.launch.compare_worker
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ from splitft.model.split_model import StepId
 from splitft.running.prepare import Assembly
 from splitft.server.step import AtCut, TrunkStep, trunk_step
 from splitft.wire.codecs.codec import Codec
-from splitft.wire.codecs.registry import DELTA, NONE, codec_names, make_codec
+from splitft.wire.codecs.registry import CODECS, DELTA, NONE, make_codec
 from splitft.wire.messages import Activations
 
 
@@ -62,7 +62,7 @@ def try_codecs(start: Assembly) -> list[CodecTrial]:
     times_back = job.gradient_accumulation_steps * (job.train_front + at_tail)
     size = rows.numel() * rows.element_size()
     trials = [CodecTrial(NONE, times * size, times_back * size)]
-    for name in codec_names():
+    for name in CODECS.names():
         if name in (NONE, DELTA):  # delta sends a sample's first time as int4
             continue
         up, down = make_codec(name, "activations"), make_codec(name, "gradients")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from splitft.cuts import Observation, decide
-from splitft.cuts.registry import policy_names
+from splitft.cuts.registry import CUT_POLICIES
 from splitft.data import ClientData, first_lengths
 from splitft.devices.costs import ModelCosts
 from splitft.devices.memory import client_memory, server_memory
@@ -117,7 +117,7 @@ def policy_starts(
 ) -> list[PolicyStart]:
     """Return the start of every policy, the job's own first. Accuracies are not known yet."""
     own = job.cut_policy.method
-    names = [own, *(name for name in policy_names() if name not in (own, "schedule"))]
+    names = [own, *(name for name in CUT_POLICIES.names() if name not in (own, "schedule"))]
     starts = []
     for name in names:
         config = job.cut_policy.model_copy(update={"method": name})

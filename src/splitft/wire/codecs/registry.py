@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, overload
 
-from splitft.errors import JobError, unknown_name
+from splitft.common.registry import Registry
 from splitft.job.settings import WireSettings
 from splitft.wire.codecs.bf16 import BF16
+from splitft.wire.codecs.checked import Checked
 from splitft.wire.codecs.codec import Codec
 from splitft.wire.codecs.int8 import Int8
 from splitft.wire.codecs.lowbit import OUTLIERS, LowBit
@@ -27,42 +28,36 @@ _ACTIVATIONS = _OF_BOTH | {
     name: partial(LowBit, bits, outliers=OUTLIERS, apart=True)
     for name, bits in (_BITS | {DELTA: 4}).items()  # delta: of samples that go whole
 }
-_REGISTERED: dict[str, MakeCodec] = {}
+CODECS: Registry[MakeCodec] = Registry("codec", "register_codec", _ACTIVATIONS, [NONE])
 
 
-def register_codec(name: str, make: MakeCodec) -> None:
-    """Make a codec of your own known as `codec: NAME` in this process.
+@overload
+def register_codec(name: str, make: MakeCodec) -> MakeCodec: ...
+@overload
+def register_codec(name: str, make: None = None) -> Callable[[MakeCodec], MakeCodec]: ...
+def register_codec(name: str, make: MakeCodec | None = None) -> MakeCodec | Callable[[MakeCodec], MakeCodec]:
+    """Register a codec of your own as `codec: NAME`; without `make`, a decorator for its class.
 
     make: the class, or whatever else returns a `Codec` when called without arguments. Over a network the
-    server and every client must register it. Raises JobError for a built-in's name, an empty one, or what
-    cannot be called.
+        server and every client must register it.
+
+    Raises JobError for a built-in's name, an empty one, or what cannot be called.
     """
-    if not isinstance(name, str) or not name:
-        raise JobError(f"the name of a codec must be a string that is not empty, not {name!r}")
-    if name == NONE or name in _ACTIVATIONS:
-        raise JobError(f"{name} is a built-in codec: register yours under another name")
-    if not callable(make):
-        raise JobError(f"codec {name} must be a class or a function without arguments, not {make!r}")
-    _REGISTERED[name] = make
-
-
-def codec_names() -> list[str]:
-    """The names of all codecs: the built-in ones from the finest on, then those registered."""
-    return [NONE, *_ACTIVATIONS, *_REGISTERED]
+    return CODECS.register(name, make)
 
 
 def make_codec(name: str, what: What) -> Codec | None:
     """Return the codec of a name for activations or gradients; None: rows are sent as they are.
 
-    Raises JobError with the nearest name and the list of all.
+    A codec of a user's own is held to its contract at every call. Raises JobError with the nearest name and
+    the list of all.
     """
     if name == NONE:
         return None
-    built_in = _ACTIVATIONS if what == "activations" else _GRADIENTS
-    make = built_in.get(name) or _REGISTERED.get(name)
-    if make is None:
-        raise unknown_name("codec", name, codec_names(), "register_codec")
-    return make()
+    if what == "gradients" and name in _GRADIENTS:
+        return _GRADIENTS[name]()
+    codec = CODECS.find(name)()
+    return codec if CODECS.is_built_in(name) else Checked(name, codec)
 
 
 def codecs_of(settings: WireSettings, *, network: bool = False) -> dict[str, str]:
@@ -87,7 +82,4 @@ def network_job(job: W) -> W:
 def check_codecs(job: WireSettings) -> None:
     """Raise JobError where the job names a codec that nobody has registered."""
     for key, name in codecs_of(job).items():
-        try:
-            make_codec(name, "activations")
-        except JobError as error:
-            raise JobError(f"{key}: {error}") from None
+        CODECS.check(key, name)

@@ -1,0 +1,84 @@
+"""Extension points: pieces of one kind by name, the built-in ones and a user's own.
+
+A job names registered names alone, never code. A user's pieces come from `splitft.register_...`, from an
+installed package (entry points of the group `splitft.plugins`), or from `--plugin MODULE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Generic, TypeVar, overload
+
+from splitft.common.plugins import load_installed
+from splitft.errors import JobError, unknown_name
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Pieces of one kind by name.
+
+    kind: the field's word for them, for messages. register_name: the public function that registers one.
+    built_in: {name: piece}. reserved: names that stand for no piece, such as "none".
+    """
+
+    def __init__(
+        self, kind: str, register_name: str, built_in: Mapping[str, T], reserved: Collection[str] = ()
+    ) -> None:
+        self.kind = kind
+        self._register_name = register_name
+        self._built_in = dict(built_in)
+        self._reserved = tuple(reserved)
+        self._own: dict[str, T] = {}
+
+    @overload
+    def register(self, name: str, piece: T) -> T: ...
+    @overload
+    def register(self, name: str, piece: None = None) -> Callable[[T], T]: ...
+    def register(self, name: str, piece: T | None = None) -> T | Callable[[T], T]:
+        """Register a piece under a name, or return the decorator that does; a user's name may be replaced.
+
+        Raises JobError for a name that is built in or empty, and for a piece that cannot be called.
+        """
+        if not isinstance(name, str) or not name:
+            raise JobError(f"the name of a {self.kind} must be a string that is not empty, not {name!r}")
+        if name in self._built_in or name in self._reserved:
+            raise JobError(f"{name} is a built-in {self.kind}: register yours under another name")
+        if piece is None:
+            return partial(self.register, name)
+        self.check_piece(name, piece)
+        self._own[name] = piece
+        return piece
+
+    def check_piece(self, name: str, piece: T) -> None:
+        """Raise JobError where an object cannot be a piece of this kind."""
+        if not callable(piece):
+            raise JobError(f"{self.kind} {name} must be a function or a class, not {piece!r}")
+
+    def names(self) -> list[str]:
+        """Return all names: reserved, built in, and a user's own in the order of their registration."""
+        load_installed()
+        return [*self._reserved, *self._built_in, *self._own]
+
+    def is_built_in(self, name: str) -> bool:
+        """Return whether a name is the project's own."""
+        return name in self._built_in or name in self._reserved
+
+    def find(self, name: str) -> T:
+        """Return the piece of a name. Raises JobError with the nearest name and the list of all."""
+        if name not in self._built_in and name not in self._own:
+            load_installed()
+        piece = self._built_in.get(name) or self._own.get(name)
+        if piece is None:
+            raise unknown_name(self.kind, name, self.names(), self._register_name)
+        return piece
+
+    def check(self, key: str, name: str) -> None:
+        """Raise JobError, which names the job's key, where nobody has registered this name."""
+        if name in self._reserved:
+            return
+        try:
+            self.find(name)
+        except JobError as error:
+            raise JobError(f"{key}: {error}") from None

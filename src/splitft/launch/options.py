@@ -1,0 +1,35 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitft.common.plugins import load_plugins
+
+OVERRIDES = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
+    ),
+]
+JOB = Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")]
+RESUME = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
+]
+TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
+CERTS = Annotated[Path | None, typer.Option(help="Folder of this party's certificates (splitft certs).")]
+PLUGIN = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        callback=lambda names: load_plugins(names or ()),
+        help="Import a module (or a .py file) that registers pieces of your own; may be repeated.",
+    ),
+]
+OPEN = Annotated[
+    bool, typer.Option("--insecure", help="Use a network without TLS. Everyone on it may read along.")
+]
