@@ -75,11 +75,16 @@ def _settles(was: Any, now: Any) -> bool:
 
 def is_complete(folder: Path) -> bool:
     """Whether a run has come to its end."""
+    return read_summary(folder).get("interrupted") is False
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of a run; empty where there is none that can be read."""
     try:
         summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return summary["interrupted"] is False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def take_back(folder: Path, round_: int) -> list[RoundRecord]:

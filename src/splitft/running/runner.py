@@ -22,6 +22,7 @@ from splitft.job import Job, dump_job
 from splitft.lora.blocks import Adapter
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
+from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
 from splitft.running.export import model_card, save_adapter, usage_hints
 from splitft.running.folder import (
     DECISIONS,
@@ -31,8 +32,10 @@ from splitft.running.folder import (
     Opened,
     open_run,
     read_records,
+    read_summary,
     take_back,
 )
+from splitft.running.headline import headline, parameter_counts
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
@@ -60,14 +63,16 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
 
     console: where progress is shown; `Console(quiet=True)` shows nothing. resume: go on with the run in
     `output_dir` from its last checkpoint, to the same result, bit by bit, as if it had never been cut off; a
-    run that is complete is returned as it is. An interrupt, and a cut policy or a model that fails in a later
-    round, keep the adapter and the history of the last complete round, and are raised again.
-    Raises JobError, DataError, ModelError, OutputError.
+    run that is complete is returned as it is. An interrupt, a cut policy that fails in a later round and
+    training that diverges keep the adapter and the history of the last complete round, and are raised again.
+    Raises JobError, DataError, ModelError, OutputError, DivergedError.
     """
     console = console or Console()
     opened = open_run(job, resume=resume)
     if opened.complete:
         return complete_run(opened, job, console)
+    if (records := read_records(opened.folder)) and read_summary(opened.folder).get("diverged"):
+        raise diverges_again(opened.folder, records[-1].round)
     quiet_libraries()
     start = assemble(job, console)
     tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
@@ -77,6 +82,7 @@ def run(job: Job, *, console: Console | None = None, resume: bool = False) -> Ru
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     job, folder = start.job, opened.folder
+    console.print(headline(start))
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
     last = output.records[-1] if output.records else None
@@ -89,13 +95,11 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
                 output.add(record)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
-                output.save()  # the stop may have come between the writing of two files
+                # The stop may have come between the writing of two files.
+                output.save(str(stop) if isinstance(stop, DivergedError) else None)
                 perplexity_picture(output.records, folder / "perplexity.png")
                 progress.stop()
-                done = output.records[-1].round
-                how = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped"
-                go_on = ", --resume goes on" if (folder / FOLDER).exists() else ""
-                console.print(f"{how} after round {done}; its results are in {folder}{go_on}")
+                console.print(stop_line(stop, folder, output.records[-1].round), highlight=False)
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
@@ -106,10 +110,13 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
         + (", partition.png" if start.prepared else "")
     )
-    if adapters == "adapter":
+    summary = output.save()
+    if not summary["adapter_changed"]:
+        console.print(unchanged_line(job), style="bold yellow", highlight=False, markup=False)
+    elif adapters == "adapter":
         hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
-    return RunResult(folder, folder / adapters, output.records, output.save())
+    return RunResult(folder, folder / adapters, output.records, summary)
 
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
@@ -119,8 +126,7 @@ def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
         perplexity_picture(records, folder / "perplexity.png")
         remove_checkpoints(folder / FOLDER)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    return RunResult(folder, folder / adapter_folder(job), records, summary)
+    return RunResult(folder, folder / adapter_folder(job), records, read_summary(folder))
 
 
 def adapter_folder(job: Job) -> str:
@@ -180,13 +186,18 @@ class _Output:
                 self.folder / FOLDER, record.round, self.parties.state(), keep=job.save_total_limit
             )
 
-    def save(self) -> dict[str, Any]:
-        """Write the adapter and the summary of the last whole round; return the summary."""
+    def save(self, diverged: str | None = None) -> dict[str, Any]:
+        """Write the adapter and the summary of the last whole round; return the summary.
+
+        diverged: what was not finite after that round.
+        """
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
             "method": start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
+            "diverged": diverged,
+            "adapter_changed": adapter_changed(start.adapter, self._finished),
             "clients": len(start.names),
             "cuts": cuts,
             "blocks": report.num_blocks,
@@ -203,11 +214,3 @@ class _Output:
             save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
-
-
-def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, int]) -> dict[str, Any]:
-    """Return counts of base and adapter parameters, and of those that each client trains."""
-    per_block = {block: sum(t.numel() for t in tensors.values()) for block, tensors in adapter.items()}
-    base = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
-    clients = {name: sum(n for b, n in per_block.items() if b < cut) for name, cut in cuts.items()}
-    return {"base": base, "adapter": sum(per_block.values()), "front_adapters": clients}
