@@ -68,6 +68,8 @@ def together(
     tamper: Mapping[str, Tamper] | None = None,
     said: list[str] | None = None,
     port_for: Callable[[str, int], int] = lambda name, port: port,
+    resume: bool = False,
+    console: Console = QUIET,
 ) -> Path:
     """Run a job with a thread for each client; return the run's folder.
 
@@ -92,7 +94,7 @@ def together(
     job = Job(**setting, output_dir=str(folder / "run"))
     with ThreadPoolExecutor(len(names)) as pool:
         clients = [pool.submit(take_part, name) for name in names]
-        serve(job, "127.0.0.1:0", console=QUIET, on_listening=on_listening)
+        serve(job, "127.0.0.1:0", console=console, resume=resume, on_listening=on_listening)
         for client in clients:
             client.result(60)
     return folder / "run"

@@ -38,10 +38,10 @@ def stop_line(stop: BaseException, folder: Path, round_: int) -> str:
     return f"{how} after round {round_}; its results are in {folder}{go_on}"
 
 
-def diverges_again(folder: Path, round_: int) -> DivergedError:
-    """Return the error of `--resume` on a run in this process that diverged after its round `round_`."""
+def diverges_again(folder: Path) -> DivergedError:
+    """Return the error of `--resume` on a run in this process that diverged."""
     return DivergedError(
-        f"the run in {folder} diverged after round {round_}, and the same job would diverge again: lower "
-        "learning_rate or set max_grad_norm, with another output_dir; to start from its last finite adapter, "
-        f"add adapter_name_or_path={folder}/adapter"
+        f"the run in {folder} diverged, and the same job would diverge again: lower learning_rate or set "
+        "max_grad_norm, with another output_dir; to start from its last finite adapter, add "
+        f"adapter_name_or_path={folder}/adapter"
     )

@@ -11,15 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
-from splitft.common.checkpoint import FOLDER, remove_checkpoints, save_checkpoint
+from splitft.common.checkpoint import FOLDER, save_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
 from splitft.errors import DataError, DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
-from splitft.job import Job, dump_job
+from splitft.job import Job, JobSource, dump_job, make_job
 from splitft.lora.blocks import Adapter
+from splitft.lora.optimizer import schedule_of_all_rounds
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
 from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
@@ -30,12 +31,14 @@ from splitft.running.folder import (
     PARTITION,
     SUMMARY,
     Opened,
+    check_rounds,
     open_run,
     read_records,
     read_summary,
     take_back,
 )
 from splitft.running.headline import headline, parameter_counts
+from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
@@ -58,30 +61,34 @@ class RunResult:
     summary: dict[str, Any]
 
 
-def run(job: Job, *, console: Console | None = None, resume: bool = False) -> RunResult:
+def run(job: JobSource, *, console: Console | None = None, resume: bool = False, **changes: Any) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    console: where progress is shown; `Console(quiet=True)` shows nothing. resume: go on with the run in
-    `output_dir` from its last checkpoint, to the same result, bit by bit, as if it had never been cut off; a
-    run that is complete is returned as it is. An interrupt, a cut policy that fails in a later round and
-    training that diverges keep the adapter and the history of the last complete round, and are raised again.
-    Raises JobError, DataError, ModelError, OutputError, DivergedError.
+    job: a Job, a mapping of its keys, a job file, or the name of a recipe. changes: keys of it that are to
+    have other values, as KEY=VALUE on the command line. console: where progress is shown;
+    `Console(quiet=True)` shows nothing. resume: go on with the run in `output_dir` from its last checkpoint,
+    to the same result, bit by bit, as if it had never been cut off; a run that is complete is returned as it
+    is, or extended where the job now has more rounds. An interrupt, a cut policy that fails in a later round
+    and training that diverges keep the adapter and the history of the last complete round, and are raised
+    again. Raises JobError, DataError, ModelError, OutputError, DivergedError.
     """
     console = console or Console()
-    opened = open_run(job, resume=resume)
-    if opened.complete:
-        return complete_run(opened, job, console)
-    if (records := read_records(opened.folder)) and read_summary(opened.folder).get("diverged"):
-        raise diverges_again(opened.folder, records[-1].round)
-    quiet_libraries()
-    start = assemble(job, console)
-    tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
-    return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
+    job = with_method(make_job(job, changes))
+    with open_run(job, resume=resume) as opened:
+        if opened.complete:
+            return complete_run(opened, job, console)
+        if opened.diverged:
+            raise diverges_again(opened.folder)
+        quiet_libraries()
+        start = assemble(job, console)
+        tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
+        return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
 
 
 def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     job, folder = start.job, opened.folder
+    check_rounds(folder, opened.rounds, job.rounds)
     console.print(headline(start))
     output = _Output(folder, start, parties)
     output.go_on(opened, console)
@@ -104,7 +111,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
     console.print(clients_table(output.records))
-    remove_checkpoints(folder / FOLDER)
     adapters = adapter_folder(job)
     console.print(
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
@@ -122,11 +128,22 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
     folder, records = opened.folder, read_records(opened.folder)
-    if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
-        perplexity_picture(records, folder / "perplexity.png")
-        remove_checkpoints(folder / FOLDER)
+    picture, history = folder / "perplexity.png", folder / HISTORY
+    if not picture.exists() or picture.stat().st_mtime_ns < history.stat().st_mtime_ns:  # killed at its end
+        perplexity_picture(records, picture)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
     return RunResult(folder, folder / adapter_folder(job), records, read_summary(folder))
+
+
+def extension_line(job: Job, was: int, done: int) -> str:
+    """Return one line on a run that now has more rounds. was: its rounds before. done: the last round."""
+    line = f"the run of {was} rounds is extended to {job.rounds}"
+    if schedule_of_all_rounds(job):
+        line += (
+            f"; from round {done + 1} on, the learning rate is that of a run of {job.rounds} rounds "
+            f"(lr_scheduler_type {job.lr_scheduler_type})"
+        )
+    return line
 
 
 def adapter_folder(job: Job) -> str:
@@ -168,6 +185,8 @@ class _Output:
         for problem in found.passed_over:
             note(console, f"checkpoint {problem}; an older one is whole")
         console.print(f"going on after round {found.round}", highlight=False)
+        if opened.rounds < self.start.job.rounds:
+            console.print(extension_line(self.start.job, opened.rounds, found.round), highlight=False)
 
     def add(self, record: RoundRecord) -> None:
         """Write a round: its line, the decisions that led to it, the adapter and the summary."""
@@ -180,11 +199,11 @@ class _Output:
         failpoint("run.recorded")
         self.save()
         job = self.start.job
-        if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:
+        last = record.round == job.rounds  # kept for a run that is extended
+        if job.save_every and (last or record.round % job.save_every == 0):
             self.parties.cohort.save(record.round + 1)
-            save_checkpoint(
-                self.folder / FOLDER, record.round, self.parties.state(), keep=job.save_total_limit
-            )
+            keep = 1 if last else job.save_total_limit
+            save_checkpoint(self.folder / FOLDER, record.round, self.parties.state(), keep=keep)
 
     def save(self, diverged: str | None = None) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary.
@@ -194,7 +213,7 @@ class _Output:
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
-            "method": start.job.method,
+            "method": start.job.method_name or start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
             "diverged": diverged,
             "adapter_changed": adapter_changed(start.adapter, self._finished),
