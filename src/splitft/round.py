@@ -64,12 +64,13 @@ class Cuts(Protocol):
     def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]: ...
 
 
-class Observer(Protocol):
-    """Receives progress events (loss, evaluation, end of round) for display.
+class Observer:
+    """Receives the events of a round (start, loss, evaluation, record), and does nothing with them.
 
-    loss: mean of a client's optimizer step over its micro-batches so far.
+    loss: Mean of a client's optimizer step over its micro-batches so far.
     """
 
+    def on_round_begin(self, round_: int, cuts: Mapping[str, int], cohort: Sequence[str]) -> None: ...
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None: ...
     def on_evaluation(self, round_: int) -> None: ...
     def on_round(self, record: RoundRecord) -> None: ...
@@ -88,7 +89,8 @@ class StepLosses:
         del shares[micro_step:]  # a step begins, or begins again
         shares.append(share)
         self._micro_steps = max(self._micro_steps, len(shares))
-        return sum(shares) * self._micro_steps / len(shares)
+        whole = len(shares) == self._micro_steps
+        return sum(shares) if whole else sum(shares) * self._micro_steps / len(shares)
 
 
 def run_rounds(
@@ -112,6 +114,7 @@ def run_rounds(
         # Adapt the cuts to what the clients' devices and results are.
         cuts = policy.decide(round_, record)
         members = sample_members(job, cohort.present(round_), round_) if round_ else []
+        observer.on_round_begin(round_, cuts, members)
 
         # Hand out the adapters that members lack; blocks move with their optimizer state.
         if members:
