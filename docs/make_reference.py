@@ -57,8 +57,8 @@ RUN_FOLDER = """\
 | `history.jsonl` | One line a round; round 0 is the evaluation before training. |
 | `decisions.jsonl` | One line a decision of the cut policy: what it saw, its targets, the cuts, and why. \
 Not with `fixed`. |
-| `summary.json` | Before and after, totals, parameters, versions; `adapter_changed`; `diverged`: what was not \
-finite, or null. |
+| `summary.json` | Before and after, totals, parameters, versions; `adapter_changed`; `diverged`: what was \
+not finite, or null. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
 | `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |

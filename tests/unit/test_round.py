@@ -11,13 +11,12 @@ import pytest
 from network_threads import QUIET
 from reference import make_setting
 from splitft import Job
-from splitft.history import RoundRecord
-from splitft.round import StepLosses, run_rounds
+from splitft.round import Observer, StepLosses, run_rounds
 from splitft.running.parties import make_parties
 from splitft.running.prepare import assemble
 
 
-class Watcher:
+class Watcher(Observer):
     """Keeps the losses of each client and round."""
 
     def __init__(self) -> None:
@@ -25,9 +24,6 @@ class Watcher:
 
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
         self.losses[round_, client].append(loss)
-
-    def on_evaluation(self, round_: int) -> None: ...
-    def on_round(self, record: RoundRecord) -> None: ...
 
 
 @pytest.mark.parametrize("changes", [

@@ -128,7 +128,10 @@ class CallbackHandler(Observer):
 
 
 class _StepLosses:
-    """Tells steps apart in the losses of micro-batches, each the mean of its step so far. count: micro-batches of a step; None: known at the next step."""
+    """Tells steps apart in the losses of micro-batches, each the mean of its step so far.
+
+    count: micro-batches of a step; None: known at the next step.
+    """
 
     def __init__(self, count: int | None) -> None:
         self._count = count
