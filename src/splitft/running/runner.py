@@ -39,6 +39,7 @@ from splitft.running.folder import (
     read_summary,
     take_back,
 )
+from splitft.running.given import Given
 from splitft.running.headline import headline, parameter_counts
 from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
@@ -54,6 +55,10 @@ _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # package
 def run(
     job: JobSource,
     *,
+    model: Any = None,
+    tokenizer: Any = None,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     resume: bool = False,
@@ -61,17 +66,25 @@ def run(
 ) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    job: a Job, a mapping of its keys, a job file, or the name of a recipe. callbacks: called at the run's
-    events, beside those that the job names. changes: keys of the job that are to have other values, as
-    KEY=VALUE on the command line. console: where progress is shown; `Console(quiet=True)` shows nothing.
+    job: a Job, a mapping of its keys, a job file, or the name of a recipe.
+    model, tokenizer: objects of transformers in the place of those that `model_name_or_path` names. The model
+        is left as it was.
+    train_dataset, eval_dataset: in the place of the job's data and its evaluation set: a `datasets.Dataset`,
+        a list of rows (texts or {column: value}), or {client: one of these}.
+    callbacks: called at the run's events, beside those that the job names.
+    console: where progress is shown; `Console(quiet=True)` shows nothing.
     resume: go on with the run in `output_dir` from its last checkpoint, to the same result, bit by bit, as if
-    it had never been cut off; a run that is complete is returned as it is, or extended where the job now has
-    more rounds. An interrupt, a cut policy or a callback that fails in a later round, and training that
-    diverges, keep the adapter and the history of the last complete round, and are raised again.
+        it had never been cut off; a run that is complete is returned as it is, or extended where the job now
+        has more rounds.
+    changes: keys of the job that are to have other values, as KEY=VALUE on the command line.
+
+    An interrupt, a cut policy or a callback that fails in a later round, and training that diverges keep the
+    adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError, DivergedError.
     """
     console = console or Console()
-    job = with_method(make_job(job, changes))
+    given = Given(model, tokenizer, train_dataset, eval_dataset)
+    job = with_method(make_job(job, given.changes() | changes))
     called = run_callbacks(job, callbacks)
     with open_run(job, resume=resume) as opened:
         if opened.complete:
@@ -79,7 +92,7 @@ def run(
         if opened.diverged:
             raise diverges_again(opened.folder)
         quiet_libraries()
-        start = assemble(job, console)
+        start = assemble(job, console, given=given)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
         return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console, called)
 
