@@ -37,13 +37,17 @@ INTRODUCTION = """\
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
 | `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
 | `splitft plan JOB --codecs` | Also tries every codec on one batch, with the weights. |
-| `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods or cut policies over seeds; \
-writes a table and a report. Resumable. |
+| `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods, cut policies or \
+algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
 | `splitft report RUN... [--out FILE] [--title TEXT]` | Makes one HTML page of runs; it needs no network. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
 | `splitft check --all-architectures` | The same for every causal and vision-language type of transformers. |
 | `splitft export RUN [OUT] [--merge]` | Writes a run's adapter in PEFT's format, or merged. |
+| `splitft evaluate RUN --tasks A,B [--include-path DIR]` | Scores base and adapter on tasks of lm-eval \
+([how](evaluation.md)). |
+| `splitft evaluate RUN --generate` | Has both continue held-out prompts: exact match, ROUGE and \
+BLEU of each client. |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |
 """
@@ -57,9 +61,12 @@ RUN_FOLDER = """\
 | `history.jsonl` | One line a round; round 0 is the evaluation before training. |
 | `decisions.jsonl` | One line a decision of the cut policy: what it saw, its targets, the cuts, and why. \
 Not with `fixed`. |
-| `summary.json` | Before and after, totals, parameters, versions. |
+| `summary.json` | Before and after, totals, parameters, versions; `adapter_changed`; `diverged`: what was \
+not finite, or null. |
 | `partition.json`, `partition.png` | Who holds which rows. |
-| `perplexity.png` | Perplexity over the rounds. |
+| `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
+| `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |
+| `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \
@@ -67,7 +74,8 @@ with `save_every: 0`. |
 | `.lock` | While a run is at work here: its process and its host. |
 
 History, decisions, summary and adapters are written after every round; an interrupted run keeps those of its
-last whole round. Numbers that JSON does not have (NaN, infinity: the run diverged) are null.
+last whole round, and one that diverged (exit code 7) those of its last finite one. Numbers that JSON does not
+have are null.
 """
 
 _BYTES = "Bytes of this round"

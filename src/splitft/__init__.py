@@ -15,13 +15,26 @@ if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.data.partition.registry import TrainingRows, register_partition
     from splitft.devices.registry import register_device
-    from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
+    from splitft.errors import (
+        DataError,
+        DivergedError,
+        JobError,
+        ModelError,
+        NetworkError,
+        OutputError,
+        SplitFTError,
+    )
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.job.sections import DeviceProfile
+    from splitft.lora.client_optimizer import register_optimizer
+    from splitft.lora.objective import register_objective
     from splitft.lora.rules import register_aggregation, register_robust_rule
+    from splitft.lora.server_optimizer import register_server_optimizer
     from splitft.proof.split import SplitReport, check_split
+    from splitft.running.callbacks import Callback, register_callback
     from splitft.running.methods import register_method
-    from splitft.running.runner import RunResult, run
+    from splitft.running.result import RunResult
+    from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
 
@@ -35,13 +48,18 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
-    "RunResult": "running.runner",
+    "Callback": "running.callbacks",
+    "register_callback": "running.callbacks",
+    "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
     "register_codec": "wire.codecs.registry",
     "Codec": "wire.codecs.codec",
     "Part": "wire.codecs.codec",
+    "register_objective": "lora.objective",
+    "register_optimizer": "lora.client_optimizer",
+    "register_server_optimizer": "lora.server_optimizer",
     "Observation": "cuts",
     "Proposal": "cuts",
     "register_aggregation": "lora.rules",
@@ -54,17 +72,22 @@ _HOME = {
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
+    "DivergedError": "errors",
     "ModelError": "errors",
+    "NetworkError": "errors",
     "OutputError": "errors",
 }
 
 __all__ = [
+    "Callback",
     "Codec",
     "DataError",
     "DeviceProfile",
+    "DivergedError",
     "Job",
     "JobError",
     "ModelError",
+    "NetworkError",
     "Observation",
     "OutputError",
     "Part",
@@ -77,12 +100,16 @@ __all__ = [
     "check_split",
     "load_job",
     "register_aggregation",
+    "register_callback",
     "register_codec",
     "register_cut_policy",
     "register_device",
     "register_method",
+    "register_objective",
+    "register_optimizer",
     "register_partition",
     "register_robust_rule",
+    "register_server_optimizer",
     "run",
 ]
 

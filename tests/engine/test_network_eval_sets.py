@@ -76,4 +76,4 @@ def test_the_server_says_that_it_evaluates_no_rows(setting: dict[str, Any], tmp_
         serve(
             Job(**setting, output_dir=str(tmp_path / "run")), "127.0.0.1:0", console=told, on_listening=stop
         )
-    assert "the server evaluates no rows itself" in told.file.getvalue()  # type: ignore[attr-defined]
+    assert "the server reads none" in told.file.getvalue()  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from splitft.common.startup import import_libraries
 from splitft.errors import JobError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
+from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 
 EXIT_CODES = {
@@ -28,6 +29,7 @@ EXIT_CODES = {
     4: "the model is missing, or cannot be split, adapted or loaded",
     5: "output cannot be written, or would overwrite something",
     6: "the network, a certificate or another party stops the run",
+    7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     130: "interrupted (Ctrl-C)",
 }
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -256,7 +258,11 @@ def compare(
     job: JOB,
     overrides: OVERRIDES = None,
     methods: Annotated[
-        str | None, typer.Option(help="Methods or cut policies: same_split,splitft,makespan,fed_lora")
+        str | None,
+        typer.Option(
+            help="Methods, cut policies or algorithms: same_split,splitft,makespan,fed_lora; "
+            "fedavg,fedadam,fedprox"
+        ),
     ] = None,
     vary: Annotated[
         list[str] | None, typer.Option(help="A key and its values: 'lora_r_cut=[4,8,16]'; may be repeated.")
@@ -299,6 +305,9 @@ def export(
     from splitft.running.export import export_command
 
     export_command(run_dir, out, merge)
+
+
+app.command(context_settings=LM_EVAL_SPELLING)(evaluate)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from rich.table import Table
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
 from splitft.history import RoundRecord
-from splitft.job import Job
+from splitft.job.settings import FederationSettings
+from splitft.round import Observer
 from splitft.wire.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -38,11 +39,16 @@ class LineProgress(Progress):
         return self.disable and time.monotonic() - self._last_line > self._seconds
 
 
-class RunProgress(LineProgress):
+class RunProgress(LineProgress, Observer):
     """Shows round, step, loss, tokens/s, bytes and time left; an `Observer` of round.run_rounds."""
 
     def __init__(
-        self, job: Job, num_clients: int, ledger: Ledger, console: Console, rounds_done: int = -1
+        self,
+        job: FederationSettings,
+        num_clients: int,
+        ledger: Ledger,
+        console: Console,
+        rounds_done: int = -1,
     ) -> None:
         super().__init__(console, SECONDS_BETWEEN_LINES, "[bold]")
         self.job = job
@@ -55,6 +61,8 @@ class RunProgress(LineProgress):
         self.steps = self.evaluations = 0
         self.tokens_per_second: float | None = None
         self.training_seconds = self.evaluation_seconds = 0.0
+        self._step_of_all = members * job.gradient_accumulation_steps  # micro-batches
+        self._estimated = False  # the time that the run takes has been told
         self._last_record: RoundRecord | None = None
         self._last_event = time.monotonic()
         self._bar = self.add_task("starting", total=self.total_steps, status="")
@@ -63,6 +71,8 @@ class RunProgress(LineProgress):
         """Count one micro-batch of one client."""
         self.steps += 1
         self.training_seconds += self._elapsed()
+        if self.steps >= self._step_of_all:
+            self._tell_time()
         self._show(round_, f"step {step + 1}/{self.job.local_steps}  {client}  loss {loss:.3f}")
 
     def on_evaluation(self, round_: int) -> None:
@@ -90,6 +100,18 @@ class RunProgress(LineProgress):
             return None
         evaluations = (self.total_evaluations - self.evaluations) * self.evaluation_seconds / self.evaluations
         return evaluations + (self.total_steps - self.steps) * self.training_seconds / self.steps
+
+    def _tell_time(self) -> None:
+        """Print once, as soon as an evaluation and a step of all clients are measured, what is left."""
+        left = self.seconds_left()
+        if not self._estimated and left is not None:
+            self._estimated = True
+            step = self._step_of_all * self.training_seconds / self.steps
+            evaluation = self.evaluation_seconds / self.evaluations
+            self.line(
+                f"about {clock(left)} left: {seconds_text(step)} for a step of all clients, "
+                f"{seconds_text(evaluation)} for an evaluation"
+            )
 
     def _elapsed(self) -> float:
         now = time.monotonic()

@@ -53,7 +53,7 @@ def plan_variants(
             try:
                 job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
                 job = with_method(job)
-                check_names(job, job)
+                check_names(job, job, job)
             except JobError as error:
                 for problem in problems_of(error):
                     labels = problems.setdefault(problem, [])
