@@ -52,7 +52,7 @@ def test_the_table_has_a_row_a_round_and_the_figures_of_the_history(result: RunR
 
 def test_the_picture_is_a_figure_that_a_notebook_shows(result: RunResult, tmp_path: Path) -> None:
     figure = result.plot()
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     drawn = [list(line.get_ydata()) for line in axes.lines]
     assert [record.perplexity for record in result.history] in drawn
     assert figure._repr_png_().startswith(b"\x89PNG")
