@@ -42,7 +42,7 @@ def check(notebook: Any, folder: Path) -> None:
     assert "<table>" in html and "perplexity" in html
     assert len(outputs(notebook, "image/png").split()) >= 2, "the partition and the perplexity"
     assert "after:" in outputs(notebook, "stdout")
-    assert "ipywidgets" not in outputs(notebook, "stderr"), "progress needs no widgets"
+    assert 'install "ipywidgets"' not in outputs(notebook, "stderr"), "progress needs no widgets"
     assert (folder / "runs/notebook/own/adapter/adapter_model.safetensors").exists()
 
 
