@@ -21,7 +21,7 @@ from network_threads import Settings, Tamper, together
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.engines.network.control import EVALUATION, Saved, Started
-from splitft.wire.messages import Activations, AdapterUp, Gradients, Metrics, TailGradients
+from splitft.wire.messages import Activations, AdapterUp, Gradients, HeldOut, Metrics, TailGradients
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
@@ -91,6 +91,9 @@ GARBAGE: dict[str, tuple[Tamper, str]] = {
     "a server's message": (on(Activations, lambda m: Gradients(1, 0, 0, 0.0, m.hidden)), "nothing that"),
     "own metrics": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10)), "Metrics came"),
     "NaN metrics": (on(Activations, lambda m: Metrics(0, float("nan"), 0.0, 10, 0.0, 10)), "nll"),
+    "ids of no token": (field(HeldOut, "input_ids", lambda t: t + 10**6), "input_ids: an id"),
+    "long ids": (field(HeldOut, "input_ids", lambda t: t.long()), "input_ids: .*int64"),
+    "ids too many": (lambda m: [m, m] if isinstance(m, HeldOut) else [m], "HeldOut came|HeldOut.step"),
     "NaN adapters": (
         field(AdapterUp, "values", lambda v: (poison(v[0], float("nan")), *v[1:])), "values: .*finite"
     ),

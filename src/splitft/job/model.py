@@ -9,6 +9,7 @@ from pydantic import ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from splitft.job.evaluation import PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.rules import broken_rules
@@ -47,7 +48,7 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings):
         """Check the rules across keys even where other keys are wrong, and report all together."""
         if not isinstance(data, Mapping):
             return handler(data)
-        data = _imply_partition(data)
+        data = _imply_split_evaluation(_imply_partition(data))
         details: list[InitErrorDetails] = []
         wrong: set[str] = set()
         job = None
@@ -74,7 +75,14 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings):
 GROUPS: dict[str, tuple[type[Strict], ...]] = {
     "Model": (ModelSettings,),
     "Data": (DataSettings,),
-    "Federation": (SplitSettings, ScheduleSettings, FederationSettings, AverageSettings),
+    "Federation": (
+        SplitSettings,
+        ScheduleSettings,
+        FederationSettings,
+        PlaceSettings,
+        RowsSettings,
+        AverageSettings,
+    ),
     "LoRA": (LoraSettings,),
     "Optimizer": (OptimizerSettings, BatchSettings),
     "Wire": (WireSettings,),
@@ -88,6 +96,11 @@ def grouped_keys() -> dict[str, list[str]]:
     return {
         heading: [key for kind in kinds for key in kind.__annotations__] for heading, kinds in GROUPS.items()
     }
+
+
+def _imply_split_evaluation(data: dict[str, Any]) -> dict[str, Any]:
+    """A codec of held-out rows means that these cross the cut, unless stated otherwise."""
+    return {"server_evaluates": False, **data} if data.get("eval_codec") else data
 
 
 def _imply_partition(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.evaluation import PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.sections import (
     Count,
@@ -109,7 +110,7 @@ class ScheduleSettings(Strict):
     gradient_accumulation_steps: Count = key(1, "Micro-batches of one optimizer step.")
 
 
-class SplitSettings(Strict):
+class SplitSettings(PlaceSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = key(
@@ -148,6 +149,11 @@ class SplitSettings(Strict):
     def num_tail_blocks(self) -> int:
         """Blocks of the tail: as stated, else one where labels stay on the client."""
         return int(self.labels == "client") if self.tail_blocks is None else self.tail_blocks
+
+    @property
+    def evaluates_at_server(self) -> bool:
+        """Whether the server evaluates held-out rows by itself, from ids that clients send once."""
+        return self.splits_model and self.labels == "server" and self.server_evaluates is not False
 
     @property
     def frozen_blocks(self) -> int:
@@ -246,7 +252,7 @@ class TrainingSettings(SplitSettings, LoraSettings, AverageSettings, OptimizerSe
     """Everything that decides what a training step computes."""
 
 
-class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
+class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings, RowsSettings):
     """The rounds: their members, their cuts, their order, and their evaluations."""
 
     clients_per_round: Count | None = key(None, "Clients sampled each round; default: all.")
@@ -258,9 +264,10 @@ class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
         "parallel: all clients take step by step together. turns: one client after another takes "
         "all its local steps (the paper's).",
     )
-    eval_every: Count = key(
-        1, "Rounds from one evaluation to the next (also before the first and at the end)."
-    )
+
+
+class EvaluationSettings(FederationSettings, BatchSettings):
+    """Everything that decides which held-out rows an evaluation takes."""
 
 
 class DeviceSettings(Strict):
@@ -313,7 +320,7 @@ class WireSettings(SplitSettings):
         return self.codec == "delta" and self.splits_model
 
 
-class CostSettings(ModelSettings, DataSettings, FederationSettings, TrainingSettings, WireSettings):
+class CostSettings(ModelSettings, DataSettings, EvaluationSettings, TrainingSettings, WireSettings):
     """Everything that decides what a round computes, holds and sends, whatever the machines."""
 
 

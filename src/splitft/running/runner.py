@@ -36,7 +36,7 @@ from splitft.running.folder import (
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
-from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.weights.random_models import is_random
 
 _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # packages that a result depends on
@@ -100,6 +100,8 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
     console.print(clients_table(output.records))
+    for line in evaluation_lines(output.records, parties.ledger):
+        console.print(line, highlight=False, markup=False)
     remove_checkpoints(folder / FOLDER)
     adapters = adapter_folder(job)
     console.print(
@@ -192,6 +194,7 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
+            "bytes_by_phase": self.parties.ledger.by_phase(),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
