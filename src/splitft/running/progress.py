@@ -145,8 +145,8 @@ def evaluation_lines(records: Sequence[RoundRecord], ledger: Ledger) -> list[str
     if sampled:
         rows, every = sampled[0].eval_rows, max(record.held_out_rows for record in sampled)
         lines.append(
-            f"± is a 95 % interval: {len(sampled)} evaluations took a sample of {rows:,} of {every:,} held-out "
-            "rows, and the last one leads back to the level of all (eval_precision)"
+            f"± is a 95 % interval: {len(sampled)} evaluations took a sample of {rows:,} of {every:,} "
+            "held-out rows (eval_precision)"
         )
     ways = ledger.by_phase()
     training, evaluation = (sum(way[phase] for way in ways.values()) for phase in ("training", "evaluation"))
@@ -190,7 +190,8 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
     shown = dict(zip([r.round for r in evaluated], levels(list(map(vars, evaluated))), strict=True))
     for r in records:
         cells = [
-            str(r.round), number(r.loss, 3), with_interval(*shown.get(r.round, (None, None))), number(r.accuracy, 1, 100),
+            str(r.round), number(r.loss, 3), with_interval(*shown.get(r.round, (None, None))),
+            number(r.accuracy, 1, 100),
             megabytes(r.bytes_up), megabytes(r.bytes_down),
             megabytes(r.bytes_adapter_up + r.bytes_adapter_down),
             clock(r.round_seconds + r.evaluation_seconds),
@@ -211,7 +212,8 @@ def clients_table(records: Sequence[RoundRecord]) -> Table:
         cut = "–" if last.cut is None else str(last.cut)
         made.add_row(
             name, cut if first.cut == last.cut else f"{first.cut}→{cut}", f"{trained:,}",
-            number(before(first, last, evaluated[0].sampled), 2), number(last.perplexity, 2), number(last.accuracy, 1, 100),
+            number(before(first, last, evaluated[0].sampled), 2), number(last.perplexity, 2),
+            number(last.accuracy, 1, 100),
         )  # fmt: skip
     return made
 
