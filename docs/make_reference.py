@@ -60,8 +60,12 @@ Not with `fixed`. |
 | `summary.json` | Before and after, totals, parameters, versions. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds. |
+| `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
+| `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \
+with `save_every: 0`. |
+| `.lock` | While a run is at work here: its process and its host. |
 
 History, decisions, summary and adapters are written after every round; an interrupted run keeps those of its
 last whole round. Numbers that JSON does not have (NaN, infinity: the run diverged) are null.
@@ -111,9 +115,9 @@ CLIENTS = {
     "paper_accuracy": "The paper's figure.",
     "train_tokens": "Tokens with loss in this round.",
     "eval_tokens": "Held-out tokens.",
-    "perplexity_change": "Since its first evaluation, on the rows of both.",
     "virtual": "Virtual seconds: compute, transfer, server (working for this client), queued (the server "
     "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
+    "perplexity_change": "Since its first evaluation, on the rows of both.",
 }
 
 JOB_FILE = """\
@@ -152,6 +156,9 @@ RULES = """\
 - A list of `cuts`, of `devices` or in `cut_policy.schedule` has one entry per client. For `files` and
   `by_column` the run checks this with the data.
 - `clients_per_round` ≤ `clients`; `lora_r_cut` ≤ `lora_r`; `warmup_steps` ≤ `rounds` × `local_steps`.
+- `max_steps` is a multiple of `local_steps`, and states `rounds`; `num_train_epochs` states them once the
+  data are read. Either has its way over `rounds`; both together are an error. Over a network
+  `num_train_epochs` is refused, since the rows are the clients'.
 - `tail_blocks`, where it is stated, is 1 or more with `labels: client` and 0 with `labels: server`.
 - `lr_scheduler_type: constant` takes no warm-up.
 - `cut_policy.min_cut` ≤ `cut_policy.max_cut`, with `cuts` and every entry of the schedule between them.
@@ -166,7 +173,7 @@ RULES = """\
 
 def reference() -> str:
     """The whole page."""
-    schemas = field_schemas()
+    schemas = field_schemas(Job)
     parts = [INTRODUCTION, "## Recipes\n", _table(("Recipe", "What it is"), _recipe_rows())]
     parts += ["## Exit codes\n", _table(("Code", "Meaning"), [[str(c), m] for c, m in EXIT_CODES.items()])]
     parts.append(JOB_FILE)

@@ -1,8 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
-Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use:
-importing the package costs nothing.
+Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`; `register_codec`,
+`register_cut_policy` and the like for pieces of your own, with the classes that these take and return; and
+the errors. Names load on first use: importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
+    from splitft.data.partition.registry import TrainingRows, register_partition
+    from splitft.devices.registry import register_device
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
+    from splitft.job.sections import DeviceProfile
+    from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.proof.split import SplitReport, check_split
-    from splitft.running.runner import RunResult, run
+    from splitft.running.callbacks import Callback, register_callback
+    from splitft.running.methods import register_method
+    from splitft.running.result import RunResult
+    from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
 
@@ -30,7 +37,9 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
-    "RunResult": "running.runner",
+    "Callback": "running.callbacks",
+    "register_callback": "running.callbacks",
+    "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
@@ -39,6 +48,13 @@ _HOME = {
     "Part": "wire.codecs.codec",
     "Observation": "cuts",
     "Proposal": "cuts",
+    "register_aggregation": "lora.rules",
+    "register_robust_rule": "lora.rules",
+    "register_partition": "data.partition.registry",
+    "TrainingRows": "data.partition.registry",
+    "register_device": "devices.registry",
+    "DeviceProfile": "job.sections",
+    "register_method": "running.methods",
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
@@ -47,8 +63,10 @@ _HOME = {
 }
 
 __all__ = [
+    "Callback",
     "Codec",
     "DataError",
+    "DeviceProfile",
     "Job",
     "JobError",
     "ModelError",
@@ -60,10 +78,17 @@ __all__ = [
     "RunResult",
     "SplitFTError",
     "SplitReport",
+    "TrainingRows",
     "check_split",
     "load_job",
+    "register_aggregation",
+    "register_callback",
     "register_codec",
     "register_cut_policy",
+    "register_device",
+    "register_method",
+    "register_partition",
+    "register_robust_rule",
     "run",
 ]
 

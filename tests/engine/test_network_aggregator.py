@@ -97,6 +97,19 @@ def test_the_same_bits_as_inside_the_server(mode: str, setting: Settings, port: 
     assert not (tmp_path / "aggregator" / "updates").exists(), "updates are kept after the run"
 
 
+@pytest.mark.slow
+def test_a_run_with_an_aggregator_is_extended(setting: Settings, port: int, tmp_path: Path) -> None:
+    setting = setting | {"lr_scheduler_type": "constant"}
+    run(Job(**setting, output_dir=str(tmp_path / "local")), console=QUIET)
+    with ThreadPoolExecutor(1) as pool:
+        for rounds, resume in ((2, False), (3, True)):
+            apart = with_aggregator(setting, port) | {"rounds": rounds}
+            ended = start(apart, port, tmp_path, pool)
+            folder = together(apart, tmp_path, resume=resume)
+            ended.result(30)
+    assert adapter_of(folder) == adapter_of(tmp_path / "local")
+
+
 def test_no_update_of_a_client_reaches_the_server(
     setting: Settings,
     port: int,
@@ -113,7 +126,6 @@ def test_no_update_of_a_client_reaches_the_server(
         return hand_in(desk, update)
 
     monkeypatch.setattr(Desk, "hand_in", remember)
-    monkeypatch.setattr("splitft.running.runner.remove_checkpoints", lambda folder: None)
     before_aggregator = proxies(port)
     before_server: list[Proxy] = []
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from runs import adapter_of, final_adapter
 from wire_record import record_messages
 
@@ -20,6 +19,7 @@ from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.data import split_rows
+from splitft.errors import JobError
 from splitft.server.parts import best_parts, step_time
 from splitft.wire.messages import Activations, Gradients
 
@@ -102,7 +102,7 @@ def test_the_first_rounds_times_decide(setting: Settings, tmp_path: Path) -> Non
 
 
 def test_the_virtual_clock_knows_no_overlap(setting: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="counts the parts"):
+    with pytest.raises(JobError, match="counts the parts"):
         Job(**setting, micro_batches=2, devices=["laptop"] * 3, output_dir=str(tmp_path))
 
 

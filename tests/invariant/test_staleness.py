@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from runs import assert_same_bits, assert_same_losses, final_adapter
 
 from cases import rest_slow
@@ -18,6 +17,7 @@ from network_threads import QUIET, Settings, together
 from reference import UnsplitClient, federated_lora, make_setting, write_rows
 from splitft import Job, run
 from splitft.client.client import Client
+from splitft.errors import JobError
 from splitft.wire.messages import Gradients
 
 NAMES = ["anna", "bert", "carl"]
@@ -162,5 +162,5 @@ def test_frozen_fronts_lose_nothing(setting: Settings, tmp_path: Path) -> None:
     ],
 )
 def test_what_it_does_not_go_with(changes: Settings, why: str, setting: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=why):
+    with pytest.raises(JobError, match=why):
         Job(**setting | {"max_staleness": 1} | changes, output_dir=str(tmp_path))

@@ -7,7 +7,7 @@ yaml: strict YAML.
 
 from __future__ import annotations
 
-from splitft.job.file import dump_job, job_schema, load_job
+from splitft.job.file import JobSource, dump_job, job_schema, load_job, make_job
 from splitft.job.model import Job, grouped_keys
 from splitft.job.sections import CutPolicyConfig, DeviceProfile, PartitionConfig
 
@@ -15,9 +15,11 @@ __all__ = [
     "CutPolicyConfig",
     "DeviceProfile",
     "Job",
+    "JobSource",
     "PartitionConfig",
     "dump_job",
     "grouped_keys",
     "job_schema",
     "load_job",
+    "make_job",
 ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from splitft.common.files import writing
 from splitft.errors import JobError
 from splitft.job.model import Job, grouped_keys
-from splitft.job.problems import problem_lines
+from splitft.job.problems import job_error, problem_lines
 from splitft.job.recipes import recipe_path, recipes
 from splitft.job.yaml import dump_yaml, parse_yaml
 
+JobSource = Job | Mapping[str, Any] | str | Path
 _MAX_CHARS = 1_000_000  # far more than any job; a weight file given by mistake is not read whole
 
 
@@ -25,25 +27,34 @@ def load_job(source: str | Path, overrides: Sequence[str] = ()) -> Job:
     a recipe of the same name. Raises JobError with one line for every problem: the file's, the overrides' and
     the job's own.
     """
-    name, text = _read(source)
-    problems: list[str] = []
-    values: Any = None
-    try:
-        values, problems = parse_yaml(text)
-        if not isinstance(values, dict):
-            what = "empty" if values is None else f"a {type(values).__name__}, not a mapping"
-            raise ValueError(f"not a job: the file is {what}; write `key: value` lines")
-    except ValueError as error:
-        raise job_error(name, [str(error)]) from None
+    name, values, problems = _parse(source)
     for override in overrides:
         problems += _apply(values, override)
-    try:
-        job = Job.model_validate(values)
-    except ValidationError as error:
-        raise job_error(name, problems + problem_lines(error)) from None
-    if problems:
-        raise job_error(name, problems)
-    return job
+    return _checked(name, values, problems)
+
+
+def make_job(source: JobSource, changes: Mapping[str, Any] | None = None) -> Job:
+    """Return the job that Python code means, with some keys changed.
+
+    source: A Job, a mapping of its keys, a job file, or the name of a recipe.
+    changes: {key: value}; a dot in a key goes down a level, as in an override. Raises JobError as `load_job`.
+    """
+    if isinstance(source, Job) and not changes:
+        return source
+    problems: list[str] = []
+    if isinstance(source, Job):
+        name, values = "Job", source.model_dump(exclude_unset=True)
+    elif isinstance(source, Mapping):
+        name, values = "Job", copy.deepcopy(dict(source))
+    elif isinstance(source, str | Path):
+        name, values, problems = _parse(source)
+    else:
+        raise JobError(
+            f"a job is a Job, a dict of its keys, a job file or a recipe's name, not {type(source).__name__}"
+        )
+    for key, value in (changes or {}).items():
+        problems += _set(values, key, value)
+    return _checked(name, values, problems)
 
 
 def dump_job(job: Job, path: str | Path) -> None:
@@ -86,27 +97,52 @@ def _read(source: str | Path) -> tuple[str, str]:
     return name, text
 
 
+def _parse(source: str | Path) -> tuple[str, dict[str, Any], list[str]]:
+    """The name to show in messages, the values of a job file, and a line for each that no job may hold."""
+    name, text = _read(source)
+    try:
+        values, problems = parse_yaml(text)
+        if not isinstance(values, dict):
+            what = "empty" if values is None else f"a {type(values).__name__}, not a mapping"
+            raise ValueError(f"not a job: the file is {what}; write `key: value` lines")
+    except ValueError as error:
+        raise job_error(name, [str(error)]) from None
+    return name, values, problems
+
+
+def _checked(name: str, values: Mapping[str, Any], problems: list[str]) -> Job:
+    """Return the job of these values, or raise JobError with all problems, those found before first."""
+    try:
+        job = Job.model_validate(values)
+    except ValidationError as error:
+        raise job_error(name, problems + problem_lines(error, Job)) from None
+    if problems:
+        raise job_error(name, problems)
+    return job
+
+
 def _apply(values: dict[str, Any], override: str) -> list[str]:
     """Set one override in place; return what is wrong with it."""
     key, equals, text = override.partition("=")
-    *parents, last = key.split(".")
-    if not equals or not all([*parents, last]):
+    if not equals or not all(key.split(".")):
         return [f"{override}: an override is written key=value"]
     try:
         value, problems = parse_yaml(text)
     except ValueError as error:
         return [f"{key}: the override's value {text!r} is {error}"]
-    level = values
+    return _set(values, key, value) or [f"{key}={text}: {problem}" for problem in problems]
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> list[str]:
+    """Set a dotted key in place; return what is wrong with it."""
+    *parents, last = key.split(".")
+    level: Any = values
     for i, parent in enumerate(parents):
         inner = level.setdefault(parent, {})
+        if isinstance(inner, BaseModel):
+            inner = level[parent] = inner.model_dump(exclude_unset=True)
         if not isinstance(inner, dict):
             return [f"{key}: {'.'.join(parents[: i + 1])} is not a mapping, so nothing can be set in it"]
         level = inner
     level[last] = value
-    return [f"{key}={text}: {problem}" for problem in problems]
-
-
-def job_error(name: str, problems: Sequence[str], then: str = "") -> JobError:
-    """Return the error that lists problems below their number. then: what follows the number."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return JobError("\n  ".join([f"{name}: {count}{then}", *problems]))
+    return []

@@ -6,7 +6,6 @@ _BLOCKS = "an adapter is kept block by block, and embeddings and head lie outsid
 _ONE_RANK = "all layers of a block have one rank and one scaling: set lora_r, lora_r_cut and lora_alpha"
 _ONE_DEVICE = "a party computes on one device: delete this key"
 _QUANTIZED = "no base is quantised here: name a quantised checkpoint as model_name_or_path"
-_STEPS = "set rounds and local_steps"
 _A_AND_B = "an adapter is A and B alone: delete this key"
 
 FOREIGN = {
@@ -29,15 +28,12 @@ FOREIGN = {
     "logging_steps": "every round is recorded: delete this key",
     "lora_bias": _A_AND_B,
     "lora_modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
-    "max_steps": _STEPS,
     "modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
     "neftune_noise_alpha": "no noise is added to embeddings: delete this key; lora_dropout regularises",
-    "num_train_epochs": _STEPS,
     "optim": "the optimizer is AdamW: set adam_beta1, adam_beta2, adam_epsilon, weight_decay",
     "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
     "quantization_config": _QUANTIZED,
     "rank_pattern": _ONE_RANK,
-    "report_to": "history.jsonl and `splitft report` tell all figures: delete this key",
     "resume_from_checkpoint": "give --resume to `splitft run`",
     "save_steps": "set save_every, in rounds",
     "save_strategy": "set save_every, in rounds",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.evaluation import PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
-from splitft.job.rules import broken_rules
+from splitft.job.problems import job_error, problem_lines
+from splitft.job.report import ReportSettings
+from splitft.job.rules import RULE, broken_rules
 from splitft.job.sections import PartitionConfig, Strict
 from splitft.job.settings import (
     AverageSettings,
@@ -31,15 +33,27 @@ from splitft.job.settings import (
     WireSettings,
 )
 
-RULE = "cross_field_rule"  # the pydantic error type of a broken rule of splitft.job.rules
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 
-class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings):
+class _ToldAsJobError(ModelMetaclass):
+    """Has `Job(...)` raise JobError in the words of the command line; `Job.model_validate` is pydantic's."""
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise job_error("Job", problem_lines(error, Job)) from None
+
+
+class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings, metaclass=_ToldAsJobError):
     """One run, complete. Keys known from the Hugging Face stack keep their names and meaning.
 
     Values are taken strictly: "5" is no integer, true is no number, an integer may stand for a float. Raises
-    pydantic.ValidationError with every problem at once, rules across keys (splitft.job.rules) among them;
-    `splitft.job.load_job` turns it into a JobError that names keys as the job file does.
+    JobError with every problem at once, rules across keys (splitft.job.rules) among them.
     """
 
     @model_validator(mode="wrap")
@@ -48,7 +62,7 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings):
         """Check the rules across keys even where other keys are wrong, and report all together."""
         if not isinstance(data, Mapping):
             return handler(data)
-        data = _imply_split_evaluation(_imply_partition(data))
+        data = _imply_rounds(_imply_split_evaluation(_imply_partition(data)))
         details: list[InitErrorDetails] = []
         wrong: set[str] = set()
         job = None
@@ -87,7 +101,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
     "Optimizer": (OptimizerSettings, BatchSettings),
     "Wire": (WireSettings,),
     "Devices and network": (DeviceSettings, NetworkSettings),
-    "The run": (SeedSettings, RunSettings),
+    "The run": (SeedSettings, RunSettings, ReportSettings),
 }
 
 
@@ -112,3 +126,11 @@ def _imply_partition(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(implied.get("data_files"), Mapping) and isinstance(partition, Mapping):
         implied["partition"] = {"method": "files", **partition}
     return implied
+
+
+def _imply_rounds(data: dict[str, Any]) -> dict[str, Any]:
+    """max_steps states the rounds, where it is a whole number of them."""
+    steps, per_round = data.get("max_steps"), data.get("local_steps", Job.model_fields["local_steps"].default)
+    if all(type(count) is int and count > 0 for count in (steps, per_round)) and steps % per_round == 0:
+        data["rounds"] = steps // per_round
+    return data

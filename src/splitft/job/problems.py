@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from splitft.errors import JobError
 from splitft.job.describe import must_be
 from splitft.job.foreign import FOREIGN
-from splitft.job.model import RULE, Job
 from splitft.job.nested import key_path, nested_models
+from splitft.job.rules import RULE
 
 _NAME = {"type": "string"}  # what a key of a mapping must be
 OLD_VALUES = {  # what stands in place of a value that a key took once
@@ -28,46 +29,58 @@ REMOVED = {
 }
 
 
-def problem_lines(error: ValidationError) -> list[str]:
-    """One line for each problem of a job, in the order in which they were found."""
-    schemas = field_schemas()
+def job_error(name: str, problems: Sequence[str], then: str = "") -> JobError:
+    """Return the error that lists problems below their number. then: what follows the number."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return JobError("\n  ".join([f"{name}: {count}{then}", *problems]))
+
+
+def problem_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each problem of a job, in the order in which they were found. model: the job's class."""
+    schemas = field_schemas(model)
     lines: list[str] = []
     wrong: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
-        path, home = key_path(loc, Job)
+        path, home = key_path(loc, model)
         key = ".".join(path)
         if detail["type"] == RULE:
             lines.append(f"{key}: {detail['msg']}")
         elif detail["type"] in ("extra_forbidden", "invalid_key"):
             told = REMOVED.get(key) or FOREIGN.get(key)
-            lines.append(f"{key}: {told or f'unknown key; {_nearest_key(path[-1], home)}'}")
+            lines.append(f"{key}: {told or f'unknown key; {_nearest_key(path[-1], home, model)}'}")
         elif detail["type"] == "missing":
             lines.append(f"{key}: required, but not given: {schemas[key].get('description', '')}")
         else:
             wrong.setdefault(key, []).append(detail)
             if len(wrong[key]) == 1:
                 lines.append(key)  # a place in the order; its text needs all of the key's details
-    return [line for key in lines for line in (_wrong_values(wrong[key], schemas) if key in wrong else [key])]
+    return [
+        line
+        for key in lines
+        for line in (_wrong_values(wrong[key], schemas, model) if key in wrong else [key])
+    ]
 
 
-def field_schemas() -> dict[str, dict[str, Any]]:
+def field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """JSON schema of every key, dotted within its group: `rounds`, `partition.alpha`."""
-    schema = Job.model_json_schema()
+    schema = model.model_json_schema()
     found: dict[str, dict[str, Any]] = dict(schema["properties"])
-    for group, model in nested_models(Job).items():
-        inner = schema["$defs"][model.__name__]["properties"]
+    for group, kind in nested_models(model).items():
+        inner = schema["$defs"][kind.__name__]["properties"]
         found |= {f"{group}.{key}": value for key, value in inner.items()}
     return found
 
 
-def _wrong_values(details: Sequence[ErrorDetails], schemas: Mapping[str, dict[str, Any]]) -> list[str]:
+def _wrong_values(
+    details: Sequence[ErrorDetails], schemas: Mapping[str, dict[str, Any]], model: type[BaseModel]
+) -> list[str]:
     """A value of the wrong type or out of range. Pydantic reports each branch of a union; we say it once."""
     told: dict[str, str] = {}
     for detail in details:
         loc, names = detail["loc"], detail["loc"][-1] == "[key]"  # a wrong key of a mapping, not its value
         loc = loc[:-2] if names else loc
-        path, home = key_path(loc, Job)
+        path, home = key_path(loc, model)
         # No schema stands for device_profiles.laptop itself: a mapping.
         place, schema = _inside(
             schemas.get(f"{home}.{path[-1]}" if home else ".".join(path), {}), loc[len(path) :]
@@ -95,11 +108,11 @@ def _inside(schema: Mapping[str, Any], loc: Sequence[int | str]) -> tuple[str, M
     return place, schema
 
 
-def _nearest_key(name: str, home: str) -> str:
+def _nearest_key(name: str, home: str, model: type[BaseModel]) -> str:
     """Where an unknown key of a group may belong: another group, or a name that is written much like it."""
-    groups: dict[str, type[BaseModel]] = {"": Job, **nested_models(Job)}
-    elsewhere = {group: model.model_fields for group, model in groups.items() if group != home}
-    if home and name in Job.model_fields:
+    groups: dict[str, type[BaseModel]] = {"": model, **nested_models(model)}
+    elsewhere = {group: kind.model_fields for group, kind in groups.items() if group != home}
+    if home and name in model.model_fields:
         return f"{name} belongs at the top level"
     for group, fields in elsewhere.items():
         if name in fields:

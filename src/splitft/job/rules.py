@@ -6,6 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_BUILT_IN = {  # methods that take no options
+    "partition": ("iid", "length_dirichlet", "dirichlet", "by_column", "files"),
+    "cut_policy": ("fixed", "schedule", "resource", "accuracy", "splitft", "makespan"),
+}
+RULE = "cross_field_rule"  # the pydantic error type of a broken rule
+
 
 def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for every rule that `job` breaks.
@@ -22,6 +28,10 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "dataset_name", "set dataset_name or data_files, not both; null unsets one"
         elif not given and get("network.clients") is None:
             yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
+
+    for section, methods in _BUILT_IN.items():
+        if get(f"{section}.options") and get(f"{section}.method") in methods:
+            yield f"{section}.options", f"is for a registered {section}, not for {job[f'{section}.method']}"
 
     partition = get("partition.method")
     if partition in ("by_column", "dirichlet") and get("partition.column", partition) is None:
@@ -147,6 +157,18 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key, value in warmups.items():
             if value:
                 yield key, "lr_scheduler_type constant has no warm-up; use constant_with_warmup"
+    steps, per_round = get("max_steps"), get("local_steps")
+    if steps and per_round and steps % per_round:
+        near = [
+            count for count in (steps // per_round * per_round, (steps // per_round + 1) * per_round) if count
+        ]
+        yield (
+            "max_steps",
+            f"{steps} is no whole number of rounds of local_steps {per_round}: set "
+            f"{' or '.join(map(str, near))}, or other local_steps",
+        )
+    if steps and get("num_train_epochs"):
+        yield "max_steps", "set max_steps or num_train_epochs, not both; null unsets one"
     rounds, local_steps, warmup = get("rounds"), get("local_steps"), get("warmup_steps")
     if rounds and local_steps and warmup and warmup > rounds * local_steps:
         yield "warmup_steps", f"{warmup} is more than all rounds × local_steps ({rounds * local_steps})"

@@ -35,6 +35,12 @@ def learning_rates(settings: OptimizerSettings) -> Callable[[int], LearningRates
     return lambda step: (float(peak_a * factor(step)), float(peak_b * factor(step)))
 
 
+def schedule_of_all_rounds(settings: OptimizerSettings) -> bool:
+    """Whether the learning rate of a step depends on the number of rounds."""
+    kind, by_share = settings.lr_scheduler_type, settings.warmup_ratio > 0 and not settings.warmup_steps
+    return kind in ("linear", "cosine", "polynomial") or (kind != "constant" and by_share)
+
+
 def global_step(schedule: ScheduleSettings, round_: int, step: int) -> int:
     """Return the optimizer step (0-based) of a local step of a round (1-based)."""
     return (round_ - 1) * schedule.local_steps + step

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from splitft.common.files import writable_folder
+from splitft.common.lock import lock_folder
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.aggregator_process import UPDATES, AggregatorProcess
@@ -61,7 +62,7 @@ def serve_averages(
         (SERVER, *names),
         dict.fromkeys((SERVER, *names), token) if token else {},
         certs is not None,
-        AuditLog(writable_folder(folder, "output_dir"), say),
+        AuditLog(writable_folder(folder, "--folder"), say),
     )
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
@@ -71,7 +72,8 @@ def serve_averages(
         job, job_digest(job), names, layout, count_blocks(model.config), listener, folder / UPDATES, say
     )
     try:
-        end = process.serve()
+        with lock_folder(folder, "--folder"):
+            end = process.serve()
     finally:
         listener.close()
     if not end.ok:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitft.common.files import writable_folder, write_atomically
+from splitft.common.files import write_atomically
+from splitft.common.lock import lock_folder
 from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
+from splitft.job.report import ReportSettings
 
 if TYPE_CHECKING:
     from splitft.common.checkpoint import Checkpoint
@@ -22,50 +26,91 @@ HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
 SIGNS = (  # of a run in a folder
     JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
-FREE = ("output_dir", "save_every", "save_total_limit", "use_cpu", "clients")  # need not be what they were
+FREE = (  # need not be what they were: `check_rounds` has its own rule for the last three
+    *ReportSettings.model_fields, "output_dir", "save_every", "save_total_limit", "use_cpu", "clients",
+    "rounds", "max_steps", "num_train_epochs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The folder of a run, and where it goes on. complete: the run is finished, nothing is left to do."""
+    """The folder of a run, and where it goes on.
+
+    complete: the run is finished, nothing is left to do. rounds: of the run in the folder, 0 for a new one.
+    """
 
     folder: Path
     checkpoint: Checkpoint | None = None
     complete: bool = False
+    rounds: int = 0
 
 
-def open_run(job: Job, *, resume: bool) -> Opened:
-    """Open the folder of a new run or, with `resume`, of one that was cut off, if there is one.
+@contextmanager
+def open_run(job: Job, *, resume: bool) -> Iterator[Opened]:
+    """Lock the folder of a new run or, with `resume`, of one that was cut off or is to be extended.
 
-    Raises OutputError where it cannot be written, holds another run, or has no checkpoint that is whole, and
-    JobError where the run in it is of another job.
+    Raises OutputError where it cannot be written, another process uses it, it holds another run, or has no
+    checkpoint that is whole, and JobError where the run in it is of another job.
     """
     folder = Path(job.output_dir).expanduser()
+    with lock_folder(folder, "output_dir"):
+        yield _opened(job, folder, resume)
+
+
+def _opened(job: Job, folder: Path, resume: bool) -> Opened:
     going_on = resume and (folder / JOB).exists()
-    if not going_on and (found := [name for name in SIGNS if (folder / name).exists()]):
-        go_on = "go on with it (--resume), " if "checkpoints" in found else ""
-        raise OutputError(
-            f"output_dir {folder} already holds a run ({', '.join(found)}); {go_on}"
-            "choose another with output_dir=FOLDER, or move that one away"
-        )
-    writable_folder(folder, "output_dir")
     if not going_on:
+        if found := [name for name in SIGNS if (folder / name).exists()]:
+            raise OutputError(
+                f"output_dir {folder} already holds a run ({', '.join(found)}); {_advice(folder)}"
+                "choose another with output_dir=FOLDER, or move that one away"
+            )
         return Opened(folder)
-    was, now = load_job(folder / JOB).model_dump(), job.model_dump()
+    was = load_job(folder / JOB)
+    old, new = was.model_dump(), job.model_dump()
     changed = [
-        key for key in was if key not in FREE and was[key] != now[key] and not _settles(was[key], now[key])
+        key for key in old if key not in FREE and old[key] != new[key] and not _settles(old[key], new[key])
     ]
     if changed:
-        told = "; ".join(f"{key}: {was[key]!r}, now {now[key]!r}" for key in changed)
+        told = "; ".join(f"{key}: {old[key]!r}, now {new[key]!r}" for key in changed)
         raise JobError(
             f"the run in {folder} is of another job ({told}): go on with "
             f"`splitft run {folder / JOB} --resume`, or choose another output_dir"
         )
-    if is_complete(folder):
-        return Opened(folder, complete=True)
+    # The rounds: those of epochs are known when the data are read, unless the run has as many.
+    epochs = job.num_train_epochs
+    known = epochs is None or epochs == was.num_train_epochs
+    rounds = was.rounds if epochs is not None else job.rounds
+    if known:
+        check_rounds(folder, was.rounds, rounds)
+    finished = finished_rounds(folder)
+    if finished is not None and known and finished >= rounds:
+        return Opened(folder, complete=True, rounds=was.rounds)
     from splitft.common.checkpoint import FOLDER, load_checkpoint
 
-    return Opened(folder, load_checkpoint(folder / FOLDER))
+    checkpoint = load_checkpoint(folder / FOLDER)
+    if checkpoint is None and finished is not None:
+        raise OutputError(
+            f"the run in {folder} is complete and has kept no state to go on from (save_every was 0): start "
+            f"another from its adapter, with adapter_name_or_path={folder / 'adapter'} output_dir=FOLDER"
+        )
+    return Opened(folder, checkpoint, rounds=was.rounds)
+
+
+def check_rounds(folder: Path, was: int, now: int) -> None:
+    """Raise JobError where a run is to have fewer rounds than it had."""
+    if now < was:
+        raise JobError(
+            f"the run in {folder} is of {was} rounds, and the job now asks for {now}: --resume can extend a "
+            f"run, not shorten it; set rounds={was} or more, or choose another output_dir"
+        )
+
+
+def _advice(folder: Path) -> str:
+    """Return what --resume would do with the run in a folder."""
+    if not (folder / "checkpoints").exists():
+        return ""
+    return "extend it (rounds=MORE --resume), " if is_complete(folder) else "go on with it (--resume), "
 
 
 def _settles(was: Any, now: Any) -> bool:
@@ -75,11 +120,16 @@ def _settles(was: Any, now: Any) -> bool:
 
 def is_complete(folder: Path) -> bool:
     """Whether a run has come to its end."""
+    return finished_rounds(folder) is not None
+
+
+def finished_rounds(folder: Path) -> int | None:
+    """Return the rounds of a run that has come to its end; None of one that has not."""
     try:
         summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return summary["interrupted"] is False
+        return int(summary.get("rounds", 0)) if summary["interrupted"] is False else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def take_back(folder: Path, round_: int) -> list[RoundRecord]:

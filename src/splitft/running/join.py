@@ -11,6 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from splitft.client.client import Client, ClientRole
+from splitft.common.lock import lock_folder
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
@@ -26,6 +27,7 @@ from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.model import base_config, inject_adapters, load_base, make_split_model
+from splitft.running.names import check_client_names
 from splitft.running.network import notice
 from splitft.running.prepare import check_config, note
 from splitft.weights.load import load_tokenizer
@@ -55,6 +57,7 @@ class ClientSetup:
         """
         quiet_libraries()
         job = self._job(welcome.job)
+        check_client_names(job)
         self._told = job, welcome
         config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
@@ -107,7 +110,7 @@ class ClientSetup:
             values["model_name_or_path"] = self.model
         if self.data:
             values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
-            values["partition"] |= {"method": "files"}
+            values["partition"] |= {"method": "files", "options": {}}
             values["clients"] = 1
         return Job(**values)
 
@@ -162,7 +165,8 @@ def join(
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
     try:
-        end = site.run()
+        with lock_folder(folder, "--folder"):
+            end = site.run()
     finally:
         dialler.close()
     if not end.ok:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.errors import JobError
 from splitft.job import Job
+from splitft.job.report import ReportSettings
 
 METHODS = ("splitft", "same_split", "fed_lora")
 
@@ -22,13 +23,17 @@ def client_names(job: Job) -> list[str]:
 
 def job_digest(job: Job) -> str:
     """Return the SHA-256 of a job, on which server and aggregator must agree."""
-    return hashlib.sha256(job.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()
+    return hashlib.sha256(
+        job.model_dump_json(exclude={"output_dir", *ReportSettings.model_fields}).encode()
+    ).hexdigest()
 
 
 def check_network_job(job: Job) -> None:
     """Raise JobError where a job has no server, or leaves open who sees the labels."""
     if job.method not in METHODS:
         raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
+    if job.num_train_epochs is not None:
+        raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
     if "labels" not in job.model_fields_set:
         raise JobError(
             "over a network a job must state `labels`: `labels: server` sends the text to the server, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
-from splitft.job.settings import FederationSettings
+from splitft.job.settings import BatchSettings, FederationSettings
 from splitft.lora.blocks import Adapter, to_device
 from splitft.lora.initial import new_adapter
 from splitft.model.config import count_blocks, rope_border, text_config
@@ -78,7 +79,7 @@ def assemble(
     elsewhere: names of the clients, where these have the data themselves.
     """
     # 1. Names of policies, codecs and devices; sources, or their fallbacks.
-    check_names(job, job)
+    check_names(job, job, job)
     job, notices = resolve_sources(job)
     source, config = resolve_model(job.model_name_or_path), base_config(job)
     notices += filter(None, [base_notice(job, config, source)])
@@ -98,6 +99,16 @@ def assemble(
             prepared = prepare(job, tokenizer)
         console.print(partition_table(prepared.report))
         names = [client.name for client in prepared.clients]
+        if job.num_train_epochs is not None:
+            rows = [len(client.train) for client in prepared.clients]
+            job = job.model_copy(
+                update={"rounds": rounds_of_epochs(job, job.num_train_epochs, rows, job.clients_per_round)}
+            )
+            console.print(
+                f"num_train_epochs {job.num_train_epochs:g}: {job.rounds} rounds, for the client with "
+                f"{max(rows)} rows",
+                highlight=False,
+            )
     clients = prepared.clients if prepared else ()
     # 3. Demands on the model that its configuration tells.
     check_config(job, config, clients)
@@ -148,6 +159,16 @@ def assemble(
     return Assembly(
         job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
     )
+
+
+def rounds_of_epochs(job: BatchSettings, epochs: float, rows: Sequence[int], per_round: int | None) -> int:
+    """Return the rounds in which the client with most rows trains on each of them `epochs` times.
+
+    rows: of every client. per_round: clients in a round; None: all.
+    """
+    steps = epochs * max(rows) / (job.per_device_train_batch_size * job.gradient_accumulation_steps)
+    share = min(per_round or len(rows), len(rows)) / len(rows)
+    return max(1, math.ceil(math.ceil(steps) / share / job.local_steps))
 
 
 def note(console: Console, text: str) -> None:

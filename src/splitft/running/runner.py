@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from splitft.common.checkpoint import FOLDER, remove_checkpoints, save_checkpoint
+from splitft.common.checkpoint import FOLDER, save_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
 from splitft.errors import DataError, DivergedError, JobError
 from splitft.history import RoundRecord, strict_json, summarise
-from splitft.job import Job, dump_job
+from splitft.job import Job, JobSource, dump_job, make_job
 from splitft.lora.blocks import Adapter
+from splitft.lora.optimizer import schedule_of_all_rounds
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
+from splitft.running.callbacks import Callback
+from splitft.running.events import CallbackHandler, run_callbacks
 from splitft.running.export import model_card, save_adapter, usage_hints
 from splitft.running.folder import (
     DECISIONS,
@@ -29,64 +32,72 @@ from splitft.running.folder import (
     PARTITION,
     SUMMARY,
     Opened,
+    check_rounds,
     open_run,
     read_records,
     take_back,
 )
+from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
 from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
+from splitft.running.result import RunResult
 from splitft.weights.random_models import is_random
 
 _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # packages that a result depends on
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a run made. history: one record a round, the first before training.
-
-    adapter_path: the adapter's folder; with `method: local_only` the folder of every client's.
-    """
-
-    output_dir: Path
-    adapter_path: Path
-    history: list[RoundRecord]
-    summary: dict[str, Any]
-
-
-def run(job: Job, *, console: Console | None = None, resume: bool = False) -> RunResult:
+def run(
+    job: JobSource,
+    *,
+    callbacks: Sequence[Callback | type[Callback]] = (),
+    console: Console | None = None,
+    resume: bool = False,
+    **changes: Any,
+) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    console: where progress is shown; `Console(quiet=True)` shows nothing. resume: go on with the run in
-    `output_dir` from its last checkpoint, to the same result, bit by bit, as if it had never been cut off; a
-    run that is complete is returned as it is. An interrupt, and a cut policy or a model that fails in a later
-    round, keep the adapter and the history of the last complete round, and are raised again.
+    job: a Job, a mapping of its keys, a job file, or the name of a recipe. callbacks: called at the run's
+    events, beside those that the job names. changes: keys of the job that are to have other values, as
+    KEY=VALUE on the command line. console: where progress is shown; `Console(quiet=True)` shows nothing.
+    resume: go on with the run in `output_dir` from its last checkpoint, to the same result, bit by bit, as if
+    it had never been cut off; a run that is complete is returned as it is, or extended where the job now has
+    more rounds. An interrupt, and a cut policy, a callback or a model that fails in a later round, keep the
+    adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
-    opened = open_run(job, resume=resume)
-    if opened.complete:
-        return complete_run(opened, job, console)
-    quiet_libraries()
-    start = assemble(job, console)
-    tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
-    return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
+    job = with_method(make_job(job, changes))
+    called = run_callbacks(job, callbacks)
+    with open_run(job, resume=resume) as opened:
+        if opened.complete:
+            return complete_run(opened, job, console)
+        quiet_libraries()
+        start = assemble(job, console)
+        tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
+        return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console, called)
 
 
-def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
+def run_parties(
+    opened: Opened, start: Assembly, parties: Parties, console: Console, callbacks: Sequence[Callback] = ()
+) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     job, folder = start.job, opened.folder
-    output = _Output(folder, start, parties)
-    output.go_on(opened, console)
-    last = output.records[-1] if output.records else None
-    done = last.round if last else -1
-    with RunProgress(job, len(start.names), parties.ledger, console, done) as progress:
+    check_rounds(folder, opened.rounds, job.rounds)
+    done = opened.checkpoint.round if opened.checkpoint else -1
+    progress = RunProgress(job, len(start.names), parties.ledger, console, done)
+    with CallbackHandler(job, callbacks, progress) as events, progress:
+        events.begin(folder, done)  # before anything is written
+        output = _Output(folder, start, parties)
+        output.go_on(opened, console)
+        last = output.records[-1] if output.records else None
         try:
             for record in run_rounds(
-                job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
+                job, parties.policy, parties.server, parties.cohort, parties.ledger, events, last
             ):
                 output.add(record)
+                events.on_written(record, folder)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
                 output.save()  # the stop may have come between the writing of two files
@@ -102,7 +113,6 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     console.print(clients_table(output.records))
     for line in evaluation_lines(output.records, parties.ledger):
         console.print(line, highlight=False, markup=False)
-    remove_checkpoints(folder / FOLDER)
     adapters = adapter_folder(job)
     console.print(
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
@@ -111,18 +121,31 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     if adapters == "adapter":
         hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
-    return RunResult(folder, folder / adapters, output.records, output.save())
+    summary = output.save()
+    events.end(summary)
+    return RunResult(folder, folder / adapters, output.records, summary)
 
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     """Return what a run that is complete has made."""
     folder, records = opened.folder, read_records(opened.folder)
-    if (folder / FOLDER).exists() or not (folder / "perplexity.png").exists():  # it was killed at its end
-        perplexity_picture(records, folder / "perplexity.png")
-        remove_checkpoints(folder / FOLDER)
+    picture, history = folder / "perplexity.png", folder / HISTORY
+    if not picture.exists() or picture.stat().st_mtime_ns < history.stat().st_mtime_ns:  # killed at its end
+        perplexity_picture(records, picture)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     return RunResult(folder, folder / adapter_folder(job), records, summary)
+
+
+def extension_line(job: Job, was: int, done: int) -> str:
+    """Return one line on a run that now has more rounds. was: its rounds before. done: the last round."""
+    line = f"the run of {was} rounds is extended to {job.rounds}"
+    if schedule_of_all_rounds(job):
+        line += (
+            f"; from round {done + 1} on, the learning rate is that of a run of {job.rounds} rounds "
+            f"(lr_scheduler_type {job.lr_scheduler_type})"
+        )
+    return line
 
 
 def adapter_folder(job: Job) -> str:
@@ -164,6 +187,8 @@ class _Output:
         for problem in found.passed_over:
             note(console, f"checkpoint {problem}; an older one is whole")
         console.print(f"going on after round {found.round}", highlight=False)
+        if opened.rounds < self.start.job.rounds:
+            console.print(extension_line(self.start.job, opened.rounds, found.round), highlight=False)
 
     def add(self, record: RoundRecord) -> None:
         """Write a round: its line, the decisions that led to it, the adapter and the summary."""
@@ -176,18 +201,18 @@ class _Output:
         failpoint("run.recorded")
         self.save()
         job = self.start.job
-        if job.save_every and record.round % job.save_every == 0 and record.round < job.rounds:
+        last = record.round == job.rounds  # kept for a run that is extended
+        if job.save_every and (last or record.round % job.save_every == 0):
             self.parties.cohort.save(record.round + 1)
-            save_checkpoint(
-                self.folder / FOLDER, record.round, self.parties.state(), keep=job.save_total_limit
-            )
+            keep = 1 if last else job.save_total_limit
+            save_checkpoint(self.folder / FOLDER, record.round, self.parties.state(), keep=keep)
 
     def save(self) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary."""
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
-            "method": start.job.method,
+            "method": start.job.method_name or start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
             "clients": len(start.names),
             "cuts": cuts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,22 +16,27 @@ from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
-from splitft.engines.network.ending import STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members, Roster
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
+from splitft.job.report import ReportSettings
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
+from splitft.running.callbacks import Callback
+from splitft.running.events import run_callbacks
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
+from splitft.running.methods import with_method
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
-from splitft.running.runner import RunResult, complete_run, run_parties
+from splitft.running.result import RunResult
+from splitft.running.runner import complete_run, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
@@ -49,6 +54,7 @@ def serve(
     tokens: Mapping[str, str] | None = None,
     insecure: bool = False,
     resume: bool = False,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
 ) -> RunResult:
@@ -57,64 +63,67 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. on_listening: called once clients can connect.
+    resume: go on from the last checkpoint. callbacks: called at the run's events. on_listening: called once
+    clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
     console = console or Console()
     say = partial(notice, console)
+    called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure)
+    job = with_method(job)
     check_network_job(job)
     job = network_job(job)
-    opened = open_run(job, resume=resume)
-    names = client_names(job)
-    secrets = tokens or (dict.fromkeys(names, token) if token else {})
-    by_certificate = certs is not None and not tokens
-    door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
-    dial = None
-    if job.network.aggregator:
-        own = certs / SERVER if certs else None
-        dial = dial_aggregator(
-            job.network.aggregator, SERVER, own, insecure, token, lambda t: say(f"aggregator: {t}")
+    with open_run(job, resume=resume) as opened:
+        names = client_names(job)
+        secrets = tokens or (dict.fromkeys(names, token) if token else {})
+        by_certificate = certs is not None and not tokens
+        door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
+        dial = None
+        if job.network.aggregator:
+            own = certs / SERVER if certs else None
+            dial = dial_aggregator(
+                job.network.aggregator, SERVER, own, insecure, token, lambda t: say(f"aggregator: {t}")
+            )
+
+        # A complete run: only tell the clients that have not heard; these need the tokens of its start.
+        if opened.complete:
+            result = complete_run(opened, job, console)
+            left = None if tokens else untold(opened.folder, names)
+            if left is not None:
+                listener = Listener(address, certs, door, Welcome(), 0)
+                told = partial(dial_and_dismiss, dial) if dial else None
+                say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
+            return result
+
+        # Prepare the model, and listen.
+        quiet_libraries()
+        start = assemble(job, console, elsewhere=names)
+        parties, members, listener, averaging = make_server_side(
+            start, address, certs, door, opened.folder, console
         )
+        on_listening(listener)
+        console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
+        if averaging is not None and dial is not None:
+            averaging.open(dial, members)
 
-    # A complete run: only tell the clients that have not heard; these need the tokens of its start.
-    if opened.complete:
-        result = complete_run(opened, job, console)
-        left = None if tokens else untold(opened.folder, names)
-        if left is not None:
-            listener = Listener(address, certs, door, Welcome(), 0)
-            told = partial(dial_and_dismiss, dial) if dial else None
-            say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
+        # Wait for clients, run the rounds from the start or the last checkpoint, tell all the end.
+        dismiss = averaging.end if averaging is not None else None
+        try:
+            if opened.checkpoint is None:
+                parties.cohort.present(0)
+            else:
+                resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
+                append_line(opened.folder / STEPS, json.dumps(resumed))
+            result = run_parties(opened, start, parties, console, called)
+            failpoint("run.complete")
+        except BaseException:
+            say_stop(listener, members.roster.there(), dismiss, "the server stopped")
+            raise
+        told_names, seconds = members.roster.taking_part(), job.network.rejoin_seconds
+        say_farewell(listener, told_names, dismiss, opened.folder, seconds, say)
         return result
-
-    # Prepare the model, and listen.
-    quiet_libraries()
-    start = assemble(job, console, elsewhere=names)
-    parties, members, listener, averaging = make_server_side(
-        start, address, certs, door, opened.folder, console
-    )
-    on_listening(listener)
-    console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
-    if averaging is not None and dial is not None:
-        averaging.open(dial, members)
-
-    # Wait for clients, run the rounds from the start or the last checkpoint, and tell all parties the end.
-    dismiss = averaging.end if averaging is not None else None
-    try:
-        if opened.checkpoint is None:
-            parties.cohort.present(0)
-        else:
-            resumed = {"event": "resume", "rounds": opened.checkpoint.round}
-            append_line(opened.folder / STEPS, json.dumps(resumed))
-        result = run_parties(opened, start, parties, console)
-        failpoint("run.complete")
-    except BaseException:
-        say_stop(listener, members.roster.there(), dismiss, "the server stopped")
-        raise
-    told_names, seconds = members.roster.taking_part(), job.network.rejoin_seconds
-    say_farewell(listener, told_names, dismiss, opened.folder, seconds, say)
-    return result
 
 
 def make_server_side(
@@ -152,7 +161,8 @@ def make_server_side(
     # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
     dtype, slots = base_dtype(job, start.model.config), model.slots
     settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    told = settled.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
+    own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
+    told = settled.model_dump_json(exclude=own)
     names = tuple(slots.targets), tuple(slots.excluded)
     welcome = Welcome("", 0, told, *names, start.report.server_inputs)
     limit = most_bytes(start)

@@ -160,7 +160,7 @@ def test_a_missing_model_is_told(folder: Path) -> None:
             "use_liger_kernel: true",
             "use_liger_kernel: removed, since Liger's kernels were never measured; delete this key",
         ),
-        ("num_train_epochs: 3", "num_train_epochs: set rounds and local_steps"),
+        ("num_train_epochs: 0", "num_train_epochs: must be a number > 0 or null, not 0"),
         ("modules_to_save: [lm_head]", f"modules_to_save: {FOREIGN['modules_to_save']}"),
         ("trainable_token_indices: [7]", f"trainable_token_indices: {FOREIGN['trainable_token_indices']}"),
         ("7: 3", "7: unknown key; `splitft schema` lists every key"),

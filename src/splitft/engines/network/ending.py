@@ -15,6 +15,7 @@ from splitft.engines.network.transport.listener import Listener
 
 STEPS = "steps.jsonl"  # what took effect at the server, in order
 TOLD, OVER = "told", "over"  # events: a client has heard; no other client is told any more
+RESUME = "resume"  # event: the run goes on from a checkpoint
 SHORT_SECONDS = 1.0  # of telling without a notice
 
 Dismiss = Callable[[End, float], bool]  # tells the aggregator within seconds; whether it has confirmed
@@ -26,6 +27,9 @@ def untold(folder: Path, names: Collection[str]) -> list[str] | None:
     if not path.exists():  # it was not run by a server
         return None
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    # A run that was extended has had an end before.
+    last = max((i for i, line in enumerate(lines) if line["event"] == RESUME), default=0)
+    lines = lines[last:]
     if any(line["event"] == OVER for line in lines):
         return None
     told = {line["client"] for line in lines if line["event"] == TOLD}

@@ -12,7 +12,7 @@ from splitft.cuts.registry import CUT_POLICIES
 from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import load_job
-from splitft.job.file import job_error
+from splitft.job.problems import job_error
 from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
 from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep

@@ -12,6 +12,7 @@ from typing import Any
 from splitft.common.text import first_few
 from splitft.errors import JobError
 from splitft.job import Job, load_job
+from splitft.running.methods import with_method
 from splitft.running.names import check_names
 from splitft.tools.compare.arms import Arm, override_texts
 from splitft.tools.report.groups import differing_keys
@@ -51,7 +52,8 @@ def plan_variants(
         for seed in seeds:
             try:
                 job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
-                check_names(job, job)
+                job = with_method(job)
+                check_names(job, job, job)
             except JobError as error:
                 for problem in problems_of(error):
                     labels = problems.setdefault(problem, [])

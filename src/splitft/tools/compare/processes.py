@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from splitft.common.checkpoint import FOLDER, remove_checkpoints
 from splitft.common.plugins import plugin_options
 from splitft.tools.compare.progress import CompareProgress
 from splitft.tools.compare.store import Store
@@ -43,6 +44,8 @@ def make_runs(
                     _close(process)
                     del running[name]
                     codes[name] = code
+                    if code == 0:  # a comparison makes runs anew and extends none
+                        remove_checkpoints(store.run(name) / FOLDER)
                     progress.on_end(name, code, time.monotonic() - started)
             progress.on_look(list(running))
     finally:
