@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.job.sections import DeviceProfile
+    from splitft.lora.client_optimizer import register_optimizer
+    from splitft.lora.objective import register_objective
     from splitft.lora.rules import register_aggregation, register_robust_rule
+    from splitft.lora.server_optimizer import register_server_optimizer
     from splitft.proof.split import SplitReport, check_split
     from splitft.running.callbacks import Callback, register_callback
     from splitft.running.methods import register_method
@@ -46,6 +49,9 @@ _HOME = {
     "register_codec": "wire.codecs.registry",
     "Codec": "wire.codecs.codec",
     "Part": "wire.codecs.codec",
+    "register_objective": "lora.objective",
+    "register_optimizer": "lora.client_optimizer",
+    "register_server_optimizer": "lora.server_optimizer",
     "Observation": "cuts",
     "Proposal": "cuts",
     "register_aggregation": "lora.rules",
@@ -87,8 +93,11 @@ __all__ = [
     "register_cut_policy",
     "register_device",
     "register_method",
+    "register_objective",
+    "register_optimizer",
     "register_partition",
     "register_robust_rule",
+    "register_server_optimizer",
     "run",
 ]
 

@@ -25,6 +25,7 @@ from splitft.wire.messages import Activations, AdapterUp, Gradients, HeldOut, Me
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
+SUMS = torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([4.0, 6.0])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,11 @@ GARBAGE: dict[str, tuple[Tamper, str]] = {
         on(Activations, lambda m: TailGradients(m.round, 0, 0, 0.0, 1, m.hidden)), "gradient: shape"
     ),
     "a server's message": (on(Activations, lambda m: Gradients(1, 0, 0, 0.0, m.hidden)), "nothing that"),
-    "own metrics": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10)), "Metrics came"),
+    "own metrics": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10, *SUMS)), "Metrics came"),
+    "metrics without rows": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10)), "row_nll"),
+    "rows that do not add up": (
+        on(Activations, lambda m: Metrics(0, 5.0, 0.0, 10, 0.0, 10, *SUMS)), "row_nll: they add up to"
+    ),
     "NaN metrics": (on(Activations, lambda m: Metrics(0, float("nan"), 0.0, 10, 0.0, 10)), "nll"),
     "ids of no token": (field(HeldOut, "input_ids", lambda t: t + 10**6), "input_ids: an id"),
     "long ids": (field(HeldOut, "input_ids", lambda t: t.long()), "input_ids: .*int64"),

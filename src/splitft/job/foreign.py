@@ -30,7 +30,6 @@ FOREIGN = {
     "lora_modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
     "modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
     "neftune_noise_alpha": "no noise is added to embeddings: delete this key; lora_dropout regularises",
-    "optim": "the optimizer is AdamW: set adam_beta1, adam_beta2, adam_epsilon, weight_decay",
     "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
     "quantization_config": _QUANTIZED,
     "rank_pattern": _ONE_RANK,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.evaluation import PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
@@ -96,9 +97,10 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
         PlaceSettings,
         RowsSettings,
         AverageSettings,
+        ServerOptimizerSettings,
     ),
     "LoRA": (LoraSettings,),
-    "Optimizer": (OptimizerSettings, BatchSettings),
+    "Optimizer": (OptimSettings, OptimizerSettings, ObjectiveSettings, BatchSettings),
     "Wire": (WireSettings,),
     "Devices and network": (DeviceSettings, NetworkSettings),
     "The run": (SeedSettings, RunSettings, ReportSettings),

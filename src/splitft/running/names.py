@@ -7,7 +7,10 @@ from splitft.data.partition.registry import PARTITIONS
 from splitft.devices.profile import check_devices
 from splitft.job.report import ReportSettings
 from splitft.job.settings import CostSettings, DeviceSettings
+from splitft.lora.client_optimizer import check_optimizer
+from splitft.lora.objective import OBJECTIVES
 from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
+from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
 from splitft.running.callbacks import CALLBACKS
 from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import check_codecs
@@ -20,6 +23,7 @@ def check_names(job: CostSettings, devices: DeviceSettings, report: ReportSettin
     """
     METHODS.check("method", job.method)
     CUT_POLICIES.check("cut_policy.method", job.cut_policy.method)
+    SERVER_OPTIMIZERS.check("server_optimizer", job.server_optimizer)
     AGGREGATIONS.check("aggregation", job.aggregation)
     ROBUST_RULES.check("robust_aggregation", job.robust_aggregation)
     for name in report.callbacks:
@@ -32,3 +36,5 @@ def check_client_names(job: CostSettings) -> None:
     """Raise JobError where nobody has registered a piece that a client computes with."""
     check_codecs(job)
     PARTITIONS.check("partition.method", job.partition.method)
+    OBJECTIVES.check("objective", job.objective)
+    check_optimizer(job)
