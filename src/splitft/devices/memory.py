@@ -60,8 +60,9 @@ def client_memory(costs: ModelCosts, job: CostSettings, cut: int) -> MemoryUse:
 def server_memory(costs: ModelCosts, job: CostSettings, cuts: Iterable[int]) -> MemoryUse:
     """Return what the server holds for clients with these cuts: one frozen base, whatever their number.
 
-    The whole one where the server evaluates by itself. With per_client each client has its own trunk adapter. Batches pass one after another; with labels at the
-    clients and `order: parallel`, every client's trunk waits for the gradient of its tail at the same time.
+    The whole one where the server evaluates by itself. With per_client each client has its own trunk adapter.
+    Batches pass one after another; with labels at the clients and `order: parallel`, every client's trunk
+    waits for the gradient of its tail at the same time.
     """
     clients = Counter(cuts)
     lowest, head = min(clients), job.labels == "server"
