@@ -14,6 +14,7 @@ from torch import Tensor
 from splitft.data.estimates import rows_of
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, trained_specs
+from splitft.lora.client_optimizer import ADAMW
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.optimizer import NO_GRADIENT
 from splitft.model.layout import mask_of, to_batch
@@ -34,6 +35,10 @@ from splitft.wire.messages import (
 
 LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay far below
 SLACK = 1 << 20
+
+
+class NotFiniteError(ValueError):
+    """A value is not finite, or far too large: the client's training diverged, or the client is broken."""
 
 
 @dataclass(eq=False)
@@ -169,6 +174,8 @@ class Gate:
         check_adapters(message)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
+        if self.settings.optim not in ADAMW:
+            raise ValueError(f"moved: the state of optimizer {self.settings.optim} stays where it is")
         returning = set(self.holdings[client].returning)
         if len(message.moved) != len(message.moments) or not set(message.moved) <= returning:
             raise ValueError(f"moved: {list(message.moved)[:9]} where {sorted(returning)} come back")
@@ -234,9 +241,9 @@ def _finite(name: str, tensor: Tensor) -> None:
     if tensor.numel():
         norm = float(torch.linalg.vector_norm(tensor.flatten(), dtype=torch.float32))
         if not norm <= LARGEST * tensor.numel() ** 0.5:
-            raise ValueError(f"{name}: its values are not finite, or far too large (norm {norm:.3g})")
+            raise NotFiniteError(f"{name}: its values are not finite, or far too large (norm {norm:.3g})")
 
 
 def _number(name: str, value: float) -> None:
     if not abs(value) <= 1e9:
-        raise ValueError(f"{name}: {value} is not finite, or far too large")
+        raise NotFiniteError(f"{name}: {value} is not finite, or far too large")
