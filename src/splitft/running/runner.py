@@ -23,7 +23,7 @@ from splitft.lora.blocks import Adapter
 from splitft.lora.optimizer import schedule_of_all_rounds
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
-from splitft.running.export import model_card, save_adapter, usage_hints
+from splitft.running.export import model_card, save_adapter, tokenizer_files, usage_hints
 from splitft.running.folder import (
     DECISIONS,
     HISTORY,
@@ -154,6 +154,7 @@ class _Output:
         self.records: list[RoundRecord] = []
         self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
+        self._beside = tokenizer_files(start.tokenizer)
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         if start.prepared:
             report = start.prepared.report
@@ -218,7 +219,15 @@ class _Output:
         }
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
+            save_adapter(
+                self.folder / name,
+                adapter,
+                start.split_model.slots,
+                start.job,
+                card,
+                start.base,
+                self._beside,
+            )
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
 
