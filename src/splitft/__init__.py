@@ -1,8 +1,8 @@
 """SplitFT: federated split fine-tuning of language models.
 
-Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`, `register_cut_policy`,
-`Observation`, `Proposal`, `register_codec`, `Codec`, `Part`, and the errors. Names load on first use:
-importing the package costs nothing.
+Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`; `register_codec`,
+`register_cut_policy` and the like for pieces of your own, with the classes that these take and return; and
+the errors. Names load on first use: importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
+    from splitft.data.partition.registry import TrainingRows, register_partition
+    from splitft.devices.registry import register_device
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
+    from splitft.job.sections import DeviceProfile
+    from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.proof.split import SplitReport, check_split
+    from splitft.running.methods import register_method
     from splitft.running.runner import RunResult, run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
@@ -39,6 +44,13 @@ _HOME = {
     "Part": "wire.codecs.codec",
     "Observation": "cuts",
     "Proposal": "cuts",
+    "register_aggregation": "lora.rules",
+    "register_robust_rule": "lora.rules",
+    "register_partition": "data.partition.registry",
+    "TrainingRows": "data.partition.registry",
+    "register_device": "devices.registry",
+    "DeviceProfile": "job.sections",
+    "register_method": "running.methods",
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
@@ -49,6 +61,7 @@ _HOME = {
 __all__ = [
     "Codec",
     "DataError",
+    "DeviceProfile",
     "Job",
     "JobError",
     "ModelError",
@@ -60,10 +73,16 @@ __all__ = [
     "RunResult",
     "SplitFTError",
     "SplitReport",
+    "TrainingRows",
     "check_split",
     "load_job",
+    "register_aggregation",
     "register_codec",
     "register_cut_policy",
+    "register_device",
+    "register_method",
+    "register_partition",
+    "register_robust_rule",
     "run",
 ]
 

@@ -11,12 +11,20 @@ from commands import run_process
 from repository import ROOT
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXECUTED = ["README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md"]
+TITLED = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
+EXECUTED = [
+    "README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md", "docs/extending.md",
+]  # fmt: skip
 
 
 def blocks_of(document: str) -> list[tuple[str, str]]:
     """Return (language, code) of every block of a document."""
     return BLOCK.findall((ROOT / document).read_text(encoding="utf-8"))
+
+
+def files_of(document: str) -> dict[str, str]:
+    """Return {name: code} of every Python block that a title calls a file."""
+    return dict(TITLED.findall((ROOT / document).read_text(encoding="utf-8")))
 
 
 def run(command: list[str], cwd: Path) -> str:
@@ -28,9 +36,11 @@ def run(command: list[str], cwd: Path) -> str:
 
 
 def run_every_block(document: str, folder: Path) -> None:
-    """Run what is bash or Python, one after another, in one folder."""
+    """Run what is bash or Python, one after another, in one folder, with the files that titles name in it."""
     blocks = blocks_of(document)
     assert blocks
+    for name, code in files_of(document).items():
+        (folder / name).write_text(code, encoding="utf-8")
     for language, code in blocks:
         if language == "bash" and not code.startswith("make "):
             run(["bash", "-euc", code], folder)

@@ -21,15 +21,22 @@ class Registry(Generic[T]):
 
     kind: the field's word for them, for messages. register_name: the public function that registers one.
     built_in: {name: piece}. reserved: names that stand for no piece, such as "none".
+    value: the class of a piece that is a value; None: pieces are called.
     """
 
     def __init__(
-        self, kind: str, register_name: str, built_in: Mapping[str, T], reserved: Collection[str] = ()
+        self,
+        kind: str,
+        register_name: str,
+        built_in: Mapping[str, T],
+        reserved: Collection[str] = (),
+        value: type | None = None,
     ) -> None:
         self.kind = kind
         self._register_name = register_name
         self._built_in = dict(built_in)
         self._reserved = tuple(reserved)
+        self._value = value
         self._own: dict[str, T] = {}
 
     @overload
@@ -47,14 +54,12 @@ class Registry(Generic[T]):
             raise JobError(f"{name} is a built-in {self.kind}: register yours under another name")
         if piece is None:
             return partial(self.register, name)
-        self.check_piece(name, piece)
+        if self._value and not isinstance(piece, self._value):
+            raise JobError(f"{self.kind} {name} must be a {self._value.__name__}, not {piece!r}")
+        if not self._value and not callable(piece):
+            raise JobError(f"{self.kind} {name} must be a function or a class, not {piece!r}")
         self._own[name] = piece
         return piece
-
-    def check_piece(self, name: str, piece: T) -> None:
-        """Raise JobError where an object cannot be a piece of this kind."""
-        if not callable(piece):
-            raise JobError(f"{self.kind} {name} must be a function or a class, not {piece!r}")
 
     def names(self) -> list[str]:
         """Return all names: reserved, built in, and a user's own in the order of their registration."""

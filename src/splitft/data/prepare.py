@@ -16,7 +16,9 @@ from splitft.data.partition.length_dirichlet import (
     length_dirichlet,
     length_edges,
     length_names,
+    length_report,
 )
+from splitft.data.partition.registry import TrainingRows, deal_by
 from splitft.data.partition.shares import Quota
 from splitft.data.partition.sites import natural_sites
 from splitft.data.records import Records, read_records
@@ -146,7 +148,17 @@ def _deal(job: DataSettings, records: Records, train: Rows) -> Dealt:
         return iid(len(train), job.clients, quota)
     if config.method == "dirichlet":
         return dirichlet([records.labels[i] for i in train.records], job.clients, config.alpha, quota)
-    return length_dirichlet(train.full_lengths, job.clients, config.alpha, config.num_buckets, quota)
+    if config.method == "length_dirichlet":
+        return length_dirichlet(train.full_lengths, job.clients, config.alpha, config.num_buckets, quota)
+    labels = tuple(records.labels[i] for i in train.records) if records.labels else ()
+    own = deal_by(
+        config.method,
+        TrainingRows(np.asarray(train.full_lengths), labels),
+        job.clients,
+        config,
+        quota.generator(config.method),
+    )
+    return own, length_report(own, train.full_lengths, config.num_buckets)
 
 
 def _classes_of(job: DataSettings, records: Records, held: Rows, report: PartitionReport) -> Indices:

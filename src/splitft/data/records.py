@@ -17,6 +17,12 @@ from splitft.errors import DataError
 from splitft.job.settings import DataSettings
 from splitft.weights.random_models import BUILTIN
 
+
+def reads_column(method: str) -> bool:
+    """Return whether a partition reads the values of `partition.column`, where the job names one."""
+    return method not in ("iid", "length_dirichlet", "files")
+
+
 Sample = tuple[Any, ...]
 
 
@@ -49,7 +55,7 @@ def read_records(job: DataSettings) -> Records:
     if not filled:
         raise DataError(f"no rows in {first_few([table.name for _, table in tables], 3)}")
     kind = col.detect_kind(filled[0][1], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
-    label_column = job.partition.column if job.partition.method in ("by_column", "dirichlet") else None
+    label_column = job.partition.column if reads_column(job.partition.method) else None
     document_of = _document_of(job, sources)
 
     samples: list[Sample] = []

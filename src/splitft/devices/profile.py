@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from splitft.common.text import nearest
 from splitft.devices.device import Device
-from splitft.devices.presets import PRESETS
+from splitft.devices.registry import DEVICES
 from splitft.errors import JobError
 from splitft.job.sections import DeviceProfile, per_client
 from splitft.job.settings import DeviceSettings
@@ -20,17 +21,15 @@ def resolve_device(name: str, profiles: Mapping[str, DeviceProfile], *, key: str
     preset's name: `laptop` in a report then always means the same machine.
     """
     for taken in profiles:
-        if taken in PRESETS:
+        if DEVICES.is_built_in(taken):
             raise JobError(
                 f"device_profiles.{taken}: {taken} is a preset's name, which cannot be given again; "
                 f"choose another, and start from it with preset: {taken}"
             )
-    if name not in PRESETS and name not in profiles:
-        raise JobError(f"{key}: {_unknown('device', name, [*PRESETS, *profiles])}")
+    if name not in profiles and name not in DEVICES.names():
+        raise JobError(f"{key}: {_unknown('device', name, [*DEVICES.names(), *profiles])}")
     profile = profiles.get(name) or DeviceProfile(preset=name)
-    if profile.preset not in PRESETS:
-        raise JobError(f"device_profiles.{name}.preset: {_unknown('preset', profile.preset, PRESETS)}")
-    numbers = PRESETS[profile.preset].model_dump() | profile.model_dump(exclude_none=True)
+    numbers = _numbers(profile, f"device_profiles.{name}.preset")
     return Device(
         name,
         flops=numbers["flops"] / numbers["slowdown"],
@@ -91,6 +90,21 @@ def available_members(
         return derive_seed(seed, "availability", name, round_) / 2**63 < devices[name].availability
 
     return [name for name in names if there(name)]
+
+
+def _numbers(profile: DeviceProfile, key: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return all numbers of a profile; what it leaves out is its preset's, and so on.
+
+    above: presets that led here. Raises JobError, which names the key, for an unknown preset or a circle.
+    """
+    own, preset = profile.model_dump(exclude_unset=True, exclude_none=True), profile.preset
+    if DEVICES.is_built_in(preset):
+        return DEVICES.find(preset).model_dump() | own
+    if preset not in DEVICES.names():
+        raise JobError(f"{key}: {_unknown('preset', preset, DEVICES.names())}")
+    if preset in above:
+        raise JobError(f"{key}: the registered device {preset} has itself as its preset")
+    return _numbers(DEVICES.find(preset), key, (*above, preset)) | own
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_BUILT_IN = {  # methods that take no options
+    "partition": ("iid", "length_dirichlet", "dirichlet", "by_column", "files"),
+    "cut_policy": ("fixed", "schedule", "resource", "accuracy", "splitft", "makespan"),
+}
 RULE = "cross_field_rule"  # the pydantic error type of a broken rule
 
 
@@ -24,6 +28,10 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "dataset_name", "set dataset_name or data_files, not both; null unsets one"
         elif not given and get("network.clients") is None:
             yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
+
+    for section, methods in _BUILT_IN.items():
+        if get(f"{section}.options") and get(f"{section}.method") in methods:
+            yield f"{section}.options", f"is for a registered {section}, not for {job[f'{section}.method']}"
 
     partition = get("partition.method")
     if partition in ("by_column", "dirichlet") and get("partition.column", partition) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -19,6 +19,7 @@ PathName = Annotated[  # a pathlib.Path is welcome from Python; the job holds te
     Name, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
 ]
 Names = Annotated[list[Name], Field(min_length=1)]
+Options = dict[Name, bool | int | float | str]  # parameters of a registered piece
 
 
 def _as_names(value: Any) -> Any:
@@ -58,15 +59,16 @@ class Strict(BaseModel):
 class PartitionConfig(Strict):
     """The partition of the training rows."""
 
-    method: Literal["iid", "length_dirichlet", "dirichlet", "by_column", "files"] = key(
+    method: Name = key(
         "iid",
         "iid: shuffled, equal shares. length_dirichlet: length classes dealt by Dirichlet(alpha) "
         "(the paper's). dirichlet: the same over the values of `column`. by_column: one client per value of "
-        "`column`. files: one client per data file.",
+        "`column`. files: one client per data file. Or a registered partition.",
     )
     alpha: float = key(0.5, "Dirichlet concentration; small is skewed, large tends to iid.", gt=0)
     num_buckets: Count = key(5, "Length classes (quantiles of token length) of length_dirichlet.")
     column: Name | None = key(None, "Column that dirichlet and by_column read.")
+    options: Options = advanced({}, "{name: value}: parameters of a registered partition.")
     min_rows: Count = key(1, "Fewest training rows a client may get.")
     samples_per_client: Count | None = key(
         None, "Draw exactly this many rows for each client, with replacement where data are fewer."
@@ -132,6 +134,7 @@ class CutPolicyConfig(Strict):
     )
     w_min: float = advanced(0.5, "Least accuracy weight of a client; at most 1.", gt=0)
     w_max: float = advanced(2.0, "Greatest accuracy weight of a client; at least 1.", gt=0)
+    options: Options = advanced({}, "{name: value}: parameters of a registered policy.")
     schedule: Annotated[
         dict[Name, Count | Annotated[list[Count], Field(min_length=1)]] | None, BeforeValidator(_as_names)
     ] = key(None, "{round: cut, or one cut per client}, each from that round on (1: the first).")

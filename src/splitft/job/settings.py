@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.base_model import ModelSettings as ModelSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.sections import (
     Count,
@@ -24,6 +25,7 @@ from splitft.job.sections import (
     key,
 )
 
+METHODS = ("splitft", "same_split", "fed_lora", "local_only", "centralized")  # others are registered
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 
 
@@ -33,36 +35,6 @@ class SeedSettings(Strict):
     seed: int = key(
         42, "Seeds the partition, the order of rows, dropout and new adapters.", ge=0, le=2**32 - 1
     )
-
-
-class ModelSettings(Strict):
-    """The base model, and how a process holds it."""
-
-    model_name_or_path: PathName = Field(
-        description="A model folder, a hub id, or builtin:smollm2-135m (the demo model)."
-    )
-    model_revision: Name = key("main", "Branch, tag or commit on the hub.")
-    model_fallback: PathName | None = key(
-        None,
-        "A built-in model or a folder to use instead where the hub does not answer, e.g. "
-        "builtin:gpt2-random (GPT-2's shape, random weights).",
-    )
-    adapter_name_or_path: PathName | None = key(None, "A PEFT LoRA adapter folder to continue from.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = key(
-        None, "Of the frozen base, as of from_pretrained. Default: float32; a quantised base keeps its own."
-    )
-    bf16: bool = key(False, "Hold the frozen base in bfloat16, as dtype: bfloat16; adapters stay in float32.")
-    gradient_checkpointing: bool = key(False, "Recompute blocks in the backward pass.")
-    loss_chunk_tokens: Annotated[int, Field(ge=0)] = advanced(
-        128,
-        "Tokens that head and cross-entropy take at a time, none without a label: the "
-        "full logits are never held. The same loss, which a matrix library may add up in another order. 0: "
-        "the model's own loss, over the full logits.",
-    )
-    attn_implementation: Name | None = advanced(
-        None, "As of from_pretrained. Unset: its choice, in bfloat16 on a CPU with a faster backward."
-    )
-    use_cpu: bool = key(False, "Stay on the CPU even where an accelerator is present.")
 
 
 class DataSettings(SeedSettings):
@@ -123,10 +95,14 @@ class ScheduleSettings(Strict):
 class SplitSettings(Strict):
     """The division of the model, and of a step, between client and server."""
 
-    method: Literal["splitft", "same_split", "fed_lora", "local_only", "centralized"] = key(
+    method: Name = key(
         "splitft",
         "splitft: as this job says. The baselines: same_split (one fixed cut for all), fed_lora (whole "
-        "models on the clients), local_only (no exchange at all), centralized (all data in one place).",
+        "models on the clients), local_only (no exchange at all), centralized (all data in one place). Or a "
+        "registered method.",
+    )
+    method_name: Name | None = advanced(
+        None, "The registered method that fixed keys of this job; the run sets it."
     )
     cuts: Count | Annotated[list[Count], Field(min_length=1)] = key(
         2, "Blocks on each client: one number, or one per client."
@@ -171,18 +147,18 @@ class SplitSettings(Strict):
 class AverageSettings(Strict):
     """The average of a round."""
 
-    aggregation: Literal["by_rank", "average", "exact", "freeze_a"] = key(
+    aggregation: Name = key(
         "by_rank",
         "by_rank: A and B each (FedAvg), a component over those who hold it. average: the same, "
         "but missing components count as zero. exact: the products B·A, re-factored. freeze_a: A stays "
-        "as it started, B is trained and averaged (FFA-LoRA).",
+        "as it started, B is trained and averaged (FFA-LoRA). Or a registered rule.",
     )
-    robust_aggregation: Literal["norm_clip", "none", "median", "trimmed_mean", "krum"] = key(
+    robust_aggregation: Name = key(
         "norm_clip",
         "What a broken or dishonest client may do to the average of a block. norm_clip: an "
         "update of more than 3 times the median length is scaled to that length, and its weight by the same "
         "factor. The others leave it out; then median, trimmed_mean: of every value, unweighted; krum: the "
-        "one adapter nearest to the others. none: anything.",
+        "one adapter nearest to the others. none: anything. Or a registered rule.",
     )
     byzantine_clients: Count = advanced(
         1, "Broken or dishonest clients that trimmed_mean and krum withstand."

@@ -102,9 +102,6 @@ def freeze_a(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockA
     return result
 
 
-MEANS: dict[str, Mean] = {"by_rank": by_rank, "average": average, "exact": exact, "freeze_a": freeze_a}
-
-
 def _shares(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> list[float]:
     total = float(sum(weights))
     usable = len(blocks) == len(weights) > 0 and math.isfinite(total) and total > 0

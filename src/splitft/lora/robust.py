@@ -91,6 +91,3 @@ def krum(blocks: Sequence[BlockAdapter], byzantine: int) -> BlockAdapter:
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
     nearest = distances.sort(dim=1).values[:, 1 : 1 + max(1, len(blocks) - byzantine - 2)]
     return blocks[int(nearest.sum(dim=1).argmin())]
-
-
-ROBUST = {"median": coordinate_median, "trimmed_mean": trimmed_mean, "krum": krum}

@@ -16,6 +16,7 @@ from splitft.proof.attention import with_attention
 from splitft.proof.batched import prove_batching
 from splitft.proof.split import SplitReport, check_split, map_cuts
 from splitft.proof.trial import finite_random_model
+from splitft.running.methods import with_method
 from splitft.running.model import base_config, choose_targets, inject_adapters, load_base, wants_padding_free
 from splitft.running.prepare import possible_cuts, with_whole_batches
 from splitft.weights.shrink import shrink_config
@@ -60,6 +61,7 @@ def check_job(job: Job) -> JobReport:
     Raises JobError and ModelError where a run would.
     """
     # The job's demands on the configuration, and its cuts.
+    job = with_method(job)
     config = base_config(job)
     job, count = with_whole_batches(job, config), count_blocks(config)
     stated = job.cuts if isinstance(job.cuts, list) else [job.cuts]

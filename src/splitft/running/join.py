@@ -27,6 +27,7 @@ from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.model import base_config, inject_adapters, load_base, make_split_model
+from splitft.running.names import check_client_names
 from splitft.running.network import notice
 from splitft.running.prepare import check_config, note
 from splitft.weights.load import load_tokenizer
@@ -56,6 +57,7 @@ class ClientSetup:
         """
         quiet_libraries()
         job = self._job(welcome.job)
+        check_client_names(job)
         self._told = job, welcome
         config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
@@ -108,7 +110,7 @@ class ClientSetup:
             values["model_name_or_path"] = self.model
         if self.data:
             values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
-            values["partition"] |= {"method": "files"}
+            values["partition"] |= {"method": "files", "options": {}}
             values["clients"] = 1
         return Job(**values)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from splitft.cuts.registry import CUT_POLICIES
+from splitft.data.partition.registry import PARTITIONS
 from splitft.devices.profile import check_devices
 from splitft.job.settings import CostSettings, DeviceSettings
+from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
+from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import check_codecs
 
 
@@ -13,6 +16,15 @@ def check_names(job: CostSettings, devices: DeviceSettings) -> None:
 
     A job file may name pieces that its reader registers later, so `Job` itself does not check them.
     """
+    METHODS.check("method", job.method)
     CUT_POLICIES.check("cut_policy.method", job.cut_policy.method)
-    check_codecs(job)
+    AGGREGATIONS.check("aggregation", job.aggregation)
+    ROBUST_RULES.check("robust_aggregation", job.robust_aggregation)
     check_devices(devices)
+    check_client_names(job)
+
+
+def check_client_names(job: CostSettings) -> None:
+    """Raise JobError where nobody has registered a piece that a client computes with."""
+    check_codecs(job)
+    PARTITIONS.check("partition.method", job.partition.method)

@@ -35,6 +35,7 @@ from splitft.running.folder import (
     read_records,
     take_back,
 )
+from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
@@ -69,7 +70,7 @@ def run(job: JobSource, *, console: Console | None = None, resume: bool = False,
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
-    job = make_job(job, changes)
+    job = with_method(make_job(job, changes))
     with open_run(job, resume=resume) as opened:
         if opened.complete:
             return complete_run(opened, job, console)
@@ -204,7 +205,7 @@ class _Output:
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
-            "method": start.job.method,
+            "method": start.job.method_name or start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
             "clients": len(start.names),
             "cuts": cuts,

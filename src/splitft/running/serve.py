@@ -28,6 +28,7 @@ from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
+from splitft.running.methods import with_method
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
@@ -64,6 +65,7 @@ def serve(
     console = console or Console()
     say = partial(notice, console)
     check_address(address, certs, insecure)
+    job = with_method(job)
     check_network_job(job)
     job = network_job(job)
     with open_run(job, resume=resume) as opened:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from splitft.job.settings import AverageSettings, TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, device_of, resize, trained_specs, unflatten
-from splitft.lora.means import MEANS, Mean
+from splitft.lora.means import Mean
 from splitft.lora.ranks import HeldBlocks
-from splitft.lora.robust import ROBUST, Contribution, norm_clip, without_outliers
+from splitft.lora.robust import Contribution, norm_clip, without_outliers
+from splitft.lora.rules import find_mean, find_robust_rule
 from splitft.server.seam import SHARED
 from splitft.wire.messages import AdapterUp
 
@@ -86,11 +87,14 @@ def average_blocks(
         order: Holders in the order of all sums.
         mean: The average of a block. None: as the settings say.
     """
-    mean = mean or MEANS[settings.aggregation]
+    mean = mean or find_mean(settings.aggregation)
+    robust = None
+    if settings.robust_aggregation not in ("none", "norm_clip"):
+        robust = find_robust_rule(settings.robust_aggregation)
     averaged = {}
     for block, held in sorted(contributions.items()):
         given = [held[holder] for holder in order if holder in held]
-        if robust := ROBUST.get(settings.robust_aggregation):
+        if robust:
             kept = [adapter for adapter, _ in without_outliers(old[block], given)]
             averaged[block] = robust(kept, settings.byzantine_clients)
             continue

@@ -22,8 +22,8 @@ from splitft.lora.blocks import (
     resize,
     widen,
 )
-from splitft.lora.means import MEANS
 from splitft.lora.moments import Moments, rebase, resize_moments
+from splitft.lora.rules import find_mean
 
 EXPERTS, RANK, IN, OUT = 3, 4, 6, 5
 A, B = "mlp.experts.lora_A.experts", "mlp.experts.lora_B.experts"
@@ -76,17 +76,17 @@ def test_a_new_adapter_has_rows_of_each_expert_and_widens_without_a_change_of_th
 def test_a_mean_is_that_of_each_expert(ranks: list[int], seed: int, name: str) -> None:
     blocks = [stacked(rank, seed + i) for i, rank in enumerate(ranks)]
     weights = [float(i + 1) for i in range(len(ranks))]
-    found = MEANS[name](blocks, weights)
-    assert_each_expert(found, lambda e: MEANS[name]([of_expert(block, e) for block in blocks], weights))
+    found = find_mean(name)(blocks, weights)
+    assert_each_expert(found, lambda e: find_mean(name)([of_expert(block, e) for block in blocks], weights))
 
 
 def test_a_frozen_a_stays_and_another_one_is_refused() -> None:
     first, second = stacked(RANK, 0), stacked(2, 1)
     second[A] = first[A][:, :2].clone()
-    assert torch.equal(MEANS["freeze_a"]([first, second], [1.0, 1.0])[A], first[A])
+    assert torch.equal(find_mean("freeze_a")([first, second], [1.0, 1.0])[A], first[A])
     second[A][1, 0, 0] += 1
     with pytest.raises(ValueError, match="is frozen"):
-        MEANS["freeze_a"]([first, second], [1.0, 1.0])
+        find_mean("freeze_a")([first, second], [1.0, 1.0])
 
 
 @settings(deadline=None, max_examples=30)

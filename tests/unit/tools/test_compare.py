@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from splitft import Job
 from splitft.errors import JobError, OutputError
 from splitft.job import load_job
-from splitft.tools.compare.arms import METHODS, Arm, make_arms, method_overrides, parse_methods, parse_vary
+from splitft.job.settings import METHODS
+from splitft.tools.compare.arms import Arm, make_arms, method_overrides, parse_methods, parse_vary
 from splitft.tools.compare.plan import distinct_runs, name_variants, plan_variants, run_name
 from splitft.tools.compare.processes import reason_of, thread_settings
 from splitft.tools.compare.progress import Advance, read_advance, seconds_left

@@ -41,7 +41,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def registered() -> Iterator[str]:
     register_codec("mine", BF16)
     yield "mine"
-    del registry._REGISTERED["mine"]
+    del registry.CODECS._own["mine"]
 
 
 def tried(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from splitft.data.partition.deal import Dealt
+from splitft.data.partition.deal import Dealt, PartitionReport
 from splitft.data.partition.dirichlet import deal_classes
 from splitft.data.partition.shares import Quota
 from splitft.data.rows import Indices
@@ -28,6 +28,15 @@ def length_dirichlet(
     edges = length_edges(lengths, num_buckets)
     classes, names = length_classes(lengths, edges), length_names(edges)
     return deal_classes("length_dirichlet", classes, names, num_clients, alpha, quota, edges)
+
+
+def length_report(dealt: Sequence[Indices], lengths: ArrayLike, num_buckets: int) -> PartitionReport:
+    """Return the rows of each client by length class, of rows that any partition has dealt."""
+    edges = length_edges(lengths, num_buckets)
+    classes, names = length_classes(lengths, edges), length_names(edges)
+    counts = [np.bincount(classes[own], minlength=len(names)).tolist() for own in dealt]
+    clients = tuple(f"client-{number}" for number in range(len(dealt)))
+    return PartitionReport(clients, tuple(names), tuple(map(tuple, counts)), edges)
 
 
 def length_edges(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:

@@ -7,13 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from splitft.common.text import nearest
-from splitft.job.settings import SplitSettings
 from splitft.job.yaml import parse_yaml
+from splitft.running.methods import METHODS
 
-METHODS: tuple[str, ...] = get_args(SplitSettings.model_fields["method"].annotation)
 _RESERVED = {"seed": "--seeds N", "output_dir": "--out FOLDER"}
 
 
@@ -33,7 +32,7 @@ def method_overrides(name: str, policy: str) -> dict[str, Any]:
     """
     if name == "splitft":
         chosen = "splitft" if policy == "fixed" else policy
-    elif name in METHODS:
+    elif name in METHODS.names():
         return {"method": name}
     else:
         chosen = name
@@ -49,7 +48,7 @@ def parse_methods(text: str | None, policies: Collection[str]) -> tuple[list[str
     if text is None:
         return [], []
     names = [name.strip() for name in text.split(",")]
-    known = list(dict.fromkeys([*METHODS, *policies]))
+    known = list(dict.fromkeys([*METHODS.names(), *policies]))
     problems = [f"--methods: {name} is given twice" for name, count in Counter(names).items() if count > 1]
     for name in dict.fromkeys(names):
         if name not in known:

@@ -12,6 +12,7 @@ from typing import Any
 from splitft.common.text import first_few
 from splitft.errors import JobError
 from splitft.job import Job, load_job
+from splitft.running.methods import with_method
 from splitft.running.names import check_names
 from splitft.tools.compare.arms import Arm, override_texts
 from splitft.tools.report.groups import differing_keys
@@ -51,6 +52,7 @@ def plan_variants(
         for seed in seeds:
             try:
                 job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
+                job = with_method(job)
                 check_names(job, job)
             except JobError as error:
                 for problem in problems_of(error):

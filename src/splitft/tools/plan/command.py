@@ -14,6 +14,7 @@ from splitft.devices.measure import model_costs
 from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import Job
+from splitft.running.methods import with_method
 from splitft.running.parties import make_planner
 from splitft.running.prepare import assemble
 from splitft.tools.plan import tables
@@ -31,6 +32,7 @@ def plan_command(
     codecs: Load the weights, too, and try every codec on one batch. Raises JobError, DataError, ModelError,
     OutputError.
     """
+    job = with_method(job)
     if codecs and not job.splits_model:
         raise JobError(
             f"--codecs tries codecs at a cut, and method {job.method} has none: set method splitft"

@@ -70,7 +70,7 @@ def unnamed_keys(variants: Sequence[Variant]) -> list[str]:
     return [
         key
         for key in variants[0].differs
-        if key not in ("method", "cut_policy.method")
+        if key not in ("method", "method_name", "cut_policy.method")
         and any(not without_effect(v.job, key) and f"{key} " not in v.label for v in variants)
     ]
 

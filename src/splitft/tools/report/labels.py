@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 LONG = 60  # characters of a label, from which on it names no more keys than needed
+_OF_METHOD = ("method", "method_name", "cut_policy.method")
 WITHOUT_CUTS = ("centralized", "fed_lora", "local_only")
 _OF_CUTS = ("cuts", "lora_r_cut", "lora_r_cut_side", "server_adapter", "labels", "tail_blocks")
 _OF_POLICY = "cut_policy."
@@ -24,8 +25,8 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
 
     Where that grows longer than LONG, fewer keys that still tell the jobs apart.
     """
-    by_method = "method" in keys or "cut_policy.method" in keys or not keys
-    rest = [key for key in keys if key not in ("method", "cut_policy.method")]
+    rest = [key for key in keys if key not in _OF_METHOD]
+    by_method = len(rest) < len(keys) or not keys
 
     def labels_with(named: Sequence[str], all_of_them: bool = False) -> list[str]:
         labels = []
@@ -51,6 +52,8 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
 
 def method_name(job: Mapping[str, Any]) -> str:
     """Return the method as a person compares it: a split run is named after its cut policy."""
+    if job.get("method_name"):
+        return str(job["method_name"])
     if job.get("method") != "splitft":
         return str(job.get("method"))
     policy = str(job.get("cut_policy.method"))

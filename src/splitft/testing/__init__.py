@@ -1,0 +1,20 @@
+"""Contract checks for pieces of your own: call them in your tests, before a run does.
+
+Each takes the piece as it is registered, and raises AssertionError that says what was expected and what came.
+"""
+
+from splitft.testing.averages import check_aggregation, check_robust_rule
+from splitft.testing.codecs import check_codec
+from splitft.testing.cuts import check_cut_policy
+from splitft.testing.jobs import check_device, check_method
+from splitft.testing.partitions import check_partition
+
+__all__ = [
+    "check_aggregation",
+    "check_codec",
+    "check_cut_policy",
+    "check_device",
+    "check_method",
+    "check_partition",
+    "check_robust_rule",
+]

@@ -1,0 +1,33 @@
+"""The contracts of devices and methods."""
+
+from __future__ import annotations
+
+from splitft.devices.profile import resolve_device
+from splitft.devices.registry import DEVICES
+from splitft.job import load_job
+from splitft.job.sections import DeviceProfile
+from splitft.job.settings import SplitSettings
+from splitft.running.methods import METHODS, Method, with_method
+from splitft.testing.contract import contract, require
+
+_NAME = "under test"
+
+
+def check_device(profile: DeviceProfile) -> None:
+    """Check a device as it is registered: its preset exists, and all its numbers are known."""
+    with contract():
+        DEVICES.register(_NAME, profile)
+        resolve_device(_NAME, {})
+
+
+def check_method(function: Method, job: SplitSettings | None = None) -> None:
+    """Check a method as it is registered: it fixes keys that a job has, and the same ones each time.
+
+    job: the job that the method is given; default: the recipe quickstart.
+    """
+    job = job or load_job("quickstart")
+    with contract():
+        METHODS.register(_NAME, function)
+        named = job.model_copy(update={"method": _NAME})
+        one, other = with_method(named), with_method(named)
+    require(one == other, "the method fixed other keys when asked again")

@@ -1,0 +1,221 @@
+"""Pieces of a user's own, as docs/extending.md has them: in runs and over a network; and wrong ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from forks import run_command, start_command
+from reference import make_setting, write_rows
+from repository import ROOT
+from splitft import (
+    DeviceProfile,
+    Job,
+    JobError,
+    register_aggregation,
+    register_device,
+    register_method,
+    register_partition,
+    register_robust_rule,
+    run,
+    testing,
+)
+from splitft.common.plugins import load_plugins
+from splitft.common.registry import Registry
+from splitft.cuts.registry import CUT_POLICIES
+from splitft.data.partition.registry import PARTITIONS
+from splitft.devices.registry import DEVICES
+from splitft.job import dump_job
+from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
+from splitft.running.methods import METHODS
+from splitft.wire.codecs.registry import CODECS
+
+sys.path.append(str(ROOT / "tests" / "docs"))
+from documents import files_of
+
+Settings = dict[str, Any]
+PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
+    "sorted_rows.py": (PARTITIONS, "sorted", testing.check_partition),
+    "deepen.py": (CUT_POLICIES, "deepen", testing.check_cut_policy),
+    "half_codec.py": (CODECS, "half", testing.check_codec),
+    "equal_votes.py": (AGGREGATIONS, "equal_votes", testing.check_aggregation),
+    "nearest_to_mean.py": (ROBUST_RULES, "nearest_to_mean", testing.check_robust_rule),
+    "tablet.py": (DEVICES, "tablet", testing.check_device),
+    "half_and_half.py": (METHODS, "half_and_half", testing.check_method),
+}
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the page, imported in this process, too."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, code in files_of("docs/extending.md").items():
+        (folder / name).write_text(code)
+        load_plugins([str(folder / name)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return make_setting(tmp_path_factory.mktemp("own"), "llama", num_hidden_layers=6) | {
+        "clients": 2, "rounds": 2, "local_steps": 2, "cuts": 1, "warmup_steps": 0, "labels": "server",
+        "max_eval_samples": 4,
+    }  # fmt: skip
+
+
+def test_every_file_of_the_page_is_short_and_keeps_its_contract(plugins: Path) -> None:
+    assert {path.name for path in plugins.glob("*.py")} == PIECES.keys()
+    for name, (registry, piece, check) in PIECES.items():
+        assert len((plugins / name).read_text().splitlines()) <= 40
+        check(registry.find(piece))
+
+
+def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings, tmp_path: Path) -> None:
+    names = ["client-0", "client-1"]
+    files = {name: str(write_rows(tmp_path / f"{name}.txt", 24, n)) for n, name in enumerate(names)}
+    settings = setting | {
+        "data_files": files, "partition": {"method": "files"}, "codec": "half", "aggregation": "equal_votes",
+        "cut_policy": {"method": "deepen", "max_cut": 3}, "network": {"clients": names},
+    }  # fmt: skip
+    local = run(Job(**settings, output_dir=str(tmp_path / "local")), console=Console(quiet=True))
+    dump_job(Job(**settings, output_dir=str(tmp_path / "run")), tmp_path / "job.yaml")
+    own = [word for path in sorted(plugins.glob("*.py")) for word in ("--plugin", str(path))]
+    address, log = f"127.0.0.1:{free_port()}", tmp_path / "log"
+    server = start_command(["server", tmp_path / "job.yaml", "--listen", address, *own], log)
+    parties = [server]
+    for name in names:
+        where = ["--server", address, "--name", name, "--job-data", "--folder", tmp_path / name]
+        parties.append(start_command(["client", *where, *own], tmp_path / f"{name}.log"))
+    for party in parties:
+        party.join(60)
+        party.kill()
+    assert [party.exitcode for party in parties] == [0, 0, 0], log.read_text()
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "run" / "adapter" / name).read_bytes() == (local.adapter_path / name).read_bytes()
+    assert local.history[-1].cuts == {"client-0": 3, "client-1": 3}
+
+
+def test_a_client_without_the_piece_says_which(plugins: Path, setting: Settings, tmp_path: Path) -> None:
+    settings = setting | {"codec": "half", "network": {"clients": ["client-0"]}, "clients": 1}
+    dump_job(Job(**settings, output_dir=str(tmp_path / "run")), tmp_path / "job.yaml")
+    address = f"127.0.0.1:{free_port()}"
+    plugin = ["--plugin", str(plugins / "half_codec.py")]
+    server = start_command(
+        ["server", tmp_path / "job.yaml", "--listen", address, *plugin], tmp_path / "server.log"
+    )
+    try:
+        told = run_command(
+            "client", "--server", address, "--name", "client-0", "--job-data", "--folder", tmp_path / "kept"
+        )
+    finally:
+        server.kill()
+        server.join()
+    assert told.returncode == 2
+    assert "codec: no codec is called half; " in told.stderr and "--plugin MODULE" in told.stderr
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shrunk(blocks: Any, _: Any) -> Any:
+    return {name: tensor[:1] for name, tensor in blocks[0].items()}
+
+
+WRONG: dict[str, tuple[Callable[..., Any], Any, Settings, str]] = {
+    "rows of too few clients": (
+        register_partition, lambda rows, clients, config, rng: [np.arange(3)],
+        {"partition": {"method": "wrong"}}, "partition wrong must return the rows of 2 clients, it ret",
+    ),
+    "a row twice": (
+        register_partition, lambda rows, clients, config, rng: [np.arange(3), np.arange(2, 5)],
+        {"partition": {"method": "wrong"}}, "partition wrong gives row 2 to several clients, or twice",
+    ),
+    "rows that are none": (
+        register_partition, lambda rows, clients, config, rng: [[0, 1], [2, 10**6]],
+        {"partition": {"method": "wrong"}}, "partition wrong, client-1: rows must lie between 0 and",
+    ),
+    "a partition that fails": (
+        register_partition, lambda rows, clients, config, rng: 1 / 0,
+        {"partition": {"method": "wrong"}}, "partition wrong failed: ZeroDivisionError",
+    ),
+    "an average of fewer names": (
+        register_aggregation, lambda blocks, weights: dict(list(blocks[0].items())[:1]),
+        {"aggregation": "wrong"}, "aggregation wrong must return .*lora_B.* it returned",
+    ),
+    "an average of another shape": (
+        register_aggregation, shrunk, {"aggregation": "wrong"}, "aggregation wrong: .* must have the shape",
+    ),
+    "an average that is no number": (
+        register_aggregation, lambda blocks, weights: {n: t * torch.nan for n, t in blocks[0].items()},
+        {"aggregation": "wrong"}, "aggregation wrong: .*lora_A.* must be finite",
+    ),
+    "a robust rule of other numbers": (
+        register_robust_rule, lambda blocks, byzantine: {n: t.double() for n, t in blocks[0].items()},
+        {"robust_aggregation": "wrong"}, "robust_aggregation wrong: .* must be a torch.float32 tensor, not",
+    ),
+    "a method with an unknown key": (
+        register_method, lambda job: {"cutz": 3}, {"method": "wrong"}, "method wrong: .*cutz",
+    ),
+    "a method of a method": (
+        register_method, lambda job: {"method": "wrong"}, {"method": "wrong"}, "must run a built-in method",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_piece_is_told_what_was_expected(case: str, setting: Settings, tmp_path: Path) -> None:
+    register, piece, changes, problem = WRONG[case]
+    register("wrong", piece)
+    with pytest.raises(JobError, match=problem) as told:
+        run(Job(**setting | changes, output_dir=str(tmp_path / "run")), console=Console(quiet=True))
+    assert len(str(told.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"partition": {"method": "sortd"}},
+            "partition.method: no partition is called sortd; did you mean so",
+        ),
+        (
+            {"aggregation": "by_rnk"},
+            "aggregation: no aggregation rule is called by_rnk; did you mean",
+        ),
+        (
+            {"robust_aggregation": "crum"},
+            "robust_aggregation: no robust rule is called crum; did you mean",
+        ),
+        ({"method": "splitfd"}, "method: no method is called splitfd; did you mean splitft"),
+        ({"devices": "tablit"}, "devices: there is no device 'tablit'; did you mean tablet"),
+    ],
+)
+def test_an_unknown_name_is_told_where_others_come_from(
+    changes: Settings, problem: str, plugins: Path, setting: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError) as told:
+        run(Job(**setting | changes, output_dir=str(tmp_path / "run")), console=Console(quiet=True))
+    assert problem in str(told.value)
+    assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_a_registered_device_may_start_from_another(plugins: Path) -> None:
+    register_device("slow_tablet", DeviceProfile(preset="tablet", slowdown=4.0))
+    testing.check_device(DeviceProfile(preset="slow_tablet"))
+    with pytest.raises(JobError, match="must be a DeviceProfile"):
+        register_device("x", lambda: None)  # type: ignore[arg-type]
+    register_device("circle", DeviceProfile(preset="circle"))
+    with pytest.raises(AssertionError, match="has itself as its preset"):
+        testing.check_device(DeviceProfile(preset="circle"))
