@@ -2,7 +2,7 @@
 
 Devices are drawn from the mix, batches from all training rows of the job, and cuts are those with which the
 job's policy would start. Then one round is simulated: when clients are done, the server's load and memory,
-and the traffic.
+and the traffic. A round that the server's memory does not hold is refused, and the clients that fit are told.
 
     python benchmarks/cohort_scale.py quickstart max_train_samples=1000 --clients 10000 \\
         --mix phone=0.6,laptop=0.3,workstation=0.1 [--out FOLDER]
@@ -163,6 +163,7 @@ def simulate(
     # Their batches and cuts, and the time that both take.
     batches = draw_batches(job, data, len(there))
     cuts = starting_cuts(job, machines, there, batches)
+    memory = check_server_memory(job, machines, [cuts[name] for name in there])
     traces = [
         trace_of(job, costs, name, cuts[name], [(r, w, int(t)) for r, w, t in each.tolist()])
         for name, each in zip(there, batches, strict=True)
@@ -177,7 +178,34 @@ def simulate(
         times,
         sum(t.adapter_up_bytes + sum(sum(step.up_bytes) for step in t.steps) for t in traces),
         sum(t.adapter_down_bytes + sum(sum(step.down_bytes) for step in t.steps) for t in traces),
-        server_memory(costs, job, [cuts[name] for name in there]).total,
+        memory,
+    )
+
+
+def check_server_memory(job: Job, machines: Machines, cuts: Sequence[int]) -> int:
+    """Return the bytes that the server holds for a round of clients with these cuts.
+
+    Raises JobError where its device does not hold them; it tells how many of the clients fit, whichever.
+    """
+    costs, server = machines.costs, machines.server
+    needed = server_memory(costs, job, cuts).total
+    if needed <= server.memory_bytes:
+        return needed
+    lowest_first = sorted(cuts)  # the lower a cut, the larger its trunk: so many fit whoever they are
+    fits, too_many = 0, len(cuts)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if server_memory(costs, job, lowest_first[:middle]).total <= server.memory_bytes:
+            fits = middle
+        else:
+            too_many = middle
+    fewer = (
+        f"{fits:,} of them fit at once: set clients_per_round={fits}" if fits else "not even one of them fits"
+    )
+    shared = "" if job.server_adapter == "shared" else ", server_adapter=shared"
+    raise JobError(
+        f"server_device {server.name} has {server.memory_bytes / 1e9:,.3g} GB of memory, but a round of "
+        f"{len(cuts):,} clients needs about {needed / 1e9:,.1f} GB; {fewer}{shared}, or a larger device"
     )
 
 
@@ -246,7 +274,7 @@ def server_lines(plan: CohortPlan) -> list[str]:
     rate = (plan.bytes_up + plan.bytes_down) * 8 / plan.times.seconds / 1e9
     return [
         f"server: busy {100 * plan.server_load:.0f} % of the round, about "
-        f"{plan.server_memory_bytes / 1e9:,.1f} GB of memory",
+        f"{plan.server_memory_bytes / 1e9:,.1f} GB of its memory",
         f"traffic: {plan.bytes_up / 1e9:,.2f} GB up, {plan.bytes_down / 1e9:,.2f} GB down, "
         f"{rate:.3g} Gbit/s on average at the server",
     ]

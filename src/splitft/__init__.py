@@ -1,8 +1,9 @@
 """SplitFT: federated split fine-tuning of language models.
 
-Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`; `register_codec`,
-`register_cut_policy` and the like for pieces of your own, with the classes that these take and return; and
-the errors. Names load on first use: importing the package costs nothing.
+Public API: `Job`, `load_job`, `run`, `RunResult`, `plan`, `compare`, `report`, `export`, `check`,
+`check_split`, `SplitReport`; `register_codec`, `register_cut_policy` and the like for pieces of your own,
+with the classes that these take and return; and the errors. Names load on first use: importing the package
+costs nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.job.sections import DeviceProfile
+    from splitft.launch.functions import check, compare, export, plan, report
     from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.proof.split import SplitReport, check_split
     from splitft.running.methods import register_method
@@ -35,6 +37,7 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
+    **dict.fromkeys(("plan", "compare", "report", "export", "check"), "launch.functions"),
     "RunResult": "running.runner",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
@@ -74,8 +77,12 @@ __all__ = [
     "SplitFTError",
     "SplitReport",
     "TrainingRows",
+    "check",
     "check_split",
+    "compare",
+    "export",
     "load_job",
+    "plan",
     "register_aggregation",
     "register_codec",
     "register_cut_policy",
@@ -83,6 +90,7 @@ __all__ = [
     "register_method",
     "register_partition",
     "register_robust_rule",
+    "report",
     "run",
 ]
 

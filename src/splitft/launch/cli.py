@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from splitft.common.startup import import_libraries
-from splitft.errors import JobError, SplitFTError
+from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
@@ -224,10 +224,10 @@ def check(
     if model is None:
         raise typer.Exit(check_all_command())
     if job is None:
-        raise typer.Exit(check_command(model, wanted))
+        raise typer.Exit(0 if check_command(model, wanted).ok else ModelError.exit_code)
     from splitft.running.check import check_job
 
-    raise typer.Exit(tell_job(check_job(job)))
+    tell_job(check_job(job))
 
 
 @app.command()
@@ -265,10 +265,10 @@ def compare(
     """Run a job with several methods, values and seeds; write a table and a report. Resumable."""
     from splitft.tools.compare.command import compare_command
 
-    code = compare_command(
+    made = compare_command(
         job, overrides or (), methods=methods, vary=vary or (), seeds=seeds, out=out, parallel=parallel
     )
-    raise typer.Exit(code)
+    raise typer.Exit(made.exit_code)
 
 
 @app.command()
