@@ -39,7 +39,7 @@ from splitft.history import make_record
 from splitft.lora.blocks import Adapter, flatten, rank_of, resize, trained_tensors
 from splitft.lora.robust import OUTLIER
 from splitft.model.split_model import SplitModel
-from splitft.round import run_rounds
+from splitft.round import Observer, run_rounds
 from splitft.running.parties import make_parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.server import average
@@ -127,12 +127,8 @@ class Attacker:
         return replace(update, values=tuple(values))
 
 
-class Nobody:
+class Nobody(Observer):
     """Sees nothing of a run."""
-
-    def on_loss(self, *_: object) -> None: ...
-    def on_evaluation(self, *_: object) -> None: ...
-    def on_round(self, *_: object) -> None: ...
 
 
 def watch_lengths() -> list[float]:

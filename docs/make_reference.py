@@ -37,8 +37,8 @@ INTRODUCTION = """\
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
 | `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
 | `splitft plan JOB --codecs` | Also tries every codec on one batch, with the weights. |
-| `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods or cut policies over seeds; \
-writes a table and a report. Resumable. |
+| `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods, cut policies or \
+algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
 | `splitft report RUN... [--out FILE] [--title TEXT]` | Makes one HTML page of runs; it needs no network. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
@@ -60,6 +60,7 @@ Not with `fixed`. |
 | `summary.json` | Before and after, totals, parameters, versions. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds. |
+| `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \

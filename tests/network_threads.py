@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from splitft import Job
+from splitft import Callback, Job
 from splitft.engines.network.aggregator_link import Dial, dial_aggregator
 from splitft.engines.network.control import End
 from splitft.engines.network.site import Conversation, Site
@@ -70,6 +70,7 @@ def together(
     port_for: Callable[[str, int], int] = lambda name, port: port,
     resume: bool = False,
     console: Console = QUIET,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Run a job with a thread for each client; return the run's folder.
 
@@ -94,7 +95,8 @@ def together(
     job = Job(**setting, output_dir=str(folder / "run"))
     with ThreadPoolExecutor(len(names)) as pool:
         clients = [pool.submit(take_part, name) for name in names]
-        serve(job, "127.0.0.1:0", console=console, resume=resume, on_listening=on_listening)
+        options = {"callbacks": callbacks, "console": console, "resume": resume}
+        serve(job, "127.0.0.1:0", on_listening=on_listening, **options)
         for client in clients:
             client.result(60)
     return folder / "run"

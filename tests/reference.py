@@ -5,7 +5,7 @@ Of SplitFT it uses the data (the same batches must be seen) and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ TARGETS = {
     "qwen3": ["q_proj", "v_proj", "gate_proj"],
     "gemma3_text": ["q_proj", "v_proj", "up_proj"],
 }
+Tensors = dict[str, torch.Tensor]
 WORDS = ("we", "the", "people", "of", "states", "in", "order", "to", "form", "a", "more", "perfect", "union")
 
 
@@ -121,6 +122,7 @@ class UnsplitClient:
         self.stream = BatchStream(len(data.train), job.per_device_train_batch_size, job.seed, data.name)
         self.tokens = 0
         self.losses: list[tuple[float, int]] = []
+        self.start = [p.detach().clone() for p in self.parameters]  # of the round
 
     def base(self) -> Any:
         return stock_model(self.job.model_name_or_path)
@@ -130,6 +132,10 @@ class UnsplitClient:
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         job = self.job
+        if job.optim == "sgd":
+            return torch.optim.SGD(self.parameters, job.learning_rate, weight_decay=job.weight_decay)
+        if job.optim == "rmsprop":
+            return torch.optim.RMSprop(self.parameters, job.learning_rate, weight_decay=job.weight_decay)
         return torch.optim.AdamW(
             self.parameters, lr=job.learning_rate, weight_decay=job.weight_decay, fused=True
         )
@@ -144,6 +150,10 @@ class UnsplitClient:
             loss = self.loss(batch, **extra)
             loss.backward()
             loss_of_step += loss.item()
+        if self.job.objective == "fedprox":
+            assert self.job.proximal_mu is not None
+            distance = sum((p - s).pow(2).sum() for p, s in zip(self.parameters, self.start, strict=True))
+            (self.job.proximal_mu / 2 * distance).backward()  # type: ignore[union-attr]
         torch.nn.utils.clip_grad_norm_(self.parameters, self.job.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
@@ -174,22 +184,30 @@ class UnsplitClient:
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(adapter[in_file(name)])
+        self.start = [p.detach().clone() for p in self.parameters]
 
 
 def federated_lora(
-    job: Job, client_class: type[UnsplitClient] = UnsplitClient
+    job: Job,
+    client_class: type[UnsplitClient] = UnsplitClient,
+    follow: Callable[[dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+    | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """FedAvg of LoRA on whole models; return the final adapter and each round's mean loss per client."""
+    """Federated LoRA on whole models; return the final adapter and each round's mean loss per client.
+
+    follow: the new global adapter from the old one and the average; None: the average (FedAvg).
+    """
     tokenizer = AutoTokenizer.from_pretrained(job.model_name_or_path)
     assert tokenizer.eos_token == EOS
     clients = [client_class(job, data) for data in prepare(job, tokenizer).clients]
-    history = []
+    history, old = [], clients[0].adapter()
     for _ in range(job.rounds):
         for client in clients:
             client.tokens, client.losses = 0, []
             for _ in range(job.local_steps):
                 client.local_step()
         mean = weighted_mean([c.adapter() for c in clients], [c.tokens for c in clients])
+        old = mean = follow(old, mean) if follow else mean
         for client in clients:
             client.load(mean)
         history.append({c.data.name: mean_loss(c.losses) for c in clients})

@@ -19,7 +19,7 @@ from splitft.model.attention import use_fast_backward
 from splitft.model.slots import inject, lora_config, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head
-from splitft.round import exchange
+from splitft.round import Observer, exchange
 from splitft.running.batching import batch_tokens
 from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
@@ -108,7 +108,7 @@ class Unsplit:
         return [loss.item()]
 
 
-class Losses:
+class Losses(Observer):
     """Keeps the losses of steps as they are told."""
 
     def __init__(self) -> None:
@@ -116,9 +116,6 @@ class Losses:
 
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
         self.found.setdefault(client, []).append(loss)
-
-    def on_evaluation(self, round_: int) -> None: ...
-    def on_round(self, record: object) -> None: ...
 
 
 class Federation:

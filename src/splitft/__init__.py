@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.job.sections import DeviceProfile
     from splitft.launch.functions import check, compare, export, plan, report
+    from splitft.lora.client_optimizer import register_optimizer
+    from splitft.lora.objective import register_objective
     from splitft.lora.rules import register_aggregation, register_robust_rule
+    from splitft.lora.server_optimizer import register_server_optimizer
     from splitft.proof.split import SplitReport, check_split
+    from splitft.running.callbacks import Callback, register_callback
     from splitft.running.methods import register_method
-    from splitft.running.runner import RunResult, run
+    from splitft.running.result import RunResult
+    from splitft.running.runner import run
     from splitft.wire.codecs.codec import Codec, Part
     from splitft.wire.codecs.registry import register_codec
 
@@ -38,13 +43,18 @@ _HOME = {
     "load_job": "job",
     "run": "running.runner",
     **dict.fromkeys(("plan", "compare", "report", "export", "check"), "launch.functions"),
-    "RunResult": "running.runner",
+    "Callback": "running.callbacks",
+    "register_callback": "running.callbacks",
+    "RunResult": "running.result",
     "check_split": "proof.split",
     "SplitReport": "proof.split",
     "register_cut_policy": "cuts",
     "register_codec": "wire.codecs.registry",
     "Codec": "wire.codecs.codec",
     "Part": "wire.codecs.codec",
+    "register_objective": "lora.objective",
+    "register_optimizer": "lora.client_optimizer",
+    "register_server_optimizer": "lora.server_optimizer",
     "Observation": "cuts",
     "Proposal": "cuts",
     "register_aggregation": "lora.rules",
@@ -62,6 +72,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Callback",
     "Codec",
     "DataError",
     "DeviceProfile",
@@ -84,12 +95,16 @@ __all__ = [
     "load_job",
     "plan",
     "register_aggregation",
+    "register_callback",
     "register_codec",
     "register_cut_policy",
     "register_device",
     "register_method",
+    "register_objective",
+    "register_optimizer",
     "register_partition",
     "register_robust_rule",
+    "register_server_optimizer",
     "report",
     "run",
 ]

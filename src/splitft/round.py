@@ -64,9 +64,10 @@ class Cuts(Protocol):
     def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]: ...
 
 
-class Observer(Protocol):
-    """Receives progress events (loss, evaluation, end of round) for display."""
+class Observer:
+    """Receives the events of a round (start, loss, evaluation, record), and does nothing with them."""
 
+    def on_round_begin(self, round_: int, cuts: Mapping[str, int], cohort: Sequence[str]) -> None: ...
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None: ...
     def on_evaluation(self, round_: int) -> None: ...
     def on_round(self, record: RoundRecord) -> None: ...
@@ -93,6 +94,7 @@ def run_rounds(
         # Adapt the cuts to what the clients' devices and results are.
         cuts = policy.decide(round_, record)
         members = sample_members(job, cohort.present(round_), round_) if round_ else []
+        observer.on_round_begin(round_, cuts, members)
 
         # Hand out the adapters that members lack; blocks move with their optimizer state.
         if members:

@@ -22,8 +22,11 @@ from splitft import (
     register_aggregation,
     register_device,
     register_method,
+    register_objective,
+    register_optimizer,
     register_partition,
     register_robust_rule,
+    register_server_optimizer,
     run,
     testing,
 )
@@ -33,7 +36,10 @@ from splitft.cuts.registry import CUT_POLICIES
 from splitft.data.partition.registry import PARTITIONS
 from splitft.devices.registry import DEVICES
 from splitft.job import dump_job
+from splitft.lora.client_optimizer import OPTIMIZERS
+from splitft.lora.objective import OBJECTIVES
 from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
+from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
 from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import CODECS
 
@@ -47,6 +53,9 @@ PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
     "half_codec.py": (CODECS, "half", testing.check_codec),
     "equal_votes.py": (AGGREGATIONS, "equal_votes", testing.check_aggregation),
     "nearest_to_mean.py": (ROBUST_RULES, "nearest_to_mean", testing.check_robust_rule),
+    "halfway.py": (SERVER_OPTIMIZERS, "halfway", testing.check_server_optimizer),
+    "small_adapters.py": (OBJECTIVES, "small_adapters", testing.check_objective),
+    "signs.py": (OPTIMIZERS, "signs", testing.check_optimizer),
     "tablet.py": (DEVICES, "tablet", testing.check_device),
     "half_and_half.py": (METHODS, "half_and_half", testing.check_method),
 }
@@ -82,6 +91,7 @@ def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings,
     files = {name: str(write_rows(tmp_path / f"{name}.txt", 24, n)) for n, name in enumerate(names)}
     settings = setting | {
         "data_files": files, "partition": {"method": "files"}, "codec": "half", "aggregation": "equal_votes",
+        "server_optimizer": "halfway", "objective": "small_adapters", "optim": "signs",
         "cut_policy": {"method": "deepen", "max_cut": 3}, "network": {"clients": names},
     }  # fmt: skip
     local = run(Job(**settings, output_dir=str(tmp_path / "local")), console=Console(quiet=True))
@@ -133,6 +143,14 @@ def shrunk(blocks: Any, _: Any) -> Any:
     return {name: tensor[:1] for name, tensor in blocks[0].items()}
 
 
+def nans(keys: Any) -> Any:
+    class Nans:
+        def step(self, old: Any, average: Any, state: Any) -> Any:
+            return {name: tensor / 0 for name, tensor in old.items()}, state
+
+    return Nans()
+
+
 WRONG: dict[str, tuple[Callable[..., Any], Any, Settings, str]] = {
     "rows of too few clients": (
         register_partition, lambda rows, clients, config, rng: [np.arange(3)],
@@ -164,6 +182,17 @@ WRONG: dict[str, tuple[Callable[..., Any], Any, Settings, str]] = {
     "a robust rule of other numbers": (
         register_robust_rule, lambda blocks, byzantine: {n: t.double() for n, t in blocks[0].items()},
         {"robust_aggregation": "wrong"}, "robust_aggregation wrong: .* must be a torch.float32 tensor, not",
+    ),
+    "a server optimizer whose answer is no number": (
+        register_server_optimizer, nans, {"server_optimizer": "wrong"},
+        r"server optimizer wrong: step must return new\['.*lora_A.*'\] finite, it returned",
+    ),
+    "an objective of the start alone": (
+        register_objective, lambda values, start: next(iter(start.values())).sum(), {"objective": "wrong"},
+        "objective wrong: it must return a scalar that depends on the values",
+    ),
+    "an optimizer that is none": (
+        register_optimizer, lambda params, lr: 3, {"optim": "wrong"}, "must be a torch.optim.Optimizer, not",
     ),
     "a method with an unknown key": (
         register_method, lambda job: {"cutz": 3}, {"method": "wrong"}, "method wrong: .*cutz",
@@ -198,6 +227,12 @@ def test_a_wrong_piece_is_told_what_was_expected(case: str, setting: Settings, t
             {"robust_aggregation": "crum"},
             "robust_aggregation: no robust rule is called crum; did you mean",
         ),
+        (
+            {"server_optimizer": "fedadm"},
+            "server_optimizer: no server optimizer is called fedadm; did you mean fedadam",
+        ),
+        ({"objective": "fedpox"}, "objective: no objective is called fedpox; did you mean fedprox"),
+        ({"optim": "sdg"}, "optim: no optimizer is called sdg; did you mean sgd"),
         ({"method": "splitfd"}, "method: no method is called splitfd; did you mean splitft"),
         ({"devices": "tablit"}, "devices: there is no device 'tablit'; did you mean tablet"),
     ],

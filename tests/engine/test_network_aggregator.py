@@ -27,6 +27,11 @@ MODES: dict[str, dict[str, Any]] = {
     "shared, labels at home": {"server_adapter": "shared", "labels": "client", "tail_blocks": 1},
     "freeze_a": {"aggregation": "freeze_a"},
     "median": {"aggregation": "by_rank", "robust_aggregation": "median"},
+    "algorithms": {
+        "server_optimizer": "fedadam", "objective": "fedprox", "proximal_mu": 0.1, "optim": "sgd",
+        "optim_args": "momentum=0.9", "labels": "client", "learning_rate": 0.05,
+        "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2]}},
+    },
     "moving cuts, lower rank at the cut": {
         "lora_r_cut": 2, "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2]}},
     },

@@ -11,7 +11,7 @@ from runs import THREE_CLIENTS, Settings
 
 from splitft import Job
 from splitft.history import RoundRecord
-from splitft.round import run_rounds
+from splitft.round import Observer, run_rounds
 from splitft.running.parties import Parties, make_parties
 from splitft.running.prepare import assemble
 
@@ -21,15 +21,8 @@ def llama(llama: Settings) -> Settings:
     return llama | THREE_CLIENTS
 
 
-class Silent:
-    def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
-        pass
-
-    def on_evaluation(self, round_: int) -> None:
-        pass
-
-    def on_round(self, record: RoundRecord) -> None:
-        pass
+class Silent(Observer):
+    pass
 
 
 def rounds_of(settings: Settings, **changes: Any) -> Iterator[tuple[RoundRecord, Parties]]:

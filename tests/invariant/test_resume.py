@@ -61,6 +61,10 @@ MODES: dict[str, Settings] = {
         "init_lora_weights": "pissa", "adapter_name_or_path": None, "clients": 4, "cuts": 2,
         "cut_policy": UP_AND_DOWN,
     },
+    "algorithms": {
+        "server_optimizer": "fedyogi", "objective": "fedprox", "proximal_mu": 0.1, "optim": "rmsprop",
+        "optim_args": "momentum=0.5", "lora_r_cut": 2, "clients": 4, "cuts": 2, "cut_policy": UP_AND_DOWN,
+    },
     "fed_lora": {"method": "fed_lora"},
     "local_only": {"method": "local_only"},
     "centralized": {"method": "centralized"},
@@ -100,7 +104,7 @@ def assert_same_state(got: Parties, wanted: Parties) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", rest_slow(MODES, ["shared", "labels at home", "cuts move", "dora", "local_only"])
+    "mode", rest_slow(MODES, ["shared", "labels at home", "cuts move", "dora", "algorithms", "local_only"])
 )
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     mode: str, setting: Settings, watched: list[Parties], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

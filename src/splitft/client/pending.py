@@ -107,6 +107,7 @@ class Pending:
             batch, trunk_norms = self._due.pop(number)
             if batch.weights is not self.trained.blocks:
                 move_gradients(batch.weights, self.trained)
+            self.trained.add_penalty()
             # The norm over front, trunk and tail. With staleness it comes too late for the server's step.
             norm = None
             if self.settings.max_grad_norm:

@@ -9,9 +9,11 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # at the top only from 2.10 on
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.problems import job_error, problem_lines
+from splitft.job.report import ReportSettings
 from splitft.job.rules import RULE, broken_rules
 from splitft.job.sections import PartitionConfig, Strict
 from splitft.job.settings import (
@@ -87,12 +89,18 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings, metaclass=
 GROUPS: dict[str, tuple[type[Strict], ...]] = {
     "Model": (ModelSettings,),
     "Data": (DataSettings,),
-    "Federation": (SplitSettings, ScheduleSettings, FederationSettings, AverageSettings),
+    "Federation": (
+        SplitSettings,
+        ScheduleSettings,
+        FederationSettings,
+        AverageSettings,
+        ServerOptimizerSettings,
+    ),
     "LoRA": (LoraSettings,),
-    "Optimizer": (OptimizerSettings, BatchSettings),
+    "Optimizer": (OptimSettings, OptimizerSettings, ObjectiveSettings, BatchSettings),
     "Wire": (WireSettings,),
     "Devices and network": (DeviceSettings, NetworkSettings),
-    "The run": (SeedSettings, RunSettings),
+    "The run": (SeedSettings, RunSettings, ReportSettings),
 }
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from splitft.job.algorithm_rules import broken_algorithm_rules
+
 _BUILT_IN = {  # methods that take no options
     "partition": ("iid", "length_dirichlet", "dirichlet", "by_column", "files"),
     "cut_policy": ("fixed", "schedule", "resource", "accuracy", "splitft", "makespan"),
@@ -133,6 +135,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "lora_r_cut", f"{lora_r_cut} is more than lora_r ({lora_r})"
 
     yield from broken_lora_rules(job)
+    yield from broken_algorithm_rules(job)
 
     kind = get("robust_aggregation", "none")
     if kind not in ("none", "norm_clip") and get("aggregation") in ("exact", "freeze_a"):

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.base_model import ModelSettings as ModelSettings
 from splitft.job.lora import LoraSettings
+from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
     CutPolicyConfig,
@@ -144,7 +146,7 @@ class SplitSettings(Strict):
         return max(self.cuts) if isinstance(self.cuts, list) else self.cuts
 
 
-class AverageSettings(Strict):
+class AverageSettings(ServerOptimizerSettings):
     """The average of a round."""
 
     aggregation: Name = key(
@@ -170,11 +172,11 @@ class AverageSettings(Strict):
         return self.aggregation == "freeze_a"
 
 
-class OptimizerSettings(ScheduleSettings):
-    """AdamW, its schedule and its clipping."""
+class OptimizerSettings(OptimSettings, ScheduleSettings):
+    """The optimizer, its schedule and its clipping."""
 
-    learning_rate: float = key(2e-4, "Peak learning rate of AdamW.", gt=0)
-    weight_decay: float = key(0.0, "Decoupled weight decay of AdamW.", ge=0)
+    learning_rate: float = key(2e-4, "Peak learning rate.", gt=0)
+    weight_decay: float = key(0.0, "Weight decay: decoupled with AdamW.", ge=0)
     adam_beta1: float = advanced(0.9, "AdamW's first beta.", ge=0, lt=1)
     adam_beta2: float = advanced(0.999, "AdamW's second beta.", ge=0, lt=1)
     adam_epsilon: float = advanced(1e-8, "AdamW's epsilon.", gt=0)
@@ -229,7 +231,9 @@ class BatchSettings(ScheduleSettings, SeedSettings):
         return self.server_batch_tokens != "off"
 
 
-class TrainingSettings(SplitSettings, LoraSettings, AverageSettings, OptimizerSettings, BatchSettings):
+class TrainingSettings(
+    SplitSettings, LoraSettings, AverageSettings, ObjectiveSettings, OptimizerSettings, BatchSettings
+):
     """Everything that decides what a training step computes."""
 
 
@@ -313,8 +317,8 @@ class NetworkSettings(Strict):
     )
 
 
-class RunSettings(Strict):
-    """The run as a process: its folder and its checkpoints."""
+class RunSettings(ReportSettings):
+    """The run as a process: its folder, its checkpoints, and who is told of it."""
 
     output_dir: PathName = key("runs/splitft", "Folder of this run; must not hold another one.")
     save_every: Annotated[int, Field(ge=0)] = key(

@@ -252,7 +252,11 @@ def compare(
     job: JOB,
     overrides: OVERRIDES = None,
     methods: Annotated[
-        str | None, typer.Option(help="Methods or cut policies: same_split,splitft,makespan,fed_lora")
+        str | None,
+        typer.Option(
+            help="Methods, cut policies or algorithms: same_split,splitft,makespan,fed_lora; "
+            "fedavg,fedadam,fedprox"
+        ),
     ] = None,
     vary: Annotated[
         list[str] | None, typer.Option(help="A key and its values: 'lora_r_cut=[4,8,16]'; may be repeated.")

@@ -47,14 +47,19 @@ def resize_moments(moments: Moments, rank: int) -> Moments:
     With a second moment of zero a new component would take first steps several times the learning rate,
     since the bias correction has long faded.
     """
-    have = rank_of(moments.exp_avg)
-    average, square = resize(moments.exp_avg, rank), resize(moments.exp_avg_sq, rank)
-    for name, tensor in square.items():
+    average, square = resize(moments.exp_avg, rank), resize_squares(moments.exp_avg_sq, rank)
+    return Moments(moments.steps, average, square)
+
+
+def resize_squares(block: BlockAdapter, rank: int) -> BlockAdapter:
+    """Keep the leading components of squares, or add new ones of the others' mean size."""
+    have, resized = rank_of(block), resize(block, rank)
+    for name, tensor in resized.items():
         if rank > have and has_rank(name):
             axis = rank_axis(name)
             known, new = tensor.narrow(axis, 0, have), tensor.narrow(axis, have, rank - have)
             new.copy_(known.mean(dim=axis, keepdim=True).expand_as(new))
-    return Moments(moments.steps, average, square)
+    return resized
 
 
 def rebase(moments: Moments, basis: Basis) -> Moments:
@@ -69,8 +74,8 @@ def rebase(moments: Moments, basis: Basis) -> Moments:
     for name in filter(has_rank, average):
         change, on_a = basis[name_of_a(name)].double(), is_a(name)
         turn = torch.linalg.pinv(change).T if on_a else change
-        average[name] = _turned(average[name], turn, on_a)
-        square[name] = _turned(square[name], turn.square(), on_a)
+        average[name] = turned(average[name], turn, on_a)
+        square[name] = turned(square[name], turn.square(), on_a)
     like = moments.exp_avg
     return Moments(moments.steps, from_matrices(average, like), from_matrices(square, like))
 
@@ -122,6 +127,7 @@ def unpack_blocks(
     return moments
 
 
-def _turned(tensor: Tensor, turn: Tensor, on_a: bool) -> Tensor:
+def turned(tensor: Tensor, turn: Tensor, on_a: bool) -> Tensor:
+    """Return a matrix with its components turned: of an A (rank, in), or of a B (out, rank)."""
     turn, wide = turn.to(tensor.device), tensor.double()
     return (turn @ wide if on_a else wide @ turn.T).to(tensor)

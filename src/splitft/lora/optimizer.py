@@ -1,4 +1,4 @@
-"""The trained half of a party: adapters of the blocks it holds, and AdamW over them."""
+"""The trained half of a party: adapters of the blocks it holds, and their optimizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from splitft.common.state import State
 from splitft.job.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 from splitft.lora.basis import Basis
 from splitft.lora.blocks import Adapter, BlockAdapter, is_a, rank_of, to_device, trained_tensors
+from splitft.lora.client_optimizer import ADAMW, make_optimizer, restore_state, state_of, take_step
 from splitft.lora.moments import Moments, rebase, resize_moments
+from splitft.lora.objective import ObjectiveGradient
 
 LearningRates = tuple[float, float]  # of A, and of B: the same without LoRA+
 
@@ -51,12 +53,19 @@ NO_GRADIENT = -1.0  # in the place of a norm
 
 
 class TrainedAdapter:
-    """Adapters that one party trains, with their optimizer state, which stays with each block."""
+    """Adapters that one party trains, with their optimizer state.
+
+    AdamW's stays with each block, wherever that goes. Another optimizer's begins anew where a block changes
+    hands, its rank or its basis.
+    """
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
         self.blocks: Weights = {}
-        self._optimizers: dict[int, torch.optim.AdamW] = {}
+        self._optimizers: dict[int, torch.optim.Optimizer] = {}
+        self._moves = settings.optim in ADAMW  # optimizer state goes where its block goes
+        self._objective = ObjectiveGradient(settings)
+        self._start: Adapter = {}  # trained tensors as last loaded, where the objective reads them
 
     def load(
         self,
@@ -64,14 +73,14 @@ class TrainedAdapter:
         bases: Mapping[int, Sequence[Basis]] | None = None,
         moments: Mapping[int, Moments] | None = None,
     ) -> dict[int, Moments]:
-        """Hold exactly these blocks, with these values. Return the optimizer state of blocks given up.
+        """Hold exactly these blocks, with these values. Return the moments of blocks given up.
 
-        Optimizer state stays with its block, through `bases` (changes of basis since the last load) and
+        Moments stay with its block, through `bases` (changes of basis since the last load) and
         changes of rank; of a block that is new here it comes from `moments`.
         """
         given_up = {i: m for i in self.blocks if i not in adapter and (m := self.moments(i)) is not None}
         blocks: Weights = {}
-        optimizers: dict[int, torch.optim.AdamW] = {}
+        optimizers: dict[int, torch.optim.Optimizer] = {}
         for index in sorted(adapter):
             values, changes = adapter[index], (bases or {}).get(index, ())
             held, new = self.blocks.get(index), (moments or {}).get(index)
@@ -90,13 +99,19 @@ class TrainedAdapter:
                     state = rebase(state, basis)
                 _restore(optimizers[index], blocks[index], resize_moments(state, rank_of(values)))
         self.blocks, self._optimizers = blocks, optimizers
+        if not self._objective.is_zero:
+            self._start = {i: {n: p.detach().clone() for n, p in self._trained(i).items()} for i in blocks}
         return given_up
 
     def state(self) -> State:
         """Return adapters and optimizer state as a checkpoint holds them."""
         moments = {block: self.moments(block) for block in self.blocks}
         kept = {block: None if known is None else dict(vars(known)) for block, known in moments.items()}
-        return {"blocks": self.values(), "moments": kept}
+        state = {"blocks": self.values(), "moments": kept}
+        if not self._moves:
+            name, each = self._settings.optim, self._optimizers.items()
+            state["optimizers"] = {block: state_of(name, own, self._trained(block)) for block, own in each}
+        return state
 
     def load_state(self, state: State, device: torch.device) -> None:
         """Restore a state returned by `state()`."""
@@ -104,10 +119,14 @@ class TrainedAdapter:
         moments = {b: Moments(**{**kept, "steps": tuple(kept["steps"])}) for b, kept in known.items()}
         self.load({})
         self.load(to_device(state["blocks"], device), moments=moments)
+        for block, own in state.get("optimizers", {}).items():
+            restore_state(self._optimizers[block], self._trained(block), own)
 
     def moments(self, index: int) -> Moments | None:
-        """Return the optimizer state of a block, None before its first step."""
-        trained = {name: p for name, p in self.blocks[index].items() if p.requires_grad}
+        """Return AdamW's moments of a block, None before its first step and with another optimizer."""
+        if not self._moves:
+            return None
+        trained = self._trained(index)
         states = {name: self._optimizers[index].state.get(p) or {} for name, p in trained.items()}
         if not any(states.values()):
             return None
@@ -118,25 +137,23 @@ class TrainedAdapter:
 
         return Moments(steps, kept("exp_avg"), kept("exp_avg_sq"))
 
-    def _optimizer(self, block: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
+    def _optimizer(self, block: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         settings = self._settings
         one_rate = settings.loraplus_lr_ratio is None
         groups: dict[int, list[nn.Parameter]] = {0: [], 1: []}  # by the place of their learning rate
         for name, parameter in block.items():
             if parameter.requires_grad:
                 groups[0 if one_rate or is_a(name) else 1].append(parameter)
-        return torch.optim.AdamW(
-            [{"params": own, "rate": place} for place, own in groups.items() if own],
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            eps=settings.adam_epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        return make_optimizer(
+            settings, [{"params": own, "rate": place} for place, own in groups.items() if own]
         )
+
+    def _trained(self, index: int) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.blocks[index].items() if p.requires_grad}
 
     def parameters_of(self, index: int) -> list[nn.Parameter]:
         """The trained tensors of one block, in the model's order."""
-        return [p for p in self.blocks[index].values() if p.requires_grad]
+        return list(self._trained(index).values())
 
     def parameters(self) -> list[nn.Parameter]:
         """All trained tensors, by block and in the model's order."""
@@ -145,6 +162,12 @@ class TrainedAdapter:
     def values(self) -> Adapter:
         """Return a copy of the adapters as they stand."""
         return {i: {n: p.detach().clone() for n, p in block.items()} for i, block in self.blocks.items()}
+
+    def add_penalty(self) -> None:
+        """Add the gradient of the objective's penalty, once a step: the loss's gradients are complete."""
+        if not self._objective.is_zero:
+            for index in self.blocks:
+                self._objective.add(self._trained(index), self._start[index])
 
     def gradient_norms(self, blocks: Iterable[int] | None = None) -> Tensor:
         """Return the norm of each tensor's gradient, (tensors,) float32 on the CPU, in the model's order.
@@ -167,7 +190,7 @@ class TrainedAdapter:
         for optimizer in self._optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rates[group["rate"]]
-            optimizer.step()
+            take_step(self._settings, optimizer)
             optimizer.zero_grad(set_to_none=True)
 
 
@@ -186,7 +209,7 @@ def move_gradients(source: Weights, trained: TrainedAdapter) -> None:
             parameter.grad, source[index][name].grad = source[index][name].grad, None
 
 
-def _restore(optimizer: torch.optim.AdamW, block: Mapping[str, nn.Parameter], moments: Moments) -> None:
+def _restore(optimizer: torch.optim.Optimizer, block: Mapping[str, nn.Parameter], moments: Moments) -> None:
     named = [(name, p) for name, p in block.items() if p.requires_grad]
     for (name, parameter), step in zip(named, moments.steps, strict=True):
         if step:

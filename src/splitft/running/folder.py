@@ -14,6 +14,7 @@ from splitft.common.lock import lock_folder
 from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
+from splitft.job.report import ReportSettings
 
 if TYPE_CHECKING:
     from splitft.common.checkpoint import Checkpoint
@@ -26,8 +27,8 @@ SIGNS = (  # of a run in a folder
     JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
 FREE = (  # need not be what they were: `check_rounds` has its own rule for the last three
-    "output_dir", "save_every", "save_total_limit", "use_cpu", "clients", "rounds", "max_steps",
-    "num_train_epochs"
+    *ReportSettings.model_fields, "output_dir", "save_every", "save_total_limit", "use_cpu", "clients",
+    "rounds", "max_steps", "num_train_epochs",
 )  # fmt: skip
 
 

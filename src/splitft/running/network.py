@@ -11,6 +11,7 @@ from rich.markup import escape
 from splitft.engines.network.transport.certs import is_loopback
 from splitft.errors import JobError
 from splitft.job import Job
+from splitft.job.report import ReportSettings
 
 METHODS = ("splitft", "same_split", "fed_lora")
 
@@ -22,7 +23,9 @@ def client_names(job: Job) -> list[str]:
 
 def job_digest(job: Job) -> str:
     """Return the SHA-256 of a job, on which server and aggregator must agree."""
-    return hashlib.sha256(job.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()
+    return hashlib.sha256(
+        job.model_dump_json(exclude={"output_dir", *ReportSettings.model_fields}).encode()
+    ).hexdigest()
 
 
 def check_network_job(job: Job) -> None:

@@ -85,7 +85,7 @@ def assemble(
     elsewhere: names of the clients, where these have the data themselves.
     """
     # 1. Names of policies, codecs and devices; sources, or their fallbacks.
-    check_names(job, job)
+    check_names(job, job, job)
     job, notices = resolve_sources(job)
     source, config = resolve_model(job.model_name_or_path), base_config(job)
     notices += filter(None, [base_notice(job, config, source)])

@@ -12,7 +12,8 @@ from rich.table import Table
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
 from splitft.history import RoundRecord
-from splitft.job import Job
+from splitft.job.settings import FederationSettings
+from splitft.round import Observer
 from splitft.wire.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -38,11 +39,16 @@ class LineProgress(Progress):
         return self.disable and time.monotonic() - self._last_line > self._seconds
 
 
-class RunProgress(LineProgress):
+class RunProgress(LineProgress, Observer):
     """Shows round, step, loss, tokens/s, bytes and time left; an `Observer` of round.run_rounds."""
 
     def __init__(
-        self, job: Job, num_clients: int, ledger: Ledger, console: Console, rounds_done: int = -1
+        self,
+        job: FederationSettings,
+        num_clients: int,
+        ledger: Ledger,
+        console: Console,
+        rounds_done: int = -1,
     ) -> None:
         super().__init__(console, SECONDS_BETWEEN_LINES, "[bold]")
         self.job = job

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from splitft.lora.blocks import Adapter
 from splitft.lora.optimizer import schedule_of_all_rounds
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
+from splitft.running.callbacks import Callback
+from splitft.running.events import CallbackHandler, run_callbacks
 from splitft.running.export import model_card, save_adapter, tokenizer_files, usage_hints
 from splitft.running.folder import (
     DECISIONS,
@@ -40,60 +42,62 @@ from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
 from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.running.result import RunResult
 from splitft.weights.random_models import is_random
 
 _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # packages that a result depends on
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a run made. history: one record a round, the first before training.
-
-    adapter_path: the adapter's folder; with `method: local_only` the folder of every client's.
-    """
-
-    output_dir: Path
-    adapter_path: Path
-    history: list[RoundRecord]
-    summary: dict[str, Any]
-
-
-def run(job: JobSource, *, console: Console | None = None, resume: bool = False, **changes: Any) -> RunResult:
+def run(
+    job: JobSource,
+    *,
+    callbacks: Sequence[Callback | type[Callback]] = (),
+    console: Console | None = None,
+    resume: bool = False,
+    **changes: Any,
+) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    job: a Job, a mapping of its keys, a job file, or the name of a recipe. changes: keys of it that are to
-    have other values, as KEY=VALUE on the command line. console: where progress is shown;
-    `Console(quiet=True)` shows nothing. resume: go on with the run in `output_dir` from its last checkpoint,
-    to the same result, bit by bit, as if it had never been cut off; a run that is complete is returned as it
-    is, or extended where the job now has more rounds. An interrupt, and a cut policy or a model that fails in
-    a later round, keep the adapter and the history of the last complete round, and are raised again.
+    job: a Job, a mapping of its keys, a job file, or the name of a recipe. callbacks: called at the run's
+    events, beside those that the job names. changes: keys of the job that are to have other values, as
+    KEY=VALUE on the command line. console: where progress is shown; `Console(quiet=True)` shows nothing.
+    resume: go on with the run in `output_dir` from its last checkpoint, to the same result, bit by bit, as if
+    it had never been cut off; a run that is complete is returned as it is, or extended where the job now has
+    more rounds. An interrupt, and a cut policy, a callback or a model that fails in a later round, keep the
+    adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
     job = with_method(make_job(job, changes))
+    called = run_callbacks(job, callbacks)
     with open_run(job, resume=resume) as opened:
         if opened.complete:
             return complete_run(opened, job, console)
         quiet_libraries()
         start = assemble(job, console)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
-        return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console)
+        return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console, called)
 
 
-def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Console) -> RunResult:
+def run_parties(
+    opened: Opened, start: Assembly, parties: Parties, console: Console, callbacks: Sequence[Callback] = ()
+) -> RunResult:
     """Run the rounds with these parties, and write the results."""
     job, folder = start.job, opened.folder
     check_rounds(folder, opened.rounds, job.rounds)
-    output = _Output(folder, start, parties)
-    output.go_on(opened, console)
-    last = output.records[-1] if output.records else None
-    done = last.round if last else -1
-    with RunProgress(job, len(start.names), parties.ledger, console, done) as progress:
+    done = opened.checkpoint.round if opened.checkpoint else -1
+    progress = RunProgress(job, len(start.names), parties.ledger, console, done)
+    with CallbackHandler(job, callbacks, progress) as events, progress:
+        events.begin(folder, done)  # before anything is written
+        output = _Output(folder, start, parties)
+        output.go_on(opened, console)
+        last = output.records[-1] if output.records else None
         try:
             for record in run_rounds(
-                job, parties.policy, parties.server, parties.cohort, parties.ledger, progress, last
+                job, parties.policy, parties.server, parties.cohort, parties.ledger, events, last
             ):
                 output.add(record)
+                events.on_written(record, folder)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
                 output.save()  # the stop may have come between the writing of two files
@@ -115,7 +119,9 @@ def run_parties(opened: Opened, start: Assembly, parties: Parties, console: Cons
     if adapters == "adapter":
         hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
-    return RunResult(folder, folder / adapters, output.records, output.save())
+    summary = output.save()
+    events.end(summary)
+    return RunResult(folder, folder / adapters, output.records, summary)
 
 
 def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,16 +23,20 @@ from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
+from splitft.job.report import ReportSettings
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
+from splitft.running.callbacks import Callback
+from splitft.running.events import run_callbacks
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
-from splitft.running.runner import RunResult, complete_run, run_parties
+from splitft.running.result import RunResult
+from splitft.running.runner import complete_run, run_parties
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
@@ -50,6 +54,7 @@ def serve(
     tokens: Mapping[str, str] | None = None,
     insecure: bool = False,
     resume: bool = False,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
 ) -> RunResult:
@@ -58,12 +63,14 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. on_listening: called once clients can connect.
+    resume: go on from the last checkpoint. callbacks: called at the run's events. on_listening: called once
+    clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
     console = console or Console()
     say = partial(notice, console)
+    called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure)
     job = with_method(job)
     check_network_job(job)
@@ -109,7 +116,7 @@ def serve(
             else:
                 resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
                 append_line(opened.folder / STEPS, json.dumps(resumed))
-            result = run_parties(opened, start, parties, console)
+            result = run_parties(opened, start, parties, console, called)
             failpoint("run.complete")
         except BaseException:
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
@@ -154,7 +161,8 @@ def make_server_side(
     # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
     dtype, slots = base_dtype(job, start.model.config), model.slots
     settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    told = settled.model_dump_json(exclude={"output_dir", "adapter_name_or_path"})
+    own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
+    told = settled.model_dump_json(exclude=own)
     names = tuple(slots.targets), tuple(slots.excluded)
     welcome = Welcome("", 0, told, *names, start.report.server_inputs)
     limit = most_bytes(start)

@@ -1,4 +1,4 @@
-"""The global adapter: hands out what clients lack, and adopts the mean of what was trained."""
+"""The global adapter: hands out what clients lack, and follows the mean of what was trained."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from splitft.lora.blocks import (
     widen,
 )
 from splitft.lora.ranks import HeldBlocks
+from splitft.server.server_steps import ServerSteps
 from splitft.wire.messages import AdapterDown
 
 
@@ -49,6 +50,7 @@ class GlobalAdapter:
     """
 
     def __init__(self, adapter: Adapter, layout: Layout, settings: AverageSettings, seed: int) -> None:
+        self._steps = ServerSteps(settings)
         self.adapter = dict(adapter)
         self.truncation_errors: dict[int, float] = {}  # {block: error} since last asked
         self._layout = layout
@@ -71,7 +73,9 @@ class GlobalAdapter:
                 old, new = self.adapter[block], canonical_block(self.adapter[block])
                 if any(not torch.equal(new[name], old[name]) for name in old):
                     self._put(block, new)
-                    self._bases[block].append((self._version[block], basis_between(old, new)))
+                    basis = basis_between(old, new)
+                    self._bases[block].append((self._version[block], basis))
+                    self._steps.rebase(block, basis)
                 self._canonical[block] = self._version[block]
             old = self.adapter[block]
             if low < max(top, have):
@@ -82,6 +86,7 @@ class GlobalAdapter:
                 if top > have:
                     new = widen(old, top, self._layout[block], self._seed, block)
                 self._put(block, new)
+                self._steps.resize(block, top)
                 if canonical:  # new components have no weight, and come last
                     self._canonical[block] = self._version[block]
 
@@ -139,11 +144,12 @@ class GlobalAdapter:
         )
 
     def adopt(self, averaged: Adapter) -> None:
-        """Replace blocks by the average of what was trained from them."""
+        """Have blocks follow the average of what was trained from them, as the server optimizer says."""
         for block, new in averaged.items():
             old, have = self.adapter[block], rank_of(new)
             if self._settings.aggregation == "by_rank" and have < rank_of(old):  # no holder trained the rest
                 new = concat([new, slice_components(old, have, rank_of(old))])
+            new = self._steps.step(block, old, new)
             self._put(block, new, same_a=self._settings.freeze_a)
 
     def state(self) -> State:
@@ -154,6 +160,7 @@ class GlobalAdapter:
             "version_of_a": self._version_of_a,
             "canonical": self._canonical,
             "bases": dict(self._bases),
+            "server_optimizer": self._steps.state(),
             "copies": {
                 holder: {block: list(copy) for block, copy in held.items()}
                 for holder, held in self._copies.items()
@@ -165,6 +172,7 @@ class GlobalAdapter:
         self.adapter = to_device(state["adapter"], device_of(self.adapter))
         self._version, self._version_of_a = dict(state["version"]), dict(state["version_of_a"])
         self._canonical = dict(state["canonical"])
+        self._steps.load_state(state["server_optimizer"])
         self._bases.clear()
         self._copies.clear()
         for block, kept in state["bases"].items():

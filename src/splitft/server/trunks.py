@@ -101,6 +101,7 @@ class Trunk:
         Args:
             weights: Share of each client in the gradient.
         """
+        self.trained.add_penalty()
         if not self.settings.max_grad_norm:
             self.trained.step(self.learning_rate(step), None)
             return None

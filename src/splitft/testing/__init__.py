@@ -3,6 +3,7 @@
 Each takes the piece as it is registered, and raises AssertionError that says what was expected and what came.
 """
 
+from splitft.testing.algorithms import check_objective, check_optimizer, check_server_optimizer
 from splitft.testing.averages import check_aggregation, check_robust_rule
 from splitft.testing.codecs import check_codec
 from splitft.testing.cuts import check_cut_policy
@@ -15,6 +16,9 @@ __all__ = [
     "check_cut_policy",
     "check_device",
     "check_method",
+    "check_objective",
+    "check_optimizer",
     "check_partition",
     "check_robust_rule",
+    "check_server_optimizer",
 ]

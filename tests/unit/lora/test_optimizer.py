@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 import pytest
@@ -10,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import TrainingArguments, get_scheduler
+from transformers.optimization import Adafactor
 
-from splitft import Job
+from splitft import Job, JobError, register_optimizer
+from splitft.common.state import pack, unpack
 from splitft.job.settings import SchedulerType
 from splitft.lora.blocks import Adapter, resize
+from splitft.lora.client_optimizer import check_optimizer
 from splitft.lora.optimizer import NO_GRADIENT, TrainedAdapter, global_step, learning_rates, total_norm
 
 
@@ -192,3 +196,147 @@ def test_a_wider_block_trains_on_from_the_same_function() -> None:
     names = ("q.lora_B.weight", "q.lora_A.weight")
     assert wide[names[1]].shape == (4, 7)
     assert torch.allclose(wide[names[0]] @ wide[names[1]], own[names[0]] @ own[names[1]], atol=1e-6)
+
+
+def kept_bits(trained: TrainedAdapter) -> dict[str, Tensor]:
+    return {f"{b}.{n}": t for b, block in trained.values().items() for n, t in block.items()}
+
+
+OPTIMS = {
+    "sgd": "momentum=0.9,nesterov=true",
+    "adagrad": None,
+    "rmsprop": "alpha=0.9, centered=True",
+    "adafactor": "clip_threshold=2.0",
+    "adamw_torch_fused": None,
+}
+
+
+def stock(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """As a person writes it."""
+    match name:
+        case "sgd":
+            return torch.optim.SGD(parameters, 0.01, momentum=0.9, nesterov=True, weight_decay=0.1)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, 0.01, weight_decay=0.1)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, 0.01, alpha=0.9, centered=True, weight_decay=0.1)
+        case "adafactor":
+            return Adafactor(
+                parameters, 0.01, clip_threshold=2.0, weight_decay=0.1, scale_parameter=False,
+                relative_step=False,
+            )  # fmt: skip
+    return torch.optim.AdamW(parameters, 0.01, weight_decay=0.1, fused=True)
+
+
+@pytest.mark.parametrize("name", OPTIMS)
+def test_each_is_the_librarys_own_and_goes_on_from_a_checkpoint(name: str) -> None:
+    job = job_of(optim=name, optim_args=OPTIMS[name], learning_rate=0.01, weight_decay=0.1, lora_r=4)
+    start = adapter_of({0: 3, 2: 2})
+    trained, resumed = TrainedAdapter(job), TrainedAdapter(job)
+    trained.load(start)
+    wanted = {f"{b}.{n}": nn.Parameter(t.clone()) for b, block in start.items() for n, t in block.items()}
+    optimizer = stock(name, list(wanted.values()))
+    for step in range(4):
+        gradients = gradients_for(trained, step)
+        give(trained.parameters(), gradients)
+        give(list(wanted.values()), gradients)
+        trained.step((0.01, 0.01), None)
+        optimizer.step()
+        if step == 1:  # through what a checkpoint holds
+            values, tensors = pack(trained.state())
+            resumed.load_state(unpack(json.loads(json.dumps(values)), tensors), torch.device("cpu"))
+        elif step > 1:
+            give(resumed.parameters(), gradients)
+            resumed.step((0.01, 0.01), None)
+    got = kept_bits(trained)
+    assert all(torch.equal(got[n], p) for n, p in wanted.items())
+    assert all(torch.equal(got[n], t) for n, t in kept_bits(resumed).items())
+
+
+def test_loraplus_goes_with_any_optimizer() -> None:
+    job = job_of(optim="sgd", loraplus_lr_ratio=4.0, lora_r=2)
+    trained = TrainedAdapter(job)
+    trained.load(adapter_of({0: 2}))
+    before = trained.values()[0]
+    give(trained.parameters(), [torch.ones_like(p) for p in trained.parameters()])
+    trained.step((0.25, 1.0), None)
+    now = trained.values()[0]
+    assert torch.equal(now["q.lora_A.weight"], before["q.lora_A.weight"] - 0.25)
+    assert torch.equal(now["q.lora_B.weight"], before["q.lora_B.weight"] - 1.0)
+
+
+def test_state_other_than_adamws_begins_anew_where_a_block_changes_its_rank() -> None:
+    trained = TrainedAdapter(job_of(optim="sgd", optim_args="momentum=0.9", lora_r=4))
+    trained.load(adapter_of({0: 2, 1: 2}))
+    give(trained.parameters(), gradients_for(trained, 0))
+    trained.step((0.1, 0.1), None)
+    assert trained.load(adapter_of({0: 3, 1: 2})) == {}
+    kept = trained.state()["optimizers"]
+    assert not kept[0]
+    assert set(kept[1]["q.lora_A.weight"]) == {"momentum_buffer"}
+
+
+class Signs(torch.optim.Optimizer):
+    """Steps of one size."""
+
+    def __init__(self, params: Any, lr: float, scale: float = 1.0) -> None:
+        super().__init__(params, {"lr": lr, "scale": scale})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                with torch.no_grad():
+                    p.sub_(group["lr"] * group["scale"] * p.grad.sign())
+
+
+def test_one_of_ones_own_takes_its_arguments() -> None:
+    register_optimizer("signs", Signs)
+    trained = TrainedAdapter(job_of(optim="signs", optim_args="scale=2", lora_r=2))
+    trained.load({0: {"q.lora_A.weight": torch.zeros(2, 7), "q.lora_B.weight": torch.zeros(5, 2)}})
+    give(trained.parameters(), [torch.full_like(p, 3.0) for p in trained.parameters()])
+    trained.step((0.5, 0.5), None)
+    assert all(bool((p == -1.0).all()) for p in trained.parameters())
+
+
+def failing(*args: Any) -> None:
+    raise KeyError("x")
+
+
+WRONG_OPTIMIZERS: dict[str, tuple[Any, str | None, str]] = {
+    "no optimizer": (lambda params, lr: 3, None, "optimizer own: must be a torch.optim.Optimizer, not int"),
+    "other groups": (
+        lambda params, lr: torch.optim.SGD([p for g in params for p in g["params"]], lr),
+        None,
+        "optimizer own: must keep the parameter groups",
+    ),
+    "an argument too many": (Signs, "size=2", "optim: own with optim_args size=2: TypeError: .*size"),
+    "no pair": (Signs, "scale", "optim_args: write key=value,key=value"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_OPTIMIZERS)
+def test_a_wrong_optimizer_is_refused_by_name(case: str) -> None:
+    make, arguments, problem = WRONG_OPTIMIZERS[case]
+    register_optimizer("own", make)
+    with pytest.raises(JobError, match=f"^{problem}"):
+        check_optimizer(job_of(optim="own", optim_args=arguments))
+
+
+def test_a_step_that_fails_and_a_state_that_no_checkpoint_holds_are_refused_by_name() -> None:
+    register_optimizer("own", type("Failing", (Signs,), {"step": failing}))
+    trained = TrainedAdapter(job_of(optim="own", lora_r=2))
+    trained.load(adapter_of({0: 2}))
+    with pytest.raises(JobError, match="optimizer own: step failed: KeyError: 'x'"):
+        trained.step((0.1, 0.1), None)
+    next(iter(trained._optimizers.values())).state[trained.parameters()[0]] = {"odd": object()}
+    with pytest.raises(JobError, match="optimizer own: its state holds object"):
+        trained.state()
+
+
+def test_unknown_names_and_arguments_of_adamw_are_refused() -> None:
+    with pytest.raises(JobError, match=r"^optim: no optimizer is called adamw; did you mean"):
+        check_optimizer(job_of(optim="adamw"))
+    with pytest.raises(JobError, match=r"optim: sgd with optim_args lr=0\.1: TypeError"):
+        check_optimizer(job_of(optim="sgd", optim_args="lr=0.1"))
+    with pytest.raises(JobError, match="AdamW has keys of its own"):
+        job_of(optim_args="betas=0.9")

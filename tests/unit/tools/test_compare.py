@@ -15,7 +15,14 @@ from splitft import Job
 from splitft.errors import JobError, OutputError
 from splitft.job import load_job
 from splitft.job.settings import METHODS
-from splitft.tools.compare.arms import Arm, make_arms, method_overrides, parse_methods, parse_vary
+from splitft.tools.compare.arms import (
+    Arm,
+    algorithms,
+    make_arms,
+    method_overrides,
+    parse_methods,
+    parse_vary,
+)
 from splitft.tools.compare.plan import distinct_runs, name_variants, plan_variants, run_name
 from splitft.tools.compare.processes import reason_of, thread_settings
 from splitft.tools.compare.progress import Advance, read_advance, seconds_left
@@ -59,9 +66,23 @@ def test_a_policy_is_method_splitft_with_it_and_splitft_keeps_a_policy_that_move
     assert method_overrides("fed_lora", "fixed") == {"method": "fed_lora"}
 
 
+def test_algorithms_are_compared_one_alone_each(job_file: str) -> None:
+    named = algorithms(["none", "fedavgm", "mine"], ["plain", "fedprox"])
+    assert list(named) == ["fedavg", "fedprox", "fedavgm", "mine"]
+    assert parse_methods("fedavg,mine", [*POLICIES, *named]) == (["fedavg", "mine"], [])
+    arms = make_arms(["fedavg", "fedavgm", "fedprox"], {}, "fixed", named)
+    jobs = [variant.job for variant in plan_variants(job_file, ["proximal_mu=0.5"], arms, [7])]
+    assert [(job.server_optimizer, job.objective) for job in jobs] == [
+        ("none", "plain"), ("fedavgm", "plain"), ("none", "fedprox"),
+    ]  # fmt: skip
+    assert {(job.method, job.cut_policy.method, job.proximal_mu) for job in jobs} == {
+        ("splitft", "fixed", 0.5)
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("", "no method or cut policy is called ''"), ("same_spilt", "did you mean same_split?"),
+    [("", "no method, cut policy or algorithm is called ''"), ("same_spilt", "did you mean same_split?"),
      ("splitft,splitft", "splitft is given twice"), ("zzz", "there are splitft, same_split")],
 )  # fmt: skip
 def test_wrong_methods_are_told(text: str, told: str) -> None:

@@ -15,7 +15,15 @@ from splitft.engines.network.aggregator_link import Desk
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.timing import Stopwatch
 from splitft.engines.network.transport.dialler import Dialler
-from splitft.errors import DataError, DivergedError, ModelError, NetworkError, OutputError, SplitFTError
+from splitft.errors import (
+    DataError,
+    DivergedError,
+    JobError,
+    ModelError,
+    NetworkError,
+    OutputError,
+    SplitFTError,
+)
 from splitft.wire.channel import Channel
 from splitft.wire.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
 
@@ -116,7 +124,7 @@ class Site:
                     request = self._conversation.take()
                 except _StepsOverError as over:
                     (request,) = over.args
-                except DivergedError as error:
+                except (DivergedError, JobError) as error:  # JobError: of a piece of the user's own
                     self._conversation.say(control.Failed(_why(error)))
                     raise
             self._conversation.dialler.close(over=True)

@@ -69,6 +69,7 @@ class WholeClient:
         loss = self.model.loss(0, place, labels=batch.labels, loss_tokens=batch.loss_tokens, **batch.inputs)
         loss.backward()  # type: ignore[no-untyped-call]
         if place.micro_step + 1 == self.micro_steps:
+            trained.add_penalty()
             norm = total_norm([trained.gradient_norms()]) if self.settings.max_grad_norm else None
             trained.step(self._learning_rate(global_step(self.settings, place.round, step)), norm)
         return LocalLoss(

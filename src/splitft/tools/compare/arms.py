@@ -24,6 +24,17 @@ class Arm:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
+def algorithms(server_optimizers: Sequence[str], objectives: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return {entry of --methods: the keys that it sets} of the names of algorithms, fedavg first.
+
+    Each is one algorithm alone: a server optimizer with the plain objective, or an objective without one.
+    """
+    plain = {"server_optimizer": "none", "objective": "plain"}
+    named = {name: {**plain, "objective": name} for name in objectives if name != "plain"}
+    named |= {name: {**plain, "server_optimizer": name} for name in server_optimizers if name != "none"}
+    return {"fedavg": plain, **named}
+
+
 def method_overrides(name: str, policy: str) -> dict[str, Any]:
     """Return the keys that an entry of --methods sets, in a job whose cut policy is `policy`.
 
@@ -43,17 +54,20 @@ def method_overrides(name: str, policy: str) -> dict[str, Any]:
     return {"method": "splitft", "cut_policy.method": chosen, **idle}
 
 
-def parse_methods(text: str | None, policies: Collection[str]) -> tuple[list[str], list[str]]:
-    """Read `a,b,c`; return the names and what is wrong with them. policies: names of cut policies."""
+def parse_methods(text: str | None, others: Collection[str]) -> tuple[list[str], list[str]]:
+    """Read `a,b,c`; return the names and what is wrong with them.
+
+    others: names of cut policies and algorithms.
+    """
     if text is None:
         return [], []
     names = [name.strip() for name in text.split(",")]
-    known = list(dict.fromkeys([*METHODS.names(), *policies]))
+    known = list(dict.fromkeys([*METHODS.names(), *others]))
     problems = [f"--methods: {name} is given twice" for name, count in Counter(names).items() if count > 1]
     for name in dict.fromkeys(names):
         if name not in known:
             hint = nearest(name, known) or f"there are {', '.join(known)}"
-            problems.append(f"--methods: no method or cut policy is called {name!r}; {hint}")
+            problems.append(f"--methods: no method, cut policy or algorithm is called {name!r}; {hint}")
     return names, problems
 
 
@@ -80,13 +94,24 @@ def parse_vary(texts: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
     return varied, problems
 
 
-def make_arms(methods: Sequence[str], varied: Mapping[str, Sequence[Any]], policy: str) -> list[Arm]:
+def make_arms(
+    methods: Sequence[str],
+    varied: Mapping[str, Sequence[Any]],
+    policy: str,
+    named: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Arm]:
     """Return every combination of a method and a value of each varied key, in their order.
 
     Without methods, the job's own one is in all arms. A varied `method` or `cut_policy.method` wins over
-    what an entry of `methods` sets. policy: the job's own cut policy.
+    what an entry of `methods` sets.
+
+    Args:
+        policy: The job's own cut policy.
+        named: The keys that the entries of algorithms set, see `algorithms`.
     """
-    axes = [[(method, method_overrides(method, policy)) for method in methods] or [("", {})]]
+    named = named or {}
+    chosen = [(m, dict(named[m]) if m in named else method_overrides(m, policy)) for m in methods]
+    axes: list[list[tuple[str, dict[str, Any]]]] = [chosen or [("", {})]]
     for key, values in varied.items():
         axes.append([(text, {key: value}) for value in values for text in override_texts({key: value})])
     arms = []

@@ -15,7 +15,10 @@ from splitft.errors import JobError
 from splitft.history import strict_json
 from splitft.job import JobSource, make_job
 from splitft.job.problems import job_error
-from splitft.tools.compare.arms import make_arms, parse_methods, parse_vary
+from splitft.lora.objective import OBJECTIVES
+from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
+from splitft.running.methods import METHODS
+from splitft.tools.compare.arms import algorithms, make_arms, parse_methods, parse_vary
 from splitft.tools.compare.plan import name_variants, plan_variants, problems_of, source_name
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.tools.report.command import NAME, check_replaceable, write_report
@@ -55,7 +58,8 @@ def compare_command(
 
     job: a job file, the name of a recipe, a Job or a mapping; it must be a complete job by itself.
     overrides: `key=value` texts for all runs. changes: {key: value}, the same for Python.
-    methods: names with commas between: job methods, or cut policies (method splitft with that policy).
+    methods: names with commas between: job methods, cut policies (method splitft with that policy), or
+        algorithms (fedavg, a server optimizer or an objective, each alone).
     vary: `KEY=[V1,V2,...]` texts; several make every combination.
     seeds: runs of each combination, with the job's seed and those that follow it.
     out: folder of the comparison (splitft.tools.compare.store); default: runs/compare-JOB. Runs that it holds
@@ -69,7 +73,10 @@ def compare_command(
     same command goes on where it was.
     """
     # The variants, or every problem.
-    names, problems = parse_methods(methods, CUT_POLICIES.names())
+    policies, taken = CUT_POLICIES.names(), [*METHODS.names(), *CUT_POLICIES.names()]
+    named = algorithms(SERVER_OPTIMIZERS.names(), OBJECTIVES.names())
+    named = {name: keys for name, keys in named.items() if name not in taken}
+    names, problems = parse_methods(methods, [*policies, *named])
     varied, wrong = parse_vary(vary)
     problems += wrong
     if names and "method" in varied:
@@ -85,7 +92,7 @@ def compare_command(
         problems += problems_of(error)
     if problems:
         raise job_error(source_name(job), problems, "; nothing was started")
-    arms = make_arms(names, varied, base.cut_policy.method)
+    arms = make_arms(names, varied, base.cut_policy.method, named)
     of_seeds = range(base.seed, base.seed + seeds)
     variants = name_variants(plan_variants(job, overrides, arms, of_seeds, changes))
 

@@ -58,7 +58,7 @@ def plan_variants(
             try:
                 job = make_job(source, {**(changes or {}), **arm.overrides, "seed": seed}, overrides)
                 job = with_method(job)
-                check_names(job, job)
+                check_names(job, job, job)
             except JobError as error:
                 for problem in problems_of(error):
                     labels = problems.setdefault(problem, [])

@@ -15,7 +15,7 @@ from splitft.lora.blocks import BlockAdapter, pairs, rank_of
 from splitft.model.config import text_config
 from splitft.model.split_model import SplitModel, StepId, loss_token_count
 from splitft.model.window import run_blocks
-from splitft.round import run_rounds
+from splitft.round import Observer, run_rounds
 from splitft.running.model import inject_adapters
 from splitft.running.parties import Parties, make_parties
 from splitft.running.prepare import Assembly
@@ -32,15 +32,12 @@ class DryRun:
     parties: Parties
 
 
-class _Silent:
+class _Silent(Observer):
     def __init__(self, tell: Callable[[int], None]) -> None:
-        self.on_evaluation = tell
+        self._tell = tell
 
-    def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
-        pass
-
-    def on_round(self, record: RoundRecord) -> None:
-        pass
+    def on_evaluation(self, round_: int) -> None:
+        self._tell(round_)
 
 
 def dry_run(start: Assembly, tell: Callable[[int], None] = lambda round_: None) -> DryRun:
