@@ -19,6 +19,7 @@ from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.width import listed
 
 EXIT_CODES = {
     0: "done",
@@ -85,9 +86,8 @@ def new(
     from splitft.job.recipes import copy_recipe, recipes
 
     if recipe is None:
-        found = recipes()
-        for name, description in found.items():
-            typer.echo(f"{name:{max(map(len, found))}}  {description}")
+        for line in listed(recipes()):
+            typer.echo(line)
         typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
         return
     written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
@@ -254,8 +254,7 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods, cut policies or algorithms: same_split,splitft,makespan,fed_lora; "
-            "fedavg,fedadam,fedprox"
+            help="Methods, cut policies or algorithms: same_split,splitft,makespan or fedavg,fedadam,fedprox"
         ),
     ] = None,
     vary: Annotated[

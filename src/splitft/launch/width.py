@@ -1,0 +1,25 @@
+"""Texts of the command line in the width of the terminal. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+
+_LEAST = 40  # columns of a description beside its name
+
+
+def columns() -> int:
+    """Return the columns of the terminal, or COLUMNS; a pipe has many."""
+    return shutil.get_terminal_size((1000, 24)).columns
+
+
+def listed(descriptions: Mapping[str, str]) -> Iterator[str]:
+    """Yield lines of {name: description}: side by side or, in a narrow terminal, one below the other."""
+    indent = max(map(len, descriptions), default=0) + 2
+    beside = columns() - indent >= _LEAST
+    for name, description in descriptions.items():
+        first, rest = (f"{name:{indent}}", " " * indent) if beside else ("  ", "  ")
+        if not beside:
+            yield name
+        yield from textwrap.wrap(description, columns(), initial_indent=first, subsequent_indent=rest)
