@@ -45,7 +45,7 @@ def typo_in_a_key(job: Settings, folder: Path) -> Mistake:
 
 
 def typo_in_an_override(job: Settings, folder: Path) -> Mistake:
-    return job_with(job, folder, "partition.alfa=0.1"), 2, ("partition.alfa", "partition.alpha")
+    return job_with(job, folder, "partition.alfa=0.1"), 2, ("partition.alfa", "did you mean alpha?")
 
 
 def key_of_another_group(job: Settings, folder: Path) -> Mistake:
@@ -65,7 +65,7 @@ def percentage(job: Settings, folder: Path) -> Mistake:
 
 
 def spaces_around_the_sign(job: Settings, folder: Path) -> Mistake:
-    return job_with(job, folder, "rounds", "=", "3"), 2, ("rounds: an override is written key=value",)
+    return job_with(job, folder, "rounds", "=", "3"), 2, ("rounds = 3: write rounds=3, without spaces",)
 
 
 def negative_steps(job: Settings, folder: Path) -> Mistake:

@@ -52,6 +52,10 @@ def make_job(
         raise JobError(
             f"a job is a Job, a dict of its keys, a job file or a recipe's name, not {type(source).__name__}"
         )
+    if "=" in overrides:
+        i = overrides.index("=")
+        words = overrides[max(i - 1, 0) : i + 2]
+        raise job_error(name, [f"{' '.join(words)}: write {''.join(words)}, without spaces around the ="])
     for override in overrides:
         problems += _apply(values, override)
     for key, value in (changes or {}).items():

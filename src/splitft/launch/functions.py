@@ -15,7 +15,7 @@ from splitft.launch.check import check_command, tell_job
 from splitft.proof.split import SplitReport
 from splitft.running.check import JobReport, check_job
 from splitft.running.export import export_command
-from splitft.running.runner import RunResult
+from splitft.running.result import RunResult
 from splitft.tools.compare.command import Comparison, compare_command
 from splitft.tools.plan.command import plan_command
 from splitft.tools.report.command import report_command
