@@ -44,6 +44,10 @@ algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
 | `splitft check --all-architectures` | The same for every causal and vision-language type of transformers. |
 | `splitft export RUN [OUT] [--merge]` | Writes a run's adapter in PEFT's format, or merged. |
+| `splitft evaluate RUN --tasks A,B [--include-path DIR]` | Scores base and adapter on tasks of lm-eval \
+([how](evaluation.md)). |
+| `splitft evaluate RUN --generate` | Has both continue held-out prompts: exact match, ROUGE and \
+BLEU of each client. |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |
 
@@ -80,6 +84,7 @@ Not with `fixed`. |
 | `summary.json` | Before and after, totals, parameters, versions. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds. |
+| `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |
 | `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card and the tokenizer. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |

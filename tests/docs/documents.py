@@ -14,6 +14,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TITLED = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 EXECUTED = [
     "README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md", "docs/extending.md",
+    "docs/evaluation.md",
 ]  # fmt: skip
 
 

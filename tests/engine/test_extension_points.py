@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import splitft
 from forks import run_command, start_command
 from reference import make_setting, write_rows
 from repository import ROOT
@@ -40,6 +41,7 @@ from splitft.lora.client_optimizer import OPTIMIZERS
 from splitft.lora.objective import OBJECTIVES
 from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
 from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
+from splitft.running.callbacks import CALLBACKS
 from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import CODECS
 
@@ -57,6 +59,7 @@ PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
     "small_adapters.py": (OBJECTIVES, "small_adapters", testing.check_objective),
     "signs.py": (OPTIMIZERS, "signs", testing.check_optimizer),
     "tablet.py": (DEVICES, "tablet", testing.check_device),
+    "loss_lines.py": (CALLBACKS, "loss_lines", testing.check_callback),
     "half_and_half.py": (METHODS, "half_and_half", testing.check_method),
 }
 
@@ -93,6 +96,7 @@ def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings,
         "data_files": files, "partition": {"method": "files"}, "codec": "half", "aggregation": "equal_votes",
         "server_optimizer": "halfway", "objective": "small_adapters", "optim": "signs",
         "cut_policy": {"method": "deepen", "max_cut": 3}, "network": {"clients": names},
+        "callbacks": ["loss_lines"],
     }  # fmt: skip
     local = run(Job(**settings, output_dir=str(tmp_path / "local")), console=Console(quiet=True))
     dump_job(Job(**settings, output_dir=str(tmp_path / "run")), tmp_path / "job.yaml")
@@ -109,6 +113,8 @@ def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings,
     assert [party.exitcode for party in parties] == [0, 0, 0], log.read_text()
     name = "adapter_model.safetensors"
     assert (tmp_path / "run" / "adapter" / name).read_bytes() == (local.adapter_path / name).read_bytes()
+    counted = [len((tmp_path / place / "losses.csv").read_text().splitlines()) for place in ("local", "run")]
+    assert counted == [8, 8]  # two clients, two rounds of two steps
     assert local.history[-1].cuts == {"client-0": 3, "client-1": 3}
 
 
@@ -244,6 +250,12 @@ def test_an_unknown_name_is_told_where_others_come_from(
         run(Job(**setting | changes, output_dir=str(tmp_path / "run")), console=Console(quiet=True))
     assert problem in str(told.value)
     assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_a_callback_with_an_event_that_does_not_exist_is_told() -> None:
+    made = type("Mine", (splitft.Callback,), {"on_epoch_end": lambda self: None})
+    with pytest.raises(AssertionError, match="no run calls on_epoch_end; its events are on_evaluate, on_log"):
+        testing.check_callback(made)
 
 
 def test_a_registered_device_may_start_from_another(plugins: Path) -> None:

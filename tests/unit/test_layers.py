@@ -171,7 +171,7 @@ OF_LIBRARIES = {
         "pad_token", "output_router_logits", "all_tied_weights_keys", "_keys_to_ignore_on_load_unexpected",
         "generation_config", "quantization_config",
     },
-    "bitsandbytes": {"support_avx512bf16_for_cpu"},
+    "bitsandbytes, lm_eval": {"support_avx512bf16_for_cpu", "get_git_commit_hash"},
     "logging, ssl, sys": {"disabled", "minimum_version", "verify_mode", "verify_flags", "argv"},
 }  # fmt: skip
 

@@ -81,8 +81,8 @@ def _encode(
         sample = records.samples[i]
         templated = not isinstance(sample[0], str)
         if templated:
-            text = _render(tokenizer, [m for part in sample for m in part], records.places[i], False)
-            before = _render(tokenizer, sample[0], records.places[i], True) if len(sample) == 2 else ""
+            text = render(tokenizer, [m for part in sample for m in part], records.places[i], False)
+            before = render(tokenizer, sample[0], records.places[i], True) if len(sample) == 2 else ""
             # A template may end the prompt's generation header otherwise than the finished conversation.
             prompts.append(os.path.commonprefix([text, before]))  # noqa: RUF071
         else:
@@ -147,7 +147,11 @@ def _encode_assistant(
     return pairs
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Any], place: str, generation: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[Any], place: str, generation: bool) -> str:
+    """Return messages as the tokenizer's chat template writes them.
+
+    place: file and line, for errors. generation: whether the header of an answer follows. Raises DataError.
+    """
     _template(tokenizer)
     return str(_templated(tokenizer, messages, place, tokenize=False, add_generation_prompt=generation))
 

@@ -18,6 +18,7 @@ from splitft.common.startup import import_libraries
 from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
+from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 from splitft.launch.width import listed
 
@@ -298,6 +299,9 @@ def export(
     from splitft.running.export import export_command
 
     export_command(run_dir, out, merge)
+
+
+app.command(context_settings=LM_EVAL_SPELLING)(evaluate)
 
 
 def main() -> None:

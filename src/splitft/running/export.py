@@ -207,7 +207,7 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
     from peft.utils.other import get_pattern_key
 
     folder = Path(folder).expanduser()
-    config, tensors = _read_adapter(folder)
+    config, tensors = read_adapter(folder)
     if problem := misfit(config, tensors, slots, job, job.frozen_blocks):
         raise ModelError(f"the adapter in {folder} {problem}")
     adapter: Adapter = {}
@@ -236,19 +236,19 @@ def load_adapter(folder: str | Path, slots: AdapterSlots, job: Job) -> Adapter:
     return adapter
 
 
-def _read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
+def read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     """Return the LoraConfig and the tensors of a PEFT folder, or raise ModelError."""
     from peft import LoraConfig
 
     weights = folder / "adapter_model.safetensors"
     for path in (folder / "adapter_config.json", weights):
         if not path.is_file():
-            raise ModelError(f"adapter_name_or_path {folder} is no PEFT adapter: it has no {path.name}")
+            raise ModelError(f"{folder} is no PEFT adapter: it has no {path.name}")
     try:
         config: Any = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(weights)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"adapter_name_or_path {folder} cannot be read: {error}") from None
+        raise ModelError(f"the adapter in {folder} cannot be read: {error}") from None
     if problem := other_kind(config):
         raise ModelError(f"the adapter in {folder} {problem}")
     return config, tensors

@@ -32,6 +32,7 @@ from splitft.model.window import install_window, learn_habits
 from splitft.proof.attention import with_attention
 from splitft.proof.quantized import try_gradients
 from splitft.proof.targets import problems_of_targets
+from splitft.running.given import check_dtype, frozen_copy
 from splitft.weights.held import base_dtype
 from splitft.weights.kinds import causal_class, sees_images
 from splitft.weights.load import load_config, load_model
@@ -49,18 +50,25 @@ def load_base(
     weights: bool = True,
     blocks: Collection[int] | None = None,
     head: bool = True,
+    model: Any = None,
 ) -> Any:
     """Return a party's frozen base on its device, with the attention that a proof has to cover.
 
     weights: False for shapes alone, on the meta device.
     blocks: the blocks that the party holds; None: all.
     head: with `blocks`, whether the party holds the output head, too.
+    model: the base as an object, in the place of the one that the job names; it is left as it is.
     """
+    if model is not None:
+        stated = base_dtype(job, model.config) if job.dtype or job.bf16 else None
+        check_dtype(model, stated)
+        own = job.moves_base or quantization(model.config) is not None
+        return _ready(job, frozen_copy(model, own_weights=own).to(compute_device(job)))
     held = "" if blocks is None else f"{len(blocks)} blocks of "
     with console.status(f"loading {held}{job.model_name_or_path}"):
         if not weights:
             return _shapes(job)
-        model: Any = load_model(
+        loaded: Any = load_model(
             job.model_name_or_path,
             blocks=blocks,
             head=head,
@@ -68,7 +76,11 @@ def load_base(
             dtype=base_dtype(job, base_config(job)),
             attn_implementation=job.attn_implementation,
         )
-        model = model.to(compute_device(job))
+        return _ready(job, loaded.to(compute_device(job)))
+
+
+def _ready(job: Job, model: Any) -> Any:
+    """Return a base with the attention that fits the job. Raises ModelError for some quantised ones."""
     if quantization(model.config) is not None:
         _check_quantized(job, model)
     if job.attn_implementation is None:

@@ -29,6 +29,7 @@ from splitft.proof.split import SplitReport, check_split
 from splitft.proof.targets import by_reason
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
+from splitft.running.given import Given, check_model
 from splitft.running.model import (
     base_config,
     choose_targets,
@@ -41,7 +42,7 @@ from splitft.running.names import check_names
 from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
 from splitft.weights.kinds import image_tokens
-from splitft.weights.load import load_tokenizer
+from splitft.weights.load import load_tokenizer, ready_tokenizer
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,37 @@ class Assembly:
 
 
 def assemble(
-    job: Job, console: Console, *, weights: bool = True, elsewhere: Sequence[str] | None = None
+    job: Job,
+    console: Console,
+    *,
+    weights: bool = True,
+    elsewhere: Sequence[str] | None = None,
+    given: Given | None = None,
 ) -> Assembly:
     """Prepare a job. Raises JobError, DataError, ModelError.
 
     weights: False for a model of shapes alone, on the meta device.
     elsewhere: names of the clients, where these have the data themselves.
+    given: objects in the place of what the job names.
     """
     # 1. Names of policies, codecs and devices; sources, or their fallbacks.
     check_names(job, job, job)
+    given = given or Given()
     job, notices = resolve_sources(job)
-    source, config = resolve_model(job.model_name_or_path), base_config(job)
-    notices += filter(None, [base_notice(job, config, source)])
+    if given.model is None:
+        source, config = str(resolve_model(job.model_name_or_path)), base_config(job)
+        notices += filter(None, [base_notice(job, config, resolve_model(job.model_name_or_path))])
+    else:
+        check_model(given.model)
+        source, config = job.model_name_or_path, given.model.config
     for text in notices:
         note(console, text)
     # 2. Data, dealt to the clients.
-    base = str(source.resolve()) if isinstance(source, Path) else source
-    tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+    base = str(Path(source).resolve()) if Path(source).is_dir() else source
+    if given.tokenizer is None:
+        tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+    else:
+        tokenizer = ready_tokenizer(given.tokenizer)
     prepared, names = None, list(elsewhere or ())
     if elsewhere is None:
         if job.dataset_name is None and job.data_files is None:
@@ -122,7 +137,7 @@ def assemble(
     blocks = count_blocks(config)
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
-    model = load_base(job, console, weights=weights)
+    model = load_base(job, console, weights=weights, model=given.model)
     with console.status("proving that a split step trains as a whole one does"):
         targets, left_out = choose_targets(job, model)
         slots = inject_adapters(job, model, targets)

@@ -37,6 +37,7 @@ from splitft.running.folder import (
     read_records,
     take_back,
 )
+from splitft.running.given import Given
 from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
@@ -51,6 +52,10 @@ _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # package
 def run(
     job: JobSource,
     *,
+    model: Any = None,
+    tokenizer: Any = None,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     resume: bool = False,
@@ -58,23 +63,31 @@ def run(
 ) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
 
-    job: a Job, a mapping of its keys, a job file, or the name of a recipe. callbacks: called at the run's
-    events, beside those that the job names. changes: keys of the job that are to have other values, as
-    KEY=VALUE on the command line. console: where progress is shown; `Console(quiet=True)` shows nothing.
+    job: a Job, a mapping of its keys, a job file, or the name of a recipe.
+    model, tokenizer: objects of transformers in the place of those that `model_name_or_path` names. The model
+        is left as it was.
+    train_dataset, eval_dataset: in the place of the job's data and its evaluation set: a `datasets.Dataset`,
+        a list of rows (texts or {column: value}), or {client: one of these}.
+    callbacks: called at the run's events, beside those that the job names.
+    console: where progress is shown; `Console(quiet=True)` shows nothing.
     resume: go on with the run in `output_dir` from its last checkpoint, to the same result, bit by bit, as if
-    it had never been cut off; a run that is complete is returned as it is, or extended where the job now has
-    more rounds. An interrupt, and a cut policy, a callback or a model that fails in a later round, keep the
-    adapter and the history of the last complete round, and are raised again.
+        it had never been cut off; a run that is complete is returned as it is, or extended where the job now
+        has more rounds.
+    changes: keys of the job that are to have other values, as KEY=VALUE on the command line.
+
+    An interrupt, and a cut policy, a callback or a model that fails in a later round, keep the adapter and
+    the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError.
     """
     console = console or Console()
-    job = with_method(make_job(job, changes))
+    given = Given(model, tokenizer, train_dataset, eval_dataset)
+    job = with_method(make_job(job, given.changes() | changes))
     called = run_callbacks(job, callbacks)
     with open_run(job, resume=resume) as opened:
         if opened.complete:
             return complete_run(opened, job, console)
         quiet_libraries()
-        start = assemble(job, console)
+        start = assemble(job, console, given=given)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
         return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console, called)
 

@@ -7,11 +7,12 @@ from splitft.testing.algorithms import check_objective, check_optimizer, check_s
 from splitft.testing.averages import check_aggregation, check_robust_rule
 from splitft.testing.codecs import check_codec
 from splitft.testing.cuts import check_cut_policy
-from splitft.testing.jobs import check_device, check_method
+from splitft.testing.jobs import check_callback, check_device, check_method
 from splitft.testing.partitions import check_partition
 
 __all__ = [
     "check_aggregation",
+    "check_callback",
     "check_codec",
     "check_cut_policy",
     "check_device",

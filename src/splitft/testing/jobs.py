@@ -1,4 +1,4 @@
-"""The contracts of devices and methods."""
+"""The contracts of devices, callbacks and methods."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from splitft.devices.registry import DEVICES
 from splitft.job import load_job
 from splitft.job.sections import DeviceProfile
 from splitft.job.settings import SplitSettings
+from splitft.running.callbacks import Callback, MakeCallback
 from splitft.running.methods import METHODS, Method, with_method
 from splitft.testing.contract import contract, require
 
@@ -18,6 +19,16 @@ def check_device(profile: DeviceProfile) -> None:
     with contract():
         DEVICES.register(_NAME, profile)
         resolve_device(_NAME, {})
+
+
+def check_callback(make: MakeCallback) -> None:
+    """Check a callback as it is registered: it is a Callback, and all of its events exist."""
+    made = make()
+    require(isinstance(made, Callback), f"a callback must be a splitft.Callback, not {type(made).__name__}")
+    events = {name for name in dir(Callback) if name.startswith("on_")}
+    own = {name for name in dir(made) if name.startswith("on_")}
+    unknown = ", ".join(sorted(own - events))
+    require(not unknown, f"no run calls {unknown}; its events are {', '.join(sorted(events))}")
 
 
 def check_method(function: Method, job: SplitSettings | None = None) -> None:

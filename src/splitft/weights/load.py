@@ -65,6 +65,13 @@ def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokeni
         raise ModelError(
             f"the tokenizer of {name} cannot be loaded: {one_line(error)}. {_SAVE_TOKENIZER}"
         ) from error
+    return ready_tokenizer(tokenizer, str(name))
+
+
+def ready_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, name: str = "the model given"
+) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that can pad. Raises ModelError where it has no vocabulary or no padding."""
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what comes of a folder without its files
         raise ModelError(f"the tokenizer of {name} has no vocabulary. {_SAVE_TOKENIZER}")
     if tokenizer.pad_token_id is None:

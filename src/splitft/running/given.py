@@ -1,0 +1,77 @@
+"""Objects from Python in the place of what a job names: a model, a tokenizer, data sets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from splitft.errors import JobError, ModelError
+from splitft.weights.kinds import causal_class
+
+MODEL = "object:model"  # stands in a job for a model that has no name
+TRAIN, EVAL = "object:train_dataset", "object:eval_dataset"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `run` was given. None: as the job says."""
+
+    model: Any = None
+    tokenizer: Any = None
+    train_dataset: Any = None
+    eval_dataset: Any = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return the keys of the job that name these objects in place of files."""
+        keys: dict[str, Any] = {}
+        for key, data, name in (
+            ("data_files", self.train_dataset, TRAIN),
+            ("eval_files", self.eval_dataset, EVAL),
+        ):
+            if data is not None:
+                keys[key] = dict.fromkeys(map(str, data), name) if isinstance(data, Mapping) else name
+        if self.train_dataset is not None:
+            keys |= {"dataset_name": None, "dataset_fallback": None}
+        if self.model is not None:
+            keys["model_fallback"] = None
+            keys["model_name_or_path"] = getattr(self.model.config, "_name_or_path", "") or MODEL
+        return keys
+
+
+def check_model(model: Any) -> None:
+    """Raise ModelError where an object is no causal language model of transformers, or has adapters."""
+    if not isinstance(model, PreTrainedModel):
+        what = type(model).__name__
+        hint = ": give its base model, and its adapter as adapter_name_or_path" if "Peft" in what else ""
+        raise ModelError(f"model must be a causal language model of transformers, not a {what}{hint}")
+    wanted = causal_class(model.config)[0]
+    if not isinstance(model, wanted):
+        raise ModelError(
+            f"model must be a {wanted.__name__}, which has the output head, not a {type(model).__name__}"
+        )
+    if any(".lora_" in name for name, _ in model.named_parameters()):
+        raise ModelError("model has LoRA layers already: give the base model")
+
+
+def check_dtype(model: Any, stated: torch.dtype | None) -> None:
+    """Raise JobError where a job states another dtype than the model that it is given has."""
+    if stated is not None and model.dtype != stated:
+        raise JobError(f"dtype: the model given has {model.dtype}: leave dtype and bf16 out of the job")
+
+
+def frozen_copy(model: Any, *, own_weights: bool) -> Any:
+    """Return a copy of a model in eval mode, frozen, so that the caller's keeps its layers and its flags.
+
+    own_weights: copy the weights, too; False: both models hold the same ones, which no run changes.
+    """
+    shared: dict[int, Any] = {}
+    if not own_weights:
+        shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    copied = copy.deepcopy(model, shared)
+    return copied.requires_grad_(False).eval()
