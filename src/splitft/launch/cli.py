@@ -20,7 +20,7 @@ from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
-from splitft.launch.width import listed
+from splitft.launch.width import FittingApp, listed
 
 EXIT_CODES = {
     0: "done",
@@ -49,7 +49,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+app = FittingApp(
     cls=_Commands,
     help="Fine-tune one language model together: clients keep their text, a server does the heavy part.",
     epilog=_EPILOG,

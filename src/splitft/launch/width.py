@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
+import typer
+from typer.core import TyperCommand
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+NARROW = 80  # columns, below which frames leave no room for words
 _LEAST = 40  # columns of a description beside its name
 
 
@@ -23,3 +29,22 @@ def listed(descriptions: Mapping[str, str]) -> Iterator[str]:
         if not beside:
             yield name
         yield from textwrap.wrap(description, columns(), initial_indent=first, subsequent_indent=rest)
+
+
+class FittingCommand(TyperCommand):
+    """A command whose help has no frames in a narrow terminal."""
+
+    def get_help(
+        self, ctx: Any
+    ) -> str:  # click's Context, which newer typer versions carry inside themselves
+        if columns() >= NARROW:
+            return super().get_help(ctx)
+        self.rich_markup_mode = None
+        return super().get_help(ctx).replace("\\[", "[")  # typer's escape for rich
+
+
+class FittingApp(typer.Typer):
+    """A typer app of such commands."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Function], Function]:
+        return super().command(*args, **{"cls": FittingCommand, **options})
