@@ -28,7 +28,7 @@ def test_run_takes_a_job_a_file_a_recipe_and_a_dict(
         assert [record.loss for record in got.history] == [record.loss for record in wanted.history]
     assert settings["output_dir"] == str(tmp_path / "out"), "the dict is the caller's"
     # A recipe, as the shell takes it: all its keys changed to this job's.
-    got = splitft.run("quickstart", console=QUIET, **settings | {
+    got = splitft.run("fixed-cuts", console=QUIET, **settings | {
         "output_dir": "of-recipe", "dataset_name": None, "document_column": None, "bf16": False,
         "max_eval_samples": 4, "lora_r_cut": None, "partition.method": "iid", "lora_target_modules": None,
         "cut_policy": {}, "devices": None,
