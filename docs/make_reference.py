@@ -169,6 +169,10 @@ RULES = """\
 
 - Exactly one of `dataset_name` and `data_files`.
 - `data_files` as a mapping means `partition.method: files`; another method beside it is an error.
+- `eval_files` or `dataset_test_split`, not both; `dataset_test_split` needs a `dataset_name` of a hub, and
+  another split than `dataset_split`. Names in `eval_files: {client: file}` are those of clients.
+- `packing` leaves no long rows for `truncation_mode: chunk`.
+- `clients`, where it is stated, is the number of files with `partition.method: files`.
 - `partition.method: files` needs `data_files`; `by_column` and `dirichlet` need `partition.column`.
 - A list of `cuts`, of `devices` or in `cut_policy.schedule` has one entry per client. For `files` and
   `by_column` the run checks this with the data.

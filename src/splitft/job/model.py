@@ -10,6 +10,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler  # at the t
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
+from splitft.job.data import DataSettings, SeedSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.problems import job_error, problem_lines
@@ -20,7 +21,6 @@ from splitft.job.settings import (
     AverageSettings,
     BatchSettings,
     CostSettings,
-    DataSettings,
     DeviceSettings,
     FederationSettings,
     ModelSettings,
@@ -28,7 +28,6 @@ from splitft.job.settings import (
     OptimizerSettings,
     RunSettings,
     ScheduleSettings,
-    SeedSettings,
     SplitSettings,
     WireSettings,
 )

@@ -140,6 +140,9 @@ def client(
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
     name: Annotated[str, typer.Option(help="This client's name in the job.")],
     data: Annotated[Path | None, typer.Option(help="This client's data file.")] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option(help="File to evaluate on; default: a share of --data is held out.")
+    ] = None,
     job_data: Annotated[
         bool,
         typer.Option("--job-data", help="Instead: this client's share of the job's data set."),
@@ -161,6 +164,7 @@ def client(
         server,
         name,
         data=data,
+        eval_data=eval_data,
         job_data=job_data,
         model=model,
         folder=folder or Path("runs") / name,

@@ -244,6 +244,7 @@ class _Output:
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
+            **({"data": start.prepared.report.summary()} if start.prepared else {}),
             "device": str(start.model.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }

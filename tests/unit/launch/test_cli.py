@@ -27,8 +27,8 @@ FLAGS: dict[str, set[str]] = {
     "server": {"--listen", "--certs", "--token-file", "--insecure", "--resume", "--plugin"},
     "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin"},
     "client": {
-        "--server", "--name", "--data", "--job-data", "--model", "--folder", "--certs", "--token-file",
-        "--insecure", "--plugin",
+        "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",
+        "--token-file", "--insecure", "--plugin",
     },
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
