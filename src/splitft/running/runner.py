@@ -26,7 +26,7 @@ from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
 from splitft.running.events import CallbackHandler, run_callbacks
-from splitft.running.export import model_card, save_adapter, usage_hints
+from splitft.running.export import model_card, save_adapter, tokenizer_files, usage_hints
 from splitft.running.folder import (
     DECISIONS,
     HISTORY,
@@ -45,7 +45,7 @@ from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
-from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.running.result import RunResult
 from splitft.weights.random_models import is_random
 
@@ -128,6 +128,8 @@ def run_parties(
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
     console.print(clients_table(output.records))
+    for line in evaluation_lines(output.records, parties.ledger):
+        console.print(line, highlight=False, markup=False)
     adapters = adapter_folder(job)
     console.print(
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
@@ -179,6 +181,7 @@ class _Output:
         self.records: list[RoundRecord] = []
         self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
+        self._beside = tokenizer_files(start.tokenizer)
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         if start.prepared:
             report = start.prepared.report
@@ -240,6 +243,7 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
+            "bytes_by_phase": self.parties.ledger.by_phase(),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
@@ -249,6 +253,14 @@ class _Output:
         }
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
+            save_adapter(
+                self.folder / name,
+                adapter,
+                start.split_model.slots,
+                start.job,
+                card,
+                start.base,
+                self._beside,
+            )
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
