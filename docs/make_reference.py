@@ -82,7 +82,8 @@ HISTORY = {
     "cohort": "Clients that trained.",
     "cuts": "`{client: cut}` in this round; null for methods without cuts.",
     "loss": "Mean over the training tokens; null in round 0.",
-    "perplexity": "Over all held-out tokens; null where this round was not evaluated, as the two below.",
+    "perplexity": "Over all held-out tokens, estimated where a sample was evaluated; null where this round "
+    "was not evaluated, as the two below.",
     "accuracy": "Share of next tokens predicted right.",
     "paper_accuracy": "The paper's figure: the prediction for position t + 1 compared with token t.",
     "clients": "`{client: figures}`, see below.",
@@ -93,7 +94,8 @@ HISTORY = {
     "bytes_adapter_down": "The same.",
     "bytes": "`{direction: {kind: bytes}}`. Kinds: activations, gradients, labels, adapter, optimizer (state "
     "that moves with a block, changes of basis), evaluation (all that is sent to evaluate, but adapters), "
-    "control (headers, gradient norms).",
+    "held_out (ids of the rows that the server evaluates by itself, sent once), control "
+    "(headers, gradient norms).",
     "round_seconds": "Of training and averaging, on this machine.",
     "evaluation_seconds": "Of the evaluation, on this machine.",
     "virtual_seconds": "Of training, by the virtual clock; null without devices.",
@@ -102,6 +104,13 @@ HISTORY = {
     "for large cohorts.",
     "truncation_error": "`{block: error}`, of blocks that some client or trunk holds at a lower rank: the "
     "relative error of the product B·A at that rank.",
+    "eval_rows": "Held-out rows that were evaluated: a sample, at the end all.",
+    "held_out_rows": "Held-out rows of the clients that were evaluated.",
+    "perplexity_interval": "Half-width of the 95 % interval of the perplexity of all these rows; 0 where all "
+    "were evaluated.",
+    "perplexity_change": "Since the first evaluation, on the rows of both: -0.1 is a tenth less.",
+    "change_interval": "Half-width of its 95 % interval.",
+    "accuracy_change": "The same of the accuracy, in shares of tokens.",
 }
 CLIENTS = {
     "cut": "Blocks on the client; null for methods without cuts.",
@@ -113,6 +122,7 @@ CLIENTS = {
     "eval_tokens": "Held-out tokens.",
     "virtual": "Virtual seconds: compute, transfer, server (working for this client), queued (the server "
     "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
+    "perplexity_change": "Since its first evaluation, on the rows of both.",
 }
 
 JOB_FILE = """\

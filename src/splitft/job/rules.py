@@ -80,6 +80,17 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
         )
 
+    if get("server_evaluates") and labels == "client":
+        yield (
+            "server_evaluates",
+            "true needs labels: server: with labels: client no token id leaves a client; leave it out",
+        )
+    elif get("server_evaluates") and get("eval_codec"):
+        yield (
+            "eval_codec",
+            "is for rows that cross the cut: set server_evaluates: false, or leave out eval_codec",
+        )
+
     if 0 < get("loss_chunk_tokens", 0) < 32:
         yield (
             "loss_chunk_tokens",

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.base_model import ModelSettings as ModelSettings
+from splitft.job.evaluation import PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
@@ -94,7 +95,7 @@ class ScheduleSettings(Strict):
     )
 
 
-class SplitSettings(Strict):
+class SplitSettings(PlaceSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Name = key(
@@ -137,6 +138,11 @@ class SplitSettings(Strict):
     def num_tail_blocks(self) -> int:
         """Blocks of the tail: as stated, else one where labels stay on the client."""
         return int(self.labels == "client") if self.tail_blocks is None else self.tail_blocks
+
+    @property
+    def evaluates_at_server(self) -> bool:
+        """Whether the server evaluates held-out rows by itself, from ids that clients send once."""
+        return self.splits_model and self.labels == "server" and self.server_evaluates is not False
 
     @property
     def frozen_blocks(self) -> int:
@@ -237,7 +243,7 @@ class TrainingSettings(
     """Everything that decides what a training step computes."""
 
 
-class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
+class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings, RowsSettings):
     """The rounds: their members, their cuts, their order, and their evaluations."""
 
     clients_per_round: Count | None = key(None, "Clients sampled each round; default: all.")
@@ -249,9 +255,10 @@ class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
         "parallel: all clients take step by step together. turns: one client after another takes "
         "all its local steps (the paper's).",
     )
-    eval_every: Count = key(
-        1, "Rounds from one evaluation to the next (also before the first and at the end)."
-    )
+
+
+class EvaluationSettings(FederationSettings, BatchSettings):
+    """Everything that decides which held-out rows an evaluation takes."""
 
 
 class DeviceSettings(Strict):
@@ -304,7 +311,7 @@ class WireSettings(SplitSettings):
         return self.codec == "delta" and self.splits_model
 
 
-class CostSettings(ModelSettings, DataSettings, FederationSettings, TrainingSettings, WireSettings):
+class CostSettings(ModelSettings, DataSettings, EvaluationSettings, TrainingSettings, WireSettings):
     """Everything that decides what a round computes, holds and sends, whatever the machines."""
 
 

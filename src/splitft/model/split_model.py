@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from splitft.common.seeds import seed_dropout
 from splitft.model.config import count_blocks, text_config
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
+from splitft.model.layout import BatchLayout
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import run_blocks
 from splitft.wire.messages import Metrics
@@ -125,13 +126,23 @@ class SplitModel:
 
     @torch.no_grad()
     def metrics(
-        self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
+        self,
+        start: int,
+        place: StepId,
+        *,
+        layout: BatchLayout,
+        lengths: Sequence[int],
+        labels: Tensor,
+        own: Tensor | None = None,
+        **inputs: Any,
     ) -> Metrics:
         """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's.
 
+        layout, lengths: of the batch, and the tokens of each sample.
         labels: (batch, seq), of which each token is to predict the next. own: those of the tokens themselves,
         which the paper counts, where they are others: where samples share a row.
         """
+        shape = labels.shape
         targets, own = shifted(labels), (labels if own is None else own).flatten()
         if self._head is not None:
             hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
@@ -143,7 +154,17 @@ class SplitModel:
         nll = summed(losses, scored).item()
         correct = float((predicted == targets)[scored].sum())
         paper_correct = float((predicted == own)[known].sum())
-        return Metrics(place.round, nll, correct, int(scored.sum()), paper_correct, int(known.sum()))
+        by_row = {
+            "row_nll": torch.where(scored, losses, 0.0).float(),
+            "row_correct": (scored & (predicted == targets)).float(),
+            "row_tokens": scored.float(),
+        }
+        for name, kept in by_row.items():
+            each = torch.split(layout.rows(kept.view(shape)), list(lengths))
+            by_row[name] = torch.stack([row.sum() for row in each]).cpu()
+        return Metrics(
+            place.round, nll, correct, int(scored.sum()), paper_correct, int(known.sum()), **by_row
+        )
 
 
 def loss_token_count(labels: Tensor) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from splitft.common.figures import INK, save_png, style, variant_colour
 from splitft.common.text import short
-from splitft.history import RoundRecord
+from splitft.history import ClientRecord, RoundRecord, levels
 
 LONGEST = 24  # letters of a client's name that are shown
 
@@ -26,7 +26,8 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     axes = figure.subplots()
     # A thin line a client, a thick one with its first and last value for all together
     for i, (name, client) in enumerate(clients.items()):
-        shown = [(r.round, r.clients[name].perplexity) for r in evaluated if name in r.clients]
+        last = evaluated[-1].clients[name]
+        shown = [(r.round, own_level(r, name, last)) for r in evaluated if name in r.clients]
         shown = [(x, y) for x, y in shown if y is not None]
         if shown:
             label = f" {short(name, LONGEST)}, cut {client.cut}" if len(clients) <= 12 else None
@@ -39,8 +40,14 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
                 label=label,
             )
     rounds = [record.round for record in evaluated]
-    overall = [record.perplexity or 0.0 for record in evaluated]
-    axes.plot(rounds, overall, color=INK, lw=2.5, marker="o", ms=4, label="all held-out rows")
+    shown_levels = levels(list(map(vars, evaluated)))
+    overall = [perplexity or 0.0 for perplexity, _ in shown_levels]
+    widths = [width or 0.0 for _, width in shown_levels]
+    label = "all held-out rows" + (",\nwith 95 % intervals\nof samples" if any(widths) else "")
+    bars = widths if any(widths) else None
+    axes.errorbar(
+        rounds, overall, bars, color=INK, lw=2.5, elinewidth=1, capsize=3, marker="o", ms=4, label=label
+    )
     for x, y, side, shift in ((rounds[0], overall[0], "right", -9), (rounds[-1], overall[-1], "left", 9)):
         axes.annotate(
             f"{y:.1f}" if y < 1000 else f"{y:,.0f}",
@@ -57,3 +64,11 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right center")
     save_png(figure, path)
+
+
+def own_level(record: RoundRecord, name: str, last: ClientRecord) -> float | None:
+    """Return a client's perplexity; of a sample, on the level of its last one."""
+    own = record.clients[name]
+    if not record.sampled or own.perplexity is None or not last.perplexity or last.perplexity_change is None:
+        return own.perplexity
+    return last.perplexity * (1 + (own.perplexity_change or 0.0)) / (1 + last.perplexity_change)

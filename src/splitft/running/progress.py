@@ -11,7 +11,7 @@ from rich.table import Table
 
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
-from splitft.history import RoundRecord
+from splitft.history import ClientRecord, RoundRecord, levels
 from splitft.job.settings import FederationSettings
 from splitft.round import Observer
 from splitft.wire.ledger import Ledger
@@ -122,10 +122,47 @@ def round_line(record: RoundRecord) -> str:
     if record.loss is not None:
         parts.append(f"loss {record.loss:.3f}")
     if record.perplexity is not None:
-        parts.append(f"perplexity {record.perplexity:.2f}  accuracy {100 * (record.accuracy or 0):.1f} %")
+        change = (
+            f" ({change_text(record)})" if record.sampled and record.perplexity_change is not None else ""
+        )
+        parts.append(
+            f"perplexity {with_interval(record.perplexity, record.perplexity_interval)}{change}  "
+            f"accuracy {100 * (record.accuracy or 0):.1f} %"
+        )
     parts.append(f"↑{megabytes(record.bytes_up)} ↓{megabytes(record.bytes_down)} MB")
     parts.append(clock(record.round_seconds + record.evaluation_seconds))
     return "  ".join(parts)
+
+
+def with_interval(value: float | None, interval: float | None) -> str:
+    """Return a perplexity with the half-width of its interval, where all rows were not evaluated."""
+    return number(value, 2) + (f" ± {interval:.2f}" if interval else "")
+
+
+def change_text(record: RoundRecord) -> str:
+    """Return how the perplexity changed on the same rows: "-8.2 ± 1.1 %"."""
+    width = f" ± {100 * record.change_interval:.1f}" if record.change_interval else ""
+    return f"{100 * (record.perplexity_change or 0.0):+.1f}{width} %"
+
+
+def evaluation_lines(records: Sequence[RoundRecord], ledger: Ledger) -> list[str]:
+    """Return what the tables do not say: which rows were evaluated, and what evaluation sent."""
+    lines, sampled = [], [record for record in records if record.perplexity is not None and record.sampled]
+    if sampled:
+        rows, every = sampled[0].eval_rows, max(record.held_out_rows for record in sampled)
+        lines.append(
+            f"± is a 95 % interval: {len(sampled)} evaluations took a sample of {rows:,} of {every:,} "
+            "held-out rows (eval_precision)"
+        )
+    ways = ledger.by_phase()
+    training, evaluation = (sum(way[phase] for way in ways.values()) for phase in ("training", "evaluation"))
+    if training + evaluation:
+        share = 100 * evaluation / (training + evaluation)
+        lines.append(
+            f"sent up and down: training {megabytes(training)} MB, evaluation {megabytes(evaluation)} MB "
+            f"({share:.1f} %), both {megabytes(training + evaluation)} MB"
+        )
+    return lines
 
 
 def devices_line(record: RoundRecord, before: RoundRecord | None) -> str:
@@ -155,9 +192,12 @@ def rounds_table(records: Sequence[RoundRecord]) -> Table:
     headings = ["round", "loss", "perplexity", "accuracy\n%", "MB up", "MB down", "adapter\nMB", "time"]
     headings += ["virtual\ntime"] if timed else []
     made = make_table("Rounds", *headings, left=0, collapse_padding=True)
+    evaluated = [r for r in records if r.perplexity is not None]
+    shown = dict(zip([r.round for r in evaluated], levels(list(map(vars, evaluated))), strict=True))
     for r in records:
         cells = [
-            str(r.round), number(r.loss, 3), number(r.perplexity, 2), number(r.accuracy, 1, 100),
+            str(r.round), number(r.loss, 3), with_interval(*shown.get(r.round, (None, None))),
+            number(r.accuracy, 1, 100),
             megabytes(r.bytes_up), megabytes(r.bytes_down),
             megabytes(r.bytes_adapter_up + r.bytes_adapter_down),
             clock(r.round_seconds + r.evaluation_seconds),
@@ -178,9 +218,17 @@ def clients_table(records: Sequence[RoundRecord]) -> Table:
         cut = "–" if last.cut is None else str(last.cut)
         made.add_row(
             name, cut if first.cut == last.cut else f"{first.cut}→{cut}", f"{trained:,}",
-            number(first.perplexity, 2), number(last.perplexity, 2), number(last.accuracy, 1, 100),
+            number(before(first, last, evaluated[0].sampled), 2), number(last.perplexity, 2),
+            number(last.accuracy, 1, 100),
         )  # fmt: skip
     return made
+
+
+def before(first: ClientRecord, last: ClientRecord, sampled: bool) -> float | None:
+    """Return a client's perplexity at the start; from its last one where a sample was evaluated."""
+    if not sampled or last.perplexity is None or last.perplexity_change is None:
+        return first.perplexity
+    return last.perplexity / (1 + last.perplexity_change)
 
 
 def number(value: float | None, digits: int, factor: float = 1) -> str:

@@ -42,7 +42,7 @@ from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
-from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.running.result import RunResult
 from splitft.weights.random_models import is_random
 
@@ -124,6 +124,8 @@ def run_parties(
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
     console.print(clients_table(output.records))
+    for line in evaluation_lines(output.records, parties.ledger):
+        console.print(line, highlight=False, markup=False)
     adapters = adapter_folder(job)
     console.print(
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
@@ -230,6 +232,7 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
+            "bytes_by_phase": self.parties.ledger.by_phase(),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,

@@ -98,11 +98,19 @@ class ShapeModel(SplitModel):
         return output.flatten()[0].float() * 0
 
     def metrics(
-        self, start: int, place: StepId, *, labels: Tensor, own: Any = None, **inputs: Any
+        self,
+        start: int,
+        place: StepId,
+        *,
+        lengths: Sequence[int],
+        labels: Tensor,
+        own: Any = None,
+        **inputs: Any,
     ) -> Metrics:
         """Return the counts of tokens, with a loss of zero."""
-        known = labels if own is None else own
-        return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
+        known, nothing = labels if own is None else own, torch.zeros(len(lengths))
+        counts = 0.0, loss_token_count(labels), 0.0, int((known != -100).sum())
+        return Metrics(place.round, 0.0, *counts, row_nll=nothing, row_correct=nothing, row_tokens=nothing)
 
 
 def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
