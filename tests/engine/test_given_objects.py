@@ -52,20 +52,23 @@ def test_objects_give_the_bits_of_files(setting: Settings, objects: Settings, tm
     by_file = run(setting, console=QUIET, output_dir=str(tmp_path / "files"))
     by_object = run(keys_alone(setting), console=QUIET, output_dir=str(tmp_path / "objects"), **objects)
     texts = {name: list(data["text"]) for name, data in objects["train_dataset"].items()}
-    by_text = run(
-        keys_alone(setting), console=QUIET, output_dir=str(tmp_path / "t"), **objects | {"train_dataset": texts}
-    )
+    objects["train_dataset"] = texts
+    by_text = run(keys_alone(setting), console=QUIET, output_dir=str(tmp_path / "texts"), **objects)
     name = "adapter_model.safetensors"
-    wanted = (by_file.adapter_path / name).read_bytes()
-    assert (by_object.adapter_path / name).read_bytes() == wanted == (by_text.adapter_path / name).read_bytes()
-    assert by_object.summary["perplexity"] == by_file.summary["perplexity"] != by_file.summary["perplexity_before"]
+    files, *others = [(made.adapter_path / name).read_bytes() for made in (by_file, by_object, by_text)]
+    assert others == [files, files]
+    assert by_object.summary["perplexity"] == by_file.summary["perplexity"]
 
 
 @pytest.mark.parametrize("start", [True, "pissa"])
-def test_the_model_is_left_as_it_was(start: Any, setting: Settings, objects: Settings, tmp_path: Path) -> None:
+def test_the_model_is_left_as_it_was(
+    start: Any, setting: Settings, objects: Settings, tmp_path: Path
+) -> None:
     model = objects["model"].train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run(keys_alone(setting), console=QUIET, output_dir=str(tmp_path / "x"), init_lora_weights=start, **objects)
+    run(
+        keys_alone(setting), console=QUIET, output_dir=str(tmp_path / "x"), init_lora_weights=start, **objects
+    )
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -89,15 +92,27 @@ def test_what_is_no_model_or_data_set_is_told(setting: Settings, objects: Settin
     folder = setting["model_name_or_path"]
     data = objects["train_dataset"]["north"]
     for changes, problem in (
-        ({"model": torch.nn.Linear(2, 2)}, "model must be a causal language model of transformers, not a Linear"),
-        ({"model": AutoModel.from_pretrained(folder)}, "model must be a LlamaForCausalLM, which has the output he"),
-        ({"dtype": "bfloat16"}, "dtype: the model given has torch.float32: leave dtype and bf16 out of the job"),
+        (
+            {"model": torch.nn.Linear(2, 2)},
+            "model must be a causal language model of transformers",
+        ),
+        (
+            {"model": AutoModel.from_pretrained(folder)},
+            "model must be a LlamaForCausalLM, which has",
+        ),
+        (
+            {"dtype": "bfloat16"},
+            "dtype: the model given has torch.float32: leave dtype",
+        ),
         ({"train_dataset": DatasetDict(train=data)}, "train_dataset.*: give one split"),
         ({"train_dataset": data.to_iterable_dataset()}, "train_dataset is a IterableDataset: give one split"),
         ({"train_dataset": "rows.txt"}, "train_dataset must be a datasets.Dataset, a list of texts"),
         ({"train_dataset": ["a text", 3]}, "train_dataset, row 2: must be a text or"),
         ({"train_dataset": data.rename_column("text", "body")}, "no column 'text'"),
-        ({"model": peft_model(AutoModelForCausalLM.from_pretrained(folder))}, "give its base model, and its ada"),
+        (
+            {"model": peft_model(AutoModelForCausalLM.from_pretrained(folder))},
+            "give its base model",
+        ),
     ):
         with pytest.raises(SplitFTError, match=problem):
             run(keys_alone(setting), console=QUIET, output_dir=str(tmp_path / "x"), **objects | changes)

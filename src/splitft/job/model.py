@@ -10,7 +10,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler  # at the t
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
-from splitft.job.evaluation import PlaceSettings, RowsSettings
+from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.problems import job_error, problem_lines
@@ -96,6 +96,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
         FederationSettings,
         PlaceSettings,
         RowsSettings,
+        MetricSettings,
         AverageSettings,
         ServerOptimizerSettings,
     ),

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.base_model import ModelSettings as ModelSettings
-from splitft.job.evaluation import PlaceSettings, RowsSettings
+from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
@@ -95,7 +95,7 @@ class ScheduleSettings(Strict):
     )
 
 
-class SplitSettings(PlaceSettings):
+class SplitSettings(PlaceSettings, MetricSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Name = key(
