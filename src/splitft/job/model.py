@@ -10,6 +10,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler  # at the t
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
+from splitft.job.data import DataSettings, SeedSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
@@ -21,7 +22,6 @@ from splitft.job.settings import (
     AverageSettings,
     BatchSettings,
     CostSettings,
-    DataSettings,
     DeviceSettings,
     FederationSettings,
     ModelSettings,
@@ -29,7 +29,6 @@ from splitft.job.settings import (
     OptimizerSettings,
     RunSettings,
     ScheduleSettings,
-    SeedSettings,
     SplitSettings,
     WireSettings,
 )

@@ -29,6 +29,7 @@ EXIT_CODES = {
     4: "the model is missing, or cannot be split, adapted or loaded",
     5: "output cannot be written, or would overwrite something",
     6: "the network, a certificate or another party stops the run",
+    7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     130: "interrupted (Ctrl-C)",
 }
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
@@ -139,6 +140,9 @@ def client(
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
     name: Annotated[str, typer.Option(help="This client's name in the job.")],
     data: Annotated[Path | None, typer.Option(help="This client's data file.")] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option(help="File to evaluate on; default: a share of --data is held out.")
+    ] = None,
     job_data: Annotated[
         bool,
         typer.Option("--job-data", help="Instead: this client's share of the job's data set."),
@@ -160,6 +164,7 @@ def client(
         server,
         name,
         data=data,
+        eval_data=eval_data,
         job_data=job_data,
         model=model,
         folder=folder or Path("runs") / name,

@@ -22,10 +22,12 @@ from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.lora.ranks import held_blocks
+from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
+from splitft.running.headline import readable, two_columns
 from splitft.running.model import base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
 from splitft.running.network import notice
@@ -43,6 +45,7 @@ class ClientSetup:
 
     name: str
     data: Path | None
+    eval_data: Path | None
     model: str | None
     console: Console
     dial: Callable[[str], Dial]
@@ -59,6 +62,7 @@ class ClientSetup:
         job = self._job(welcome.job)
         check_client_names(job)
         self._told = job, welcome
+        self.console.print(two_columns({"server reads": readable(job)}))
         config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
@@ -91,7 +95,8 @@ class ClientSetup:
         head = job.labels == "client" or blocks is None
         base = load_base(job, self.console, blocks=blocks, head=head)
         form: HeadForm = "whole"
-        if head and job.loss_chunk_tokens:
+        last = count_blocks(base.config) - 1  # a client may be without its tail until its first hand-out
+        if head and job.loss_chunk_tokens and (blocks is None or last in blocks):
             form, reason = try_head(base, job.seed, whole=blocks is None)
             if reason:
                 note(self.console, whole_loss_notice(reason))
@@ -109,13 +114,28 @@ class ClientSetup:
         if self.model:
             values["model_name_or_path"] = self.model
         if self.data:
+            own = {self.name: str(self.eval_data)} if self.eval_data else None
             values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
+            if values["eval_files"] or values["dataset_test_split"]:
+                self._say_not_read(own is not None)
+            values |= {"eval_files": own, "dataset_test_split": None}
             values["partition"] |= {"method": "files", "options": {}}
             values["clients"] = 1
         return Job(**values)
 
+    def _say_not_read(self, evaluates: bool) -> None:
+        instead = (
+            "--eval-data takes its place"
+            if evaluates
+            else ("a share of the rows of --data is held out; --eval-data FILE names rows to evaluate on")
+        )
+        note(self.console, f"the job's evaluation set is not read by a client with --data: {instead}")
+
     def _own_data(self, job: Job, tokenizer: Any) -> ClientData:
-        found = {client.name: client for client in prepare(job, tokenizer).clients}
+        prepared = prepare(job, tokenizer)
+        for text in prepared.notices:
+            note(self.console, text)
+        found = {client.name: client for client in prepared.clients}
         if self.name not in found:
             raise DataError(
                 f"the job's data are dealt to {', '.join(found)}, not to {self.name}: name a file with --data"
@@ -128,6 +148,7 @@ def join(
     name: str,
     *,
     data: Path | None = None,
+    eval_data: Path | None = None,
     model: str | None = None,
     job_data: bool = False,
     certs: Path | None = None,
@@ -141,6 +162,7 @@ def join(
     """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
     data: this client's own file.
+    eval_data: beside it, the file that this client evaluates on; default: a share of `data` is held out.
     job_data: instead, take this client's share of the job's data set.
     model: the base model, where this machine has it under another name.
     certs: folder of this client's certificate.
@@ -158,12 +180,15 @@ def join(
             "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
 
+    if eval_data and not data:
+        raise JobError("--eval-data goes with --data FILE; with --job-data the job's eval_files are read")
+
     def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)
 
     credentials = channel_credentials(server, certs, insecure, authority)
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
-    site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
+    site = Site(Conversation(dialler), folder, ClientSetup(name, data, eval_data, model, console, dial))
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()

@@ -112,6 +112,9 @@ def assemble(
             )
         with console.status("reading and dealing the data"):
             prepared = prepare(job, tokenizer)
+        for text in prepared.notices:
+            note(console, text)
+        notices += prepared.notices
         console.print(partition_table(prepared.report))
         names = [client.name for client in prepared.clients]
         if job.num_train_epochs is not None:

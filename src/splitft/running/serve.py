@@ -100,6 +100,11 @@ def serve(
         # Prepare the model, and listen.
         quiet_libraries()
         start = assemble(job, console, elsewhere=names)
+        if job.eval_set:
+            say(
+                f"{job.eval_set} is read by clients with --job-data, for their shares of its rows; clients "
+                "with --data evaluate their --eval-data, or rows held out; the server reads none"
+            )
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )
