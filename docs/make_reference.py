@@ -50,6 +50,26 @@ algorithms over seeds; writes a table and a report. Resumable. |
 BLEU of each client. |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |
+
+## Python
+
+The commands as functions of `splitft`: they print what the shell prints, and raise the errors whose exit
+codes it ends with ([examples](how-to.md#from-python)).
+
+| Function | Returns |
+|---|---|
+| `Job(KEY=VALUE, ...)` | A job: a frozen pydantic model. A mistake is a `JobError` in the shell's words. |
+| `run(JOB, resume=False, **keys)` | `RunResult`: `output_dir`, `adapter_path`, `history`, `summary`. |
+| `plan(JOB, codecs=False, out=None, **keys)` | The tables as plain values, as in plan.json. |
+| `compare(JOB, methods=[...], vary={KEY: [V1, V2]}, seeds=1, out=None, parallel=1, **keys)` | `Comparison`: \
+`folder`, `runs`, `failed`, `results`, `report`, `exit_code`. |
+| `report(RUNS, out=None, title=None)` | The page's path. `RUNS`: folders or `RunResult`s, one or several. |
+| `export(RUN, out=None, merge=False)` | The folder written. |
+| `check(MODEL or JOB, cuts=None, **keys)` | `SplitReport` of a model, `JobReport` of a job. |
+
+`JOB` is a `Job`, a dict of keys, a job file or a recipe's name. `**keys` change keys of it: `rounds=2`,
+`partition={...}` for a whole group, `**{"partition.alpha": 0.1}` for one key of it. `console=` takes a rich
+`Console`; `Console(quiet=True)` prints nothing.
 """
 
 RUN_FOLDER = """\
@@ -67,7 +87,7 @@ not finite, or null. |
 | `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
 | `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |
 | `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
-| `adapter/` | The global adapter in PEFT's format, with a model card. |
+| `adapter/` | The global adapter in PEFT's format, with a model card and the tokenizer. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \
 with `save_every: 0`. |

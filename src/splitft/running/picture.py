@@ -43,7 +43,7 @@ def _draw_perplexity(axes: Any, evaluated: Sequence[RoundRecord]) -> None:
     """Draw a thin line a client, a thick one with its first and last value for all together."""
     clients = evaluated[-1].clients
     for number, name in enumerate(clients):
-        last = evaluated[-1].clients[name]
+        last = clients[name]
         shown = [(r.round, own_level(r, name, last)) for r in evaluated if name in r.clients]
         shown = [(x, y) for x, y in shown if y is not None]
         if shown:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
+from transformers import PreTrainedTokenizerBase
 
 from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.errors import DataError, JobError, ModelError
@@ -50,13 +52,17 @@ class Assembly:
     job: Job  # with fallbacks in place where they were needed
     notices: list[str]  # facts that a person must know of these
     base: str  # folder or hub id of the model
-    pad_token_id: int
+    tokenizer: PreTrainedTokenizerBase
     names: list[str]  # of the clients, in the order of all sums
     prepared: Prepared | None  # None: the data are the clients', elsewhere
     split_model: SplitModel
     adapter: Adapter
     report: SplitReport
     cuts: dict[str, int]  # of the job, for every client
+
+    @property
+    def pad_token_id(self) -> int:
+        return cast(int, self.tokenizer.pad_token_id)
 
     @property
     def clients(self) -> Sequence[ClientData]:
@@ -97,7 +103,7 @@ def assemble(
     for text in notices:
         note(console, text)
     # 2. Data, dealt to the clients.
-    base = source
+    base = str(Path(source).resolve()) if Path(source).is_dir() else source
     if given.tokenizer is None:
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     else:
@@ -173,9 +179,7 @@ def assemble(
         tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
         difference = f"largest logit difference {report.max_logit_difference:g}"
         console.print(f"split proven on the model itself at {tried}: {difference}", highlight=False)
-    return Assembly(
-        job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
-    )
+    return Assembly(job, notices + limits, base, tokenizer, names, prepared, split, adapter, report, cuts)
 
 
 def rounds_of_epochs(job: BatchSettings, epochs: float, rows: Sequence[int], per_round: int | None) -> int:

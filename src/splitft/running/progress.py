@@ -205,7 +205,7 @@ def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
 def rounds_table(records: Sequence[RoundRecord]) -> Table:
     """Return what each round came to; with devices, also its virtual seconds."""
     timed = any(record.virtual_seconds is not None for record in records)
-    headings = ["round", "loss", "perplexity", "accuracy\n%", "MB up", "MB down", "adapter\nMB", "time"]
+    headings = ["round", "loss", "perplexity", "accuracy\n%", "MB\nup", "MB\ndown", "adapter\nMB", "time"]
     headings += ["virtual\ntime"] if timed else []
     made = make_table("Rounds", *headings, left=0, collapse_padding=True)
     evaluated = [r for r in records if r.perplexity is not None]

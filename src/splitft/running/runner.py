@@ -26,7 +26,7 @@ from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
 from splitft.running.events import CallbackHandler, run_callbacks
-from splitft.running.export import model_card, save_adapter, usage_hints
+from splitft.running.export import model_card, save_adapter, tokenizer_files, usage_hints
 from splitft.running.folder import (
     DECISIONS,
     HISTORY,
@@ -181,6 +181,7 @@ class _Output:
         self.records: list[RoundRecord] = []
         self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
+        self._beside = tokenizer_files(start.tokenizer)
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         if start.prepared:
             report = start.prepared.report
@@ -252,6 +253,14 @@ class _Output:
         }
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
+            save_adapter(
+                self.folder / name,
+                adapter,
+                start.split_model.slots,
+                start.job,
+                card,
+                start.base,
+                self._beside,
+            )
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
