@@ -133,6 +133,7 @@ HISTORY = {
     "perplexity_change": "Since the first evaluation, on the rows of both: -0.1 is a tenth less.",
     "change_interval": "Half-width of its 95 % interval.",
     "accuracy_change": "The same of the accuracy, in shares of tokens.",
+    "metrics": "{name: mean over held-out tokens} of the job's `metrics`.",
 }
 CLIENTS = {
     "cut": "Blocks on the client; null for methods without cuts.",
@@ -145,6 +146,7 @@ CLIENTS = {
     "virtual": "Virtual seconds: compute, transfer, server (working for this client), queued (the server "
     "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
     "perplexity_change": "Since its first evaluation, on the rows of both.",
+    "metrics": "{name: mean over its held-out tokens} of the job's `metrics`.",
 }
 
 JOB_FILE = """\

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from splitft.lora.objective import register_objective
     from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.lora.server_optimizer import register_server_optimizer
+    from splitft.model.metrics import register_metric
     from splitft.proof.split import SplitReport, check_split
     from splitft.running.callbacks import Callback, register_callback
     from splitft.running.methods import register_method
@@ -71,6 +72,7 @@ _HOME = {
     "TrainingRows": "data.partition.registry",
     "register_device": "devices.registry",
     "DeviceProfile": "job.sections",
+    "register_metric": "model.metrics",
     "register_method": "running.methods",
     "SplitFTError": "errors",
     "JobError": "errors",
@@ -112,6 +114,7 @@ __all__ = [
     "register_cut_policy",
     "register_device",
     "register_method",
+    "register_metric",
     "register_objective",
     "register_optimizer",
     "register_partition",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ class ClientRecord:
     eval_tokens: int
     virtual: dict[str, float] | None
     perplexity_change: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class RoundRecord:
     perplexity_change: Since the first evaluation, on the rows of both: -0.1 is a tenth less.
     change_interval: Half-width of its 95 % interval.
     accuracy_change: As perplexity_change, in shares of tokens.
+    metrics: {name: mean over held-out tokens} of the job's `metrics`.
     """
 
     round: int
@@ -82,6 +84,7 @@ class RoundRecord:
     perplexity_change: float | None = None
     change_interval: float | None = None
     accuracy_change: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def sampled(self) -> bool:
@@ -126,6 +129,7 @@ def make_record(
     metrics: Mapping[str, Metrics],
     first: Mapping[str, Metrics] | None = None,
     held_out: Mapping[str, HeldOutRows] | None = None,
+    own_metrics: Sequence[str] = (),
     ledger: Ledger,
     seconds: tuple[float, float],
     times: RoundTimes | None,
@@ -135,6 +139,7 @@ def make_record(
 
     metrics, first: Sums over held-out rows in this round, and in each client's first evaluation.
     held_out: Numbers of the clients' held-out rows; None: all were evaluated.
+    own_metrics: Names of the metrics beside perplexity and accuracy.
     ledger: Bytes of this round.
     seconds: Of training and of evaluation.
     """
@@ -151,6 +156,7 @@ def make_record(
             sum(m.tokens for m in seen),
             asdict(times.clients[name]) if times and name in times.clients else None,
             estimate({n: m for n, m in metrics.items() if n == name}, first or {}, all_rows).change,
+            means(own_metrics, seen),
         )
     weights = [weight_of(own, all_rows.get(name)) for name, own in metrics.items()]
     perplexity, accuracy, paper_accuracy = scores(metrics.values(), weights)
@@ -183,7 +189,23 @@ def make_record(
         perplexity_change=estimated.change,
         change_interval=estimated.change_interval,
         accuracy_change=estimated.accuracy_change,
+        metrics=means(own_metrics, list(metrics.values()), weights),
     )
+
+
+def means(
+    names: Sequence[str], metrics: Sequence[Metrics], weights: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Return {name: mean over held-out tokens} of the job's own metrics; empty without tokens.
+
+    weights: of each client's sums; None: 1.
+    """
+    each = list(zip(metrics, weights or [1.0] * len(metrics), strict=True))
+    tokens = sum(m.tokens * w for m, w in each)
+    if not tokens:
+        return {}
+    sums = [(m.own_sums.tolist(), w) for m, w in each if m.own_sums is not None]
+    return {name: sum(own[i] * w for own, w in sums) / tokens for i, name in enumerate(names)}
 
 
 def scores(
@@ -274,6 +296,8 @@ def summarise(records: Sequence[RoundRecord]) -> dict[str, Any]:
             "accuracy": last.accuracy,
             "paper_accuracy": last.paper_accuracy,
         }
+        if last.metrics:
+            summary |= {"metrics_before": first.metrics, "metrics": last.metrics}
     summary |= {name: sum(getattr(record, name) for record in records) for name in totals}
     summary["train_tokens"] = sum(record.train_tokens for record in records)
     if any(record.virtual_seconds is not None for record in records):

@@ -160,6 +160,7 @@ def run_rounds(
             metrics=server.take_metrics(),
             first=server.first_metrics,
             held_out=cohort.held_out,
+            own_metrics=job.metrics,
             ledger=ledger.since(before),
             seconds=(trained - started, time.perf_counter() - trained),
             times=cohort.times(members),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from splitft.common.text import first_few
 from splitft.data.holdout import hold_out, take_some
 from splitft.data.leakage import count_leaked, text_digest
 from splitft.data.notices import data_notices
+from splitft.data.objects import sources_of
 from splitft.data.partition.deal import Dealt, PartitionReport, held_out, iid
 from splitft.data.partition.dirichlet import dirichlet, label_classes
 from splitft.data.partition.length_dirichlet import (
@@ -24,7 +26,7 @@ from splitft.data.partition.length_dirichlet import (
 from splitft.data.partition.registry import TrainingRows, deal_by
 from splitft.data.partition.shares import Quota
 from splitft.data.partition.sites import natural_sites
-from splitft.data.records import Records, read_eval_records, read_records
+from splitft.data.records import Records, make_records, read_eval_records, read_records
 from splitft.data.report import ClientReport, DataReport, length_counts, length_quantiles
 from splitft.data.rows import Indices, Rows, chunk, pack
 from splitft.data.tokenize import tokenize
@@ -50,21 +52,31 @@ class Prepared:
     notices: list[str]  # facts of the data that a person must know
 
 
-def prepare(job: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+def prepare(
+    job: DataSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
+) -> Prepared:
     """Read the job's data and deal them to the clients.
 
     Evaluation rows are those of the job's evaluation set; without one, rows are held out first, by document.
     Both sides are dealt alike. With natural sites (by_column, files) every site with at least 2 documents has
-    held-out rows. Raises DataError, with the remedy, for data that cannot be read or dealt as the job asks.
+    held-out rows. train_dataset, eval_dataset: objects in the place of what the job names, as of
+    `splitft.run`. Raises DataError, with the remedy, for data that cannot be read or dealt as the job asks.
     """
     # Read all rows, and find the sites where they lie.
-    records, config = read_records(job), job.partition
+    given = None if train_dataset is None else sources_of("train_dataset", train_dataset, job)
+    records = read_records(job) if given is None else make_records(job, given)
+    config = job.partition
     sites, site_names = _natural_sites(job, records)
     check_site_count(job, site_names)
 
     # Split off the held-out rows, or read the evaluation set; thin out both sides.
     if job.eval_set:
-        eval_records, train_indices = read_eval_records(job), np.arange(len(records), dtype=np.int64)
+        given = None if eval_dataset is None else sources_of("eval_dataset", eval_dataset, job)
+        eval_records = read_eval_records(job) if given is None else make_records(job, given, evaluation=True)
+        train_indices = np.arange(len(records), dtype=np.int64)
         eval_indices = np.arange(len(eval_records), dtype=np.int64)
         eval_places = (
             eval_records.sources if isinstance(job.eval_files, dict) else np.zeros_like(eval_indices)

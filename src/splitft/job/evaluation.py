@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitft.job.sections import Count, Strict, key
+from splitft.job.sections import Count, Name, Strict, key
 
 
 class PlaceSettings(Strict):
@@ -18,6 +18,16 @@ class PlaceSettings(Strict):
         "by itself, on the whole model. false: their activations cross the cut at every evaluation. Default: "
         "true with labels: server (labels are the same ids) unless eval_codec is set; labels: client needs "
         "false.",
+    )
+
+
+class MetricSettings(Strict):
+    """What is measured on held-out rows."""
+
+    metrics: list[Name] = key(
+        [],
+        "Metrics beside perplexity and accuracy: top5_accuracy (the token is among the five likeliest), or "
+        "registered ones. The mean over held-out tokens.",
     )
 
 

@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.data import DataSettings, SeedSettings
-from splitft.job.evaluation import PlaceSettings, RowsSettings
+from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.problems import job_error, problem_lines
@@ -95,6 +95,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
         FederationSettings,
         PlaceSettings,
         RowsSettings,
+        MetricSettings,
         AverageSettings,
         ServerOptimizerSettings,
     ),

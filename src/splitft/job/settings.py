@@ -13,7 +13,7 @@ from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptim
 from splitft.job.base_model import ModelSettings as ModelSettings
 from splitft.job.data import DataSettings as DataSettings
 from splitft.job.data import SeedSettings as SeedSettings
-from splitft.job.evaluation import PlaceSettings, RowsSettings
+from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
@@ -52,7 +52,7 @@ class ScheduleSettings(Strict):
     )
 
 
-class SplitSettings(PlaceSettings):
+class SplitSettings(PlaceSettings, MetricSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Name = key(

@@ -14,6 +14,7 @@ from splitft.common.seeds import seed_dropout
 from splitft.model.config import count_blocks, text_config
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
 from splitft.model.layout import BatchLayout
+from splitft.model.metrics import MetricSums, TokenMetric
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import run_blocks
 from splitft.wire.messages import Metrics
@@ -39,6 +40,7 @@ class SplitModel:
     named by seed, client, step and block, so that they do not depend on where the cut is.
     head: how the loss is computed in chunks of loss_chunk_tokens, as `proof.head.try_head` found; "whole", or
     chunks of 0: the model computes it itself, over the full logits.
+    metrics: what is measured on held-out tokens, by name, beside loss and accuracy.
     """
 
     has_values = True  # what stands in for a model in a plan has shapes alone
@@ -52,10 +54,12 @@ class SplitModel:
         server_inputs: ServerInputs = "dummy_ids",
         head: HeadForm = "whole",
         loss_chunk_tokens: int = 0,
+        metrics: Mapping[str, TokenMetric] | None = None,
     ) -> None:
         self.model = model
         self.slots = slots
         self.seed = seed
+        self._metrics = metrics or {}
         self.server_inputs = server_inputs
         self.num_blocks = count_blocks(model.config)
         chunked = head != "whole" and loss_chunk_tokens > 0
@@ -144,26 +148,34 @@ class SplitModel:
         """
         shape = labels.shape
         targets, own = shifted(labels), (labels if own is None else own).flatten()
+        sums = MetricSums(self._metrics)
         if self._head is not None:
             hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
-            losses, predicted = self._head.scores(hidden, targets, own)
+            losses, predicted = self._head.scores(hidden, targets, own, sums)
         else:
             logits = self.run(start, self.num_blocks, place, **inputs).logits.flatten(0, 1)
             losses, predicted = token_losses(logits, targets), logits.argmax(-1)
+            sums.add(logits[targets != IGNORE], targets[targets != IGNORE])
         scored, known = targets != IGNORE, own != IGNORE
         nll = summed(losses, scored).item()
         correct = float((predicted == targets)[scored].sum())
         paper_correct = float((predicted == own)[known].sum())
-        by_row = {
-            "row_nll": torch.where(scored, losses, 0.0).float(),
-            "row_correct": (scored & (predicted == targets)).float(),
-            "row_tokens": scored.float(),
-        }
-        for name, kept in by_row.items():
-            each = torch.split(layout.rows(kept.view(shape)), list(lengths))
-            by_row[name] = torch.stack([row.sum() for row in each]).cpu()
+
+        def by_row(each: Tensor) -> Tensor:
+            rows = torch.split(layout.rows(each.float().view(shape)), list(lengths))
+            return torch.stack([row.sum() for row in rows]).cpu()
+
         return Metrics(
-            place.round, nll, correct, int(scored.sum()), paper_correct, int(known.sum()), **by_row
+            place.round,
+            nll,
+            correct,
+            int(scored.sum()),
+            paper_correct,
+            int(known.sum()),
+            row_nll=by_row(torch.where(scored, losses, 0.0)),
+            row_correct=by_row(scored & (predicted == targets)),
+            row_tokens=by_row(scored),
+            own_sums=sums.result(),
         )
 
 

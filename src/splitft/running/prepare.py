@@ -29,7 +29,7 @@ from splitft.proof.split import SplitReport, check_split
 from splitft.proof.targets import by_reason
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.given import Given, check_model
+from splitft.running.given import Given
 from splitft.running.model import (
     base_config,
     choose_targets,
@@ -99,7 +99,6 @@ def assemble(
         source, config = str(resolve_model(job.model_name_or_path)), base_config(job)
         notices += filter(None, [base_notice(job, config, resolve_model(job.model_name_or_path))])
     else:
-        check_model(given.model)
         source, config = job.model_name_or_path, given.model.config
     for text in notices:
         note(console, text)
@@ -117,7 +116,7 @@ def assemble(
                 "a run in one process set dataset_name or data_files"
             )
         with console.status("reading and dealing the data"):
-            prepared = prepare(job, tokenizer)
+            prepared = prepare(job, tokenizer, given.train_dataset, given.eval_dataset)
         for text in prepared.notices:
             note(console, text)
         notices += prepared.notices

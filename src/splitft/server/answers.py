@@ -95,12 +95,13 @@ def joined(parts: Sequence[Metrics]) -> Metrics:
     for name in ("row_nll", "row_correct", "row_tokens"):
         each = [getattr(part, name) for part in parts]
         rows[name] = None if any(row is None for row in each) else torch.cat(each)
-    return Metrics(parts[0].round, **totals, **rows)
+    sums = [part.own_sums for part in parts if part.own_sums is not None]
+    return Metrics(parts[0].round, **totals, **rows, own_sums=torch.stack(sums).sum(0) if sums else None)
 
 
 def without_rows(metrics: Metrics) -> Metrics:
     """Return the sums alone, as clients get them."""
-    return replace(metrics, row_nll=None, row_correct=None, row_tokens=None)
+    return replace(metrics, row_nll=None, row_correct=None, row_tokens=None, own_sums=None)
 
 
 def taken(kept: dict[str, T]) -> dict[str, T]:

@@ -146,6 +146,7 @@ class Metrics:
     paper_correct, paper_tokens: the same for the paper's figure, which compares the prediction for position
     t + 1 with token t. Counts of right tokens are floats, so that a message's size does not tell them.
     row_nll, row_correct, row_tokens: (rows,) float32, the first three of each row, for intervals.
+    own_sums: (metrics,) float64 of the job's `metrics`, each a sum over the tokens.
     """
 
     round: int
@@ -157,6 +158,7 @@ class Metrics:
     row_nll: Tensor | None = None
     row_correct: Tensor | None = None
     row_tokens: Tensor | None = None
+    own_sums: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ class Gate:
                     if not 0 <= getattr(message, right) <= most <= self._most_tokens:
                         raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
                 self._row_sums(message)
+                self._own_sums(message)
             case LocalLoss():
                 _number("loss", message.loss)
                 self._loss_tokens(message.loss_tokens, 0)
@@ -161,6 +162,15 @@ class Gate:
                 raise ValueError(f"row_{name}: {len(rows)} rows")
             if abs(float(rows.double().sum()) - total) > 1e-3 * max(1.0, abs(total)):
                 raise ValueError(f"row_{name}: they add up to {float(rows.sum())}, not to {total}")
+
+    def _own_sums(self, message: Metrics) -> None:
+        """Check that the sums of the job's metrics are there and finite."""
+        wanted, sums = len(self.settings.metrics), message.own_sums
+        if sums is None and not wanted:
+            return
+        if sums is None or sums.dtype is not torch.float64 or sums.shape != (wanted,):
+            raise ValueError(f"own_sums: no vector of {wanted} numbers")
+        _finite("own_sums", sums)
 
     def _adapter(self, client: str, message: AdapterUp) -> None:
         self._norms(client, message.grad_norms, self.settings.splits_model)

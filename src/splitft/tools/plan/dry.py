@@ -66,6 +66,7 @@ class ShapeModel(SplitModel):
         inputs = start.report.server_inputs
         super().__init__(start.model, start.split_model.slots, seed=job.seed, server_inputs=inputs)
         self.dtype = dtype
+        self.num_metrics = len(job.metrics)
         self._bound: dict[int, Mapping[str, Tensor]] = {}
 
     @property
@@ -110,7 +111,8 @@ class ShapeModel(SplitModel):
         """Return the counts of tokens, with a loss of zero."""
         known, nothing = labels if own is None else own, torch.zeros(len(lengths))
         counts = 0.0, loss_token_count(labels), 0.0, int((known != -100).sum())
-        return Metrics(place.round, 0.0, *counts, row_nll=nothing, row_correct=nothing, row_tokens=nothing)
+        own = torch.zeros(self.num_metrics, dtype=torch.float64) if self.num_metrics else None
+        return Metrics(place.round, 0.0, *counts, nothing, nothing, nothing, own)
 
 
 def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:
