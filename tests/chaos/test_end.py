@@ -99,7 +99,6 @@ def test_a_server_that_is_stopped_after_the_results_leaves_them_whole(tmp_path: 
         processes.finish()
         check_whole(processes)
         (processes.output / "perplexity.png").unlink()
-        (processes.output / "checkpoints").mkdir()
         processes.start(SERVER)
         processes.running[SERVER].join(60)
         assert processes.running[SERVER].exitcode == 0

@@ -155,7 +155,10 @@ def test_labels_of_completions_alone(
 ) -> None:
     """Samples begin, and some end, without a label."""
     words = [(i % 5 + 1, i % 7 + 1) for i in range(60)]
-    rows = [{"prompt": "we the " * asked, "completion": "people " * said} for asked, said in words]
+    rows = [
+        {"prompt": f"law {number} " + "we the " * asked, "completion": "people " * said}
+        for number, (asked, said) in enumerate(words)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     job = settings["gpt2"] | {"data_files": str(tmp_path / "rows.jsonl")}
     assert_equal_but_for_rounding(both(job, tmp_path, forms, monkeypatch), 1e-5)

@@ -69,9 +69,11 @@ def dump_job(job: Job, path: str | Path) -> None:
     `load_job(path)` gives an equal job. Raises OutputError where the file cannot be written.
     """
     values = job.model_dump()
+    if "clients" not in job.model_fields_set and job.partition.method in ("by_column", "files"):
+        del values["clients"]  # found in the data: a number in the file would state it
     parts = ["# The effective job: every key with the value that was used.\n"]
     for heading, keys in grouped_keys().items():
-        parts.append(f"\n# {heading}\n{dump_yaml({key: values[key] for key in keys})}")
+        parts.append(f"\n# {heading}\n{dump_yaml({key: values[key] for key in keys if key in values})}")
     with writing(f"the job file {path}", "choose another folder"):
         Path(path).write_text("".join(parts), encoding="utf-8", newline="\n")
 

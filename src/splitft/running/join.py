@@ -122,6 +122,8 @@ class ClientSetup:
             values |= {"eval_files": own, "dataset_test_split": None}
             values["partition"] |= {"method": "files", "options": {}}
             values["clients"] = 1
+        elif values["partition"]["method"] in ("by_column", "files"):
+            del values["clients"]  # found in the data
         return Job(**values)
 
     def _say_not_read(self, evaluates: bool) -> None:

@@ -28,14 +28,14 @@ LACKING = {
 def test_a_client_names_the_piece_that_it_lacks_before_it_loads_a_model(case: str) -> None:
     changes, problem = LACKING[case]
     welcome = Welcome(job=job_of(**changes).model_dump_json())
-    setup = ClientSetup("ann", Path("ann.txt"), None, Console(quiet=True), lambda address: None)  # type: ignore[arg-type,return-value]
+    setup = ClientSetup("ann", Path("ann.txt"), None, None, Console(quiet=True), lambda address: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(JobError, match=f"^{problem}.*--plugin MODULE"):
         setup.make(welcome)
 
 
 def test_a_client_needs_neither_the_servers_optimizer_nor_its_policy() -> None:
     job = job_of(server_optimizer="theirs", cut_policy={"method": "theirs"})
-    setup = ClientSetup("ann", Path("ann.txt"), None, Console(quiet=True), lambda address: None)  # type: ignore[arg-type,return-value]
+    setup = ClientSetup("ann", Path("ann.txt"), None, None, Console(quiet=True), lambda address: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(Exception, match="no-such-folder"):
         setup.make(Welcome(job=job.model_dump_json()))
     with pytest.raises(JobError, match="server_optimizer: no server optimizer is called theirs"):
