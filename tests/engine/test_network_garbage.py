@@ -20,8 +20,15 @@ from cases import rest_slow
 from network_threads import Settings, Tamper, together
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.engines.network.control import EVALUATION, Saved, Started
-from splitft.wire.messages import Activations, AdapterUp, Gradients, Metrics, TailGradients
+from splitft.engines.network.control import EVALUATION, Held, Saved, Started
+from splitft.wire.messages import (
+    Activations,
+    AdapterUp,
+    Gradients,
+    Metrics,
+    OptimizerState,
+    TailGradients,
+)
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
@@ -139,3 +146,16 @@ def test_honest_clients_with_data_of_their_own_make_the_run_in_one_process(
         (path / "adapter" / "adapter_model.safetensors").read_bytes() for path in (tmp_path / "one", folder)
     )
     assert one == other
+
+
+def test_state_of_an_optimizer_whose_state_does_not_move_is_refused(
+    setting: Settings, tmp_path: Path
+) -> None:
+    """Moments in the place of SGD's momentum: a trunk that took them over could not step with them."""
+    moves = {"cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [1, 2, 2]}}}
+    job = setting | moves | {"optim": "sgd", "optim_args": "momentum=0.9", "cuts": [1, 2, 3]}
+    moments = torch.ones(1000)
+    tamper = on(Held, lambda m: OptimizerState(m.round, (2,), (1,), (moments,)) if m.round == 2 else m)
+    said: list[str] = []
+    together(job, tmp_path, {"mallory": tamper}, said)
+    assert "moved: the state of optimizer sgd stays where it is" in said[0]

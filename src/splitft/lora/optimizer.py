@@ -94,7 +94,7 @@ class TrainedAdapter:
             trained = trained_tensors(values, self._settings.freeze_a)
             blocks[index] = {n: nn.Parameter(t.detach().clone(), n in trained) for n, t in values.items()}
             optimizers[index] = self._optimizer(blocks[index])
-            if state:
+            if state and self._moves:
                 for basis in changes:
                     state = rebase(state, basis)
                 _restore(optimizers[index], blocks[index], resize_moments(state, rank_of(values)))

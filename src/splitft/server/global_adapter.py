@@ -172,7 +172,7 @@ class GlobalAdapter:
         self.adapter = to_device(state["adapter"], device_of(self.adapter))
         self._version, self._version_of_a = dict(state["version"]), dict(state["version_of_a"])
         self._canonical = dict(state["canonical"])
-        self._steps.load_state(state["server_optimizer"])
+        self._steps.load_state(state.get("server_optimizer", {"blocks": {}}))
         self._bases.clear()
         self._copies.clear()
         for block, kept in state["bases"].items():

@@ -41,6 +41,21 @@ def test_labels_name_what_differs_and_matters() -> None:
     )
 
 
+def test_algorithms_are_named_by_their_values_alone() -> None:
+    base = {"method": "splitft", "server_optimizer": "none", "objective": "plain", "proximal_mu": 0.1}
+    jobs = [
+        base,
+        base | {"server_optimizer": "fedyogi", "server_learning_rate": 0.1},
+        base | {"server_optimizer": "fedyogi", "objective": "fedprox", "proximal_mu": 0.5},
+    ]
+    keys = ["server_optimizer", "objective"]
+    assert make_labels(jobs, keys) == ["fedavg", "fedyogi", "fedyogi and fedprox"]
+    longer = make_labels(jobs[:2], [*keys, "server_learning_rate", "proximal_mu"])
+    assert longer == ["fedavg", "fedyogi, server_learning_rate 0.1"]
+    old = {"method": "splitft"}  # a run of before there were these keys
+    assert make_labels([old, base | {"objective": "fedprox"}], ["objective"]) == ["fedavg", "fedprox"]
+
+
 @given(
     st.lists(
         st.fixed_dictionaries(

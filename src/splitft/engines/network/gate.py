@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, trained_specs
+from splitft.lora.client_optimizer import ADAMW
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.optimizer import NO_GRADIENT
 from splitft.model.layout import mask_of, to_batch
@@ -143,6 +144,8 @@ class Gate:
         check_adapters(message)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
+        if self.settings.optim not in ADAMW:
+            raise ValueError(f"moved: the state of optimizer {self.settings.optim} stays where it is")
         returning = set(self.holdings[client].returning)
         if len(message.moved) != len(message.moments) or not set(message.moved) <= returning:
             raise ValueError(f"moved: {list(message.moved)[:9]} where {sorted(returning)} come back")

@@ -18,6 +18,13 @@ _OF_PARTITION = {  # keys that only these methods read
     "partition.num_buckets": ("length_dirichlet",),
     "partition.column": ("dirichlet", "by_column"),
 }
+_ALGORITHMS = {"server_optimizer": "none", "objective": "plain"}  # keys that name one, and their defaults
+_OF_ALGORITHM = {  # keys that nothing reads with these defaults
+    **dict.fromkeys(
+        ("server_learning_rate", "server_momentum", "server_beta2", "server_tau"), "server_optimizer"
+    ),
+    "proximal_mu": "objective",
+}
 
 
 def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> list[str]:
@@ -32,8 +39,11 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
         labels = []
         for job in jobs:
             shown = [key for key in named if all_of_them or not without_effect(job, key)]
-            method = [method_name(job)] if by_method or all_of_them else []
-            labels.append(", ".join([*method, *(f"{key} {value_text(key, job.get(key))}" for key in shown)]))
+            names = [method_name(job)] if by_method or all_of_them else []
+            if not all_of_them and not _ALGORITHMS.keys().isdisjoint(named):
+                names.append(algorithm_name(job))
+                shown = [key for key in shown if key not in _ALGORITHMS]
+            labels.append(", ".join([*names, *(f"{key} {value_text(key, job.get(key))}" for key in shown)]))
         return labels
 
     labels = labels_with(rest)
@@ -60,6 +70,15 @@ def method_name(job: Mapping[str, Any]) -> str:
     return "fixed cuts" if policy == "fixed" else policy
 
 
+def algorithm_name(job: Mapping[str, Any]) -> str:
+    """Return a job's server optimizer and objective in short: fedavg where it has neither."""
+    return " and ".join(_own_algorithms(job).values()) or "fedavg"
+
+
+def _own_algorithms(job: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(job[key]) for key, usual in _ALGORITHMS.items() if job.get(key, usual) != usual}
+
+
 def value_text(key: str, value: Any) -> str:
     """Return a value of the job in a few characters; of a path its last part."""
     if value is None:
@@ -81,6 +100,8 @@ def value_text(key: str, value: Any) -> str:
 def without_effect(job: Mapping[str, Any], key: str) -> bool:
     """Whether a job's method and policy do not read a key."""
     method, policy = job.get("method"), job.get("cut_policy.method")
+    if key in _OF_ALGORITHM:
+        return _OF_ALGORITHM[key] not in _own_algorithms(job)
     if key.startswith("partition."):
         return key in _OF_PARTITION and job.get("partition.method") not in _OF_PARTITION[key]
     if method in WITHOUT_CUTS:
