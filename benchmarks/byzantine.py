@@ -51,7 +51,7 @@ ROOT = Path(__file__).parent
 RESULTS, PAGE = ROOT / "results" / "byzantine.json", ROOT.parent / "docs" / "robustness.md"
 JOB = [
     "cuts=[1, 2, 3, 6, 4]", "rounds=3", "local_steps=3", "per_device_train_batch_size=2",
-    "max_eval_samples=40", "eval_every=3",
+    "max_eval_samples=40", "eval_every=3", "lr_scheduler_type=constant_with_warmup", "warmup_ratio=0.1",
 ]  # fmt: skip
 ATTACKER, FACTOR, QUIET = "client-3", 10.0, 2.9
 ROBUST = ("norm_clip", "median", "trimmed_mean", "krum")
@@ -79,7 +79,7 @@ CONDITIONS = """
 Without a liar no update of a block was longer than {longest:.2f} times the block's median: there norm_clip is
 the plain mean, bit by bit.
 
-Conditions: recipe quickstart (SmolLM2-135M, State of the Union, length-Dirichlet 0.5, rank 16), one seed,
+Conditions: recipe fixed-cuts (SmolLM2-135M, State of the Union, length-Dirichlet 0.5, rank 16), one seed,
 {machine}. Repeat with `python benchmarks/byzantine.py`, which sets
 
 `{settings}`
@@ -155,7 +155,7 @@ def watch_lengths() -> list[float]:
 def assembled(method: str, *overrides: str) -> tuple[Assembly, SplitModel]:
     """Load everything for a method once: the base is frozen, and every run starts from the same adapter."""
     settings = [*overrides, f"method={method}", "output_dir=runs/byzantine"]
-    start = assemble(load_job("quickstart", settings), Console(quiet=True))
+    start = assemble(load_job("fixed-cuts", settings), Console(quiet=True))
     model = SplitModel(
         start.model, start.split_model.slots, seed=start.job.seed, server_inputs=start.report.server_inputs
     )

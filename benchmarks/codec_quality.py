@@ -29,7 +29,7 @@ SETTINGS = ("none/none", "int8/int8", "int4/int4", "int4/int2", "int3/int2", "in
 JOB = [
     "clients=1", "cuts=2", "lora_r_cut=16", "rounds=3", "local_steps=50", "max_length=96", "eval_every=3",
     "max_eval_samples=128", "eval_codec=none", "save_every=0", "partition.method=iid",
-    "learning_rate=5e-4", "lr_scheduler_type=linear",
+    "learning_rate=5e-4", "lr_scheduler_type=linear", "warmup_ratio=0.1",
 ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def measure(work: tuple[str, int]) -> None:
     folder = FOLDER / f"{codec}-{gradient_codec}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     changes = [f"codec={codec}", f"gradient_codec={gradient_codec}", f"seed={seed}", f"output_dir={folder}"]
-    run(load_job("quickstart", [*JOB, *changes]), console=Console(quiet=True))
+    run(load_job("fixed-cuts", [*JOB, *changes]), console=Console(quiet=True))
     print(f"{setting}, seed {seed}: {figures(setting, seed)}", flush=True)
 
 

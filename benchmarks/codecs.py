@@ -37,7 +37,7 @@ Rows = tuple[tuple[int, ...], Tensor]  # lengths of the samples, (tokens, width)
 def real_rows(batches: int) -> dict[str, list[Rows]]:
     """Return activations and gradients of a few local steps."""
     with tempfile.TemporaryDirectory() as folder:
-        job = load_job("quickstart", [*SETTINGS, f"output_dir={folder}"])
+        job = load_job("fixed-cuts", [*SETTINGS, f"output_dir={folder}"])
         start = assemble(job, Console(quiet=True))
         parties = make_parties(start)
         server, cohort = parties.server, parties.cohort

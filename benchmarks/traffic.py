@@ -48,7 +48,7 @@ RESULTS = Path(__file__).parent / "results"
 def make_job(
     folder: Path, clients: int, rounds: int, local_steps: int, model: str, frozen: bool = False
 ) -> Job:
-    return load_job("quickstart", [
+    return load_job("fixed-cuts", [
         f"model_name_or_path={model}", "bf16=false", f"clients={clients}", "cuts=2", "lora_r_cut=8",
         f"max_length={LONGEST}", "partition.alpha=0.1", f"rounds={rounds}", f"local_steps={local_steps}",
         f"train_front={'false' if frozen else 'true'}",
@@ -145,7 +145,7 @@ def small_model(folder: Path, like: str) -> Path:
     from splitft.running.fallback import resolve_sources
     from splitft.weights.load import load_config, load_tokenizer
 
-    job, _ = resolve_sources(load_job("quickstart", [f"model_name_or_path={like}"]))
+    job, _ = resolve_sources(load_job("fixed-cuts", [f"model_name_or_path={like}"]))
     config = load_config(job.model_name_or_path, job.model_revision)
     config.num_hidden_layers, config.intermediate_size = 3, 64
     torch.manual_seed(0)

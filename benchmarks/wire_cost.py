@@ -85,7 +85,7 @@ def measure(side: str, settings: list[str], steps: int) -> dict[str, float]:
     folder = Path(tempfile.mkdtemp(prefix="wire-"))
     running: list[subprocess.Popen[bytes]] = []
     try:
-        job = load_job("quickstart", [*settings, f"output_dir={folder / 'run'}"])
+        job = load_job("fixed-cuts", [*settings, f"output_dir={folder / 'run'}"])
         dump_job(job, folder / "job.yaml")
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         for number, command in enumerate(commands(side, folder)):

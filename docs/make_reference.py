@@ -61,9 +61,10 @@ RUN_FOLDER = """\
 | `history.jsonl` | One line a round; round 0 is the evaluation before training. |
 | `decisions.jsonl` | One line a decision of the cut policy: what it saw, its targets, the cuts, and why. \
 Not with `fixed`. |
-| `summary.json` | Before and after, totals, parameters, versions. |
+| `summary.json` | Before and after, totals, parameters, versions; `adapter_changed`; `diverged`: what was \
+not finite, or null. |
 | `partition.json`, `partition.png` | Who holds which rows. |
-| `perplexity.png` | Perplexity over the rounds. |
+| `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
 | `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |
 | `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
 | `adapter/` | The global adapter in PEFT's format, with a model card. |
@@ -73,7 +74,8 @@ with `save_every: 0`. |
 | `.lock` | While a run is at work here: its process and its host. |
 
 History, decisions, summary and adapters are written after every round; an interrupted run keeps those of its
-last whole round. Numbers that JSON does not have (NaN, infinity: the run diverged) are null.
+last whole round, and one that diverged (exit code 7) those of its last finite one. Numbers that JSON does not
+have are null.
 """
 
 _BYTES = "Bytes of this round"

@@ -19,7 +19,7 @@ from splitft.model.attention import use_fast_backward
 from splitft.model.slots import inject, lora_config, uses_fan_in_fan_out
 from splitft.model.split_model import SplitModel
 from splitft.proof.head import try_head
-from splitft.round import Observer, exchange
+from splitft.round import Observer, StepLosses, exchange
 from splitft.running.batching import batch_tokens
 from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
@@ -129,6 +129,7 @@ class Federation:
             cuts = dict.fromkeys(self.names, job.cuts if isinstance(job.cuts, int) else job.cuts[0])
         adapter = to_device(initial_adapter(model.slots.layout, RANK, job.seed), model.device)
         tokens = batch_tokens(job, model, list(cuts.values()), Console())
+        self._means = StepLosses(job.gradient_accumulation_steps)
         self.server = Server(model, job, adapter, batch_tokens=tokens)
         clients = [
             Client(name, ClientData(name, own, own), model, job, 0, sample_memory(job, model.width))
@@ -143,5 +144,5 @@ class Federation:
         """Take one local step of every client; return their losses."""
         done = min(len(self.losses.found.get(name, ())) for name in self.names)
         while any(len(self.losses.found.get(name, ())) <= done for name in self.names):
-            exchange(self.server, self.cohort, next(self._waves), self.losses)
+            exchange(self.server, self.cohort, next(self._waves), self.losses, self._means)
         return [self.losses.found[name][done] for name in self.names]

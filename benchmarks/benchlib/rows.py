@@ -34,7 +34,7 @@ def skewed_rows(clients: int, max_length: int, alpha: float = 0.1) -> dict[str, 
         f"model_name_or_path={MODEL}", f"max_length={max_length}", f"partition.alpha={alpha}",
         f"clients={clients}", "cuts=2",
     ]  # fmt: skip
-    job: Job = resolve_sources(load_job("quickstart", wanted))[0]
+    job: Job = resolve_sources(load_job("fixed-cuts", wanted))[0]
     tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     dealt = prepare(job, tokenizer).clients
     return {data.name: rows_of(data.train.lengths.tolist(), seed=i) for i, data in enumerate(dealt)}

@@ -82,7 +82,7 @@ def same_jobs(inputs: Path) -> dict[str, SameJob]:
     two = {"data_files": {name: files[name] for name in ("anna", "bert")}, "cuts": [1, 2], "clients": 2}
     net = llama | by_file | two | {"network": {"clients": ["anna", "bert"]}, "local_steps": 3}
     return {
-        "quickstart": SameJob({"run": STATED | {"rounds": 2}}, recipe="quickstart"),
+        "recipe": SameJob({"run": STATED | {"rounds": 2}}, recipe="study-smollm2"),
         "per_client": SameJob({"run": gpt2 | mixed_sites | {
             "gradient_accumulation_steps": 2, "lora_r_cut": 2, "devices": "laptop", "clients_per_round": 2,
             "rounds": 4, "eval_every": 2,

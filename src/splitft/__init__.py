@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.data.partition.registry import TrainingRows, register_partition
     from splitft.devices.registry import register_device
-    from splitft.errors import DataError, JobError, ModelError, OutputError, SplitFTError
+    from splitft.errors import (
+        DataError,
+        DivergedError,
+        JobError,
+        ModelError,
+        NetworkError,
+        OutputError,
+        SplitFTError,
+    )
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.job.sections import DeviceProfile
     from splitft.lora.client_optimizer import register_optimizer
@@ -64,7 +72,9 @@ _HOME = {
     "SplitFTError": "errors",
     "JobError": "errors",
     "DataError": "errors",
+    "DivergedError": "errors",
     "ModelError": "errors",
+    "NetworkError": "errors",
     "OutputError": "errors",
 }
 
@@ -73,9 +83,11 @@ __all__ = [
     "Codec",
     "DataError",
     "DeviceProfile",
+    "DivergedError",
     "Job",
     "JobError",
     "ModelError",
+    "NetworkError",
     "Observation",
     "OutputError",
     "Part",

@@ -40,10 +40,6 @@ class ModelError(SplitFTError):
     exit_code = 4
 
 
-class DivergedError(ModelError):
-    """What the model computes is not finite any more."""
-
-
 class OutputError(SplitFTError):
     """The output folder cannot be written, or already holds another run (exit code 5)."""
 
@@ -58,3 +54,14 @@ class NetworkError(SplitFTError):
 
 class LostError(NetworkError):
     """No server has answered for so long that the run counts as lost."""
+
+
+class DivergedError(SplitFTError):
+    """Training diverged: a loss, an activation or an adapter is not finite any more (exit code 7)."""
+
+    exit_code = 7
+
+    @classmethod
+    def of(cls, what: str) -> DivergedError:
+        """Return the error for a figure that is not finite, with advice."""
+        return cls(f"training has diverged: {what}; lower learning_rate, or set max_grad_norm")

@@ -65,12 +65,32 @@ class Cuts(Protocol):
 
 
 class Observer:
-    """Receives the events of a round (start, loss, evaluation, record), and does nothing with them."""
+    """Receives the events of a round (start, loss, evaluation, record), and does nothing with them.
+
+    loss: Mean of a client's optimizer step over its micro-batches so far.
+    """
 
     def on_round_begin(self, round_: int, cuts: Mapping[str, int], cohort: Sequence[str]) -> None: ...
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None: ...
     def on_evaluation(self, round_: int) -> None: ...
     def on_round(self, record: RoundRecord) -> None: ...
+
+
+class StepLosses:
+    """Mean loss of each client's optimizer step, from the shares of it that its micro-batches have."""
+
+    def __init__(self, micro_steps: int) -> None:
+        self._micro_steps = micro_steps  # of a step; more where batches go in parts
+        self._shares: dict[str, list[float]] = {}  # of the step under way
+
+    def add(self, client: str, micro_step: int, share: float) -> float:
+        """Return the mean over the micro-batches so far; exact with the last one of a step."""
+        shares = self._shares.setdefault(client, [])
+        del shares[micro_step:]  # a step begins, or begins again
+        shares.append(share)
+        self._micro_steps = max(self._micro_steps, len(shares))
+        whole = len(shares) == self._micro_steps
+        return sum(shares) if whole else sum(shares) * self._micro_steps / len(shares)
 
 
 def run_rounds(
@@ -87,7 +107,7 @@ def run_rounds(
     Each client weighs in the average as much as the tokens that the server saw of it. Between records the
     caller may stop, or write down the state of all parties; to go on from there, `last` is the last record.
     """
-    record = last
+    record, losses = last, StepLosses(job.gradient_accumulation_steps)
     for round_ in range(record.round + 1 if record else 0, job.rounds + 1):
         started, before = time.perf_counter(), ledger.copy()
 
@@ -104,7 +124,7 @@ def run_rounds(
         # Local steps: activations up, the server's step, gradients down. Then gather what was trained.
         for turn in [members] if job.order == "parallel" else [[name] for name in members]:
             for messages in cohort.train(turn, round_, together=job.server_adapter == "shared"):
-                exchange(server, cohort, messages, observer)
+                exchange(server, cohort, messages, observer, losses)
             server.gather(cohort.finish(turn, round_))
 
         # Average it block by block.
@@ -121,7 +141,7 @@ def run_rounds(
             )
             server.take_moments(back)
             for messages in cohort.evaluate(there, round_):
-                exchange(server, cohort, messages, observer)
+                exchange(server, cohort, messages, observer, losses)
 
         # Record.
         record = make_record(
@@ -140,7 +160,11 @@ def run_rounds(
 
 
 def exchange(
-    server: ServerRole, cohort: CohortRole, messages: dict[str, Message], observer: Observer
+    server: ServerRole,
+    cohort: CohortRole,
+    messages: dict[str, Message],
+    observer: Observer,
+    losses: StepLosses,
 ) -> None:
     """Carry messages to the server and its replies back, until neither has anything left to say.
 
@@ -150,14 +174,16 @@ def exchange(
     while messages or owed:
         for client, message in messages.items():
             if isinstance(message, LocalLoss):
-                observer.on_loss(message.round, message.step, client, message.loss)
+                loss = losses.add(client, message.micro_step, message.loss)
+                observer.on_loss(message.round, message.step, client, loss)
             elif isinstance(message, Activations | TailGradients):
                 owed.add(client)
         replies = server.step(messages)
         owed -= replies.keys()
         for client, reply in replies.items():
             if isinstance(reply, Gradients):
-                observer.on_loss(reply.round, reply.step, client, reply.loss)
+                loss = losses.add(client, reply.micro_step, reply.loss)
+                observer.on_loss(reply.round, reply.step, client, loss)
         messages = cohort.answer(replies)
 
 

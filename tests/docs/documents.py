@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -37,7 +38,10 @@ def run(command: list[str], cwd: Path) -> str:
 
 
 def run_every_block(document: str, folder: Path) -> None:
-    """Run what is bash or Python, one after another, in one folder, with the files that titles name in it."""
+    """Run what is bash or Python, one after another, in one folder, with the files that titles name in it.
+
+    Every run must have learnt something.
+    """
     blocks = blocks_of(document)
     assert blocks
     for name, code in files_of(document).items():
@@ -47,3 +51,17 @@ def run_every_block(document: str, folder: Path) -> None:
             run(["bash", "-euc", code], folder)
         elif language == "python":
             run([sys.executable, "-c", code], folder)
+    check_trained(folder)
+
+
+def check_trained(folder: Path) -> None:
+    """Assert that the runs below a folder, at least one, lowered the perplexity of their held-out rows."""
+    histories = sorted(folder.rglob("history.jsonl"))
+    assert histories
+    for history in histories:
+        lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+        seen = [line["perplexity"] for line in lines if line["perplexity"] is not None]
+        name = history.parent.relative_to(folder)
+        assert len(seen) > 1 and seen[-1] < seen[0], f"{name}: perplexity {seen}"
+        summary = json.loads((history.parent / "summary.json").read_text(encoding="utf-8"))
+        assert summary["adapter_changed"], f"{name}: the adapter did not change"

@@ -195,7 +195,7 @@ def test_a_large_plan_is_drawn(
 def test_a_mix_that_is_none_is_refused(clients: int, mix: str, told: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as refused:
-        cohort_scale.main(["quickstart", "--clients", str(clients), f"--mix={mix}", "--out", str(out)])
+        cohort_scale.main(["fixed-cuts", "--clients", str(clients), f"--mix={mix}", "--out", str(out)])
     assert told in str(refused.value)
     assert not out.exists()
 

@@ -6,15 +6,26 @@ Bytes are counted as a network would carry them; a virtual clock, if there is on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from splitft.client.client import ClientRole
 from splitft.common.state import State
 from splitft.devices.clock import VirtualClock
 from splitft.devices.simulate import RoundTimes
+from splitft.errors import DivergedError
 from splitft.job.settings import BatchSettings, WireSettings
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Direction, Ledger
-from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
+from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState, not_finite
+
+M = TypeVar("M", bound=Message)
+
+
+def check_finite(name: str, message: M) -> M:
+    """Return a message to or from a client. Raises DivergedError where it shows that training diverged."""
+    if problem := not_finite(message):
+        raise DivergedError.of(f"{name}: {problem}")
+    return message
 
 
 class LocalCohort:
@@ -99,8 +110,8 @@ class LocalCohort:
         return self._sent(answers)
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
-        """Return the adapters that the members trained in this round."""
-        updates = {name: self.clients[name].finish(round_) for name in members}
+        """Return the adapters that the members trained in this round. Raises DivergedError."""
+        updates = {name: check_finite(name, self.clients[name].finish(round_)) for name in members}
         for name, update in updates.items():
             self._count(name, "up", update)
         return updates
@@ -134,7 +145,8 @@ class LocalCohort:
         return {name: self._carried(name, "up", message) for name, message in messages.items()}
 
     def _carried(self, name: str, direction: Direction, message: Message) -> Message:
-        """Return a message as it arrives."""
+        """Return a message as it arrives. Raises DivergedError where its loss is not finite."""
+        check_finite(name, message)
         near, far = self._ends[name]
         packed = (near if direction == "up" else far).pack(message)
         self._count(name, direction, packed)

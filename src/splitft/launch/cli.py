@@ -29,6 +29,7 @@ EXIT_CODES = {
     4: "the model is missing, or cannot be split, adapted or loaded",
     5: "output cannot be written, or would overwrite something",
     6: "the network, a certificate or another party stops the run",
+    7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     130: "interrupted (Ctrl-C)",
 }
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."

@@ -263,3 +263,24 @@ def adapter_of(blocks: Sequence[int], tensors: Sequence[Tensor], layout: Layout)
     for (block, name), tensor in zip(names, tensors, strict=True):
         adapter[block][name] = tensor
     return adapter
+
+
+def unchanged(before: Adapter, after: Adapter) -> bool:
+    """Whether training left an adapter as it was, but for the rounding of averages.
+
+    A pair whose B was zero and still is does not count by its A: its product is zero.
+    """
+    return before.keys() == after.keys() and all(
+        all(_same(name, block, after[number]) for name in block) for number, block in before.items()
+    )
+
+
+def _same(name: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> bool:
+    if is_a(name):
+        b = name.replace(".lora_A.", ".lora_B.")
+        if not bool(before[b].any()) and not bool(after[b].any()):
+            return True
+    old, new = before[name], after[name].to(before[name].device)
+    if old.shape != new.shape:  # a rank that a cut changed
+        return not bool(old.any()) and not bool(new.any())
+    return float(torch.linalg.vector_norm(new - old)) <= 1e-6 * float(torch.linalg.vector_norm(old))

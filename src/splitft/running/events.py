@@ -128,23 +128,26 @@ class CallbackHandler(Observer):
 
 
 class _StepLosses:
-    """Adds micro-batches up to steps. count: micro-batches of a step; None: known at the next step."""
+    """Tells steps apart in the losses of micro-batches, each the mean of its step so far.
+
+    count: micro-batches of a step; None: known at the next step.
+    """
 
     def __init__(self, count: int | None) -> None:
         self._count = count
         self._open: dict[str, tuple[int, int, float, int]] = {}
 
     def add(self, round_: int, step: int, client: str, loss: float) -> Iterator[tuple[int, int, str, float]]:
-        """Count a micro-batch's share of its step's loss; yield what ended: round, step, client, loss."""
+        """Count a micro-batch; yield what ended: round, step, client, loss."""
         known = self._open.pop(client, None)
         if known and known[:2] != (round_, step):
             yield known[0], known[1], client, known[2]
             known = None
-        total, count = (known[2] + loss, known[3] + 1) if known else (loss, 1)
+        count = known[3] + 1 if known else 1
         if count == self._count:
-            yield round_, step, client, total
+            yield round_, step, client, loss
         else:
-            self._open[client] = round_, step, total, count
+            self._open[client] = round_, step, loss, count
 
     def rest(self) -> Iterator[tuple[int, int, str, float]]:
         """Yield the steps that are still open at the end of a round."""

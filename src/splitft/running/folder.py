@@ -37,12 +37,14 @@ class Opened:
     """The folder of a run, and where it goes on.
 
     complete: the run is finished, nothing is left to do. rounds: of the run in the folder, 0 for a new one.
+    diverged: its training diverged in the round after the last recorded one.
     """
 
     folder: Path
     checkpoint: Checkpoint | None = None
     complete: bool = False
     rounds: int = 0
+    diverged: bool = False
 
 
 @contextmanager
@@ -94,7 +96,8 @@ def _opened(job: Job, folder: Path, resume: bool) -> Opened:
             f"the run in {folder} is complete and has kept no state to go on from (save_every was 0): start "
             f"another from its adapter, with adapter_name_or_path={folder / 'adapter'} output_dir=FOLDER"
         )
-    return Opened(folder, checkpoint, rounds=was.rounds)
+    diverged = bool(read_summary(folder).get("diverged"))
+    return Opened(folder, checkpoint, rounds=was.rounds, diverged=diverged)
 
 
 def check_rounds(folder: Path, was: int, now: int) -> None:
@@ -125,11 +128,17 @@ def is_complete(folder: Path) -> bool:
 
 def finished_rounds(folder: Path) -> int | None:
     """Return the rounds of a run that has come to its end; None of one that has not."""
+    summary = read_summary(folder)
+    return int(summary.get("rounds", 0)) if summary.get("interrupted") is False else None
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of a run; empty where there is none that can be read."""
     try:
         summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return int(summary.get("rounds", 0)) if summary["interrupted"] is False else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def take_back(folder: Path, round_: int) -> list[RoundRecord]:

@@ -22,10 +22,12 @@ from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.errors import DataError, JobError, NetworkError
 from splitft.job import Job
 from splitft.lora.ranks import held_blocks
+from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.baselines.whole import WholeClient
+from splitft.running.headline import readable, two_columns
 from splitft.running.model import base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
 from splitft.running.network import notice
@@ -59,6 +61,7 @@ class ClientSetup:
         job = self._job(welcome.job)
         check_client_names(job)
         self._told = job, welcome
+        self.console.print(two_columns({"server reads": readable(job)}))
         config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         with self.console.status("reading the data"):
@@ -91,7 +94,8 @@ class ClientSetup:
         head = job.labels == "client" or blocks is None
         base = load_base(job, self.console, blocks=blocks, head=head)
         form: HeadForm = "whole"
-        if head and job.loss_chunk_tokens:
+        last = count_blocks(base.config) - 1  # a client may be without its tail until its first hand-out
+        if head and job.loss_chunk_tokens and (blocks is None or last in blocks):
             form, reason = try_head(base, job.seed, whole=blocks is None)
             if reason:
                 note(self.console, whole_loss_notice(reason))

@@ -1,15 +1,18 @@
-"""The picture of a run: held-out perplexity by round, of all clients together and of each."""
+"""The picture of a run: held-out perplexity by round and, where cuts moved, every client's cut below it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from splitft.common.figures import INK, save_png, style, variant_colour
 from splitft.common.text import short
-from splitft.history import RoundRecord
+from splitft.history import ClientRecord, RoundRecord
 
 LONGEST = 24  # letters of a client's name that are shown
+MOST_IN_LEGEND = 12  # clients
+APART = 0.07  # blocks between the lines of clients with the same cut
 
 
 @style(9)
@@ -21,23 +24,31 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    # One panel, or two where cuts moved.
+    moved = len({tuple((record.cuts or {}).items()) for record in records}) > 1
+    figure = Figure(figsize=(8, 6.2 if moved else 4.5), layout="constrained")
+    heights = [3, 2] if moved else [1]
+    panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_perplexity(panels[0], evaluated)
+    if moved:
+        _draw_cuts(panels[1], records)
+        panels[1].yaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1].set(xlabel="round (0: before training)")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    save_png(figure, path)
+
+
+def _draw_perplexity(axes: Any, evaluated: Sequence[RoundRecord]) -> None:
+    """Draw a thin line a client, a thick one with its first and last value for all together."""
     clients = evaluated[-1].clients
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    # A thin line a client, a thick one with its first and last value for all together
-    for i, (name, client) in enumerate(clients.items()):
+    for number, name in enumerate(clients):
         shown = [(r.round, r.clients[name].perplexity) for r in evaluated if name in r.clients]
         shown = [(x, y) for x, y in shown if y is not None]
         if shown:
-            label = f" {short(name, LONGEST)}, cut {client.cut}" if len(clients) <= 12 else None
-            axes.plot(
-                *zip(*shown, strict=True),
-                color=variant_colour(i),
-                ls=("-", "--")[i // 7 % 2],
-                lw=1,
-                alpha=0.7,
-                label=label,
-            )
+            label = f" {short(name, LONGEST)}{_cut_text(evaluated[0].clients.get(name), clients[name])}"
+            some = len(clients) <= MOST_IN_LEGEND
+            axes.plot(*zip(*shown, strict=True), **_line(number), label=label if some else None)
     rounds = [record.round for record in evaluated]
     overall = [record.perplexity or 0.0 for record in evaluated]
     axes.plot(rounds, overall, color=INK, lw=2.5, marker="o", ms=4, label="all held-out rows")
@@ -52,8 +63,36 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
             weight="bold",
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none"},
         )
-    axes.set(xlabel="round (0: before training)", ylabel="held-out perplexity per token")
+    axes.set(ylabel="held-out perplexity per token")
     axes.margins(x=0.16, y=0.08)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside right center")
-    save_png(figure, path)
+
+
+def _draw_cuts(axes: Any, records: Sequence[RoundRecord]) -> None:
+    """Draw every client's cut in each round, those of equal cuts side by side."""
+    clients = list(records[-1].clients)
+    for number, name in enumerate(clients):
+        shown = [(r.round, r.cuts[name]) for r in records if r.cuts and name in r.cuts]
+        aside = APART * (number - (len(clients) - 1) / 2) if len(clients) <= MOST_IN_LEGEND else 0.0
+        rounds, cuts = [x for x, _ in shown], [cut + aside for _, cut in shown]
+        axes.plot(
+            rounds,
+            cuts,
+            **{**_line(number), "lw": 1.6, "alpha": 0.9},
+            drawstyle="steps-mid",
+            marker="o",
+            ms=3,
+        )
+    axes.set(ylabel="blocks on the client (cut)")
+    axes.margins(x=0.16, y=0.12)
+
+
+def _line(number: int) -> dict[str, Any]:
+    """Return the look of a client's line."""
+    return {"color": variant_colour(number), "ls": ("-", "--")[number // 7 % 2], "lw": 1, "alpha": 0.7}
+
+
+def _cut_text(first: ClientRecord | None, last: ClientRecord) -> str:
+    if last.cut is None:
+        return ""
+    before = first.cut if first else last.cut
+    return f", cut {last.cut}" if before == last.cut else f", cut {before} → {last.cut}"

@@ -61,6 +61,8 @@ class RunProgress(LineProgress, Observer):
         self.steps = self.evaluations = 0
         self.tokens_per_second: float | None = None
         self.training_seconds = self.evaluation_seconds = 0.0
+        self._step_of_all = members * job.gradient_accumulation_steps  # micro-batches
+        self._estimated = False  # the time that the run takes has been told
         self._last_record: RoundRecord | None = None
         self._last_event = time.monotonic()
         self._bar = self.add_task("starting", total=self.total_steps, status="")
@@ -69,6 +71,8 @@ class RunProgress(LineProgress, Observer):
         """Count one micro-batch of one client."""
         self.steps += 1
         self.training_seconds += self._elapsed()
+        if self.steps >= self._step_of_all:
+            self._tell_time()
         self._show(round_, f"step {step + 1}/{self.job.local_steps}  {client}  loss {loss:.3f}")
 
     def on_evaluation(self, round_: int) -> None:
@@ -96,6 +100,18 @@ class RunProgress(LineProgress, Observer):
             return None
         evaluations = (self.total_evaluations - self.evaluations) * self.evaluation_seconds / self.evaluations
         return evaluations + (self.total_steps - self.steps) * self.training_seconds / self.steps
+
+    def _tell_time(self) -> None:
+        """Print once, as soon as an evaluation and a step of all clients are measured, what is left."""
+        left = self.seconds_left()
+        if not self._estimated and left is not None:
+            self._estimated = True
+            step = self._step_of_all * self.training_seconds / self.steps
+            evaluation = self.evaluation_seconds / self.evaluations
+            self.line(
+                f"about {clock(left)} left: {seconds_text(step)} for a step of all clients, "
+                f"{seconds_text(evaluation)} for an evaluation"
+            )
 
     def _elapsed(self) -> float:
         now = time.monotonic()

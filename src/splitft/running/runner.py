@@ -24,6 +24,7 @@ from splitft.lora.optimizer import schedule_of_all_rounds
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
+from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
 from splitft.running.events import CallbackHandler, run_callbacks
 from splitft.running.export import model_card, save_adapter, usage_hints
 from splitft.running.folder import (
@@ -35,9 +36,11 @@ from splitft.running.folder import (
     check_rounds,
     open_run,
     read_records,
+    read_summary,
     take_back,
 )
 from splitft.running.given import Given
+from splitft.running.headline import headline, parameter_counts
 from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
@@ -77,9 +80,9 @@ def run(
         has more rounds.
     changes: keys of the job that are to have other values, as KEY=VALUE on the command line.
 
-    An interrupt, and a cut policy, a callback or a model that fails in a later round, keep the adapter and
-    the history of the last complete round, and are raised again.
-    Raises JobError, DataError, ModelError, OutputError.
+    An interrupt, a cut policy or a callback that fails in a later round, and training that diverges keep the
+    adapter and the history of the last complete round, and are raised again.
+    Raises JobError, DataError, ModelError, OutputError, DivergedError.
     """
     console = console or Console()
     given = Given(model, tokenizer, train_dataset, eval_dataset)
@@ -88,6 +91,8 @@ def run(
     with open_run(job, resume=resume) as opened:
         if opened.complete:
             return complete_run(opened, job, console)
+        if opened.diverged:
+            raise diverges_again(opened.folder)
         quiet_libraries()
         start = assemble(job, console, given=given)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
@@ -100,6 +105,7 @@ def run_parties(
     """Run the rounds with these parties, and write the results."""
     job, folder = start.job, opened.folder
     check_rounds(folder, opened.rounds, job.rounds)
+    console.print(headline(start))
     done = opened.checkpoint.round if opened.checkpoint else -1
     progress = RunProgress(job, len(start.names), parties.ledger, console, done)
     with CallbackHandler(job, callbacks, progress) as events, progress:
@@ -115,13 +121,11 @@ def run_parties(
                 events.on_written(record, folder)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round
             if output.records:
-                output.save()  # the stop may have come between the writing of two files
+                # The stop may have come between the writing of two files.
+                output.save(str(stop) if isinstance(stop, DivergedError) else None)
                 perplexity_picture(output.records, folder / "perplexity.png")
                 progress.stop()
-                done = output.records[-1].round
-                how = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped"
-                go_on = ", --resume goes on" if (folder / FOLDER).exists() else ""
-                console.print(f"{how} after round {done}; its results are in {folder}{go_on}")
+                console.print(stop_line(stop, folder, output.records[-1].round), highlight=False)
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
@@ -131,10 +135,12 @@ def run_parties(
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
         + (", partition.png" if start.prepared else "")
     )
-    if adapters == "adapter":
+    summary = output.save()
+    if not summary["adapter_changed"]:
+        console.print(unchanged_line(job), style="bold yellow", highlight=False, markup=False)
+    elif adapters == "adapter":
         hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
-    summary = output.save()
     events.end(summary)
     return RunResult(folder, folder / adapters, output.records, summary)
 
@@ -146,8 +152,7 @@ def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
     if not picture.exists() or picture.stat().st_mtime_ns < history.stat().st_mtime_ns:  # killed at its end
         perplexity_picture(records, picture)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    return RunResult(folder, folder / adapter_folder(job), records, summary)
+    return RunResult(folder, folder / adapter_folder(job), records, read_summary(folder))
 
 
 def extension_line(job: Job, was: int, done: int) -> str:
@@ -237,13 +242,18 @@ class _Output:
             start.notices.append(f"no sample continuations: {problem}")
         return samples
 
-    def save(self) -> dict[str, Any]:
-        """Write the adapter and the summary of the last whole round; return the summary."""
+    def save(self, diverged: str | None = None) -> dict[str, Any]:
+        """Write the adapter and the summary of the last whole round; return the summary.
+
+        diverged: what was not finite after that round.
+        """
         start, report = self.start, self.start.report
         cuts = self.records[-1].cuts or {}
         summary = summarise(self.records) | {
             "method": start.job.method_name or start.job.method,
             "interrupted": len(self.records) <= start.job.rounds,
+            "diverged": diverged,
+            "adapter_changed": adapter_changed(start.adapter, self._finished),
             "clients": len(start.names),
             "cuts": cuts,
             "blocks": report.num_blocks,
@@ -262,11 +272,3 @@ class _Output:
             save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary
-
-
-def parameter_counts(model: Any, adapter: Mapping[int, Any], cuts: Mapping[str, int]) -> dict[str, Any]:
-    """Return counts of base and adapter parameters, and of those that each client trains."""
-    per_block = {block: sum(t.numel() for t in tensors.values()) for block, tensors in adapter.items()}
-    base = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
-    clients = {name: sum(n for b, n in per_block.items() if b < cut) for name, cut in cuts.items()}
-    return {"base": base, "adapter": sum(per_block.values()), "front_adapters": clients}

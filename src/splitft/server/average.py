@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from splitft.errors import DivergedError
 from splitft.job.settings import AverageSettings, TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, device_of, resize, trained_specs, unflatten
 from splitft.lora.means import Mean
@@ -15,7 +16,7 @@ from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import Contribution, norm_clip, without_outliers
 from splitft.lora.rules import find_mean, find_robust_rule
 from splitft.server.seam import SHARED
-from splitft.wire.messages import AdapterUp
+from splitft.wire.messages import AdapterUp, all_finite
 
 Contributions = Mapping[int, Mapping[str, Contribution]]  # {block: {holder: (adapter, weight)}}
 
@@ -102,3 +103,10 @@ def average_blocks(
             given = norm_clip(old[block], given)
         averaged[block] = mean([adapter for adapter, _ in given], [weight for _, weight in given])
     return averaged
+
+
+def check_adapter(what: str, adapter: Adapter) -> None:
+    """Raise DivergedError where an adapter holds values that are not finite. what: names it."""
+    for block, tensors in adapter.items():
+        if not all_finite(tensors.values()):
+            raise DivergedError.of(f"{what} is not finite (block {block})")

@@ -16,7 +16,7 @@ from splitft.lora.means import Mean
 from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, unpack_blocks
 from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.lora.robust import Contribution
-from splitft.server.average import Contributions, average_round
+from splitft.server.average import Contributions, average_round, check_adapter
 from splitft.server.global_adapter import GlobalAdapter
 from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
 from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
@@ -128,7 +128,10 @@ class Coordinator:
             self._updates |= updates
 
     def aggregate(self, trained: Mapping[str, TrunkUpdate]) -> None:
-        """Average what the clients and the trunks trained in this round, block by block."""
+        """Average what the clients and the trunks trained in this round, block by block.
+
+        Raises DivergedError where the average is not finite: the global adapter then stays as it was.
+        """
         failpoint("server.aggregate")
         # Weigh each trunk's blocks by the rows of the clients that train them there.
         seen = {c: n for trunk in trained.values() for c, n in zip(trunk.clients, trunk.rows, strict=True)}
@@ -149,6 +152,7 @@ class Coordinator:
         else:
             clients = {client: (held[client].cut, number) for client, number in rows.items()}
             averaged = self.averager(self.blocks.adapter, clients, trunks)
+        check_adapter("the average of the round", averaged)
         self.log({"event": "aggregate", "rows": rows})
         self.blocks.adopt(averaged)
         self._updates.clear()

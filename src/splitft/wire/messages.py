@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 from splitft.wire.encoding import Wire
@@ -168,3 +171,21 @@ Message = (
 _WIRE: Wire[Message] = Wire(get_args(Message))
 
 encode, decode, wire_size = _WIRE.encode, _WIRE.decode, _WIRE.size
+
+
+def not_finite(message: Message) -> str:
+    """Return which figure of a message shows that training has diverged: a loss, an adapter; empty: none."""
+    match message:
+        case Gradients() | TailGradients() | LocalLoss() if not math.isfinite(message.loss):
+            return f"the loss of step {message.step + 1} in round {message.round} is not finite"
+        case Metrics() if not math.isfinite(message.nll):
+            return "the held-out loss is not finite"
+        case AdapterUp() if not all_finite(message.values):
+            return f"the adapter trained in round {message.round} is not finite"
+        case _:
+            return ""
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; of tensors without values (a plan's) none is."""
+    return all(tensor.is_meta or bool(torch.isfinite(tensor).all()) for tensor in tensors)

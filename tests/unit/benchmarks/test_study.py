@@ -51,7 +51,7 @@ def test_every_claim_compares_arms_that_are_run() -> None:
 
 
 def test_every_job_of_the_study_is_valid_and_equal_jobs_are_one_run() -> None:
-    planned = study.plan_study("quickstart", [], list(SWEEPS), 2)
+    planned = study.plan_study("fixed-cuts", [], list(SWEEPS), 2)
     runs = {
         (name, *place): [v.run for v in arm] for name, arms in planned.items() for place, arm in arms.items()
     }
@@ -65,8 +65,8 @@ def test_every_job_of_the_study_is_valid_and_equal_jobs_are_one_run() -> None:
 def test_the_devices_spread_as_the_study_says() -> None:
     for bound in (COMPUTE, LINK):
         keys = devices(bound)
-        job = load_job("quickstart", [f"devices={keys['devices']}".replace("'", '"')])
-        profiled = study.plan_variants("quickstart", [], [study.Arm("x", keys)], [0])[0].job
+        job = load_job("fixed-cuts", [f"devices={keys['devices']}".replace("'", '"')])
+        profiled = study.plan_variants("fixed-cuts", [], [study.Arm("x", keys)], [0])[0].job
         own = list(client_devices(profiled, [f"client-{i}" for i in range(5)]).values())
         assert job.devices == keys["devices"]
         assert max(d.flops for d in own) / min(d.flops for d in own) == pytest.approx(8)

@@ -42,7 +42,7 @@ def test_every_recipe_is_a_described_and_complete_job(name: str) -> None:
 
 
 def test_the_recipes_are_those_that_the_documentation_names() -> None:
-    shown = {"quickstart", "files", "labels-at-home", "instruct"}
+    shown = {"quickstart", "fixed-cuts", "adaptive-cuts", "two-sites", "files", "labels-at-home", "instruct"}
     study = {"study-smollm2", "paper-gpt2", "paper-opt-125m", "paper-gpt-neo-125m"}
     assert set(recipes()) == shown | study
 

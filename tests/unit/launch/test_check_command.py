@@ -95,7 +95,7 @@ def test_a_model_without_recomputation_is_told(
 ) -> None:
     default_config("ctrl").save_pretrained(tmp_path / "model")
     asked = [f"model_name_or_path={tmp_path / 'model'}", "lora_target_modules=all-linear"]
-    assert splitft("check", "quickstart", *asked, "gradient_checkpointing=true", monkeypatch=monkeypatch) == 4
+    assert splitft("check", "fixed-cuts", *asked, "gradient_checkpointing=true", monkeypatch=monkeypatch) == 4
     assert "Set gradient_checkpointing: false." in capsys.readouterr().err
 
 

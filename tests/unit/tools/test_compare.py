@@ -154,7 +154,7 @@ def test_texts_reach_the_job_as_they_are(text: str, files: dict[str, str]) -> No
         "data_files": files,
         "partition.method": "files",
     }
-    (variant,) = plan_variants("quickstart", ["cuts=1"], [Arm("x", keys)], [0])
+    (variant,) = plan_variants("fixed-cuts", ["cuts=1"], [Arm("x", keys)], [0])
     assert variant.job.dataset_text_field == text
     assert variant.job.data_files == files
 
@@ -163,7 +163,7 @@ def test_texts_reach_the_job_as_they_are(text: str, files: dict[str, str]) -> No
 @settings(deadline=None)
 def test_other_values_are_not_taken_for_texts(value: Any) -> None:
     with pytest.raises(JobError, match="dataset_text_field"):
-        plan_variants("quickstart", [], [Arm("x", {"dataset_text_field": value})], [0])
+        plan_variants("fixed-cuts", [], [Arm("x", {"dataset_text_field": value})], [0])
 
 
 def test_all_problems_of_all_jobs_are_told_at_once(job_file: str) -> None:

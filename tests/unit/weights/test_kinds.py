@@ -56,7 +56,7 @@ def test_other_kinds_are_refused_from_the_configuration(
     """The folder holds no weights and no tokenizer."""
     values, reason = REFUSED[kind]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    job = ["quickstart", f"model_name_or_path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
+    job = ["fixed-cuts", f"model_name_or_path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
     arguments = {
         "check": [str(tmp_path)],
         "server": [*job, "--insecure", "labels=server", "network.clients=[ann]"],
@@ -97,7 +97,7 @@ def test_a_run_refuses_a_model_that_needs_images_before_it_reads_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     default_config("kosmos-2").save_pretrained(tmp_path)
-    job = ["quickstart", f"model_name_or_path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
+    job = ["fixed-cuts", f"model_name_or_path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
     assert splitft("run", *job, monkeypatch=monkeypatch) == 4
     assert "needs an image with every text" in capsys.readouterr().err
 

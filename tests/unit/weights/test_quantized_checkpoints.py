@@ -56,7 +56,7 @@ def test_the_command_line_refuses_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     state(save_tiny_model(tmp_path / "model", "llama"), {"quant_method": "odd"})
-    job = ["quickstart", "model_name_or_path=model"]
+    job = ["fixed-cuts", "model_name_or_path=model"]
     for command in (["check", "model"], ["run", *job], ["plan", *job]):
         assert splitft(*command, monkeypatch=monkeypatch) == 4
         told = capsys.readouterr().err

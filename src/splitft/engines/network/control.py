@@ -12,6 +12,7 @@ from splitft.wire.messages import Message
 
 PROTOCOL = 3
 EVALUATION = 0  # in the place of an attempt
+DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
 MAX_TEXT = 1 << 17  # characters: a job as JSON
 
 

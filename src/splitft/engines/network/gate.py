@@ -35,6 +35,10 @@ LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay fa
 SLACK = 1 << 20
 
 
+class NotFiniteError(ValueError):
+    """A value is not finite, or far too large: the client's training diverged, or the client is broken."""
+
+
 @dataclass(eq=False)
 class Gate:
     """Checks messages of one run against its settings and the state of its server."""
@@ -211,9 +215,9 @@ def _finite(name: str, tensor: Tensor) -> None:
     if tensor.numel():
         norm = float(torch.linalg.vector_norm(tensor.flatten(), dtype=torch.float32))
         if not norm <= LARGEST * tensor.numel() ** 0.5:
-            raise ValueError(f"{name}: its values are not finite, or far too large (norm {norm:.3g})")
+            raise NotFiniteError(f"{name}: its values are not finite, or far too large (norm {norm:.3g})")
 
 
 def _number(name: str, value: float) -> None:
     if not abs(value) <= 1e9:
-        raise ValueError(f"{name}: {value} is not finite, or far too large")
+        raise NotFiniteError(f"{name}: {value} is not finite, or far too large")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from splitft.engines.network import control
+from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -19,7 +20,7 @@ from splitft.server.coordinator import Coordinator
 from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
-from splitft.wire.messages import AdapterDown, LocalLoss, Message, OptimizerState
+from splitft.wire.messages import AdapterDown, LocalLoss, Message, OptimizerState, not_finite
 
 SHOWN = 300  # characters of a client's own words
 
@@ -36,6 +37,7 @@ class Member:
     connected: bool = False
     since: float = field(default_factory=time.monotonic)  # when it was last lost
     expelled: str = ""  # why
+    diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
     rows: int = 0
     eval_rows: int = 0
@@ -173,9 +175,11 @@ class Members:
             return
         if isinstance(message, Message):
             try:
+                if problem := not_finite(message):
+                    raise DivergedError(problem)
                 message = self.channels[name].pack(message)
             except DivergedError as error:
-                self.expel(name, f"with it {error}")
+                self.expel(name, f"with it {error}", diverged=True)
                 return
             self.ledger.count("down", message)
         if isinstance(message, AdapterDown):
@@ -199,14 +203,21 @@ class Members:
         self.channels[name].memory.rewind()
         self.send(name, control.Skip(0))
 
-    def expel(self, name: str, reason: str) -> None:
-        """Let a client take part no more. Raises NetworkError where it was the last one."""
+    def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
+        """Let a client take part no more.
+
+        Raises NetworkError where it was the last one, DivergedError where the figures of all were not finite.
+        """
         member = self.roster[name]
         if not member.expelled:
-            member.expelled, member.there = reason, False
+            member.expelled, member.there, member.diverged = reason, False, diverged
             self.listener.expel(name, reason)
             self.notice(f"{name} is expelled: {reason}")
         if all(other.expelled for other in self.roster.values()):
+            if all(other.diverged for other in self.roster.values()):
+                raise DivergedError.of(
+                    f"no client is left whose figures are finite; the last: {name}, {reason}"
+                )
             raise NetworkError("every client is expelled; the last: " + reason)
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
@@ -264,7 +275,8 @@ class Members:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
             if isinstance(message, control.Failed):
-                raise ValueError(f"it says: {_plain(message.reason)}")
+                says = ValueError if message.reason != control.DIVERGED else NotFiniteError
+                raise says(f"it says: {_plain(message.reason)}")
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -274,7 +286,7 @@ class Members:
                 # The gate: shapes, types and values. Then the phase: the order, and the transaction.
                 self._phase.take(name, self._through_gate(member, message))
         except ValueError as error:
-            self.expel(name, str(error))
+            self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
         else:
             if isinstance(message, control.Ready):
                 member.rows, member.eval_rows = message.rows, message.eval_rows

@@ -272,8 +272,9 @@ def _why(error: SplitFTError) -> str:
         DataError: "its data cannot be used",
         ModelError: "it cannot load its part of the model",
         OutputError: "it cannot write its files",
-        DivergedError: "what it computes is not finite",
     }
+    if isinstance(error, DivergedError):
+        return control.DIVERGED
     return what.get(type(error), "it cannot take part in this job") + "; its own output says why"
 
 

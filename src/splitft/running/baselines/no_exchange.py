@@ -14,10 +14,12 @@ from splitft.common.failpoints import failpoint
 from splitft.common.state import State
 from splitft.devices.clock import VirtualClock
 from splitft.devices.simulate import RoundTimes
+from splitft.engines.local import check_finite
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
 from splitft.running.baselines.whole import WholeClient
 from splitft.server.answers import Sums, taken
+from splitft.server.average import check_adapter
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, Metrics, OptimizerState
 
 POOLED = "all data"  # name of the trainer of the pooled rows
@@ -63,14 +65,14 @@ class NoExchange:
         return {}
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
-        """Take the local steps; yield the loss of every micro-batch."""
+        """Take the local steps; yield the loss of every micro-batch. Raises DivergedError."""
         taken = Counter[str]()
         trainers = [self._trainers[name] for name in members]
         for step in range(trainers[0].settings.local_steps if trainers else 0):
             for trainer in trainers:
                 for micro_step in range(trainer.micro_steps):
                     place = StepId(trainer.name, round_, taken[trainer.name], micro_step, train=True)
-                    loss = trainer.train_step(place, step)
+                    loss = check_finite(trainer.name, trainer.train_step(place, step))
                     if self._clock:
                         self._clock.on_local_step(trainer.name, loss.lengths)
                     yield {trainer.name: loss}
@@ -80,14 +82,16 @@ class NoExchange:
         """Evaluate each client's rows with its trainer's adapter."""
         for name in members:
             for message in self._clients[name].evaluate(round_, self._trainers[name].adapter):
-                yield {name: message}
+                yield {name: check_finite(name, message)}
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """There are no replies."""
         return {}
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
-        """Nothing is gathered."""
+        """Nothing is gathered. Raises DivergedError where a trained adapter is not finite."""
+        for trainer in dict.fromkeys(self._trainers[name] for name in members):
+            check_adapter(f"the adapter of {trainer.name}", trainer.adapter)
         return {}
 
     def times(self, members: Sequence[str]) -> RoundTimes | None:

@@ -74,6 +74,9 @@ def remark(row: dict[str, Any]) -> str:
         remarks.append(f"interrupted after round {row['rounds']} of {row['rounds_asked']}")
     if row["diverged"]:
         remarks.append(f"{row['diverged']} of {len(row['seeds'])} runs diverged")
+    if row["unchanged"]:
+        whose = "" if row["unchanged"] == len(row["seeds"]) else f" in {row['unchanged']} of its runs"
+        remarks.append(f"the adapter did not change{whose}")
     return f" ({'; '.join(remarks)})" if remarks else ""
 
 

@@ -37,6 +37,9 @@ def report_data(variants: Sequence[Variant]) -> dict[str, Any]:
             "rounds_asked": variant.job["rounds"],
             "random_weights": any(run.summary.get("random_weights") for run in variant.runs),
             "diverged": sum(_diverged(run) for run in variant.runs),
+            "unchanged": sum(
+                run.finished and run.summary.get("adapter_changed") is False for run in variant.runs
+            ),
             **_spreads(variant.runs, target),
         }
         for variant in variants
@@ -161,4 +164,4 @@ def _until_target(evaluated: Sequence[Point], field: str, target: float | None) 
 
 def _diverged(run: RunFolder) -> bool:
     evaluated = points(run)
-    return bool(evaluated) and evaluated[-1].perplexity is None
+    return bool(run.summary.get("diverged")) or (bool(evaluated) and evaluated[-1].perplexity is None)
