@@ -166,7 +166,9 @@ def one_run(overrides: Sequence[str], method: str, robust: str, attack: str) -> 
     """Train, and return the honest clients' perplexity: exp of their mean loss."""
     start, model = assembled(method, *overrides)
     started = time.perf_counter()
-    start = replace(start, job=start.job.model_copy(update={"robust_aggregation": robust}))
+    start = replace(
+        start, job=start.job.model_copy(update={"robust_aggregation": robust, "eval_precision": None})
+    )
     parties = make_parties(start, model)
     clients: Any = parties.cohort.clients  # type: ignore[union-attr]
     if attack in ATTACKS[method]:

@@ -2,10 +2,10 @@
 
 Devices are drawn from the mix, batches from all training rows of the job, and cuts are those with which the
 job's policy would start. Then one round is simulated: when clients are done, the server's load and memory,
-and the traffic.
+and the traffic. A round that the server's memory does not hold is refused, and the clients that fit are told.
 
     python benchmarks/cohort_scale.py fixed-cuts max_train_samples=1000 --clients 10000 \\
-        --mix phone=0.6,laptop=0.3,workstation=0.1 [--out FOLDER]
+        --mix phone=0.6,laptop=0.3,workstation=0.1 [--per-round 1000] [--out FOLDER]
 
 JOB [key=value ...] as in `splitft plan`; --out: folder for plan.json and plan.png.
 """
@@ -82,10 +82,15 @@ class CohortPlan:
         }
 
 
-def plan_cohort(job: Job, devices: Mapping[str, Device], console: Console) -> CohortPlan:
-    """Plan one round of a job for clients with these devices. Raises SplitFTError."""
+def plan_cohort(
+    job: Job, devices: Mapping[str, Device], console: Console, per_round: int | None = None
+) -> CohortPlan:
+    """Plan one round of a job for clients with these devices. Raises SplitFTError.
+
+    per_round: clients of a round; None: the job's clients_per_round.
+    """
     start = assemble(job, console, weights=False)
-    return simulate(job, model_costs(start.model), start.clients, devices)
+    return simulate(job, model_costs(start.model), start.clients, devices, per_round)
 
 
 # The cohort
@@ -143,7 +148,11 @@ def draw_devices(mix: Mapping[str, float], count: int, seed: int) -> list[str]:
 
 
 def simulate(
-    job: Job, costs: ModelCosts, data: Sequence[ClientData], devices: Mapping[str, Device]
+    job: Job,
+    costs: ModelCosts,
+    data: Sequence[ClientData],
+    devices: Mapping[str, Device],
+    per_round: int | None = None,
 ) -> CohortPlan:
     """Simulate the first round of clients with these devices.
 
@@ -153,9 +162,10 @@ def simulate(
 
     # The members of the round.
     there = available_members(devices, list(devices), job.seed, 1)
-    if job.clients_per_round and job.clients_per_round < len(there):
+    members = per_round or job.clients_per_round or len(there)
+    if members < len(there):
         generator = numpy_generator(job.seed, "cohort", 1)
-        chosen = generator.choice(len(there), job.clients_per_round, replace=False)
+        chosen = generator.choice(len(there), members, replace=False)
         there = [there[i] for i in sorted(chosen.tolist())]
     if not there:
         raise JobError("no client is there in the first round: raise the availability of the devices")
@@ -163,6 +173,7 @@ def simulate(
     # Their batches and cuts, and the time that both take.
     batches = draw_batches(job, data, len(there))
     cuts = starting_cuts(job, machines, there, batches)
+    memory = check_server_memory(job, machines, [cuts[name] for name in there])
     traces = [
         trace_of(job, costs, name, cuts[name], [(r, w, int(t)) for r, w, t in each.tolist()])
         for name, each in zip(there, batches, strict=True)
@@ -177,7 +188,32 @@ def simulate(
         times,
         sum(t.adapter_up_bytes + sum(sum(step.up_bytes) for step in t.steps) for t in traces),
         sum(t.adapter_down_bytes + sum(sum(step.down_bytes) for step in t.steps) for t in traces),
-        server_memory(costs, job, [cuts[name] for name in there]).total,
+        memory,
+    )
+
+
+def check_server_memory(job: Job, machines: Machines, cuts: Sequence[int]) -> int:
+    """Return the bytes that the server holds for a round of clients with these cuts.
+
+    Raises JobError where its device does not hold them; it tells how many of the clients fit, whichever.
+    """
+    costs, server = machines.costs, machines.server
+    needed = server_memory(costs, job, cuts).total
+    if needed <= server.memory_bytes:
+        return needed
+    lowest_first = sorted(cuts)  # the lower a cut, the larger its trunk: so many fit whoever they are
+    fits, too_many = 0, len(cuts)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if server_memory(costs, job, lowest_first[:middle]).total <= server.memory_bytes:
+            fits = middle
+        else:
+            too_many = middle
+    fewer = f"{fits:,} of them fit at once: give --per-round {fits}" if fits else "not even one of them fits"
+    shared = "" if job.server_adapter == "shared" else ", server_adapter=shared"
+    raise JobError(
+        f"server_device {server.name} has {server.memory_bytes / 1e9:,.3g} GB of memory, but a round of "
+        f"{len(cuts):,} clients needs about {needed / 1e9:,.1f} GB; {fewer}{shared}, or a larger device"
     )
 
 
@@ -246,7 +282,7 @@ def server_lines(plan: CohortPlan) -> list[str]:
     rate = (plan.bytes_up + plan.bytes_down) * 8 / plan.times.seconds / 1e9
     return [
         f"server: busy {100 * plan.server_load:.0f} % of the round, about "
-        f"{plan.server_memory_bytes / 1e9:,.1f} GB of memory",
+        f"{plan.server_memory_bytes / 1e9:,.1f} GB of its memory",
         f"traffic: {plan.bytes_up / 1e9:,.2f} GB up, {plan.bytes_down / 1e9:,.2f} GB down, "
         f"{rate:.3g} Gbit/s on average at the server",
     ]
@@ -287,15 +323,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("job", help="a job file, or the name of a recipe")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     parser.add_argument("--clients", type=int, required=True)
+    parser.add_argument("--per-round", type=int, help="clients of a round; default: the job's, or all")
     parser.add_argument("--mix", required=True, help="devices with their shares: phone=0.6,laptop=0.4")
     parser.add_argument("--out", type=Path)
     given = parser.parse_intermixed_args(arguments)
     console = Console()
     try:
         job = load_job(given.job, given.settings)
+        if given.per_round is not None and given.per_round < 1:
+            raise JobError(f"--per-round {given.per_round}: give a number from 1 on")
         devices = draw_cohort(job, given.clients, parse_mix(given.mix))
         folder = writable_folder(given.out, "--out") if given.out else None
-        plan = plan_cohort(job, devices, console)
+        plan = plan_cohort(job, devices, console, given.per_round)
     except SplitFTError as error:
         raise SystemExit(f"error: {error}") from None
     for each in cohort_tables(plan):

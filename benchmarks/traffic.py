@@ -36,7 +36,7 @@ from splitft.model.config import text_config
 from splitft.running.prepare import Assembly, assemble
 from splitft.tools.plan.dry import dry_run
 from splitft.wire.channel import Channel
-from splitft.wire.ledger import Ledger
+from splitft.wire.ledger import EVALUATION_KINDS, Ledger
 from splitft.wire.messages import Activations, Gradients
 
 CODECS = ("none/none", "bf16/bf16", "int8/int8", "int4/int4", "int3/int2")
@@ -92,7 +92,7 @@ def planned(start: Assembly, codec: str) -> dict[str, int]:
     if plan_bytes(start, few) != from_one_step(start, few):
         raise AssertionError("the messages of a step are not those of the plan")
     counts = from_one_step(start, job)
-    return {f"{way} {kind}": n for (way, kind), n in sorted(counts.items()) if kind != "evaluation"}
+    return {f"{way} {kind}": n for (way, kind), n in sorted(counts.items()) if kind not in EVALUATION_KINDS}
 
 
 def plan_bytes(start: Assembly, job: Job) -> Counter[tuple[str, str]]:
@@ -212,7 +212,9 @@ def compare_with_proxies(options: argparse.Namespace, local_steps: int, folder: 
         plan = planned(assemble(job, QUIET, weights=False), codec)
         counted = through_proxies(job, own)
         ledger = {
-            name: n for name, n in counted.items() if not name.startswith("wire") and "evaluation" not in name
+            name: n
+            for name, n in counted.items()
+            if not name.startswith("wire") and name.split()[-1] not in EVALUATION_KINDS
         }
         more = {
             way: counted[f"wire {way}"] / sum(n for name, n in counted.items() if name.startswith(way)) - 1

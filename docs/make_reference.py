@@ -50,6 +50,26 @@ algorithms over seeds; writes a table and a report. Resumable. |
 BLEU of each client. |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |
+
+## Python
+
+The commands as functions of `splitft`: they print what the shell prints, and raise the errors whose exit
+codes it ends with ([examples](how-to.md#from-python)).
+
+| Function | Returns |
+|---|---|
+| `Job(KEY=VALUE, ...)` | A job: a frozen pydantic model. A mistake is a `JobError` in the shell's words. |
+| `run(JOB, resume=False, **keys)` | `RunResult`: `output_dir`, `adapter_path`, `history`, `summary`. |
+| `plan(JOB, codecs=False, out=None, **keys)` | The tables as plain values, as in plan.json. |
+| `compare(JOB, methods=[...], vary={KEY: [V1, V2]}, seeds=1, out=None, parallel=1, **keys)` | `Comparison`: \
+`folder`, `runs`, `failed`, `results`, `report`, `exit_code`. |
+| `report(RUNS, out=None, title=None)` | The page's path. `RUNS`: folders or `RunResult`s, one or several. |
+| `export(RUN, out=None, merge=False)` | The folder written. |
+| `check(MODEL or JOB, cuts=None, **keys)` | `SplitReport` of a model, `JobReport` of a job. |
+
+`JOB` is a `Job`, a dict of keys, a job file or a recipe's name. `**keys` change keys of it: `rounds=2`,
+`partition={...}` for a whole group, `**{"partition.alpha": 0.1}` for one key of it. `console=` takes a rich
+`Console`; `Console(quiet=True)` prints nothing.
 """
 
 RUN_FOLDER = """\
@@ -67,7 +87,7 @@ not finite, or null. |
 | `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
 | `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |
 | `trackers.json`, `tensorboard/` | Ids of the run in trackers, and TensorBoard's files (`report_to`). |
-| `adapter/` | The global adapter in PEFT's format, with a model card. |
+| `adapter/` | The global adapter in PEFT's format, with a model card and the tokenizer. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \
 with `save_every: 0`. |
@@ -84,7 +104,8 @@ HISTORY = {
     "cohort": "Clients that trained.",
     "cuts": "`{client: cut}` in this round; null for methods without cuts.",
     "loss": "Mean over the training tokens; null in round 0.",
-    "perplexity": "Over all held-out tokens; null where this round was not evaluated, as the two below.",
+    "perplexity": "Over all held-out tokens, estimated where a sample was evaluated; null where this round "
+    "was not evaluated, as the two below.",
     "accuracy": "Share of next tokens predicted right.",
     "paper_accuracy": "The paper's figure: the prediction for position t + 1 compared with token t.",
     "clients": "`{client: figures}`, see below.",
@@ -95,7 +116,8 @@ HISTORY = {
     "bytes_adapter_down": "The same.",
     "bytes": "`{direction: {kind: bytes}}`. Kinds: activations, gradients, labels, adapter, optimizer (state "
     "that moves with a block, changes of basis), evaluation (all that is sent to evaluate, but adapters), "
-    "control (headers, gradient norms).",
+    "held_out (ids of the rows that the server evaluates by itself, sent once), control "
+    "(headers, gradient norms).",
     "round_seconds": "Of training and averaging, on this machine.",
     "evaluation_seconds": "Of the evaluation, on this machine.",
     "virtual_seconds": "Of training, by the virtual clock; null without devices.",
@@ -104,6 +126,14 @@ HISTORY = {
     "for large cohorts.",
     "truncation_error": "`{block: error}`, of blocks that some client or trunk holds at a lower rank: the "
     "relative error of the product B·A at that rank.",
+    "eval_rows": "Held-out rows that were evaluated: a sample, at the end all.",
+    "held_out_rows": "Held-out rows of the clients that were evaluated.",
+    "perplexity_interval": "Half-width of the 95 % interval of the perplexity of all these rows; 0 where all "
+    "were evaluated.",
+    "perplexity_change": "Since the first evaluation, on the rows of both: -0.1 is a tenth less.",
+    "change_interval": "Half-width of its 95 % interval.",
+    "accuracy_change": "The same of the accuracy, in shares of tokens.",
+    "metrics": "{name: mean over held-out tokens} of the job's `metrics`.",
 }
 CLIENTS = {
     "cut": "Blocks on the client; null for methods without cuts.",
@@ -115,6 +145,8 @@ CLIENTS = {
     "eval_tokens": "Held-out tokens.",
     "virtual": "Virtual seconds: compute, transfer, server (working for this client), queued (the server "
     "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
+    "perplexity_change": "Since its first evaluation, on the rows of both.",
+    "metrics": "{name: mean over its held-out tokens} of the job's `metrics`.",
 }
 
 JOB_FILE = """\
@@ -149,6 +181,10 @@ RULES = """\
 
 - Exactly one of `dataset_name` and `data_files`.
 - `data_files` as a mapping means `partition.method: files`; another method beside it is an error.
+- `eval_files` or `dataset_test_split`, not both; `dataset_test_split` needs a `dataset_name` of a hub, and
+  another split than `dataset_split`. Names in `eval_files: {client: file}` are those of clients.
+- `packing` leaves no long rows for `truncation_mode: chunk`.
+- `clients`, where it is stated, is the number of files with `partition.method: files`.
 - `partition.method: files` needs `data_files`; `by_column` and `dirichlet` need `partition.column`.
 - A list of `cuts`, of `devices` or in `cut_policy.schedule` has one entry per client. For `files` and
   `by_column` the run checks this with the data.

@@ -47,6 +47,7 @@ def follow(
     tamper: Tamper | None = None,
     credentials: Any = None,
     token: str = "",
+    eval_data: Path | None = None,
 ) -> End:
     """Be a client of the server at an address, to the end of the run."""
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
@@ -55,7 +56,7 @@ def follow(
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
-    site = Site(conversation, folder, ClientSetup(name, data, None, QUIET, dial))
+    site = Site(conversation, folder, ClientSetup(name, data, eval_data, None, QUIET, dial))
     try:
         return site.run()
     finally:
@@ -88,7 +89,10 @@ def together(
     def take_part(name: str) -> None:
         assert listening.wait(60)
         address = f"127.0.0.1:{port_for(name, ports[0])}"
-        end = follow(name, Path(setting["data_files"][name]), address, folder / name, tamper.get(name))
+        own = setting.get("eval_files", {}).get(name)
+        eval_data = Path(own) if own else None
+        data, kept = Path(setting["data_files"][name]), folder / name
+        end = follow(name, data, address, kept, tamper.get(name), eval_data=eval_data)
         if name in tamper:
             said.append(end.reason)
 

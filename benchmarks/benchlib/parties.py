@@ -135,7 +135,7 @@ class Federation:
             Client(name, ClientData(name, own, own), model, job, 0, sample_memory(job, model.width))
             for name, own in rows.items()
         ]
-        self.cohort = LocalCohort(clients, job, job, self.ledger)
+        self.cohort = LocalCohort(clients, job, self.ledger)
         self.cohort.receive(self.server.hand_out(1, cuts))
         together = job.server_adapter == "shared"
         self._waves: Iterator[dict[str, Message]] = self.cohort.train(self.names, 1, together=together)

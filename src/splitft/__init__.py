@@ -1,8 +1,9 @@
 """SplitFT: federated split fine-tuning of language models.
 
-Public API: `Job`, `load_job`, `run`, `RunResult`, `check_split`, `SplitReport`; `register_codec`,
-`register_cut_policy` and the like for pieces of your own, with the classes that these take and return; and
-the errors. Names load on first use: importing the package costs nothing.
+Public API: `Job`, `load_job`, `run`, `RunResult`, `plan`, `compare`, `report`, `export`, `check`,
+`check_split`, `SplitReport`; `register_codec`, `register_cut_policy` and the like for pieces of your own,
+with the classes that these take and return; and the errors. Names load on first use: importing the package
+costs nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     )
     from splitft.job import Job, PartitionConfig, load_job
     from splitft.job.sections import DeviceProfile
+    from splitft.launch.functions import check, compare, export, plan, report
     from splitft.lora.client_optimizer import register_optimizer
     from splitft.lora.objective import register_objective
     from splitft.lora.rules import register_aggregation, register_robust_rule
     from splitft.lora.server_optimizer import register_server_optimizer
+    from splitft.model.metrics import register_metric
     from splitft.proof.split import SplitReport, check_split
     from splitft.running.callbacks import Callback, register_callback
     from splitft.running.methods import register_method
@@ -48,6 +51,7 @@ _HOME = {
     "PartitionConfig": "job",
     "load_job": "job",
     "run": "running.runner",
+    **dict.fromkeys(("plan", "compare", "report", "export", "check"), "launch.functions"),
     "Callback": "running.callbacks",
     "register_callback": "running.callbacks",
     "RunResult": "running.result",
@@ -68,6 +72,7 @@ _HOME = {
     "TrainingRows": "data.partition.registry",
     "register_device": "devices.registry",
     "DeviceProfile": "job.sections",
+    "register_metric": "model.metrics",
     "register_method": "running.methods",
     "SplitFTError": "errors",
     "JobError": "errors",
@@ -97,19 +102,25 @@ __all__ = [
     "SplitFTError",
     "SplitReport",
     "TrainingRows",
+    "check",
     "check_split",
+    "compare",
+    "export",
     "load_job",
+    "plan",
     "register_aggregation",
     "register_callback",
     "register_codec",
     "register_cut_policy",
     "register_device",
     "register_method",
+    "register_metric",
     "register_objective",
     "register_optimizer",
     "register_partition",
     "register_robust_rule",
     "register_server_optimizer",
+    "report",
     "run",
 ]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splitft.data.estimates import HeldOutRows, estimate, rows_of, scaled, weight_of
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import Metrics
 
@@ -31,6 +32,8 @@ class ClientRecord:
     train_tokens: int
     eval_tokens: int
     virtual: dict[str, float] | None
+    perplexity_change: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class RoundRecord:
     """One round; its figures are those of this round alone.
 
     loss: Mean over train_tokens.
-    perplexity: Over all held-out tokens, as the two accuracies.
+    perplexity: Over all held-out tokens, as the two accuracies; estimated where a sample was evaluated.
     accuracy: Share of next tokens predicted right.
     paper_accuracy: The paper's figure, which compares the prediction for position t + 1 with token t.
     bytes: {direction: {kind: bytes}}; bytes_up and bytes_down are its sums.
@@ -46,6 +49,13 @@ class RoundRecord:
     waited_for: The client that finished last.
     queued_behind: {client: {other: seconds}} of waiting for the other's work or arrival; of small cohorts.
     truncation_error: {block: relative error of its product B·A at the lower rank, when last brought there}.
+    eval_rows: Held-out rows that were evaluated, of held_out_rows.
+    perplexity_interval: Half-width of the 95 % interval of the perplexity of all held-out rows; 0 where all
+        were evaluated, None where it cannot be told.
+    perplexity_change: Since the first evaluation, on the rows of both: -0.1 is a tenth less.
+    change_interval: Half-width of its 95 % interval.
+    accuracy_change: As perplexity_change, in shares of tokens.
+    metrics: {name: mean over held-out tokens} of the job's `metrics`.
     """
 
     round: int
@@ -68,6 +78,18 @@ class RoundRecord:
     waited_for: str | None
     queued_behind: dict[str, dict[str, float]] | None
     truncation_error: dict[int, float]
+    eval_rows: int = 0
+    held_out_rows: int = 0
+    perplexity_interval: float | None = None
+    perplexity_change: float | None = None
+    change_interval: float | None = None
+    accuracy_change: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether some held-out rows only were evaluated."""
+        return self.eval_rows < self.held_out_rows
 
     def to_json(self) -> str:
         """Return the line of history.jsonl."""
@@ -105,6 +127,9 @@ def make_record(
     *,
     losses: Mapping[str, tuple[float, int]],
     metrics: Mapping[str, Metrics],
+    first: Mapping[str, Metrics] | None = None,
+    held_out: Mapping[str, HeldOutRows] | None = None,
+    own_metrics: Sequence[str] = (),
     ledger: Ledger,
     seconds: tuple[float, float],
     times: RoundTimes | None,
@@ -112,9 +137,13 @@ def make_record(
 ) -> RoundRecord:
     """Put a round's sums together.
 
+    metrics, first: Sums over held-out rows in this round, and in each client's first evaluation.
+    held_out: Numbers of the clients' held-out rows; None: all were evaluated.
+    own_metrics: Names of the metrics beside perplexity and accuracy.
     ledger: Bytes of this round.
     seconds: Of training and of evaluation.
     """
+    all_rows = {name: own.rows for name, own in (held_out or {}).items()}
     clients = {}
     for name, cut in cuts.items():
         loss_sum, tokens = losses.get(name, (0.0, 0))
@@ -126,8 +155,12 @@ def make_record(
             tokens,
             sum(m.tokens for m in seen),
             asdict(times.clients[name]) if times and name in times.clients else None,
+            estimate({n: m for n, m in metrics.items() if n == name}, first or {}, all_rows).change,
+            means(own_metrics, seen),
         )
-    perplexity, accuracy, paper_accuracy = scores(metrics.values())
+    weights = [weight_of(own, all_rows.get(name)) for name, own in metrics.items()]
+    perplexity, accuracy, paper_accuracy = scores(metrics.values(), weights)
+    estimated = estimate(metrics, first or {}, all_rows)
     total_tokens = sum(tokens for _, tokens in losses.values())
     return RoundRecord(
         round=round_,
@@ -150,20 +183,86 @@ def make_record(
         waited_for=times.waited_for if times else None,
         queued_behind=times.queued_behind if times else None,
         truncation_error=dict(truncation_errors),
+        eval_rows=sum(rows_of(own) for own in metrics.values()),
+        held_out_rows=sum(all_rows.get(name, rows_of(own)) for name, own in metrics.items()),
+        perplexity_interval=scaled(perplexity, estimated.interval),
+        perplexity_change=estimated.change,
+        change_interval=estimated.change_interval,
+        accuracy_change=estimated.accuracy_change,
+        metrics=means(own_metrics, list(metrics.values()), weights),
     )
 
 
-def scores(metrics: Iterable[Metrics]) -> tuple[float | None, float | None, float | None]:
-    """Return perplexity, accuracy and the paper's accuracy (see `RoundRecord`); None without tokens."""
+def means(
+    names: Sequence[str], metrics: Sequence[Metrics], weights: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Return {name: mean over held-out tokens} of the job's own metrics; empty without tokens.
+
+    weights: of each client's sums; None: 1.
+    """
+    each = list(zip(metrics, weights or [1.0] * len(metrics), strict=True))
+    tokens = sum(m.tokens * w for m, w in each)
+    if not tokens:
+        return {}
+    sums = [(m.own_sums.tolist(), w) for m, w in each if m.own_sums is not None]
+    return {name: sum(own[i] * w for own, w in sums) / tokens for i, name in enumerate(names)}
+
+
+def scores(
+    metrics: Iterable[Metrics], weights: Sequence[float] | None = None
+) -> tuple[float | None, float | None, float | None]:
+    """Return perplexity, accuracy and the paper's accuracy (see `RoundRecord`); None without tokens.
+
+    weights: of each client's sums; None: 1.
+    """
     known = list(metrics)
-    tokens, paper_tokens = sum(m.tokens for m in known), sum(m.paper_tokens for m in known)
-    mean = sum(m.nll for m in known) / tokens if tokens else 0.0
+    each = list(zip(known, weights or [1.0] * len(known), strict=True))
+    tokens, paper_tokens = sum(m.tokens * w for m, w in each), sum(m.paper_tokens * w for m, w in each)
+    mean = sum(m.nll * w for m, w in each) / tokens if tokens else 0.0
     perplexity = math.exp(mean) if mean < 700 else math.inf
     return (
         perplexity if tokens else None,
-        sum(m.correct for m in known) / tokens if tokens else None,
-        sum(m.paper_correct for m in known) / paper_tokens if paper_tokens else None,
+        sum(m.correct * w for m, w in each) / tokens if tokens else None,
+        sum(m.paper_correct * w for m, w in each) / paper_tokens if paper_tokens else None,
     )
+
+
+Level = tuple[float | None, float | None]  # a perplexity, and the half-width of its 95 % interval
+
+
+def levels(lines: Sequence[Mapping[str, Any]]) -> list[Level]:
+    """Return the perplexity of each evaluation, on the level of the last one where that took all rows.
+
+    A sample tells a change better than a level: from the last perplexity the changes on the sample's rows
+    lead back. Half-width: at most the two changes' together.
+
+    Args:
+        lines: Evaluations in order, each as a line of history.jsonl.
+    """
+    last = lines[-1] if lines else {}
+    end, changed = last.get("perplexity"), last.get("perplexity_change")
+    whole = last.get("eval_rows") == last.get("held_out_rows")
+    found: list[Level] = []
+    for line in lines:
+        own = line.get("perplexity"), line.get("perplexity_interval")
+        if own[0] is not None and end and changed is not None and whole and _sampled(line):
+            perplexity = end * (1 + (line.get("perplexity_change") or 0.0)) / (1 + changed)
+            widths = [_log_width(line), _log_width(last)]
+            own = perplexity, None if None in widths else perplexity * sum(w for w in widths if w)
+        found.append(own)
+    return found
+
+
+def _sampled(line: Mapping[str, Any]) -> bool:
+    return (line.get("eval_rows") or 0) < (line.get("held_out_rows") or 0)
+
+
+def _log_width(line: Mapping[str, Any]) -> float | None:
+    """Return the half-width of the change's logarithm; 0 at the start, from which changes are counted."""
+    change, width = line.get("perplexity_change"), line.get("change_interval")
+    if change is None:
+        return 0.0
+    return None if width is None else width / (1 + change)
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
@@ -180,14 +279,25 @@ def summarise(records: Sequence[RoundRecord]) -> dict[str, Any]:
     if evaluated:
         first, last = evaluated[0], evaluated[-1]
         assert first.perplexity is not None and last.perplexity is not None
+        before, before_interval = levels([vars(first), vars(last)])[0]
+        assert before is not None
+        accuracy_before = first.accuracy
+        if before != first.perplexity and last.accuracy is not None:
+            accuracy_before = last.accuracy - (last.accuracy_change or 0.0)
         summary |= {
-            "perplexity_before": first.perplexity,
+            "perplexity_before": before,
+            "perplexity_before_interval": before_interval,
             "perplexity": last.perplexity,
-            "perplexity_change": last.perplexity / first.perplexity - 1,
-            "accuracy_before": first.accuracy,
+            "perplexity_interval": last.perplexity_interval,
+            "perplexity_change": last.perplexity / before - 1,
+            "perplexity_change_interval": last.change_interval,
+            "eval_rows": last.eval_rows,
+            "accuracy_before": accuracy_before,
             "accuracy": last.accuracy,
             "paper_accuracy": last.paper_accuracy,
         }
+        if last.metrics:
+            summary |= {"metrics_before": first.metrics, "metrics": last.metrics}
     summary |= {name: sum(getattr(record, name) for record in records) for name in totals}
     summary["train_tokens"] = sum(record.train_tokens for record in records)
     if any(record.virtual_seconds is not None for record in records):

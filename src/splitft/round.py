@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from splitft.common.seeds import numpy_generator
+from splitft.data.estimates import HeldOutRows
 from splitft.history import RoundRecord, make_record
 from splitft.job.settings import FederationSettings
 from splitft.wire.ledger import Ledger
@@ -15,6 +16,7 @@ from splitft.wire.messages import (
     AdapterDown,
     AdapterUp,
     Gradients,
+    HeldOut,
     LocalLoss,
     Message,
     Metrics,
@@ -38,6 +40,8 @@ class ServerRole(Protocol):
     def aggregate(self) -> None: ...
     def training_losses(self) -> dict[str, tuple[float, int]]: ...
     def take_metrics(self) -> dict[str, Metrics]: ...
+    @property
+    def first_metrics(self) -> dict[str, Metrics]: ...
     def truncation_errors(self) -> dict[int, float]: ...
 
 
@@ -52,7 +56,11 @@ class CohortRole(Protocol):
     def train(
         self, members: Sequence[str], round_: int, *, together: bool
     ) -> Iterator[dict[str, Message]]: ...
-    def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]: ...
+    def evaluate(
+        self, members: Sequence[str], round_: int, *, whole: bool
+    ) -> Iterator[dict[str, Message]]: ...
+    @property
+    def held_out(self) -> dict[str, HeldOutRows]: ...
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]: ...
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]: ...
     def times(self, members: Sequence[str]) -> RoundTimes | None: ...
@@ -132,7 +140,7 @@ def run_rounds(
             server.aggregate()
         trained = time.perf_counter()
 
-        # Evaluate the new global adapter through the split, each client on its own held-out rows.
+        # Evaluate the new global adapter on each client's held-out rows: a sample, at the end all of them.
         if round_ % job.eval_every == 0 or round_ == job.rounds:
             observer.on_evaluation(round_)
             there = cohort.reachable()
@@ -140,7 +148,7 @@ def run_rounds(
                 server.hand_out(round_, {name: cuts[name] for name in there}, evaluate=True)
             )
             server.take_moments(back)
-            for messages in cohort.evaluate(there, round_):
+            for messages in cohort.evaluate(there, round_, whole=round_ == job.rounds):
                 exchange(server, cohort, messages, observer, losses)
 
         # Record.
@@ -150,6 +158,9 @@ def run_rounds(
             cuts if job.splits_model else dict.fromkeys(cuts),
             losses=server.training_losses(),
             metrics=server.take_metrics(),
+            first=server.first_metrics,
+            held_out=cohort.held_out,
+            own_metrics=job.metrics,
             ledger=ledger.since(before),
             seconds=(trained - started, time.perf_counter() - trained),
             times=cohort.times(members),
@@ -176,7 +187,7 @@ def exchange(
             if isinstance(message, LocalLoss):
                 loss = losses.add(client, message.micro_step, message.loss)
                 observer.on_loss(message.round, message.step, client, loss)
-            elif isinstance(message, Activations | TailGradients):
+            elif isinstance(message, Activations | HeldOut | TailGradients):
                 owed.add(client)
         replies = server.step(messages)
         owed -= replies.keys()

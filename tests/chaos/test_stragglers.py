@@ -63,6 +63,7 @@ def test_a_client_that_evaluates_too_long_is_left_out_of_the_figures(
     setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The adapter is that of a run in which nobody was late."""
+    setting = setting | {"server_evaluates": False}
     run(Job(**setting, output_dir=str(tmp_path / "local")), console=QUIET)
     monkeypatch.setattr(Client, "evaluate", once_late(Client.evaluate, 1))
     folder = together(setting, tmp_path)

@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TITLED = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 EXECUTED = [
     "README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md", "docs/extending.md",
-    "docs/evaluation.md",
+    "docs/evaluation.md", "docs/tracking.md",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from splitft import (
     register_aggregation,
     register_device,
     register_method,
+    register_metric,
     register_objective,
     register_optimizer,
     register_partition,
@@ -41,6 +43,7 @@ from splitft.lora.client_optimizer import OPTIMIZERS
 from splitft.lora.objective import OBJECTIVES
 from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
 from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
+from splitft.model.metrics import METRICS
 from splitft.running.callbacks import CALLBACKS
 from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import CODECS
@@ -58,6 +61,7 @@ PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
     "halfway.py": (SERVER_OPTIMIZERS, "halfway", testing.check_server_optimizer),
     "small_adapters.py": (OBJECTIVES, "small_adapters", testing.check_objective),
     "signs.py": (OPTIMIZERS, "signs", testing.check_optimizer),
+    "entropy.py": (METRICS, "entropy", testing.check_metric),
     "tablet.py": (DEVICES, "tablet", testing.check_device),
     "loss_lines.py": (CALLBACKS, "loss_lines", testing.check_callback),
     "half_and_half.py": (METHODS, "half_and_half", testing.check_method),
@@ -96,7 +100,7 @@ def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings,
         "data_files": files, "partition": {"method": "files"}, "codec": "half", "aggregation": "equal_votes",
         "server_optimizer": "halfway", "objective": "small_adapters", "optim": "signs",
         "cut_policy": {"method": "deepen", "max_cut": 3}, "network": {"clients": names},
-        "callbacks": ["loss_lines"],
+        "callbacks": ["loss_lines"], "metrics": ["entropy", "top5_accuracy"],
     }  # fmt: skip
     local = run(Job(**settings, output_dir=str(tmp_path / "local")), console=Console(quiet=True))
     dump_job(Job(**settings, output_dir=str(tmp_path / "run")), tmp_path / "job.yaml")
@@ -113,6 +117,9 @@ def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings,
     assert [party.exitcode for party in parties] == [0, 0, 0], log.read_text()
     name = "adapter_model.safetensors"
     assert (tmp_path / "run" / "adapter" / name).read_bytes() == (local.adapter_path / name).read_bytes()
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [line["metrics"] for line in history] == [record.metrics for record in local.history]
+    assert local.summary["metrics"]["entropy"] > 0 and 0 <= local.summary["metrics"]["top5_accuracy"] <= 1
     counted = [len((tmp_path / place / "losses.csv").read_text().splitlines()) for place in ("local", "run")]
     assert counted == [8, 8]  # two clients, two rounds of two steps
     assert local.history[-1].cuts == {"client-0": 3, "client-1": 3}
@@ -200,6 +207,13 @@ WRONG: dict[str, tuple[Callable[..., Any], Any, Settings, str]] = {
     "an optimizer that is none": (
         register_optimizer, lambda params, lr: 3, {"optim": "wrong"}, "must be a torch.optim.Optimizer, not",
     ),
+    "a metric of another shape": (
+        register_metric, lambda logits, labels: logits, {"metrics": ["wrong"]}, "metric wrong must return",
+    ),
+    "a metric that is no number": (
+        register_metric, lambda logits, labels: logits[:, 0] / 0,
+        {"metrics": ["wrong"]}, "metric wrong returned a value",
+    ),
     "a method with an unknown key": (
         register_method, lambda job: {"cutz": 3}, {"method": "wrong"}, "method wrong: .*cutz",
     ),
@@ -239,6 +253,7 @@ def test_a_wrong_piece_is_told_what_was_expected(case: str, setting: Settings, t
         ),
         ({"objective": "fedpox"}, "objective: no objective is called fedpox; did you mean fedprox"),
         ({"optim": "sdg"}, "optim: no optimizer is called sdg; did you mean sgd"),
+        ({"metrics": ["entropie"]}, "metrics: no metric is called entropie; did you mean entropy"),
         ({"method": "splitfd"}, "method: no method is called splitfd; did you mean splitft"),
         ({"devices": "tablit"}, "devices: there is no device 'tablit'; did you mean tablet"),
     ],

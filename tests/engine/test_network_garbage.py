@@ -25,6 +25,7 @@ from splitft.wire.messages import (
     Activations,
     AdapterUp,
     Gradients,
+    HeldOut,
     Metrics,
     OptimizerState,
     TailGradients,
@@ -32,6 +33,7 @@ from splitft.wire.messages import (
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
+SUMS = torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([4.0, 6.0])
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +98,15 @@ GARBAGE: dict[str, tuple[Tamper, str]] = {
         on(Activations, lambda m: TailGradients(m.round, 0, 0, 0.0, 1, m.hidden)), "gradient: shape"
     ),
     "a server's message": (on(Activations, lambda m: Gradients(1, 0, 0, 0.0, m.hidden)), "nothing that"),
-    "own metrics": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10)), "Metrics came"),
+    "own metrics": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10, *SUMS)), "Metrics came"),
+    "metrics without rows": (on(Activations, lambda m: Metrics(0, 0.0, 0.0, 10, 0.0, 10)), "row_nll"),
+    "rows that do not add up": (
+        on(Activations, lambda m: Metrics(0, 5.0, 0.0, 10, 0.0, 10, *SUMS)), "row_nll: they add up to"
+    ),
     "NaN metrics": (on(Activations, lambda m: Metrics(0, float("nan"), 0.0, 10, 0.0, 10)), "nll"),
+    "ids of no token": (field(HeldOut, "input_ids", lambda t: t + 10**6), "input_ids: an id"),
+    "long ids": (field(HeldOut, "input_ids", lambda t: t.long()), "input_ids: .*int64"),
+    "ids too many": (lambda m: [m, m] if isinstance(m, HeldOut) else [m], "HeldOut came|HeldOut.step"),
     "NaN adapters": (
         field(AdapterUp, "values", lambda v: (poison(v[0], float("nan")), *v[1:])), "values: .*finite"
     ),
@@ -117,6 +126,7 @@ GARBAGE: dict[str, tuple[Tamper, str]] = {
 QUICK = [
     "NaN", "a row too few", "labels of no token", "1e12 tokens", "another step", "twice the same",
     "a server's message", "NaN metrics", "wide adapters", "NaN norms", "no message",
+    "ids of no token",
 ]  # fmt: skip
 
 
@@ -129,7 +139,8 @@ def test_garbage_is_refused_and_the_others_go_on(
 ) -> None:
     tamper, reason = GARBAGE[kind]
     said: list[str] = []
-    folder = together(setting, tmp_path, {"mallory": tamper}, said)
+    place = {} if " ids" in f" {kind}" else {"server_evaluates": False}
+    folder = together(setting | place, tmp_path, {"mallory": tamper}, said)
     assert re.search(reason, said[0]), said
     got = load_file(folder / "adapter" / "adapter_model.safetensors")
     wanted = without["server"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -32,9 +33,12 @@ SHARES = st.dictionaries(st.sampled_from(sorted(PRESETS)), st.integers(0, 20), m
 )
 
 
-def cohort(settings: Settings, clients: int, mix: str, **changes: Any) -> dict[str, Any]:
+def cohort(
+    settings: Settings, clients: int, mix: str, per_round: int | None = None, **changes: Any
+) -> dict[str, Any]:
     job = Job(**settings | changes)
-    return cohort_scale.plan_cohort(job, draw_cohort(job, clients, parse_mix(mix)), QUIET).to_dict()
+    devices = draw_cohort(job, clients, parse_mix(mix))
+    return cohort_scale.plan_cohort(job, devices, QUIET, per_round).to_dict()
 
 
 # Mixes
@@ -215,3 +219,23 @@ def test_baselines_have_no_cuts_to_plan_at_scale(settings_of: Any) -> None:
     for method in ("fed_lora", "local_only", "centralized"):
         with pytest.raises(JobError, match=method):
             cohort(settings_of("llama"), 9, "phone=1", method=method)
+
+
+def test_a_round_that_the_servers_memory_does_not_hold_is_refused(settings_of: Any) -> None:
+    """What is told of it holds: with so many clients there is a plan, and with one more there is none."""
+    whole = cohort(settings_of("llama"), 200, MIX)
+    half = {"memory_gb": whole["server_memory_bytes"] / 2e9}
+    settings = settings_of("llama") | {"server_device": "mine", "device_profiles": {"mine": half}}
+    with pytest.raises(JobError, match=r"server_device mine has .* but a round of 200 clients") as refused:
+        cohort(settings, 200, MIX)
+    fits = int(re.search(r"--per-round (\d+)", str(refused.value))[1])  # type: ignore[index]
+    assert 0 < fits < 200
+    assert "server_adapter=shared" in str(refused.value)
+    plan = cohort(settings, 200, MIX, per_round=fits)
+    assert plan["present"] == fits
+    assert plan["server_memory_bytes"] <= whole["server_memory_bytes"] / 2
+    with pytest.raises(JobError, match=f"--per-round {fits}"):
+        cohort(settings, 200, MIX, per_round=fits + 1)
+    tiny = {"device_profiles": {"mine": {"memory_gb": 1e-6}}}
+    with pytest.raises(JobError, match="not even one of them fits"):
+        cohort(settings | tiny, 20, MIX)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,12 @@ from rich.console import Console
 from runs import base_of, perplexity, tuned
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from commands import hashes, splitft
+from commands import hashes, run_process, splitft
+from forks import run_command
 from reference import make_setting
 from splitft import Job, RunResult, run
+from splitft.running.export import export_command
+from tiny import CHAT_TEMPLATE, save_to
 
 QUIET = Console(quiet=True)
 # model type, cuts, blocks that keep the lower rank in the export: those at the cut of every client
@@ -142,3 +148,51 @@ def test_an_export_copies_and_never_overwrites(
     assert splitft("export", tmp_path, tmp_path / "new", monkeypatch=monkeypatch) == 2
     assert "holds no adapter" in capsys.readouterr().err
     assert hashes(tmp_path) == before
+
+
+def test_the_tokenizer_and_its_chat_template_are_beside_the_adapter(tmp_path: Path) -> None:
+    settings = make_setting(tmp_path, "llama") | {
+        "clients": 2,
+        "rounds": 1,
+        "local_steps": 1,
+        "warmup_steps": 0,
+    }
+    save_to(tmp_path / "model", CHAT_TEMPLATE)
+    result = run(Job(**settings, output_dir=str(tmp_path / "run")), console=QUIET)
+    chat = [{"role": "user", "content": "we the people"}]
+    for folder in (result.adapter_path, tmp_path / "exported"):
+        if not folder.exists():
+            export_command(result.output_dir, folder, merge=False)
+        found, wanted = (AutoTokenizer.from_pretrained(path) for path in (folder, tmp_path / "model"))
+        assert found("we the people of") == wanted("we the people of")
+        told = found.apply_chat_template(chat, tokenize=False)
+        assert told == wanted.apply_chat_template(chat, tokenize=False) == "user: we the people\n"
+    job = Job(**settings | {"method": "local_only"}, output_dir=str(tmp_path / "alone"))
+    for folder in run(job, console=QUIET).adapter_path.iterdir():
+        assert AutoTokenizer.from_pretrained(folder)("we the") == wanted("we the")
+
+
+def test_the_printed_commands_work_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job with relative paths, in a folder with a space in its name."""
+    home, elsewhere = tmp_path / "my runs", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    settings = make_setting(home, "llama") | {"clients": 2, "rounds": 1, "local_steps": 1, "warmup_steps": 0}
+    settings |= {"model_name_or_path": "model", "adapter_name_or_path": "adapter", "data_files": "rows.txt"}
+    monkeypatch.chdir(home)
+    run(Job(**settings, output_dir="run"), console=Console(width=60))
+    config = json.loads((home / "run/adapter/adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == str(home / "model")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    loads = next(line for line in lines if line.startswith("python -c "))
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = run_process(["bash", "-c", loads], cwd=elsewhere, env=environment)
+    assert done.returncode == 0 and "PeftModelForCausalLM" in done.stdout, done.stderr
+    merges = next(line for line in lines if line.startswith("splitft export "))
+    assert run_command(*shlex.split(merges)[1:], cwd=elsewhere).returncode == 0
+    assert AutoTokenizer.from_pretrained(elsewhere / "merged")
+    served = shlex.split(next(line for line in lines if line.startswith("vllm serve ")))
+    assert (elsewhere / served[2] / "config.json").exists()
+    assert (elsewhere / served[-1].removeprefix("tuned=") / "adapter_config.json").exists()

@@ -13,7 +13,7 @@ from runs import QUIET, Settings, trained
 
 from cases import rest_slow
 from commands import splitft
-from reference import make_hybrid_setting
+from reference import make_hybrid_setting, write_rows
 from splitft import Job
 from splitft.errors import ModelError, OutputError
 from splitft.tools.plan.command import plan_command
@@ -69,6 +69,9 @@ JOBS: dict[str, tuple[str, Settings]] = {
         "gemma3_text",
         {"cut_policy": {"method": "resource", "max_step": 1}, "packing": True, "max_length": 16, **DEVICES},
     ),
+    "llama, long rows in chunks, an evaluation set": (
+        "llama", {"truncation_mode": "chunk", "max_length": 10, "eval_files": "rows.txt", **DEVICES},
+    ),
     "llama, three bits and two": ("llama", {"codec": "int3", "gradient_codec": "int2", **DEVICES}),
     "llama, frozen fronts": (
         "llama",
@@ -122,7 +125,7 @@ QUICK = [
     "gpt2, labels at home, accumulation", "llama, moving cuts, exact mean, lower rank on one side",
     "qwen3, makespan, sampled clients, some absent", "gemma3, resource, rows packed", "llama, frozen fronts",
     "llama, differences, some of them kept", "gpt2, int8, labels at home, bf16", "llama, fed_lora, frozen A",
-    "llama, DoRA, moving cuts, lower rank",
+    "llama, DoRA, moving cuts, lower rank", "llama, long rows in chunks, an evaluation set",
 ]  # fmt: skip
 
 
@@ -132,6 +135,8 @@ def test_bytes_cuts_and_seconds_of_a_plan_are_those_of_the_run(
 ) -> None:
     model_type, changes = JOBS[case]
     settings = settings_of(model_type) | {"output_dir": str(tmp_path / "run")}
+    if "eval_files" in changes:
+        changes = changes | {"eval_files": str(write_rows(tmp_path / changes["eval_files"], 17, seed=5))}
     plan = planned(settings, **changes)
     assert not (tmp_path / "run").exists()
     _, result = trained(settings, tmp_path / "run", **changes)

@@ -66,6 +66,10 @@ class Far:
     def take_metrics(self) -> dict[str, Metrics]:
         return self._worker.take_metrics()
 
+    @property
+    def first_metrics(self) -> dict[str, Metrics]:
+        return self._worker.first_metrics
+
 
 class Late(Far):
     """Answers nothing at once; when asked again, one client after another, from the last to the first."""

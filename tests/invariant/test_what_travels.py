@@ -67,9 +67,12 @@ HISTORY_KEYS = {
     "round", "cohort", "cuts", "loss", "perplexity", "accuracy", "clients", "bytes_up", "bytes_down",
     "bytes_adapter_up", "bytes_adapter_down", "bytes", "round_seconds", "evaluation_seconds",
     "paper_accuracy", "virtual_seconds", "waited_for", "train_tokens", "queued_behind", "truncation_error",
+    "eval_rows", "held_out_rows", "perplexity_interval", "perplexity_change", "change_interval",
+    "accuracy_change",
 }  # fmt: skip
 CLIENT_KEYS = {
     "cut", "loss", "perplexity", "accuracy", "paper_accuracy", "train_tokens", "eval_tokens", "virtual",
+    "perplexity_change",
 }  # fmt: skip
 
 

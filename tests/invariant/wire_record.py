@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from splitft.engines.local import LocalCohort
-from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState, decode, encode
+from splitft.wire.ledger import Direction
+from splitft.wire.messages import (
+    AdapterDown,
+    AdapterUp,
+    HeldOut,
+    Message,
+    Metrics,
+    OptimizerState,
+    decode,
+    encode,
+)
 
 
 class Wire(LocalCohort):
@@ -31,12 +41,25 @@ class Wire(LocalCohort):
         for messages in super().train(members, *args, **kwargs):
             yield self.carry("up", messages)
 
-    def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
-        for messages in super().evaluate(members, round_):
-            yield self.carry("up", messages)
+    def evaluate(self, members: Sequence[str], *args: Any, **kwargs: Any) -> Iterator[dict[str, Message]]:
+        for messages in super().evaluate(members, *args, **kwargs):
+            stays = any(isinstance(message, HeldOut) for message in messages.values())
+            yield messages if stays else self.carry("up", messages)
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
-        return self.carry("up", super().answer(self.carry("down", replies)))
+        stay = {name: reply for name, reply in replies.items() if self.stays(reply)}
+        others = {name: reply for name, reply in replies.items() if name not in stay}
+        return self.carry("up", super().answer(stay | self.carry("down", others)))
+
+    def stays(self, message: Message) -> bool:
+        """Whether the server keeps a message to itself until the end of the evaluation."""
+        return isinstance(message, Metrics) and self._job.evaluates_at_server
+
+    def _carried(self, name: str, direction: Direction, message: Message) -> Message:
+        arrived = super()._carried(name, direction, message)
+        if isinstance(message, HeldOut) or self.stays(message):
+            arrived = self.carry(direction, {name: arrived})[name]
+        return arrived
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         return self.carry("up", super().finish(members, round_))

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from splitft.common.state import State
 from splitft.data import Batch, ClientData, collate, split_rows, train_stream
 from splitft.data.rows import Indices, Rows
+from splitft.data.sample import HeldOutPart, held_out_batches
 from splitft.job.settings import BatchSettings
 from splitft.model.head import IGNORE
 from splitft.model.layout import BatchLayout, PaddedBatch, form_of
@@ -116,12 +116,12 @@ class StepBatches:
                 self._step = [replace(part, loss_tokens=tokens) for part in self._step]
         return self._step[micro_step]
 
-    def held_out(self) -> Iterator[tuple[int, MicroBatch]]:
-        """Yield (number of the first row, batch) of the held-out rows, rows of like length together."""
-        rows, size = self.data.eval, self.settings.per_device_eval_batch_size
-        by_length = np.argsort(rows.lengths, kind="stable")
-        for start in range(0, len(by_length), size):
-            yield start, self._collated(rows, by_length[start : start + size])
+    def held_out(self, part: HeldOutPart) -> Iterator[tuple[int, MicroBatch]]:
+        """Yield (number, batch) of held-out rows (`data.sample.held_out_batches`)."""
+        rows, settings = self.data.eval, self.settings
+        size = settings.per_device_eval_batch_size
+        for number, chosen in held_out_batches(rows.lengths, part, size, settings.seed, self.name):
+            yield number, self._collated(rows, chosen)
 
     def state(self) -> State:
         """Return the place in the stream of rows, as a checkpoint holds it."""

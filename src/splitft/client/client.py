@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from splitft.client.held_adapter import HeldAdapter
 from splitft.client.pending import InFlight, Pending
 from splitft.common.state import State
 from splitft.data import ClientData
+from splitft.data.sample import HeldOutPart
 from splitft.job.settings import TrainingSettings
 from splitft.lora.optimizer import TrainedAdapter
 from splitft.model.split_model import SplitModel, StepId
@@ -23,6 +24,7 @@ from splitft.wire.messages import (
     AdapterDown,
     AdapterUp,
     Gradients,
+    HeldOut,
     Message,
     Metrics,
     OptimizerState,
@@ -48,7 +50,7 @@ class ClientRole(Protocol):
     def use_model(self, model: SplitModel) -> None: ...
     def receive(self, message: AdapterDown) -> OptimizerState | None: ...
     def forward(self, round_: int, step: int, micro_step: int) -> Message: ...
-    def evaluate(self, round_: int) -> Iterator[Message]: ...
+    def evaluate(self, round_: int, part: HeldOutPart) -> Iterator[Message]: ...
     def answer(self, message: Message) -> Message | None: ...
     def finish(self, round_: int) -> AdapterUp: ...
     def state(self) -> State: ...
@@ -127,9 +129,15 @@ class Client:
         self._pending.add(InFlight(place, batch, hidden, self._pending.weights))
         return self._activations(place, batch, rows, sent)
 
-    def evaluate(self, round_: int) -> Iterator[Message]:
-        """Yield the activations of the held-out rows, batch by batch, with the adapter as handed out."""
-        for number, batch in self._batches.held_out():
+    def evaluate(self, round_: int, part: HeldOutPart) -> Iterator[Message]:
+        """Yield the activations of held-out rows, batch by batch, with the adapter as handed out.
+
+        Their ids instead, where the server evaluates by itself.
+        """
+        for number, batch in self._batches.held_out(part):
+            if self.settings.evaluates_at_server:
+                yield HeldOut(round_, number, batch.lengths, batch.id_rows, batch.label_rows)
+                continue
             place = StepId(self.name, round_, number, 0, train=False)
             self.model.bind(self._held.handed_out)
             with torch.no_grad():
@@ -247,4 +255,7 @@ class Client:
 
 def metrics(model: SplitModel, start: int, place: StepId, batch: MicroBatch, **hidden: Tensor) -> Metrics:
     """Return the sums over held-out rows, from block `start` on."""
-    return model.metrics(start, place, labels=batch.labels, own=batch.own_labels, **batch.inputs, **hidden)
+    inputs: dict[str, Any] = {**batch.inputs, **hidden}
+    labels, own = batch.labels, batch.own_labels
+    layout, lengths = batch.layout, batch.lengths
+    return model.metrics(start, place, layout=layout, lengths=lengths, labels=labels, own=own, **inputs)

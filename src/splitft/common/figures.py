@@ -6,6 +6,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def style(letters: float) -> Iterator[None]:
     text = {"text.parse_math": False, "svg.fonttype": "none"}
     with rc_context({**sides, **ticks, **colours, **sizes, **grid, **legend, **text}):
         yield
+
+
+def displayed_figure(**options: Any) -> Any:
+    """Return a matplotlib Figure that a notebook shows, also where pyplot was never imported."""
+    from matplotlib.figure import Figure
+
+    class _Displayed(Figure):
+        def _repr_png_(self) -> bytes:
+            file = BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return _Displayed(**options)
 
 
 def save_png(figure: Any, path: Path | str) -> None:

@@ -19,23 +19,22 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def detect_kind(table: Table, text_field: str, explicit: bool = False) -> Kind:
+def find_kind(table: Table, text_field: str, explicit: bool = False) -> Kind | None:
     """Decide by the columns: prompt + completion, else messages, else the text column (TRL's order).
 
-    explicit: the job sets dataset_text_field itself: then that column comes first. Raises DataError, with the
-    columns there are and the nearest, where none of the three is there.
+    explicit: the job sets dataset_text_field itself: then that column comes first. None: none of them.
     """
     if explicit and text_field in table.columns:
         return "text"
     for kind, needed in COLUMNS.items():
         if table.columns.keys() >= set(needed):
             return kind
-    if text_field in table.columns:
-        return "text"
-    raise DataError(
-        f"{table.name}: no column {text_field!r}, and neither prompt + completion nor messages; "
-        f"{describe_columns(text_field, table)}; set dataset_text_field to the column that holds the text"
-    )
+    return "text" if text_field in table.columns else None
+
+
+def columns_of(kind: Kind, text_field: str) -> tuple[str, ...]:
+    """Return the columns that a kind of rows is read from."""
+    return COLUMNS.get(kind, (text_field,))
 
 
 def require_column(table: Table, column: str, key: str) -> list[Any]:
@@ -53,6 +52,16 @@ def describe_columns(wanted: str, table: Table) -> str:
     return f"columns: {', '.join(names)}{nearest(wanted, names, '; ')}"
 
 
+def likely_text(table: Table) -> str:
+    """Return an example for dataset_text_field: the column with the longest texts in the first rows."""
+    sizes = {
+        name: sum(len(value) for value in values[:20] if isinstance(value, str))
+        for name, values in table.columns.items()
+    }
+    name = max(sizes, key=lambda name: sizes[name], default="")
+    return f": dataset_text_field={name}?" if sizes.get(name) else ""
+
+
 def check_text(table: Table, column: str, row: int) -> str:
     """The text of a row; a missing value is an empty text. Raises DataError where the value is no text."""
     value = table.columns[column][row]
@@ -66,10 +75,7 @@ def check_messages(table: Table, column: str, row: int) -> list[Message]:
 
     Raises DataError where they are no list of objects with role and content.
     """
-    value = table.columns[column][row]
-    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
-        # A sequence of structures comes out of some parquet files as a structure of sequences.
-        value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=False)]
+    value = as_list(table.columns[column][row])
     if not isinstance(value, list):
         raise table.error(row, f"column {column!r} holds {_kind_of(value)}, not a list of messages")
     messages = []
@@ -82,6 +88,14 @@ def check_messages(table: Table, column: str, row: int) -> list[Message]:
         if isinstance(message.get("content"), str):
             _sound(message["content"], table, row)
     return messages
+
+
+def as_list(value: Any) -> Any:
+    """Return messages as a list; any other value as it is."""
+    # A sequence of structures comes out of some parquet files as a structure of sequences.
+    if isinstance(value, dict) and all(isinstance(part, list) for part in value.values()):
+        return [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=False)]
+    return value
 
 
 def check_labels(table: Table, column: str, key: str) -> list[str]:

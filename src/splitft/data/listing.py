@@ -18,7 +18,7 @@ OTHER = "other"
 def partition_table(report: DataReport) -> Table:
     """One line per client: rows, held-out rows, tokens, median length, share of each class; 80 columns."""
     names, counts = merge_classes(report, MAX_CLASSES)
-    headings = ("client", "rows", "held out", "tokens", "median", *names)
+    headings = ("client", "rows", "eval" if report.eval_set else "held out", "tokens", "median", *names)
     title, caption = partition_title(report), _caption(report)
     table = make_table(title, *headings, caption=caption, padding=(0, 1, 0, 0))
     for client, row in zip(report.clients, counts, strict=True):
@@ -65,14 +65,25 @@ def partition_title(report: DataReport) -> str:
 
 
 def _caption(report: DataReport) -> str:
-    parts = [f"held out by {report.document_of}"]
+    held = f"evaluation rows: {report.eval_set}" if report.eval_set else f"held out by {report.document_of}"
+    parts = [held]
+    if report.leaked_eval_rows:
+        side = "evaluation" if report.eval_set else "held-out"
+        parts.append(f"{report.leaked_eval_rows:,} {side} rows also trained on")
+    lost = f"{100 * report.truncated_share:.0f} %" if report.truncated_share >= 0.01 else "< 1 %"
     for count, what in (
         (report.dropped_blank, "blank"),
+        (report.dropped_without, "with text in other columns alone"),
         (report.dropped_short, "too short"),
         (report.dropped_without_loss, "without loss"),
-        (report.truncated, "cut at max_length"),
+        (report.truncated, f"cut at max_length ({lost} of all tokens; truncation_mode=chunk keeps them)"),
         (report.unused, "beyond max_train_samples or max_eval_samples"),
     ):
         if count:
-            parts.append(f"{count:,} rows {what}")
+            parts.append(f"{count:,} row{'s' * (count > 1)} {what}")
+    rows, blocks = (
+        sum(getattr(own, key) for own in report.clients) for key in ("train_rows", "train_blocks")
+    )
+    if rows != blocks:
+        parts.append(f"{blocks:,} rows to train on, of at most max_length tokens")
     return "; ".join(parts)

@@ -17,23 +17,36 @@ def sources_of(name: str, data: Any, job: DataSettings) -> Sources:
     name: the argument that holds it, for messages. data: a `datasets.Dataset`, a sequence of rows (texts, or
     {column: value}), or {client: one of these}. Raises DataError for anything else.
     """
-    if isinstance(data, Mapping):
+    if by_client(data):
         return {str(client): [_table(f"{name}[{client!r}]", own, job)] for client, own in data.items()}
     return {"data": [_table(name, data, job)]}
 
 
-def _table(name: str, data: Any, job: DataSettings) -> Table:
-    if hasattr(data, "column_names") and hasattr(data, "features"):
-        if isinstance(data.column_names, Mapping) or not hasattr(data, "__len__"):
+def by_client(data: Any) -> bool:
+    """Return whether an object is {client: data set}, and not the splits of one data set."""
+    return isinstance(data, Mapping) and not hasattr(data, "column_names")
+
+
+def check_data_set(name: str, data: Any) -> None:
+    """Raise DataError where an object is no data set, nor {client: data set}."""
+    if by_client(data):
+        for client, own in data.items():
+            check_data_set(f"{name}[{client!r}]", own)
+    elif hasattr(data, "column_names"):
+        if isinstance(data, Mapping) or not hasattr(data, "__len__"):
             raise DataError(
                 f"{name} is a {type(data).__name__}: give one split of it, loaded whole (a datasets.Dataset)"
             )
-        return table_of(name, data, wanted_columns(job))
-    if isinstance(data, str | bytes) or not isinstance(data, Sequence):
+    elif isinstance(data, str | bytes) or not isinstance(data, Sequence):
         raise DataError(
             f"{name} must be a datasets.Dataset, a list of texts, a list of {{column: value}}, or a dict of "
             f"these by client, not {type(data).__name__}"
         )
+
+
+def _table(name: str, data: Any, job: DataSettings) -> Table:
+    if hasattr(data, "column_names"):
+        return table_of(name, data, wanted_columns(job))
     rows = [{job.dataset_text_field: row} if isinstance(row, str) else row for row in data]
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from splitft.common.text import first_few
 from splitft.data import columns as col
+from splitft.data.formats import ALPACA, SHAREGPT, convert, pair_advice
 from splitft.data.rows import Indices
-from splitft.data.sources import Sources, read_sources
+from splitft.data.sources import Sources, read_eval_sources, read_sources
 from splitft.data.table import Table
 from splitft.errors import DataError
-from splitft.job.settings import DataSettings
+from splitft.job.data import DataSettings
 from splitft.weights.random_models import BUILTIN
 
 
@@ -38,7 +39,9 @@ class Records:
     source_names: tuple[str, ...]  # client name of each source
     labels: list[str]  # values of the partition column; empty where the partition reads none
     places: list[str]  # file and line, for messages
-    dropped_blank: int  # rows left out because they hold no text
+    dropped_blank: int  # rows left out because their text is empty
+    dropped_without: int  # rows left out because their text is in other columns
+    notes: tuple[str, ...]  # what was converted, and what was left out, for people to see
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -49,28 +52,52 @@ def read_records(job: DataSettings) -> Records:
 
     Raises DataError for a file that cannot be read, a wrong column or value, or no rows at all.
     """
-    sources = read_sources(job)
+    return make_records(job, read_sources(job))
+
+
+def read_eval_records(job: DataSettings) -> Records:
+    """Read and check all rows of a job's own evaluation set; errors as of `read_records`."""
+    return make_records(job, read_eval_sources(job), evaluation=True)
+
+
+def make_records(job: DataSettings, sources: Sources, *, evaluation: bool = False) -> Records:
+    """Check the rows of tables that were read; the errors are those of `read_records`.
+
+    evaluation: rows of an evaluation set: each is a document, and they may lack the partition's column.
+    """
     tables = [(number, table) for number, own in enumerate(sources.values()) for table in own]
     filled = [(number, table) for number, table in tables if len(table)]
     if not filled:
         raise DataError(f"no rows in {first_few([table.name for _, table in tables], 3)}")
-    kind = col.detect_kind(filled[0][1], job.dataset_text_field, "dataset_text_field" in job.model_fields_set)
+    filled, notes = _converted(job, filled)
+    kind = _common_kind(job, [table for _, table in filled])
+    names = col.columns_of(kind, job.dataset_text_field)
     label_column = job.partition.column if reads_column(job.partition.method) else None
-    document_of = _document_of(job, sources)
+    document_of = "row" if evaluation else _document_of(job, sources)
+    if evaluation and any(label_column not in table.columns for _, table in filled):
+        label_column = None
 
     samples: list[Sample] = []
     documents: list[Hashable] = []
     owners: list[int] = []
     labels: list[str] = []
     places: list[str] = []
+    without = 0
     # Keep the rows with text of every table that has rows
     for file, (number, table) in enumerate(filled):
-        read = _samples(table, kind, job.dataset_text_field)
+        lacking = _lacking(table, kind, names)
+        read = _samples(table, kind, names, set(lacking))
         keep = [row for row, sample in enumerate(read) if not col.is_blank(sample)]
         samples += [read[row] for row in keep]
         documents += [_document(table, document_of, file, row) for row in keep]
         owners += [number] * len(keep)
         places += [table.place(row) for row in keep]
+        if elsewhere := [row for row in lacking if _has_text(table, row)]:
+            without += len(elsewhere)
+            notes.append(
+                f"{table.name}: {len(elsewhere):,} rows have no {' and no '.join(map(repr, names))} and are "
+                f"left out; the first is {table.unit} {table.lines[elsewhere[0]]}"
+            )
         if label_column is not None:
             values = col.check_labels(table, label_column, "partition.column")
             labels += [values[row] for row in keep]
@@ -85,17 +112,85 @@ def read_records(job: DataSettings) -> Records:
         source_names=tuple(sources),
         labels=labels,
         places=places,
-        dropped_blank=sum(len(table) for _, table in filled) - len(samples),
+        dropped_blank=sum(len(table) for _, table in filled) - len(samples) - without,
+        dropped_without=without,
+        notes=tuple(notes),
     )
 
 
-def _samples(table: Table, kind: col.Kind, text_field: str) -> list[Sample]:
-    names = col.COLUMNS.get(kind, (text_field,))
-    for name in names:
-        col.require_column(table, name, "the first file has it")
-    plain = kind == "text" or (kind != "messages" and isinstance(table.columns["prompt"][0], str))
+def _converted(
+    job: DataSettings, tables: list[tuple[int, Table]]
+) -> tuple[list[tuple[int, Table]], list[str]]:
+    """Return the tables, their rows of a known kind, and a note for each way in which some were read."""
+    files: dict[str, list[str]] = {}
+    converted = []
+    for number, table in tables:
+        known, note = convert(table, job.dataset_text_field, _names_text(job))
+        converted.append((number, known))
+        for text in filter(None, (table.note, note)):
+            files.setdefault(text, []).append(table.name)
+    return converted, [f"{first_few(names, 3)}: {text}" for text, names in files.items()]
+
+
+def _names_text(job: DataSettings) -> bool:
+    return "dataset_text_field" in job.model_fields_set
+
+
+def _common_kind(job: DataSettings, tables: list[Table]) -> col.Kind:
+    """Return the kind of the first table's rows. Raises DataError where it has none, or a table another."""
+    first, text_field = tables[0], job.dataset_text_field
+    kind = col.find_kind(first, text_field, _names_text(job))
+    if kind is None:
+        raise DataError(
+            f"{first.name}: no column {text_field!r}, and neither prompt + completion nor messages; "
+            f"{col.describe_columns(text_field, first)}; {pair_advice(first)}set dataset_text_field to the "
+            f"column that holds the text{col.likely_text(first)}"
+        )
+    names = col.columns_of(kind, text_field)
+    for table in tables[1:]:
+        missing = [name for name in names if name not in table.columns]
+        if missing:
+            raise DataError(
+                f"{table.name}: no column {missing[0]!r}, which the first file ({first.name}) has; "
+                f"{col.describe_columns(missing[0], table)}; the rows of a job are all of one kind: rename "
+                "the column, or leave the file out"
+            )
+    return kind
+
+
+def _lacking(table: Table, kind: col.Kind, names: Sequence[str]) -> list[int]:
+    """Return the rows that have no value in any of the columns.
+
+    Raises DataError where some are rows of another kind: a part of the file would go unseen.
+    """
+    lacking = [row for row in range(len(table)) if all(table.columns[name][row] is None for name in names)]
+    others = [needed for other, needed in col.COLUMNS.items() if other != kind]
+    for needed in (*others, ALPACA, (SHAREGPT,), ("text",)):
+        if not lacking or not table.columns.keys() >= set(needed):
+            continue
+        rows = [row for row in lacking if all(table.columns[name][row] for name in needed)]
+        if rows:
+            raise DataError(
+                f"{table.name}: {len(rows):,} of {len(table):,} rows have {' + '.join(needed)} and no "
+                f"{' + '.join(names)} (the first is {table.unit} {table.lines[rows[0]]}); the rows of a job "
+                "are all of one kind: give them the same columns, or put each kind into a job of its own"
+            )
+    return lacking
+
+
+def _has_text(table: Table, row: int) -> bool:
+    return any(isinstance(values[row], str) and values[row].strip() for values in table.columns.values())
+
+
+def _samples(table: Table, kind: col.Kind, names: Sequence[str], lacking: Collection[int]) -> list[Sample]:
+    """Return the checked sample of each row; a row that lacks the columns gets an empty one."""
+    first = next((value for value in table.columns[names[0]] if value is not None), "")
+    plain = kind == "text" or (kind == "prompt_completion" and isinstance(first, str))
     check = col.check_text if plain else col.check_messages
-    return [tuple(check(table, name, row) for name in names) for row in range(len(table))]
+    return [
+        ("",) if row in lacking else tuple(check(table, name, row) for name in names)
+        for row in range(len(table))
+    ]
 
 
 def _document_of(job: DataSettings, sources: Sources) -> str:

@@ -83,3 +83,25 @@ def pack(rows: Rows, max_length: int) -> Rows:
         np.asarray([len(block) for block in blocks], dtype=np.int64),
         rows.records[first_rows],
     )
+
+
+def chunk(rows: Rows, max_length: int) -> Rows:
+    """Cut each row into rows of `max_length` tokens; the last one is shorter, and none is without loss.
+
+    A row that is short enough stays as it is. Raises ValueError for a max_length below 2.
+    """
+    if max_length < 2:
+        raise ValueError("max_length must be at least 2")
+    pieces = [
+        (row, slice(start, start + max_length))
+        for row, labels in enumerate(rows.labels)
+        for start in range(0, len(labels), max_length)
+        if has_loss(labels[start : start + max_length])
+    ]
+    ids = [rows.input_ids[row][part] for row, part in pieces]
+    return Rows(
+        ids,
+        [rows.labels[row][part] for row, part in pieces],
+        np.asarray([len(own) for own in ids], dtype=np.int64),
+        rows.records[[row for row, _ in pieces]] if pieces else rows.records[:0],
+    )

@@ -11,10 +11,11 @@ from pathlib import Path
 from splitft.common.quiet import quiet_datasets
 from splitft.common.text import one_line
 from splitft.data.columns import COLUMNS
+from splitft.data.formats import FOREIGN_COLUMNS
 from splitft.data.partition.sites import client_names
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.errors import DataError
-from splitft.job.settings import DataSettings
+from splitft.job.data import DataSettings
 from splitft.weights.builtin import builtin_corpus
 from splitft.weights.random_models import BUILTIN
 
@@ -32,24 +33,31 @@ def read_sources(job: DataSettings) -> Sources:
         columns = {name: [record[name] for record in records] for name in records[0]}
         numbers = list(range(1, len(records) + 1))
         return {"data": [Table(job.dataset_name, columns, numbers, "paragraph")]}
-    return {"data": [_read_hub(job, job.dataset_name)]}
+    return {"data": [_read_hub(job, job.dataset_name, job.dataset_split)]}
+
+
+def read_eval_sources(job: DataSettings) -> Sources:
+    """Read the evaluation set that a job names. Raises DataError where that fails."""
+    if job.eval_files is not None:
+        return _read_files(job, job.eval_files)
+    return {"data": [_read_hub(job, str(job.dataset_name), str(job.dataset_test_split))]}
 
 
 def wanted_columns(job: DataSettings) -> set[str]:
     """Every column that the job may read."""
     named = {job.dataset_text_field, job.document_column, job.partition.column}
-    return {name for name in named if name is not None}.union(*COLUMNS.values())
+    return {name for name in named if name is not None}.union(FOREIGN_COLUMNS, *COLUMNS.values())
 
 
-def _read_files(job: DataSettings, data_files: str | list[str] | dict[str, str]) -> Sources:
+def _read_files(job: DataSettings, files: str | list[str] | dict[str, str]) -> Sources:
     def read(paths: Iterable[Path]) -> list[Table]:
         return [
             read_table(path, job.dataset_text_field, job.sample_by, wanted_columns(job)) for path in paths
         ]
 
-    if isinstance(data_files, dict):
-        return {name: read(find_files(pattern)) for name, pattern in data_files.items()}
-    patterns = [data_files] if isinstance(data_files, str) else data_files
+    if isinstance(files, dict):
+        return {name: read(find_files(pattern)) for name, pattern in files.items()}
+    patterns = [files] if isinstance(files, str) else files
     paths = list(dict.fromkeys(path for pattern in patterns for path in find_files(pattern)))
     return {name: read([path]) for name, path in zip(source_names(paths), paths, strict=True)}
 
@@ -60,9 +68,7 @@ def find_files(pattern: str) -> list[Path]:
     Raises DataError for a URL, and for a pattern that matches nothing.
     """
     if "://" in pattern:
-        raise DataError(
-            f"{pattern}: data_files takes local files; download it, or name a hub data set instead"
-        )
+        raise DataError(f"{pattern}: a job takes local files; download it, or name a hub data set instead")
     path = Path(pattern).expanduser()
     if exists(path) or not glob.has_magic(pattern):
         return [path]
@@ -79,7 +85,7 @@ def source_names(paths: list[Path]) -> tuple[str, ...]:
     return client_names(stems)
 
 
-def _read_hub(job: DataSettings, name: str) -> Table:
+def _read_hub(job: DataSettings, name: str, split: str) -> Table:
     import datasets
 
     from splitft.weights.hub import hub_or_cache
@@ -87,10 +93,10 @@ def _read_hub(job: DataSettings, name: str) -> Table:
     with quiet_datasets():
         try:
             with nullcontext() if exists(Path(name)) else hub_or_cache(name, kind="dataset"):
-                data = datasets.load_dataset(name, job.dataset_config_name, split=job.dataset_split)
+                data = datasets.load_dataset(name, job.dataset_config_name, split=split)
         except Exception as error:  # the hub client, datasets and pyarrow each raise their own
             raise DataError(
-                f"data set {name!r}, configuration {job.dataset_config_name!r}, split {job.dataset_split!r} "
+                f"data set {name!r}, configuration {job.dataset_config_name!r}, split {split!r} "
                 f"cannot be loaded: {one_line(error)}; check the three names and the network, "
                 "or give local files as data_files"
             ) from error

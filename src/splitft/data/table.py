@@ -6,6 +6,7 @@ every message the keys of all others, and cannot name the line of a broken row.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -20,6 +21,7 @@ from splitft.common.quiet import quiet_datasets
 from splitft.common.text import one_line
 from splitft.errors import DataError
 
+DELIMITERS = (",", ";", "\t", "|")  # between the cells of a csv file; Excel takes ; in many countries
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -32,6 +34,7 @@ class Table:
     lines: list[int]  # of each row's start, or the row's number where a file has no lines
     unit: str = "line"  # of `lines`
     other_columns: tuple[str, ...] = ()  # columns that exist but were not read
+    note: str = ""  # what a person may not expect of the way it was read
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -72,7 +75,7 @@ def read_table(
         samples = list(split_text(content, sample_by))
         return Table(str(path), {text_field: [text for _, text in samples]}, [line for line, _ in samples])
     if suffix in (".csv", ".tsv"):
-        return _read_csv(path, content, "\t" if suffix == ".tsv" else ",")
+        return _read_csv(path, content, "\t" if suffix == ".tsv" else _delimiter(content))
     return _read_json(path, content)
 
 
@@ -111,41 +114,67 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as some Windows programs write
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8") from error
+        how = " (in Excel: save as CSV UTF-8)" if path.suffix.lower() == ".csv" else ""
+        raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8{how}") from error
+
+
+def _delimiter(content: str) -> str:
+    """Return the character between the cells of a csv file's header: a comma, or what else parts it."""
+    header = content.split("\n", 1)[0]
+    if header.startswith("sep=") and len(header) > 4:
+        return header[4]
+    cells = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in DELIMITERS}
+    return "," if cells[","] > 1 else max(DELIMITERS, key=lambda mark: cells[mark])
 
 
 def _read_csv(path: Path, content: str, delimiter: str) -> Table:
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
     try:
         reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+        if content.startswith("sep="):  # Excel's own first line
+            next(reader)
         header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise DataError(f"{path}, line 1: two columns have the same name: {', '.join(header)}")
-        columns: dict[str, list[Any]] = {name: [] for name in header}
+        named = [name for name in header if name]  # a spreadsheet may have empty columns beside the table
+        if len(set(named)) < len(named):
+            names = ", ".join(header)
+            raise DataError(f"{path}, line {reader.line_num}: two columns have the same name: {names}")
+        columns: dict[str, list[Any]] = {name: [] for name in named}
         lines = []
         start = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
-                raise DataError(f"{path}, line {start}: {len(row)} cells, but the header has {len(header)}")
+                hint = "; texts that hold a comma need quotes around them" if len(row) > len(header) else ""
+                raise DataError(
+                    f"{path}, line {start}: {len(row)} cells, but the header has {len(header)}{hint}"
+                )
             if row:
                 lines.append(start)
                 for name, cell in zip(header, row, strict=True):
-                    columns[name].append(cell)
+                    if name:
+                        columns[name].append(cell)
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: malformed csv: {error}") from error
     finally:
         csv.field_size_limit(limit)
-    return Table(str(path), columns, lines)
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    note = "" if delimiter == usual else f"read with {delimiter!r} between cells"
+    return Table(str(path), columns, lines, note=note)
 
 
 def _read_json(path: Path, content: str) -> Table:
-    if path.suffix.lower() == ".json" and content.lstrip().startswith("["):
+    if content.lstrip().startswith("["):
         unit, rows = "item", list(enumerate(_parse(path, content, 1), start=1))
+    elif content.lstrip().startswith("{\n") and path.suffix.lower() == ".json":
+        whole = _parse(path, content, 1)
+        lists = [name for name, value in whole.items() if isinstance(value, list)]
+        where = f"; its rows seem to be those of {lists[0]!r}: write that list alone" if lists else ""
+        raise DataError(f"{path}: one object, not a list of rows or one row a line{where}")
     else:
         lines = enumerate(content.split("\n"), start=1)  # not splitlines: JSON strings may hold U+2028
         unit, rows = "line", [(n, _parse(path, line, n)) for n, line in lines if line.strip()]

@@ -60,13 +60,17 @@ def client_memory(costs: ModelCosts, job: CostSettings, cut: int) -> MemoryUse:
 def server_memory(costs: ModelCosts, job: CostSettings, cuts: Iterable[int]) -> MemoryUse:
     """Return what the server holds for clients with these cuts: one frozen base, whatever their number.
 
-    With per_client each client has its own trunk adapter. Batches pass one after another; with labels at the
-    clients and `order: parallel`, every client's trunk waits for the gradient of its tail at the same time.
+    The whole one where the server evaluates by itself. With per_client each client has its own trunk adapter.
+    Batches pass one after another; with labels at the clients and `order: parallel`, every client's trunk
+    waits for the gradient of its tail at the same time.
     """
     clients = Counter(cuts)
     lowest, head = min(clients), job.labels == "server"
     trunks = {cut: held_blocks(job, len(costs.blocks), cut).trunk for cut in clients}
-    weights = sum(costs.blocks[b].weight_bytes for b in trunks[lowest]) + (costs.head_bytes if head else 0)
+    held = range(len(costs.blocks)) if job.evaluates_at_server else trunks[lowest]
+    weights = sum(costs.blocks[b].weight_bytes for b in held) + (costs.head_bytes if head else 0)
+    if job.evaluates_at_server:
+        weights += costs.embedding_bytes - costs.tied_bytes
     adapters = {cut: _adapter_parameters(costs, job, cut, blocks) for cut, blocks in trunks.items()}
     if job.server_adapter == "shared":
         trained = max(adapters.values())

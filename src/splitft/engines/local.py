@@ -6,17 +6,29 @@ Bytes are counted as a network would carry them; a virtual clock, if there is on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from itertools import islice
+from typing import TypeVar, cast
 
 from splitft.client.client import ClientRole
 from splitft.common.state import State
+from splitft.data.estimates import HeldOutRows
 from splitft.devices.clock import VirtualClock
 from splitft.devices.simulate import RoundTimes
+from splitft.engines.held_out import HeldOutSamples
 from splitft.errors import DivergedError
-from splitft.job.settings import BatchSettings, WireSettings
+from splitft.job.settings import CostSettings
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Direction, Ledger
-from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState, not_finite
+from splitft.wire.messages import (
+    AdapterDown,
+    AdapterUp,
+    HeldOut,
+    LocalLoss,
+    Message,
+    OptimizerState,
+    not_finite,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -38,22 +50,23 @@ class LocalCohort:
     def __init__(
         self,
         clients: Sequence[ClientRole],
-        batches: BatchSettings,
-        wire: WireSettings,
+        job: CostSettings,
         ledger: Ledger,
         clock: VirtualClock | None = None,
         present: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         self.clients = {client.name: client for client in clients}
-        self._batches = batches
+        self._job = job
+        rows = {client.name: len(client.data.eval) for client in clients}
+        self._held_out = HeldOutSamples(job, lambda: rows)
         self._ledger = ledger
         self._clock = clock
         self._present = present
         self._ends: dict[str, tuple[Channel, Channel]] = {}  # a client's, and the server's for it
         for client in clients:
             width, values = client.model.width, client.model.has_values
-            near = Channel(wire, width, client.memory, values=values)
-            self._ends[client.name] = near, Channel(wire, width, values=values)
+            near = Channel(job, width, client.memory, values=values)
+            self._ends[client.name] = near, Channel(job, width, values=values)
 
     @property
     def names(self) -> list[str]:
@@ -86,24 +99,40 @@ class LocalCohort:
 
         Together, too, where the server may compute several clients at once.
         """
-        all_at_once = together or self._batches.batches_clients
+        all_at_once = together or self._job.batches_clients
         groups = [list(members)] if all_at_once else [[name] for name in members]
-        for step in range(self._batches.local_steps if members else 0):
+        for step in range(self._job.local_steps if members else 0):
             for micro_step in range(max(self.clients[name].micro_steps for name in members)):
                 for group in groups:
                     left = [n for n in group if micro_step < self.clients[n].micro_steps]
                     yield self._sent({n: self.clients[n].forward(round_, step, micro_step) for n in left})
 
-    def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
-        """Yield the activations of the members' held-out rows, batch by batch."""
+    def evaluate(self, members: Sequence[str], round_: int, *, whole: bool) -> Iterator[dict[str, Message]]:
+        """Yield the activations of the members' held-out rows, batch by batch.
+
+        Their ids instead, where the server evaluates by itself: they cross once, and their sums at the end.
+        """
         for name in members:
-            for message in self.clients[name].evaluate(round_):
-                yield self._sent({name: message})
+            part, own = self._held_out.part(name, whole=whole), self._held_out
+            for message in self.clients[name].evaluate(round_, part):
+                if isinstance(message, HeldOut):
+                    own.keep(name, cast(HeldOut, self._carried(name, "up", message)))
+                else:
+                    yield self._sent({name: message})
+            for message in own.kept(name, round_, whole=whole):
+                yield {name: message}
+            if (sums := own.take_sums(name)) is not None:
+                self._carried(name, "down", sums)
+
+    @property
+    def held_out(self) -> dict[str, HeldOutRows]:
+        """Return the numbers of each client's held-out rows."""
+        return self._held_out.rows()
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """Give clients the server's replies and return what they send next in the same exchange."""
         answers: dict[str, Message] = {}
-        for name, message in replies.items():
+        for name, message in self._held_out.without_sums(replies).items():
             answer = self.clients[name].answer(self._carried(name, "down", message))
             if answer is not None:
                 answers[name] = answer
@@ -129,6 +158,7 @@ class LocalCohort:
             "clients": {name: client.state() for name, client in self.clients.items()},
             "memories": {name: far.memory.state() for name, (_, far) in self._ends.items()},
             "clock": self._clock.state() if self._clock else None,
+            "held_out": self._held_out.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -140,6 +170,12 @@ class LocalCohort:
                 end.memory.load_state(state["memories"][name])
         if self._clock:
             self._clock.load_state(state["clock"])
+        # Ids that had crossed are there again, without crossing.
+        self._held_out.load_state(state["held_out"])
+        for name, count in state["held_out"]["batches"].items():
+            every = replace(self._held_out.part(name, whole=True), have=0)
+            for message in islice(self.clients[name].evaluate(0, every), count):
+                self._held_out.keep(name, cast(HeldOut, message))
 
     def _sent(self, messages: dict[str, Message]) -> dict[str, Message]:
         return {name: self._carried(name, "up", message) for name, message in messages.items()}

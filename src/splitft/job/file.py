@@ -27,19 +27,19 @@ def load_job(source: str | Path, overrides: Sequence[str] = ()) -> Job:
     a recipe of the same name. Raises JobError with one line for every problem: the file's, the overrides' and
     the job's own.
     """
-    name, values, problems = _parse(source)
-    for override in overrides:
-        problems += _apply(values, override)
-    return _checked(name, values, problems)
+    return make_job(Path(source), None, overrides)
 
 
-def make_job(source: JobSource, changes: Mapping[str, Any] | None = None) -> Job:
+def make_job(
+    source: JobSource, changes: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+) -> Job:
     """Return the job that Python code means, with some keys changed.
 
     source: A Job, a mapping of its keys, a job file, or the name of a recipe.
-    changes: {key: value}; a dot in a key goes down a level, as in an override. Raises JobError as `load_job`.
+    changes: {key: value}; a dot in a key goes down a level, as in an override. They win over overrides.
+    overrides: `key=value` texts. Raises JobError as `load_job`.
     """
-    if isinstance(source, Job) and not changes:
+    if isinstance(source, Job) and not changes and not overrides:
         return source
     problems: list[str] = []
     if isinstance(source, Job):
@@ -52,6 +52,12 @@ def make_job(source: JobSource, changes: Mapping[str, Any] | None = None) -> Job
         raise JobError(
             f"a job is a Job, a dict of its keys, a job file or a recipe's name, not {type(source).__name__}"
         )
+    if "=" in overrides:
+        i = overrides.index("=")
+        words = overrides[max(i - 1, 0) : i + 2]
+        raise job_error(name, [f"{' '.join(words)}: write {''.join(words)}, without spaces around the ="])
+    for override in overrides:
+        problems += _apply(values, override)
     for key, value in (changes or {}).items():
         problems += _set(values, key, value)
     return _checked(name, values, problems)

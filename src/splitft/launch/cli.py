@@ -15,11 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from splitft.common.startup import import_libraries
-from splitft.errors import JobError, SplitFTError
+from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.width import FittingApp, listed
 
 EXIT_CODES = {
     0: "done",
@@ -49,7 +50,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
+app = FittingApp(
     cls=_Commands,
     help="Fine-tune one language model together: clients keep their text, a server does the heavy part.",
     epilog=_EPILOG,
@@ -87,9 +88,8 @@ def new(
     from splitft.job.recipes import copy_recipe, recipes
 
     if recipe is None:
-        found = recipes()
-        for name, description in found.items():
-            typer.echo(f"{name:{max(map(len, found))}}  {description}")
+        for line in listed(recipes()):
+            typer.echo(line)
         typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
         return
     written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
@@ -140,6 +140,9 @@ def client(
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
     name: Annotated[str, typer.Option(help="This client's name in the job.")],
     data: Annotated[Path | None, typer.Option(help="This client's data file.")] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option(help="File to evaluate on; default: a share of --data is held out.")
+    ] = None,
     job_data: Annotated[
         bool,
         typer.Option("--job-data", help="Instead: this client's share of the job's data set."),
@@ -161,6 +164,7 @@ def client(
         server,
         name,
         data=data,
+        eval_data=eval_data,
         job_data=job_data,
         model=model,
         folder=folder or Path("runs") / name,
@@ -226,10 +230,10 @@ def check(
     if model is None:
         raise typer.Exit(check_all_command())
     if job is None:
-        raise typer.Exit(check_command(model, wanted))
+        raise typer.Exit(0 if check_command(model, wanted).ok else ModelError.exit_code)
     from splitft.running.check import check_job
 
-    raise typer.Exit(tell_job(check_job(job)))
+    tell_job(check_job(job))
 
 
 @app.command()
@@ -256,8 +260,7 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods, cut policies or algorithms: same_split,splitft,makespan,fed_lora; "
-            "fedavg,fedadam,fedprox"
+            help="Methods, cut policies or algorithms: same_split,splitft,makespan or fedavg,fedadam,fedprox"
         ),
     ] = None,
     vary: Annotated[
@@ -271,10 +274,10 @@ def compare(
     """Run a job with several methods, values and seeds; write a table and a report. Resumable."""
     from splitft.tools.compare.command import compare_command
 
-    code = compare_command(
+    made = compare_command(
         job, overrides or (), methods=methods, vary=vary or (), seeds=seeds, out=out, parallel=parallel
     )
-    raise typer.Exit(code)
+    raise typer.Exit(made.exit_code)
 
 
 @app.command()

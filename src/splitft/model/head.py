@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from splitft.errors import ModelError
+from splitft.model.metrics import MetricSums
 from splitft.model.window import run_no_block, set_within
 
 HeadForm = Literal["plain", "own", "whole"]
@@ -128,10 +129,13 @@ class ChunkedHead:
         return found
 
     @torch.no_grad()
-    def scores(self, hidden: Tensor, targets: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(
+        self, hidden: Tensor, targets: Tensor, own: Tensor, metrics: MetricSums
+    ) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy and the likeliest next token at each place, (tokens,) each.
 
         targets, own: the labels of the next token and of the place itself. Zero where neither is one.
+        metrics: receives the logits of all places with a next token.
         """
         rows = hidden.flatten(0, 1)
         losses = rows.new_zeros(len(rows), dtype=torch.float32)
@@ -140,6 +144,8 @@ class ChunkedHead:
             logits = self.logits(rows[places])
             losses[places] = token_losses(logits, targets[places])
             predicted[places] = logits.argmax(-1)
+            scored = targets[places] != IGNORE
+            metrics.add(logits[scored], targets[places][scored])
         return losses, predicted
 
     def chunks(self, wanted: Tensor) -> Iterator[Tensor]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from splitft.common.seeds import seed_dropout
 from splitft.model.config import count_blocks, text_config
 from splitft.model.head import IGNORE, ChunkedHead, HeadForm, shifted, summed, token_losses
+from splitft.model.layout import BatchLayout
+from splitft.model.metrics import MetricSums, TokenMetric
 from splitft.model.slots import AdapterSlots
 from splitft.model.window import run_blocks
 from splitft.wire.messages import Metrics
@@ -38,6 +40,7 @@ class SplitModel:
     named by seed, client, step and block, so that they do not depend on where the cut is.
     head: how the loss is computed in chunks of loss_chunk_tokens, as `proof.head.try_head` found; "whole", or
     chunks of 0: the model computes it itself, over the full logits.
+    metrics: what is measured on held-out tokens, by name, beside loss and accuracy.
     """
 
     has_values = True  # what stands in for a model in a plan has shapes alone
@@ -51,10 +54,12 @@ class SplitModel:
         server_inputs: ServerInputs = "dummy_ids",
         head: HeadForm = "whole",
         loss_chunk_tokens: int = 0,
+        metrics: Mapping[str, TokenMetric] | None = None,
     ) -> None:
         self.model = model
         self.slots = slots
         self.seed = seed
+        self._metrics = metrics or {}
         self.server_inputs = server_inputs
         self.num_blocks = count_blocks(model.config)
         chunked = head != "whole" and loss_chunk_tokens > 0
@@ -125,25 +130,53 @@ class SplitModel:
 
     @torch.no_grad()
     def metrics(
-        self, start: int, place: StepId, *, labels: Tensor, own: Tensor | None = None, **inputs: Any
+        self,
+        start: int,
+        place: StepId,
+        *,
+        layout: BatchLayout,
+        lengths: Sequence[int],
+        labels: Tensor,
+        own: Tensor | None = None,
+        **inputs: Any,
     ) -> Metrics:
         """Return sums over the batch: of true (shifted) next-token predictions, and of the paper's.
 
+        layout, lengths: of the batch, and the tokens of each sample.
         labels: (batch, seq), of which each token is to predict the next. own: those of the tokens themselves,
         which the paper counts, where they are others: where samples share a row.
         """
+        shape = labels.shape
         targets, own = shifted(labels), (labels if own is None else own).flatten()
+        sums = MetricSums(self._metrics)
         if self._head is not None:
             hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
-            losses, predicted = self._head.scores(hidden, targets, own)
+            losses, predicted = self._head.scores(hidden, targets, own, sums)
         else:
             logits = self.run(start, self.num_blocks, place, **inputs).logits.flatten(0, 1)
             losses, predicted = token_losses(logits, targets), logits.argmax(-1)
+            sums.add(logits[targets != IGNORE], targets[targets != IGNORE])
         scored, known = targets != IGNORE, own != IGNORE
         nll = summed(losses, scored).item()
         correct = float((predicted == targets)[scored].sum())
         paper_correct = float((predicted == own)[known].sum())
-        return Metrics(place.round, nll, correct, int(scored.sum()), paper_correct, int(known.sum()))
+
+        def by_row(each: Tensor) -> Tensor:
+            rows = torch.split(layout.rows(each.float().view(shape)), list(lengths))
+            return torch.stack([row.sum() for row in rows]).cpu()
+
+        return Metrics(
+            place.round,
+            nll,
+            correct,
+            int(scored.sum()),
+            paper_correct,
+            int(known.sum()),
+            row_nll=by_row(torch.where(scored, losses, 0.0)),
+            row_correct=by_row(scored & (predicted == targets)),
+            row_tokens=by_row(scored),
+            own_sums=sums.result(),
+        )
 
 
 def loss_token_count(labels: Tensor) -> int:

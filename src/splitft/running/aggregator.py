@@ -11,6 +11,7 @@ from rich.console import Console
 
 from splitft.common.files import writable_folder
 from splitft.common.lock import lock_folder
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.aggregator_process import UPDATES, AggregatorProcess
@@ -43,7 +44,7 @@ def serve_averages(
     run. Raises JobError, ModelError, OutputError, and NetworkError where the run ends early.
     """
     # The job, and the parties that may come in.
-    console = console or Console()
+    console = console or make_console()
     say = partial(notice, console)
     if not job.network.aggregator:
         raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")

@@ -93,6 +93,14 @@ def figures(record: RoundRecord) -> dict[str, float]:
     return found
 
 
+def history_row(record: RoundRecord) -> dict[str, Any]:
+    """Return a record as one row of a table: its numbers and texts by the names of history.jsonl."""
+    row: dict[str, Any] = {}
+    for key, value in asdict(record).items():
+        row |= {key: value} if isinstance(value, str | None) else dict(_flat(key, value))
+    return row
+
+
 def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, Mapping):
         for key, item in value.items():

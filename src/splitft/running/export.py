@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
@@ -117,8 +119,26 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str, config: PreTrain
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
-def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, card: str, base: str) -> None:
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """Return the files of a tokenizer and its chat template: {path within a folder: content}."""
+    with tempfile.TemporaryDirectory() as made:
+        tokenizer.save_pretrained(made)
+        paths = [path for path in sorted(Path(made).rglob("*")) if path.is_file()]
+        return {str(path.relative_to(made)): path.read_bytes() for path in paths}
+
+
+def save_adapter(
+    folder: Path,
+    adapter: Adapter,
+    slots: AdapterSlots,
+    job: Job,
+    card: str,
+    base: str,
+    beside: Mapping[str, bytes] | None = None,
+) -> None:
     """Write the adapter so that `PeftModel.from_pretrained(base_model, folder)` loads it.
+
+    base: the base model's hub id or absolute path. beside: other files of the folder (`tokenizer_files`).
 
     The folder is written beside its place and moved there, so that readers never see a part of it. Where
     adapters started as a part of the base weights, that part is taken off in as many more components, as peft
@@ -151,6 +171,9 @@ def save_adapter(folder: Path, adapter: Adapter, slots: AdapterSlots, job: Job, 
     save_file(tensors, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(fresh)
     (fresh / "README.md").write_text(card, encoding="utf-8")
+    for name, content in (beside or {}).items():
+        (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / name).write_bytes(content)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
@@ -232,22 +255,27 @@ def read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
 
 
 def usage_hints(run_dir: Path, base: str, job: Job, config: PreTrainedConfig) -> str:
-    """Return the commands that load and serve what a run made. config: of the base model."""
-    adapter, rank = run_dir / "adapter", max(2 * job.lora_r if job.moves_base else job.lora_r, 8)
+    """Return the commands that load and serve what a run made, from any folder. config: of the base model."""
+    adapter, run = str((run_dir / "adapter").resolve()), shlex.quote(str(run_dir.resolve()))
+    rank = max(2 * job.lora_r if job.moves_base else job.lora_r, 8)
     if sees_images(config):
         return f"""\
 Load it with peft on {auto_class(config)}, as {adapter}/README.md shows, or merge it:
-  splitft export {run_dir} merged --merge"""
+  splitft export {run} merged --merge"""
+    code = f"from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained({adapter!r}))"
+    # Single quotes within double ones are easier to read, where nothing in the path has a meaning to a shell.
+    code = f'"{code}"' if adapter == shlex.quote(adapter) else shlex.quote(code)
     if job.use_dora:
-        vllm = f" (it takes no DoRA adapter)\n  splitft export {run_dir} merged --merge && vllm serve merged"
+        vllm = f" (it takes no DoRA adapter)\n  splitft export {run} merged --merge && vllm serve merged"
     else:
-        vllm = f"\n  vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules tuned={adapter}"
+        lora = f"--enable-lora --max-lora-rank {rank} --lora-modules {shlex.quote(f'tuned={adapter}')}"
+        vllm = f"\n  vllm serve {shlex.quote(base)} {lora}"
     return f"""\
 Load it with peft:
-  python -c "from peft import AutoPeftModelForCausalLM as M; print(M.from_pretrained('{adapter}'))"
+  python -c {code}
 Serve it with vLLM:{vllm}
 Serve it with llama.cpp (its convert_hf_to_gguf.py makes the file):
-  splitft export {run_dir} merged --merge
+  splitft export {run} merged --merge
   python convert_hf_to_gguf.py merged --outfile merged.gguf && llama-server -m merged.gguf"""
 
 

@@ -44,6 +44,7 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
                 "dataset_name": job.dataset_fallback,
                 "dataset_config_name": None,
                 "dataset_split": "train",
+                "dataset_test_split": None,
             }
             notices.append(
                 f"{_silent_hub()}: dataset_fallback takes the place of {name}: this run uses "
@@ -66,7 +67,8 @@ def _data_are_cached(job: Job) -> bool:
 
     with quiet_datasets(), offline():
         try:
-            datasets.load_dataset(str(job.dataset_name), job.dataset_config_name, split=job.dataset_split)
+            for split in filter(None, (job.dataset_split, job.dataset_test_split)):
+                datasets.load_dataset(str(job.dataset_name), job.dataset_config_name, split=split)
         except Exception:  # the hub client, datasets and pyarrow each raise their own
             return False
     return True

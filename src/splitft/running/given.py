@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from splitft.data.objects import by_client, check_data_set
 from splitft.errors import JobError, ModelError
 from splitft.weights.kinds import causal_class
 
@@ -28,19 +28,21 @@ class Given:
     eval_dataset: Any = None
 
     def changes(self) -> dict[str, Any]:
-        """Return the keys of the job that name these objects in place of files."""
+        """Return the keys of the job that name these objects. Raises DataError and ModelError."""
         keys: dict[str, Any] = {}
         for key, data, name in (
             ("data_files", self.train_dataset, TRAIN),
             ("eval_files", self.eval_dataset, EVAL),
         ):
             if data is not None:
-                keys[key] = dict.fromkeys(map(str, data), name) if isinstance(data, Mapping) else name
+                check_data_set(name.removeprefix("object:"), data)
+                keys[key] = dict.fromkeys(map(str, data), name) if by_client(data) else name
         if self.train_dataset is not None:
             keys |= {"dataset_name": None, "dataset_fallback": None}
         if self.model is not None:
-            keys["model_fallback"] = None
-            keys["model_name_or_path"] = getattr(self.model.config, "_name_or_path", "") or MODEL
+            check_model(self.model)
+            named = getattr(self.model.config, "_name_or_path", "")
+            keys |= {"model_fallback": None, "model_name_or_path": named or MODEL}
         return keys
 
 

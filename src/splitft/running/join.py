@@ -12,6 +12,7 @@ from rich.console import Console
 
 from splitft.client.client import Client, ClientRole
 from splitft.common.lock import lock_folder
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
@@ -45,6 +46,7 @@ class ClientSetup:
 
     name: str
     data: Path | None
+    eval_data: Path | None
     model: str | None
     console: Console
     dial: Callable[[str], Dial]
@@ -113,13 +115,28 @@ class ClientSetup:
         if self.model:
             values["model_name_or_path"] = self.model
         if self.data:
+            own = {self.name: str(self.eval_data)} if self.eval_data else None
             values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
+            if values["eval_files"] or values["dataset_test_split"]:
+                self._say_not_read(own is not None)
+            values |= {"eval_files": own, "dataset_test_split": None}
             values["partition"] |= {"method": "files", "options": {}}
             values["clients"] = 1
         return Job(**values)
 
+    def _say_not_read(self, evaluates: bool) -> None:
+        instead = (
+            "--eval-data takes its place"
+            if evaluates
+            else ("a share of the rows of --data is held out; --eval-data FILE names rows to evaluate on")
+        )
+        note(self.console, f"the job's evaluation set is not read by a client with --data: {instead}")
+
     def _own_data(self, job: Job, tokenizer: Any) -> ClientData:
-        found = {client.name: client for client in prepare(job, tokenizer).clients}
+        prepared = prepare(job, tokenizer)
+        for text in prepared.notices:
+            note(self.console, text)
+        found = {client.name: client for client in prepared.clients}
         if self.name not in found:
             raise DataError(
                 f"the job's data are dealt to {', '.join(found)}, not to {self.name}: name a file with --data"
@@ -132,6 +149,7 @@ def join(
     name: str,
     *,
     data: Path | None = None,
+    eval_data: Path | None = None,
     model: str | None = None,
     job_data: bool = False,
     certs: Path | None = None,
@@ -145,6 +163,7 @@ def join(
     """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
     data: this client's own file.
+    eval_data: beside it, the file that this client evaluates on; default: a share of `data` is held out.
     job_data: instead, take this client's share of the job's data set.
     model: the base model, where this machine has it under another name.
     certs: folder of this client's certificate.
@@ -154,7 +173,7 @@ def join(
 
     Raises NetworkError, DataError, ModelError, OutputError.
     """
-    console = console or Console()
+    console = console or make_console()
 
     say = partial(notice, console)
     if not data and not job_data:
@@ -162,12 +181,15 @@ def join(
             "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
 
+    if eval_data and not data:
+        raise JobError("--eval-data goes with --data FILE; with --job-data the job's eval_files are read")
+
     def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)
 
     credentials = channel_credentials(server, certs, insecure, authority)
     dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
-    site = Site(Conversation(dialler), folder, ClientSetup(name, data, model, console, dial))
+    site = Site(Conversation(dialler), folder, ClientSetup(name, data, eval_data, model, console, dial))
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()

@@ -16,6 +16,7 @@ from splitft.job.lora import LoraSettings
 from splitft.model.attention import attend_samples_apart, use_fast_backward
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
+from splitft.model.metrics import find_metrics
 from splitft.model.moved_base import move_base
 from splitft.model.slots import (
     AdapterSlots,
@@ -101,7 +102,13 @@ def make_split_model(
         slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
     chunk = job.loss_chunk_tokens
     return SplitModel(
-        base, slots, seed=job.seed, server_inputs=server_inputs, head=head, loss_chunk_tokens=chunk
+        base,
+        slots,
+        seed=job.seed,
+        server_inputs=server_inputs,
+        head=head,
+        loss_chunk_tokens=chunk,
+        metrics=find_metrics(job.metrics),
     )
 
 

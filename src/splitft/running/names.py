@@ -11,6 +11,7 @@ from splitft.lora.client_optimizer import check_optimizer
 from splitft.lora.objective import OBJECTIVES
 from splitft.lora.rules import AGGREGATIONS, ROBUST_RULES
 from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
+from splitft.model.metrics import METRICS
 from splitft.running.callbacks import CALLBACKS
 from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import check_codecs
@@ -36,5 +37,7 @@ def check_client_names(job: CostSettings) -> None:
     """Raise JobError where nobody has registered a piece that a client computes with."""
     check_codecs(job)
     PARTITIONS.check("partition.method", job.partition.method)
+    for name in job.metrics:
+        METRICS.check("metrics", name)
     OBJECTIVES.check("objective", job.objective)
     check_optimizer(job)

@@ -88,7 +88,7 @@ def make_parties(
         if job.method == "centralized":
             rows = join([own.train for own in data])
             pooled = WholeClient(POOLED, ClientData(POOLED, rows, rows.select([])), model, job, pad)
-        alone = NoExchange(whole, start.adapter, pooled, clock, present)
+        alone = NoExchange(whole, start.adapter, job, pooled, clock, present)
         return Parties(policy, Books(), alone, ledger, machines, alone.adapters)
 
     # Methods with a server.
@@ -102,7 +102,7 @@ def make_parties(
         micro_batches=micro_batches(job, numbers.__getitem__, {}, lambda: start.names),
         mean=mean,
     )
-    cohort = LocalCohort(clients, job, job, ledger, clock, present)
+    cohort = LocalCohort(clients, job, ledger, clock, present)
     return Parties(policy, server, cohort, ledger, machines, lambda: {"adapter": dict(server.adapter)})
 
 

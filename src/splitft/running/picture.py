@@ -6,27 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from splitft.common.figures import INK, save_png, style, variant_colour
+from splitft.common.figures import INK, displayed_figure, save_png, style, variant_colour
 from splitft.common.text import short
-from splitft.history import ClientRecord, RoundRecord
+from splitft.history import ClientRecord, RoundRecord, levels
 
+LETTERS = 9  # points
 LONGEST = 24  # letters of a client's name that are shown
 MOST_IN_LEGEND = 12  # clients
 APART = 0.07  # blocks between the lines of clients with the same cut
 
 
-@style(9)
 def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     """Write a PNG with the perplexity of every evaluated round; nothing where no round was evaluated."""
+    figure = perplexity_figure(records)
+    if figure is not None:
+        with style(LETTERS):
+            save_png(figure, path)
+
+
+@style(LETTERS)
+def perplexity_figure(records: Sequence[RoundRecord]) -> Any:
+    """Return a matplotlib Figure of the perplexity of every evaluated round; None where none was."""
     evaluated = [record for record in records if record.perplexity is not None]
     if not evaluated:
-        return
-    from matplotlib.figure import Figure
+        return None
     from matplotlib.ticker import MaxNLocator
 
     # One panel, or two where cuts moved.
     moved = len({tuple((record.cuts or {}).items()) for record in records}) > 1
-    figure = Figure(figsize=(8, 6.2 if moved else 4.5), layout="constrained")
+    figure = displayed_figure(figsize=(8, 6.2 if moved else 4.5), layout="constrained")
     heights = [3, 2] if moved else [1]
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     _draw_perplexity(panels[0], evaluated)
@@ -36,22 +44,29 @@ def perplexity_picture(records: Sequence[RoundRecord], path: Path) -> None:
     panels[-1].set(xlabel="round (0: before training)")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
-    save_png(figure, path)
+    return figure
 
 
 def _draw_perplexity(axes: Any, evaluated: Sequence[RoundRecord]) -> None:
     """Draw a thin line a client, a thick one with its first and last value for all together."""
     clients = evaluated[-1].clients
     for number, name in enumerate(clients):
-        shown = [(r.round, r.clients[name].perplexity) for r in evaluated if name in r.clients]
+        last = clients[name]
+        shown = [(r.round, own_level(r, name, last)) for r in evaluated if name in r.clients]
         shown = [(x, y) for x, y in shown if y is not None]
         if shown:
             label = f" {short(name, LONGEST)}{_cut_text(evaluated[0].clients.get(name), clients[name])}"
             some = len(clients) <= MOST_IN_LEGEND
             axes.plot(*zip(*shown, strict=True), **_line(number), label=label if some else None)
     rounds = [record.round for record in evaluated]
-    overall = [record.perplexity or 0.0 for record in evaluated]
-    axes.plot(rounds, overall, color=INK, lw=2.5, marker="o", ms=4, label="all held-out rows")
+    shown_levels = levels(list(map(vars, evaluated)))
+    overall = [perplexity or 0.0 for perplexity, _ in shown_levels]
+    widths = [width or 0.0 for _, width in shown_levels]
+    label = "all held-out rows" + (",\nwith 95 % intervals\nof samples" if any(widths) else "")
+    bars = widths if any(widths) else None
+    axes.errorbar(
+        rounds, overall, bars, color=INK, lw=2.5, elinewidth=1, capsize=3, marker="o", ms=4, label=label
+    )
     for x, y, side, shift in ((rounds[0], overall[0], "right", -9), (rounds[-1], overall[-1], "left", 9)):
         axes.annotate(
             f"{y:.1f}" if y < 1000 else f"{y:,.0f}",
@@ -65,6 +80,14 @@ def _draw_perplexity(axes: Any, evaluated: Sequence[RoundRecord]) -> None:
         )
     axes.set(ylabel="held-out perplexity per token")
     axes.margins(x=0.16, y=0.08)
+
+
+def own_level(record: RoundRecord, name: str, last: ClientRecord) -> float | None:
+    """Return a client's perplexity; of a sample, on the level of its last one."""
+    own = record.clients[name]
+    if not record.sampled or own.perplexity is None or not last.perplexity or last.perplexity_change is None:
+        return own.perplexity
+    return last.perplexity * (1 + (own.perplexity_change or 0.0)) / (1 + last.perplexity_change)
 
 
 def _draw_cuts(axes: Any, records: Sequence[RoundRecord]) -> None:

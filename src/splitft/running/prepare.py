@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
+from transformers import PreTrainedTokenizerBase
 
 from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.errors import DataError, JobError, ModelError
@@ -27,7 +29,7 @@ from splitft.proof.split import SplitReport, check_split
 from splitft.proof.targets import by_reason
 from splitft.running.export import load_adapter
 from splitft.running.fallback import resolve_sources
-from splitft.running.given import Given, check_model
+from splitft.running.given import Given
 from splitft.running.model import (
     base_config,
     choose_targets,
@@ -50,13 +52,17 @@ class Assembly:
     job: Job  # with fallbacks in place where they were needed
     notices: list[str]  # facts that a person must know of these
     base: str  # folder or hub id of the model
-    pad_token_id: int
+    tokenizer: PreTrainedTokenizerBase
     names: list[str]  # of the clients, in the order of all sums
     prepared: Prepared | None  # None: the data are the clients', elsewhere
     split_model: SplitModel
     adapter: Adapter
     report: SplitReport
     cuts: dict[str, int]  # of the job, for every client
+
+    @property
+    def pad_token_id(self) -> int:
+        return cast(int, self.tokenizer.pad_token_id)
 
     @property
     def clients(self) -> Sequence[ClientData]:
@@ -93,12 +99,11 @@ def assemble(
         source, config = str(resolve_model(job.model_name_or_path)), base_config(job)
         notices += filter(None, [base_notice(job, config, resolve_model(job.model_name_or_path))])
     else:
-        check_model(given.model)
         source, config = job.model_name_or_path, given.model.config
     for text in notices:
         note(console, text)
     # 2. Data, dealt to the clients.
-    base = source
+    base = str(Path(source).resolve()) if Path(source).is_dir() else source
     if given.tokenizer is None:
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
     else:
@@ -111,7 +116,10 @@ def assemble(
                 "a run in one process set dataset_name or data_files"
             )
         with console.status("reading and dealing the data"):
-            prepared = prepare(job, tokenizer)
+            prepared = prepare(job, tokenizer, given.train_dataset, given.eval_dataset)
+        for text in prepared.notices:
+            note(console, text)
+        notices += prepared.notices
         console.print(partition_table(prepared.report))
         names = [client.name for client in prepared.clients]
         if job.num_train_epochs is not None:
@@ -171,9 +179,7 @@ def assemble(
         tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
         difference = f"largest logit difference {report.max_logit_difference:g}"
         console.print(f"split proven on the model itself at {tried}: {difference}", highlight=False)
-    return Assembly(
-        job, notices + limits, base, tokenizer.pad_token_id, names, prepared, split, adapter, report, cuts
-    )
+    return Assembly(job, notices + limits, base, tokenizer, names, prepared, split, adapter, report, cuts)
 
 
 def rounds_of_epochs(job: BatchSettings, epochs: float, rows: Sequence[int], per_round: int | None) -> int:

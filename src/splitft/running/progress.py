@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from splitft.common.notebook import NotebookConsole, NotebookLine
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
-from splitft.history import RoundRecord
+from splitft.history import ClientRecord, RoundRecord, levels
 from splitft.job.settings import FederationSettings
 from splitft.round import Observer
 from splitft.wire.ledger import Ledger
@@ -26,8 +28,23 @@ class LineProgress(Progress):
     def __init__(self, console: Console, seconds: float, style: str = "") -> None:
         columns = TextColumn(style + "{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}")
         super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._notebook = NotebookLine() if isinstance(console, NotebookConsole) else None
         self._seconds = seconds
         self._last_line = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a bar; in a notebook, the line that stands for it."""
+        super().update(task_id, **changes)
+        if self._notebook:
+            task = self._tasks[task_id]
+            share = task.completed / task.total if task.total else 0.0
+            self._notebook.show(f"{task.description}  {task.fields['status']}", share)
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        super().stop()
+        if self._notebook:
+            self._notebook.clear()
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
@@ -36,7 +53,7 @@ class LineProgress(Progress):
 
     def line_is_due(self) -> bool:
         """Whether to print a line in place of the bars."""
-        return self.disable and time.monotonic() - self._last_line > self._seconds
+        return self.disable and not self._notebook and time.monotonic() - self._last_line > self._seconds
 
 
 class RunProgress(LineProgress, Observer):
@@ -138,10 +155,47 @@ def round_line(record: RoundRecord) -> str:
     if record.loss is not None:
         parts.append(f"loss {record.loss:.3f}")
     if record.perplexity is not None:
-        parts.append(f"perplexity {record.perplexity:.2f}  accuracy {100 * (record.accuracy or 0):.1f} %")
+        change = (
+            f" ({change_text(record)})" if record.sampled and record.perplexity_change is not None else ""
+        )
+        parts.append(
+            f"perplexity {with_interval(record.perplexity, record.perplexity_interval)}{change}  "
+            f"accuracy {100 * (record.accuracy or 0):.1f} %"
+        )
     parts.append(f"↑{megabytes(record.bytes_up)} ↓{megabytes(record.bytes_down)} MB")
     parts.append(clock(record.round_seconds + record.evaluation_seconds))
     return "  ".join(parts)
+
+
+def with_interval(value: float | None, interval: float | None) -> str:
+    """Return a perplexity with the half-width of its interval, where all rows were not evaluated."""
+    return number(value, 2) + (f" ± {interval:.2f}" if interval else "")
+
+
+def change_text(record: RoundRecord) -> str:
+    """Return how the perplexity changed on the same rows: "-8.2 ± 1.1 %"."""
+    width = f" ± {100 * record.change_interval:.1f}" if record.change_interval else ""
+    return f"{100 * (record.perplexity_change or 0.0):+.1f}{width} %"
+
+
+def evaluation_lines(records: Sequence[RoundRecord], ledger: Ledger) -> list[str]:
+    """Return what the tables do not say: which rows were evaluated, and what evaluation sent."""
+    lines, sampled = [], [record for record in records if record.perplexity is not None and record.sampled]
+    if sampled:
+        rows, every = sampled[0].eval_rows, max(record.held_out_rows for record in sampled)
+        lines.append(
+            f"± is a 95 % interval: {len(sampled)} evaluations took a sample of {rows:,} of {every:,} "
+            "held-out rows (eval_precision)"
+        )
+    ways = ledger.by_phase()
+    training, evaluation = (sum(way[phase] for way in ways.values()) for phase in ("training", "evaluation"))
+    if training + evaluation:
+        share = 100 * evaluation / (training + evaluation)
+        lines.append(
+            f"sent up and down: training {megabytes(training)} MB, evaluation {megabytes(evaluation)} MB "
+            f"({share:.1f} %), both {megabytes(training + evaluation)} MB"
+        )
+    return lines
 
 
 def devices_line(record: RoundRecord, before: RoundRecord | None) -> str:
@@ -168,12 +222,15 @@ def moves(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> 
 def rounds_table(records: Sequence[RoundRecord]) -> Table:
     """Return what each round came to; with devices, also its virtual seconds."""
     timed = any(record.virtual_seconds is not None for record in records)
-    headings = ["round", "loss", "perplexity", "accuracy\n%", "MB up", "MB down", "adapter\nMB", "time"]
+    headings = ["round", "loss", "perplexity", "accuracy\n%", "MB\nup", "MB\ndown", "adapter\nMB", "time"]
     headings += ["virtual\ntime"] if timed else []
     made = make_table("Rounds", *headings, left=0, collapse_padding=True)
+    evaluated = [r for r in records if r.perplexity is not None]
+    shown = dict(zip([r.round for r in evaluated], levels(list(map(vars, evaluated))), strict=True))
     for r in records:
         cells = [
-            str(r.round), number(r.loss, 3), number(r.perplexity, 2), number(r.accuracy, 1, 100),
+            str(r.round), number(r.loss, 3), with_interval(*shown.get(r.round, (None, None))),
+            number(r.accuracy, 1, 100),
             megabytes(r.bytes_up), megabytes(r.bytes_down),
             megabytes(r.bytes_adapter_up + r.bytes_adapter_down),
             clock(r.round_seconds + r.evaluation_seconds),
@@ -194,9 +251,17 @@ def clients_table(records: Sequence[RoundRecord]) -> Table:
         cut = "–" if last.cut is None else str(last.cut)
         made.add_row(
             name, cut if first.cut == last.cut else f"{first.cut}→{cut}", f"{trained:,}",
-            number(first.perplexity, 2), number(last.perplexity, 2), number(last.accuracy, 1, 100),
+            number(before(first, last, evaluated[0].sampled), 2), number(last.perplexity, 2),
+            number(last.accuracy, 1, 100),
         )  # fmt: skip
     return made
+
+
+def before(first: ClientRecord, last: ClientRecord, sampled: bool) -> float | None:
+    """Return a client's perplexity at the start; from its last one where a sample was evaluated."""
+    if not sampled or last.perplexity is None or last.perplexity_change is None:
+        return first.perplexity
+    return last.perplexity / (1 + last.perplexity_change)
 
 
 def number(value: float | None, digits: int, factor: float = 1) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from splitft.common.checkpoint import FOLDER, save_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, write_atomically
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
 from splitft.errors import DataError, DivergedError, JobError
@@ -26,7 +27,7 @@ from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
 from splitft.running.events import CallbackHandler, run_callbacks
-from splitft.running.export import model_card, save_adapter, usage_hints
+from splitft.running.export import model_card, save_adapter, tokenizer_files, usage_hints
 from splitft.running.folder import (
     DECISIONS,
     HISTORY,
@@ -45,10 +46,9 @@ from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
-from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.running.result import RunResult
 from splitft.running.samples import sample_continuations
-from splitft.weights.load import load_tokenizer
 from splitft.weights.random_models import is_random
 
 _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # packages that a result depends on
@@ -84,7 +84,7 @@ def run(
     adapter and the history of the last complete round, and are raised again.
     Raises JobError, DataError, ModelError, OutputError, DivergedError.
     """
-    console = console or Console()
+    console = console or make_console()
     given = Given(model, tokenizer, train_dataset, eval_dataset)
     job = with_method(make_job(job, given.changes() | changes))
     called = run_callbacks(job, callbacks)
@@ -130,6 +130,8 @@ def run_parties(
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
     console.print(clients_table(output.records))
+    for line in evaluation_lines(output.records, parties.ledger):
+        console.print(line, highlight=False, markup=False)
     adapters = adapter_folder(job)
     console.print(
         f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
@@ -182,6 +184,7 @@ class _Output:
         self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
         self._samples: list[dict[str, str]] = []
+        self._beside = tokenizer_files(start.tokenizer)
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         if start.prepared:
             report = start.prepared.report
@@ -234,9 +237,8 @@ class _Output:
         count, last = start.job.num_sample_continuations, self._finished.get("adapter")
         if not count or not start.prepared or last is None:
             return []
-        tokenizer = load_tokenizer(start.job.model_name_or_path, start.job.model_revision)
         samples, problem = sample_continuations(
-            count, start.clients, tokenizer, start.split_model, start.adapter, last
+            count, start.clients, start.tokenizer, start.split_model, start.adapter, last
         )
         if problem:
             start.notices.append(f"no sample continuations: {problem}")
@@ -259,9 +261,11 @@ class _Output:
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
             "bytes": self.parties.ledger.by_kind(),
+            "bytes_by_phase": self.parties.ledger.by_phase(),
             "parameters": parameter_counts(start.model, start.adapter, cuts),
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
+            **({"data": start.prepared.report.summary()} if start.prepared else {}),
             "device": str(start.model.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }
@@ -269,6 +273,14 @@ class _Output:
             summary["samples"] = self._samples
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
-            save_adapter(self.folder / name, adapter, start.split_model.slots, start.job, card, start.base)
+            save_adapter(
+                self.folder / name,
+                adapter,
+                start.split_model.slots,
+                start.job,
+                card,
+                start.base,
+                self._beside,
+            )
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
         return summary

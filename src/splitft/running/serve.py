@@ -11,6 +11,7 @@ from rich.console import Console
 
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
@@ -68,7 +69,7 @@ def serve(
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
-    console = console or Console()
+    console = console or make_console()
     say = partial(notice, console)
     called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure)
@@ -100,6 +101,11 @@ def serve(
         # Prepare the model, and listen.
         quiet_libraries()
         start = assemble(job, console, elsewhere=names)
+        if job.eval_set:
+            say(
+                f"{job.eval_set} is read by clients with --job-data, for their shares of its rows; clients "
+                "with --data evaluate their --eval-data, or rows held out; the server reads none"
+            )
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 
+from splitft.common.state import State
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
 from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.batches import plan_batches
 from splitft.server.seam import TrunkLoad, trunk_key
-from splitft.server.step import AtCut, TrunkStep, evaluate, run_to_tail, step_from_tail, trunk_step
+from splitft.server.step import (
+    AtCut,
+    TrunkStep,
+    evaluate,
+    evaluate_whole,
+    run_to_tail,
+    step_from_tail,
+    trunk_step,
+)
 from splitft.server.trunks import Trunk
 from splitft.wire.messages import (
     Activations,
     Gradients,
+    HeldOut,
     LocalLoss,
     Message,
     Metrics,
@@ -45,6 +55,7 @@ class Sums:
         self.rows: Counter[str] = Counter()  # token rows in training
         self.losses: dict[str, tuple[float, int]] = {}  # (sum of token losses, tokens) in training
         self.metrics: dict[str, Metrics] = {}  # of held-out rows
+        self.first: dict[str, Metrics] = {}  # of each client's first evaluation
 
     def add_loss(self, client: str, loss: float, loss_tokens: int, micro_step: int) -> None:
         """Count a micro-batch's part of a step's loss; loss_tokens are those of the whole step."""
@@ -53,15 +64,44 @@ class Sums:
 
     def add_metrics(self, client: str, metrics: Metrics) -> None:
         """Add the sums over a batch of held-out rows."""
-        if client in self.metrics:
-            each = zip(astuple(self.metrics[client])[1:], astuple(metrics)[1:], strict=True)
-            metrics = Metrics(metrics.round, *(one + other for one, other in each))
-        self.metrics[client] = metrics
+        before = self.metrics.get(client)
+        self.metrics[client] = metrics if before is None else joined([before, metrics])
+
+    def take_metrics(self) -> dict[str, Metrics]:
+        """Return the sums over each client's held-out rows since the last call; keep a client's first."""
+        metrics = taken(self.metrics)
+        self.first = metrics | self.first
+        return metrics
+
+    def state(self) -> State:
+        """Return what outlasts a round: the first evaluation of each client."""
+        return {client: vars(metrics) for client, metrics in self.first.items()}
+
+    def load_state(self, state: State) -> None:
+        """Restore a state returned by `state()`."""
+        self.first = {client: Metrics(**values) for client, values in state.items()}
 
     def forget(self, client: str) -> None:
         """Drop all sums of a client."""
         for kept in (self.rows, self.losses, self.metrics):
             kept.pop(client, None)
+
+
+def joined(parts: Sequence[Metrics]) -> Metrics:
+    """Return the sums over all parts' rows, and these rows one after another."""
+    names = ("nll", "correct", "tokens", "paper_correct", "paper_tokens")
+    totals = {name: sum(getattr(part, name) for part in parts) for name in names}
+    rows: dict[str, Any] = {}
+    for name in ("row_nll", "row_correct", "row_tokens"):
+        each = [getattr(part, name) for part in parts]
+        rows[name] = None if any(row is None for row in each) else torch.cat(each)
+    sums = [part.own_sums for part in parts if part.own_sums is not None]
+    return Metrics(parts[0].round, **totals, **rows, own_sums=torch.stack(sums).sum(0) if sums else None)
+
+
+def without_rows(metrics: Metrics) -> Metrics:
+    """Return the sums alone, as clients get them."""
+    return replace(metrics, row_nll=None, row_correct=None, row_tokens=None, own_sums=None)
 
 
 def taken(kept: dict[str, T]) -> dict[str, T]:
@@ -124,7 +164,14 @@ class Answers:
                 part = self._at_cut(client, message, shares)
                 metrics = evaluate(self.model, part, padding_free=self.settings.without_padding)
                 self.sums.add_metrics(client, metrics)
-                return {client: metrics}
+                return {client: without_rows(metrics)}
+            case HeldOut():
+                padding_free = self.settings.without_padding
+                metrics = evaluate_whole(
+                    self.model, client, message, self._adapter, padding_free=padding_free
+                )
+                self.sums.add_metrics(client, metrics)
+                return {client: without_rows(metrics)}
             case TailGradients():
                 ready = self._trunk(client).tails.take(client, message)
                 back = [([t.part], step_from_tail(self.model, t, gradient)) for t, gradient in ready]

@@ -62,8 +62,13 @@ class Coordinator:
         self.holdings: dict[str, Holding] = {}  # of all clients that were handed anything out
         self._updates: dict[str, AdapterUp] = {}  # of this round
 
-    def load_trunks(self, round_: int, cuts: Mapping[str, int]) -> tuple[GlobalBlocks, dict[str, TrunkLoad]]:
-        """Set the clients' cuts; return what their trunks start from, and what each of them holds."""
+    def load_trunks(
+        self, round_: int, cuts: Mapping[str, int], *, every_block: bool = False
+    ) -> tuple[GlobalBlocks, dict[str, TrunkLoad]]:
+        """Set the clients' cuts; return what their trunks start from, and what each of them holds.
+
+        every_block: Return all blocks of the global adapter, for an evaluation of the whole model.
+        """
         # Set the cuts, and bring the global adapter to the ranks that follow from them.
         before = {client: self.holdings[client].held.cut for client in cuts if client in self.holdings}
         for client, cut in cuts.items():
@@ -81,6 +86,8 @@ class Coordinator:
         # Divide what remains among the trunks.
         loads = {key: self._load(key, clients) for key, clients in by_trunk(cuts, self.settings).items()}
         blocks = sorted({block for load in loads.values() for block in load.blocks})
+        if every_block:
+            blocks = sorted(self.blocks.adapter)
         values = tensors_of({block: self.blocks.adapter[block] for block in blocks}, self.layout)
         return GlobalBlocks(tuple(blocks), values), loads
 

@@ -23,6 +23,8 @@ SHARED = ""  # key of the one trunk that all clients train with `server_adapter:
 class GlobalBlocks:
     """Coordinator to worker: the global adapter of all blocks in the trunks, to train from and to evaluate.
 
+    Where the server evaluates by itself: of all blocks of the model, to evaluate.
+
     values: the tensors of every block in the layout's order (`blocks.tensors_of`).
     """
 

@@ -12,7 +12,7 @@ from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
 from splitft.server.coordinator import Coordinator, RemoteAverage
 from splitft.server.worker import TrunkWorker
-from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
+from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
 
 
 class Server:
@@ -48,7 +48,13 @@ class Server:
         self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
         # The figures of a round, each counted by one of the two.
         self.training_losses, self.take_metrics = self.worker.training_losses, self.worker.take_metrics
+        self._evaluates = settings.evaluates_at_server
         self.truncation_errors = self.coordinator.blocks.take_truncation_errors
+
+    @property
+    def first_metrics(self) -> dict[str, Metrics]:
+        """The sums over each client's held-out rows in its first evaluation."""
+        return self.worker.first_metrics
 
     @property
     def adapter(self) -> Adapter:
@@ -62,7 +68,8 @@ class Server:
 
         The optimizer state of a block moves with it; for blocks that leave a client see `take_moments`.
         """
-        start, loads = self.coordinator.load_trunks(round_, cuts)
+        every_block = evaluate and self._evaluates
+        start, loads = self.coordinator.load_trunks(round_, cuts, every_block=every_block)
         moments = self.worker.load(start, loads)
         return self.coordinator.hand_out(round_, cuts, moments, evaluate=evaluate)
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from splitft.common.seeds import seed_dropout
+from splitft.lora.blocks import Adapter
 from splitft.lora.ranks import HeldBlocks
 from splitft.model.head import IGNORE
 from splitft.model.joined import run_joined
 from splitft.model.layout import BatchLayout, form_of
 from splitft.model.row_adapters import RowPart, bind_rows
 from splitft.model.split_model import SplitModel, StepId, loss_token_count
-from splitft.wire.messages import Activations, Metrics, TailGradients
+from splitft.wire.messages import Activations, HeldOut, Metrics, TailGradients
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,35 @@ def evaluate(model: SplitModel, part: AtCut, *, padding_free: bool) -> Metrics:
     model.bind(part.adapter)
     labels = _ids([part], "labels")
     own, targets = rows.layout.batch(labels, fill=IGNORE), rows.layout.labels(labels)
-    cut, hidden = part.held.cut, rows.hidden
-    return model.metrics(cut, part.place, labels=targets, own=own, hidden=hidden, **rows.inputs)
+    inputs: dict[str, Any] = {"hidden": rows.hidden, **rows.inputs}
+    lengths = part.message.lengths
+    place, start = part.place, part.held.cut
+    return model.metrics(start, place, layout=rows.layout, lengths=lengths, labels=targets, own=own, **inputs)
+
+
+def evaluate_whole(
+    model: SplitModel, client: str, message: HeldOut, adapter: Adapter, *, padding_free: bool
+) -> Metrics:
+    """Return the sums over held-out rows whose ids are at the server, on the whole model.
+
+    In float32 these are, bit by bit, those of the same rows through the split.
+
+    Args:
+        adapter: The global one, of all blocks.
+    """
+    layout = form_of(message.lengths, model.device, padding_free)
+    ids, labels = message.input_ids.long(), message.labels.long()
+    inputs: dict[str, Any] = {"input_ids": layout.batch(ids), **layout.inputs}
+    model.bind(adapter)
+    return model.metrics(
+        0,
+        StepId(client, message.round, message.step, 0, train=False),
+        layout=layout,
+        lengths=message.lengths,
+        labels=layout.labels(labels),
+        own=layout.batch(labels, fill=IGNORE),
+        **inputs,
+    )
 
 
 def _lay_out(model: SplitModel, parts: Sequence[AtCut], padding_free: bool, train_front: bool) -> LaidOut:

@@ -100,7 +100,12 @@ class TrunkWorker:
 
     def take_metrics(self) -> dict[str, Metrics]:
         """Return the sums over each client's held-out rows since the last call."""
-        return taken(self._answers.sums.metrics)
+        return self._answers.sums.take_metrics()
+
+    @property
+    def first_metrics(self) -> dict[str, Metrics]:
+        """Return the sums over each client's held-out rows in its first evaluation."""
+        return dict(self._answers.sums.first)
 
     def mark(self, clients: Sequence[str]) -> None:
         """Remember where these clients' training starts, for `rewind`."""
@@ -127,6 +132,7 @@ class TrunkWorker:
         """Return all that outlasts a round, as a checkpoint holds it."""
         return {
             "batch_tokens": self.batch_tokens,
+            "first_evaluation": self._answers.sums.state(),
             "trunks": {key: trunk.trained.state() for key, trunk in self.trunks.items()},
         }
 
@@ -137,6 +143,7 @@ class TrunkWorker:
         for key, kept in state["trunks"].items():
             self._trunk(key).load_state(kept)
         self._answers = Answers(self.model, self.settings, self.trunks)
+        self._answers.sums.load_state(state["first_evaluation"])
 
     def _close_step(self, replies: dict[str, Message]) -> dict[str, Message]:
         """After the last micro-batch of a step, tell the clients the trunk's gradient norms."""

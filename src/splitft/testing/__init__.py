@@ -8,6 +8,7 @@ from splitft.testing.averages import check_aggregation, check_robust_rule
 from splitft.testing.codecs import check_codec
 from splitft.testing.cuts import check_cut_policy
 from splitft.testing.jobs import check_callback, check_device, check_method
+from splitft.testing.metrics import check_metric
 from splitft.testing.partitions import check_partition
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "check_cut_policy",
     "check_device",
     "check_method",
+    "check_metric",
     "check_objective",
     "check_optimizer",
     "check_partition",

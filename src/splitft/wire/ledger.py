@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from torch import Tensor
 
 from splitft.common.state import State
-from splitft.wire.messages import Activations, Message, Metrics, TrunkOutput, wire_size
+from splitft.wire.messages import Activations, HeldOut, Message, Metrics, TrunkOutput, wire_size
 
 Direction = Literal["up", "down"]  # up: client to server
+
+EVALUATION_KINDS = ("evaluation", "held_out")  # all other bytes are those of training
 
 _KIND_OF_FIELD = {
     "hidden": "activations",
@@ -29,9 +32,12 @@ def bytes_by_kind(message: Message) -> Counter[str]:
     """Return the wire bytes of one message by kind.
 
     Kinds: activations, gradients, labels (ids of either sort), adapter, optimizer (state that moves with a
-    block, changes of basis), evaluation (all of a message sent to evaluate), control (headers, norms).
+    block, changes of basis), evaluation (all of a message sent to evaluate), held_out (all of a message with
+    the ids of rows that the server evaluates by itself), control (headers, norms).
     """
     header_bytes, tensor_bytes = wire_size(message)
+    if isinstance(message, HeldOut):
+        return Counter(held_out=header_bytes + tensor_bytes)
     if isinstance(message, Metrics) or (isinstance(message, Activations | TrunkOutput) and not message.train):
         return Counter(evaluation=header_bytes + tensor_bytes)
     counts = Counter(control=header_bytes)
@@ -45,6 +51,12 @@ def bytes_by_kind(message: Message) -> Counter[str]:
         for tensor in [value] if isinstance(value, Tensor) else value:
             counts[kind] += tensor.numel() * tensor.element_size()
     return counts
+
+
+def by_phase(kinds: Mapping[str, int]) -> dict[str, int]:
+    """Return bytes by phase, {training, evaluation, both: bytes}, of bytes by kind."""
+    both, evaluation = sum(kinds.values()), sum(kinds.get(kind, 0) for kind in EVALUATION_KINDS)
+    return {"training": both - evaluation, "evaluation": evaluation, "both": both}
 
 
 @dataclass
@@ -76,6 +88,10 @@ class Ledger:
     def total(self, direction: Direction) -> int:
         """Return all bytes of a direction."""
         return sum(number for (way, _), number in self.rows.items() if way == direction)
+
+    def by_phase(self) -> dict[str, dict[str, int]]:
+        """Return {direction: {training, evaluation, both: bytes}}."""
+        return {way: by_phase(kinds) for way, kinds in self.by_kind().items()}
 
     def by_kind(self) -> dict[str, dict[str, int]]:
         """Return {direction: {kind: bytes}} with sorted keys, fit for JSON."""

@@ -87,6 +87,21 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Client to server, once, where the server evaluates by itself: a batch of held-out rows.
+
+    step: number of the batch's first row in the client's order; lengths: tokens of each row.
+    input_ids, labels: (tokens,) int32, of all rows one after another.
+    """
+
+    round: int
+    step: int
+    lengths: tuple[int, ...]
+    input_ids: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class TrunkOutput:
     """Server to client, with `labels: client`: (tokens, hidden) where the tail begins."""
 
@@ -130,6 +145,8 @@ class Metrics:
 
     paper_correct, paper_tokens: the same for the paper's figure, which compares the prediction for position
     t + 1 with token t. Counts of right tokens are floats, so that a message's size does not tell them.
+    row_nll, row_correct, row_tokens: (rows,) float32, the first three of each row, for intervals.
+    own_sums: (metrics,) float64 of the job's `metrics`, each a sum over the tokens.
     """
 
     round: int
@@ -138,6 +155,10 @@ class Metrics:
     tokens: int
     paper_correct: float
     paper_tokens: int
+    row_nll: Tensor | None = None
+    row_correct: Tensor | None = None
+    row_tokens: Tensor | None = None
+    own_sums: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +182,7 @@ Message = (
     | OptimizerState
     | AdapterUp
     | Activations
+    | HeldOut
     | TrunkOutput
     | TailGradients
     | Gradients

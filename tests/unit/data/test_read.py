@@ -182,7 +182,8 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
         {},
         "line 1: column 'messages' holds .* not a list of messages",
     ),
-    "sharegpt": ("a.jsonl", row(messages=[{"from": "a"}]), {}, "is not an object with role and content"),
+    "no role": ("a.jsonl", row(messages=[{"content": "a"}]), {}, "is not an object with role and content"),
+    "sharegpt": ("a.jsonl", row(messages=[{"from": "human"}]), {}, "a message in 'messages' has no content"),
     "no content": ("a.jsonl", row(messages=[{"role": "user"}]), {}, "a message in 'messages' has no content"),
     "mixed pair": ("a.jsonl", row(prompt="a", completion=MESSAGES), {}, "'completion' holds .* not text"),
     "label": (
@@ -217,7 +218,7 @@ def test_bad_input_gets_one_clear_message(case: str, tmp_path: Path) -> None:
 def test_files_with_different_columns_are_refused(tmp_path: Path) -> None:
     first = write(tmp_path / "a.csv", "text\na\n")
     second = write(tmp_path / "b.csv", "body\nb\n")
-    with pytest.raises(DataError, match=r"b.csv: no column 'text' \(the first file has it\); columns: body"):
+    with pytest.raises(DataError, match=r"b.csv: no column 'text', which the first file \(.*a.csv\) has"):
         read_records(job(data_files=[first, second]))
 
 

@@ -30,7 +30,9 @@ MODEL = ModelCosts(
     traced=True,
 )  # fmt: skip
 CUTS = st.integers(1, 4)
-LABELS = st.sampled_from([{"labels": "server"}, {"labels": "client", "tail_blocks": 1}])
+LABELS = st.sampled_from(
+    [{"labels": "server", "server_evaluates": False}, {"labels": "client", "tail_blocks": 1}]
+)
 LINK = {"up_bytes": (0,), "down_bytes": (0,)}
 
 
@@ -61,6 +63,8 @@ def test_every_weight_is_held_and_a_tied_head_once_by_each_party(cut: int, label
     server = server_memory(MODEL, job(**labels), [cut]).weights
     assert client + server == whole + (19_200 if labels["labels"] == "server" else 0)
     untied = replace(MODEL, tied_bytes=0)
+    for model in (MODEL, untied):  # to evaluate by itself, the server holds the whole model
+        assert server_memory(model, job(), [cut]).weights == client_memory(model, job(), 6).weights
     both = (
         client_memory(untied, job(**labels), cut).weights
         + server_memory(untied, job(**labels), [cut]).weights

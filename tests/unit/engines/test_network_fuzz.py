@@ -182,7 +182,7 @@ def good_messages(start: Assembly, codec: str = "none") -> list[Message]:
         Activations(2, 0, 0, False, (TOKENS,), hidden, labels),
         AdapterUp(2, (0,), (torch.randn(values),), torch.ones(len(layout[0]))),
         OptimizerState(2, (1,), (1,) * len(layout[1]), (torch.ones(2 * moved),)),
-        Metrics(2, 1.5, 2.0, 6, 1.0, 7),
+        Metrics(2, 1.5, 2.0, 6, 1.0, 7, torch.tensor([1.5]), torch.tensor([2.0]), torch.tensor([6.0])),
     ]
     return [channel.pack(message) for message in messages]
 

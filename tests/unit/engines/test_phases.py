@@ -7,7 +7,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+import torch
 
+from splitft.data.sample import HeldOutPart
 from splitft.engines.network.cohort import Evaluation, HandOut, Saving
 from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
 from splitft.engines.network.members import Members, Roster
@@ -91,12 +93,16 @@ def test_an_answer_counts_for_the_hand_out_of_its_round(wire: Wire, members: Mem
 
 
 def test_a_client_evaluates_once(wire: Wire, members: Members) -> None:
-    job = MagicMock(splits_model=False, labels="server", per_device_eval_batch_size=2)
-    metrics = [Metrics(ROUND, 1.0, 1.0, 2, 1.0, 2)] * 2
+    job = MagicMock(
+        splits_model=False, labels="server", per_device_eval_batch_size=2, evaluates_at_server=False
+    )
+    row = torch.tensor([1.0])
+    metrics = [Metrics(ROUND, 1.0, 1.0, 1, 1.0, 2, row, row, row)] * 2
+    part = HeldOutPart(4, True)
     wire.say("anna", metrics[0])  # before it has begun: of another evaluation
     wire.say("anna", Started(ROUND, EVALUATION), *metrics, Evaluated(ROUND))
     wire.say("bert", Started(ROUND, EVALUATION), metrics[0], Started(ROUND, EVALUATION))
-    came = list(Evaluation(members, job, ["anna", "bert"], ROUND).run())
+    came = list(Evaluation(members, job, ["anna", "bert"], ROUND, lambda name: part).run())
     assert came == [{"anna": metrics[0]}, {"anna": metrics[1]}, {"bert": metrics[0]}]
     assert "Started came in the middle" in wire.expelled["bert"]
     members.worker.forget_metrics.assert_called_once_with("bert")  # type: ignore[attr-defined]

@@ -18,8 +18,8 @@ from tiny import save_tiny_model, tiny_config
 
 def told(model: str, cuts: list[int] | None = None) -> tuple[int, str]:
     out = io.StringIO()
-    code = check_command(model, cuts, Console(file=out, width=200))
-    return code, out.getvalue()
+    report = check_command(model, cuts, Console(file=out, width=200))
+    return 0 if report.ok else ModelError.exit_code, out.getvalue()
 
 
 def test_the_command_checks_a_folder(tmp_path: Path) -> None:

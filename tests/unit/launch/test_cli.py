@@ -27,8 +27,8 @@ FLAGS: dict[str, set[str]] = {
     "server": {"--listen", "--certs", "--token-file", "--insecure", "--resume", "--plugin"},
     "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin"},
     "client": {
-        "--server", "--name", "--data", "--job-data", "--model", "--folder", "--certs", "--token-file",
-        "--insecure", "--plugin",
+        "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",
+        "--token-file", "--insecure", "--plugin",
     },
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
@@ -100,7 +100,7 @@ def test_a_command_has_these_flags_and_no_others() -> None:
         page = run_command(*([command] if command else []), "--help").stdout
         told = {word.strip(",.:") for word in page.split() if word.startswith("--")}
         assert told == flags | {"--help"}, command
-        assert len(told) <= (18 if command == "evaluate" else 11)  # it takes options of lm-eval
+        assert len(told) <= (18 if command == "evaluate" else 12)  # it takes options of lm-eval
 
 
 @pytest.mark.parametrize(("command", "wanted"), [

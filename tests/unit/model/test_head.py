@@ -17,6 +17,7 @@ from reference import make_setting
 from splitft import Job, JobError, run
 from splitft.job import load_job
 from splitft.model.config import text_config
+from splitft.model.layout import PaddedBatch
 from splitft.model.slots import AdapterSlots
 from splitft.model.split_model import SplitModel, StepId
 from splitft.proof.every_type import default_config
@@ -85,6 +86,12 @@ class Largest(TorchDispatchMode):
         return answer
 
 
+def whole_rows(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The layout of a batch whose rows are all as long as it is wide."""
+    rows, width = inputs["labels"].shape
+    return {"layout": PaddedBatch(torch.ones(rows, width)), "lengths": [width] * rows}
+
+
 @pytest.mark.parametrize("loss_tokens", [0, 500])
 @pytest.mark.parametrize("model_type", [*MODEL_TYPES, "gemma2", "cohere", "granite", "mixtral"])
 def test_chunks_give_the_models_own_loss_gradient_and_metrics(model_type: str, loss_tokens: int) -> None:
@@ -96,7 +103,11 @@ def test_chunks_give_the_models_own_loss_gradient_and_metrics(model_type: str, l
     torch.testing.assert_close(ours, loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(our_gradient, gradient, rtol=0, atol=1e-6 * float(gradient.abs().max()))
     calm = StepId("client-0", 1, 0, 0, train=False)
-    wanted, metrics = own.metrics(1, calm, **inputs), chunked.metrics(1, calm, **inputs)
+    rows = whole_rows(inputs)
+    wanted, metrics = own.metrics(1, calm, **rows, **inputs), chunked.metrics(1, calm, **rows, **inputs)
+    assert metrics.row_nll is not None and metrics.row_tokens is not None
+    assert float(metrics.row_nll.sum()) == pytest.approx(wanted.nll, rel=1e-5)
+    assert int(metrics.row_tokens.sum()) == wanted.tokens
     assert metrics.nll == pytest.approx(wanted.nll, rel=1e-6)
     assert (metrics.correct, metrics.tokens) == (wanted.correct, wanted.tokens)
     assert (metrics.paper_correct, metrics.paper_tokens) == (wanted.paper_correct, wanted.paper_tokens)
@@ -124,7 +135,7 @@ def test_logits_of_a_chunk_at_a_time_are_all_that_ever_exists(model_type: str) -
     assert whole.rows == inputs["labels"].numel()
     with Largest(model.config.vocab_size) as largest:
         loss_and_gradient(chunked, inputs, 0)
-        chunked.metrics(1, StepId("client-0", 1, 0, 0, train=False), **inputs)
+        chunked.metrics(1, StepId("client-0", 1, 0, 0, train=False), **whole_rows(inputs), **inputs)
     assert 0 < largest.rows <= CHUNK
 
 

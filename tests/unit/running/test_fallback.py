@@ -151,6 +151,13 @@ def test_without_a_hub_the_fallbacks_are_taken_and_said(folder: Path, way: str) 
     assert answer["told"] == []
 
 
+def test_a_fallback_has_no_test_split_and_a_part_of_it_is_held_out(folder: Path) -> None:
+    changes = {"dataset_test_split": "test", "dataset_fallback": str(folder / "set")}
+    answer = resolve("http://127.0.0.1:9", folder / "home", job_of(folder, **changes))
+    assert names(answer)[1] == str(folder / "set")
+    assert answer["job"]["dataset_test_split"] is None
+
+
 def test_without_fallbacks_nothing_changes_and_the_error_says_so(folder: Path) -> None:
     job = job_of(folder, model_fallback=None, dataset_fallback=None)
     answer = resolve("http://127.0.0.1:9", folder / "home", job)

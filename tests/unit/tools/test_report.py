@@ -104,7 +104,12 @@ def test_the_verdict_is_the_mean_over_seeds(made: Path) -> None:
         assert row["seeds"] == [1, 2]
         assert row["perplexity"]["mean"] == pytest.approx(sum(ends) / 2)
         assert row["perplexity"]["sd"] == pytest.approx(abs(ends[0] - ends[1]) / 2**0.5)
-        up = [summary["bytes_up"] - summary["bytes"]["up"].get("evaluation", 0) for summary in summaries]
+        phases = [summary["bytes_by_phase"] for summary in summaries]
+        up = [phase["up"]["training"] for phase in phases]
+        assert [phase["up"]["both"] for phase in phases] == [summary["bytes_up"] for summary in summaries]
+        every = [phase[way]["evaluation"] for phase in phases for way in ("up", "down")]
+        assert sum(every) > 0
+        assert row["bytes_evaluation"]["mean"] == pytest.approx(sum(every) / 2)
         assert row["bytes_up"]["mean"] == pytest.approx(sum(up) / 2)
         assert row["trained_parameters"]["mean"] == summaries[0]["parameters"]["adapter"]
     lowest = [min(p.perplexity or 1e9 for p in points(run)) for run in runs]

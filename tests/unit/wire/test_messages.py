@@ -19,12 +19,13 @@ from torch import Tensor
 
 from splitft.wire import ledger, messages
 from splitft.wire.encoding import MAX_HEADER_BYTES
-from splitft.wire.ledger import Ledger, bytes_by_kind
+from splitft.wire.ledger import Ledger, by_phase, bytes_by_kind
 from splitft.wire.messages import (
     Activations,
     AdapterDown,
     AdapterUp,
     Gradients,
+    HeldOut,
     LocalLoss,
     Message,
     Metrics,
@@ -48,10 +49,11 @@ ONE_OF_EACH: tuple[Message, ...] = (
     Activations(
         1, 0, 0, True, (3, 1), ROWS.bfloat16(), torch.tensor([-100, 1, 2, 3]).int(), None, 7, ROWS[0]
     ),
+    HeldOut(1, 0, (2,), torch.tensor([4, 5]).int(), torch.tensor([-100, 5]).int()),
     TrunkOutput(1, 0, 0, False, ROWS),
     TailGradients(1, 0, 0, 2.5, 3, ROWS.half()),
     Gradients(1, 0, 0, 2.5, ROWS, torch.zeros(0)),
-    Metrics(1, 2.5, 3.0, 4, 1.0, 5),
+    Metrics(1, 2.5, 3.0, 4, 1.0, 5, ROWS[0], ROWS[0], ROWS[0]),
     LocalLoss(1, 0, 0, 2.5, (4, 3), 6),
 )
 
@@ -333,6 +335,11 @@ def test_kinds_of_bytes() -> None:
     evaluating = replace(training, train=False)
     assert bytes_by_kind(evaluating) == {"evaluation": sum(wire_size(evaluating))}
     assert bytes_by_kind(Metrics(1, 1.0, 1.0, 1, 0.0, 2)).keys() == {"evaluation"}
+    ids = HeldOut(1, 0, (2,), eight.int(), eight.int())
+    assert bytes_by_kind(ids) == {"held_out": sum(wire_size(ids))}
+    assert by_phase({"held_out": 3, "evaluation": 4, "labels": 5}) == {
+        "training": 5, "evaluation": 7, "both": 12
+    }  # fmt: skip
     assert bytes_by_kind(AdapterUp(1, (0, 3), (four, eight), four))["adapter"] == 12
     assert bytes_by_kind(Gradients(1, 0, 0, 1.0, torch.zeros(2, 3)))["gradients"] == 24
     coded = Activations(1, 0, 0, True, (2,), four[:0], packed=(eight, four.to(torch.bfloat16)))

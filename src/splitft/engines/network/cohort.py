@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 from splitft.common.state import State
+from splitft.data.estimates import HeldOutRows
+from splitft.data.sample import HeldOutPart
+from splitft.engines.held_out import HeldOutSamples
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
 from splitft.engines.network.members import Members, Phase
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
-from splitft.job.settings import TrainingSettings
-from splitft.wire.messages import AdapterDown, AdapterUp, Message, OptimizerState
+from splitft.job.settings import CostSettings, TrainingSettings
+from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
 
 
 @dataclass(eq=False)
@@ -23,11 +28,17 @@ class NetworkCohort:
     """Clients behind a listener, in the order of their names in the job."""
 
     _members: Members
-    _job: TrainingSettings
+    _job: CostSettings
     _times: StepTimes  # measured
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
     _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the round's local steps
+
+    def __post_init__(self) -> None:
+        roster = self._members.roster
+        self._held_out = HeldOutSamples(
+            self._job, lambda: {name: member.eval_rows for name, member in roster.items()}
+        )
 
     @property
     def names(self) -> list[str]:
@@ -59,16 +70,38 @@ class NetworkCohort:
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """Send the server's replies; clients' answers to them come with everything else."""
-        self._members.reply(replies)
+        self._members.reply(self._held_out.without_sums(replies))
         return {}
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         """Return the adapters of the members that trained to the end of the round."""
         return {name: self._updates[name] for name in members if name in self._updates}
 
-    def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
-        """Have clients evaluate their held-out rows; yield their messages as they come."""
-        return Evaluation(self._members, self._job, members, round_).run()
+    def evaluate(self, members: Sequence[str], round_: int, *, whole: bool) -> Iterator[dict[str, Message]]:
+        """Have clients evaluate their held-out rows; yield their messages as they come.
+
+        Where the server evaluates by itself: collect the ids that it lacks, and yield those of all rows.
+        """
+        own = self._held_out
+        asked = [name for name in members if own.lacking(name, whole=whole)]
+        part = partial(own.part, whole=whole)
+        messages = Evaluation(self._members, self._job, asked, round_, part).run()
+        if not self._job.evaluates_at_server:
+            yield from messages
+            return
+        for came in messages:
+            for name, message in came.items():
+                own.keep(name, cast(HeldOut, message))
+        for name in members:
+            for batch in own.kept(name, round_, whole=whole):
+                yield {name: batch}
+            if (sums := own.take_sums(name)) is not None:
+                self._members.send(name, sums)
+
+    @property
+    def held_out(self) -> dict[str, HeldOutRows]:
+        """Return the numbers of each client's held-out rows."""
+        return self._held_out.rows()
 
     def times(self, members: Sequence[str]) -> None:
         """There is no virtual clock."""
@@ -83,6 +116,7 @@ class NetworkCohort:
             "done": {name: member.done for name, member in self._members.roster.items()},
             "memories": {name: end.memory.state() for name, end in self._members.channels.items()},
             "parts": self._times.parts,
+            "held_out": self._held_out.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -90,6 +124,7 @@ class NetworkCohort:
         for name, end in self._members.channels.items():
             end.memory.load_state(state["memories"][name])
         self._times.parts.update(state["parts"])
+        self._held_out.load_state(state["held_out"])  # clients send their ids again
         newest = max(state["done"].values(), default=0)
         for name, done in state["done"].items():
             self._members.roster[name].save(done, exact=done == newest)
@@ -131,6 +166,7 @@ class Evaluation(Phase):
     job: TrainingSettings
     names: Sequence[str]
     round: int
+    part: Callable[[str], HeldOutPart]  # of each client's rows
     _left: list[str] = field(default_factory=list, init=False)  # clients that are not done
     _orders: dict[str, MessageOrder] = field(default_factory=dict, init=False)  # of clients that have begun
     _inboxes: defaultdict[str, deque[Message | Evaluated]] = field(
@@ -144,7 +180,7 @@ class Evaluation(Phase):
         with self.members.during(self):
             deadline = roster.deadline()
             for name in self._left:
-                self.members.send(name, Evaluate(self.round))
+                self._ask(name)
             while self._left:
                 for name in list(self._left):
                     # Messages for the server, and the end of each client's rows.
@@ -173,7 +209,7 @@ class Evaluation(Phase):
             checked = message if isinstance(message, Evaluated) else self._orders[name].checked(message)
             self._inboxes[name].append(checked)
         elif message == Started(self.round, EVALUATION):  # before that, messages are of steps given up
-            lines = evaluation_script(self.job, self.members.roster[name].eval_rows)
+            lines = evaluation_script(self.job, self.members.roster[name].eval_rows, self.part(name))
             order = MessageOrder(self.job, lines, self.round, train=False, in_flight=EVAL_IN_FLIGHT)
             self._orders[name] = order
 
@@ -183,7 +219,11 @@ class Evaluation(Phase):
             self.members.worker.forget_metrics(name)
             self._orders.pop(name, None)
             self._inboxes[name].clear()
-            self.members.send(name, Evaluate(self.round))
+            self._ask(name)
+
+    def _ask(self, name: str) -> None:
+        part = self.part(name)
+        self.members.send(name, Evaluate(self.round, part.sample, part.whole, part.have))
 
     def answered(self, names: Collection[str]) -> None:
         for name in names:

@@ -10,7 +10,7 @@ from torch import Tensor
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import Message
 
-PROTOCOL = 3
+PROTOCOL = 4
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
 MAX_TEXT = 1 << 17  # characters: a job as JSON
@@ -117,8 +117,14 @@ class Skip(_OfRound):
     """Server to client: the round goes on without you; be as you were when it started."""
 
 
-class Evaluate(_OfRound):
-    """Server to client: evaluate the held-out rows."""
+@dataclass(frozen=True)
+class Evaluate:
+    """Server to client: evaluate held-out rows, or send their ids where the server evaluates by itself."""
+
+    round: int
+    sample: int  # rows of the client's sample
+    whole: bool  # the other rows, too
+    have: int  # batches of them that the server has
 
 
 class Evaluated(_OfRound):

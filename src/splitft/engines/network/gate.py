@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from splitft.data.estimates import rows_of
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Layout, trained_specs
 from splitft.lora.client_optimizer import ADAMW
@@ -24,6 +25,7 @@ from splitft.wire.channel import Channel
 from splitft.wire.messages import (
     Activations,
     AdapterUp,
+    HeldOut,
     LocalLoss,
     Message,
     Metrics,
@@ -72,6 +74,8 @@ class Gate:
         match message:
             case Activations():
                 self._activations(client, message)
+            case HeldOut():
+                self._held_out(message)
             case TailGradients():
                 self._rows("gradient", message.gradient, self._tokens.get((client, message.micro_step), 0))
                 _number("loss", message.loss)
@@ -86,6 +90,8 @@ class Gate:
                     most = getattr(message, all_)
                     if not 0 <= getattr(message, right) <= most <= self._most_tokens:
                         raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
+                self._row_sums(message)
+                self._own_sums(message)
             case LocalLoss():
                 _number("loss", message.loss)
                 self._loss_tokens(message.loss_tokens, 0)
@@ -105,12 +111,8 @@ class Gate:
             raise ValueError("input_ids: needed" if self.needs_ids else "input_ids: not asked for")
         for name, lowest in (("labels", -100), ("input_ids", 0)):
             ids = getattr(message, name)
-            if ids is None:
-                continue
-            if ids.dtype is not torch.int32 or ids.shape != (tokens,):
-                raise ValueError(f"{name}: {ids.dtype} {tuple(ids.shape)} for {tokens} tokens")
-            if int(ids.min()) < lowest or int(ids.max()) >= self.vocab_size:
-                raise ValueError(f"{name}: an id that is not in the vocabulary")
+            if ids is not None:
+                self._ids(name, ids, tokens, lowest)
         if message.labels is not None:
             mask = mask_of(message.lengths, message.labels.device)
             with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
@@ -121,6 +123,19 @@ class Gate:
             raise ValueError(f"loss_tokens: {message.loss_tokens} where none are stated")
         follows = message.train and message.step > 0 and message.micro_step == 0
         self._norms(client, message.grad_norms, follows)
+
+    def _held_out(self, message: HeldOut) -> None:
+        tokens = self._lengths(message.lengths)
+        if not self.settings.evaluates_at_server:
+            raise ValueError("input_ids: of held-out rows are not asked for")
+        for name, lowest in (("labels", -100), ("input_ids", 0)):
+            self._ids(name, getattr(message, name), tokens, lowest)
+
+    def _ids(self, name: str, ids: Tensor, tokens: int, lowest: int) -> None:
+        if ids.dtype is not torch.int32 or ids.shape != (tokens,):
+            raise ValueError(f"{name}: {ids.dtype} {tuple(ids.shape)} for {tokens} tokens")
+        if int(ids.min()) < lowest or int(ids.max()) >= self.vocab_size:
+            raise ValueError(f"{name}: an id that is not in the vocabulary")
 
     def _parts(self, client: str, message: Activations, tokens: int) -> None:
         """Check that a batch's stated tokens are those of its parts: its weight in a shared trunk."""
@@ -135,6 +150,27 @@ class Gate:
         self._batches[client] = stated, seen
         if message.batch_tokens != stated or seen > stated or (part == parts - 1 and seen != stated):
             raise ValueError(f"batch_tokens: {message.batch_tokens} where {seen} of {stated} have come")
+
+    def _row_sums(self, message: Metrics) -> None:
+        """Check that the sums of rows are there, finite, and add up to those of the batch."""
+        for name, total in (("nll", message.nll), ("correct", message.correct), ("tokens", message.tokens)):
+            rows = getattr(message, f"row_{name}")
+            if rows is None or rows.dtype is not torch.float32 or rows.ndim != 1:
+                raise ValueError(f"row_{name}: no vector of float32")
+            _finite(f"row_{name}", rows)
+            if not 1 <= len(rows) <= self._most_rows or len(rows) != rows_of(message):
+                raise ValueError(f"row_{name}: {len(rows)} rows")
+            if abs(float(rows.double().sum()) - total) > 1e-3 * max(1.0, abs(total)):
+                raise ValueError(f"row_{name}: they add up to {float(rows.sum())}, not to {total}")
+
+    def _own_sums(self, message: Metrics) -> None:
+        """Check that the sums of the job's metrics are there and finite."""
+        wanted, sums = len(self.settings.metrics), message.own_sums
+        if sums is None and not wanted:
+            return
+        if sums is None or sums.dtype is not torch.float64 or sums.shape != (wanted,):
+            raise ValueError(f"own_sums: no vector of {wanted} numbers")
+        _finite("own_sums", sums)
 
     def _adapter(self, client: str, message: AdapterUp) -> None:
         self._norms(client, message.grad_norms, self.settings.splits_model)

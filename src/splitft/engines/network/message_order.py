@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from splitft.data.sample import HeldOutPart, batch_numbers
 from splitft.engines.network.control import Said
 from splitft.job.settings import TrainingSettings
-from splitft.wire.messages import Activations, AdapterUp, LocalLoss, Message, Metrics, TailGradients
+from splitft.wire.messages import Activations, AdapterUp, HeldOut, LocalLoss, Message, Metrics, TailGradients
 
 Line = tuple[type, int, int]  # kind, step, micro-step
 EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way
@@ -22,10 +23,11 @@ def training_script(job: TrainingSettings, micro_steps: int) -> Iterator[Line]:
     yield AdapterUp, 0, 0
 
 
-def evaluation_script(job: TrainingSettings, eval_rows: int) -> Iterator[Line]:
+def evaluation_script(job: TrainingSettings, eval_rows: int, part: HeldOutPart) -> Iterator[Line]:
     """Yield the messages of a client's held-out rows, without answers to trunk outputs."""
-    for start in range(0, eval_rows, job.per_device_eval_batch_size):
-        yield Activations if job.splits_model else Metrics, start, 0
+    whole_model = Metrics if not job.splits_model else Activations
+    for number in batch_numbers(eval_rows, part, job.per_device_eval_batch_size):
+        yield HeldOut if job.evaluates_at_server else whole_model, number, 0
 
 
 @dataclass(eq=False)

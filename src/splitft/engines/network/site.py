@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from splitft.client.client import ClientRole
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
+from splitft.data.sample import HeldOutPart
 from splitft.engines.network import control
 from splitft.engines.network.aggregator_link import Desk
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
@@ -25,7 +26,7 @@ from splitft.errors import (
     SplitFTError,
 )
 from splitft.wire.channel import Channel
-from splitft.wire.messages import AdapterDown, Gradients, LocalLoss, Message, Metrics, TrunkOutput
+from splitft.wire.messages import AdapterDown, Gradients, HeldOut, LocalLoss, Message, Metrics, TrunkOutput
 
 SAVED, FINISHED = "saved", "finished"
 KEEP = 2  # checkpoints: the server may go back to the one before the last
@@ -148,6 +149,8 @@ class Site:
                 self._load_state(self._start)
             case control.Evaluate():
                 self._evaluate(request)
+            case Metrics():  # of rows that the server has evaluated by itself
+                self.evaluated = [request]
             case control.Save():
                 save_checkpoint(self._folder / SAVED, request.done, self._state(), keep=KEEP)
                 self._conversation.say(control.Saved(request.done))
@@ -219,7 +222,8 @@ class Site:
         self._conversation.say(control.Started(task.round, control.EVALUATION))
         self.evaluated = []
         self._on_the_way = 0
-        self._carry(self.client.evaluate(task.round), EVAL_IN_FLIGHT)
+        part = HeldOutPart(task.sample, task.whole, task.have)
+        self._carry(self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
         self._conversation.say(control.Evaluated(task.round))
 
     def _state(self) -> State:
@@ -241,7 +245,7 @@ class Site:
         for message in messages:
             self._conversation.say(message)
             self._note(message)
-            self._on_the_way += not isinstance(message, LocalLoss | Metrics)
+            self._on_the_way += not isinstance(message, LocalLoss | Metrics | HeldOut)
             while self._on_the_way >= most:
                 self._on_the_way -= self._answer()
         while self._on_the_way > left:

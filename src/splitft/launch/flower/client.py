@@ -16,7 +16,7 @@ from splitft.running.join import join
 
 METRICS, FAILURE = "metrics", "failure"
 PATIENCE_SECONDS = 30.0  # without a server; a SuperNode runs one app at a time, and another run may wait
-SETTINGS = {"name": str, "data": str, "job-data": bool, "model": str, "folder": str}
+SETTINGS = {"name": str, "data": str, "eval-data": str, "job-data": bool, "model": str, "folder": str}
 
 app = ClientApp()
 
@@ -42,8 +42,8 @@ def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
     unknown = [key for key, value in settings.items() if not isinstance(value, SETTINGS.get(key, type(None)))]
     if unknown:
         raise JobError(
-            f"--node-config {', '.join(unknown)}: there is name, data, model, folder (texts) and "
-            "job-data (true)"
+            f"--node-config {', '.join(unknown)}: there is name, data, eval-data, model, folder (texts) "
+            "and job-data (true)"
         )
     name = settings.get("name", ticket.name)
     if name != ticket.name:
@@ -52,11 +52,13 @@ def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
             f"the key of {name}, or register the key again (flwr supernode register --name)"
         )
     check_pin(ticket)
-    data, model, folder = (str(settings.get(key, "")) for key in ("data", "model", "folder"))
+    keys = ("data", "eval-data", "model", "folder")
+    data, eval_data, model, folder = (str(settings.get(key, "")) for key in keys)
     return join(
         ticket.endpoint,
         ticket.name,
         data=Path(data) if data else None,
+        eval_data=Path(eval_data) if eval_data else None,
         job_data=settings.get("job-data") is True,
         model=model or None,
         authority=ticket.authority.encode(),

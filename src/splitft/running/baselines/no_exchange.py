@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from splitft.common.failpoints import failpoint
 from splitft.common.state import State
+from splitft.data.estimates import HeldOutRows
 from splitft.devices.clock import VirtualClock
 from splitft.devices.simulate import RoundTimes
+from splitft.engines.held_out import HeldOutSamples
 from splitft.engines.local import check_finite
+from splitft.job.settings import EvaluationSettings
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
 from splitft.running.baselines.whole import WholeClient
@@ -31,6 +34,7 @@ class NoExchange:
     Args:
         clients: Evaluate their held-out rows, and train their own rows.
         adapter: The adapter that all start from.
+        job: The rows of evaluations.
         pooled: Trains all rows in their place.
         present: Clients whose device is there in a round; None: all.
     """
@@ -39,6 +43,7 @@ class NoExchange:
         self,
         clients: Sequence[WholeClient],
         adapter: Adapter,
+        job: EvaluationSettings,
         pooled: WholeClient | None = None,
         clock: VirtualClock | None = None,
         present: Callable[[int], Sequence[str]] | None = None,
@@ -49,6 +54,8 @@ class NoExchange:
         self._distinct = {trainer.name: trainer for trainer in self._trainers.values()}
         self._clock = clock
         self._present = present
+        rows = {client.name: len(client.data.eval) for client in clients}
+        self._held_out = HeldOutSamples(job, lambda: rows)
         for trainer in self._distinct.values():
             trainer.start(adapter)
 
@@ -78,11 +85,17 @@ class NoExchange:
                     yield {trainer.name: loss}
                 taken[trainer.name] += 1
 
-    def evaluate(self, members: Sequence[str], round_: int) -> Iterator[dict[str, Message]]:
+    def evaluate(self, members: Sequence[str], round_: int, *, whole: bool) -> Iterator[dict[str, Message]]:
         """Evaluate each client's rows with its trainer's adapter."""
         for name in members:
-            for message in self._clients[name].evaluate(round_, self._trainers[name].adapter):
+            part = self._held_out.part(name, whole=whole)
+            for message in self._clients[name].evaluate(round_, part, self._trainers[name].adapter):
                 yield {name: check_finite(name, message)}
+
+    @property
+    def held_out(self) -> dict[str, HeldOutRows]:
+        """Return the numbers of each client's held-out rows."""
+        return self._held_out.rows()
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """There are no replies."""
@@ -113,6 +126,7 @@ class NoExchange:
         return {
             "trainers": {name: trainer.state() for name, trainer in self._distinct.items()},
             "clock": self._clock.state() if self._clock else None,
+            "held_out": self._held_out.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -121,6 +135,7 @@ class NoExchange:
             trainer.load_state(state["trainers"][name])
         if self._clock:
             self._clock.load_state(state["clock"])
+        self._held_out.load_state(state["held_out"])
 
 
 class Books:
@@ -145,7 +160,12 @@ class Books:
 
     def take_metrics(self) -> dict[str, Metrics]:
         """Return the sums over each client's held-out rows since the last call."""
-        return taken(self._sums.metrics)
+        return self._sums.take_metrics()
+
+    @property
+    def first_metrics(self) -> dict[str, Metrics]:
+        """Return the sums over each client's held-out rows in its first evaluation."""
+        return dict(self._sums.first)
 
     def hand_out(
         self, round_: int, cuts: Mapping[str, int], *, evaluate: bool = False
@@ -159,6 +179,7 @@ class Books:
         return {}
 
     def state(self) -> State:
-        return {}
+        return {"first_evaluation": self._sums.state()}
 
-    def load_state(self, state: State) -> None: ...
+    def load_state(self, state: State) -> None:
+        self._sums.load_state(state["first_evaluation"])

@@ -10,6 +10,7 @@ from splitft.client.held_adapter import HeldAdapter
 from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.data import ClientData
+from splitft.data.sample import HeldOutPart
 from splitft.history import RoundRecord
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
@@ -81,9 +82,9 @@ class WholeClient:
             loss_tokens=batch.loss_tokens or batch.own_loss_tokens,
         )
 
-    def evaluate(self, round_: int, adapter: Adapter | None = None) -> Iterator[Message]:
-        """Yield the sums over the held-out rows, batch by batch. adapter: None for the one handed out."""
-        for number, batch in self._batches.held_out():
+    def evaluate(self, round_: int, part: HeldOutPart, adapter: Adapter | None = None) -> Iterator[Message]:
+        """Yield the sums over held-out rows, batch by batch. adapter: None for the one handed out."""
+        for number, batch in self._batches.held_out(part):
             self.model.bind(self._held.handed_out if adapter is None else adapter)
             yield metrics(self.model, 0, StepId(self.name, round_, number, 0, train=False), batch)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from splitft.common.files import write_atomically
+from splitft.common.notebook import make_console
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.errors import JobError
 from splitft.history import strict_json
-from splitft.job import load_job
+from splitft.job import JobSource, make_job
 from splitft.job.problems import job_error
 from splitft.lora.objective import OBJECTIVES
 from splitft.lora.server_optimizer import SERVER_OPTIMIZERS
 from splitft.running.methods import METHODS
 from splitft.tools.compare.arms import algorithms, make_arms, parse_methods, parse_vary
-from splitft.tools.compare.plan import name_variants, plan_variants, problems_of
+from splitft.tools.compare.plan import name_variants, plan_variants, problems_of, source_name
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep
 from splitft.tools.report.command import NAME, check_replaceable, write_report
 from splitft.tools.report.groups import group_runs
@@ -25,8 +28,23 @@ from splitft.tools.report.runs import read_run
 from splitft.tools.report.verdict import report_data
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison made. runs: {variant and seed: folder}; failed: {variant and seed: why}.
+
+    results: figures of every variant, as in results.json; empty where no run is finished. report: the page.
+    """
+
+    folder: Path
+    runs: dict[str, Path]
+    failed: dict[str, str]
+    results: dict[str, Any]
+    report: Path | None
+    exit_code: int  # 0, or that of the first run that failed
+
+
 def compare_command(
-    job: str,
+    job: JobSource,
     overrides: Sequence[str] = (),
     *,
     methods: str | None = None,
@@ -35,11 +53,12 @@ def compare_command(
     out: Path | None = None,
     parallel: int = 1,
     console: Console | None = None,
-) -> int:
+    changes: Mapping[str, Any] | None = None,
+) -> Comparison:
     """Run every combination of method, varied value and seed; print the table, write the page.
 
-    job: a job file or the name of a recipe; it must be a complete job by itself.
-    overrides: `key=value` texts for all runs.
+    job: a job file, the name of a recipe, a Job or a mapping; it must be a complete job by itself.
+    overrides: `key=value` texts for all runs. changes: {key: value}, the same for Python.
     methods: names with commas between: job methods, cut policies (method splitft with that policy), or
         algorithms (fedavg, a server optimizer or an objective, each alone).
     vary: `KEY=[V1,V2,...]` texts; several make every combination.
@@ -49,7 +68,7 @@ def compare_command(
         same name, choose another folder.
     parallel: runs at a time; they share the cores.
 
-    Returns the exit code: 0, or that of the first run that failed; the others are finished and reported.
+    Runs that fail do not stop the others, which are finished and reported.
     Raises JobError with all problems before anything is started; OutputError where the folder cannot be
     written or holds files that no comparison put there; KeyboardInterrupt after all runs were stopped: the
     same command goes on where it was.
@@ -69,18 +88,18 @@ def compare_command(
         if number < 1
     ]
     try:
-        base = load_job(job, overrides)
+        base = make_job(job, changes, overrides)
     except JobError as error:
         problems += problems_of(error)
     if problems:
-        raise job_error(job, problems, "; nothing was started")
+        raise job_error(source_name(job), problems, "; nothing was started")
     arms = make_arms(names, varied, base.cut_policy.method, named)
     of_seeds = range(base.seed, base.seed + seeds)
-    variants = name_variants(plan_variants(job, overrides, arms, of_seeds))
+    variants = name_variants(plan_variants(job, overrides, arms, of_seeds, changes))
 
     # Their runs and the report.
-    console = console or Console()
-    folder = (out or Path("runs") / f"compare-{Path(job).stem}").expanduser()
+    console = console or make_console()
+    folder = Path(out or Path("runs") / f"compare-{Path(source_name(job)).stem}").expanduser()
     if folder.is_dir():
         check_replaceable(folder / NAME)
     try:
@@ -88,21 +107,36 @@ def compare_command(
     except KeyboardInterrupt:
         console.print("interrupted: finished runs are kept; the same command goes on", highlight=False)
         raise
-    write_results(result, folder, console)
-    return tell_failures(result, console)
+    results = write_results(result, folder, console)
+    return Comparison(
+        folder,
+        {
+            variant.title: result.folders[v]
+            for variant in result.variants
+            if (v := variant.run) in result.folders
+        },
+        {who: reason for who, _, reason in failures(result)},
+        results,
+        folder / NAME if results else None,
+        tell_failures(result, console),
+    )
 
 
-def write_results(result: SweepResult, folder: Path, console: Console, title: str | None = None) -> None:
+def write_results(
+    result: SweepResult, folder: Path, console: Console, title: str | None = None
+) -> dict[str, Any]:
     """Write report.html and results.json of a sweep's finished runs into the folder, and print the table.
 
-    Nothing is written where no run is finished.
+    Returns the results; nothing is written, and they are empty, where no run is finished.
     """
     runs = [read_run(path) for path in result.folders.values()]
     if not runs:
-        return
+        return {}
     notes = [f"Left out: {who} failed: {reason.splitlines()[0]}" for who, _, reason in failures(result)]
-    write_atomically(folder / "results.json", strict_json(report_data(group_runs(runs)), indent=1))
+    results = report_data(group_runs(runs))
+    write_atomically(folder / "results.json", strict_json(results, indent=1))
     write_report(runs, folder / NAME, console, title, notes)
+    return results
 
 
 def failures(result: SweepResult) -> list[tuple[str, int, str]]:

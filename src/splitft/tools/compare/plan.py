@@ -7,14 +7,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from splitft.common.text import first_few
 from splitft.errors import JobError
-from splitft.job import Job, load_job
+from splitft.job import Job, JobSource, make_job
 from splitft.running.methods import with_method
 from splitft.running.names import check_names
-from splitft.tools.compare.arms import Arm, override_texts
+from splitft.tools.compare.arms import Arm
 from splitft.tools.report.groups import differing_keys
 from splitft.tools.report.labels import make_labels
 from splitft.tools.report.runs import flat_keys
@@ -39,19 +40,23 @@ class PlannedVariant:
 
 
 def plan_variants(
-    source: str, overrides: Sequence[str], arms: Sequence[Arm], seeds: Sequence[int]
+    source: JobSource,
+    overrides: Sequence[str],
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    changes: Mapping[str, Any] | None = None,
 ) -> list[PlannedVariant]:
     """Return the variants, by arm, then by seed.
 
-    source: a job file or a recipe; overrides: `key=value` texts that all variants share. An arm's keys win
-    over both, and the seed over all. Raises JobError with every problem of every variant's job at once.
+    source, changes, overrides: as of `make_job`; all variants share them. An arm's keys win over them, and
+    the seed over all. Raises JobError with every problem of every variant's job at once.
     """
     variants: list[PlannedVariant] = []
     problems: dict[str, list[str]] = {}
     for arm in arms:
         for seed in seeds:
             try:
-                job = load_job(source, [*overrides, *override_texts({**arm.overrides, "seed": seed})])
+                job = make_job(source, {**(changes or {}), **arm.overrides, "seed": seed}, overrides)
                 job = with_method(job)
                 check_names(job, job, job)
             except JobError as error:
@@ -62,8 +67,15 @@ def plan_variants(
                 variants.append(PlannedVariant(arm.label, dict(arm.overrides), seed, job, run_name(job)))
     if problems:
         lines = [f"{first_few(labels, 3, '; ')}: {problem}" for problem, labels in problems.items()]
-        raise JobError("\n  ".join([f"{source}: not every variant is a job; nothing was started", *lines]))
+        raise JobError(
+            "\n  ".join([f"{source_name(source)}: not every variant is a job; nothing was started", *lines])
+        )
     return variants
+
+
+def source_name(source: JobSource) -> str:
+    """Return how messages name a job."""
+    return str(source) if isinstance(source, str | Path) else "Job"
 
 
 def name_variants(variants: Sequence[PlannedVariant]) -> list[PlannedVariant]:

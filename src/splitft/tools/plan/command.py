@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from splitft.common.files import writable_folder, write_atomically
+from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.devices.measure import model_costs
 from splitft.errors import JobError
@@ -38,7 +39,7 @@ def plan_command(
             f"--codecs tries codecs at a cut, and method {job.method} has none: set method splitft"
         )
     quiet_libraries()
-    console = console or Console()
+    console = console or make_console()
     folder = writable_folder(out, "--out") if out else None
     start = assemble(job, console, weights=False)
     job = start.job

@@ -66,6 +66,7 @@ class ShapeModel(SplitModel):
         inputs = start.report.server_inputs
         super().__init__(start.model, start.split_model.slots, seed=job.seed, server_inputs=inputs)
         self.dtype = dtype
+        self.num_metrics = len(job.metrics)
         self._bound: dict[int, Mapping[str, Tensor]] = {}
 
     @property
@@ -98,11 +99,20 @@ class ShapeModel(SplitModel):
         return output.flatten()[0].float() * 0
 
     def metrics(
-        self, start: int, place: StepId, *, labels: Tensor, own: Any = None, **inputs: Any
+        self,
+        start: int,
+        place: StepId,
+        *,
+        lengths: Sequence[int],
+        labels: Tensor,
+        own: Any = None,
+        **inputs: Any,
     ) -> Metrics:
         """Return the counts of tokens, with a loss of zero."""
-        known = labels if own is None else own
-        return Metrics(place.round, 0.0, 0.0, loss_token_count(labels), 0.0, int((known != -100).sum()))
+        known, nothing = labels if own is None else own, torch.zeros(len(lengths))
+        counts = 0.0, loss_token_count(labels), 0.0, int((known != -100).sum())
+        own = torch.zeros(self.num_metrics, dtype=torch.float64) if self.num_metrics else None
+        return Metrics(place.round, 0.0, *counts, nothing, nothing, nothing, own)
 
 
 def shape_mean(blocks: Sequence[BlockAdapter], weights: Sequence[float]) -> BlockAdapter:

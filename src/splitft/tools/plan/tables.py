@@ -54,7 +54,10 @@ def bytes_table(run: DryRun) -> Table:
     counted = ledger.by_kind()
     for kind in sorted({kind for way in counted.values() for kind in way}):
         made.add_row(kind, f"{counted['up'].get(kind, 0):,}", f"{counted['down'].get(kind, 0):,}")
-    made.add_row("all", f"{ledger.total('up'):,}", f"{ledger.total('down'):,}", style="bold")
+    phases = ledger.by_phase()
+    for phase in ("training", "evaluation"):
+        made.add_row(f"all of {phase}", *(f"{phases[way][phase]:,}" for way in ("up", "down")), style="bold")
+    made.add_row("both", f"{ledger.total('up'):,}", f"{ledger.total('down'):,}", style="bold")
     return made
 
 

@@ -22,7 +22,12 @@ from splitft.tools.report.series import (
 from splitft.tools.report.units import byte_unit, time_unit
 
 PART_NAMES = {"idle": "waiting for others", "queued": "waiting for the server", "server": "the server's work"}
-KIND_NAMES = {"adapter": "adapters", "control": "headers and norms", "evaluation": "evaluation (all of it)"}
+KIND_NAMES = {
+    "adapter": "adapters",
+    "control": "headers and norms",
+    "evaluation": "evaluation",
+    "held_out": "ids of held-out rows",
+}
 MOST_CLIENTS = 12  # clients in a panel of times
 
 
@@ -75,7 +80,7 @@ def traffic_section(variants: Sequence[Variant]) -> Section | None:
     ]
     largest = max(sum(parts) for ways in means for parts in ways)
     unit, size = byte_unit(largest)
-    legend = [(KIND_NAMES.get(kind, kind), PIECES[KINDS.index(kind)]) for kind in present]
+    legend = [(KIND_NAMES.get(kind, kind), PIECES[KINDS.index(kind) % len(PIECES)]) for kind in present]
     panels, silent = [], []
     for number, (variant, ways) in enumerate(zip(variants, means, strict=True)):
         if not any(map(sum, ways)):
@@ -90,7 +95,8 @@ def traffic_section(variants: Sequence[Variant]) -> Section | None:
         panels.append(Panel(svg, variant.label, number))
     note = (
         "Mean over seeds. Activations are what a client's last block puts out, gradients what comes back for "
-        "them, labels the texts' token ids; evaluation is counted apart and not in the table above."
+        "them, labels the texts' token ids; evaluation, and the ids of "
+        "held-out rows that the server evaluates by itself, are in the table “All that was sent” alone."
     )
     if silent:
         note += f" Nothing is sent by {', '.join(silent)}."

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.files import write_atomically
+from splitft.common.notebook import make_console
 from splitft.errors import OutputError
 from splitft.tools.report.groups import group_runs
 from splitft.tools.report.page import GENERATOR, render_page
@@ -32,7 +33,7 @@ def report_command(
     that all runs share. A former report there is replaced; anything else is kept. Raises JobError where a
     folder holds no run, OutputError where a run is damaged or the page cannot be written.
     """
-    console = console or Console()
+    console = console or make_console()
     runs, passed_over = collect_runs(run_dirs)
     target = _target([run.path for run in runs], out)
     check_replaceable(target)  # before the work

@@ -50,7 +50,8 @@ def _data(run: RunFolder) -> str:
         source = f"{len(source)} files, one a client"
     config = f" ({job['dataset_config_name']})" if job.get("dataset_config_name") else ""
     rows = sum(client.get("eval_rows", 0) for client in run.partition.get("clients", ()))
-    held = f", {rows:,} rows held out" if rows else ""
+    own_set = run.partition.get("eval_set")
+    held = f", {rows:,} rows {f'of {own_set} to evaluate on' if own_set else 'held out'}" if rows else ""
     return f"{value_text('data_files', source)}{config}, at most {job['max_length']} tokens a row{held}"
 
 

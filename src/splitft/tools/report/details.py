@@ -33,7 +33,9 @@ def _run(run: RunFolder) -> Row:
     last = evaluated[-1].perplexity if evaluated else None
     how = "finished" if run.finished else f"interrupted after round {run.last_round} of {run.job['rounds']}"
     seconds = sum(line.get("round_seconds", 0.0) for line in run.rounds)
-    return (_name(run), str(run.seed), how, "–" if last is None else figure(last), f"{seconds:,.1f}")
+    width = evaluated[-1].interval if evaluated else None
+    shown = "–" if last is None else figure(last) + (f" ± {figure(width)}" if width else "")
+    return (_name(run), str(run.seed), how, shown, f"{seconds:,.1f}")
 
 
 def _name(run: RunFolder) -> str:

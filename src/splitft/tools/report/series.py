@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from splitft.devices.simulate import PARTS
+from splitft.history import levels
 from splitft.tools.report.runs import RunFolder
+from splitft.wire.ledger import by_phase
 
-KINDS = ("activations", "gradients", "labels", "adapter", "control", "evaluation")
+KINDS = ("activations", "gradients", "labels", "adapter", "control", "evaluation", "held_out")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Point:
     paper_accuracy: float | None  # the paper's measure, which older runs lack
     bytes_moved: int  # up and down, for training and adapters, without evaluation
     virtual_seconds: float | None  # simulated; None without devices
+    interval: float | None = None  # half-width of the perplexity's 95 % interval; 0: of all held-out rows
 
 
 def points(run: RunFolder) -> list[Point]:
@@ -38,7 +41,12 @@ def points(run: RunFolder) -> list[Point]:
             measured = {name: line.get(name) for name in ("perplexity", "accuracy", "paper_accuracy")}
             time = seconds if timed else None
             found.append(Point(int(line["round"]), bytes_moved=moved, virtual_seconds=time, **measured))
-    return found
+    # Samples on the level of all rows.
+    shown = levels([line for line in run.rounds if _evaluated(line)])
+    return [
+        replace(point, perplexity=perplexity, interval=width)
+        for point, (perplexity, width) in zip(found, shown, strict=True)
+    ]
 
 
 def has_virtual_time(run: RunFolder) -> bool:
@@ -60,10 +68,13 @@ def training_bytes(line: Mapping[str, Any]) -> dict[str, int]:
     by_kind = line.get("bytes")
     if not isinstance(by_kind, dict):
         return {way: line.get(f"bytes_{way}", 0) for way in ("up", "down")}
-    return {
-        way: sum(number for kind, number in by_kind.get(way, {}).items() if kind != "evaluation")
-        for way in ("up", "down")
-    }
+    return {way: by_phase(by_kind.get(way, {}))["training"] for way in ("up", "down")}
+
+
+def phase_bytes(run: RunFolder) -> dict[str, int]:
+    """Return {training, evaluation, both: bytes} of the whole run, up and down together."""
+    ways = [by_phase(kinds) for kinds in bytes_by_kind(run).values()]
+    return {phase: sum(way[phase] for way in ways) for phase in ("training", "evaluation", "both")}
 
 
 def client_names(run: RunFolder) -> list[str]:

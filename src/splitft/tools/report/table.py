@@ -12,7 +12,7 @@ from rich.text import Text
 from splitft.common.tables import make_table
 from splitft.tools.report.units import byte_unit, figure, mean_and_sd, places, time_unit
 
-QUALITY, COST, TIME = "Reached", "Cost", "Simulated time"
+QUALITY, COST, TIME, SENT = "Reached", "Cost", "Simulated time", "All that was sent"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ def verdict_columns(data: dict[str, Any]) -> list[Column]:
         _column(rows, "bytes_up", COST, "sent up", size_name, size),
         _column(rows, "bytes_down", COST, "sent down", size_name, size),
         _column(rows, "bytes_to_target", COST, f"sent {reach}", size_name, size),
+        _column(rows, "bytes_training", SENT, "training", size_name, size),
+        _column(rows, "bytes_evaluation", SENT, "evaluation", size_name, size),
+        _column(rows, "bytes_both", SENT, "both", size_name, size),
         _column(rows, "virtual_seconds", TIME, "virtual time", seconds, second),
         _column(rows, "virtual_seconds_to_target", TIME, f"virtual time {reach}", seconds, second, best=min),
         _column(

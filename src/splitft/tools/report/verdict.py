@@ -8,7 +8,7 @@ from typing import Any
 
 from splitft.tools.report.groups import Variant, spread
 from splitft.tools.report.runs import RunFolder
-from splitft.tools.report.series import Point, crossing, has_virtual_time, points, training_bytes
+from splitft.tools.report.series import Point, crossing, has_virtual_time, phase_bytes, points, training_bytes
 from splitft.tools.report.units import figure, time_unit
 
 ALONE = "local_only"
@@ -147,6 +147,7 @@ def _values(run: RunFolder, target: float | None) -> dict[str, float | None]:
     return {
         **{name: getattr(evaluated[-1], name) if evaluated else None for name in at_the_end},
         **{f"bytes_{way}": sum(training_bytes(line)[way] for line in run.rounds) for way in ("up", "down")},
+        **{f"bytes_{phase}": float(number) for phase, number in phase_bytes(run).items()},
         "virtual_seconds": sum(line.get("virtual_seconds") or 0.0 for line in run.rounds) if timed else None,
         "virtual_seconds_to_target": _until_target(evaluated, "virtual_seconds", target),
         "bytes_to_target": _until_target(evaluated, "bytes_moved", target),

@@ -1,0 +1,50 @@
+"""Texts of the command line in the width of the terminal. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+NARROW = 80  # columns, below which frames leave no room for words
+_LEAST = 40  # columns of a description beside its name
+
+
+def columns() -> int:
+    """Return the columns of the terminal, or COLUMNS; a pipe has many."""
+    return shutil.get_terminal_size((1000, 24)).columns
+
+
+def listed(descriptions: Mapping[str, str]) -> Iterator[str]:
+    """Yield lines of {name: description}: side by side or, in a narrow terminal, one below the other."""
+    indent = max(map(len, descriptions), default=0) + 2
+    beside = columns() - indent >= _LEAST
+    for name, description in descriptions.items():
+        first, rest = (f"{name:{indent}}", " " * indent) if beside else ("  ", "  ")
+        if not beside:
+            yield name
+        yield from textwrap.wrap(description, columns(), initial_indent=first, subsequent_indent=rest)
+
+
+class FittingCommand(TyperCommand):
+    """A command whose help has no frames in a narrow terminal."""
+
+    def get_help(
+        self, ctx: Any
+    ) -> str:  # click's Context, which newer typer versions carry inside themselves
+        if columns() >= NARROW:
+            return super().get_help(ctx)
+        self.rich_markup_mode = None
+        return super().get_help(ctx).replace("\\[", "[")  # typer's escape for rich
+
+
+class FittingApp(typer.Typer):
+    """A typer app of such commands."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Function], Function]:
+        return super().command(*args, **{"cls": FittingCommand, **options})

@@ -1,0 +1,73 @@
+"""Narrow terminals: no word is broken or left out where it fits the width."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from commands import splitft
+from splitft.common.tables import make_table
+from splitft.history import ClientRecord, RoundRecord
+from splitft.job.recipes import recipes
+from splitft.launch.cli import app
+from splitft.launch.width import listed
+from splitft.running.progress import clients_table, rounds_table
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_room_in_sixty_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert splitft(*([command] if command else []), "--help", monkeypatch=monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "…" not in told
+    assert max(map(len, told.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_recipes_are_listed_in_the_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = list(listed(recipes()))
+    assert max(map(len, lines)) <= columns
+    words = " ".join(lines).split()
+    assert words == [word for name, text in recipes().items() for word in (name, *text.split())]
+
+
+def printed(table: object, width: int) -> str:
+    file = io.StringIO()
+    Console(width=width, file=file).print(table)
+    return file.getvalue()
+
+
+def test_a_table_that_does_not_fit_becomes_a_list() -> None:
+    headings = ("client", "tokens trained", "perplexity before", "perplexity after", "raspberry_pi_4")
+    table = make_table("Clients", *headings)
+    table.add_row("client-0", "1,234,567", "345.69", "211.15", "12.3 s")
+    table.add_row("client-1", "7,654,321", "123.45", "100.01", "1.23 s")
+    wide, narrow = printed(table, 100), printed(table, 40)
+    for text in (wide, narrow):
+        for word in ("client-1", "7,654,321", "123.45", "raspberry_pi_4", "1.23 s"):
+            assert word in text, text
+    assert len([line for line in wide.splitlines() if "client-" in line]) == 2
+    assert re.search(r"^client client-0\n  tokens trained +1,234,567\n", narrow, re.MULTILINE)
+    assert max(map(len, narrow.splitlines())) <= 40
+
+
+def test_a_runs_tables_are_whole_in_sixty_columns() -> None:
+    clients = {f"client-{i}": ClientRecord(2, 3.1, 345.678, 0.234, 0.2, 123_456, 999, None) for i in range(3)}
+    rounds = [
+        RoundRecord(
+            number, tuple(clients), dict.fromkeys(clients, 2), 3.123, 345.678, 0.23, 0.2, clients, 370_368,
+            123_400_000, 123_400_000, 12_300_000, 12_300_000, {}, 75.0, 12.0, 345.6, "client-1", {}, {},
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    for text in (printed(rounds_table(rounds), 60), printed(clients_table(rounds), 60)):
+        assert "…" not in text
+        assert "345.68" in text and max(map(len, text.splitlines())) <= 60
