@@ -289,3 +289,8 @@ class RunSettings(ReportSettings):
         1, "Rounds from one checkpoint, for --resume, to the next; 0: none, not even at the end."
     )
     save_total_limit: Count = advanced(2, "Checkpoints to keep; a finished run keeps the last.")
+    num_sample_continuations: Annotated[int, Field(ge=0, le=100)] = key(
+        0,
+        "Held-out rows that the model continues before and after the run, for the summary and the report, "
+        "which then hold text of these rows. In one process only: a server never has the rows. 0: none.",
+    )

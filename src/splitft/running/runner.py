@@ -48,6 +48,7 @@ from splitft.running.picture import perplexity_picture
 from splitft.running.prepare import Assembly, assemble, note
 from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.running.result import RunResult
+from splitft.running.samples import sample_continuations
 from splitft.weights.random_models import is_random
 
 _VERSIONED = ("splitft", "torch", "transformers", "peft", "datasets")  # packages that a result depends on
@@ -182,6 +183,7 @@ class _Output:
         self.records: list[RoundRecord] = []
         self._finished: Mapping[str, Adapter] = {}  # of the last record; an interrupted round may be averaged
         self._decisions = 0
+        self._samples: list[dict[str, str]] = []
         self._beside = tokenizer_files(start.tokenizer)
         dump_job(start.job.model_copy(update={"clients": len(start.names)}), folder / "job.yaml")
         if start.prepared:
@@ -219,13 +221,28 @@ class _Output:
         self._decisions = len(self.parties.policy.decisions)
         append_line(self.folder / HISTORY, record.to_json())
         failpoint("run.recorded")
-        self.save()
         job = self.start.job
         last = record.round == job.rounds  # kept for a run that is extended
+        if last:
+            self._samples = self._continuations()
+        self.save()
         if job.save_every and (last or record.round % job.save_every == 0):
             self.parties.cohort.save(record.round + 1)
             keep = 1 if last else job.save_total_limit
             save_checkpoint(self.folder / FOLDER, record.round, self.parties.state(), keep=keep)
+
+    def _continuations(self) -> list[dict[str, str]]:
+        """Continue held-out rows with the adapter of the start and the last one, where the rows are here."""
+        start = self.start
+        count, last = start.job.num_sample_continuations, self._finished.get("adapter")
+        if not count or not start.prepared or last is None:
+            return []
+        samples, problem = sample_continuations(
+            count, start.clients, start.tokenizer, start.split_model, start.adapter, last
+        )
+        if problem:
+            start.notices.append(f"no sample continuations: {problem}")
+        return samples
 
     def save(self, diverged: str | None = None) -> dict[str, Any]:
         """Write the adapter and the summary of the last whole round; return the summary.
@@ -252,6 +269,8 @@ class _Output:
             "device": str(start.model.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }
+        if self._samples:
+            summary["samples"] = self._samples
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
             save_adapter(

@@ -24,6 +24,7 @@ def details(variant: Variant) -> dict[str, list[Row]]:
         "clients": _clients(first),
         "truncation": _truncation(first),
         "decisions": _decisions(first),
+        "samples": _samples(first),
     }
 
 
@@ -69,6 +70,14 @@ def _truncation(run: RunFolder) -> list[Row]:
                 errors.setdefault(str(block), []).append(float(value))
     order = sorted(errors, key=lambda block: (len(block), block))
     return [(b, f"{100 * sum(errors[b]) / len(errors[b]):.3g}", f"{100 * max(errors[b]):.3g}") for b in order]
+
+
+def _samples(run: RunFolder) -> list[Row]:
+    """Client, prompt, and how it goes on: as written, before and after the run."""
+    columns = ("client", "prompt", "written", "before", "after")
+    samples = run.summary.get("samples")
+    found = [sample for sample in samples if isinstance(sample, dict)] if isinstance(samples, list) else []
+    return [tuple(str(sample.get(column, "–")) for column in columns) for sample in found]
 
 
 def _decisions(run: RunFolder) -> list[Row]:
