@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from harness import AGGREGATOR, SERVER, Processes
 
+from cases import rest_slow
 from reference import make_setting
 from splitft.running.folder import is_complete
 
@@ -44,7 +45,7 @@ def check_whole(processes: Processes) -> None:
     assert len(list((processes.output / "checkpoints").iterdir())) == 1  # for an extension
 
 
-@pytest.mark.parametrize("processes", [False, True], indirect=True)
+@pytest.mark.parametrize("processes", rest_slow([True, False], 1), indirect=True)
 def test_a_server_killed_before_it_could_say_so_says_so_when_it_is_back(processes: Processes) -> None:
     processes.start_all({SERVER: f"{COMPLETE}:1:kill"})
     processes.finish()

@@ -55,6 +55,7 @@ def adapter(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_launched_by_flower_the_same_bits_come_out(
     setting: dict[str, Any], federation: Federation, tmp_path: Path
 ) -> None:

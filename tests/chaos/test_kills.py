@@ -175,7 +175,7 @@ SLOW, SLOWLY_BACK = "client.take:{}:delay:3", "client.take:1:delay:5"
 @pytest.mark.parametrize(
     ("processes", "message", "event", "count"),
     [
-        pytest.param("per_client", 12, "aggregate", 1, id="evaluating"),
+        pytest.param("per_client", 12, "aggregate", 1, id="evaluating", marks=pytest.mark.slow),
         pytest.param("per_client", 16, "backward", 6, id="training"),
     ],
     indirect=["processes"],
@@ -216,7 +216,7 @@ def happened(processes: Processes, event: str, client: str) -> int:
 
 
 @pytest.mark.parametrize(("processes", "mode", "seed"), [
-    pytest.param(mode, mode, seed, marks=[pytest.mark.slow] if seed >= 5 else [])
+    pytest.param(mode, mode, seed, marks=[pytest.mark.slow] if seed >= 3 else [])
     for seed in range(50)
     for mode in [list(MODES)[seed % len(MODES)]]
 ], indirect=["processes"])  # fmt: skip

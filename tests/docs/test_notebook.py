@@ -46,6 +46,7 @@ def check(notebook: Any, folder: Path) -> None:
     assert (folder / "runs/notebook/own/adapter/adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_on_a_tiny_model(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "model", "llama", num_hidden_layers=8)
     check(executed(tmp_path, TINY), tmp_path)

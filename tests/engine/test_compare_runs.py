@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cases import rest_slow
 from commands import run_process, start_process
 from splitft.errors import OutputError
 from splitft.tools.compare.store import Store, open_store, run_state
@@ -167,7 +168,7 @@ def rounds_of(run: Path) -> int:
     return len(history.read_text(encoding="utf-8").splitlines()) if history.is_file() else 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", rest_slow([signal.SIGINT, signal.SIGKILL], 0))
 def test_a_comparison_that_is_stopped_stops_its_runs_and_keeps_what_is_finished(
     job: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

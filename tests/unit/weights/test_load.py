@@ -196,6 +196,7 @@ def large_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_of_24_blocks_take_little_memory(large_llama: Path) -> None:
     assert len(list(large_llama.glob("*.safetensors"))) == 10
     measured = {}
