@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from harness import free_port
 
 from commands import start_process
+from ports import free_port
 from repository import ROOT
 
 APP = ROOT / "examples" / "flower"

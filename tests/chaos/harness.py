@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
@@ -11,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from forks import start_command
+from ports import free_port
 from splitft import Job
 from splitft.engines.network.transport.certs import add_aggregator, add_client, create_authority
 from splitft.job import dump_job
 from splitft.running.folder import is_complete
 
 SERVER, AGGREGATOR = "server", "aggregator"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Processes:

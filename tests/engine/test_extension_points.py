@@ -15,6 +15,7 @@ from rich.console import Console
 
 import splitft
 from forks import run_command, start_command
+from ports import free_port
 from reference import make_setting, write_rows
 from repository import ROOT
 from splitft import (
@@ -142,14 +143,6 @@ def test_a_client_without_the_piece_says_which(plugins: Path, setting: Settings,
         server.join()
     assert told.returncode == 2
     assert "codec: no codec is called half; " in told.stderr and "--plugin MODULE" in told.stderr
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def shrunk(blocks: Any, _: Any) -> Any:

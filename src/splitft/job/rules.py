@@ -8,7 +8,7 @@ from typing import Any
 
 from splitft.job.algorithm_rules import broken_algorithm_rules
 
-_BUILT_IN = {  # methods that take no options
+BUILT_IN = {  # methods that take no options
     "partition": ("iid", "length_dirichlet", "dirichlet", "by_column", "files"),
     "cut_policy": ("fixed", "schedule", "resource", "accuracy", "splitft", "makespan"),
 }
@@ -34,7 +34,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from broken_evaluation_rules(job)
     if get("packing") is True and get("truncation_mode") == "chunk":
         yield "truncation_mode", "packing keeps all tokens of long rows already: leave out one of the two"
-    for section, methods in _BUILT_IN.items():
+    for section, methods in BUILT_IN.items():
         if get(f"{section}.options") and get(f"{section}.method") in methods:
             yield f"{section}.options", f"is for a registered {section}, not for {job[f'{section}.method']}"
 

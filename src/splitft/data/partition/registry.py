@@ -12,6 +12,7 @@ from splitft.common.registry import Registry
 from splitft.common.text import error_line
 from splitft.data.rows import Indices
 from splitft.errors import JobError
+from splitft.job.rules import BUILT_IN
 from splitft.job.sections import PartitionConfig
 
 
@@ -29,8 +30,7 @@ class TrainingRows:
 
 Partition = Callable[[TrainingRows, int, PartitionConfig, np.random.Generator], Sequence[Any]]
 
-BUILT_IN = ("iid", "length_dirichlet", "dirichlet", "by_column", "files")
-PARTITIONS: Registry[Partition] = Registry("partition", "register_partition", {}, BUILT_IN)
+PARTITIONS: Registry[Partition] = Registry("partition", "register_partition", {}, BUILT_IN["partition"])
 
 
 @overload

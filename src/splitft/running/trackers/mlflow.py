@@ -21,7 +21,7 @@ class MLflowTracker(Tracker):
     name, module = "mlflow", "mlflow"
 
     def on_train_begin(self, job: RunSettings, output_dir: Path, rounds_done: int) -> None:
-        self.client = self.library.MlflowClient()
+        self.client = self.api.MlflowClient()
         self._names: dict[str, str] = {}
         known = self.known_run(output_dir)
         if known is not None:
@@ -34,7 +34,7 @@ class MLflowTracker(Tracker):
         self.run = self.client.create_run(experiment, run_name=run_name(job)).info.run_id
         self.keep_run(output_dir, self.run)
         params = [
-            self.library.entities.Param(self._allowed(key), str(value)[:LONGEST])
+            self.api.entities.Param(self._allowed(key), str(value)[:LONGEST])
             for key, value in _flat(job_values(job))
         ]
         for first in range(0, len(params), MOST_PARAMS):
@@ -43,8 +43,7 @@ class MLflowTracker(Tracker):
     def on_log(self, job: RunSettings, round_: int, logs: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         metrics = [
-            self.library.entities.Metric(self._allowed(name), value, now, round_)
-            for name, value in logs.items()
+            self.api.entities.Metric(self._allowed(name), value, now, round_) for name, value in logs.items()
         ]
         for first in range(0, len(metrics), MOST_METRICS):
             self.client.log_batch(self.run, metrics=metrics[first : first + MOST_METRICS])

@@ -20,7 +20,7 @@ class TensorBoardTracker(Tracker):
 
     def on_train_begin(self, job: RunSettings, output_dir: Path, rounds_done: int) -> None:
         purge = rounds_done + 1 if rounds_done >= 0 else None
-        self.writer = self.library.SummaryWriter(str(output_dir / FOLDER), purge_step=purge)
+        self.writer = self.api.SummaryWriter(str(output_dir / FOLDER), purge_step=purge)
         self.writer.add_text("job", f"```json\n{json.dumps(job_values(job), indent=1)}\n```")
 
     def on_log(self, job: RunSettings, round_: int, logs: Mapping[str, float]) -> None:

@@ -29,7 +29,7 @@ class Tracker(Callback):
 
     def __init__(self) -> None:
         try:
-            self.library: Any = import_module(self.module)
+            self.api: Any = import_module(self.module)
         except ImportError as error:
             raise JobError(
                 f"report_to {self.name}: the library is not there ({error_line(error)}): "

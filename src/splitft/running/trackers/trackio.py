@@ -17,7 +17,7 @@ class TrackioTracker(Tracker):
 
     def on_train_begin(self, job: RunSettings, output_dir: Path, rounds_done: int) -> None:
         known = self.known_run(output_dir)  # Trackio finds its runs by name
-        self.run = self.library.init(
+        self.run = self.api.init(
             project=job.project or PROJECT,
             name=known or run_name(job),
             config=job_values(job),

@@ -17,7 +17,7 @@ class WandbTracker(Tracker):
     name, module = "wandb", "wandb"
 
     def on_train_begin(self, job: RunSettings, output_dir: Path, rounds_done: int) -> None:
-        self.run = self.library.init(
+        self.run = self.api.init(
             project=job.project or os.environ.get("WANDB_PROJECT", PROJECT),
             name=run_name(job),
             config=job_values(job),
