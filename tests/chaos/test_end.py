@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,15 +78,20 @@ def test_who_is_killed_while_nobody_has_heard_hears_of_it(processes: Processes, 
     assert sorted(told(processes)) == ["", *NAMES]
 
 
-def test_a_client_that_stays_away_is_waited_for_as_long_as_stated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("point", ["", "checkpoint.written:5:kill"], ids=["after all", "at its last save"])
+def test_a_client_that_stays_away_is_waited_for_as_long_as_stated(tmp_path: Path, point: str) -> None:
+    """Also one that is killed when the results are written, and its state for an extension is not."""
     processes = make(tmp_path, rejoin_seconds=3.0)
     try:
-        processes.start_all({SERVER: f"{COMPLETE}:1:delay:2"})
-        while not is_complete(processes.output):
-            processes.running[SERVER].join(0.02)
-        processes.kill("client-1")
+        processes.start_all({SERVER: f"{COMPLETE}:1:delay:2", "client-1": point})
+        deadline = time.monotonic() + 60
+        while not is_complete(processes.output) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not point:
+            processes.kill("client-1")
         processes.running[SERVER].join(60)
-        assert processes.running[SERVER].exitcode == 0
+        assert processes.running[SERVER].exitcode == 0, processes.said(SERVER)
+        assert processes.running["client-1"].exitcode == -signal.SIGKILL
         assert told(processes) == ["client-0", ""]
         said = " ".join(processes.said(SERVER).split())
         assert "client-1 did not come to hear that the run is complete" in said

@@ -149,7 +149,7 @@ class LocalCohort:
         """Return the time of the round on the clients' devices; None without devices."""
         return self._clock.close_round(members) if self._clock and members else None
 
-    def save(self, rounds_done: int) -> None:
+    def save(self, rounds_done: int, *, last: bool = False) -> None:
         """The clients' state is part of this cohort's."""
 
     def state(self) -> State:

@@ -227,7 +227,7 @@ class _Output:
             self._samples = self._continuations()
         self.save()
         if job.save_every and (last or record.round % job.save_every == 0):
-            self.parties.cohort.save(record.round + 1)
+            self.parties.cohort.save(record.round + 1, last=last)
             keep = 1 if last else job.save_total_limit
             save_checkpoint(self.folder / FOLDER, record.round, self.parties.state(), keep=keep)
 

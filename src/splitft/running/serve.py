@@ -127,8 +127,9 @@ def serve(
         except BaseException:
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
             raise
-        told_names, seconds = members.roster.taking_part(), job.network.rejoin_seconds
-        say_farewell(listener, told_names, dismiss, opened.folder, seconds, say)
+        roster, seconds = members.roster, job.network.rejoin_seconds
+        gone = [name for name in roster.took_part() if roster.long_away(name)]
+        say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result
 
 

@@ -116,6 +116,17 @@ def test_a_client_that_has_not_saved_starts_from_zero(wire: Wire, members: Membe
     assert (bert.done, bert.exact) == (0, False)
 
 
+def test_after_the_last_round_a_client_that_is_away_is_waited_for_no_longer_than_stated(
+    wire: Wire, members: Members
+) -> None:
+    members.roster.config = NetworkConfig(rejoin_seconds=0.1)  # in a round, all clients are waited for
+    wire.say("anna", Saved(ROUND))
+    wire.events.put(Event("away", "bert", "session of bert"))
+    Saving(members, ROUND, last=True).run()
+    assert (members.roster["anna"].done, members.roster["bert"].done) == (ROUND, 0)
+    assert not members.roster.given_up("bert")
+
+
 def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
     wire.say("anna", Ready(20, 4))
     wire.say("bert", Loaded(0, True))

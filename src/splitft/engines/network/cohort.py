@@ -106,9 +106,12 @@ class NetworkCohort:
     def times(self, members: Sequence[str]) -> None:
         """There is no virtual clock."""
 
-    def save(self, rounds_done: int) -> None:
-        """Have every client save its state; from then on the server counts on it."""
-        Saving(self._members, rounds_done).run()
+    def save(self, rounds_done: int, *, last: bool = False) -> None:
+        """Have every client save its state; from then on the server counts on it.
+
+        last: the run is over, and these states serve its extension alone.
+        """
+        Saving(self._members, rounds_done, last).run()
 
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
@@ -236,10 +239,12 @@ class Saving(Phase):
     """Clients save their states; from then on the server counts on these.
 
     A client on its way back is waited for: without its state its optimizer would start from zero.
+    After the last round it is waited for no longer than `rejoin_seconds`: the results do not need it.
     """
 
     members: Members
     done: int  # rounds
+    last: bool = False
 
     def run(self) -> None:
         """Have all clients save."""
@@ -248,7 +253,11 @@ class Saving(Phase):
             for name in roster.there():
                 self.returned(name)
             names = list(roster)
-            self.members.wait(lambda name: not self.awaits(name), names, roster.config.round_seconds)
+            self.members.wait(
+                lambda name: not self.awaits(name) or (self.last and roster.long_away(name)),
+                names,
+                roster.config.round_seconds,
+            )
         for member in roster.values():
             if member.done != self.done:
                 member.save(member.done, exact=False)

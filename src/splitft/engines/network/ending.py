@@ -43,10 +43,12 @@ def say_farewell(
     folder: Path,
     seconds: float,
     notice: Callable[[str], None],
+    *,
+    gone: Collection[str] = (),
 ) -> None:
     """Tell clients, then the aggregator if there is one, that a run is complete; stop listening.
 
-    seconds: the longest wait for either.
+    seconds: the longest wait for either. gone: those of `names` that have been waited for before.
     """
 
     def told(name: str) -> None:
@@ -55,9 +57,10 @@ def say_farewell(
     reason = "the run is complete"
     end = End(reason, True)
     left = listener.tell_end(end, names, min(SHORT_SECONDS, seconds), told)
-    if left:
-        notice(f"{reason}; {', '.join(left)} will be told within {seconds:g} seconds, or not at all")
-        left = listener.tell_end(end, left, seconds, told)
+    if waited := [name for name in left if name not in gone]:
+        notice(f"{reason}; {', '.join(waited)} will be told within {seconds:g} seconds, or not at all")
+        unheard = listener.tell_end(end, waited, seconds, told)
+        left = [name for name in left if name not in waited or name in unheard]
     if left:
         notice(f"{', '.join(left)} did not come to hear that {reason}: end what still dials")
     listener.close()

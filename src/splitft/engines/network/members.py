@@ -104,17 +104,15 @@ class Roster(dict[str, Member]):
 
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""
-        member = self[name]
-        away = member.away_seconds() > self.config.rejoin_seconds
-        return bool(member.expelled) or (away and self.enough(without=[name]))
+        return bool(self[name].expelled) or (self.long_away(name) and self.enough(without=[name]))
 
-    def taking_part(self) -> list[str]:
-        """The clients that have taken part, and are not away for longer than the others wait."""
-        return [
-            name
-            for name, member in self.items()
-            if member.session and not member.expelled and member.away_seconds() < self.config.rejoin_seconds
-        ]
+    def long_away(self, name: str) -> bool:
+        """Whether a client is away for longer than `rejoin_seconds`."""
+        return self[name].away_seconds() > self.config.rejoin_seconds
+
+    def took_part(self) -> list[str]:
+        """The clients that have taken part and were not expelled."""
+        return [name for name, member in self.items() if member.session and not member.expelled]
 
     def deadline(self) -> float:
         """The time from which on clients are late with what they are asked now, by `time.monotonic`."""

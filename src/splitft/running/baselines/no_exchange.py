@@ -118,7 +118,7 @@ class NoExchange:
             return {"adapter": self._distinct[POOLED].adapter}
         return {f"adapters/{name}": trainer.adapter for name, trainer in self._distinct.items()}
 
-    def save(self, rounds_done: int) -> None:
+    def save(self, rounds_done: int, *, last: bool = False) -> None:
         """The trainers' state is part of this cohort's."""
 
     def state(self) -> State:
