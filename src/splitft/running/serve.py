@@ -24,12 +24,13 @@ from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
-from splitft.job.report import ReportSettings
+from splitft.job.told import told_job
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
+from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
@@ -165,13 +166,21 @@ def make_server_side(
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 
-    # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
+    # The listener: clients get the job, its dtype settled, the names of the modules with LoRA, and digests.
     dtype, slots = base_dtype(job, start.model.config), model.slots
     settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
-    told = settled.model_dump_json(exclude=own)
-    names = tuple(slots.targets), tuple(slots.excluded)
-    welcome = Welcome("", 0, told, *names, start.report.server_inputs)
+    told, optional = told_job(settled)
+    facts = config_facts(start.model.config) | tokenizer_facts(start.tokenizer) | version_facts()
+    facts |= weight_facts(start.model, moved=job.moves_base)
+    welcome = Welcome(
+        job=told,
+        targets=tuple(slots.targets),
+        excluded=tuple(slots.excluded),
+        server_inputs=start.report.server_inputs,
+        optional=optional,
+        things=tuple(facts),
+        values=tuple(facts.values()),
+    )
     limit = most_bytes(start)
     listener = Listener(address, certs, door, welcome, limit)
 
@@ -189,9 +198,11 @@ def make_server_side(
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
     )
-    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    coordinator, worker = server.coordinator, server.worker
+    members = Members(roster, listener, ledger, coordinator, worker, gate.check, channels, say, facts)
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
+    trained = partial(lambda of: {"adapter": dict(of.adapter)}, server)
+    parties = Parties(policy, server, cohort, ledger, None, trained, roster.software)
     return parties, members, listener, averaging
 
 

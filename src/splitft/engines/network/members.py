@@ -9,8 +9,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.sameness import difference, facts_of, versions
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -46,9 +48,16 @@ class Member:
     finished: bool = False  # it has sent its adapters of the round after `done`
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
+    facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
+
+    def enter(self, ready: control.Ready, facts: Mapping[str, str]) -> str:
+        """Note a client's rows, and what it holds; return what of that is not the server's."""
+        self.rows, self.eval_rows = ready.rows, ready.eval_rows
+        self.facts = facts_of(ready.things, ready.values)
+        return difference(self.facts, facts)
 
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
@@ -110,6 +119,10 @@ class Roster(dict[str, Member]):
         """Whether a client is away for longer than `rejoin_seconds`."""
         return self[name].away_seconds() > self.config.rejoin_seconds
 
+    def software(self) -> dict[str, dict[str, str]]:
+        """Return {client: {package: version}} of those that have said it."""
+        return {name: found for name, member in self.items() if (found := versions(member.facts))}
+
     def took_part(self) -> list[str]:
         """The clients that have taken part and were not expelled."""
         return [name for name, member in self.items() if member.session and not member.expelled]
@@ -148,6 +161,7 @@ class Members:
     gate: Gate
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
+    facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -218,6 +232,14 @@ class Members:
                 )
             raise NetworkError("every client is expelled; the last: " + reason)
 
+    def turn_away(self, name: str, reason: str) -> None:
+        """End a client's session: it cannot take part yet, and may come again."""
+        member = self.roster[name]
+        member.session, member.there, member.connected = "", False, False
+        member.owes, member.since = control.Ready, time.monotonic()
+        self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
+        self.notice(f"{name} is not ready: {reason}")
+
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
         began = said = time.monotonic()
@@ -272,9 +294,12 @@ class Members:
         try:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
+            if isinstance(message, control.Failed) and message.again:
+                self.turn_away(name, f"it says: {plain(message.reason, SHOWN)}")
+                return
             if isinstance(message, control.Failed):
                 says = ValueError if message.reason != control.DIVERGED else NotFiniteError
-                raise says(f"it says: {_plain(message.reason)}")
+                raise says(f"it says: {plain(message.reason, SHOWN)}")
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -287,7 +312,9 @@ class Members:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
         else:
             if isinstance(message, control.Ready):
-                member.rows, member.eval_rows = message.rows, message.eval_rows
+                if apart := member.enter(message, self.facts):
+                    self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
+                    return
                 member.owes = control.Loaded
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
@@ -323,8 +350,3 @@ class Members:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")
         self._phase.returned(name)
-
-
-def _plain(text: str) -> str:
-    """Return a client's words as one line that moves no cursor."""
-    return "".join(c if c.isprintable() else " " for c in text[:SHOWN])
