@@ -17,6 +17,25 @@ from splitft.launch.width import listed
 from splitft.running.progress import clients_table, rounds_table
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+ARGUMENTS = {
+    "new": ("A recipe's name",), "check": ("A model folder", "Set keys"), "report": ("Folders of runs",),
+    "export": ("The output_dir of a run.", "Folder to write"), "evaluate": ("A run's output_dir",),
+    "aggregator": ("The server's job file", "Set keys"), "certs init": ("Names and addresses",),
+    "certs add": ("The clients' names",), "certs aggregator": ("Names and addresses",),
+    "certs revoke": ("Clients that may not come in",),
+    **dict.fromkeys(("run", "server", "plan", "compare"), ("A job file", "Set keys of the job:")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_help_explains_every_argument_once(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command, explained in ARGUMENTS.items():
+        splitft(*command.split(), "--help", monkeypatch=monkeypatch)
+        told = " ".join(capsys.readouterr().out.split())
+        assert [told.count(words) for words in explained] == [1] * len(explained), told
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
