@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
-from splitft.launch.width import FittingApp, listed
+from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
     0: "done",
@@ -90,7 +91,8 @@ def new(
     if recipe is None:
         for line in listed(recipes()):
             typer.echo(line)
-        typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
+        advice = "Copy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`."
+        typer.echo("\n" + "\n".join(textwrap.wrap(advice, columns())))
         return
     written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
     typer.echo(f"Wrote {written}. Edit it, then run it: splitft run {written}")

@@ -159,7 +159,7 @@ def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
 
 def extension_line(job: Job, was: int, done: int) -> str:
     """Return one line on a run that now has more rounds. was: its rounds before. done: the last round."""
-    line = f"the run of {was} rounds is extended to {job.rounds}"
+    line = f"the run of {was} round{'s' * (was > 1)} is extended to {job.rounds}"
     if schedule_of_all_rounds(job):
         line += (
             f"; from round {done + 1} on, the learning rate is that of a run of {job.rounds} rounds "
