@@ -29,8 +29,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     files = {name: str(write_rows(folder / f"{name}.txt", 40, n)) for n, name in enumerate(NAMES)}
     made = make_setting(folder, "llama") | {
         "data_files": files, "partition": {"method": "files"}, "rounds": 1, "local_steps": 2, "cuts": [1, 2],
-        "warmup_steps": 0, "adapter_name_or_path": None, "eval_every": 1, "eval_fraction": 0.2, "max_eval_samples": None,
-        "per_device_eval_batch_size": 3,
+        "warmup_steps": 0, "adapter_name_or_path": None, "eval_every": 1, "eval_fraction": 0.2,
+        "max_eval_samples": None, "per_device_eval_batch_size": 3,
     }  # fmt: skip
     return {key: value for key, value in made.items() if key != "clients"}
 
