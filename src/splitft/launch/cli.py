@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,16 +22,8 @@ from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
-from splitft.launch.options import (
-    CERTS,
-    JOB,
-    OPEN,
-    OVERRIDES,
-    PLUGIN,
-    RESUME,
-    TOKEN_FILE,
-)
-from splitft.launch.width import FittingApp, listed
+from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
     0: "done",
@@ -44,6 +37,7 @@ EXIT_CODES = {
     8: "a client's owner has not agreed to the server's job, or the site's policy refuses it",
     130: "interrupted (Ctrl-C)",
 }
+FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 
@@ -82,12 +76,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    if ctx.invoked_subcommand not in FOR_OTHERS:
+        os.umask(0o077)  # adapters, checkpoints, what others sent: for their owner alone
 
 
 @app.command()
@@ -104,7 +100,8 @@ def new(
     if recipe is None:
         for line in listed(recipes()):
             typer.echo(line)
-        typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
+        advice = "Copy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`."
+        typer.echo("\n" + "\n".join(textwrap.wrap(advice, columns())))
         return
     if recipe == "site":
         from splitft.job.site_policy import write_policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -33,6 +33,16 @@ def listed(descriptions: Mapping[str, str]) -> Iterator[str]:
 
 class FittingCommand(TyperCommand):
     """A command whose help has no frames in a narrow terminal."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        hints = get_type_hints(self.callback, include_extras=True)
+        for param in self.params:  # click 8.5 clears the help of typer's arguments
+            for found in getattr(hints.get(param.name or ""), "__metadata__", ()):
+                param.help = getattr(param, "help", None) or found.help
+
+    def format_arguments(self, ctx: Any, formatter: Any) -> None:
+        """Write nothing where click 8.5 lists the arguments, since typer does."""
 
     def get_help(
         self, ctx: Any

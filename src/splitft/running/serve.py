@@ -20,6 +20,7 @@ from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.sameness import versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
@@ -201,8 +202,15 @@ def make_server_side(
     coordinator, worker = server.coordinator, server.worker
     members = Members(roster, listener, ledger, coordinator, worker, gate.check, channels, say, facts)
     cohort = NetworkCohort(members, job, times, averaging)
-    trained = partial(lambda of: {"adapter": dict(of.adapter)}, server)
-    parties = Parties(policy, server, cohort, ledger, None, trained, roster.software)
+    parties = Parties(
+        policy,
+        server,
+        cohort,
+        ledger,
+        None,
+        adapters=lambda: {"adapter": dict(server.adapter)},
+        software=lambda: versions({name: member.facts for name, member in roster.items()}),
+    )
     return parties, members, listener, averaging
 
 

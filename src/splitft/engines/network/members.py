@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.gate import NotFiniteError
-from splitft.engines.network.sameness import difference, facts_of, versions
+from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -118,10 +118,6 @@ class Roster(dict[str, Member]):
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""
         return self[name].away_seconds() > self.config.rejoin_seconds
-
-    def software(self) -> dict[str, dict[str, str]]:
-        """Return {client: {package: version}} of those that have said it."""
-        return {name: found for name, member in self.items() if (found := versions(member.facts))}
 
     def took_part(self) -> list[str]:
         """The clients that have taken part and were not expelled."""

@@ -29,6 +29,10 @@ def difference(client: Facts, server: Facts) -> str:
     return "; ".join(apart[:_SHOWN]) + more
 
 
-def versions(facts: Facts) -> dict[str, str]:
-    """Return {package: version} of a party's facts."""
-    return {thing.removeprefix(VERSION): value for thing, value in facts.items() if thing.startswith(VERSION)}
+def versions(parties: Mapping[str, Facts]) -> dict[str, dict[str, str]]:
+    """Return {party: {package: version}} of the parties that state any."""
+    return {
+        name: {thing.removeprefix(VERSION): v for thing, v in facts.items() if thing.startswith(VERSION)}
+        for name, facts in parties.items()
+        if facts
+    }
