@@ -108,11 +108,16 @@ def make_split_model(
     """
     if job.moves_base:
         slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
-    return split_model(job, base, slots, server_inputs, head)
+    return split_model(job, base, slots, server_inputs, head, keep_logits)
 
 
 def split_model(
-    job: Job, base: Any, slots: AdapterSlots, server_inputs: ServerInputs, head: HeadForm
+    job: Job,
+    base: Any,
+    slots: AdapterSlots,
+    server_inputs: ServerInputs,
+    head: HeadForm,
+    keep_logits: KeepLogits | None = None,
 ) -> SplitModel:
     """Return a base with its adapters as the parts of a split model."""
     chunk = job.loss_chunk_tokens

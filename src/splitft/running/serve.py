@@ -20,7 +20,7 @@ from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members, Roster
-from splitft.engines.network.sameness import versions
+from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
@@ -167,21 +167,8 @@ def make_server_side(
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 
-    # The listener: clients get the job, its dtype settled, the names of the modules with LoRA, and digests.
-    dtype, slots = base_dtype(job, start.model.config), model.slots
-    settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    told, optional = told_job(settled)
-    facts = config_facts(start.model.config) | tokenizer_facts(start.tokenizer) | version_facts()
-    facts |= weight_facts(start.model, moved=job.moves_base)
-    welcome = Welcome(
-        job=told,
-        targets=tuple(slots.targets),
-        excluded=tuple(slots.excluded),
-        server_inputs=start.report.server_inputs,
-        optional=optional,
-        things=tuple(facts),
-        values=tuple(facts.values()),
-    )
+    # The listener.
+    welcome = welcome_of(start)
     limit = most_bytes(start)
     listener = Listener(address, certs, door, welcome, limit)
 
@@ -195,11 +182,12 @@ def make_server_side(
         hidden_size=model.width,
         vocab_size=int(text_config(start.model).vocab_size),
         max_length=job.max_length,
-        dtype=dtype,
+        dtype=base_dtype(job, start.model.config),
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
     )
     coordinator, worker = server.coordinator, server.worker
+    facts = facts_of(welcome.things, welcome.values)
     members = Members(roster, listener, ledger, coordinator, worker, gate.check, channels, say, facts)
     cohort = NetworkCohort(members, job, times, averaging)
     parties = Parties(
@@ -212,6 +200,24 @@ def make_server_side(
         software=lambda: versions({name: member.facts for name, member in roster.items()}),
     )
     return parties, members, listener, averaging
+
+
+def welcome_of(start: Assembly) -> Welcome:
+    """Return what clients get first: the job, its dtype settled, the layers with LoRA, and digests."""
+    job, slots, config = start.job, start.split_model.slots, start.model.config
+    dtype = str(base_dtype(job, config)).removeprefix("torch.")
+    told, optional = told_job(job.model_copy(update={"dtype": dtype}))
+    facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
+    facts |= weight_facts(start.model, moved=job.moves_base)
+    return Welcome(
+        job=told,
+        targets=tuple(slots.targets),
+        excluded=tuple(slots.excluded),
+        server_inputs=start.report.server_inputs,
+        optional=optional,
+        things=tuple(facts),
+        values=tuple(facts.values()),
+    )
 
 
 def most_bytes(start: Assembly) -> int:

@@ -53,7 +53,7 @@ class Conversation:
         if isinstance(came, control.Welcome | control.End):
             return came
         try:
-            message = control.WIRE.decode(came)
+            message = control.in_plain_words(control.WIRE.decode(came))
             return self.channel.unpack(message) if self.channel else message
         except ValueError as error:
             raise NetworkError(f"the server sent what cannot be read: {error}") from None
