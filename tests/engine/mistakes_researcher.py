@@ -58,7 +58,7 @@ def adapter_of_another_model(job: dict[str, Any], folder: Path) -> None:
 
 
 def adapter_alone(job: dict[str, Any], folder: Path) -> None:
-    shutil.copytree(folder / "run" / "adapter", folder / "tuned")
+    shutil.copytree(folder / "run" / "adapter", folder / "far" / "tuned")
 
 
 def no_state(job: dict[str, Any], folder: Path) -> None:
@@ -219,7 +219,8 @@ RESEARCHER: dict[str, Mistake] = {
         2, "holds no run (job.yaml)", "evaluate {folder}/empty --tasks arc", make=empty_folder
     ),
     "generation from an adapter alone": m(
-        2, "give --data FILE", "evaluate {folder}/tuned --generate", make=adapter_alone, output_dir="{run}"
+        2, "give --data FILE", "evaluate {folder}/far/tuned --generate",
+        make=adapter_alone, output_dir="{run}",
     ),
     "generation from plain text": m(3, "give rows of prompt and completion", "evaluate {run} --generate"),
     "an evaluation without its extra": m(
