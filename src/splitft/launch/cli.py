@@ -34,6 +34,7 @@ EXIT_CODES = {
     7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     130: "interrupted (Ctrl-C)",
 }
+FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 
@@ -72,12 +73,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    if ctx.invoked_subcommand not in FOR_OTHERS:
+        os.umask(0o077)  # adapters, checkpoints, what others sent: for their owner alone
 
 
 @app.command()
