@@ -51,7 +51,7 @@ def test_names_say_how_many_clients_there_are(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="clients_per_round: 11 is more than clients \\(10\\)"):
         Job(**setting | {"clients_per_round": 11})
     with pytest.raises(
-        JobError, match="network.clients: names 10, and clients is 3: leave clients out, or set 10"
+        JobError, match=r"network.clients: names 10, and clients is 3: leave clients out, or set 10"
     ):
         Job(**setting | {"clients": 3})
     with pytest.raises(JobError, match="cuts: needs one entry per client: clients is 10, the list has 3"):
