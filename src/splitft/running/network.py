@@ -17,8 +17,12 @@ METHODS = ("splitft", "same_split", "fed_lora")
 
 
 def client_names(job: Job) -> list[str]:
-    """Return the names of the clients that may take part, in the order of all sums."""
-    return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
+    """Return the names of the clients that may take part, in the order of all sums.
+
+    They are those of `network.clients`, else those that `data_files` gives to a client each.
+    """
+    own = job.data_files if isinstance(job.data_files, dict) else ()
+    return list(job.network.clients or own or (f"client-{i}" for i in range(job.clients)))
 
 
 def job_digest(job: Job) -> str:
