@@ -23,6 +23,7 @@ SERVER_KEYS = frozenset({
     "robust_aggregation", "byzantine_clients", "eval_precision", "server_batch_tokens", "cut_policy",
     "network",
 })  # fmt: skip
+STATED = {"dataset_text_field"}  # a key that means more where it is stated, even with its default
 # Keys that never leave the server.
 OWN_KEYS = frozenset({"adapter_name_or_path", *RunSettings.model_fields})
 
@@ -31,6 +32,7 @@ def told_job(job: BaseModel) -> tuple[str, tuple[str, ...]]:
     """Return the keys of a job that are set, as JSON, and the names of those that a client need not know."""
     values = job.model_dump(mode="json")
     told = _set_values(job, values)
+    told |= {name: values[name] for name in STATED & job.model_fields_set}
     # A default may follow from another key that is told: then it is told, too.
     read = type(job).model_validate_json(json.dumps(told)).model_dump(mode="json")
     told |= {name: value for name, value in values.items() if name not in OWN_KEYS and read[name] != value}
