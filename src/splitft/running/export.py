@@ -244,7 +244,8 @@ def read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     weights = folder / "adapter_model.safetensors"
     for path in (folder / "adapter_config.json", weights):
         if not path.is_file():
-            raise ModelError(f"{folder} is no PEFT adapter: it has no {path.name}")
+            inside = f"; name {folder / 'adapter'}" if (folder / "adapter" / path.name).is_file() else ""
+            raise ModelError(f"{folder} is no PEFT adapter: it has no {path.name}{inside}")
     try:
         config: Any = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(weights)
