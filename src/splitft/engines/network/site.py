@@ -188,7 +188,7 @@ class Site:
 
     def _turn_back(self, error: SplitFTError) -> None:
         """Tell the server that this client does not take part, or not yet."""
-        mends = isinstance(error, MismatchError | PolicyError)
+        mends = isinstance(error, MismatchError | PolicyError) or self._joined is not None
         reason = str(error) if isinstance(error, MismatchError) else _why(error)
         self._conversation.say(control.Failed(reason, again=mends))
         self._conversation.dialler.close()
