@@ -177,7 +177,8 @@ Keys that few jobs need: limits, constants of a method, and what a run chooses b
 SITE = """\
 ## The site policy
 
-A file of a client's owner, `site.yaml` in its folder or `--policy FILE`: limits on whatever job a server sends
+A file of a client's owner, `site.yaml` in its folder or `--policy FILE`: limits on whatever job a server
+sends
 ([site policy](site-policy.md)). `splitft new site` writes one.
 """
 

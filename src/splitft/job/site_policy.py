@@ -33,13 +33,13 @@ class SitePolicy(Strict):
     max_tail_blocks: Annotated[int, Field(ge=0)] | None = key(None, "Most blocks of the tail.")
     max_lora_r: Count = key(64, "Highest rank of an adapter. Adapters of full rank can undo the front.")
     max_cancelled: float = key(
-        0.5,
+        0.25,
         "Largest share of a layer's weights that handed-out adapters may cancel (docs/site-policy.md): at 1 "
         "the layer computes nothing, and the server reads the text.",
         gt=0,
     )
     max_adapter_size: float = key(
-        10.0,
+        4.0,
         "Largest Frobenius norm of a layer's handed-out adapter, as a multiple of its weights' norm.",
         gt=0,
     )
