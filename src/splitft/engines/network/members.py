@@ -235,7 +235,7 @@ class Members:
         """End a client's session: it cannot take part yet, and may come again."""
         member = self.roster[name]
         member.session, member.there, member.connected = "", False, False
-        member.owes, member.since = control.Ready, time.monotonic()
+        member.owes, member.since = control.Ready, self.roster.now()
         self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
         self.notice(f"{name} is not ready: {reason}")
 
