@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
@@ -59,6 +60,11 @@ class Member:
         self.rows, self.eval_rows = ready.rows, ready.eval_rows
         self.facts = facts_of(ready.things, ready.values)
         return difference(self.facts, facts)
+
+    def leave(self) -> None:
+        """Be away, as before the first session."""
+        self.session, self.there, self.connected = "", False, False
+        self.owes, self.since = control.Ready, self.now()
 
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
@@ -129,23 +135,6 @@ class Roster(dict[str, Member]):
     def deadline(self) -> float:
         """The time from which on clients are late with what they are asked now, by `now`."""
         return self.now() + (self.config.round_seconds or math.inf)
-
-
-class Phase:
-    """The phase between two parts of a round, in which nothing is asked of clients."""
-
-    def awaits(self, name: str) -> bool:
-        """Whether messages of a client are read; else they wait, and soon its connection does."""
-        return False
-
-    def take(self, name: str, message: control.Said) -> None:
-        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
-
-    def returned(self, name: str) -> None:
-        """A reconnecting client has been resynchronised: ask it again."""
-
-    def answered(self, names: Collection[str]) -> None:
-        """The server has answered one message of each of these clients."""
 
 
 @dataclass(eq=False)
@@ -233,9 +222,7 @@ class Members:
 
     def turn_away(self, name: str, reason: str) -> None:
         """End a client's session: it cannot take part yet, and may come again."""
-        member = self.roster[name]
-        member.session, member.there, member.connected = "", False, False
-        member.owes, member.since = control.Ready, self.roster.now()
+        self.roster[name].leave()
         self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
         self.notice(f"{name} is not ready: {reason}")
 
