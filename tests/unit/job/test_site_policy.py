@@ -69,7 +69,8 @@ def test_hosts_layers_and_data_sets() -> None:
 JOBS = [
     {}, {"dataset_text_field": "text"}, {"cuts": [1, 2, 3, 1, 2], "codec": "int8"}, {"eval_codec": "bf16"},
     {"cut_policy": {"method": "makespan", "max_cut": 4}, "devices": "laptop"},
-    {"max_steps": 40, "local_steps": 8}, {"labels": "server"}, {"device_profiles": {"mine": {"flops": 1e9}}, "network": {"min_clients": 2}},
+    {"max_steps": 40, "local_steps": 8}, {"labels": "server"},
+    {"device_profiles": {"mine": {"flops": 1e9}}, "network": {"min_clients": 2}},
 ]  # fmt: skip
 
 
