@@ -32,8 +32,10 @@ EXIT_CODES = {
     5: "output cannot be written, or would overwrite something",
     6: "the network, a certificate or another party stops the run",
     7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
+    8: "the run is complete, but not with all clients that were invited",
     130: "interrupted (Ctrl-C)",
 }
+INCOMPLETE = 8
 FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -131,13 +133,19 @@ def server(
     token_file: TOKEN_FILE = None,
     insecure: OPEN = False,
     resume: RESUME = False,
+    admit: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="With --resume: let an expelled client in again.")
+    ] = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
-    serve(loaded, listen, certs=certs, token=read_token(token_file), insecure=insecure, resume=resume)
+    token, admitted = read_token(token_file), admit or []
+    done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
+    if done.summary.get("missing"):
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,9 +28,9 @@ def client_names(job: Job) -> list[str]:
 
 def job_digest(job: Job) -> str:
     """Return the SHA-256 of a job, on which server and aggregator must agree."""
-    return hashlib.sha256(
-        job.model_dump_json(exclude={"output_dir", *ReportSettings.model_fields}).encode()
-    ).hexdigest()
+    free: dict[str, Any] = dict.fromkeys(("output_dir", *ReportSettings.model_fields), True)
+    free["network"] = {key for key in type(job.network).model_fields if key != "clients"}
+    return hashlib.sha256(job.model_dump_json(exclude=free).encode()).hexdigest()
 
 
 def check_network_job(job: Job) -> None:

@@ -40,6 +40,9 @@ class Parties:
     ledger: Ledger
     machines: Machines | None
     adapters: Callable[[], dict[str, Adapter]]  # {folder in the run's: adapter}
+    missing: Callable[[], dict[str, str]] = (
+        dict  # invited clients without which the last round went on, and why
+    )
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.membership import expelled_before, missing, write_members
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
@@ -55,6 +56,7 @@ def serve(
     tokens: Mapping[str, str] | None = None,
     insecure: bool = False,
     resume: bool = False,
+    admit: Collection[str] = (),
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
@@ -64,8 +66,8 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. callbacks: called at the run's events. on_listening: called once
-    clients can connect.
+    resume: go on from the last checkpoint. admit: names of expelled clients that may come again. callbacks:
+    called at the run's events. on_listening: called once clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
@@ -78,6 +80,7 @@ def serve(
     job = network_job(job)
     with open_run(job, resume=resume) as opened:
         names = client_names(job)
+        expelled = expelled_before(opened.folder, names, admit)
         secrets = tokens or (dict.fromkeys(names, token) if token else {})
         by_certificate = certs is not None and not tokens
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
@@ -109,6 +112,7 @@ def serve(
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )
+        members.keep_out(expelled)
         on_listening(listener)
         console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
         if averaging is not None and dial is not None:
@@ -189,9 +193,27 @@ def make_server_side(
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
     )
-    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    members = Members(
+        roster,
+        listener,
+        ledger,
+        server.coordinator,
+        server.worker,
+        gate.check,
+        channels,
+        say,
+        partial(write_members, folder),
+    )
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
+    parties = Parties(
+        policy,
+        server,
+        cohort,
+        ledger,
+        None,
+        lambda: {"adapter": dict(server.adapter)},
+        lambda: missing(roster),
+    )
     return parties, members, listener, averaging
 
 

@@ -37,6 +37,9 @@ class Member:
     connected: bool = False
     since: float = field(default_factory=time.monotonic)  # when it was last lost
     expelled: str = ""  # why
+    problem: str = ""  # why it cannot take part yet, in its own words
+    told: str = ""  # the last of these that was shown
+    took_part: bool = False  # it has been there
     diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
     rows: int = 0
@@ -53,6 +56,11 @@ class Member:
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
         self.last, self.evaluating = message, evaluating
+
+    def not_ready(self, problem: str) -> None:
+        """Note why it cannot take part: nothing is asked of it until it comes again."""
+        self.problem, self.there, self.owes = problem, False, control.Ready
+        self.since = time.monotonic()
 
     def finish(self) -> None:
         """Note that its adapters of this round are here: it need not take the steps again."""
@@ -97,6 +105,16 @@ class Roster(dict[str, Member]):
         """The clients that take part now."""
         return [name for name, member in self.items() if member.there and not member.expelled]
 
+    def quorum(self) -> None:
+        """Raise NetworkError where fewer than `min_clients` can ever take part again."""
+        fewest, left = self.config.min_clients or 1, sum(not member.expelled for member in self.values())
+        if left < fewest:
+            out = "; ".join(f"{name} is expelled: {m.expelled}" for name, m in self.items() if m.expelled)
+            raise NetworkError(
+                f"{left} of {len(self)} clients are left, network.min_clients is {fewest} ({out}): "
+                "`splitft server … --resume --admit NAME` lets one in again"
+            )
+
     def enough(self, without: Collection[str] = ()) -> bool:
         """Whether the run may go on without these clients."""
         wanted = self.config.min_clients or sum(not member.expelled for member in self.values())
@@ -109,6 +127,11 @@ class Roster(dict[str, Member]):
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""
         return self[name].away_seconds() > self.config.rejoin_seconds
+
+    def named(self, name: str) -> str:
+        """Return a client's name, with what keeps it from taking part."""
+        problem = self[name].problem
+        return f"{name} (not ready: {problem})" if problem else name
 
     def took_part(self) -> list[str]:
         """The clients that have taken part and were not expelled."""
@@ -148,6 +171,7 @@ class Members:
     gate: Gate
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
+    changed: Callable[[Roster], None] = lambda roster: None  # called where the standing of a client changes
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -197,6 +221,7 @@ class Members:
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
         self.roster[name].mute()
+        self.changed(self.roster)
         self.channels[name].memory.forget()
         self.channels[name].memory.rewind()
         self.send(name, control.Skip(0))
@@ -217,6 +242,13 @@ class Members:
                     f"no client is left whose figures are finite; the last: {name}, {reason}"
                 )
             raise NetworkError("every client is expelled; the last: " + reason)
+        self.changed(self.roster)
+        self.roster.quorum()
+
+    def keep_out(self, expelled: Mapping[str, str]) -> None:
+        """Expel clients that the run had expelled before the server was started again."""
+        for name, reason in expelled.items():
+            self.expel(name, reason)
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
@@ -226,8 +258,10 @@ class Members:
             self.pump()
             if seconds is not None and time.monotonic() - began > seconds:
                 late += [name for name in left if self.roster.enough(without=[*late, name])][:1]
-            if time.monotonic() - said > 30.0 and (away := [n for n in left if not self.roster[n].there]):
-                self.notice(f"waiting for {', '.join(away)}")
+            if time.monotonic() - said > 30.0 and (
+                away := [n for n in left if self.roster[n].away_seconds()]
+            ):
+                self.notice(f"waiting for {', '.join(map(self.roster.named, away))}")
                 said = time.monotonic()
 
     def pump(self, seconds: float = 0.5) -> None:
@@ -248,6 +282,7 @@ class Members:
             # A new session: Ready and Loaded come first.
             member.session, member.owes = event.session, control.Ready
             member.there, member.connected = False, True
+            member.problem = ""
             member.unasked.clear()
             self.channels[member.name].memory.forget()
         elif event.kind == "gone":
@@ -260,9 +295,11 @@ class Members:
         elif event.kind == "back":
             member.connected = True
             self.notice(f"{member.name} is connected again")
+            self.changed(self.roster)
         elif event.kind == "away":
             member.connected, member.since = False, time.monotonic()
             self.notice(f"{member.name} is lost: {event.reason}")
+            self.changed(self.roster)
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)
 
@@ -273,8 +310,9 @@ class Members:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
             if isinstance(message, control.Failed):
-                says = ValueError if message.reason != control.DIVERGED else NotFiniteError
-                raise says(f"it says: {_plain(message.reason)}")
+                self._on_failed(member, message)
+                self.listener.used(event)
+                return
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -295,6 +333,17 @@ class Members:
                 self._resynchronise(member, message.ok and member.exact)
         self.listener.used(event)
 
+    def _on_failed(self, member: Member, message: control.Failed) -> None:
+        """A client ends: it diverged, or cannot take part yet. Raises NotFiniteError for the former."""
+        problem = _plain(message.reason)
+        if message.reason == control.DIVERGED:
+            raise NotFiniteError(f"it says: {problem}")
+        if problem != member.told:
+            self.notice(f"{member.name} is not ready, and waited for; it says: {problem}")
+        member.told = problem
+        member.not_ready(problem)
+        self.changed(self.roster)
+
     def _through_gate(self, member: Member, message: control.Said) -> control.Said:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
         if isinstance(message, control.Started) and message.attempt != control.EVALUATION:
@@ -310,7 +359,7 @@ class Members:
     def _resynchronise(self, member: Member, restored: bool) -> None:
         """Have a client whose state is restored, or lost, take part from where the others are."""
         name = member.name
-        member.owes, member.there = None, True
+        member.owes, member.there, member.took_part = None, True, True
         if not restored:
             self.coordinator.blocks.forget(name)
             if member.last is not None:
@@ -322,6 +371,7 @@ class Members:
         if member.last is not None:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")
+        self.changed(self.roster)
         self._phase.returned(name)
 
 

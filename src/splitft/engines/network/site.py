@@ -19,7 +19,6 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import (
     DataError,
     DivergedError,
-    JobError,
     ModelError,
     NetworkError,
     OutputError,
@@ -125,7 +124,9 @@ class Site:
                     request = self._conversation.take()
                 except _StepsOverError as over:
                     (request,) = over.args
-                except (DivergedError, JobError) as error:  # JobError: of a piece of the user's own
+                except NetworkError:
+                    raise
+                except SplitFTError as error:  # the server waits for it to come again, unless it diverged
                     self._conversation.say(control.Failed(_why(error)))
                     raise
             self._conversation.dialler.close(over=True)
