@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 from splitft.data import ClientData
 from splitft.data.objects import by_client, check_data_set
 from splitft.errors import JobError, ModelError
+from splitft.job.base_model import GIVEN_MODEL
+from splitft.job.data import GIVEN_EVAL, GIVEN_TRAIN
 from splitft.job.settings import EvaluationSettings
 from splitft.running.predictions import HeldOutPredictions, check_functions, check_rows
 from splitft.weights.kinds import causal_class
-
-MODEL = "object:model"  # stands in a job for a model that has no name
-TRAIN, EVAL = "object:train_dataset", "object:eval_dataset"
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Given:
         keys: dict[str, Any] = {}
         check_functions(self.compute_metrics, self.preprocess_logits_for_metrics)
         for key, data, name in (
-            ("data_files", self.train_dataset, TRAIN),
-            ("eval_files", self.eval_dataset, EVAL),
+            ("data_files", self.train_dataset, GIVEN_TRAIN),
+            ("eval_files", self.eval_dataset, GIVEN_EVAL),
         ):
             if data is not None:
                 check_data_set(name.removeprefix("object:"), data)
@@ -49,7 +48,7 @@ class Given:
         if self.model is not None:
             check_model(self.model)
             named = getattr(self.model.config, "_name_or_path", "")
-            keys |= {"model_fallback": None, "model_name_or_path": named or MODEL}
+            keys |= {"model_fallback": None, "model_name_or_path": named or GIVEN_MODEL}
         return keys
 
     def predictions(

@@ -15,6 +15,7 @@ from splitft.common.lock import lock_folder
 from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
+from splitft.data.table import check_file
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
 from splitft.engines.network.site import Conversation, Site
@@ -184,9 +185,12 @@ def join(
         raise JobError(
             "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
-
+    if data and job_data:
+        raise JobError("--data FILE or --job-data, not both")
     if eval_data and not data:
         raise JobError("--eval-data goes with --data FILE; with --job-data the job's eval_files are read")
+    for file in filter(None, (data, eval_data)):
+        check_file(file)  # before the server is told that this client is there
 
     def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)

@@ -49,7 +49,7 @@ def check_network_job(job: Job) -> None:
 def check_address(address: str, certs: Path | None, insecure: bool) -> None:
     """Raise JobError where an address is none, or would be open to a network without TLS."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or "/" in host or not port.isdigit() or int(port) > 65535:
         raise JobError(f"--listen {address}: write HOST:PORT, such as 127.0.0.1:50051 or 0.0.0.0:50051")
     if certs is None and not insecure and not is_loopback(host):
         raise JobError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,14 @@ def run(
     called = run_callbacks(job, callbacks)
     with open_run(job, resume=resume) as opened:
         if opened.complete:
-            return complete_run(opened, job, console)
+            return complete_run(opened, job, console, model)
         if opened.diverged:
             raise diverges_again(opened.folder)
         quiet_libraries()
         start = assemble(job, console, given=given)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
-        return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console, called)
+        parties = make_parties(start, batch_tokens=tokens)
+        return replace(run_parties(opened, start, parties, console, called), _base=model)
 
 
 def run_parties(
@@ -169,14 +170,15 @@ def run_parties(
     return RunResult(folder, folder / adapters, output.records, summary)
 
 
-def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
-    """Return what a run that is complete has made."""
+def complete_run(opened: Opened, job: Job, console: Console, model: Any = None) -> RunResult:
+    """Return what a run that is complete has made. model: the object that it was given, if any."""
     folder, records = opened.folder, read_records(opened.folder)
     picture, history = folder / "perplexity.png", folder / HISTORY
     if not picture.exists() or picture.stat().st_mtime_ns < history.stat().st_mtime_ns:  # killed at its end
         perplexity_picture(records, picture)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
-    return RunResult(folder, folder / adapter_folder(job), records, read_summary(folder))
+    adapter = folder / adapter_folder(job)
+    return RunResult(folder, adapter, records, read_summary(folder), _base=model)
 
 
 def extension_line(job: Job, was: int, done: int) -> str:
