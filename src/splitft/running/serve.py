@@ -19,8 +19,9 @@ from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
-from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.members import Members
 from splitft.engines.network.membership import expelled_before, missing, write_members
+from splitft.engines.network.roster import Roster
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener

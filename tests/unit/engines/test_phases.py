@@ -12,7 +12,8 @@ import torch
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network.cohort import Evaluation, HandOut, Saving
 from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
-from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.members import Members
+from splitft.engines.network.roster import Roster
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import NetworkError
 from splitft.job.sections import NetworkConfig

@@ -1,0 +1,130 @@
+"""The clients of a run at the server: what is known of each, and whether there are enough of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from splitft.engines.network import control
+from splitft.engines.network.timing import StepClock
+from splitft.engines.network.transport.peers import Event
+from splitft.errors import NetworkError
+from splitft.job.sections import NetworkConfig
+from splitft.wire.messages import AdapterDown, OptimizerState
+
+
+@dataclass
+class Member:
+    """One client."""
+
+    name: str
+    session: str = ""  # of its last connection; empty before the first
+    there: bool = False  # it takes part: its data are read and its state is restored in this session
+    connected: bool = False
+    since: float = field(default_factory=time.monotonic)  # when it was last lost
+    expelled: str = ""  # why
+    problem: str = ""  # why it cannot take part yet, in its own words
+    told: str = ""  # the last of these that was shown
+    took_part: bool = False  # it has been there
+    diverged: bool = False  # that is: its figures were not finite
+    owes: type | None = None  # the only kind that may come next in a new session; None: any
+    rows: int = 0
+    eval_rows: int = 0
+    done: int = 0  # the last round after which it saved its state
+    exact: bool = True  # the server counts on that state
+    finished: bool = False  # it has sent its adapters of the round after `done`
+    last: AdapterDown | None = None  # its last hand-out since then
+    evaluating: bool = False  # that one is for evaluation
+    muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
+    clock: StepClock = field(default_factory=StepClock)
+    unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
+
+    def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
+        """Remember what it is handed out, for a return in a new session."""
+        self.last, self.evaluating = message, evaluating
+
+    def not_ready(self, problem: str) -> None:
+        """Note why it cannot take part: nothing is asked of it until it comes again."""
+        self.problem, self.there, self.owes = problem, False, control.Ready
+        self.since = time.monotonic()
+
+    def finish(self) -> None:
+        """Note that its adapters of this round are here: it need not take the steps again."""
+        self.finished, self.last = True, None
+
+    def mute(self) -> None:
+        """Drop its messages until it has the next adapters."""
+        self.muted = True
+
+    def save(self, done: int, exact: bool) -> None:
+        """Note the state that it can restore."""
+        self.done, self.exact, self.finished, self.last = done, exact, False, None
+
+    def admits(self, message: control.Said) -> bool:
+        """Whether a message is to be used. Raises ValueError where another kind must come first."""
+        kind = type(message).__name__
+        if self.owes is not None and not isinstance(message, self.owes | control.Failed):
+            raise ValueError(f"{kind} came where {self.owes.__name__} is next")
+        if isinstance(message, control.Ready | control.Loaded) and not isinstance(message, self.owes or ()):
+            raise ValueError(f"{kind} came again")
+        if (
+            isinstance(message, control.Held | OptimizerState)
+            and self.last
+            and message.round == self.last.round
+        ):
+            self.muted = False
+        return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
+
+    def away_seconds(self) -> float:
+        """How long it has not been there."""
+        return 0.0 if self.there and self.connected else time.monotonic() - self.since
+
+
+class Roster(dict[str, Member]):
+    """All clients of a job, in the order of their names there, which is the order of all sums."""
+
+    def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
+        super().__init__({name: Member(name) for name in names})
+        self.config = config
+
+    def there(self) -> list[str]:
+        """The clients that take part now."""
+        return [name for name, member in self.items() if member.there and not member.expelled]
+
+    def quorum(self) -> None:
+        """Raise NetworkError where fewer than `min_clients` can ever take part again."""
+        fewest, left = self.config.min_clients or 1, sum(not member.expelled for member in self.values())
+        if left < fewest:
+            out = "; ".join(f"{name} is expelled: {m.expelled}" for name, m in self.items() if m.expelled)
+            raise NetworkError(
+                f"{left} of {len(self)} clients are left, network.min_clients is {fewest} ({out}): "
+                "`splitft server … --resume --admit NAME` lets one in again"
+            )
+
+    def enough(self, without: Collection[str] = ()) -> bool:
+        """Whether the run may go on without these clients."""
+        wanted = self.config.min_clients or sum(not member.expelled for member in self.values())
+        return len([name for name in self.there() if name not in without]) >= max(1, wanted)
+
+    def given_up(self, name: str) -> bool:
+        """Whether the others no longer wait for a client."""
+        return bool(self[name].expelled) or (self.long_away(name) and self.enough(without=[name]))
+
+    def long_away(self, name: str) -> bool:
+        """Whether a client is away for longer than `rejoin_seconds`."""
+        return self[name].away_seconds() > self.config.rejoin_seconds
+
+    def named(self, name: str) -> str:
+        """Return a client's name, with what keeps it from taking part."""
+        problem = self[name].problem
+        return f"{name} (not ready: {problem})" if problem else name
+
+    def took_part(self) -> list[str]:
+        """The clients that have taken part and were not expelled."""
+        return [name for name, member in self.items() if member.session and not member.expelled]
+
+    def deadline(self) -> float:
+        """The time from which on clients are late with what they are asked now, by `time.monotonic`."""
+        return time.monotonic() + (self.config.round_seconds or math.inf)
