@@ -18,6 +18,7 @@ from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members, Roster
 from splitft.engines.network.timing import StepTimes
@@ -189,7 +190,10 @@ def make_server_side(
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
     )
-    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    faults = FaultLog(folder / FAULTS, say)
+    members = Members(
+        roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say, faults
+    )
     cohort = NetworkCohort(members, job, times, averaging)
     parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
     return parties, members, listener, averaging

@@ -35,6 +35,7 @@ from splitft.wire.messages import (
 
 LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay far below
 SLACK = 1 << 20
+ROUNDING = 1e-3  # nats a token that a negative log-likelihood may be below zero
 
 
 class NotFiniteError(ValueError):
@@ -85,13 +86,7 @@ class Gate:
             case OptimizerState():
                 self._moments(client, message)
             case Metrics():
-                _number("nll", message.nll)
-                for right, all_ in (("correct", "tokens"), ("paper_correct", "paper_tokens")):
-                    most = getattr(message, all_)
-                    if not 0 <= getattr(message, right) <= most <= self._most_tokens:
-                        raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
-                self._row_sums(message)
-                self._own_sums(message)
+                check_metrics(message, self._most_rows, self._most_tokens, len(self.settings.metrics))
             case LocalLoss():
                 _number("loss", message.loss)
                 self._loss_tokens(message.loss_tokens, 0)
@@ -150,27 +145,6 @@ class Gate:
         self._batches[client] = stated, seen
         if message.batch_tokens != stated or seen > stated or (part == parts - 1 and seen != stated):
             raise ValueError(f"batch_tokens: {message.batch_tokens} where {seen} of {stated} have come")
-
-    def _row_sums(self, message: Metrics) -> None:
-        """Check that the sums of rows are there, finite, and add up to those of the batch."""
-        for name, total in (("nll", message.nll), ("correct", message.correct), ("tokens", message.tokens)):
-            rows = getattr(message, f"row_{name}")
-            if rows is None or rows.dtype is not torch.float32 or rows.ndim != 1:
-                raise ValueError(f"row_{name}: no vector of float32")
-            _finite(f"row_{name}", rows)
-            if not 1 <= len(rows) <= self._most_rows or len(rows) != rows_of(message):
-                raise ValueError(f"row_{name}: {len(rows)} rows")
-            if abs(float(rows.double().sum()) - total) > 1e-3 * max(1.0, abs(total)):
-                raise ValueError(f"row_{name}: they add up to {float(rows.sum())}, not to {total}")
-
-    def _own_sums(self, message: Metrics) -> None:
-        """Check that the sums of the job's metrics are there and finite."""
-        wanted, sums = len(self.settings.metrics), message.own_sums
-        if sums is None and not wanted:
-            return
-        if sums is None or sums.dtype is not torch.float64 or sums.shape != (wanted,):
-            raise ValueError(f"own_sums: no vector of {wanted} numbers")
-        _finite("own_sums", sums)
 
     def _adapter(self, client: str, message: AdapterUp) -> None:
         self._norms(client, message.grad_norms, self.settings.splits_model)
@@ -234,6 +208,43 @@ class Gate:
         if tensor.dtype not in (self.dtype, torch.float32):  # some models sum in float32
             raise ValueError(f"{name}: {tensor.dtype} where it is {self.dtype}")
         _finite(name, tensor)
+
+
+def check_metrics(message: Metrics, most_rows: int, most_tokens: int, own: int) -> None:
+    """Raise ValueError where sums over held-out rows are none that a model can have.
+
+    Args:
+        most_rows, most_tokens: Of a batch.
+        own: Number of the job's own metrics.
+    """
+    # The sums, as far as no model can have others; it cannot be seen whether they are true.
+    _number("nll", message.nll)
+    if not message.nll >= -ROUNDING * message.tokens:
+        raise ValueError(f"nll: {message.nll} over {message.tokens} tokens; no likelihood is above 1")
+    for right, all_ in (("correct", "tokens"), ("paper_correct", "paper_tokens")):
+        most = getattr(message, all_)
+        if not 0 <= getattr(message, right) <= most <= most_tokens:
+            raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
+    # Those of rows are there, finite, and add up to those of the batch.
+    for name, total in (("nll", message.nll), ("correct", message.correct), ("tokens", message.tokens)):
+        rows = getattr(message, f"row_{name}")
+        if rows is None or rows.dtype is not torch.float32 or rows.ndim != 1:
+            raise ValueError(f"row_{name}: no vector of float32")
+        _finite(f"row_{name}", rows)
+        if not 1 <= len(rows) <= most_rows or len(rows) != rows_of(message):
+            raise ValueError(f"row_{name}: {len(rows)} rows")
+        if abs(float(rows.double().sum()) - total) > 1e-3 * max(1.0, abs(total)):
+            raise ValueError(f"row_{name}: they add up to {float(rows.sum())}, not to {total}")
+    nll, correct, tokens = (getattr(message, f"row_{name}") for name in ("nll", "correct", "tokens"))
+    if bool(((nll < -ROUNDING * tokens) | (correct < 0) | (correct > tokens)).any()):
+        raise ValueError("row_nll, row_correct: sums that no row has")
+    # The job's own metrics.
+    sums = message.own_sums
+    if sums is None and not own:
+        return
+    if sums is None or sums.dtype is not torch.float64 or sums.shape != (own,):
+        raise ValueError(f"own_sums: no vector of {own} numbers")
+    _finite("own_sums", sums)
 
 
 def check_adapters(message: AdapterUp) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from splitft.engines.network import control
+from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
@@ -23,6 +24,7 @@ from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, LocalLoss, Message, OptimizerState, not_finite
 
 SHOWN = 300  # characters of a client's own words
+MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
 
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
 
@@ -53,6 +55,13 @@ class Member:
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
         self.last, self.evaluating = message, evaluating
+
+    def ready(self, message: control.Ready) -> None:
+        """Note that its data are read. Raises ValueError for numbers of rows that no client has."""
+        rows, eval_rows = message.rows, message.eval_rows
+        if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
+            raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
+        self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
 
     def finish(self) -> None:
         """Note that its adapters of this round are here: it need not take the steps again."""
@@ -135,6 +144,9 @@ class Phase:
     def answered(self, names: Collection[str]) -> None:
         """The server has answered one message of each of these clients."""
 
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """A client is expelled whose message, sent with those of `clients`, could not be computed."""
+
 
 @dataclass(eq=False)
 class Members:
@@ -148,6 +160,7 @@ class Members:
     gate: Gate
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
+    faults: FaultLog
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -193,6 +206,11 @@ class Members:
         self._phase.answered(replies)
         for name, message in replies.items():
             self.send(name, message)
+
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """Have the others go on as if a message of an expelled client had not come."""
+        self._phase.go_on_without(name, {*clients, name})
+        self.worker.forget_metrics(name)
 
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
@@ -283,12 +301,14 @@ class Members:
                     return
                 # The gate: shapes, types and values. Then the phase: the order, and the transaction.
                 self._phase.take(name, self._through_gate(member, message))
+            if isinstance(message, control.Ready):
+                member.ready(message)
         except ValueError as error:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
+        except Exception as error:  # that no check foresees: it ends this client's part, not the run
+            self.expel(name, self.faults.keep(name, error))
         else:
             if isinstance(message, control.Ready):
-                member.rows, member.eval_rows = message.rows, message.eval_rows
-                member.owes = control.Loaded
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
             elif isinstance(message, control.Loaded):
