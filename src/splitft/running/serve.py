@@ -189,6 +189,7 @@ def make_server_side(
         dtype=dtype,
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
+        adapter=lambda: server.adapter,
     )
     faults = FaultLog(folder / FAULTS, say)
     members = Members(

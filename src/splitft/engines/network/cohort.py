@@ -285,7 +285,9 @@ class Saving(Phase):
         return self.members.roster[name].done != self.done
 
     def take(self, name: str, message: Said) -> None:
-        if message == Saved(self.done):
+        if not isinstance(message, Saved) or message.done > self.done:
+            raise ValueError(f"{message} came where Saved({self.done}) is next")
+        if message.done == self.done:  # an earlier one is of a request that was given up
             self.members.roster[name].save(self.done, exact=True)
 
     def returned(self, name: str) -> None:

@@ -5,7 +5,7 @@ Expectations follow from the session, never from the message. `MessageOrder` che
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from splitft.data.estimates import rows_of
 from splitft.job.settings import TrainingSettings
-from splitft.lora.blocks import Layout, trained_specs
+from splitft.lora.blocks import Adapter, Layout, rank_of, trained_specs
 from splitft.lora.client_optimizer import ADAMW
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.optimizer import NO_GRADIENT
+from splitft.lora.reach import moments_beyond, reach_of_rounds
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
-from splitft.server.average import check_sizes
+from splitft.server.average import check_reach, check_sizes
 from splitft.server.coordinator import Holding
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (
@@ -56,6 +57,7 @@ class Gate:
     dtype: torch.dtype  # of the base model
     needs_ids: bool  # activations come with token ids
     only_digests: bool  # adapters go to the aggregator
+    adapter: Callable[[], Adapter]  # the global one, as it was handed out
     # Tokens of each client's activations, by micro-step; and of its batch under way: stated, seen.
     _tokens: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
     _batches: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
@@ -64,6 +66,7 @@ class Gate:
         job = self.settings
         self._most_rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
         self._most_tokens = self._most_rows * self.max_length
+        self._reach = reach_of_rounds(job)
 
     def check(self, client: str, message: Message) -> Message:
         """Return a message unpacked. Raises ValueError, which names the field, where it is wrong."""
@@ -153,9 +156,13 @@ class Gate:
             if message.blocks or digests != [(torch.uint8, (32,))]:
                 raise ValueError("values: adapters go to the aggregator, only their digest comes here")
             return
-        sizes = [values.numel() for values in message.values]
-        check_sizes(self.settings, self.layout, self.holdings[client].held, message.blocks, sizes)
+        sizes, held = [values.numel() for values in message.values], self.holdings[client].held
+        check_sizes(self.settings, self.layout, held, message.blocks, sizes)
         check_adapters(message)
+        if not 1 <= message.round <= self.settings.rounds:
+            raise ValueError(f"AdapterUp.round: {message.round}")
+        if (reach := self._reach(message.round)) is not None:
+            check_reach(self.settings, self.layout, self.adapter(), held, message, reach)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
         if self.settings.optim not in ADAMW:
@@ -178,6 +185,10 @@ class Gate:
                 raise ValueError(f"moved_steps: more than the {most} steps of the run")
             if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
                 raise ValueError("moments: a mean of squares is negative")
+            rank = rank_of(moments.exp_avg)
+            for mean, square in zip(moments.exp_avg.values(), moments.exp_avg_sq.values(), strict=True):
+                if moments_beyond(self.settings, mean, square, rank):
+                    raise ValueError("moments: a mean is beyond what goes with its mean of squares")
 
     def _norms(self, client: str, norms: Tensor | None, expected: bool) -> None:
         expected = expected and self.settings.max_grad_norm > 0 and not self.settings.max_staleness
