@@ -17,6 +17,7 @@ from splitft.engines.network.site import Conversation, Site
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.running.join import ClientSetup
+from splitft.running.network import client_names
 from splitft.running.serve import serve
 
 QUIET = Console(quiet=True)
@@ -78,7 +79,7 @@ def together(
     said: is told why tampering clients ended. port_for: the port that a client dials, given the server's.
     """
     tamper, said = tamper or {}, [] if said is None else said
-    names = list(setting["network"]["clients"])
+    names = client_names(Job(**setting))
     ports: list[int] = []
     listening = threading.Event()
 

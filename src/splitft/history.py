@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from splitft.devices.simulate import RoundTimes
 
 
+# Figures of a function of the user's own, by name: of each client, and under None of all rows together.
+OwnFigures = Mapping[str | None, Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class ClientRecord:
     """One client in one round; None where it did not train or was not evaluated.
@@ -55,7 +59,8 @@ class RoundRecord:
     perplexity_change: Since the first evaluation, on the rows of both: -0.1 is a tenth less.
     change_interval: Half-width of its 95 % interval.
     accuracy_change: As perplexity_change, in shares of tokens.
-    metrics: {name: mean over held-out tokens} of the job's `metrics`.
+    metrics: {name: mean over held-out tokens} of the job's `metrics`; {eval_name: figure of the rows that
+        were evaluated} of `compute_metrics`.
     """
 
     round: int
@@ -130,6 +135,7 @@ def make_record(
     first: Mapping[str, Metrics] | None = None,
     held_out: Mapping[str, HeldOutRows] | None = None,
     own_metrics: Sequence[str] = (),
+    own_figures: OwnFigures | None = None,
     ledger: Ledger,
     seconds: tuple[float, float],
     times: RoundTimes | None,
@@ -140,10 +146,12 @@ def make_record(
     metrics, first: Sums over held-out rows in this round, and in each client's first evaluation.
     held_out: Numbers of the clients' held-out rows; None: all were evaluated.
     own_metrics: Names of the metrics beside perplexity and accuracy.
+    own_figures: Further figures, as they are.
     ledger: Bytes of this round.
     seconds: Of training and of evaluation.
     """
     all_rows = {name: own.rows for name, own in (held_out or {}).items()}
+    own_figures = own_figures or {}
     clients = {}
     for name, cut in cuts.items():
         loss_sum, tokens = losses.get(name, (0.0, 0))
@@ -156,7 +164,7 @@ def make_record(
             sum(m.tokens for m in seen),
             asdict(times.clients[name]) if times and name in times.clients else None,
             estimate({n: m for n, m in metrics.items() if n == name}, first or {}, all_rows).change,
-            means(own_metrics, seen),
+            {**means(own_metrics, seen), **own_figures.get(name, {})},
         )
     weights = [weight_of(own, all_rows.get(name)) for name, own in metrics.items()]
     perplexity, accuracy, paper_accuracy = scores(metrics.values(), weights)
@@ -189,7 +197,7 @@ def make_record(
         perplexity_change=estimated.change,
         change_interval=estimated.change_interval,
         accuracy_change=estimated.accuracy_change,
-        metrics=means(own_metrics, list(metrics.values()), weights),
+        metrics={**means(own_metrics, list(metrics.values()), weights), **own_figures.get(None, {})},
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from splitft.common.seeds import numpy_generator
 from splitft.data.estimates import HeldOutRows
-from splitft.history import RoundRecord, make_record
+from splitft.history import OwnFigures, RoundRecord, make_record
 from splitft.job.settings import FederationSettings
 from splitft.server.seam import ClientError
 from splitft.wire.ledger import Ledger
@@ -111,11 +111,13 @@ def run_rounds(
     ledger: Ledger,
     observer: Observer,
     last: RoundRecord | None = None,
+    own_figures: Callable[[Mapping[str, HeldOutRows]], OwnFigures] | None = None,
 ) -> Iterator[RoundRecord]:
     """Run all rounds and yield the record of each; round 0 is the evaluation before training.
 
     Each client weighs in the average as much as the tokens that the server saw of it. Between records the
     caller may stop, or write down the state of all parties; to go on from there, `last` is the last record.
+    own_figures: called after each evaluation; returns further figures of its rows.
     """
     record, losses = last, StepLosses(job.gradient_accumulation_steps)
     for round_ in range(record.round + 1 if record else 0, job.rounds + 1):
@@ -141,6 +143,7 @@ def run_rounds(
         if members:
             server.aggregate()
         trained = time.perf_counter()
+        figures: OwnFigures = {}
 
         # Evaluate the new global adapter on each client's held-out rows: a sample, at the end all of them.
         if round_ % job.eval_every == 0 or round_ == job.rounds:
@@ -152,6 +155,7 @@ def run_rounds(
             server.take_moments(back)
             for messages in cohort.evaluate(there, round_, whole=round_ == job.rounds):
                 exchange(server, cohort, messages, observer, losses)
+            figures = own_figures(cohort.held_out) if own_figures else {}
 
         # Record.
         record = make_record(
@@ -163,6 +167,7 @@ def run_rounds(
             first=server.first_metrics,
             held_out=cohort.held_out,
             own_metrics=job.metrics,
+            own_figures=figures,
             ledger=ledger.since(before),
             seconds=(trained - started, time.perf_counter() - trained),
             times=cohort.times(members),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from commands import start_process
 from network_threads import Settings, follow
+from ports import free_port
 from splitft import Job
 from splitft.engines.network.control import End
 from splitft.engines.network.transport import certs
@@ -68,9 +68,7 @@ class Siege:
         assert self._waits.wait(120), self.said()
 
     def _start(self) -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         command = [
             sys.executable, "-m", "splitft.launch", "server", str(self.folder / "job.yaml"), "--listen",
             f"127.0.0.1:{port}", *(["--certs", str(self.certs)] if self.certs else []),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from network_threads import QUIET, Settings, together
+from ports import free_port
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.engines.network.aggregator_link import Desk
@@ -51,9 +51,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

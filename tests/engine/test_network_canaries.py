@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from transformers import AutoTokenizer
 
 from forks import start_command
 from network_threads import Settings, follow, together
+from ports import free_port
 from reference import WORDS, make_setting
 from splitft import Job
 from splitft.errors import SplitFTError
@@ -122,9 +122,7 @@ class Run:
         network = {"clients": [*HONEST, "broken", "mallory"]}  # nothing begins before each has come or failed
         job = Job(**setting | LABELS[labels] | {"network": network}, output_dir=str(self.server / "run"))
         dump_job(job, self.server / "job.yaml")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.process: ForkServerProcess | None = None
         self.threads: dict[str, threading.Thread] = {}
 

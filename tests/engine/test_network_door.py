@@ -121,8 +121,9 @@ def expired(authority: Path, folder: Path) -> tuple[str, Any]:
     copy.mkdir()
     for name in (certs.CA, certs.CA_KEY):
         (copy / name).write_bytes((authority / name).read_bytes())
-    certs.add_client(copy, "alice", days=-0.02)
-    return "alice", own(copy, "alice")
+    made = certs.add_client(copy, "alice", days=-0.02)
+    files = [(made / name).read_bytes() for name in (certs.CA, certs.CLIENT_KEY, certs.CLIENT)]
+    return "alice", grpc.ssl_channel_credentials(*files)  # `splitft client` looks at the date itself
 
 
 @pytest.mark.parametrize(("who", "reason"), [

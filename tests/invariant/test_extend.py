@@ -70,7 +70,7 @@ def test_a_schedule_over_all_rounds_is_told(
     got = finish(settings | {"rounds": 2}, tmp_path / "run", Console(width=200), resume=True)
     said = capsys.readouterr().out
     assert (
-        "the run of 1 rounds is extended to 2; from round 2 on, the learning rate is that of a run of 2"
+        "the run of 1 round is extended to 2; from round 2 on, the learning rate is that of a run of 2"
         in said
     )
     assert "lr_scheduler_type linear" in said

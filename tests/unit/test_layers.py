@@ -172,6 +172,7 @@ OF_LIBRARIES = {
         "generation_config", "quantization_config",
     },
     "bitsandbytes, lm_eval": {"support_avx512bf16_for_cpu", "get_git_commit_hash"},
+    "click": {"help"},
     "logging, ssl, sys": {"disabled", "minimum_version", "verify_mode", "verify_flags", "argv"},
 }  # fmt: skip
 

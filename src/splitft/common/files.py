@@ -23,13 +23,13 @@ def writing(what: object, remedy: str) -> Iterator[None]:
 
 
 def writable_folder(folder: Path, name: str) -> Path:
-    """Make a folder and prove that it can be written.
+    """Make a folder that no other user can enter, or take one as it is; prove that it can be written.
 
     name: The option or key that states it. Raises OutputError.
     """
     folder = folder.expanduser()
     with writing(f"{name} {folder}", "choose another"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     return folder

@@ -52,7 +52,7 @@ def lock_folder(folder: Path, name: str) -> FolderLock:
     folder = writable_folder(folder, name)
     path = folder / FILE
     while fcntl is not None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -11,6 +11,7 @@ from splitft.errors import DataError
 
 Kind = Literal["text", "prompt_completion", "messages"]
 Message = dict[str, Any]
+LONGEST_NAME = 40  # letters of a column's name; what is longer is a text
 SCALARS = (str, int, float, bool)
 # What the kinds of rows other than text are read from, in the order in which TRL looks for them.
 COLUMNS: dict[Kind, tuple[str, ...]] = {
@@ -46,20 +47,25 @@ def require_column(table: Table, column: str, key: str) -> list[Any]:
 
 def describe_columns(wanted: str, table: Table) -> str:
     """The columns there are, and the one nearest to what was wanted."""
-    names = [*table.columns, *table.other_columns]
-    if not names:
-        return "it has no columns"
-    return f"columns: {', '.join(names)}{nearest(wanted, names, '; ')}"
+    return list_columns(table) + nearest(wanted, [*table.columns, *table.other_columns], "; ")
+
+
+def list_columns(table: Table) -> str:
+    """The columns there are."""
+    names = ", ".join([*table.columns, *table.other_columns])
+    return f"columns: {names}" if names else "it has no columns"
 
 
 def likely_text(table: Table) -> str:
-    """Return an example for dataset_text_field: the column with the longest texts in the first rows."""
+    """Return advice on dataset_text_field: the column with the longest texts in the first rows."""
     sizes = {
         name: sum(len(value) for value in values[:20] if isinstance(value, str))
         for name, values in table.columns.items()
     }
     name = max(sizes, key=lambda name: sizes[name], default="")
-    return f": dataset_text_field={name}?" if sizes.get(name) else ""
+    if len(name) > LONGEST_NAME:
+        return "; is the first line a row? Put a line with the names of the columns above it"
+    return f": dataset_text_field={name}" if sizes.get(name) else ""
 
 
 def check_text(table: Table, column: str, row: int) -> str:

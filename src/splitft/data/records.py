@@ -143,7 +143,7 @@ def _common_kind(job: DataSettings, tables: list[Table]) -> col.Kind:
     if kind is None:
         raise DataError(
             f"{first.name}: no column {text_field!r}, and neither prompt + completion nor messages; "
-            f"{col.describe_columns(text_field, first)}; {pair_advice(first)}set dataset_text_field to the "
+            f"{col.list_columns(first)}; {pair_advice(first)}set dataset_text_field to the "
             f"column that holds the text{col.likely_text(first)}"
         )
     names = col.columns_of(kind, text_field)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from splitft.common.seeds import numpy_generator
 from splitft.data.columns import Message
 from splitft.data.prepare import prepare
-from splitft.data.records import Records, Sample, read_records
+from splitft.data.records import Records, Sample, read_eval_records, read_records
 from splitft.data.tokenize import render
 from splitft.errors import DataError
 from splitft.job.settings import DataSettings
@@ -29,12 +29,12 @@ class Reference:
 def held_out_references(
     job: DataSettings, tokenizer: PreTrainedTokenizerBase, most: int | None = None
 ) -> dict[str, list[Reference]]:
-    """Return {client: references} of the rows that training holds out.
+    """Return {client: references} of the rows that training holds out, or of the job's evaluation set.
 
     most: rows of each client, a seeded choice; None: all. Packed rows count one by one. Clients without
     held-out rows are left out. Raises DataError where rows are plain text, which has no reference.
     """
-    records = read_records(job)
+    records = read_eval_records(job) if job.eval_set else read_records(job)
     _check_kind(records)
     if job.packing:  # whole rows, dealt as packed ones are: by their full length
         job = job.model_copy(update={"packing": False, "max_length": _ALL})

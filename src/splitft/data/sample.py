@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,13 +65,17 @@ def held_out_batches(
     Rows of like length are together in either. The sample depends on the seed, the client's name and the
     number of its rows. A sample of all rows is the rows by length.
     """
+    order = held_out_order(lengths, part.sample, seed, name)
+    numbers = batch_numbers(len(lengths), replace(part, have=0), size)
+    ends = [min(first + size, part.sample if first < part.sample else len(order)) for first in numbers]
+    return [(first, order[first:end]) for first, end in zip(numbers, ends, strict=True)][part.have :]
+
+
+def held_out_order(lengths: Indices, sample: int, seed: int, name: str) -> Indices:
+    """Return a client's row numbers in the order of its evaluations: see `held_out_batches`."""
     drawn = numpy_generator(seed, "evaluation", name).permutation(len(lengths))
-    groups = [np.sort(drawn[: part.sample]), np.sort(drawn[part.sample :])]
-    batches: list[tuple[int, Indices]] = []
-    for first, group in zip((0, part.sample), groups[: 1 + part.whole], strict=False):
-        ordered = group[np.argsort(lengths[group], kind="stable")]
-        batches += [(first + at, ordered[at : at + size]) for at in range(0, len(ordered), size)]
-    return batches[part.have :]
+    groups = [np.sort(drawn[:sample]), np.sort(drawn[sample:])]
+    return np.concatenate([group[np.argsort(lengths[group], kind="stable")] for group in groups])
 
 
 def batch_numbers(rows: int, part: HeldOutPart, size: int) -> list[int]:

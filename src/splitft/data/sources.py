@@ -15,7 +15,7 @@ from splitft.data.formats import FOREIGN_COLUMNS
 from splitft.data.partition.sites import client_names
 from splitft.data.table import Table, exists, read_table, table_of
 from splitft.errors import DataError
-from splitft.job.data import DataSettings
+from splitft.job.data import GIVEN_EVAL, GIVEN_TRAIN, DataSettings
 from splitft.weights.builtin import builtin_corpus
 from splitft.weights.random_models import BUILTIN
 
@@ -65,8 +65,14 @@ def _read_files(job: DataSettings, files: str | list[str] | dict[str, str]) -> S
 def find_files(pattern: str) -> list[Path]:
     """The file of that name, or all files that the pattern matches, in sorted order.
 
-    Raises DataError for a URL, and for a pattern that matches nothing.
+    Raises DataError for a URL, for rows that were objects, and for a pattern that matches nothing.
     """
+    if pattern in (GIVEN_TRAIN, GIVEN_EVAL):
+        argument = pattern.removeprefix("object:")
+        raise DataError(
+            f"the rows of {argument} were objects from Python, which are not kept: write them to a file "
+            f"(Dataset.to_json) and name it in the place of {pattern} in job.yaml, or give them to run again"
+        )
     if "://" in pattern:
         raise DataError(f"{pattern}: a job takes local files; download it, or name a hub data set instead")
     path = Path(pattern).expanduser()

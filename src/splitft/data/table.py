@@ -23,6 +23,7 @@ from splitft.errors import DataError
 
 DELIMITERS = (",", ";", "\t", "|")  # between the cells of a csv file; Excel takes ; in many countries
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tar")
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,7 @@ def read_table(
     DataError where the file is missing, unreadable, malformed (with the line where known) or of an unknown
     format.
     """
-    suffix = path.suffix.lower()
-    if not exists(path):
-        raise DataError(f"{path}: no such file (relative paths start at {Path.cwd()})")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; give a file or a pattern such as {path}/*.txt")
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown format {suffix!r}; use one of {', '.join(SUFFIXES)}")
+    suffix = check_file(path)
     if suffix == ".parquet":
         return _read_parquet(path, wanted)
     content = _read_text(path)
@@ -77,6 +72,20 @@ def read_table(
     if suffix in (".csv", ".tsv"):
         return _read_csv(path, content, "\t" if suffix == ".tsv" else _delimiter(content))
     return _read_json(path, content)
+
+
+def check_file(path: Path) -> str:
+    """Return the suffix of a file. Raises DataError where there is none, or none of a known format."""
+    suffix = path.suffix.lower()
+    if not exists(path):
+        raise DataError(f"{path}: no such file (relative paths start at {Path.cwd()})")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give a file or a pattern such as {path}/*.txt")
+    if suffix in PACKED:
+        raise DataError(f"{path}: a packed file; unpack it, and name the file that comes out")
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown format {suffix!r}; use one of {', '.join(SUFFIXES)}")
+    return suffix
 
 
 def exists(path: Path) -> bool:
@@ -118,6 +127,8 @@ def _read_text(path: Path) -> str:
     try:
         return data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
+        if b"\0" in data:
+            raise DataError(f"{path}: no text, but binary data; export them as text, csv or jsonl") from error
         line = data[: error.start].count(b"\n") + 1
         how = " (in Excel: save as CSV UTF-8)" if path.suffix.lower() == ".csv" else ""
         raise DataError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8{how}") from error

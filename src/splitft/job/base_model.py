@@ -8,6 +8,8 @@ from pydantic import Field
 
 from splitft.job.sections import Name, PathName, Strict, advanced, key
 
+GIVEN_MODEL = "object:model"  # stands in a job for a model object that has no name
+
 
 class ModelSettings(Strict):
     """The base model, and how a process holds it."""

@@ -15,6 +15,9 @@ Files = (
     | None
 )
 
+# Stand in a job for data sets as objects.
+GIVEN_TRAIN, GIVEN_EVAL = "object:train_dataset", "object:eval_dataset"
+
 
 class SeedSettings(Strict):
     """The seed of all named generators."""

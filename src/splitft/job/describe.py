@@ -42,7 +42,8 @@ def describe_type(schema: Mapping[str, Any], many: bool = False) -> str:
 
 def must_be(schema: Mapping[str, Any], value: object) -> str:
     """Say what a value must be, what it is instead, and what may have been meant."""
-    hint = nearest(value, schema.get("enum", ()), "; ") if isinstance(value, str) else ""
+    names = [name for choice in schema.get("anyOf", [schema]) for name in choice.get("enum", ())]
+    hint = nearest(value, names, "; ") if isinstance(value, str) else ""
     return f"must be {describe_type(schema)}, not {_shown(value)}{hint}"
 
 

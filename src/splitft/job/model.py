@@ -62,7 +62,7 @@ class Job(CostSettings, DeviceSettings, NetworkSettings, RunSettings, metaclass=
         """Check the rules across keys even where other keys are wrong, and report all together."""
         if not isinstance(data, Mapping):
             return handler(data)
-        data = _imply_rounds(_imply_split_evaluation(_imply_partition(data)))
+        data = _imply_rounds(_imply_split_evaluation(_imply_clients(_imply_partition(data))))
         details: list[InitErrorDetails] = []
         wrong: set[str] = set()
         job = None
@@ -117,6 +117,13 @@ def grouped_keys() -> dict[str, list[str]]:
 def _imply_split_evaluation(data: dict[str, Any]) -> dict[str, Any]:
     """A codec of held-out rows means that these cross the cut, unless stated otherwise."""
     return {"server_evaluates": False, **data} if data.get("eval_codec") else data
+
+
+def _imply_clients(data: dict[str, Any]) -> dict[str, Any]:
+    """network.clients means so many clients, unless their number is stated."""
+    network = data.get("network")
+    names = network.get("clients") if isinstance(network, Mapping) else getattr(network, "clients", None)
+    return {"clients": len(names), **data} if isinstance(names, list) and names else data
 
 
 def _imply_partition(data: Mapping[str, Any]) -> dict[str, Any]:

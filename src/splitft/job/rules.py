@@ -57,10 +57,13 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     names, fewest = get("network.clients"), get("network.min_clients")
     if clients and names and len(set(names)) < len(names):
         yield "network.clients", "a name is given twice"
-    if clients and fewest and "network.clients" in job:
-        count = len(names or range(clients))
-        if fewest > count:
-            yield "network.min_clients", f"{fewest} is more than there are clients ({count})"
+    elif clients and names and len(names) != clients:
+        yield (
+            "network.clients",
+            f"names {len(names)}, and clients is {clients}: leave clients out, or set {len(names)}",
+        )
+    if clients and fewest and fewest > clients:
+        yield "network.min_clients", f"{fewest} is more than there are clients ({clients})"
 
     dtype = get("dtype")
     if dtype == "float16":

@@ -20,6 +20,15 @@ def names_job(name: str | None, overrides: list[str] | None, cuts: str | None) -
     return named
 
 
+def check_no_key(option: str) -> None:
+    """Raise JobError where an unknown option is a key of the job."""
+    from splitft.job import Job
+
+    key = option.lstrip("-").replace("-", "_")
+    if key in Job.model_fields:
+        raise JobError(f"there is no option {option}: {key} is a key of the job, written {key}=VALUE")
+
+
 def parse_cuts(text: str) -> list[int]:
     """Return the cuts that --cuts names, sorted."""
     parts = [part.strip() for part in text.split(",")]

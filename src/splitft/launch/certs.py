@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-certs_app = typer.Typer(no_args_is_help=True, help="Certificates for a run over a network.")
+from splitft.launch.width import FittingApp
+
+certs_app = FittingApp(no_args_is_help=True, help="Certificates for a run over a network.")
 _CERTS = Annotated[Path, typer.Option("--folder", help="The authority's folder.")]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
-from splitft.launch.width import FittingApp, listed
+from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
     0: "done",
@@ -33,6 +34,7 @@ EXIT_CODES = {
     7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     130: "interrupted (Ctrl-C)",
 }
+FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 
@@ -71,12 +73,14 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    if ctx.invoked_subcommand not in FOR_OTHERS:
+        os.umask(0o077)  # adapters, checkpoints, what others sent: for their owner alone
 
 
 @app.command()
@@ -90,7 +94,8 @@ def new(
     if recipe is None:
         for line in listed(recipes()):
             typer.echo(line)
-        typer.echo("\nCopy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`.")
+        advice = "Copy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`."
+        typer.echo("\n" + "\n".join(textwrap.wrap(advice, columns())))
         return
     written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
     typer.echo(f"Wrote {written}. Edit it, then run it: splitft run {written}")

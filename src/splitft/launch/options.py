@@ -12,7 +12,7 @@ from splitft.common.plugins import load_plugins
 OVERRIDES = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="KEY=VALUE", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
+        metavar="[KEY=VALUE]...", help="Set keys of the job: rounds=2 partition.alpha=0.1 'cuts=[1,2,3]'"
     ),
 ]
 JOB = Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")]

@@ -20,6 +20,9 @@ from splitft.model.window import run_blocks
 from splitft.wire.messages import Metrics
 
 ServerInputs = Literal["dummy_ids", "input_ids"]  # what a server's embeddings are fed with
+# Takes of a held-out row its client, its place in the client's order, its logits, (tokens, vocabulary), and
+# the labels of these tokens, (tokens,), not shifted.
+KeepLogits = Callable[[str, int, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class SplitModel:
     head: how the loss is computed in chunks of loss_chunk_tokens, as `proof.head.try_head` found; "whole", or
     chunks of 0: the model computes it itself, over the full logits.
     metrics: what is measured on held-out tokens, by name, beside loss and accuracy.
+    keep_logits: called with every held-out row.
     """
 
     has_values = True  # what stands in for a model in a plan has shapes alone
@@ -55,11 +59,13 @@ class SplitModel:
         head: HeadForm = "whole",
         loss_chunk_tokens: int = 0,
         metrics: Mapping[str, TokenMetric] | None = None,
+        keep_logits: KeepLogits | None = None,
     ) -> None:
         self.model = model
         self.slots = slots
         self.seed = seed
         self._metrics = metrics or {}
+        self._keep_logits = keep_logits
         self.server_inputs = server_inputs
         self.num_blocks = count_blocks(model.config)
         chunked = head != "whole" and loss_chunk_tokens > 0
@@ -146,16 +152,23 @@ class SplitModel:
         labels: (batch, seq), of which each token is to predict the next. own: those of the tokens themselves,
         which the paper counts, where they are others: where samples share a row.
         """
-        shape = labels.shape
-        targets, own = shifted(labels), (labels if own is None else own).flatten()
+        shape, by_place = labels.shape, labels if own is None else own
+        targets, own = shifted(labels), by_place.flatten()
         sums = MetricSums(self._metrics)
         if self._head is not None:
             hidden = self._head.hidden(lambda: self.run(start, self.num_blocks, place, **inputs))
             losses, predicted = self._head.scores(hidden, targets, own, sums)
         else:
-            logits = self.run(start, self.num_blocks, place, **inputs).logits.flatten(0, 1)
+            hidden = self.run(start, self.num_blocks, place, **inputs).logits
+            logits = hidden.flatten(0, 1)
             losses, predicted = token_losses(logits, targets), logits.argmax(-1)
             sums.add(logits[targets != IGNORE], targets[targets != IGNORE])
+        if self._keep_logits is not None:
+            rows = (torch.split(layout.rows(part), list(lengths)) for part in (hidden, by_place))
+            for number, (row, labels_) in enumerate(zip(*rows, strict=True), place.step):
+                self._keep_logits(
+                    place.client, number, self._head.logits(row) if self._head else row, labels_
+                )
         scored, known = targets != IGNORE, own != IGNORE
         nll = summed(losses, scored).item()
         correct = float((predicted == targets)[scored].sum())

@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from splitft.common.quiet import quiet_libraries
 from splitft.errors import JobError, ModelError, OutputError
 from splitft.job import Job
+from splitft.job.base_model import GIVEN_MODEL
 from splitft.lora.basis import canonical_block
 from splitft.lora.blocks import (
     Adapter,
@@ -243,7 +244,8 @@ def read_adapter(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     weights = folder / "adapter_model.safetensors"
     for path in (folder / "adapter_config.json", weights):
         if not path.is_file():
-            raise ModelError(f"{folder} is no PEFT adapter: it has no {path.name}")
+            inside = f"; name {folder / 'adapter'}" if (folder / "adapter" / path.name).is_file() else ""
+            raise ModelError(f"{folder} is no PEFT adapter: it has no {path.name}{inside}")
     try:
         config: Any = LoraConfig.from_pretrained(str(folder))
         tensors = load_file(weights)
@@ -258,6 +260,10 @@ def usage_hints(run_dir: Path, base: str, job: Job, config: PreTrainedConfig) ->
     """Return the commands that load and serve what a run made, from any folder. config: of the base model."""
     adapter, run = str((run_dir / "adapter").resolve()), shlex.quote(str(run_dir.resolve()))
     rank = max(2 * job.lora_r if job.moves_base else job.lora_r, 8)
+    if base == GIVEN_MODEL:
+        return f"""\
+Load it in Python with load_model() of the result, or on the model that this run was given:
+  peft.PeftModel.from_pretrained(model, {adapter!r})"""
     if sees_images(config):
         return f"""\
 Load it with peft on {auto_class(config)}, as {adapter}/README.md shows, or merge it:
@@ -310,6 +316,11 @@ def _merge(adapter: Path, out: Path) -> None:
 
     quiet_libraries()
     base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+    if base == GIVEN_MODEL:
+        raise ModelError(
+            f"the model of {adapter.parent} was an object from Python without a name: merge there, with "
+            "result.load_model().merge_and_unload().save_pretrained(FOLDER)"
+        )
     found = quantization(load_config(base))
     if found is not None and not found.method.dequantized:
         raise ModelError(
@@ -322,7 +333,7 @@ def _merge(adapter: Path, out: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     # In the checkpoint's own format, but for a dequantised one: that would be quantised again.
     merged.save_pretrained(fresh, save_original_format=found is None)
-    load_tokenizer(base).save_pretrained(fresh)
+    load_tokenizer(base, beside=adapter).save_pretrained(fresh)
     if "vision_config" in merged.config.sub_configs:
         locate = locator(resolve_model(base))
         for path in filter(None, map(locate, _PROCESSORS)):

@@ -1,8 +1,9 @@
-"""Objects from Python in the place of what a job names: a model, a tokenizer, data sets."""
+"""Objects from Python in the place of what a job names: a model, a tokenizer, data sets, functions."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from splitft.data import ClientData
 from splitft.data.objects import by_client, check_data_set
 from splitft.errors import JobError, ModelError
+from splitft.job.base_model import GIVEN_MODEL
+from splitft.job.data import GIVEN_EVAL, GIVEN_TRAIN
+from splitft.job.settings import EvaluationSettings
+from splitft.running.predictions import HeldOutPredictions, check_functions, check_rows
 from splitft.weights.kinds import causal_class
-
-MODEL = "object:model"  # stands in a job for a model that has no name
-TRAIN, EVAL = "object:train_dataset", "object:eval_dataset"
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,16 @@ class Given:
     tokenizer: Any = None
     train_dataset: Any = None
     eval_dataset: Any = None
+    compute_metrics: Any = None
+    preprocess_logits_for_metrics: Any = None
 
     def changes(self) -> dict[str, Any]:
-        """Return the keys of the job that name these objects. Raises DataError and ModelError."""
+        """Return the keys of the job that name these objects. Raises DataError, ModelError and JobError."""
         keys: dict[str, Any] = {}
+        check_functions(self.compute_metrics, self.preprocess_logits_for_metrics)
         for key, data, name in (
-            ("data_files", self.train_dataset, TRAIN),
-            ("eval_files", self.eval_dataset, EVAL),
+            ("data_files", self.train_dataset, GIVEN_TRAIN),
+            ("eval_files", self.eval_dataset, GIVEN_EVAL),
         ):
             if data is not None:
                 check_data_set(name.removeprefix("object:"), data)
@@ -42,8 +48,22 @@ class Given:
         if self.model is not None:
             check_model(self.model)
             named = getattr(self.model.config, "_name_or_path", "")
-            keys |= {"model_fallback": None, "model_name_or_path": named or MODEL}
+            keys |= {"model_fallback": None, "model_name_or_path": named or GIVEN_MODEL}
         return keys
+
+    def predictions(
+        self, clients: Sequence[ClientData], settings: EvaluationSettings, words: int
+    ) -> HeldOutPredictions | None:
+        """Return what computes the figures of `compute_metrics`; None where there is no such function.
+
+        words: of the vocabulary. Raises DataError without held-out rows, JobError where memory does not hold
+        their logits.
+        """
+        compute, preprocess = self.compute_metrics, self.preprocess_logits_for_metrics
+        if compute is None:
+            return None
+        check_rows(clients, words, reduced=preprocess is not None)
+        return HeldOutPredictions(compute, preprocess, clients, settings.seed, settings.metrics)
 
 
 def check_model(model: Any) -> None:

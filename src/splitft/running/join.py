@@ -15,6 +15,7 @@ from splitft.common.lock import lock_folder
 from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import ClientData, prepare
+from splitft.data.table import check_file
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
 from splitft.engines.network.control import MAX_TEXT, Welcome
 from splitft.engines.network.site import Conversation, Site
@@ -108,23 +109,25 @@ class ClientSetup:
         return model
 
     def _job(self, text: str) -> Job:
+        """Return the server's job as this client reads it: a job of one client where the data are its own."""
         try:
-            values = Job.model_validate_json(text[:MAX_TEXT], strict=True).model_dump()
+            job = Job.model_validate_json(text[:MAX_TEXT], strict=True)
         except ValueError as error:
             raise NetworkError(f"the server's job cannot be read: {str(error).splitlines()[0]}") from None
-        if self.model:
-            values["model_name_or_path"] = self.model
+        # No rule is asked again: those of all clients together do not hold for one.
+        changes: dict[str, Any] = {"model_name_or_path": self.model} if self.model else {}
+        stated = set(job.model_fields_set)
         if self.data:
             own = {self.name: str(self.eval_data)} if self.eval_data else None
-            values |= {"dataset_name": None, "data_files": {self.name: str(self.data)}}
-            if values["eval_files"] or values["dataset_test_split"]:
+            if job.eval_files or job.dataset_test_split:
                 self._say_not_read(own is not None)
-            values |= {"eval_files": own, "dataset_test_split": None}
-            values["partition"] |= {"method": "files", "options": {}}
-            values["clients"] = 1
-        elif values["partition"]["method"] in ("by_column", "files"):
-            del values["clients"]  # found in the data
-        return Job(**values)
+            changes |= {"dataset_name": None, "data_files": {self.name: str(self.data)}, "clients": 1}
+            changes |= {"eval_files": own, "dataset_test_split": None}
+            changes["partition"] = job.partition.model_copy(update={"method": "files", "options": {}})
+        elif job.partition.method in ("by_column", "files"):
+            stated.discard("clients")  # found in the data
+        job = job.model_copy(update=changes)
+        return job.model_construct(stated | set(changes), **dict(job))
 
     def _say_not_read(self, evaluates: bool) -> None:
         instead = (
@@ -182,9 +185,12 @@ def join(
         raise JobError(
             "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
         )
-
+    if data and job_data:
+        raise JobError("--data FILE or --job-data, not both")
     if eval_data and not data:
         raise JobError("--eval-data goes with --data FILE; with --job-data the job's eval_files are read")
+    for file in filter(None, (data, eval_data)):
+        check_file(file)  # before the server is told that this client is there
 
     def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)

@@ -27,7 +27,7 @@ from splitft.model.slots import (
     resolve_targets,
     uses_fan_in_fan_out,
 )
-from splitft.model.split_model import ServerInputs, SplitModel
+from splitft.model.split_model import KeepLogits, ServerInputs, SplitModel
 from splitft.model.targets import names_in_blocks, narrowed
 from splitft.model.window import install_window, learn_habits
 from splitft.proof.attention import with_attention
@@ -92,11 +92,16 @@ def _ready(job: Job, model: Any) -> Any:
 
 
 def make_split_model(
-    job: Job, base: Any, slots: AdapterSlots, server_inputs: ServerInputs, head: HeadForm
+    job: Job,
+    base: Any,
+    slots: AdapterSlots,
+    server_inputs: ServerInputs,
+    head: HeadForm,
+    keep_logits: KeepLogits | None = None,
 ) -> SplitModel:
     """Return a proven base with its adapters, ready to train.
 
-    server_inputs, head: as a proof found them.
+    server_inputs, head: as a proof found them. keep_logits: of held-out rows.
     """
     if job.moves_base:
         slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
@@ -109,6 +114,7 @@ def make_split_model(
         head=head,
         loss_chunk_tokens=chunk,
         metrics=find_metrics(job.metrics),
+        keep_logits=keep_logits,
     )
 
 

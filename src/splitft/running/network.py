@@ -17,8 +17,12 @@ METHODS = ("splitft", "same_split", "fed_lora")
 
 
 def client_names(job: Job) -> list[str]:
-    """Return the names of the clients that may take part, in the order of all sums."""
-    return list(job.network.clients or (f"client-{i}" for i in range(job.clients)))
+    """Return the names of the clients that may take part, in the order of all sums.
+
+    They are those of `network.clients`, else those that `data_files` gives to a client each.
+    """
+    own = job.data_files if isinstance(job.data_files, dict) else ()
+    return list(job.network.clients or own or (f"client-{i}" for i in range(job.clients)))
 
 
 def job_digest(job: Job) -> str:
@@ -44,7 +48,7 @@ def check_network_job(job: Job) -> None:
 def check_address(address: str, certs: Path | None, insecure: bool) -> None:
     """Raise JobError where an address is none, or would be open to a network without TLS."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or "/" in host or not port.isdigit() or int(port) > 65535:
         raise JobError(f"--listen {address}: write HOST:PORT, such as 127.0.0.1:50051 or 0.0.0.0:50051")
     if certs is None and not insecure and not is_loopback(host):
         raise JobError(

@@ -39,6 +39,7 @@ from splitft.running.model import (
     wants_padding_free,
 )
 from splitft.running.names import check_names
+from splitft.running.predictions import HeldOutPredictions
 from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
 from splitft.weights.kinds import image_tokens
@@ -59,6 +60,7 @@ class Assembly:
     adapter: Adapter
     report: SplitReport
     cuts: dict[str, int]  # of the job, for every client
+    predictions: HeldOutPredictions | None = None  # for figures of the user's own
 
     @property
     def pad_token_id(self) -> int:
@@ -140,6 +142,7 @@ def assemble(
     cuts = resolve_cuts(job, names, blocks)
     # 4. The model, split and proven at the job's cuts and all that its policy may choose.
     model = load_base(job, console, weights=weights, model=given.model)
+    predictions = given.predictions(clients, job, getattr(text_config(config), "vocab_size", 0))
     with console.status("proving that a split step trains as a whole one does"):
         targets, left_out = choose_targets(job, model)
         slots = inject_adapters(job, model, targets)
@@ -165,7 +168,8 @@ def assemble(
     limits += [f"no LoRA on {names}: {problem}" for problem, names in by_reason(left_out).items()]
     for text in limits:
         note(console, text)
-    split = make_split_model(job, model, slots, report.server_inputs, report.head if weights else "whole")
+    head, keep = report.head if weights else "whole", predictions.keep if predictions else None
+    split = make_split_model(job, model, slots, report.server_inputs, head, keep)
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)
@@ -179,7 +183,8 @@ def assemble(
         tried = f"cuts {', '.join(map(str, report.cuts))} of {report.num_blocks} blocks"
         difference = f"largest logit difference {report.max_logit_difference:g}"
         console.print(f"split proven on the model itself at {tried}: {difference}", highlight=False)
-    return Assembly(job, notices + limits, base, tokenizer, names, prepared, split, adapter, report, cuts)
+    notices += limits
+    return Assembly(job, notices, base, tokenizer, names, prepared, split, adapter, report, cuts, predictions)
 
 
 def rounds_of_epochs(job: BatchSettings, epochs: float, rows: Sequence[int], per_round: int | None) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.table import Column, Table
 
 from splitft.common.notebook import NotebookConsole, NotebookLine
 from splitft.common.tables import make_table
@@ -19,15 +19,25 @@ from splitft.round import Observer
 from splitft.wire.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
+WIDE = 115  # columns of a bar with tokens/s and bytes beside it
 MOST_NAMED = 4  # moves of cuts, and clients of one move, that a line names
 
 
 class LineProgress(Progress):
-    """Bars with a status on a terminal; elsewhere, a line at most every `seconds`."""
+    """Bars with a status on a terminal; elsewhere, a line at most every `seconds`.
 
-    def __init__(self, console: Console, seconds: float, style: str = "") -> None:
-        columns = TextColumn(style + "{task.description}"), BarColumn(24), TextColumn("{task.fields[status]}")
-        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+    room: Columns of the terminal below which the status stands without a bar.
+    """
+
+    def __init__(self, console: Console, seconds: float, style: str = "", room: int = 80) -> None:
+        rest = Column(ratio=1, no_wrap=True)  # where room lacks, the end of the status is cut off, no heading
+        columns: list[ProgressColumn] = [
+            TextColumn(style + "{task.description}"), *([BarColumn(24)] if console.width >= room else []),
+            TextColumn("{task.fields[status]}", table_column=rest),
+        ]  # fmt: skip
+        super().__init__(
+            *columns, console=console, transient=True, disable=not console.is_terminal, expand=True
+        )
         self._notebook = NotebookLine() if isinstance(console, NotebookConsole) else None
         self._seconds = seconds
         self._last_line = time.monotonic()
@@ -142,7 +152,9 @@ class RunProgress(LineProgress, Observer):
     def _show(self, round_: int, text: str) -> None:
         rate = f"{self.tokens_per_second:,.0f} tok/s" if self.tokens_per_second else ""
         moved = f"↑{megabytes(self.ledger.total('up'))} ↓{megabytes(self.ledger.total('down'))} MB"
-        status = "  ".join(part for part in (text, rate, moved, self._left()) if part)
+        cramped = text and self.console.width < WIDE and not self.disable
+        parts = (text, self._left()) if cramped else (text, rate, moved, self._left())
+        status = "  ".join(part for part in parts if part)
         heading = f"round {round_}/{self.job.rounds}"
         self.update(self._bar, description=heading, completed=self.steps, status=status)
         if self.line_is_due():

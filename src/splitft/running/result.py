@@ -35,6 +35,7 @@ class RunResult:
     history: list[RoundRecord]
     summary: dict[str, Any]
     _cwd: Path = field(default_factory=Path.cwd, compare=False)  # relative paths are of this folder
+    _base: Any = field(default=None, compare=False)  # the model object that the run was given
 
     def to_pandas(self) -> DataFrame:
         """Return a table with one row a round, by the names of history.jsonl; a slash goes down a level."""
@@ -55,6 +56,8 @@ class RunResult:
     def load_model(self, client: str | None = None, **options: Any) -> Any:
         """Load the base with the adapter, as peft's PeftModel in eval mode.
 
+        Of a run with a model object the base is a copy of it.
+
         client: whose adapter, with `method: local_only`. options: of transformers' from_pretrained: dtype
         (default: float32).
         """
@@ -64,7 +67,7 @@ class RunResult:
             raise JobError(
                 f"every client of this run has an adapter of its own: name one of {', '.join(own)}"
             )
-        return load_tuned(adapter / client if client else adapter, **options)
+        return load_tuned(adapter / client if client else adapter, base=self._base, **options)
 
     def generate(
         self, prompt: Prompt, max_new_tokens: int = 50, *, disable_adapter: bool = False, **options: Any
@@ -75,7 +78,7 @@ class RunResult:
         base alone, as before training. options: of transformers' generate, such as do_sample=True.
         """
         options |= {"max_new_tokens": max_new_tokens}
-        return continue_text(self._model, prompt, disable_adapter, options)
+        return continue_text(self._model, self._cwd / self.adapter_path, prompt, disable_adapter, options)
 
     @cached_property
     def _model(self) -> Any:

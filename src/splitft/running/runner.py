@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from splitft.running.headline import headline, parameter_counts
 from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
+from splitft.running.predictions import ComputeMetrics, Preprocess
 from splitft.running.prepare import Assembly, assemble, note
 from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.running.result import RunResult
@@ -61,6 +62,8 @@ def run(
     tokenizer: Any = None,
     train_dataset: Any = None,
     eval_dataset: Any = None,
+    compute_metrics: ComputeMetrics | None = None,
+    preprocess_logits_for_metrics: Preprocess | None = None,
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     resume: bool = False,
@@ -73,6 +76,13 @@ def run(
         is left as it was.
     train_dataset, eval_dataset: in the place of the job's data and its evaluation set: a `datasets.Dataset`,
         a list of rows (texts or {column: value}), or {client: one of these}.
+    compute_metrics: as of transformers' Trainer: from an `EvalPrediction` to {name: number}. After every
+        evaluation it is called with the rows of each client that were evaluated, and with all of them. The
+        numbers stand in `metrics` of history, summary and trackers, by Trainer's names (eval_NAME).
+        predictions: logits, (rows, tokens, vocabulary). label_ids: (rows, tokens), not shifted. Both have
+        -100 beyond a row's end. Rows are in the order of the clients and of their held-out rows.
+    preprocess_logits_for_metrics: from the logits and labels of one row, (1, tokens, vocabulary) and
+        (1, tokens), to what is kept of it as predictions. Without it memory must hold all logits.
     callbacks: called at the run's events, beside those that the job names.
     console: where progress is shown; `Console(quiet=True)` shows nothing.
     resume: go on with the run in `output_dir` from its last checkpoint, to the same result, bit by bit, as if
@@ -85,18 +95,21 @@ def run(
     Raises JobError, DataError, ModelError, OutputError, DivergedError.
     """
     console = console or make_console()
-    given = Given(model, tokenizer, train_dataset, eval_dataset)
+    given = Given(
+        model, tokenizer, train_dataset, eval_dataset, compute_metrics, preprocess_logits_for_metrics
+    )
     job = with_method(make_job(job, given.changes() | changes))
     called = run_callbacks(job, callbacks)
     with open_run(job, resume=resume) as opened:
         if opened.complete:
-            return complete_run(opened, job, console)
+            return complete_run(opened, job, console, model)
         if opened.diverged:
             raise diverges_again(opened.folder)
         quiet_libraries()
         start = assemble(job, console, given=given)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
-        return run_parties(opened, start, make_parties(start, batch_tokens=tokens), console, called)
+        parties = make_parties(start, batch_tokens=tokens)
+        return replace(run_parties(opened, start, parties, console, called), _base=model)
 
 
 def run_parties(
@@ -115,7 +128,14 @@ def run_parties(
         last = output.records[-1] if output.records else None
         try:
             for record in run_rounds(
-                job, parties.policy, parties.server, parties.cohort, parties.ledger, events, last
+                job,
+                parties.policy,
+                parties.server,
+                parties.cohort,
+                parties.ledger,
+                events,
+                last,
+                start.predictions.figures if start.predictions else None,
             ):
                 output.add(record)
                 events.on_written(record, folder)
@@ -147,19 +167,20 @@ def run_parties(
     return RunResult(folder, folder / adapters, output.records, summary)
 
 
-def complete_run(opened: Opened, job: Job, console: Console) -> RunResult:
-    """Return what a run that is complete has made."""
+def complete_run(opened: Opened, job: Job, console: Console, model: Any = None) -> RunResult:
+    """Return what a run that is complete has made. model: the object that it was given, if any."""
     folder, records = opened.folder, read_records(opened.folder)
     picture, history = folder / "perplexity.png", folder / HISTORY
     if not picture.exists() or picture.stat().st_mtime_ns < history.stat().st_mtime_ns:  # killed at its end
         perplexity_picture(records, picture)
     console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
-    return RunResult(folder, folder / adapter_folder(job), records, read_summary(folder))
+    adapter = folder / adapter_folder(job)
+    return RunResult(folder, adapter, records, read_summary(folder), _base=model)
 
 
 def extension_line(job: Job, was: int, done: int) -> str:
     """Return one line on a run that now has more rounds. was: its rounds before. done: the last round."""
-    line = f"the run of {was} rounds is extended to {job.rounds}"
+    line = f"the run of {was} round{'s' * (was > 1)} is extended to {job.rounds}"
     if schedule_of_all_rounds(job):
         line += (
             f"; from round {done + 1} on, the learning rate is that of a run of {job.rounds} rounds "

@@ -10,25 +10,42 @@ from typing import Any
 import torch
 
 from splitft.common.quiet import quiet_libraries
+from splitft.running.given import frozen_copy
 from splitft.weights.load import load_model, load_tokenizer
+from splitft.weights.quantized import quantization
 
 
-def load_tuned(adapter: Path, *, dtype: torch.dtype = torch.float32) -> Any:
-    """Return the PeftModel of an adapter's folder, in eval mode, on the base that the folder names."""
+def load_tuned(adapter: Path, *, base: Any = None, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the PeftModel of an adapter's folder, in eval mode, on the base that the folder names.
+
+    base: a model object in its place, which stays as it is.
+    """
     from peft import PeftConfig, PeftModel
 
     quiet_libraries()
     config = PeftConfig.from_pretrained(str(adapter))
-    base = load_model(str(config.base_model_name_or_path), revision=config.revision or "main", dtype=dtype)
+    if base is None:
+        name = str(config.base_model_name_or_path)
+        base = load_model(name, revision=config.revision or "main", dtype=dtype)
+    else:
+        base = frozen_copy(base, own_weights=True)
+        base = base if quantization(base.config) else base.to(dtype)
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
 def continue_text(
-    model: Any, prompt: str | Sequence[Mapping[str, str]], disable_adapter: bool, options: Mapping[str, Any]
+    model: Any,
+    adapter: Path,
+    prompt: str | Sequence[Mapping[str, str]],
+    disable_adapter: bool,
+    options: Mapping[str, Any],
 ) -> str:
-    """Return the text that a PeftModel generates after a prompt; see `RunResult.generate`."""
+    """Return the text that a PeftModel generates after a prompt; see `RunResult.generate`.
+
+    adapter: its folder.
+    """
     base = model.peft_config["default"].base_model_name_or_path
-    tokenizer: Any = load_tokenizer(base)
+    tokenizer: Any = load_tokenizer(base, beside=adapter)
     if isinstance(prompt, str):
         inputs = tokenizer(prompt, return_tensors="pt")
     else:

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from splitft.errors import ModelError
+from splitft.job.base_model import GIVEN_MODEL
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
@@ -41,6 +42,11 @@ def resolve_model(name: str | Path) -> Path | str:
         from splitft.weights.builtin import builtin_model_path
 
         return builtin_model_path(text)
+    if text == GIVEN_MODEL:
+        raise ModelError(
+            "the model was an object from Python without a name: save it (model.save_pretrained, "
+            "tokenizer.save_pretrained) and name its folder, as model_name_or_path of a job or with --model"
+        )
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -53,10 +53,18 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
     return config
 
 
-def load_tokenizer(name: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer; without a padding token it pads with the end-of-text token."""
-    source = resolve_model(name)
-    _config_folder(name, locator(source, revision))
+def load_tokenizer(
+    name: str | Path, revision: str = "main", beside: Path | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; without a padding token it pads with the end-of-text token.
+
+    beside: the folder of an adapter, whose own tokenizer is taken if it has one.
+    """
+    if beside is not None and (beside / "tokenizer_config.json").is_file():
+        source: Path | str = beside
+    else:
+        source = resolve_model(name)
+        _config_folder(name, locator(source, revision))
     reach = hub_or_cache(source, revision) if isinstance(source, str) else nullcontext()
     try:
         with reach:

@@ -9,8 +9,11 @@ import pytest
 
 from forks import run_command
 from fresh import run_code
+from reference import make_setting
+from splitft import Job
 from splitft.common.plugins import load_plugins
 from splitft.errors import JobError
+from splitft.job import dump_job
 
 PIECES = """
 from splitft import register_cut_policy
@@ -30,15 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["pieces", "pieces.py"])
 def test_a_plugin_of_the_command_line_is_found_in_the_current_folder(name: str, folder: Path) -> None:
-    done = run_command(
-        "plan",
-        "quickstart",
-        "cut_policy.method=deepest",
-        "cuts=2",
-        "--plugin",
-        name,
-        cwd=folder,
-    )
+    dump_job(Job(**make_setting(folder, "llama", num_hidden_layers=3)), folder / "job.yaml")
+    done = run_command("plan", "job.yaml", "cut_policy.method=deepest", "--plugin", name, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "deepest" in done.stdout
 

@@ -76,7 +76,7 @@ def test_every_row_is_dealt_once_and_the_minimum_is_kept(
     method: str, lengths: list[int], clients: int, alpha: float, seed: int, minimum: int
 ) -> None:
     if len(lengths) < clients * minimum:
-        with pytest.raises(DataError, match=f"cannot give {clients} clients {minimum} rows each"):
+        with pytest.raises(DataError, match=f"cannot give {clients} clients {minimum} rows? each"):
             deal(method, lengths, clients, alpha, seed, min_rows=minimum)
         return
     indices, report = deal(method, lengths, clients, alpha, seed, min_rows=minimum)

@@ -157,7 +157,7 @@ def test_packing_joins_rows_without_cutting_them(corpus: str, tokenizer: PreTrai
 
 
 def test_what_cannot_be_dealt_says_what_to_change(corpus: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(DataError, match=r"360 training rows cannot give 500 clients 1 rows each"):
+    with pytest.raises(DataError, match=r"360 training rows cannot give 500 clients 1 row each"):
         prepare(job(corpus, clients=500), tokenizer)
     with pytest.raises(DataError, match="nothing can be held out"):
         prepare(job(corpus, "by_column", column="document", document_column="document"), tokenizer)

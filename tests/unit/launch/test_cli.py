@@ -198,7 +198,7 @@ def test_schema_is_json() -> None:
         (["check", "m", "--cuts", "0"], "--cuts 0: write numbers"),
         (["check", "m", "--cuts", ""], "write numbers"),
         (["plan"], "Missing argument"),
-        (["plan", "quickstart", "--clients", "9"], "No such option"),
+        (["plan", "quickstart", "--clients", "9"], "clients is a key of the job, written clients=VALUE"),
         (["plan", "none.yaml"], "error: there is no file none.yaml"),
         (["compare"], "Missing argument"),
         (["compare", "none.yaml"], "there is no file none.yaml"),

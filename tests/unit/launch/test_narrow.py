@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -12,11 +13,37 @@ from commands import splitft
 from splitft.common.tables import make_table
 from splitft.history import ClientRecord, RoundRecord
 from splitft.job.recipes import recipes
+from splitft.job.settings import FederationSettings
 from splitft.launch.cli import app
 from splitft.launch.width import listed
-from splitft.running.progress import clients_table, rounds_table
+from splitft.running.progress import RunProgress, clients_table, rounds_table
+from splitft.wire.ledger import Ledger
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+CLIENTS = {f"client-{i}": ClientRecord(2, 3.1, 345.678, 0.234, 0.2, 123_456, 999, None) for i in range(3)}
+RECORD = RoundRecord(
+    0, tuple(CLIENTS), dict.fromkeys(CLIENTS, 2), 3.123, 345.678, 0.23, 0.2, CLIENTS, 370_368,
+    123_400_000, 123_400_000, 12_300_000, 12_300_000, {}, 75.0, 12.0, 345.6, "client-1", {}, {},
+)  # fmt: skip
+ARGUMENTS = {
+    "new": ("A recipe's name",), "check": ("A model folder", "Set keys"), "report": ("Folders of runs",),
+    "export": ("The output_dir of a run.", "Folder to write"), "evaluate": ("A run's output_dir",),
+    "aggregator": ("The server's job file", "Set keys"), "certs init": ("Names and addresses",),
+    "certs add": ("The clients' names",), "certs aggregator": ("Names and addresses",),
+    "certs revoke": ("Clients that may not come in",),
+    **dict.fromkeys(("run", "server", "plan", "compare"), ("A job file", "Set keys of the job:")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_help_explains_every_argument_once(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command, explained in ARGUMENTS.items():
+        splitft(*command.split(), "--help", monkeypatch=monkeypatch)
+        told = " ".join(capsys.readouterr().out.split())
+        assert [told.count(words) for words in explained] == [1] * len(explained), told
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -50,24 +77,32 @@ def test_a_table_that_does_not_fit_becomes_a_list() -> None:
     table = make_table("Clients", *headings)
     table.add_row("client-0", "1,234,567", "345.69", "211.15", "12.3 s")
     table.add_row("client-1", "7,654,321", "123.45", "100.01", "1.23 s")
-    wide, narrow = printed(table, 100), printed(table, 40)
-    for text in (wide, narrow):
+    wide, tight, narrow = printed(table, 100), printed(table, 60), printed(table, 40)
+    for text in (wide, tight, narrow):
         for word in ("client-1", "7,654,321", "123.45", "raspberry_pi_4", "1.23 s"):
             assert word in text, text
-    assert len([line for line in wide.splitlines() if "client-" in line]) == 2
+    for text in (wide, tight):
+        assert len([line for line in text.splitlines() if "client-" in line]) == 2
     assert re.search(r"^client client-0\n  tokens trained +1,234,567\n", narrow, re.MULTILINE)
     assert max(map(len, narrow.splitlines())) <= 40
 
 
 def test_a_runs_tables_are_whole_in_sixty_columns() -> None:
-    clients = {f"client-{i}": ClientRecord(2, 3.1, 345.678, 0.234, 0.2, 123_456, 999, None) for i in range(3)}
-    rounds = [
-        RoundRecord(
-            number, tuple(clients), dict.fromkeys(clients, 2), 3.123, 345.678, 0.23, 0.2, clients, 370_368,
-            123_400_000, 123_400_000, 12_300_000, 12_300_000, {}, 75.0, 12.0, 345.6, "client-1", {}, {},
-        )
-        for number in range(3)
-    ]  # fmt: skip
+    rounds = [replace(RECORD, round=number) for number in range(3)]
     for text in (printed(rounds_table(rounds), 60), printed(clients_table(rounds), 60)):
         assert "…" not in text
         assert "345.68" in text and max(map(len, text.splitlines())) <= 60
+        assert len([line for line in text.splitlines() if "345.68" in line]) == 3  # a table, no list
+
+
+def test_a_bar_in_sixty_columns_shows_the_whole_round_and_what_is_left() -> None:
+    file = io.StringIO()
+    console = Console(width=60, file=file, force_terminal=True)
+    job = FederationSettings(rounds=10, local_steps=10)
+    with RunProgress(job, 2, Ledger(), console) as progress:
+        for client in ("hospital-north", "hospital-south"):
+            progress.on_evaluation(0)
+            progress.on_round(RECORD)
+            progress.on_loss(10, 9, client, 12.345)
+    assert re.search(r"round 10/10.{0,9} step 10/10  hospital-south  loss 12.345", file.getvalue())
+    assert "tok/s" not in file.getvalue() and "…" not in file.getvalue()

@@ -46,9 +46,9 @@ def check_enough(num_rows: int, num_clients: int, quota: Quota) -> None:
             hints.insert(0, f"lower partition.min_rows to {num_rows // num_clients}")
         if num_rows >= min_rows:
             hints.insert(0, f"lower clients to {num_rows // min_rows}")
+        each = f"{min_rows} row{'s' * (min_rows != 1)} each"
         raise DataError(
-            f"{num_rows} training rows cannot give {num_clients} clients {min_rows} rows each: "
-            + ", or ".join(hints)
+            f"{num_rows} training rows cannot give {num_clients} clients {each}: " + ", or ".join(hints)
         )
 
 

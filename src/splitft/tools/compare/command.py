@@ -87,6 +87,8 @@ def compare_command(
         for option, number in {"seeds": seeds, "parallel": parallel}.items()
         if number < 1
     ]
+    if not (problems or names or varied or seeds > 1):
+        problems.append("nothing to compare: give --methods, --vary or --seeds; `splitft run` makes one run")
     try:
         base = make_job(job, changes, overrides)
     except JobError as error:

@@ -71,7 +71,7 @@ class CompareProgress(LineProgress):
     def __init__(
         self, store: Store, needed: Mapping[str, PlannedVariant], parallel: int, console: Console
     ) -> None:
-        super().__init__(console, SECONDS_BETWEEN_LINES)
+        super().__init__(console, SECONDS_BETWEEN_LINES, room=100)
         self.advances = {
             name: read_advance(store.run(name) / HISTORY, variant.job.rounds + 1)
             for name, variant in needed.items()
@@ -112,15 +112,15 @@ class CompareProgress(LineProgress):
             self._read(name)
             advance = self.advances[name]
             self.update(self._bars[name], completed=advance.done, status=round_text(advance))
-        self.update(self._all, completed=len(self._ended), status=self._overall())
+        self.update(self._all, completed=len(self._ended), status=self._overall(""))
         if running and self.line_is_due():
             shown = [f"{self.labels[name]}: {round_text(self.advances[name])}" for name in running]
             self.line("; ".join([*shown, self._overall()]))
 
-    def _overall(self) -> str:
+    def _overall(self, runs: str = " runs") -> str:
         around = sum(self._around) / max(1, len(self._around))
         left = seconds_left(list(self.advances.values()), self.parallel, around)
-        text = f"{len(self._ended)} of {len(self.advances)} runs done"
+        text = f"{len(self._ended)} of {len(self.advances)}{runs} done"
         return text if left is None or left < 1 else f"{text}, about {clock(left)} left"
 
     def _read(self, name: str) -> None:

@@ -86,7 +86,7 @@ def open_store(folder: Path) -> Iterator[tuple[Store, int]]:
     folder = folder.expanduser()
     with writing(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from splitft.tools.evaluate.generation import GenerationOptions, generate, load_
 from splitft.tools.evaluate.harness import TaskOptions, load_tasks, metric_values, run_tasks
 from splitft.tools.evaluate.scores import METRICS, check_scorers
 from splitft.tools.evaluate.target import Dtype, Target, find_target, load_base, with_adapter
+from splitft.weights.hub import resolve_model
 from splitft.weights.load import load_tokenizer
 
 NAME = "evaluation.json"
@@ -50,10 +51,11 @@ def evaluate(
     if generation is not None:
         check_scorers()
     found = find_target(str(target), model)
+    resolve_model(found.base)
     path = _output(found, output)
     quiet_libraries()
     loaded = load_tasks(tasks, found) if tasks else None
-    tokenizer = load_tokenizer(found.base, found.revision)
+    tokenizer = load_tokenizer(found.base, found.revision, found.adapter)
     references = load_references(generation, found, tokenizer) if generation else {}
     # 2. The models one after another: the adapter changes the base in place.
     model_ = load_base(found, dtype)

@@ -56,7 +56,13 @@ def load_references(
             )
         found = held_out_references(DataSettings(**stated), tokenizer, most)
     else:
+        if run.eval_set and options.name is not None:
+            raise JobError(
+                f"the run had an evaluation set of its own ({run.eval_set}): its training held "
+                "nothing of --data out. Give that set with --data FILE, without --name"
+            )
         own = stated | {"dataset_name": None, "data_files": str(options.data), "partition": PartitionConfig()}
+        own |= {"eval_files": None, "dataset_test_split": None}
         if options.name is None:
             found = {options.data.name: all_references(DataSettings(**own), tokenizer, most)}
         else:

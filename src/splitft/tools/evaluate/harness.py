@@ -74,7 +74,7 @@ def load_tasks(options: TaskOptions, target: Target) -> LoadedTasks:
         if name not in manager.all_tasks:
             where = "in lm-eval" if folder is None else f"in lm-eval and {folder}"
             raise JobError(
-                f"no task is called {name} {where}{nearest(name, manager.all_tasks, ': ')}; "
+                f"no task is called {name} {where}{nearest(name, manager.all_tasks, '; ')}; "
                 "`lm-eval ls tasks` lists its own, --include-path DIR adds yours"
             )
         for config in _configs(manager, name):

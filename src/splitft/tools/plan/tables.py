@@ -18,9 +18,11 @@ from splitft.tools.plan.dry import DryRun
 
 def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
     """Return the costs of each cut, where all clients have it."""
+    timed = any(c.round_seconds is not None for c in costs)
     made = make_table(
         f"Cuts: all {clients} clients at the same one (bytes: a client's mean, up and down)",
-        "cut", "trained", "client GB", "server GB", "MB a step", "MB a round", "round", "slowest", left=0,
+        "cut", "trained", "client GB", "server GB", "MB a step", "MB a round",
+        *(("round", "slowest") if timed else ()), left=0,
     )  # fmt: skip
     for c in costs:
         made.add_row(
@@ -30,8 +32,7 @@ def cuts_table(costs: Sequence[CutCost], clients: int) -> Table:
             f"{c.server_memory_bytes / 1e9:.2f}",
             f"{(c.step_bytes_up + c.step_bytes_down) / 1e6:,.2f}",
             f"{(c.round_bytes_up + c.round_bytes_down) / 1e6:,.1f}",
-            seconds_text(c.round_seconds),
-            c.slowest_client or "–",
+            *((seconds_text(c.round_seconds), c.slowest_client or "–") if timed else ()),
         )
     return made
 
@@ -66,7 +67,7 @@ def codecs_table(trials: Sequence[CodecTrial]) -> Table:
     made = make_table(
         "Codecs: one batch of the first client, at its cut, with the adapter that the job starts from",
         "codec", "MB a step", "energy lost", "loss", "gradients' direction",
-        "gradients: MB a step", "energy lost",
+        "gradients: MB a step", "gradients: energy lost",
     )  # fmt: skip
     for t in trials:
         made.add_row(

@@ -189,8 +189,8 @@ def channel_credentials(server: str, certs: Path | None, insecure: bool, authori
     import grpc
 
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit():
-        raise JobError(f"--server {server}: write HOST:PORT")
+    if not host or "/" in host or not port.isdigit() or int(port) > 65535:
+        raise JobError(f"--server {server}: write HOST:PORT, such as 127.0.0.1:50051")
     if certs is not None:
         try:
             root, key, own = ((certs / name).read_bytes() for name in (CA, CLIENT_KEY, CLIENT))
@@ -198,10 +198,24 @@ def channel_credentials(server: str, certs: Path | None, insecure: bool, authori
             raise NetworkError(
                 f"cannot read {error.filename}: {error.strerror}; `splitft certs add NAME` makes the folder"
             ) from None
+        _check_date(certs / CLIENT, own)
         return grpc.ssl_channel_credentials(root, key, own)
     if authority:
         return grpc.ssl_channel_credentials(authority)
     return None if insecure or is_loopback(host) else grpc.ssl_channel_credentials()
+
+
+def _check_date(path: Path, pem: bytes) -> None:
+    """Raise NetworkError where a certificate has ended: the server would answer nothing."""
+    try:
+        ended = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    except ValueError as error:
+        raise NetworkError(f"{path} is no certificate: {error}") from None
+    if ended < datetime.now(timezone.utc):
+        raise NetworkError(
+            f"the certificate {path} ended on {ended:%Y-%m-%d}: `splitft certs add` makes another, at the "
+            "authority's folder"
+        )
 
 
 def is_loopback(host: str) -> bool:
