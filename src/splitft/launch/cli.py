@@ -20,7 +20,7 @@ from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
-from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
@@ -133,9 +133,7 @@ def server(
     token_file: TOKEN_FILE = None,
     insecure: OPEN = False,
     resume: RESUME = False,
-    admit: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="With --resume: let an expelled client in again.")
-    ] = None,
+    admit: ADMIT = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""

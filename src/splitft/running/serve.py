@@ -18,6 +18,7 @@ from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members
 from splitft.engines.network.membership import expelled_before, missing, write_members
@@ -113,7 +114,8 @@ def serve(
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )
-        members.keep_out(expelled)
+        for name, reason in expelled.items():
+            members.expel(name, reason)
         on_listening(listener)
         console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
         if averaging is not None and dial is not None:
@@ -193,7 +195,9 @@ def make_server_side(
         dtype=dtype,
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
+        adapter=lambda: server.adapter,
     )
+    faults = FaultLog(folder / FAULTS, say)
     members = Members(
         roster,
         listener,
@@ -203,6 +207,7 @@ def make_server_side(
         gate.check,
         channels,
         say,
+        faults,
         partial(write_members, folder),
     )
     cohort = NetworkCohort(members, job, times, averaging)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from splitft.engines.network import control
+from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.roster import Member, Roster
-from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
-from splitft.errors import DivergedError, NetworkError
+from splitft.errors import DivergedError
 from splitft.server.coordinator import Coordinator
 from splitft.server.worker import TrunkWorker
 from splitft.wire.channel import Channel
@@ -42,6 +42,9 @@ class Phase:
     def answered(self, names: Collection[str]) -> None:
         """The server has answered one message of each of these clients."""
 
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """A client is expelled whose message, sent with those of `clients`, could not be computed."""
+
 
 @dataclass(eq=False)
 class Members:
@@ -55,6 +58,7 @@ class Members:
     gate: Gate
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
+    faults: FaultLog
     changed: Callable[[Roster], None] = lambda roster: None  # called where the standing of a client changes
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
@@ -92,7 +96,7 @@ class Members:
             self.channels[name].memory.move(message.cut)
         if isinstance(message, control.Train):
             message = replace(message, memory=self.channels[name].memory.offer)
-            member.clock = StepClock()
+            member.clock.start()
         member.clock.asked()
         self.listener.send(name, control.packed(message), member.session)
 
@@ -101,6 +105,11 @@ class Members:
         self._phase.answered(replies)
         for name, message in replies.items():
             self.send(name, message)
+
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """Have the others go on as if a message of an expelled client had not come."""
+        self._phase.go_on_without(name, {*clients, name})
+        self.worker.forget_metrics(name)
 
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
@@ -113,26 +122,15 @@ class Members:
     def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
         """Let a client take part no more.
 
-        Raises NetworkError where it was the last one, DivergedError where the figures of all were not finite.
+        Raises NetworkError where too few are left, DivergedError where the figures of all were not finite.
         """
         member = self.roster[name]
         if not member.expelled:
-            member.expelled, member.there, member.diverged = reason, False, diverged
+            member.expel(reason, diverged)
             self.listener.expel(name, reason)
             self.notice(f"{name} is expelled: {reason}")
-        if all(other.expelled for other in self.roster.values()):
-            if all(other.diverged for other in self.roster.values()):
-                raise DivergedError.of(
-                    f"no client is left whose figures are finite; the last: {name}, {reason}"
-                )
-            raise NetworkError("every client is expelled; the last: " + reason)
         self.changed(self.roster)
-        self.roster.quorum()
-
-    def keep_out(self, expelled: Mapping[str, str]) -> None:
-        """Expel clients that the run had expelled before the server was started again."""
-        for name, reason in expelled.items():
-            self.expel(name, reason)
+        self.roster.check_quorum()
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
@@ -142,10 +140,8 @@ class Members:
             self.pump()
             if seconds is not None and time.monotonic() - began > seconds:
                 late += [name for name in left if self.roster.enough(without=[*late, name])][:1]
-            if time.monotonic() - said > 30.0 and (
-                away := [n for n in left if self.roster[n].away_seconds()]
-            ):
-                self.notice(f"waiting for {', '.join(map(self.roster.named, away))}")
+            if time.monotonic() - said > 30.0 and (away := self.roster.away(left)):
+                self.notice(f"waiting for {away}")
                 said = time.monotonic()
 
     def pump(self, seconds: float = 0.5) -> None:
@@ -163,11 +159,7 @@ class Members:
             return
         member = self.roster[event.name]
         if event.kind == "joined":
-            # A new session: Ready and Loaded come first.
-            member.session, member.owes = event.session, control.Ready
-            member.there, member.connected = False, True
-            member.problem = ""
-            member.unasked.clear()
+            member.join(event.session)
             self.channels[member.name].memory.forget()
         elif event.kind == "gone":
             self.expel(member.name, event.reason)
@@ -177,15 +169,15 @@ class Members:
             member.clock.heard(event.at)
             self._receive(member, event)
         elif event.kind == "back":
-            member.connected = True
+            member.connect(True)
             self.notice(f"{member.name} is connected again")
-            self.changed(self.roster)
         elif event.kind == "away":
-            member.connected, member.since = False, time.monotonic()
+            member.connect(False)
             self.notice(f"{member.name} is lost: {event.reason}")
-            self.changed(self.roster)
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)
+        if event.kind != "said":
+            self.changed(self.roster)
 
     def _receive(self, member: Member, event: Event) -> None:
         """The way of one message: membership, gate, phase; one that fails a check expels its client."""
@@ -205,12 +197,14 @@ class Members:
                     return
                 # The gate: shapes, types and values. Then the phase: the order, and the transaction.
                 self._phase.take(name, self._through_gate(member, message))
+            if isinstance(message, control.Ready):
+                member.ready(message)
         except ValueError as error:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
+        except Exception as error:  # that no check foresees: it ends this client's part, not the run
+            self.expel(name, self.faults.keep(name, error))
         else:
             if isinstance(message, control.Ready):
-                member.rows, member.eval_rows = message.rows, message.eval_rows
-                member.owes = control.Loaded
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
             elif isinstance(message, control.Loaded):
@@ -222,10 +216,8 @@ class Members:
         problem = _plain(message.reason)
         if message.reason == control.DIVERGED:
             raise NotFiniteError(f"it says: {problem}")
-        if problem != member.told:
+        if member.not_ready(problem):
             self.notice(f"{member.name} is not ready, and waited for; it says: {problem}")
-        member.told = problem
-        member.not_ready(problem)
         self.changed(self.roster)
 
     def _through_gate(self, member: Member, message: control.Said) -> control.Said:
@@ -243,13 +235,12 @@ class Members:
     def _resynchronise(self, member: Member, restored: bool) -> None:
         """Have a client whose state is restored, or lost, take part from where the others are."""
         name = member.name
-        member.owes, member.there, member.took_part = None, True, True
+        member.take_part()
         if not restored:
             self.coordinator.blocks.forget(name)
-            if member.last is not None:
-                member.last = self.coordinator.hand_out_anew(
-                    member.last.round, name, evaluate=member.evaluating
-                )
+            if (last := member.last) is not None:
+                anew = self.coordinator.hand_out_anew(last.round, name, evaluate=member.evaluating)
+                member.hand_out(anew, member.evaluating)
             if member.done:
                 self.notice(f"{name} has lost its state: its optimizer starts from zero")
         if member.last is not None:

@@ -28,6 +28,8 @@ class Standee(Protocol):
     @property
     def expelled(self) -> str: ...
     @property
+    def diverged(self) -> bool: ...
+    @property
     def problem(self) -> str: ...
     @property
     def session(self) -> str: ...
@@ -72,7 +74,11 @@ def missing(members: Mapping[str, Standee]) -> dict[str, str]:
 def write_members(folder: Path, members: Mapping[str, Standee]) -> None:
     """Write the standing of all clients. Raises OutputError."""
     told = {
-        name: {"standing": standing(member), "reason": member.expelled or member.problem}
+        name: {
+            "standing": standing(member),
+            "reason": member.expelled or member.problem,
+            "diverged": member.diverged,
+        }
         for name, member in members.items()
     }
     write_atomically(folder / MEMBERS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
@@ -81,6 +87,7 @@ def write_members(folder: Path, members: Mapping[str, Standee]) -> None:
 def expelled_before(folder: Path, names: Collection[str], admit: Collection[str]) -> dict[str, str]:
     """Return the clients that the run in a folder has expelled, each with the reason, but for those to admit.
 
+    Those whose figures were not finite are not among them: it may have been the adapter that they were given.
     Raises JobError where one to admit is no client of the job.
     """
     for name in admit:
@@ -93,5 +100,5 @@ def expelled_before(folder: Path, names: Collection[str], admit: Collection[str]
     return {
         name: member["reason"]
         for name, member in found.items()
-        if name in names and name not in admit and member["standing"] == "expelled"
+        if name in names and name not in admit and member["standing"] == "expelled" and not member["diverged"]
     }

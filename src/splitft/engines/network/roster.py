@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from splitft.engines.network import control
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.peers import Event
-from splitft.errors import NetworkError
+from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
 from splitft.wire.messages import AdapterDown, OptimizerState
+
+MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
 
 
 @dataclass
 class Member:
-    """One client."""
+    """One client. Its standing (`membership.py`) follows from `join` to `expel`."""
 
     name: str
     session: str = ""  # of its last connection; empty before the first
@@ -26,7 +28,7 @@ class Member:
     since: float = field(default_factory=time.monotonic)  # when it was last lost
     expelled: str = ""  # why
     problem: str = ""  # why it cannot take part yet, in its own words
-    told: str = ""  # the last of these that was shown
+    told: str = ""  # the last of these that it gave
     took_part: bool = False  # it has been there
     diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
@@ -41,14 +43,42 @@ class Member:
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
 
+    def join(self, session: str) -> None:
+        """It is connected in a new session, in which Ready and Loaded come first."""
+        self.session, self.owes, self.there, self.problem = session, control.Ready, False, ""
+        self.connected = True
+        self.unasked.clear()
+
+    def ready(self, message: control.Ready) -> None:
+        """Note that its data are read. Raises ValueError for numbers of rows that no client has."""
+        rows, eval_rows = message.rows, message.eval_rows
+        if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
+            raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
+        self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
+
+    def not_ready(self, problem: str) -> bool:
+        """Note why it cannot take part, until it comes again; return whether it has not said so before."""
+        new, self.problem, self.told = problem != self.told, problem, problem
+        self.there, self.owes, self.since = False, control.Ready, time.monotonic()
+        return new
+
+    def take_part(self) -> None:
+        """Its state is restored, or lost: it is one of those that train."""
+        self.owes, self.there, self.took_part = None, True, True
+
+    def connect(self, now: bool) -> None:
+        """Its connection is lost, or there again in the same session."""
+        self.connected = now
+        if not now:
+            self.since = time.monotonic()
+
+    def expel(self, reason: str, diverged: bool) -> None:
+        """It takes part no more."""
+        self.expelled, self.there, self.diverged = reason, False, diverged
+
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
         self.last, self.evaluating = message, evaluating
-
-    def not_ready(self, problem: str) -> None:
-        """Note why it cannot take part: nothing is asked of it until it comes again."""
-        self.problem, self.there, self.owes = problem, False, control.Ready
-        self.since = time.monotonic()
 
     def finish(self) -> None:
         """Note that its adapters of this round are here: it need not take the steps again."""
@@ -93,15 +123,25 @@ class Roster(dict[str, Member]):
         """The clients that take part now."""
         return [name for name, member in self.items() if member.there and not member.expelled]
 
-    def quorum(self) -> None:
-        """Raise NetworkError where fewer than `min_clients` can ever take part again."""
-        fewest, left = self.config.min_clients or 1, sum(not member.expelled for member in self.values())
-        if left < fewest:
-            out = "; ".join(f"{name} is expelled: {m.expelled}" for name, m in self.items() if m.expelled)
-            raise NetworkError(
-                f"{left} of {len(self)} clients are left, network.min_clients is {fewest} ({out}): "
-                "`splitft server … --resume --admit NAME` lets one in again"
-            )
+    def check_quorum(self) -> None:
+        """Raise where fewer than `min_clients` can ever take part again.
+
+        Raises DivergedError where the figures of all were not finite, else NetworkError.
+        """
+        out = {name: member.expelled for name, member in self.items() if member.expelled}
+        fewest, left = self.config.min_clients or 1, len(self) - len(out)
+        if left >= fewest:
+            return
+        name, reason = list(out.items())[-1]
+        if all(member.diverged for member in self.values()):
+            raise DivergedError.of(f"no client is left whose figures are finite; {name}: {reason}")
+        if not left:
+            raise NetworkError(f"every client is expelled; {name}: {reason}")
+        told = "; ".join(f"{name} is expelled: {reason}" for name, reason in out.items())
+        raise NetworkError(
+            f"{left} of {len(self)} clients are left, network.min_clients is {fewest} ({told}): "
+            "`splitft server … --resume --admit NAME` lets one in again"
+        )
 
     def enough(self, without: Collection[str] = ()) -> bool:
         """Whether the run may go on without these clients."""
@@ -116,10 +156,10 @@ class Roster(dict[str, Member]):
         """Whether a client is away for longer than `rejoin_seconds`."""
         return self[name].away_seconds() > self.config.rejoin_seconds
 
-    def named(self, name: str) -> str:
-        """Return a client's name, with what keeps it from taking part."""
-        problem = self[name].problem
-        return f"{name} (not ready: {problem})" if problem else name
+    def away(self, names: Sequence[str]) -> str:
+        """Return those of these clients that are not there, each with what keeps it from taking part."""
+        away = {name: self[name].problem for name in names if self[name].away_seconds()}
+        return ", ".join(f"{name} (not ready: {why})" if why else name for name, why in away.items())
 
     def took_part(self) -> list[str]:
         """The clients that have taken part and were not expelled."""
