@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -103,8 +102,8 @@ class Members:
     def reply(self, replies: Mapping[str, Message]) -> None:
         """Send the server's replies to messages of the phase in force."""
         self._phase.answered(replies)
-        for name, message in replies.items():
-            self.send(name, message)
+        for name in replies:
+            self.send(name, replies[name])
 
     def go_on_without(self, name: str, clients: Collection[str]) -> None:
         """Have the others go on as if a message of an expelled client had not come."""
@@ -134,15 +133,16 @@ class Members:
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
-        began = said = time.monotonic()
+        now = self.roster.now
+        began = said = now()
         late: list[str] = []
         while left := [n for n in names if not done(n) and n not in late and not self.roster.given_up(n)]:
             self.pump()
-            if seconds is not None and time.monotonic() - began > seconds:
+            if seconds is not None and now() - began > seconds:
                 late += [name for name in left if self.roster.enough(without=[*late, name])][:1]
-            if time.monotonic() - said > 30.0 and (away := self.roster.away(left)):
+            if now() - said > 30.0 and (away := self.roster.away(left)):
                 self.notice(f"waiting for {away}")
-                said = time.monotonic()
+                said = now()
 
     def pump(self, seconds: float = 0.5) -> None:
         """Take in everything that has come from the network; wait at most this long for it."""
@@ -187,10 +187,7 @@ class Members:
             message = control.WIRE.decode(event.payload)
             if isinstance(message, control.Failed):
                 self._on_failed(member, message)
-                self.listener.used(event)
-                return
-            used = member.admits(message)
-            if used and not isinstance(message, control.Ready | control.Loaded):
+            elif member.admits(message) and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
                 if not self._phase.awaits(name):
                     member.unasked.append(event)
@@ -213,11 +210,11 @@ class Members:
 
     def _on_failed(self, member: Member, message: control.Failed) -> None:
         """A client ends: it diverged, or cannot take part yet. Raises NotFiniteError for the former."""
-        problem = _plain(message.reason)
+        says = f"it says: {_plain(message.reason)}"
         if message.reason == control.DIVERGED:
-            raise NotFiniteError(f"it says: {problem}")
-        if member.not_ready(problem):
-            self.notice(f"{member.name} is not ready, and waited for; it says: {problem}")
+            raise NotFiniteError(says)
+        if member.not_ready(_plain(message.reason)):
+            self.notice(f"{member.name} is not ready, and waited for; {says}")
         self.changed(self.roster)
 
     def _through_gate(self, member: Member, message: control.Said) -> control.Said:

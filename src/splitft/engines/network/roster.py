@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from splitft.engines.network import control
@@ -25,7 +25,8 @@ class Member:
     session: str = ""  # of its last connection; empty before the first
     there: bool = False  # it takes part: its data are read and its state is restored in this session
     connected: bool = False
-    since: float = field(default_factory=time.monotonic)  # when it was last lost
+    now: Callable[[], float] = time.monotonic  # seconds of a clock that never goes back
+    since: float = 0.0  # when it was last lost
     expelled: str = ""  # why
     problem: str = ""  # why it cannot take part yet, in its own words
     told: str = ""  # the last of these that it gave
@@ -59,7 +60,7 @@ class Member:
     def not_ready(self, problem: str) -> bool:
         """Note why it cannot take part, until it comes again; return whether it has not said so before."""
         new, self.problem, self.told = problem != self.told, problem, problem
-        self.there, self.owes, self.since = False, control.Ready, time.monotonic()
+        self.there, self.owes, self.since = False, control.Ready, self.now()
         return new
 
     def take_part(self) -> None:
@@ -70,7 +71,7 @@ class Member:
         """Its connection is lost, or there again in the same session."""
         self.connected = now
         if not now:
-            self.since = time.monotonic()
+            self.since = self.now()
 
     def expel(self, reason: str, diverged: bool) -> None:
         """It takes part no more."""
@@ -109,15 +110,17 @@ class Member:
 
     def away_seconds(self) -> float:
         """How long it has not been there."""
-        return 0.0 if self.there and self.connected else time.monotonic() - self.since
+        return 0.0 if self.there and self.connected else self.now() - self.since
 
 
 class Roster(dict[str, Member]):
     """All clients of a job, in the order of their names there, which is the order of all sums."""
 
-    def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
-        super().__init__({name: Member(name) for name in names})
-        self.config = config
+    def __init__(
+        self, names: Sequence[str], config: NetworkConfig, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__({name: Member(name, now=now, since=now()) for name in names})
+        self.config, self.now = config, now
 
     def there(self) -> list[str]:
         """The clients that take part now."""
@@ -166,5 +169,5 @@ class Roster(dict[str, Member]):
         return [name for name, member in self.items() if member.session and not member.expelled]
 
     def deadline(self) -> float:
-        """The time from which on clients are late with what they are asked now, by `time.monotonic`."""
-        return time.monotonic() + (self.config.round_seconds or math.inf)
+        """The time from which on clients are late with what they are asked now, by `now`."""
+        return self.now() + (self.config.round_seconds or math.inf)
