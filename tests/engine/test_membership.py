@@ -94,7 +94,7 @@ def test_a_site_that_mends_its_file_takes_part_as_if_nothing_had_been(
 
     result, said = serve_with(setting, tmp_path, take_part)
     assert mended.is_set() and adapter_of(result.output_dir) == usual
-    assert "south is not ready, and waited for; it says: its data cannot be used" in said
+    assert "south is not ready, and waited for: it says: its data cannot be used" in said
     assert "expelled" not in said and result.summary["missing"] == {}
     assert set(standings(result.output_dir).values()) == {"training"}
 
@@ -146,7 +146,7 @@ def test_the_command_ends_with_a_code_of_its_own(setting: Settings, tmp_path: Pa
             pool.submit(follow, name, own, f"127.0.0.1:{port}", tmp_path / name)
         server.join(90)
     said = (tmp_path / "log").read_text()
-    assert server.exitcode == 8, said
+    assert server.exitcode == 9, said
     assert "The run is complete with 2 of 3 clients. Missing: west (it never came)" in " ".join(said.split())
 
 

@@ -163,7 +163,7 @@ class Run:
     def join(self, name: str, data: Path) -> None:
         self.start_client(name, lambda console: join(
             f"127.0.0.1:{self.port}", name, data=data, token=SECRET, folder=self.clients / name,
-            console=console,
+            console=console, accept="first",
         ))  # fmt: skip
 
     def stop(self) -> None:
@@ -214,7 +214,7 @@ def test_canaries_are_in_no_log_checkpoint_or_report(started: Run, capfd: pytest
     assert started.ended("broken", 60)
     start_who_fails()
     started.start_server()
-    assert started.server_ended() == 8  # complete, without two of those invited
+    assert started.server_ended() == 9  # complete, without two of those invited
     for name in started.threads:
         assert started.ended(name, 60), name
     report_command([started.server / "run"], started.server / "report.html", None)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -23,26 +25,6 @@ from splitft.wire.messages import AdapterDown, LocalLoss, Message, not_finite
 SHOWN = 300  # characters of a client's own words
 
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
-
-
-class Phase:
-    """The phase between two parts of a round, in which nothing is asked of clients."""
-
-    def awaits(self, name: str) -> bool:
-        """Whether messages of a client are read; else they wait, and soon its connection does."""
-        return False
-
-    def take(self, name: str, message: control.Said) -> None:
-        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
-
-    def returned(self, name: str) -> None:
-        """A reconnecting client has been resynchronised: ask it again."""
-
-    def answered(self, names: Collection[str]) -> None:
-        """The server has answered one message of each of these clients."""
-
-    def go_on_without(self, name: str, clients: Collection[str]) -> None:
-        """A client is expelled whose message, sent with those of `clients`, could not be computed."""
 
 
 @dataclass(eq=False)
@@ -59,6 +41,7 @@ class Members:
     notice: Callable[[str], None]  # prints one line about a client
     faults: FaultLog
     changed: Callable[[Roster], None] = lambda roster: None  # called where the standing of a client changes
+    facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -84,9 +67,7 @@ class Members:
             return
         if isinstance(message, Message):
             try:
-                if problem := not_finite(message):
-                    raise DivergedError(problem)
-                message = self.channels[name].pack(message)
+                message = _packed(self.channels[name], message)
             except DivergedError as error:
                 self.expel(name, f"with it {error}", diverged=True)
                 return
@@ -119,10 +100,7 @@ class Members:
         self.send(name, control.Skip(0))
 
     def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
-        """Let a client take part no more.
-
-        Raises NetworkError where too few are left, DivergedError where the figures of all were not finite.
-        """
+        """Let a client take part no more. Raises what `Roster.check_quorum` raises, where too few are left."""
         member = self.roster[name]
         if not member.expelled:
             member.expel(reason, diverged)
@@ -130,6 +108,14 @@ class Members:
             self.notice(f"{name} is expelled: {reason}")
         self.changed(self.roster)
         self.roster.check_quorum()
+
+    def turn_away(self, name: str, reason: str) -> None:
+        """End a client's session: it cannot take part yet, and may come again."""
+        new = self.roster[name].not_ready(reason)
+        self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
+        if new:
+            self.notice(f"{name} is not ready, and waited for: {reason}")
+        self.changed(self.roster)
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
@@ -186,45 +172,41 @@ class Members:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
             if isinstance(message, control.Failed):
-                self._on_failed(member, message)
-            elif member.admits(message) and not isinstance(message, control.Ready | control.Loaded):
+                says = f"it says: {plain(message.reason, SHOWN)}"
+                if message.reason == control.DIVERGED:
+                    raise NotFiniteError(says)
+                self.turn_away(name, says)
+                return
+            if member.admits(message) and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
                 if not self._phase.awaits(name):
                     member.unasked.append(event)
                     return
                 # The gate: shapes, types and values. Then the phase: the order, and the transaction.
-                self._phase.take(name, self._through_gate(member, message))
-            if isinstance(message, control.Ready):
-                member.ready(message)
+                self._phase.take(name, self._checked(name, message))
+            apart = member.ready(message, self.facts) if isinstance(message, control.Ready) else ""
         except ValueError as error:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
         except Exception as error:  # that no check foresees: it ends this client's part, not the run
             self.expel(name, self.faults.keep(name, error))
         else:
             if isinstance(message, control.Ready):
+                if apart:
+                    self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
+                    return
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
             elif isinstance(message, control.Loaded):
                 self._resynchronise(member, message.ok and member.exact)
         self.listener.used(event)
 
-    def _on_failed(self, member: Member, message: control.Failed) -> None:
-        """A client ends: it diverged, or cannot take part yet. Raises NotFiniteError for the former."""
-        says = f"it says: {_plain(message.reason)}"
-        if message.reason == control.DIVERGED:
-            raise NotFiniteError(says)
-        if member.not_ready(_plain(message.reason)):
-            self.notice(f"{member.name} is not ready, and waited for; {says}")
-        self.changed(self.roster)
-
-    def _through_gate(self, member: Member, message: control.Said) -> control.Said:
+    def _checked(self, name: str, message: control.Said) -> control.Said:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
         if isinstance(message, control.Started) and message.attempt != control.EVALUATION:
-            # Before the messages that follow are unpacked.
-            self.channels[member.name].memory.accept(message.memory)
+            self.channels[name].memory.accept(message.memory)  # before the messages that follow are unpacked
         if not isinstance(message, Message):
             return message
-        checked = self.gate(member.name, message)
+        checked = self.gate(name, message)
         if not isinstance(message, LocalLoss):
             self.ledger.count("up", message)
         return checked
@@ -247,6 +229,8 @@ class Members:
         self._phase.returned(name)
 
 
-def _plain(text: str) -> str:
-    """Return a client's words as one line that moves no cursor."""
-    return "".join(c if c.isprintable() else " " for c in text[:SHOWN])
+def _packed(channel: Channel, message: Message) -> Message:
+    """Return a message as it travels. Raises DivergedError where it is not finite."""
+    if problem := not_finite(message):
+        raise DivergedError(problem)
+    return channel.pack(message)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from splitft.engines.network import control
+from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
@@ -40,6 +41,7 @@ class Member:
     finished: bool = False  # it has sent its adapters of the round after `done`
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
+    facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
@@ -50,17 +52,23 @@ class Member:
         self.connected = True
         self.unasked.clear()
 
-    def ready(self, message: control.Ready) -> None:
-        """Note that its data are read. Raises ValueError for numbers of rows that no client has."""
+    def ready(self, message: control.Ready, facts: Mapping[str, str]) -> str:
+        """Note that its data are read, and what it holds; return what of that is not the server's.
+
+        Raises ValueError for numbers of rows that no client has.
+        """
         rows, eval_rows = message.rows, message.eval_rows
         if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
             raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
         self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
+        self.facts = facts_of(message.things, message.values)
+        return difference(self.facts, facts)
 
     def not_ready(self, problem: str) -> bool:
-        """Note why it cannot take part, until it comes again; return whether it has not said so before."""
+        """Be away, as before the first session, for this reason; return whether that is a new one."""
         new, self.problem, self.told = problem != self.told, problem, problem
-        self.there, self.owes, self.since = False, control.Ready, self.now()
+        self.session, self.there, self.connected = "", False, False
+        self.owes, self.since = control.Ready, self.now()
         return new
 
     def take_part(self) -> None:
@@ -166,7 +174,7 @@ class Roster(dict[str, Member]):
 
     def took_part(self) -> list[str]:
         """The clients that have taken part and were not expelled."""
-        return [name for name, member in self.items() if member.session and not member.expelled]
+        return [name for name, member in self.items() if member.took_part and not member.expelled]
 
     def deadline(self) -> float:
         """The time from which on clients are late with what they are asked now, by `now`."""
