@@ -100,7 +100,7 @@ class Members:
         self.send(name, control.Skip(0))
 
     def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
-        """Let a client take part no more. Raises what `Roster.check_quorum` raises, where too few are left."""
+        """Let a client take part no more. Raises as `Roster.check_quorum` does, where too few are left."""
         member = self.roster[name]
         if not member.expelled:
             member.expel(reason, diverged)
