@@ -23,7 +23,7 @@ from splitft.engines.network.members import Members, Roster
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
-from splitft.job import Job
+from splitft.job import Job, left_open
 from splitft.job.report import ReportSettings
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
@@ -169,7 +169,7 @@ def make_server_side(
     dtype, slots = base_dtype(job, start.model.config), model.slots
     settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
     own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
-    told = settled.model_dump_json(exclude=own)
+    told = settled.model_dump_json(exclude=own | left_open(job))
     names = tuple(slots.targets), tuple(slots.excluded)
     welcome = Welcome("", 0, told, *names, start.report.server_inputs)
     limit = most_bytes(start)
