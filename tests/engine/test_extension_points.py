@@ -15,6 +15,7 @@ import splitft
 from forks import run_command, start_command
 from ports import free_port
 from reference import make_setting
+from site_files import write_open_policy
 from splitft import (
     DeviceProfile,
     Job,
@@ -87,8 +88,9 @@ def test_a_client_without_the_piece_says_which(plugins: Path, setting: Settings,
     )
     try:
         told = run_command(
-            "client", "--server", address, "--name", "client-0", "--job-data", "--folder", tmp_path / "kept"
-        )
+            "client", "--server", address, "--name", "client-0", "--job-data", "--accept", "first",
+            "--policy", write_open_policy(tmp_path), "--folder", tmp_path / "kept",
+        )  # fmt: skip
     finally:
         server.kill()
         server.join()

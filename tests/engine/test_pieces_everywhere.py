@@ -14,6 +14,7 @@ from cases import rest_slow
 from forks import run_command, start_command
 from ports import free_port
 from reference import make_setting, write_rows
+from site_files import write_open_policy
 from splitft import Job, JobError, register_method, run
 from splitft.job import dump_job
 from splitft.running.serve import serve
@@ -78,6 +79,10 @@ def test_each_piece_alone_changes_its_figure_in_a_run(
     assert figures(tmp_path / "run")[figure] != plain[figure]
 
 
+def accepting(folder: Path) -> list[str | Path]:
+    return ["--job-data", "--accept", "first", "--policy", write_open_policy(folder)]
+
+
 def over_a_network(settings: Settings, plugins: Path, folder: Path) -> None:
     """Run a job by the commands, each party with the plugins of the page; the clients take the job's data."""
     dump_job(Job(**settings, output_dir=str(folder / "run")), folder / "job.yaml")
@@ -85,7 +90,7 @@ def over_a_network(settings: Settings, plugins: Path, folder: Path) -> None:
     address, log = f"127.0.0.1:{free_port()}", folder / "log"
     parties = [start_command(["server", folder / "job.yaml", "--listen", address, *own], log)]
     for name in NAMES:
-        where = ["--server", address, "--name", name, "--job-data", "--folder", folder / name]
+        where = ["--server", address, "--name", name, "--folder", folder / name, *accepting(folder)]
         parties.append(start_command(["client", *where, *own], folder / f"{name}.log"))
     for party in parties:
         party.join(60)
@@ -219,7 +224,7 @@ def test_a_piece_that_breaks_over_a_network_ends_its_party_and_the_other_hears_o
     ]
     log, address = tmp_path / "server.log", f"127.0.0.1:{free_port()}"
     server = start_command(["server", tmp_path / "job.yaml", "--listen", address, *own[0]], log)
-    where = ["--server", address, "--name", "client-0", "--job-data", "--folder", tmp_path / "kept"]
+    where = ["--server", address, "--name", "client-0", "--folder", tmp_path / "kept", *accepting(tmp_path)]
     client = run_command("client", *where, *own[1])
     server.join(3)
     assert (server.exitcode, client.returncode) == codes, log.read_text() + client.stderr

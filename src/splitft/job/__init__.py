@@ -7,7 +7,7 @@ yaml: strict YAML.
 
 from __future__ import annotations
 
-from splitft.job.file import JobSource, dump_job, job_schema, left_open, load_job, make_job
+from splitft.job.file import JobSource, dump_job, job_schema, load_job, make_job
 from splitft.job.model import Job, grouped_keys
 from splitft.job.sections import CutPolicyConfig, DeviceProfile, PartitionConfig
 
@@ -20,7 +20,6 @@ __all__ = [
     "dump_job",
     "grouped_keys",
     "job_schema",
-    "left_open",
     "load_job",
     "make_job",
 ]

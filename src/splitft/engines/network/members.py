@@ -9,8 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.phase import Phase
+from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -47,9 +50,21 @@ class Member:
     finished: bool = False  # it has sent its adapters of the round after `done`
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
+    facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
+
+    def enter(self, ready: control.Ready, facts: Mapping[str, str]) -> str:
+        """Note a client's rows, and what it holds; return what of that is not the server's."""
+        self.rows, self.eval_rows = ready.rows, ready.eval_rows
+        self.facts = facts_of(ready.things, ready.values)
+        return difference(self.facts, facts)
+
+    def leave(self) -> None:
+        """Be away, as before the first session."""
+        self.session, self.there, self.connected = "", False, False
+        self.owes, self.since = control.Ready, self.now()
 
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
@@ -122,23 +137,6 @@ class Roster(dict[str, Member]):
         return self.now() + (self.config.round_seconds or math.inf)
 
 
-class Phase:
-    """The phase between two parts of a round, in which nothing is asked of clients."""
-
-    def awaits(self, name: str) -> bool:
-        """Whether messages of a client are read; else they wait, and soon its connection does."""
-        return False
-
-    def take(self, name: str, message: control.Said) -> None:
-        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
-
-    def returned(self, name: str) -> None:
-        """A reconnecting client has been resynchronised: ask it again."""
-
-    def answered(self, names: Collection[str]) -> None:
-        """The server has answered one message of each of these clients."""
-
-
 @dataclass(eq=False)
 class Members:
     """The clients behind a listener."""
@@ -151,6 +149,7 @@ class Members:
     gate: Gate
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
+    facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -221,6 +220,12 @@ class Members:
                 )
             raise NetworkError("every client is expelled; the last: " + reason)
 
+    def turn_away(self, name: str, reason: str) -> None:
+        """End a client's session: it cannot take part yet, and may come again."""
+        self.roster[name].leave()
+        self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
+        self.notice(f"{name} is not ready: {reason}")
+
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
         now = self.roster.now
@@ -276,9 +281,12 @@ class Members:
         try:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
+            if isinstance(message, control.Failed) and message.again:
+                self.turn_away(name, f"it says: {plain(message.reason, SHOWN)}")
+                return
             if isinstance(message, control.Failed):
                 says = ValueError if message.reason != control.DIVERGED else NotFiniteError
-                raise says(f"it says: {_plain(message.reason)}")
+                raise says(f"it says: {plain(message.reason, SHOWN)}")
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -291,7 +299,9 @@ class Members:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
         else:
             if isinstance(message, control.Ready):
-                member.rows, member.eval_rows = message.rows, message.eval_rows
+                if apart := member.enter(message, self.facts):
+                    self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
+                    return
                 member.owes = control.Loaded
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
@@ -327,8 +337,3 @@ class Members:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")
         self._phase.returned(name)
-
-
-def _plain(text: str) -> str:
-    """Return a client's words as one line that moves no cursor."""
-    return "".join(c if c.isprintable() else " " for c in text[:SHOWN])
