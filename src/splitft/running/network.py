@@ -36,7 +36,8 @@ def job_digest(job: Job) -> str:
 def check_network_job(job: Job) -> None:
     """Raise JobError where a job has no server, or leaves open who sees the labels."""
     if job.method not in METHODS:
-        raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
+        runs = f"{job.method_name} runs {job.method}, which" if job.method_name else job.method
+        raise JobError(f"method {runs} has no server: over a network there is {', '.join(METHODS)}")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
     if "labels" not in job.model_fields_set:
