@@ -2,7 +2,7 @@
 
 SmolLM2 (135M), labels at home, as stored (float32) and converted. Weights held, the most memory above that
 of the process before, sampled each millisecond, and tensors that were read twice. As stored, weights are
-pages of the file, and all resident memory counts; converted, the file's pages are the system's cache, and do not.
+pages of the file, and all resident memory counts; converted, the file's pages are the system's cache.
 
     python benchmarks/client_memory.py float32     # or bfloat16; a minute
 """
