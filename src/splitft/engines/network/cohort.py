@@ -117,6 +117,11 @@ class NetworkCohort:
         """Return the numbers of each client's held-out rows."""
         return self._held_out.rows()
 
+    @property
+    def held_out_batches(self) -> dict[str, HeldOut]:
+        """Return a batch of held-out ids of each client that takes part, where they are at the server."""
+        return self._held_out.first_batches(self._members.roster.there())
+
     def times(self, members: Sequence[str]) -> None:
         """There is no virtual clock."""
 
