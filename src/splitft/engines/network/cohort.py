@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -214,7 +213,7 @@ class Evaluation(Phase):
                             break
                         yield {name: message}
                     # Clients that are given up, or late where there are enough others.
-                    slow = time.monotonic() > deadline and roster.enough([*late, name])
+                    slow = roster.now() > deadline and roster.enough([*late, name])
                     if name in self._left and (slow or roster.given_up(name)):
                         self._left.remove(name)
                         late.append(name)

@@ -37,7 +37,8 @@ class Member:
     session: str = ""  # of its last connection; empty before the first
     there: bool = False  # it takes part: its data are read and its state is restored in this session
     connected: bool = False
-    since: float = field(default_factory=time.monotonic)  # when it was last lost
+    now: Callable[[], float] = time.monotonic  # seconds of a clock that never goes back
+    since: float = 0.0  # when it was last lost
     expelled: str = ""  # why
     diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
@@ -92,15 +93,17 @@ class Member:
 
     def away_seconds(self) -> float:
         """How long it has not been there."""
-        return 0.0 if self.there and self.connected else time.monotonic() - self.since
+        return 0.0 if self.there and self.connected else self.now() - self.since
 
 
 class Roster(dict[str, Member]):
     """All clients of a job, in the order of their names there, which is the order of all sums."""
 
-    def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
-        super().__init__({name: Member(name) for name in names})
-        self.config = config
+    def __init__(
+        self, names: Sequence[str], config: NetworkConfig, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__({name: Member(name, now=now, since=now()) for name in names})
+        self.config, self.now = config, now
 
     def there(self) -> list[str]:
         """The clients that take part now."""
@@ -124,8 +127,8 @@ class Roster(dict[str, Member]):
         return [name for name, member in self.items() if member.session and not member.expelled]
 
     def deadline(self) -> float:
-        """The time from which on clients are late with what they are asked now, by `time.monotonic`."""
-        return time.monotonic() + (self.config.round_seconds or math.inf)
+        """The time from which on clients are late with what they are asked now, by `now`."""
+        return self.now() + (self.config.round_seconds or math.inf)
 
 
 class Phase:
@@ -238,15 +241,16 @@ class Members:
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
-        began = said = time.monotonic()
+        now = self.roster.now
+        began = said = now()
         late: list[str] = []
         while left := [n for n in names if not done(n) and n not in late and not self.roster.given_up(n)]:
             self.pump()
-            if seconds is not None and time.monotonic() - began > seconds:
+            if seconds is not None and now() - began > seconds:
                 late += [name for name in left if self.roster.enough(without=[*late, name])][:1]
-            if time.monotonic() - said > 30.0 and (away := [n for n in left if not self.roster[n].there]):
+            if now() - said > 30.0 and (away := [n for n in left if not self.roster[n].there]):
                 self.notice(f"waiting for {', '.join(away)}")
-                said = time.monotonic()
+                said = now()
 
     def pump(self, seconds: float = 0.5) -> None:
         """Take in everything that has come from the network; wait at most this long for it."""
@@ -279,7 +283,7 @@ class Members:
             member.connected = True
             self.notice(f"{member.name} is connected again")
         elif event.kind == "away":
-            member.connected, member.since = False, time.monotonic()
+            member.connected, member.since = False, member.now()
             self.notice(f"{member.name} is lost: {event.reason}")
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)

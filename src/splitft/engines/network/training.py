@@ -210,7 +210,8 @@ class Training(Phase):
 
         Returns the deadline: a new one where others take their steps again.
         """
-        roster, late = self.members.roster, time.monotonic() > deadline
+        roster = self.members.roster
+        late = roster.now() > deadline
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
             if roster.given_up(name) or (slow and roster.enough([*self._left_out, name])):

@@ -10,8 +10,8 @@ import queue
 import random
 import secrets
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import grpc
 
 from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.transport.delivery import BrokenError, Delivery, Frame, Kind, decode_frame
-from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, reader_of
+from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
 from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
 from splitft.errors import LostError
 
@@ -55,11 +55,18 @@ class Dialler:
         self._link: Link | None = None
         self._repeated = b""  # sent again in every new session
         self._said = ""
-        self._heard = time.monotonic()
+        self._start()
+
+    def _start(self) -> None:
+        """Dial, in a thread of its own."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-dialler", daemon=True)
         self._thread.start()
         self._dialling = asyncio.run_coroutine_threadsafe(self._dial(), self._loop)
+
+    def now(self) -> float:
+        """Return the seconds of a clock that never goes back."""
+        return self._loop.time()
 
     def send(self, session: str, payload: bytes) -> None:
         """Send a payload in a session; dropped where that session is over."""
@@ -100,7 +107,7 @@ class Dialler:
             self._link.send(payload)
 
     async def _dial(self) -> None:
-        wait = FIRST_WAIT
+        wait, self._heard = FIRST_WAIT, self.now()
         while True:
             try:
                 if not await self._connect():
@@ -113,7 +120,7 @@ class Dialler:
                 why = str(error) or ("no answer came" if silent else type(error).__name__)
                 self._tell(f"the connection to {self.address} broke ({why}); dialling again")
                 wait = FIRST_WAIT
-            if self.patience and time.monotonic() - self._heard > self.patience:
+            if self.patience and self.now() - self._heard > self.patience:
                 lost = f"no server has answered at {self.address} for {self.patience:.0f} seconds"
                 self._put(LostError(lost))
                 return
@@ -129,19 +136,12 @@ class Dialler:
     async def _connect(self) -> bool:
         """Open a connection and carry the session over it; return whether to dial again at its end."""
         # Dial, and say hello.
-        options = OPTIONS + ((("grpc.ssl_target_name_override", self.expected),) if self.expected else ())
-        if self.credentials is None:
-            channel = grpc.aio.insecure_channel(self.address, options=options)
-        else:
-            channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
-        async with channel:
-            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
-            read = reader_of(call)
+        async with self._connection() as (read, write):
             received = self._link.session.received if self._link else 0
             hello = Hello(PROTOCOL, self.name, self.token, self._process, self._session, received)
-            await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
+            await write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
             answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
-            self._heard = time.monotonic()
+            self._heard = self.now()
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
                 self._put(answer)
@@ -157,7 +157,19 @@ class Dialler:
                 self._repeat(self._repeated)
             self._tell("")
             try:
-                await self._link.carry(read, call.write, answer.received)
+                await self._link.carry(read, write, answer.received)
             finally:
-                self._heard = time.monotonic()
+                self._heard = self.now()
         return True
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[tuple[Read, Write]]:
+        """Open a connection, in which frames are read and written."""
+        options = OPTIONS + ((("grpc.ssl_target_name_override", self.expected),) if self.expected else ())
+        if self.credentials is None:
+            channel = grpc.aio.insecure_channel(self.address, options=options)
+        else:
+            channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
+        async with channel:
+            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+            yield reader_of(call), call.write

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from splitft.engines.network.transport.delivery import (
     ViolationError,
     decode_frame,
 )
-from splitft.engines.network.transport.link import reader_of
+from splitft.engines.network.transport.link import Read, Write, reader_of
 from splitft.engines.network.transport.peers import Event, Peers
 from splitft.engines.network.transport.tls_front import TlsFront
 from splitft.errors import NetworkError
@@ -100,7 +99,7 @@ class Listener:
 
         on_told: called for each of these. Returns those that did not hear it within `seconds`.
         """
-        telling = self._tell_end(end, set(names), time.monotonic() + seconds, on_told)
+        telling = self._tell_end(end, set(names), self._loop.time() + seconds, on_told)
         return asyncio.run_coroutine_threadsafe(telling, self._loop).result()
 
     def close(self, grace: float = 1.0) -> None:
@@ -123,8 +122,8 @@ class Listener:
             raise NetworkError(f"cannot listen at {address}: {error}; choose another with --listen") from None
 
     async def _stop(self, grace: float) -> None:
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and any(
+        deadline = self._loop.time() + grace
+        while self._loop.time() < deadline and any(
             peer.link.session.waiting for peer in self._peers.connected().values()
         ):
             await asyncio.sleep(0.02)
@@ -138,8 +137,8 @@ class Listener:
         asked = self._peers.connected()
         for peer in asked.values():
             peer.link.send(packed(end))
-        while left and time.monotonic() < deadline:
-            for name in left & (asked.keys() | self._told):
+        while left and self._loop.time() < deadline:
+            for name in sorted(left & (asked.keys() | self._told)):
                 if name in self._told or not asked[name].link.session.waiting:
                     left.discard(name)
                     on_told(name)
@@ -164,10 +163,16 @@ class Listener:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
         connection.recognise()
+        try:
+            await self._admitted(hello, read, context.write)
+        finally:
+            connection.hang_up()  # gRPC would wait until the other end has read that it is over
 
+    async def _admitted(self, hello: Hello, read: Read, write: Write) -> None:
+        """One connection of a client that may come in, to its end."""
         # After the end of the run it hears that, and hangs up.
         if self._end is not None:
-            await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
+            await write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
             try:
                 with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
                     await asyncio.wait_for(read(), HELLO_SECONDS)
@@ -181,8 +186,8 @@ class Listener:
         received = hello.received if hello.session == peer.session else 0
 
         async def carry() -> None:
-            await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(answer)).encode())
-            await peer.link.carry(read, context.write, received)
+            await write(Frame(Kind.HELLO, 0, 0, 0, packed(answer)).encode())
+            await peer.link.carry(read, write, received)
 
         carrying = peer.connect(carry())
         try:
@@ -193,4 +198,3 @@ class Listener:
             self._peers.tell("away", peer, str(error) or type(error).__name__)
         finally:
             carrying.cancel()
-            connection.hang_up()  # gRPC would wait until the other end has read that it is over
