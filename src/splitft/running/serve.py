@@ -41,7 +41,7 @@ from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
-from splitft.server.probe import Probe
+from splitft.server.probe import AdapterProbe
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
 from splitft.wire.channel import Channel
@@ -159,7 +159,9 @@ def make_server_side(
         averaging = AggregatorLink(job, job_digest(job), model.slots.layout, model.device, ledger)
     # Every average is probed before it is handed out.
     vocab_size = int(text_config(start.model).vocab_size)
-    probe = Probe(model, vocab_size, job.max_length, job.without_padding, lambda: cohort.held_out_batches)
+    probe = AdapterProbe(
+        model, vocab_size, job.max_length, job.without_padding, lambda: cohort.held_out_batches
+    )
     server = Server(
         model,
         job,

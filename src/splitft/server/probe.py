@@ -24,7 +24,7 @@ MOST_CLIENTS = 8  # whose held-out rows are probed
 
 
 @dataclass(eq=False)
-class Probe:
+class AdapterProbe:
     """Compares forward passes with a new global adapter to those with the one before.
 
     Args:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from splitft.engines.network import control
-from splitft.engines.network.faults import FaultLog
+from splitft.engines.network.faults import FaultLog, plain
 from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
@@ -23,7 +23,6 @@ from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, LocalLoss, Message, OptimizerState, not_finite
 
-SHOWN = 300  # characters of a client's own words
 MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
 
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
@@ -212,7 +211,7 @@ class Members:
 
     def go_on_without(self, name: str, clients: Collection[str]) -> None:
         """Have the others go on as if a message of an expelled client had not come."""
-        self._phase.go_on_without(name, {*clients, name})
+        self._phase.go_on_without(name, clients)
         self.worker.forget_metrics(name)
 
     def skip(self, name: str) -> None:
@@ -296,7 +295,7 @@ class Members:
             message = control.WIRE.decode(event.payload)
             if isinstance(message, control.Failed):
                 says = ValueError if message.reason != control.DIVERGED else NotFiniteError
-                raise says(f"it says: {_plain(message.reason)}")
+                raise says(f"it says: {plain(message.reason)}")
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -347,8 +346,3 @@ class Members:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")
         self._phase.returned(name)
-
-
-def _plain(text: str) -> str:
-    """Return a client's words as one line that moves no cursor."""
-    return "".join(c if c.isprintable() else " " for c in text[:SHOWN])
