@@ -14,8 +14,9 @@ from splitft.data.sample import HeldOutPart
 from splitft.engines.held_out import HeldOutSamples
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
-from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
 from splitft.job.settings import CostSettings, TrainingSettings

@@ -10,12 +10,6 @@ from pathlib import Path
 from splitft.common.files import append_line
 
 FAULTS = "faults.log"
-SHOWN = 300  # characters of a client's own words
-
-
-def plain(text: str) -> str:
-    """Return a client's words as one line that moves no cursor."""
-    return "".join(c if c.isprintable() else " " for c in text[:SHOWN])
 
 
 @dataclass(frozen=True)

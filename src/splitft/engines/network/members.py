@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from splitft.common.text import plain
 from splitft.engines.network import control
-from splitft.engines.network.faults import FaultLog, plain
+from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.phase import Phase
+from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -23,6 +26,7 @@ from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterDown, LocalLoss, Message, OptimizerState, not_finite
 
+SHOWN = 300  # characters of a client's own words
 MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
 
 Gate = Callable[[str, Message], Message]  # unpacks; raises ValueError on what does not fit the session
@@ -48,20 +52,25 @@ class Member:
     finished: bool = False  # it has sent its adapters of the round after `done`
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
+    facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
 
+    def enter(self, ready: control.Ready, facts: Mapping[str, str]) -> str:
+        """Note a client's rows, and what it holds; return what of that is not the server's."""
+        self.rows, self.eval_rows = ready.rows, ready.eval_rows
+        self.facts = facts_of(ready.things, ready.values)
+        return difference(self.facts, facts)
+
+    def leave(self) -> None:
+        """Be away, as before the first session."""
+        self.session, self.there, self.connected = "", False, False
+        self.owes, self.since = control.Ready, self.now()
+
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
         self.last, self.evaluating = message, evaluating
-
-    def ready(self, message: control.Ready) -> None:
-        """Note that its data are read. Raises ValueError for numbers of rows that no client has."""
-        rows, eval_rows = message.rows, message.eval_rows
-        if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
-            raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
-        self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
 
     def finish(self) -> None:
         """Note that its adapters of this round are here: it need not take the steps again."""
@@ -82,6 +91,10 @@ class Member:
             raise ValueError(f"{kind} came where {self.owes.__name__} is next")
         if isinstance(message, control.Ready | control.Loaded) and not isinstance(message, self.owes or ()):
             raise ValueError(f"{kind} came again")
+        if isinstance(message, control.Ready) and not (
+            message.rows <= MOST_ROWS and message.eval_rows <= MOST_EVAL_ROWS
+        ):
+            raise ValueError(f"Ready: {message.rows} rows and {message.eval_rows} held-out rows")
         if (
             isinstance(message, control.Held | OptimizerState)
             and self.last
@@ -130,26 +143,6 @@ class Roster(dict[str, Member]):
         return self.now() + (self.config.round_seconds or math.inf)
 
 
-class Phase:
-    """The phase between two parts of a round, in which nothing is asked of clients."""
-
-    def awaits(self, name: str) -> bool:
-        """Whether messages of a client are read; else they wait, and soon its connection does."""
-        return False
-
-    def take(self, name: str, message: control.Said) -> None:
-        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
-
-    def returned(self, name: str) -> None:
-        """A reconnecting client has been resynchronised: ask it again."""
-
-    def answered(self, names: Collection[str]) -> None:
-        """The server has answered one message of each of these clients."""
-
-    def go_on_without(self, name: str, clients: Collection[str]) -> None:
-        """A client is expelled whose message, sent with those of `clients`, could not be computed."""
-
-
 @dataclass(eq=False)
 class Members:
     """The clients behind a listener."""
@@ -163,6 +156,7 @@ class Members:
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
     faults: FaultLog
+    facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -238,6 +232,12 @@ class Members:
                 )
             raise NetworkError("every client is expelled; the last: " + reason)
 
+    def turn_away(self, name: str, reason: str) -> None:
+        """End a client's session: it cannot take part yet, and may come again."""
+        self.roster[name].leave()
+        self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
+        self.notice(f"{name} is not ready: {reason}")
+
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
         now = self.roster.now
@@ -293,9 +293,12 @@ class Members:
         try:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
+            if isinstance(message, control.Failed) and message.again:
+                self.turn_away(name, f"it says: {plain(message.reason, SHOWN)}")
+                return
             if isinstance(message, control.Failed):
                 says = ValueError if message.reason != control.DIVERGED else NotFiniteError
-                raise says(f"it says: {plain(message.reason)}")
+                raise says(f"it says: {plain(message.reason, SHOWN)}")
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -304,14 +307,16 @@ class Members:
                     return
                 # The gate: shapes, types and values. Then the phase: the order, and the transaction.
                 self._phase.take(name, self._through_gate(member, message))
-            if isinstance(message, control.Ready):
-                member.ready(message)
         except ValueError as error:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
         except Exception as error:  # that no check foresees: it ends this client's part, not the run
             self.expel(name, self.faults.keep(name, error))
         else:
             if isinstance(message, control.Ready):
+                if apart := member.enter(message, self.facts):
+                    self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
+                    return
+                member.owes = control.Loaded
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
             elif isinstance(message, control.Loaded):

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Said, Started, Train, Worked
-from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterUp, Message
