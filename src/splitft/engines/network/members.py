@@ -203,11 +203,6 @@ class Members:
         for name, message in replies.items():
             self.send(name, message)
 
-    def go_on_without(self, name: str, clients: Collection[str]) -> None:
-        """Have the others go on as if a message of an expelled client had not come."""
-        self._phase.go_on_without(name, clients)
-        self.worker.forget_metrics(name)
-
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
         self.roster[name].mute()
@@ -326,8 +321,7 @@ class Members:
     def _through_gate(self, member: Member, message: control.Said) -> control.Said:
         """Return a message unpacked and checked, and count it. Raises ValueError where it does not fit."""
         if isinstance(message, control.Started) and message.attempt != control.EVALUATION:
-            # Before the messages that follow are unpacked.
-            self.channels[member.name].memory.accept(message.memory)
+            self.channels[member.name].memory.accept(message.memory)  # before what follows is unpacked
         if not isinstance(message, Message):
             return message
         checked = self.gate(member.name, message)
@@ -337,8 +331,7 @@ class Members:
 
     def _resynchronise(self, member: Member, restored: bool) -> None:
         """Have a client whose state is restored, or lost, take part from where the others are."""
-        name = member.name
-        member.owes, member.there = None, True
+        name, member.owes, member.there = member.name, None, True
         if not restored:
             self.coordinator.blocks.forget(name)
             if member.last is not None:
