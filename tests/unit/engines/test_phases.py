@@ -16,8 +16,9 @@ from splitft.data.sample import HeldOutPart
 from splitft.engines.network.cohort import Evaluation, HandOut, Saving
 from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
 from splitft.engines.network.faults import FaultLog
-from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, evaluation_script
+from splitft.engines.network.roster import Roster
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import NetworkError
 from splitft.job.sections import NetworkConfig
@@ -142,7 +143,7 @@ def test_after_the_last_round_a_client_that_is_away_is_waited_for_no_longer_than
 def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
     wire.say("anna", Ready(20, 4))
     wire.say("bert", Loaded(0, True))
-    with pytest.raises(NetworkError, match="every client is expelled; the last: Loaded came again"):
+    with pytest.raises(NetworkError, match="every client is expelled; bert: Loaded came again"):
         members.pump()
     assert wire.expelled["anna"] == "Ready came again"
 
