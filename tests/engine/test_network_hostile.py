@@ -5,6 +5,7 @@ Where it is expelled, the honest ones end with the bits of a run in which it nev
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ QUICK = [
     ("a likelihood above 1", "client", "per_client"),
     ("a kept sample beside one of another width", "server", "per_client"),
     ("absurd adapters", "server", "shared"),
+    ("adapters that do harm", "client", "per_client"),
 ]
 Adapters = dict[str, torch.Tensor]
 
@@ -55,6 +57,7 @@ def without(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> Call
             files = {name: path for name, path in setting["data_files"].items() if name != "mallory"}
             cuts = changes.get("cuts", setting["cuts"])
             own = {"data_files": files, "cuts": cuts[:2] if isinstance(cuts, list) else cuts}
+            own["network"] = {"clients": NAMES[:2]}
             run(Job(**setting | changes | own, output_dir=str(folder)), console=QUIET)
             made[repr(changes)] = load_file(folder / "adapter" / "adapter_model.safetensors")
         return made[repr(changes)]
@@ -79,6 +82,10 @@ def test_a_hostile_client_ends_its_own_part_alone(
         assert said == ["the run is complete"]
         return
     assert re.search(hostile.reason, said[0]), said
+    if hostile.late and trunk == "shared":
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["perplexity"] < 1.2 * summary["perplexity_before"]
+        return
     got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
