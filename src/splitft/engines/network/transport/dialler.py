@@ -19,11 +19,12 @@ import grpc
 
 from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.transport.delivery import BrokenError, Delivery, Frame, Kind, decode_frame
+from splitft.engines.network.transport.entrance import METHOD, OPTIONS, SERVICE
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, reader_of
-from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
+from splitft.engines.network.transport.no_answer import explain
 from splitft.errors import LostError
 
-FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries
+FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
 MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
 Item = bytes | Welcome | Refused | End | LostError
@@ -34,7 +35,8 @@ class Dialler:
     """Keeps a session with the server at an address.
 
     incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
-    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds.
+    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds, or
+    one whose certificate this client cannot accept.
     """
 
     address: str
@@ -56,6 +58,7 @@ class Dialler:
         self._repeated = b""  # sent again in every new session
         self._said = ""
         self._heard = time.monotonic()
+        self._answered = False  # ever
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-dialler", daemon=True)
         self._thread.start()
@@ -106,8 +109,12 @@ class Dialler:
                 if not await self._connect():
                     return
                 wait = FIRST_WAIT
-            except grpc.RpcError:
-                self._tell(f"no answer from {self.address}; dialling again")
+            except grpc.aio.AioRpcError as error:
+                why, final = explain(error.details() or "", self.expected or self.address.rpartition(":")[0])
+                if final and not self._answered:  # later it may be a change that is under way
+                    self._put(LostError(f"no connection with {self.address}: {why}"))
+                    return
+                self._tell(f"no answer from {self.address}{f' ({why})' if why else ''}; dialling again")
             except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
                 why = str(error) or ("no answer came" if silent else type(error).__name__)
@@ -141,7 +148,7 @@ class Dialler:
             hello = Hello(PROTOCOL, self.name, self.token, self._process, self._session, received)
             await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
             answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
-            self._heard = time.monotonic()
+            self._heard, self._answered = time.monotonic(), True
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
                 self._put(answer)
