@@ -160,6 +160,22 @@ def test_figures_reach_history_summary_and_callbacks_and_samples_are_those_evalu
     assert whole.history[-1].metrics == {"eval_rows": last.eval_rows, "eval_same": 1.0}
 
 
+def test_a_run_that_goes_on_has_the_same_figures(setting: Settings, tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_round_end(self, job: Job, record: Any) -> None:
+            if record.round == 1:
+                raise RuntimeError("enough")
+
+    settings = setting | {"rounds": 2, "eval_precision": 0.5}
+    whole = run(settings, console=QUIET, compute_metrics=Seen(), output_dir=str(tmp_path / "whole"))
+    settings["output_dir"] = str(tmp_path / "halves")
+    with pytest.raises(JobError, match="enough"):
+        run(settings, console=QUIET, compute_metrics=Seen(), callbacks=[Stop])
+    halves = run(settings, console=QUIET, compute_metrics=Seen(), resume=True)
+    assert [record.metrics for record in halves.history] == [record.metrics for record in whole.history]
+    assert all(record.metrics for record in whole.history)
+
+
 def test_a_function_that_fails_stops_the_run_in_one_line(setting: Settings, tmp_path: Path) -> None:
     """Before training, with the exit code of other pieces."""
     for number, (functions, problem) in enumerate((

@@ -18,6 +18,7 @@ from forks import run_command, start_command
 from ports import free_port
 from reference import make_setting, write_rows
 from repository import ROOT
+from site_files import write_open_policy
 from splitft import (
     DeviceProfile,
     Job,
@@ -110,7 +111,18 @@ def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings,
     server = start_command(["server", tmp_path / "job.yaml", "--listen", address, *own], log)
     parties = [server]
     for name in names:
-        where = ["--server", address, "--name", name, "--job-data", "--folder", tmp_path / name]
+        where = [
+            "--server",
+            address,
+            "--name",
+            name,
+            "--job-data",
+            "--accept",
+            "first",
+            "--folder",
+            tmp_path / name,
+        ]
+        where += ["--policy", write_open_policy(tmp_path)]
         parties.append(start_command(["client", *where, *own], tmp_path / f"{name}.log"))
     for party in parties:
         party.join(60)
@@ -136,8 +148,9 @@ def test_a_client_without_the_piece_says_which(plugins: Path, setting: Settings,
     )
     try:
         told = run_command(
-            "client", "--server", address, "--name", "client-0", "--job-data", "--folder", tmp_path / "kept"
-        )
+            "client", "--server", address, "--name", "client-0", "--job-data", "--accept", "first",
+            "--policy", write_open_policy(tmp_path), "--folder", tmp_path / "kept",
+        )  # fmt: skip
     finally:
         server.kill()
         server.join()

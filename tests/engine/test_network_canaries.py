@@ -162,7 +162,7 @@ class Run:
     def join(self, name: str, data: Path) -> None:
         self.start_client(name, lambda console: join(
             f"127.0.0.1:{self.port}", name, data=data, token=SECRET, folder=self.clients / name,
-            console=console,
+            console=console, accept="first",
         ))  # fmt: skip
 
     def stop(self) -> None:

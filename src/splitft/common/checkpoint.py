@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 from safetensors.torch import load, save
 
 from splitft.common.failpoints import failpoint
+from splitft.common.files import disk_of
 from splitft.common.state import State, pack, unpack
 from splitft.errors import OutputError
 
@@ -45,30 +44,31 @@ def save_checkpoint(folder: Path, round_: int, state: State, *, keep: int) -> No
 
     Raises OutputError where it cannot be written; those that were there before stay as they are.
     """
+    disk = disk_of(folder)
     place, beside = folder / _name(round_), folder / f".{_name(round_)}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob(".*.part"):
-            shutil.rmtree(old)
+            disk.remove_tree(old)
         beside.mkdir()
         values, tensors = pack(state)
         files = {STATE: json.dumps(values).encode(), TENSORS: save(tensors)}
         files[MANIFEST] = _manifest(round_, {name: _digest(content) for name, content in files.items()})
         for name, content in files.items():
-            _write(beside / name, content)
+            disk.write_flushed(beside / name, content)
             failpoint(f"checkpoint.{name}")
-        _flush_folder(beside)
+        disk.flush_folder(beside)
         failpoint("checkpoint.written")
         if place.exists():  # a damaged one, or one of an attempt that went further
-            shutil.rmtree(place)
+            disk.remove_tree(place)
         beside.rename(place)
         failpoint("checkpoint.renamed")
-        _flush_folder(folder)
+        disk.flush_folder(folder)
         failpoint("checkpoint.flushed")
         for old in sorted(folder.glob("round-*"))[:-keep]:
-            shutil.rmtree(old)
+            disk.remove_tree(old)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
+        disk.remove_tree(beside, ignore_errors=True)
         kept = ", ".join(path.name for path in sorted(folder.glob("round-*"))) or "none"
         raise OutputError(
             f"the checkpoint of round {round_} cannot be written to {folder}: {error.strerror or error}. "
@@ -103,7 +103,7 @@ def load_checkpoint(folder: Path, round_: int | None = None) -> Checkpoint | Non
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a run that needs them no more."""
-    shutil.rmtree(folder, ignore_errors=True)
+    disk_of(folder).remove_tree(folder, ignore_errors=True)
 
 
 def _read(path: Path) -> tuple[int, State]:
@@ -137,21 +137,5 @@ def _name(round_: int) -> str:
     return f"round-{round_:06d}"
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,5 +49,43 @@ def write_atomically(path: Path, text: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file. Raises OutputError."""
-    with writing(path, _KEPT), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with writing(path, _KEPT):
+        disk_of(path).append(path, line + "\n")
+
+
+def disk_of(path: Path) -> Disk:
+    """Return the disk that a path lies on: that of this machine, or another one that the path brings."""
+    disk: Disk = getattr(path, "disk", _DISK)
+    return disk
+
+
+class Disk:
+    """What paths themselves cannot do: flush, append, and remove whole folders. Raises OSError."""
+
+    def write_flushed(self, path: Path, content: bytes) -> None:
+        """Write a file, and flush it to the disk."""
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def flush_folder(self, folder: Path) -> None:
+        """Flush the names in a folder to the disk."""
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def append(self, path: Path, text: str) -> None:
+        """Append to a file."""
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def remove_tree(self, folder: Path, *, ignore_errors: bool = False) -> None:
+        """Remove a folder with all that is in it."""
+        shutil.rmtree(folder, ignore_errors=ignore_errors)
+
+
+_DISK = Disk()

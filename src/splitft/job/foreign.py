@@ -7,6 +7,7 @@ _ONE_RANK = "all layers of a block have one rank and one scaling: set lora_r, lo
 _ONE_DEVICE = "a party computes on one device: delete this key"
 _QUANTIZED = "no base is quantised here: name a quantised checkpoint as model_name_or_path"
 _EVALUATION = "name files as eval_files or a split as dataset_test_split; without, eval_fraction is held out"
+_FUNCTION = "a function, for splitft.run in Python; a job, and with it compare and networks, names `metrics`"
 _A_AND_B = "an adapter is A and B alone: delete this key"
 
 FOREIGN = {
@@ -16,6 +17,7 @@ FOREIGN = {
     "bias": _A_AND_B,
     "block_size": "set max_length",
     "chat_template": "the tokenizer's own is used: set it there",
+    "compute_metrics": _FUNCTION,
     "dataset_config": "set dataset_config_name",
     "dataset_train_split": "set dataset_split",
     "datasets": "set dataset_name or data_files",
@@ -43,6 +45,7 @@ FOREIGN = {
     "micro_batch_size": "set per_device_train_batch_size",
     "modules_to_save": f"not possible: {_BLOCKS}. Train the layer whole before, and delete this key",
     "neftune_noise_alpha": "no noise is added to embeddings: delete this key; lora_dropout regularises",
+    "preprocess_logits_for_metrics": _FUNCTION,
     "push_to_hub": "the folder `adapter` of a run can be uploaded as it is: delete this key",
     "quantization_config": _QUANTIZED,
     "r": "set lora_r",

@@ -21,6 +21,19 @@ RESUME = Annotated[
 ]
 TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
 CERTS = Annotated[Path | None, typer.Option(help="Folder of this party's certificates (splitft certs).")]
+POLICY = Annotated[
+    Path | None,
+    typer.Option(
+        help="This site's policy (splitft new site); default: site.yaml in --folder, if it is there."
+    ),
+]
+ACCEPT = Annotated[
+    str,
+    typer.Option(
+        metavar="first|DIGEST",
+        help="Agree to the first job that comes, or to the job with this digest; else it asks on a terminal.",
+    ),
+]
 PLUGIN = Annotated[
     list[str] | None,
     typer.Option(

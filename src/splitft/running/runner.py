@@ -290,6 +290,8 @@ class _Output:
             "device": str(start.model.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }
+        if software := self.parties.software():
+            summary["client_versions"] = software
         if self._samples:
             summary["samples"] = self._samples
         card = model_card(start.job, summary, start.base, start.model.config)

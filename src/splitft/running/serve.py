@@ -20,16 +20,18 @@ from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
-from splitft.job.report import ReportSettings
+from splitft.job.told import told_job
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
+from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
@@ -165,13 +167,8 @@ def make_server_side(
         log=lambda line: append_line(steps, json.dumps(line)),
     )
 
-    # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
-    dtype, slots = base_dtype(job, start.model.config), model.slots
-    settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
-    told = settled.model_dump_json(exclude=own)
-    names = tuple(slots.targets), tuple(slots.excluded)
-    welcome = Welcome("", 0, told, *names, start.report.server_inputs)
+    # The listener.
+    welcome = welcome_of(start)
     limit = most_bytes(start)
     listener = Listener(address, certs, door, welcome, limit)
 
@@ -185,14 +182,42 @@ def make_server_side(
         hidden_size=model.width,
         vocab_size=int(text_config(start.model).vocab_size),
         max_length=job.max_length,
-        dtype=dtype,
+        dtype=base_dtype(job, start.model.config),
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
     )
-    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    coordinator, worker = server.coordinator, server.worker
+    facts = facts_of(welcome.things, welcome.values)
+    members = Members(roster, listener, ledger, coordinator, worker, gate.check, channels, say, facts)
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
+    parties = Parties(
+        policy,
+        server,
+        cohort,
+        ledger,
+        None,
+        adapters=lambda: {"adapter": dict(server.adapter)},
+        software=lambda: versions({name: member.facts for name, member in roster.items()}),
+    )
     return parties, members, listener, averaging
+
+
+def welcome_of(start: Assembly) -> Welcome:
+    """Return what clients get first: the job, its dtype settled, the layers with LoRA, and digests."""
+    job, slots, config = start.job, start.split_model.slots, start.model.config
+    dtype = str(base_dtype(job, config)).removeprefix("torch.")
+    told, optional = told_job(job.model_copy(update={"dtype": dtype}))
+    facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
+    facts |= weight_facts(start.model, moved=job.moves_base)
+    return Welcome(
+        job=told,
+        targets=tuple(slots.targets),
+        excluded=tuple(slots.excluded),
+        server_inputs=start.report.server_inputs,
+        optional=optional,
+        things=tuple(facts),
+        values=tuple(facts.values()),
+    )
 
 
 def most_bytes(start: Assembly) -> int:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from reference import make_setting
 from splitft import Job
-from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
+from splitft.engines.network.control import PROTOCOL, SCHEMA, WIRE, Hello, packed
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import (
@@ -300,7 +300,7 @@ def test_mutated_frames_break_a_connection_or_a_session_and_nothing_else() -> No
 
 
 def hello(name: str = "anna", token: str = "0123456789abcdef") -> bytes:
-    return Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, name, token, "ab" * 16, "", 0))).encode()
+    return Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, name, token, "ab" * 16, "", 0, SCHEMA))).encode()
 
 
 def test_mutated_hellos_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import queue
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -94,7 +93,7 @@ class AggregatorLink:
     layout: Layout
     device: torch.device
     ledger: Ledger
-    _incoming: Incoming = field(default_factory=queue.SimpleQueue, init=False)
+    incoming: Incoming = field(default_factory=queue.SimpleQueue)  # what has come from the aggregator
     # The dialler, and the clients that are served while the server waits for an answer.
     _way: tuple[Dialler, Members] | None = field(default=None, init=False)
     # Of each client's update: the digest as the client states it, and what the aggregator states of it.
@@ -107,7 +106,7 @@ class AggregatorLink:
         """Start to dial. members: pumped while the server waits, and woken by what comes."""
 
         def take(item: Item) -> None:
-            self._incoming.put(item)
+            self.incoming.put(item)
             members.listener.events.put(Event("woken", ""))
 
         self._way = dial(sink=take), members
@@ -162,8 +161,8 @@ class AggregatorLink:
 
     def take_in(self) -> None:
         """Take in what has come from the aggregator."""
-        while not self._incoming.empty():
-            item = self._incoming.get()
+        while not self.incoming.empty():
+            item = self.incoming.get()
             match WIRE.decode(item) if isinstance(item, bytes) else item:
                 case Taken() as taken:
                     self._taken[taken.client] = taken
@@ -184,7 +183,7 @@ class AggregatorLink:
 
     def end(self, end: End, seconds: float) -> bool:
         """Tell the aggregator that the run is over; return whether it has confirmed that in time."""
-        return self._way is not None and dismiss(self._way[0], self._incoming, end, seconds)
+        return self._way is not None and dismiss(self._way[0], self.incoming, end, seconds)
 
 
 def dismiss(dialler: Dialler, incoming: Incoming, end: End, seconds: float) -> bool:
@@ -192,13 +191,13 @@ def dismiss(dialler: Dialler, incoming: Incoming, end: End, seconds: float) -> b
 
     Returns whether it has confirmed within `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    deadline = dialler.now() + seconds
     dialler.repeat(packed(end))
     item: Item = b""
     heard = False
     with suppress(queue.Empty):
         while not heard and isinstance(item, bytes | Welcome):  # the aggregator has not refused this server
-            item = incoming.get(timeout=max(0.0, deadline - time.monotonic()))
+            item = incoming.get(timeout=max(0.0, deadline - dialler.now()))
             heard = isinstance(item, bytes) and isinstance(WIRE.decode(item), End)
     dialler.close(over=heard)
     return heard

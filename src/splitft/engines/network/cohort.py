@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ from splitft.data.sample import HeldOutPart
 from splitft.engines.held_out import HeldOutSamples
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
-from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
 from splitft.job.settings import CostSettings, TrainingSettings
@@ -195,7 +195,7 @@ class Evaluation(Phase):
                             break
                         yield {name: message}
                     # Clients that are given up, or late where there are enough others.
-                    slow = time.monotonic() > deadline and roster.enough([*late, name])
+                    slow = roster.now() > deadline and roster.enough([*late, name])
                     if name in self._left and (slow or roster.given_up(name)):
                         self._left.remove(name)
                         late.append(name)

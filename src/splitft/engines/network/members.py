@@ -9,8 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.phase import Phase
+from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
@@ -35,7 +38,8 @@ class Member:
     session: str = ""  # of its last connection; empty before the first
     there: bool = False  # it takes part: its data are read and its state is restored in this session
     connected: bool = False
-    since: float = field(default_factory=time.monotonic)  # when it was last lost
+    now: Callable[[], float] = time.monotonic  # seconds of a clock that never goes back
+    since: float = 0.0  # when it was last lost
     expelled: str = ""  # why
     diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
@@ -46,9 +50,21 @@ class Member:
     finished: bool = False  # it has sent its adapters of the round after `done`
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
+    facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
+
+    def enter(self, ready: control.Ready, facts: Mapping[str, str]) -> str:
+        """Note a client's rows, and what it holds; return what of that is not the server's."""
+        self.rows, self.eval_rows = ready.rows, ready.eval_rows
+        self.facts = facts_of(ready.things, ready.values)
+        return difference(self.facts, facts)
+
+    def leave(self) -> None:
+        """Be away, as before the first session."""
+        self.session, self.there, self.connected = "", False, False
+        self.owes, self.since = control.Ready, self.now()
 
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
@@ -83,15 +99,17 @@ class Member:
 
     def away_seconds(self) -> float:
         """How long it has not been there."""
-        return 0.0 if self.there and self.connected else time.monotonic() - self.since
+        return 0.0 if self.there and self.connected else self.now() - self.since
 
 
 class Roster(dict[str, Member]):
     """All clients of a job, in the order of their names there, which is the order of all sums."""
 
-    def __init__(self, names: Sequence[str], config: NetworkConfig) -> None:
-        super().__init__({name: Member(name) for name in names})
-        self.config = config
+    def __init__(
+        self, names: Sequence[str], config: NetworkConfig, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__({name: Member(name, now=now, since=now()) for name in names})
+        self.config, self.now = config, now
 
     def there(self) -> list[str]:
         """The clients that take part now."""
@@ -115,25 +133,8 @@ class Roster(dict[str, Member]):
         return [name for name, member in self.items() if member.session and not member.expelled]
 
     def deadline(self) -> float:
-        """The time from which on clients are late with what they are asked now, by `time.monotonic`."""
-        return time.monotonic() + (self.config.round_seconds or math.inf)
-
-
-class Phase:
-    """The phase between two parts of a round, in which nothing is asked of clients."""
-
-    def awaits(self, name: str) -> bool:
-        """Whether messages of a client are read; else they wait, and soon its connection does."""
-        return False
-
-    def take(self, name: str, message: control.Said) -> None:
-        """Take in a message that passed the gate. Raises ValueError where it is not the next one."""
-
-    def returned(self, name: str) -> None:
-        """A reconnecting client has been resynchronised: ask it again."""
-
-    def answered(self, names: Collection[str]) -> None:
-        """The server has answered one message of each of these clients."""
+        """The time from which on clients are late with what they are asked now, by `now`."""
+        return self.now() + (self.config.round_seconds or math.inf)
 
 
 @dataclass(eq=False)
@@ -148,6 +149,7 @@ class Members:
     gate: Gate
     channels: Mapping[str, Channel]
     notice: Callable[[str], None]  # prints one line about a client
+    facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     @contextmanager
@@ -218,17 +220,24 @@ class Members:
                 )
             raise NetworkError("every client is expelled; the last: " + reason)
 
+    def turn_away(self, name: str, reason: str) -> None:
+        """End a client's session: it cannot take part yet, and may come again."""
+        self.roster[name].leave()
+        self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
+        self.notice(f"{name} is not ready: {reason}")
+
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
-        began = said = time.monotonic()
+        now = self.roster.now
+        began = said = now()
         late: list[str] = []
         while left := [n for n in names if not done(n) and n not in late and not self.roster.given_up(n)]:
             self.pump()
-            if seconds is not None and time.monotonic() - began > seconds:
+            if seconds is not None and now() - began > seconds:
                 late += [name for name in left if self.roster.enough(without=[*late, name])][:1]
-            if time.monotonic() - said > 30.0 and (away := [n for n in left if not self.roster[n].there]):
+            if now() - said > 30.0 and (away := [n for n in left if not self.roster[n].there]):
                 self.notice(f"waiting for {', '.join(away)}")
-                said = time.monotonic()
+                said = now()
 
     def pump(self, seconds: float = 0.5) -> None:
         """Take in everything that has come from the network; wait at most this long for it."""
@@ -261,7 +270,7 @@ class Members:
             member.connected = True
             self.notice(f"{member.name} is connected again")
         elif event.kind == "away":
-            member.connected, member.since = False, time.monotonic()
+            member.connected, member.since = False, member.now()
             self.notice(f"{member.name} is lost: {event.reason}")
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)
@@ -272,9 +281,12 @@ class Members:
         try:
             # Membership: a session opens with Ready and Loaded; muted clients are not heard.
             message = control.WIRE.decode(event.payload)
+            if isinstance(message, control.Failed) and message.again:
+                self.turn_away(name, f"it says: {plain(message.reason, SHOWN)}")
+                return
             if isinstance(message, control.Failed):
                 says = ValueError if message.reason != control.DIVERGED else NotFiniteError
-                raise says(f"it says: {_plain(message.reason)}")
+                raise says(f"it says: {plain(message.reason, SHOWN)}")
             used = member.admits(message)
             if used and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -287,7 +299,9 @@ class Members:
             self.expel(name, str(error), diverged=isinstance(error, NotFiniteError))
         else:
             if isinstance(message, control.Ready):
-                member.rows, member.eval_rows = message.rows, message.eval_rows
+                if apart := member.enter(message, self.facts):
+                    self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
+                    return
                 member.owes = control.Loaded
                 done = member.done if member.exact else 0
                 self.send(name, control.Load(done, member.exact and member.finished))
@@ -323,8 +337,3 @@ class Members:
             self.send(name, member.last)
         self.notice(f"{name} takes part with {member.rows} rows")
         self._phase.returned(name)
-
-
-def _plain(text: str) -> str:
-    """Return a client's words as one line that moves no cursor."""
-    return "".join(c if c.isprintable() else " " for c in text[:SHOWN])

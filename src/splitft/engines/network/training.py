@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Said, Started, Train, Worked
-from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterUp, Message
@@ -202,7 +203,8 @@ class Training(Phase):
 
         Returns the deadline: a new one where others take their steps again.
         """
-        roster, late = self.members.roster, time.monotonic() > deadline
+        roster = self.members.roster
+        late = roster.now() > deadline
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
             if roster.given_up(name) or (slow and roster.enough([*self._left_out, name])):

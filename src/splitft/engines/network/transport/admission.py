@@ -7,19 +7,19 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitft.common.files import append_line
-from splitft.engines.network.control import PROTOCOL, Hello, Refused
+from splitft.common.text import plain
+from splitft.engines.network.control import PROTOCOL, SCHEMA, VERSION, Hello, Refused
+from splitft.errors import OutputError
 
 AUDIT = "audit.jsonl"
 MOST_PLACES, MOST_NAMES = 200, 200  # addresses of a name, and names that are no client's, told apart
 MOST_KINDS = 5000  # of refusals
-FIRST_SECONDS, LONGEST_SECONDS = (
-    60.0,
-    86400.0,
-)  # between two lines of one kind: at first, at most
+FIRST_SECONDS, LONGEST_SECONDS = 60.0, 86400.0  # between two lines of one kind
 OTHERS = "others"
 
 Key = tuple[str, str, str]  # address, name, reason
@@ -75,13 +75,14 @@ class AuditLog:
         key = address, name, reason
         return key if key in self._kinds or len(self._kinds) < MOST_KINDS else (OTHERS, name, OTHERS)
 
-    def flush(self, now: float | None = None) -> None:
-        """Log what is due, all where no time is given."""
+    def flush(self, *, due: bool = False) -> None:
+        """Log what is not logged yet. due: only where it is time."""
+        now = time.monotonic()
         with self._lock:
             for key, found in self._kinds.items():
-                if found.count > found.logged and (now is None or now >= found.due):
+                if found.count > found.logged and (not due or now >= found.due):
                     found.wait = min(4 * found.wait, LONGEST_SECONDS)
-                    found.due = (now or 0.0) + found.wait
+                    found.due = now + found.wait
                     self._write(key, found)
 
     def _write(self, key: Key, found: Refusals) -> None:
@@ -90,7 +91,8 @@ class AuditLog:
         if found.count > 1:
             line |= {"count": found.count, "first": found.first}
         found.logged = found.count
-        append_line(self.folder / AUDIT, json.dumps(line))
+        with suppress(OutputError):  # a full disk ends the run by what it has to write itself
+            append_line(self.folder / AUDIT, json.dumps(line))
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,12 @@ class Admission:
     def admit(self, hello: Hello, certified: str, address: str) -> Refused | None:
         """Return the refusal of a client, None where it may come in. certified: the certificate's name."""
         token = self.tokens.get(hello.name, "")
-        if hello.protocol != PROTOCOL:
-            reason = f"it speaks version {hello.protocol} of the protocol, this server {PROTOCOL}"
+        if (hello.protocol, hello.schema) != (PROTOCOL, SCHEMA):
+            reason = (
+                f"it runs splitft {plain(hello.version, 40) or 'of an earlier version'} (messages "
+                f"{hello.protocol} {plain(hello.schema, 12)}), this server {VERSION} (messages {PROTOCOL} "
+                f"{SCHEMA}): both need the same version"
+            )
         elif self.by_certificate and certified != hello.name:
             reason = "its certificate is not that of this name"
         elif self.tokens and not (token and hmac.compare_digest(token.encode(), hello.token.encode())):

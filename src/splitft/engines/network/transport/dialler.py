@@ -10,24 +10,42 @@ import queue
 import random
 import secrets
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.transport.delivery import BrokenError, Delivery, Frame, Kind, decode_frame
+from splitft.engines.network.control import (
+    PROTOCOL,
+    SCHEMA,
+    VERSION,
+    WIRE,
+    End,
+    Hello,
+    Refused,
+    Welcome,
+    in_plain_words,
+    packed,
+)
+from splitft.engines.network.transport.delivery import (
+    BrokenError,
+    Delivery,
+    Frame,
+    Kind,
+    ViolationError,
+    decode_frame,
+)
 from splitft.engines.network.transport.entrance import METHOD, OPTIONS, SERVICE
-from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, reader_of
+from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
 from splitft.engines.network.transport.no_answer import explain
-from splitft.errors import LostError
+from splitft.errors import LostError, NetworkError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
 MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
-Item = bytes | Welcome | Refused | End | LostError
+Item = bytes | Welcome | Refused | End | NetworkError
 
 
 @dataclass(eq=False, repr=False)  # no token in a log
@@ -35,8 +53,8 @@ class Dialler:
     """Keeps a session with the server at an address.
 
     incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
-    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds, or
-    one whose certificate this client cannot accept.
+    client, End, where the run is over, NetworkError, where the server breaks the protocol, or LostError,
+    where none has answered for `patience` seconds, or one whose certificate this client cannot accept.
     """
 
     address: str
@@ -57,12 +75,19 @@ class Dialler:
         self._link: Link | None = None
         self._repeated = b""  # sent again in every new session
         self._said = ""
-        self._heard = time.monotonic()
         self._answered = False  # ever
+        self._start()
+
+    def _start(self) -> None:
+        """Dial, in a thread of its own."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-dialler", daemon=True)
         self._thread.start()
         self._dialling = asyncio.run_coroutine_threadsafe(self._dial(), self._loop)
+
+    def now(self) -> float:
+        """Return the seconds of a clock that never goes back."""
+        return self._loop.time()
 
     def send(self, session: str, payload: bytes) -> None:
         """Send a payload in a session; dropped where that session is over."""
@@ -71,6 +96,10 @@ class Dialler:
     def repeat(self, payload: bytes) -> None:
         """Send a payload now, and again at the start of every new session; empty: none any more."""
         self._loop.call_soon_threadsafe(self._repeat, payload)
+
+    def limit(self, most: int) -> None:
+        """Set the bytes of the largest payload that may come from now on."""
+        self._loop.call_soon_threadsafe(self._limit, most)
 
     def close(self, grace: float = 2.0, *, over: bool = False) -> None:
         """Hang up, once what was sent has arrived or `grace` seconds are over.
@@ -93,6 +122,11 @@ class Dialler:
         self._dialling.cancel()
         await asyncio.sleep(0)
 
+    def _limit(self, most: int) -> None:
+        self.max_payload = most
+        if self._link is not None:
+            self._link.session.max_payload = most
+
     def _send(self, session: str, payload: bytes) -> None:
         if self._link is not None and session == self._session:
             self._link.send(payload)
@@ -103,7 +137,7 @@ class Dialler:
             self._link.send(payload)
 
     async def _dial(self) -> None:
-        wait = FIRST_WAIT
+        wait, self._heard = FIRST_WAIT, self.now()
         while True:
             try:
                 if not await self._connect():
@@ -115,12 +149,15 @@ class Dialler:
                     self._put(LostError(f"no connection with {self.address}: {why}"))
                     return
                 self._tell(f"no answer from {self.address}{f' ({why})' if why else ''}; dialling again")
+            except ViolationError as error:
+                self._put(NetworkError(f"the server at {self.address} breaks the protocol: {error}"))
+                return
             except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
                 why = str(error) or ("no answer came" if silent else type(error).__name__)
                 self._tell(f"the connection to {self.address} broke ({why}); dialling again")
                 wait = FIRST_WAIT
-            if self.patience and time.monotonic() - self._heard > self.patience:
+            if self.patience and self.now() - self._heard > self.patience:
                 lost = f"no server has answered at {self.address} for {self.patience:.0f} seconds"
                 self._put(LostError(lost))
                 return
@@ -136,19 +173,15 @@ class Dialler:
     async def _connect(self) -> bool:
         """Open a connection and carry the session over it; return whether to dial again at its end."""
         # Dial, and say hello.
-        options = OPTIONS + ((("grpc.ssl_target_name_override", self.expected),) if self.expected else ())
-        if self.credentials is None:
-            channel = grpc.aio.insecure_channel(self.address, options=options)
-        else:
-            channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
-        async with channel:
-            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
-            read = reader_of(call)
+        async with self._connection() as (read, write):
             received = self._link.session.received if self._link else 0
-            hello = Hello(PROTOCOL, self.name, self.token, self._process, self._session, received)
-            await call.write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
-            answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
-            self._heard, self._answered = time.monotonic(), True
+            hello = Hello(
+                PROTOCOL, self.name, self.token, self._process, self._session, received, SCHEMA, VERSION
+            )
+            await write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
+            first = decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece
+            answer = in_plain_words(WIRE.decode(first))
+            self._heard, self._answered = self.now(), True
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
                 self._put(answer)
@@ -164,7 +197,19 @@ class Dialler:
                 self._repeat(self._repeated)
             self._tell("")
             try:
-                await self._link.carry(read, call.write, answer.received)
+                await self._link.carry(read, write, answer.received)
             finally:
-                self._heard = time.monotonic()
+                self._heard = self.now()
         return True
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[tuple[Read, Write]]:
+        """Open a connection, in which frames are read and written."""
+        options = OPTIONS + ((("grpc.ssl_target_name_override", self.expected),) if self.expected else ())
+        if self.credentials is None:
+            channel = grpc.aio.insecure_channel(self.address, options=options)
+        else:
+            channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
+        async with channel:
+            call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
+            yield reader_of(call), call.write

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +19,8 @@ from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, 
 from splitft.engines.network.transport.admission import Admission
 from splitft.engines.network.transport.delivery import Frame, Kind, ViolationError, decode_frame
 from splitft.engines.network.transport.entrance import Arrival, Entrance
-from splitft.engines.network.transport.link import reader_of
-from splitft.engines.network.transport.peers import GRACE_SECONDS, Event, Peer, Peers
+from splitft.engines.network.transport.link import Read, Write, reader_of
+from splitft.engines.network.transport.peers import GRACE_SECONDS, Event, Peers
 
 HELLO_SECONDS = 5.0  # a connection without a hello by then is closed
 MAX_HELLO_BYTES = 1 << 14  # of a stranger's first message
@@ -56,7 +55,7 @@ class Listener:
         self._entrance = Entrance(certs, door.by_certificate, len(door.names), door.audit)
         if self._entrance.notice:
             door.audit.notice(self._entrance.notice)
-        self._open: dict[Peer, Arrival] = {}
+        self._arrivals: dict[str, Arrival] = {}  # by name, of clients that were let in
         self._watching: asyncio.Task[None] | None = None
         self._end: End | None = None  # once the run is over
         self._told: set[str] = set()  # clients that connected since then, and heard
@@ -77,6 +76,10 @@ class Listener:
         """Tell a client why it is expelled, end its connection, and refuse it from now on."""
         self._loop.call_soon_threadsafe(self._peers.expel, name, reason)
 
+    def turn_away(self, name: str, reason: str) -> None:
+        """Tell a client why it cannot take part yet, and end its session; it may come again."""
+        self._loop.call_soon_threadsafe(self._peers.turn_away, name, reason)
+
     def gone(self, name: str, reason: str) -> None:
         """Report that a client will not come, or not come back."""
         self.events.put(Event("gone", name, reason=reason))
@@ -88,7 +91,7 @@ class Listener:
 
         on_told: called for each of these. Returns those that did not hear it within `seconds`.
         """
-        telling = self._tell_end(end, set(names), time.monotonic() + seconds, on_told)
+        telling = self._tell_end(end, set(names), self._loop.time() + seconds, on_told)
         return asyncio.run_coroutine_threadsafe(telling, self._loop).result()
 
     def close(self, grace: float = 1.0) -> None:
@@ -106,17 +109,18 @@ class Listener:
         """Hang up on clients whose certificate no longer counts, and keep the log of refusals up to date."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            for peer, arrival in list(self._open.items()):
-                if (reason := self._entrance.refusal(arrival.certificate)) is not None:
-                    del self._open[peer]
-                    self._door.refuse(reason, peer.name, arrival.peer[0])
+            for name, peer in self._peers.connected().items():
+                arrival = self._arrivals.get(name)
+                if arrival and (reason := self._entrance.refusal(arrival.certificate)) is not None:
+                    del self._arrivals[name]
+                    self._door.refuse(reason, name, arrival.peer[0])
                     peer.link.send(packed(End(reason, False)))
                     asyncio.get_running_loop().call_later(GRACE_SECONDS, peer.hang_up)
-            self._door.audit.flush(time.monotonic())
+            self._door.audit.flush(due=True)
 
     async def _stop(self, grace: float) -> None:
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and any(
+        deadline = self._loop.time() + grace
+        while self._loop.time() < deadline and any(
             peer.link.session.waiting for peer in self._peers.connected().values()
         ):
             await asyncio.sleep(0.02)
@@ -132,8 +136,8 @@ class Listener:
         asked = self._peers.connected()
         for peer in asked.values():
             peer.link.send(packed(end))
-        while left and time.monotonic() < deadline:
-            for name in left & (asked.keys() | self._told):
+        while left and self._loop.time() < deadline:
+            for name in sorted(left & (asked.keys() | self._told)):
                 if name in self._told or not asked[name].link.session.waiting:
                     left.discard(name)
                     on_told(name)
@@ -157,10 +161,27 @@ class Listener:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
         arrival.recognise()
+        self._arrivals[hello.name] = arrival
+        try:
+            await self._admitted(hello, read, context.write)
+        finally:
+            if self._arrivals.get(hello.name) is arrival:
+                del self._arrivals[hello.name]
+            arrival.hang_up()
 
+    def _refusal(self, hello: Hello, arrival: Arrival) -> Refused | None:
+        """Return the refusal of a client by its certificate, its name and its token."""
+        certified = arrival.certificate.name if arrival.certificate else ""
+        reason = self._entrance.refusal(arrival.certificate)
+        if reason is not None:
+            return self._door.refuse(reason, certified, arrival.peer[0])
+        return self._door.admit(hello, certified, arrival.peer[0])
+
+    async def _admitted(self, hello: Hello, read: Read, write: Write) -> None:
+        """One connection of a client that may come in, to its end."""
         # After the end of the run it hears that, and hangs up.
         if self._end is not None:
-            await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
+            await write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
             try:
                 with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
                     await asyncio.wait_for(read(), HELLO_SECONDS)
@@ -174,11 +195,10 @@ class Listener:
         received = hello.received if hello.session == peer.session else 0
 
         async def carry() -> None:
-            await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(answer)).encode())
-            await peer.link.carry(read, context.write, received)
+            await write(Frame(Kind.HELLO, 0, 0, 0, packed(answer)).encode())
+            await peer.link.carry(read, write, received)
 
         carrying = peer.connect(carry())
-        self._open[peer] = arrival
         try:
             await carrying
         except ViolationError as error:
@@ -187,14 +207,3 @@ class Listener:
             self._peers.tell("away", peer, str(error) or type(error).__name__)
         finally:
             carrying.cancel()
-            if self._open.get(peer) is arrival:
-                del self._open[peer]
-            arrival.hang_up()
-
-    def _refusal(self, hello: Hello, arrival: Arrival) -> Refused | None:
-        """Return the refusal of a client by its certificate, its name and its token."""
-        certified = arrival.certificate.name if arrival.certificate else ""
-        reason = self._entrance.refusal(arrival.certificate)
-        if reason is not None:
-            return self._door.refuse(reason, certified, arrival.peer[0])
-        return self._door.admit(hello, certified, arrival.peer[0])
