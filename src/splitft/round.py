@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from splitft.common.seeds import numpy_generator
 from splitft.data.estimates import HeldOutRows
 from splitft.history import OwnFigures, RoundRecord, make_record
 from splitft.job.settings import FederationSettings
+from splitft.server.seam import ClientError
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import (
     Activations,
@@ -62,6 +63,7 @@ class CohortRole(Protocol):
     @property
     def held_out(self) -> dict[str, HeldOutRows]: ...
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]: ...
+    def go_on_without(self, error: ClientError, clients: Collection[str]) -> None: ...
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]: ...
     def times(self, members: Sequence[str]) -> RoundTimes | None: ...
 
@@ -185,6 +187,7 @@ def exchange(
     """Carry messages to the server and its replies back, until neither has anything left to say.
 
     The server may answer in a later call: while an answer is owed, it is asked again, without messages.
+    Where a client's message cannot be computed, the cohort decides whether the others go on without it.
     """
     owed: set[str] = set()
     while messages or owed:
@@ -194,7 +197,11 @@ def exchange(
                 observer.on_loss(message.round, message.step, client, loss)
             elif isinstance(message, Activations | HeldOut | TailGradients):
                 owed.add(client)
-        replies = server.step(messages)
+        try:
+            replies = server.step(messages)
+        except ClientError as error:
+            cohort.go_on_without(error, {*messages, *owed})
+            return
         owed -= replies.keys()
         for client, reply in replies.items():
             if isinstance(reply, Gradients):

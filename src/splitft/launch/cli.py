@@ -22,7 +22,7 @@ from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
-from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
@@ -35,8 +35,10 @@ EXIT_CODES = {
     6: "the network, a certificate or another party stops the run",
     7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     8: "a client's owner has not agreed to the server's job, or the site's policy refuses it",
+    9: "the run is complete, but not with all clients that were invited",
     130: "interrupted (Ctrl-C)",
 }
+INCOMPLETE = 9
 FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -143,13 +145,17 @@ def server(
     token_file: TOKEN_FILE = None,
     insecure: OPEN = False,
     resume: RESUME = False,
+    admit: ADMIT = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
-    serve(loaded, listen, certs=certs, token=read_token(token_file), insecure=insecure, resume=resume)
+    token, admitted = read_token(token_file), admit or []
+    done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
+    if done.summary.get("missing"):
+        raise typer.Exit(INCOMPLETE)
 
 
 app.command()(client)

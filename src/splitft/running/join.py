@@ -209,7 +209,7 @@ class ClientSetup:
             changes |= {"eval_files": own, "dataset_test_split": None}
             changes["partition"] = job.partition.model_copy(update={"method": "files", "options": {}})
         elif job.partition.method in ("by_column", "files"):
-            stated.discard("clients")  # found in the data
+            stated.discard("clients")  # network.clients implies it; the sites are found in the data
         job = job.model_copy(update=changes)
         return job.model_construct(stated | set(changes), **dict(job))
 

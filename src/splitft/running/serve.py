@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,11 @@ from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import SLACK, Gate
-from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.members import Members
+from splitft.engines.network.membership import expelled_before, missing, write_members
+from splitft.engines.network.roster import Roster
 from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
@@ -57,6 +60,7 @@ def serve(
     tokens: Mapping[str, str] | None = None,
     insecure: bool = False,
     resume: bool = False,
+    admit: Collection[str] = (),
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
@@ -66,8 +70,8 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. callbacks: called at the run's events. on_listening: called once
-    clients can connect.
+    resume: go on from the last checkpoint. admit: names of expelled clients that may come again. callbacks:
+    called at the run's events. on_listening: called once clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
@@ -80,6 +84,7 @@ def serve(
     job = network_job(job)
     with open_run(job, resume=resume) as opened:
         names = client_names(job)
+        expelled = expelled_before(opened.folder, names, admit)
         secrets = tokens or (dict.fromkeys(names, token) if token else {})
         by_certificate = certs is not None and not tokens
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
@@ -111,6 +116,8 @@ def serve(
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )
+        for name, reason in expelled.items():
+            members.expel(name, reason)
         on_listening(listener)
         console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
         if averaging is not None and dial is not None:
@@ -185,10 +192,22 @@ def make_server_side(
         dtype=base_dtype(job, start.model.config),
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
+        adapter=lambda: server.adapter,
     )
-    coordinator, worker = server.coordinator, server.worker
-    facts = facts_of(welcome.things, welcome.values)
-    members = Members(roster, listener, ledger, coordinator, worker, gate.check, channels, say, facts)
+    faults = FaultLog(folder / FAULTS, say)
+    members = Members(
+        roster,
+        listener,
+        ledger,
+        server.coordinator,
+        server.worker,
+        gate.check,
+        channels,
+        say,
+        faults,
+        partial(write_members, folder),
+        facts_of(welcome.things, welcome.values),
+    )
     cohort = NetworkCohort(members, job, times, averaging)
     parties = Parties(
         policy,
@@ -197,6 +216,7 @@ def make_server_side(
         ledger,
         None,
         adapters=lambda: {"adapter": dict(server.adapter)},
+        missing=lambda: missing(roster),
         software=lambda: versions({name: member.facts for name, member in roster.items()}),
     )
     return parties, members, listener, averaging

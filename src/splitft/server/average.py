@@ -13,7 +13,8 @@ from splitft.job.settings import AverageSettings, TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, device_of, resize, trained_specs, unflatten
 from splitft.lora.means import Mean
 from splitft.lora.ranks import HeldBlocks
-from splitft.lora.robust import Contribution, norm_clip, without_outliers
+from splitft.lora.reach import Reach
+from splitft.lora.robust import Contribution, norm_clip, typical_change, without_outliers
 from splitft.lora.rules import find_mean, find_robust_rule
 from splitft.server.seam import SHARED
 from splitft.wire.messages import AdapterUp, all_finite
@@ -40,6 +41,28 @@ def check_sizes(
         right = sum(math.prod(spec.at_rank(ranks[block])) for spec in specs)
         if size != right:
             raise ValueError(f"values: {size} of block {block}, which has {right}")
+
+
+def check_reach(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: HeldBlocks,
+    update: AdapterUp,
+    reach: Reach,
+) -> None:
+    """Raise ValueError where an update is further from the global adapter `old` than steps can take it."""
+    ranks = held.ranks(settings)
+    start = {block: resize(old[block], ranks[block]) for block in update.blocks}
+    trained = {
+        block: unflatten(values, trained_specs(layout[block], settings.freeze_a))
+        for block, values in zip(update.blocks, update.values, strict=True)
+    }
+    if where := reach.beyond(start, trained):
+        raise ValueError(
+            f"values: beyond what {settings.local_steps} steps of {settings.optim} with this job's learning "
+            f"rate can change ({where})"
+        )
 
 
 def average_round(
@@ -93,14 +116,15 @@ def average_blocks(
     if settings.robust_aggregation not in ("none", "norm_clip"):
         robust = find_robust_rule(settings.robust_aggregation)
     averaged = {}
+    typical = None if settings.robust_aggregation == "none" else typical_change(old, contributions)
     for block, held in sorted(contributions.items()):
         given = [held[holder] for holder in order if holder in held]
         if robust:
-            kept = [adapter for adapter, _ in without_outliers(old[block], given)]
+            kept = [adapter for adapter, _ in without_outliers(old[block], given, typical)]
             averaged[block] = robust(kept, settings.byzantine_clients)
             continue
         if settings.robust_aggregation == "norm_clip":
-            given = norm_clip(old[block], given)
+            given = norm_clip(old[block], given, typical)
         averaged[block] = mean([adapter for adapter, _ in given], [weight for _, weight in given])
     return averaged
 

@@ -16,7 +16,7 @@ from commands import run_process, start_process
 from forks import run_command
 from splitft import errors
 from splitft.job.recipes import recipe_path, recipes
-from splitft.launch.cli import EXIT_CODES, app
+from splitft.launch.cli import EXIT_CODES, INCOMPLETE, app
 
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
 FLAGS: dict[str, set[str]] = {
@@ -24,7 +24,7 @@ FLAGS: dict[str, set[str]] = {
     "new": set(),
     "schema": set(),
     "run": {"--resume", "--plugin"},
-    "server": {"--listen", "--certs", "--token-file", "--insecure", "--resume", "--plugin"},
+    "server": {"--listen", "--certs", "--token-file", "--insecure", "--resume", "--admit", "--plugin"},
     "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin"},
     "client": {
         "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",
@@ -90,7 +90,7 @@ def test_every_error_class_has_a_documented_exit_code() -> None:
     assert len(classes) == 7
     codes = [error.exit_code for error in classes]
     assert len(set(codes)) == len(codes)
-    assert set(codes) | {0, 1, 130} == set(EXIT_CODES)
+    assert set(codes) | {0, 1, INCOMPLETE, 130} == set(EXIT_CODES)
 
 
 def test_a_command_has_these_flags_and_no_others() -> None:

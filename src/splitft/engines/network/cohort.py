@@ -20,6 +20,7 @@ from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
 from splitft.job.settings import CostSettings, TrainingSettings
+from splitft.server.seam import ClientError
 from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
 
 
@@ -73,6 +74,18 @@ class NetworkCohort:
         self._members.reply(self._held_out.without_sums(replies))
         return {}
 
+    def go_on_without(self, error: ClientError, clients: Collection[str]) -> None:
+        """Expel a client whose message could not be computed; the others go on as if it had not come.
+
+        Raises what was raised where it concerns no single client.
+        """
+        cause = error.__cause__ or error
+        if len(error.clients) != 1:
+            raise cause
+        (name,) = error.clients
+        self._members.expel(name, self._members.faults.keep(name, cause))
+        self._members.go_on_without(name, clients)
+
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         """Return the adapters of the members that trained to the end of the round."""
         return {name: self._updates[name] for name in members if name in self._updates}
@@ -94,7 +107,8 @@ class NetworkCohort:
                 own.keep(name, cast(HeldOut, message))
         for name in members:
             for batch in own.kept(name, round_, whole=whole):
-                yield {name: batch}
+                if not self._members.roster[name].expelled:
+                    yield {name: batch}
             if (sums := own.take_sums(name)) is not None:
                 self._members.send(name, sums)
 
@@ -216,6 +230,11 @@ class Evaluation(Phase):
             order = MessageOrder(self.job, lines, self.round, train=False, in_flight=EVAL_IN_FLIGHT)
             self._orders[name] = order
 
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        self._inboxes[name].clear()
+        if name in self._left:
+            self._left.remove(name)
+
     def returned(self, name: str) -> None:
         """Have a client evaluate its rows again, from the first on."""
         if name in self._left:
@@ -266,7 +285,9 @@ class Saving(Phase):
         return self.members.roster[name].done != self.done
 
     def take(self, name: str, message: Said) -> None:
-        if message == Saved(self.done):
+        if not isinstance(message, Saved) or message.done > self.done:
+            raise ValueError(f"{message} came where Saved({self.done}) is next")
+        if message.done == self.done:  # an earlier one is of a request that was given up
             self.members.roster[name].save(self.done, exact=True)
 
     def returned(self, name: str) -> None:

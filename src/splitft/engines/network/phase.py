@@ -22,3 +22,6 @@ class Phase:
 
     def answered(self, names: Collection[str]) -> None:
         """The server has answered one message of each of these clients."""
+
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """A client is expelled whose message, sent with those of `clients`, could not be computed."""

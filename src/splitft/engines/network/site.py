@@ -21,7 +21,6 @@ from splitft.engines.network.site_files import FINISHED, SAVED, SiteFiles
 from splitft.errors import (
     DataError,
     DivergedError,
-    JobError,
     MismatchError,
     ModelError,
     NetworkError,
@@ -116,10 +115,12 @@ class Site:
                     request = self._conversation.take()
                 except StepsOverError as over:
                     (request,) = over.args
-                except (DivergedError, JobError) as error:  # JobError: of a piece of the user's own
+                except DivergedError as error:
                     self._conversation.say(control.Failed(_why(error)))
                     raise
-                except (DataError, ModelError, PolicyError) as error:  # its owner may mend it
+                except NetworkError:
+                    raise
+                except SplitFTError as error:  # its owner may mend it, and start it again
                     self._turn_back(error)
                     raise
             self._conversation.dialler.close(over=True)
@@ -187,10 +188,9 @@ class Site:
         self._conversation.say(ready)
 
     def _turn_back(self, error: SplitFTError) -> None:
-        """Tell the server that this client does not take part, or not yet."""
-        mends = isinstance(error, MismatchError | PolicyError) or self._joined is not None
+        """Tell the server that this client cannot take part yet."""
         reason = str(error) if isinstance(error, MismatchError) else _why(error)
-        self._conversation.say(control.Failed(reason, again=mends))
+        self._conversation.say(control.Failed(reason, again=True))
         self._conversation.dialler.close()
 
     def _load(self, wanted: control.Load) -> None:

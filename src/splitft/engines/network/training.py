@@ -161,6 +161,14 @@ class Training(Phase):
             if name in self._under_way:
                 self._under_way[name].answered(name)
 
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """Roll back the steps under way of these clients, and repeat them without the one of this name."""
+        for transaction in dict.fromkeys(self._under_way[c] for c in clients if c in self._under_way):
+            transaction.restart(without=name)
+        if self._under_way.pop(name, None) is not None:
+            self._left_out.append(name)
+            self.members.notice(f"the round goes on without {name}")
+
     def _transactions(self) -> list[TrunkTransaction]:
         return list(dict.fromkeys(self._under_way.values()))
 
