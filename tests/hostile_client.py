@@ -29,6 +29,7 @@ class Way:
     labels: tuple[str, ...] = ("server", "client")
     trunks: tuple[str, ...] = ("per_client", "shared")
     job: dict[str, Any] = field(default_factory=dict)
+    late: bool = False  # known by its average alone: a shared trunk has trained with it by then
 
 
 def on(kind: type, change: Callable[[Any], Any], where: Callable[[Any], bool] = lambda m: True) -> Tamper:
@@ -84,6 +85,10 @@ def scaled(factor: float) -> Callable[[], Tamper]:
 
 
 FROZEN = {"train_front": False, "cuts": 2, "adapter_name_or_path": None}
+UNBOUNDED = {
+    "optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1e-2, "weight_decay": 0.0,
+    "robust_aggregation": "none",
+}  # fmt: skip
 WAYS: dict[str, Way] = {
     "a likelihood above 1": Way(
         lies(nll=lambda m: -1e9, row_nll=lambda m: torch.full_like(m.row_nll, -1e9 / len(m.row_nll))),
@@ -112,6 +117,28 @@ WAYS: dict[str, Way] = {
     "a tail gradient of no size": Way(
         lambda: on(TailGradients, lambda m: replace(m, gradient=m.gradient[:1])),
         "gradient: shape", ("client",),
+    ),
+    # No reach: SGD without clipping may move as far as it likes, and nothing is robust.
+    "adapters that do harm": Way(
+        scaled(30.0), "the round's average with its adapter does harm", job=UNBOUNDED, late=True
+    ),
+    "gradient norms to freeze the trunk": Way(
+        lambda: on(Activations, lambda m: replace(m, grad_norms=9e5 * torch.ones_like(m.grad_norms)),
+                   lambda m: m.grad_norms is not None),
+        None, trunks=("shared",),
+    ),
+    "labels without any loss": Way(
+        lambda: on(Activations, lambda m: replace(m, labels=torch.full_like(m.labels, -100)),
+                   lambda m: m.train),
+        "the loss of step 1 in round 1 is not finite", ("server",),
+    ),
+    "adapters at the edge of what steps can make": Way(
+        lambda: on(AdapterUp, lambda m: replace(m, values=tuple(v + 0.03 * v.sign() for v in m.values))), None
+    ),
+    # Blocks 1 and 2 are held by it and the shared trunk alone, and no reach bounds it.
+    "adapters without measure in blocks of two holders": Way(
+        scaled(30.0), None, ("server",), ("shared",),
+        job=UNBOUNDED | {"robust_aggregation": "norm_clip", "cuts": [1, 1, 3]},
     ),
     "absurd adapters": Way(scaled(9e5), "beyond what"),
 }  # fmt: skip

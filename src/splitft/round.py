@@ -44,6 +44,7 @@ class ServerRole(Protocol):
     @property
     def first_metrics(self) -> dict[str, Metrics]: ...
     def truncation_errors(self) -> dict[int, float]: ...
+    def accepts(self, metrics: Mapping[str, Metrics]) -> bool: ...
 
 
 class CohortRole(Protocol):
@@ -144,9 +145,11 @@ def run_rounds(
             server.aggregate()
         trained = time.perf_counter()
         figures: OwnFigures = {}
+        metrics: dict[str, Metrics] = {}
 
         # Evaluate the new global adapter on each client's held-out rows: a sample, at the end all of them.
-        if round_ % job.eval_every == 0 or round_ == job.rounds:
+        stands = bool(round_ % job.eval_every) and round_ != job.rounds
+        while not stands:
             observer.on_evaluation(round_)
             there = cohort.reachable()
             back = cohort.receive(
@@ -156,6 +159,8 @@ def run_rounds(
             for messages in cohort.evaluate(there, round_, whole=round_ == job.rounds):
                 exchange(server, cohort, messages, observer, losses)
             figures = own_figures(cohort.held_out) if own_figures else {}
+            metrics = server.take_metrics()
+            stands = server.accepts(metrics)  # else the round's average was made again
 
         # Record.
         record = make_record(
@@ -163,7 +168,7 @@ def run_rounds(
             members,
             cuts if job.splits_model else dict.fromkeys(cuts),
             losses=server.training_losses(),
-            metrics=server.take_metrics(),
+            metrics=metrics,
             first=server.first_metrics,
             held_out=cohort.held_out,
             own_metrics=job.metrics,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from cases import rest_slow
 from forks import run_command
 from hostile_server import NAME, HostileServer, Values, Victim, assembled, cancelling
 from reference import make_setting
@@ -108,7 +109,10 @@ JOBS: dict[str, tuple[Values, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", JOBS)
+QUICK_JOBS = ["labels to the server", "full rank", "an internal host", "a kernel of a hub"]
+
+
+@pytest.mark.parametrize("way", rest_slow(JOBS, QUICK_JOBS))
 def test_a_job_beyond_the_policy_is_refused(way: str, siege: Any, tmp_path: Path) -> None:
     changes, text, line = JOBS[way]
     server, victim = siege(tell=lambda job: job.update(changes), policy=policy(tmp_path, text))
@@ -144,12 +148,12 @@ def test_without_an_owners_word_nothing_is_done(siege: Any, tmp_path: Path) -> N
     assert server.restore()
 
 
-@pytest.mark.parametrize(("change", "line"), [
+@pytest.mark.parametrize(("change", "line"), rest_slow([
     ({"labels": "server", "tail_blocks": 0}, "labels: 'client', now 'server'"),
     ({"dataset_text_field": "patient"}, "dataset_text_field: 'text', now 'patient'"),
     ({"rounds": 400, "learning_rate": 1e30}, "rounds: 2, now 400; learning_rate: 0.005, now 1e+30"),
     ({"cuts": 3}, "cuts: 2, now 3"),
-])  # fmt: skip
+], 1))  # fmt: skip
 def test_a_job_that_changes_at_a_restart_is_refused(change: Values, line: str, siege: Any) -> None:
     """The client is started again by an init system, with the same command."""
     server, victim = siege()
@@ -224,7 +228,10 @@ REQUESTS: dict[str, tuple[Callable[[HostileServer], Any], type, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", REQUESTS)
+QUICK_REQUESTS = ["2^40 blocks", "no such block", "NaN", "a second evaluation", "48 MB that nobody asked for"]
+
+
+@pytest.mark.parametrize("way", rest_slow(REQUESTS, QUICK_REQUESTS))
 def test_a_request_beyond_the_job_is_not_done(way: str, siege: Any) -> None:
     script, kind, line = REQUESTS[way]
     server, victim = siege()
@@ -235,7 +242,7 @@ def test_a_request_beyond_the_job_is_not_done(way: str, siege: Any) -> None:
     assert server.saw_activations() == (way in ("a second evaluation", "an answer of another shape"))
 
 
-@pytest.mark.parametrize("rank", [32, 16, 8])
+@pytest.mark.parametrize("rank", rest_slow([32, 16, 8], 1))
 def test_adapters_that_cancel_the_front_are_refused(rank: int, siege: Any, full_rank: Assembly) -> None:
     """At full rank every token would lie open: activations would be embeddings (labels at home)."""
     server, victim = siege(of=full_rank)

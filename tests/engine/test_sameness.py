@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from cases import rest_slow
 from network_threads import QUIET
 from reference import make_setting, write_rows
 from splitft import Job
@@ -92,10 +93,10 @@ def other_template(folder: Path, setting: Settings) -> None:
     save_to(folder, CHAT_TEMPLATE)
 
 
-@pytest.mark.parametrize(("change", "thing"), [
+@pytest.mark.parametrize(("change", "thing"), rest_slow([
     (other_weights, "block 0: "), (one_weight, "block 1: "),
     (other_theta, "config rms_norm_eps: 0.001, at the server"), (other_template, "chat template: "),
-])  # fmt: skip
+], 2))  # fmt: skip
 def test_another_model_is_refused_and_its_client_comes_again(
     change: Any, thing: str, setting: Settings, tmp_path: Path
 ) -> None:

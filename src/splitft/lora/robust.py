@@ -59,11 +59,11 @@ def typical_change(old: Adapter, contributions: Mapping[int, Mapping[str, Contri
     """
     if all(len(held) != 2 for held in contributions.values()):
         return None
-    every = [_lengths(old[block], list(held.values()))[1] for block, held in contributions.items()]
+    every = [lengths_of(old[block], list(held.values()))[1] for block, held in contributions.items()]
     return median_low([mean for means in every for mean in means])
 
 
-def _lengths(old: BlockAdapter, given: Sequence[Contribution]) -> tuple[list[float], list[float]]:
+def lengths_of(old: BlockAdapter, given: Sequence[Contribution]) -> tuple[list[float], list[float]]:
     """Return the norm of each update, and the root mean square of its values."""
     updates = [(flatten(block) - flatten(resize(old, rank_of(block)))).double() for block, _ in given]
     norms = [float(torch.linalg.vector_norm(update)) for update in updates]
@@ -80,10 +80,10 @@ def _scales(old: BlockAdapter, given: Sequence[Contribution], typical: float | N
     if len(given) < 3:
         if len(given) < 2 or typical is None:
             return [1.0] * len(given)
-        means = _lengths(old, given)[1]
+        means = lengths_of(old, given)[1]
         most = OUTLIER_OF_TWO * max(typical, min(means))
         return [max(typical, min(means)) / mean if mean > most else 1.0 for mean in means]
-    norms, means = _lengths(old, given)
+    norms, means = lengths_of(old, given)
     scales = []
     for norm, mean in zip(norms, means, strict=True):
         outlier = norm > OUTLIER * median(norms) and mean > OUTLIER * median(means)

@@ -43,7 +43,9 @@ from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
+from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
+from splitft.server.probe import AdapterProbe
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
 from splitft.wire.channel import Channel
@@ -113,6 +115,12 @@ def serve(
                 f"{job.eval_set} is read by clients with --job-data, for their shares of its rows; clients "
                 "with --data evaluate their --eval-data, or rows held out; the server reads none"
             )
+        if job.labels == "client" or not job.splits_model:
+            start.notices.append(
+                "losses, perplexities and accuracies are the clients' own figures: the server has no labels, "
+                "and cannot check them"
+            )
+            say(start.notices[-1])
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )
@@ -163,6 +171,11 @@ def make_server_side(
     averaging = None
     if job.network.aggregator:
         averaging = AggregatorLink(job, job_digest(job), model.slots.layout, model.device, ledger)
+    # Every average is probed before it is handed out.
+    vocab_size = int(text_config(start.model).vocab_size)
+    probe = AdapterProbe(
+        model, vocab_size, job.max_length, job.without_padding, lambda: cohort.held_out_batches
+    )
     server = Server(
         model,
         job,
@@ -172,6 +185,7 @@ def make_server_side(
         micro_batches=micro_batches(job, lambda name: roster[name].rows, times.parts, roster.there),
         averager=averaging.average if averaging else None,
         log=lambda line: append_line(steps, json.dumps(line)),
+        guard=Guard(probe.problem, lambda name, reason: members.expel(name, reason), say),
     )
 
     # The listener.
@@ -187,7 +201,7 @@ def make_server_side(
         server.coordinator.holdings,
         channels,
         hidden_size=model.width,
-        vocab_size=int(text_config(start.model).vocab_size),
+        vocab_size=vocab_size,
         max_length=job.max_length,
         dtype=base_dtype(job, start.model.config),
         needs_ids=start.report.server_inputs == "input_ids",

@@ -32,6 +32,7 @@ class NetworkCohort:
     _job: CostSettings
     _times: StepTimes  # measured
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
+    _phase: Phase = field(default_factory=Phase, init=False)  # whose messages the server computes
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
     _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the round's local steps
 
@@ -66,7 +67,7 @@ class NetworkCohort:
         """Have clients take their local steps; yield their messages as they come, or of all `together`."""
         groups = [list(members)] if together else [[name] for name in members]
         training = Training(self._members, self._job, self._times, self._averaging, groups, round_)
-        self._updates = training.updates
+        self._phase, self._updates = training, training.updates
         return training.run()
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
@@ -84,7 +85,8 @@ class NetworkCohort:
             raise cause
         (name,) = error.clients
         self._members.expel(name, self._members.faults.keep(name, cause))
-        self._members.go_on_without(name, clients)
+        self._phase.go_on_without(name, {*clients, name})
+        self._members.worker.forget_metrics(name)
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         """Return the adapters of the members that trained to the end of the round."""
@@ -98,7 +100,8 @@ class NetworkCohort:
         own = self._held_out
         asked = [name for name in members if own.lacking(name, whole=whole)]
         part = partial(own.part, whole=whole)
-        messages = Evaluation(self._members, self._job, asked, round_, part).run()
+        self._phase = evaluation = Evaluation(self._members, self._job, asked, round_, part)
+        messages = evaluation.run()
         if not self._job.evaluates_at_server:
             yield from messages
             return
@@ -116,6 +119,11 @@ class NetworkCohort:
     def held_out(self) -> dict[str, HeldOutRows]:
         """Return the numbers of each client's held-out rows."""
         return self._held_out.rows()
+
+    @property
+    def held_out_batches(self) -> dict[str, HeldOut]:
+        """Return a batch of held-out ids of each client that takes part, where they are at the server."""
+        return self._held_out.first_batches(self._members.roster.there())
 
     def times(self, members: Sequence[str]) -> None:
         """There is no virtual clock."""
@@ -285,6 +293,8 @@ class Saving(Phase):
         return self.members.roster[name].done != self.done
 
     def take(self, name: str, message: Said) -> None:
+        if isinstance(message, Held | OptimizerState):  # of a client that came back, and was resynchronised
+            return
         if not isinstance(message, Saved) or message.done > self.done:
             raise ValueError(f"{message} came where Saved({self.done}) is next")
         if message.done == self.done:  # an earlier one is of a request that was given up

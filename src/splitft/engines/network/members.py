@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -85,11 +85,6 @@ class Members:
         self._phase.answered(replies)
         for name in replies:
             self.send(name, replies[name])
-
-    def go_on_without(self, name: str, clients: Collection[str]) -> None:
-        """Have the others go on as if a message of an expelled client had not come."""
-        self._phase.go_on_without(name, {*clients, name})
-        self.worker.forget_metrics(name)
 
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""

@@ -175,6 +175,10 @@ class Books:
     def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
     def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
     def aggregate(self) -> None: ...
+    def accepts(self, metrics: Mapping[str, Metrics]) -> bool:
+        """There is no average."""
+        return True
+
     def truncation_errors(self) -> dict[int, float]:
         return {}
 
