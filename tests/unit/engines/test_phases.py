@@ -133,3 +133,10 @@ def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
     with pytest.raises(NetworkError, match="every client is expelled; the last: Loaded came again"):
         members.pump()
     assert wire.expelled["anna"] == "Ready came again"
+
+
+def test_clients_of_an_earlier_process_have_taken_part() -> None:
+    """A server that is started again after the last checkpoint has nobody to wait for, and all to tell."""
+    roster = Roster(["anna", "bert"], NetworkConfig())
+    roster["anna"].save(3, exact=True)
+    assert roster.took_part() == ["anna"] and not roster.long_away("anna")

@@ -114,8 +114,8 @@ class Roster(dict[str, Member]):
         return self[name].away_seconds() > self.config.rejoin_seconds
 
     def took_part(self) -> list[str]:
-        """The clients that have taken part and were not expelled."""
-        return [name for name, member in self.items() if member.session and not member.expelled]
+        """The clients that have taken part, in this process or before its checkpoint, and were not expelled."""
+        return [n for n, member in self.items() if (member.session or member.done) and not member.expelled]
 
     def deadline(self) -> float:
         """The time from which on clients are late with what they are asked now, by `now`."""
