@@ -68,7 +68,7 @@ def measure(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     commands += [
         [
             sys.executable, "-m", "splitft.launch", "client", "--server", address, "--name", name,
-            "--job-data", "--folder", str(folder / name),
+            "--job-data", "--accept", "first", "--folder", str(folder / name),
         ]
         for name in CLIENTS
     ]  # fmt: skip

@@ -174,7 +174,14 @@ def through_proxies(job: Job, folder: Path) -> dict[str, int]:
     def take_part(number: int) -> None:
         listening.wait()
         address = f"127.0.0.1:{proxies[number].port}"
-        join(address, names[number], job_data=True, folder=folder / names[number], console=QUIET)
+        join(
+            address,
+            names[number],
+            job_data=True,
+            accept="first",
+            folder=folder / names[number],
+            console=QUIET,
+        )
 
     with ThreadPoolExecutor(len(names)) as pool:
         clients = [pool.submit(take_part, number) for number in range(len(names))]

@@ -61,7 +61,7 @@ def commands(side: str, folder: Path) -> list[list[str]]:
     clients = [
         [
             *splitft, "client", "--server", address, "--name", f"client-{i}", "--job-data",
-            "--folder", str(folder / f"client-{i}"),
+            "--accept", "first", "--folder", str(folder / f"client-{i}"),
             *(["--certs", str(certs / f"client-{i}")] if secure else []),
         ]
         for i in range(CLIENTS)

@@ -21,6 +21,7 @@ from splitft.job.describe import describe_type
 from splitft.job.nested import nested_models
 from splitft.job.problems import field_schemas
 from splitft.job.recipes import recipes
+from splitft.job.site_policy import SitePolicy
 from splitft.launch.cli import EXIT_CODES
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -34,6 +35,7 @@ INTRODUCTION = """\
 | Command | What it does |
 |---|---|
 | `splitft new [RECIPE] [PATH]` | Lists the recipes, or copies one; never overwrites a file. |
+| `splitft new site [PATH]` | Writes a client's policy, every key with its meaning ([how](site-policy.md)). |
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
 | `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
 | `splitft plan JOB --codecs` | Also tries every codec on one batch, with the weights. |
@@ -81,7 +83,8 @@ RUN_FOLDER = """\
 | `history.jsonl` | One line a round; round 0 is the evaluation before training. |
 | `decisions.jsonl` | One line a decision of the cut policy: what it saw, its targets, the cuts, and why. \
 Not with `fixed`. |
-| `summary.json` | Before and after, totals, parameters, versions; `adapter_changed`; `diverged`: what was \
+| `summary.json` | Before and after, totals, parameters, versions, over a network also those of clients \
+(`client_versions`); `adapter_changed`; `diverged`: what was \
 not finite, or null. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
@@ -171,6 +174,14 @@ ADVANCED = """\
 Keys that few jobs need: limits, constants of a method, and what a run chooses by itself.
 """
 
+SITE = """\
+## The site policy
+
+A file of a client's owner, `site.yaml` in its folder or `--policy FILE`: limits on whatever job a server
+sends
+([site policy](site-policy.md)). `splitft new site` writes one.
+"""
+
 PRESETS_NOTE = """\
 Stated assumptions about a class of machine, not measurements. FLOP/s are what training sustains; latency is
 one way.
@@ -217,6 +228,7 @@ def reference() -> str:
         rows = [_key_row(key, schemas) for key in keys if not _is_advanced(key)]
         parts += [f"### {heading}\n", _table(columns, rows)]
     parts += [ADVANCED, _table(columns, [_key_row(key, schemas) for key in advanced])]
+    parts += [SITE, _table(columns, _policy_rows())]
     columns = ("Preset", "TFLOP/s", "Memory, GB", "Up, Mbit/s", "Down, Mbit/s", "Latency, ms")
     parts += ["## Device presets\n", PRESETS_NOTE, _table(columns, _preset_rows())]
     parts += [RULES, RUN_FOLDER, "### History\n"]
@@ -240,6 +252,14 @@ def _preset_rows() -> list[list[str]]:
         ))]
         for name, device in ((name, resolve_device(name, {})) for name in PRESETS)
     ]  # fmt: skip
+
+
+def _policy_rows() -> list[list[str]]:
+    schemas = field_schemas(SitePolicy)
+    return [
+        [f"`{key}`", describe_type(schemas[key]), f"`{json.dumps(field.default)}`", field.description or ""]
+        for key, field in SitePolicy.model_fields.items()
+    ]
 
 
 def _recipe_rows() -> list[list[str]]:

@@ -60,7 +60,7 @@ class Processes:
         for (name, file), proxy in zip(data.items(), self.proxies, strict=True):
             commands.append([
                 *splitft, "client", "--server", f"127.0.0.1:{proxy.port}", "--name", name,
-                "--data", str(file), "--folder", str(folder / name),
+                "--data", str(file), "--folder", str(folder / name), "--accept", "first",
             ])  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         self._running = []

@@ -180,10 +180,11 @@ def _run_network(checkout: Checkout, settings: Settings, folder: Path) -> float:
         seconds += run_commands(checkout, {"certs": arguments}, folder).seconds
     job, address = _job_arguments("", settings_for(checkout, settings), folder), f"localhost:{free_port()}"
     together = {"server": ["server", *job, "--listen", address, "--certs", str(certs)]}
+    agreed = ["--accept", "first"] if (checkout / "src/splitft/job/site_policy.py").exists() else []
     for name, file in files.items():
         together[name] = [
             "client", "--server", address, "--name", name, "--data", file,
-            "--folder", str(folder / name), "--certs", str(certs / name),
+            "--folder", str(folder / name), "--certs", str(certs / name), *agreed,
         ]  # fmt: skip
     if "aggregator" in network:
         own = ["--folder", str(folder / "aggregator"), "--certs", str(certs / "aggregator")]

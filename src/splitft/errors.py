@@ -40,6 +40,10 @@ class ModelError(SplitFTError):
     exit_code = 4
 
 
+class MismatchError(ModelError):
+    """The base model, the tokenizer or the messages here are not those of the other party."""
+
+
 class OutputError(SplitFTError):
     """The output folder cannot be written, or already holds another run (exit code 5)."""
 
@@ -65,3 +69,9 @@ class DivergedError(SplitFTError):
     def of(cls, what: str) -> DivergedError:
         """Return the error for a figure that is not finite, with advice."""
         return cls(f"training has diverged: {what}; lower learning_rate, or set max_grad_norm")
+
+
+class PolicyError(SplitFTError):
+    """A site's policy, or its owner's agreement, refuses what a server asks for (exit code 8)."""
+
+    exit_code = 8

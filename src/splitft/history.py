@@ -256,7 +256,14 @@ def levels(lines: Sequence[Mapping[str, Any]]) -> list[Level]:
     found: list[Level] = []
     for line in lines:
         own = line.get("perplexity"), line.get("perplexity_interval")
-        if own[0] is not None and end and changed is not None and whole and _sampled(line):
+        if (
+            own[0] is not None
+            and end
+            and changed is not None
+            and changed > -1  # a last evaluation of likelihood 1 tells nothing of the others
+            and whole
+            and _sampled(line)
+        ):
             perplexity = end * (1 + (line.get("perplexity_change") or 0.0)) / (1 + changed)
             widths = [_log_width(line), _log_width(last)]
             own = perplexity, None if None in widths else perplexity * sum(w for w in widths if w)
@@ -273,7 +280,7 @@ def _log_width(line: Mapping[str, Any]) -> float | None:
     change, width = line.get("perplexity_change"), line.get("change_interval")
     if change is None:
         return 0.0
-    return None if width is None else width / (1 + change)
+    return None if width is None or change <= -1 else width / (1 + change)
 
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
@@ -300,7 +307,7 @@ def summarise(records: Sequence[RoundRecord]) -> dict[str, Any]:
             "perplexity_before_interval": before_interval,
             "perplexity": last.perplexity,
             "perplexity_interval": last.perplexity_interval,
-            "perplexity_change": last.perplexity / before - 1,
+            "perplexity_change": last.perplexity / before - 1 if before else None,
             "perplexity_change_interval": last.change_interval,
             "eval_rows": last.eval_rows,
             "accuracy_before": accuracy_before,

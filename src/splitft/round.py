@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from splitft.common.seeds import numpy_generator
 from splitft.data.estimates import HeldOutRows
 from splitft.history import OwnFigures, RoundRecord, make_record
 from splitft.job.settings import FederationSettings
+from splitft.server.seam import ClientError
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import (
     Activations,
@@ -43,6 +44,7 @@ class ServerRole(Protocol):
     @property
     def first_metrics(self) -> dict[str, Metrics]: ...
     def truncation_errors(self) -> dict[int, float]: ...
+    def accepts(self, metrics: Mapping[str, Metrics]) -> bool: ...
 
 
 class CohortRole(Protocol):
@@ -62,6 +64,7 @@ class CohortRole(Protocol):
     @property
     def held_out(self) -> dict[str, HeldOutRows]: ...
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]: ...
+    def go_on_without(self, error: ClientError, clients: Collection[str]) -> None: ...
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]: ...
     def times(self, members: Sequence[str]) -> RoundTimes | None: ...
 
@@ -142,9 +145,11 @@ def run_rounds(
             server.aggregate()
         trained = time.perf_counter()
         figures: OwnFigures = {}
+        metrics: dict[str, Metrics] = {}
 
         # Evaluate the new global adapter on each client's held-out rows: a sample, at the end all of them.
-        if round_ % job.eval_every == 0 or round_ == job.rounds:
+        stands = bool(round_ % job.eval_every) and round_ != job.rounds
+        while not stands:
             observer.on_evaluation(round_)
             there = cohort.reachable()
             back = cohort.receive(
@@ -154,6 +159,8 @@ def run_rounds(
             for messages in cohort.evaluate(there, round_, whole=round_ == job.rounds):
                 exchange(server, cohort, messages, observer, losses)
             figures = own_figures(cohort.held_out) if own_figures else {}
+            metrics = server.take_metrics()
+            stands = server.accepts(metrics)  # else the round's average was made again
 
         # Record.
         record = make_record(
@@ -161,7 +168,7 @@ def run_rounds(
             members,
             cuts if job.splits_model else dict.fromkeys(cuts),
             losses=server.training_losses(),
-            metrics=server.take_metrics(),
+            metrics=metrics,
             first=server.first_metrics,
             held_out=cohort.held_out,
             own_metrics=job.metrics,
@@ -185,6 +192,7 @@ def exchange(
     """Carry messages to the server and its replies back, until neither has anything left to say.
 
     The server may answer in a later call: while an answer is owed, it is asked again, without messages.
+    Where a client's message cannot be computed, the cohort decides whether the others go on without it.
     """
     owed: set[str] = set()
     while messages or owed:
@@ -194,7 +202,11 @@ def exchange(
                 observer.on_loss(message.round, message.step, client, loss)
             elif isinstance(message, Activations | HeldOut | TailGradients):
                 owed.add(client)
-        replies = server.step(messages)
+        try:
+            replies = server.step(messages)
+        except ClientError as error:
+            cohort.go_on_without(error, {*messages, *owed})
+            return
         owed -= replies.keys()
         for client, reply in replies.items():
             if isinstance(reply, Gradients):

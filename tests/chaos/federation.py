@@ -58,7 +58,7 @@ class Federation:
             self.call("ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", f"keys/{name}")
             self.call("flwr", "supernode", "register", f"keys/{name}.pub", LINK, "--name", name)
         for name, path in self.data.items():
-            self.start_node(name, f'name="{name}" data="{path}"')
+            self.start_node(name, f'name="{name}" data="{path}" accept="first"')
 
     def start_node(self, name: str, config: str) -> None:
         self.spawn(

@@ -11,6 +11,7 @@ from typing import Any
 
 from forks import start_command
 from ports import free_port
+from site_files import write_open_policy
 from splitft import Job
 from splitft.engines.network.transport.certs import add_aggregator, add_client, create_authority
 from splitft.job import dump_job
@@ -37,6 +38,7 @@ class Processes:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.names, self.port = folder, names, free_port()
         self.output = folder / "run"
+        self.policy = write_open_policy(folder)
         self.everyone = [SERVER, *names, *([AGGREGATOR] if aggregator else [])]
         if aggregator:
             settings = {**settings, "network": {"aggregator": f"127.0.0.1:{free_port()}"}}
@@ -61,7 +63,20 @@ class Processes:
         kept = ["--folder", str(self.folder / who)]
         if who == AGGREGATOR:
             return [AGGREGATOR, job, *kept, *certs]
-        return ["client", "--server", address, "--name", who, "--job-data", *kept, *certs]
+        return [
+            "client",
+            "--server",
+            address,
+            "--name",
+            who,
+            "--job-data",
+            "--accept",
+            "first",
+            "--policy",
+            str(self.policy),
+            *kept,
+            *certs,
+        ]
 
     def start(self, who: str, points: str = "") -> None:
         self.running[who] = start_command(self.arguments(who), self.folder / f"{who}.log", points=points)

@@ -1,13 +1,19 @@
-"""A good job that tests spoil."""
+"""A good job that tests spoil, and the pieces of docs/extending.md."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from bad_jobs import Settings
 
+from repository import ROOT
+from splitft.common.plugins import load_plugins
 from tiny import save_tiny_model
+
+sys.path.append(str(ROOT / "tests" / "docs"))
+from documents import files_of
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +41,13 @@ def settings(shared: Path, tmp_path: Path) -> Settings:
         "use_cpu": True,
         "output_dir": str(tmp_path / "out"),
     }
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the page, imported in this process, too."""
+    folder = tmp_path_factory.mktemp("plugins")
+    for name, code in files_of("docs/extending.md").items():
+        (folder / name).write_text(code)
+        load_plugins([str(folder / name)])
+    return folder

@@ -112,7 +112,7 @@ class Siege:
         self._lifted.set()
         for _ in HONEST:
             assert self._ends.get(timeout=120).ok, self.said()
-        assert self.process.wait(60) == 0, self.said()
+        assert self.process.wait(60) == 9, self.said()  # complete, without the hostile
         return (self.output / "adapter" / "adapter_model.safetensors").read_bytes()
 
     def stop(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from rich.console import Console
 import splitft
 from forks import run_command, start_command
 from ports import free_port
-from reference import make_setting, write_rows
-from repository import ROOT
+from reference import make_setting
+from site_files import write_open_policy
 from splitft import (
     DeviceProfile,
     Job,
@@ -34,7 +32,6 @@ from splitft import (
     run,
     testing,
 )
-from splitft.common.plugins import load_plugins
 from splitft.common.registry import Registry
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.data.partition.registry import PARTITIONS
@@ -48,9 +45,6 @@ from splitft.model.metrics import METRICS
 from splitft.running.callbacks import CALLBACKS
 from splitft.running.methods import METHODS
 from splitft.wire.codecs.registry import CODECS
-
-sys.path.append(str(ROOT / "tests" / "docs"))
-from documents import files_of
 
 Settings = dict[str, Any]
 PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
@@ -70,16 +64,6 @@ PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
 
 
 @pytest.fixture(scope="module")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the page, imported in this process, too."""
-    folder = tmp_path_factory.mktemp("plugins")
-    for name, code in files_of("docs/extending.md").items():
-        (folder / name).write_text(code)
-        load_plugins([str(folder / name)])
-    return folder
-
-
-@pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return make_setting(tmp_path_factory.mktemp("own"), "llama", num_hidden_layers=6) | {
         "clients": 2, "rounds": 2, "local_steps": 2, "cuts": 1, "warmup_steps": 0, "labels": "server",
@@ -94,38 +78,6 @@ def test_every_file_of_the_page_is_short_and_keeps_its_contract(plugins: Path) -
         check(registry.find(piece))
 
 
-def test_over_a_network_the_same_bits_come_out(plugins: Path, setting: Settings, tmp_path: Path) -> None:
-    names = ["client-0", "client-1"]
-    files = {name: str(write_rows(tmp_path / f"{name}.txt", 24, n)) for n, name in enumerate(names)}
-    settings = setting | {
-        "data_files": files, "partition": {"method": "files"}, "codec": "half", "aggregation": "equal_votes",
-        "server_optimizer": "halfway", "objective": "small_adapters", "optim": "signs",
-        "cut_policy": {"method": "deepen", "max_cut": 3}, "network": {"clients": names},
-        "callbacks": ["loss_lines"], "metrics": ["entropy", "top5_accuracy"],
-    }  # fmt: skip
-    local = run(Job(**settings, output_dir=str(tmp_path / "local")), console=Console(quiet=True))
-    dump_job(Job(**settings, output_dir=str(tmp_path / "run")), tmp_path / "job.yaml")
-    own = [word for path in sorted(plugins.glob("*.py")) for word in ("--plugin", str(path))]
-    address, log = f"127.0.0.1:{free_port()}", tmp_path / "log"
-    server = start_command(["server", tmp_path / "job.yaml", "--listen", address, *own], log)
-    parties = [server]
-    for name in names:
-        where = ["--server", address, "--name", name, "--job-data", "--folder", tmp_path / name]
-        parties.append(start_command(["client", *where, *own], tmp_path / f"{name}.log"))
-    for party in parties:
-        party.join(60)
-        party.kill()
-    assert [party.exitcode for party in parties] == [0, 0, 0], log.read_text()
-    name = "adapter_model.safetensors"
-    assert (tmp_path / "run" / "adapter" / name).read_bytes() == (local.adapter_path / name).read_bytes()
-    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert [line["metrics"] for line in history] == [record.metrics for record in local.history]
-    assert local.summary["metrics"]["entropy"] > 0 and 0 <= local.summary["metrics"]["top5_accuracy"] <= 1
-    counted = [len((tmp_path / place / "losses.csv").read_text().splitlines()) for place in ("local", "run")]
-    assert counted == [8, 8]  # two clients, two rounds of two steps
-    assert local.history[-1].cuts == {"client-0": 3, "client-1": 3}
-
-
 def test_a_client_without_the_piece_says_which(plugins: Path, setting: Settings, tmp_path: Path) -> None:
     settings = setting | {"codec": "half", "network": {"clients": ["client-0"]}, "clients": 1}
     dump_job(Job(**settings, output_dir=str(tmp_path / "run")), tmp_path / "job.yaml")
@@ -136,13 +88,15 @@ def test_a_client_without_the_piece_says_which(plugins: Path, setting: Settings,
     )
     try:
         told = run_command(
-            "client", "--server", address, "--name", "client-0", "--job-data", "--folder", tmp_path / "kept"
-        )
+            "client", "--server", address, "--name", "client-0", "--job-data", "--accept", "first",
+            "--policy", write_open_policy(tmp_path), "--folder", tmp_path / "kept",
+        )  # fmt: skip
     finally:
         server.kill()
         server.join()
     assert told.returncode == 2
     assert "codec: no codec is called half; " in told.stderr and "--plugin MODULE" in told.stderr
+    assert "its own output says why" in (tmp_path / "server.log").read_text()
 
 
 def shrunk(blocks: Any, _: Any) -> Any:

@@ -13,6 +13,7 @@ from rich.console import Console
 from commands import splitft
 from network_threads import Settings
 from reference import make_setting
+from site_files import write_open_policy
 from splitft import Job, run
 from splitft.engines.network.transport.listener import Listener
 from splitft.running.join import join
@@ -85,7 +86,9 @@ def test_a_client_over_a_network_is_told_what_the_server_can_read(setting: Setti
     def take_part(number: int) -> None:
         assert listening.wait(60)
         name, console = f"client-{number}", consoles[number]
-        join(f"127.0.0.1:{ports[0]}", name, job_data=True, folder=tmp_path / name, console=console)
+        kept, policy = tmp_path / name, write_open_policy(tmp_path)
+        options = {"policy": policy, "accept": "first", "folder": kept, "console": console}
+        join(f"127.0.0.1:{ports[0]}", name, job_data=True, **options)
 
     clients = [threading.Thread(target=take_part, args=(number,)) for number in range(2)]
     for client in clients:

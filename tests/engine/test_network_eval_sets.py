@@ -52,11 +52,11 @@ def test_a_client_with_its_own_data_reads_no_evaluation_set_of_the_job(
         "anna", Path(setting["data_files"]["anna"]), None, None, told, lambda _: pytest.fail()
     )
     common = Job(**setting | {"eval_files": "/etc/hosts.txt"})
-    job = setup._job(common.model_dump_json())
+    job = setup._own_job(common)
     assert (job.eval_files, job.dataset_test_split) == (None, None)
     assert "--eval-data FILE names rows to evaluate on" in told.file.getvalue()  # type: ignore[attr-defined]
     setup.eval_data = Path("mine.txt")
-    assert setup._job(common.model_dump_json()).eval_files == {"anna": "mine.txt"}
+    assert setup._own_job(common).eval_files == {"anna": "mine.txt"}
 
 
 def test_an_evaluation_file_goes_with_a_data_file(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.engines.network.control import (
     PROTOCOL,
+    SCHEMA,
     WIRE,
     End,
     Held,
@@ -68,7 +69,7 @@ def siege(request: pytest.FixtureRequest, setting: Settings, tmp_path: Path) -> 
 
 def slow_strangers(siege: Siege) -> None:
     """A byte from time to time: of the handshake, of the hello, and of a message of one that is let in."""
-    hello = Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, "slow", "", "ab" * 16, "", 0))).encode()
+    hello = Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, "slow", "", "ab" * 16, "", 0, SCHEMA))).encode()
 
     def handshake() -> float:
         words = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90) if siege.certs else PREFACE

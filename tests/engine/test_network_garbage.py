@@ -57,6 +57,7 @@ def without(
     for labels, tail in (("server", 0), ("client", 1)):
         folder = tmp_path_factory.mktemp("honest") / "run"
         changes = {"data_files": files, "cuts": [1, 2], "labels": labels, "tail_blocks": tail}
+        changes["network"] = {"clients": NAMES[:2]}
         run(Job(**setting | changes, output_dir=str(folder)), console=QUIET)
         made[labels] = load_file(folder / "adapter" / "adapter_model.safetensors")
     return made

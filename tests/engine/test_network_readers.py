@@ -12,7 +12,7 @@ import pytest
 from siege import MARGIN, PATH, wait_for
 
 from raw_http2 import RawConnection, grpc_prefix
-from splitft.engines.network.control import PROTOCOL, Hello, Welcome, packed
+from splitft.engines.network.control import PROTOCOL, SCHEMA, Hello, Welcome, packed
 from splitft.engines.network.transport import link
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import Frame, Kind
@@ -35,7 +35,7 @@ class Reluctant:
     def dial(self, again: bool) -> None:
         """Say hello, and send signs of life until the server hangs up; again and again."""
         while not self.stop.is_set():
-            hello = Hello(PROTOCOL, "mallory", "", "ab" * 16, self.session, 0)
+            hello = Hello(PROTOCOL, "mallory", "", "ab" * 16, self.session, 0, SCHEMA)
             made = RawConnection(self.listener.port)
             made.call(PATH)
             for words in (Frame(Kind.HELLO, 0, 0, 0, packed(hello)), *[Frame(Kind.BEAT, 0, 0, 0)] * 10_000):

@@ -7,7 +7,7 @@ from pathlib import Path
 from network_threads import together
 from reference import make_setting, write_rows
 from splitft.common.checkpoint import load_checkpoint
-from splitft.engines.network.site import SAVED
+from splitft.engines.network.site_files import SAVED
 
 
 def test_a_new_run_does_not_find_the_state_of_an_earlier_one(tmp_path: Path) -> None:

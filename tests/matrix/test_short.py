@@ -70,7 +70,8 @@ def test_clients_over_a_network_make_the_same_adapter(folder: Path) -> None:
     server = start(folder, "server", "job.yaml", "output_dir=net", members, "--listen", address)
     client = ("client", "--server", address)
     clients = [
-        start(folder, *client, "--name", name, "--data", f"{name}.txt", "--folder", name) for name in NAMES
+        start(folder, *client, "--name", name, "--data", f"{name}.txt", "--folder", name, "--accept", "first")
+        for name in NAMES
     ]
     finish(server, *clients)
     assert digest(folder / "net") == digest(folder / "run")

@@ -11,7 +11,7 @@ from typing import Any, cast
 from simulation.modes import Mode
 from simulation.network import SimulatedDialler, SimulatedListener
 from simulation.party import Party
-from simulation.standin import BLOCKS, LAYOUT, WIDTH, StandInClient, StandInServer
+from simulation.standin import BLOCKS, EVAL_ROWS, LAYOUT, WIDTH, StandInClient, StandInServer
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.files import append_line
 from splitft.common.state import State
@@ -19,11 +19,16 @@ from splitft.engines.network.aggregator_link import AggregatorLink, Desk, dial_a
 from splitft.engines.network.aggregator_process import AggregatorProcess
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
+from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
-from splitft.engines.network.members import Members, Roster
-from splitft.engines.network.site import Conversation, Site
+from splitft.engines.network.faults import FaultLog
+from splitft.engines.network.members import Members
+from splitft.engines.network.request_gate import RequestGate
+from splitft.engines.network.roster import Roster
+from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
 from splitft.history import RoundRecord
+from splitft.job.site_policy import SitePolicy
 from splitft.round import Observer, run_rounds
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
@@ -101,7 +106,9 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
             raise ValueError("it came before anything was handed out")
         return message
 
-    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate, channels, notice)
+    faults = FaultLog(folder / "faults.log", notice)
+    parts_of_server = server.coordinator, server.worker
+    members = Members(roster, listener, ledger, *parts_of_server, gate, channels, notice, faults)
     cohort = NetworkCohort(members, job, StepTimes(job, None), averaging)
     parts = {"server": server, "cohort": cohort, "ledger": ledger}
     if averaging is not None and dial is not None:
@@ -153,14 +160,23 @@ def complete(
 class Setup:
     """Makes stand-in clients."""
 
+    policy = SitePolicy()
+
     def __init__(self, party: Party, mode: Mode) -> None:
         self.party, self.mode = party, mode
 
-    def make(self, welcome: Welcome) -> tuple[Any, Channel]:
-        client = StandInClient(self.party.name, self.mode.job)
-        return client, Channel(self.mode.job, WIDTH, client.memory)
+    def make(self, welcome: Welcome) -> Joined:
+        job = self.mode.job
+        client: Any = StandInClient(self.party.name, job)
+        gate = RequestGate(job, self.policy, BLOCKS, range(1, BLOCKS), EVAL_ROWS)
+        return Joined(client, Channel(job, WIDTH, client.memory), gate, "digest", 1 << 20)
 
     def need(self, client: object, cut: int) -> None: ...
+
+    def facts(self) -> dict[str, str]:
+        return {}
+
+    def check_adapter(self, client: object, message: object) -> None: ...
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         if not self.mode.aggregator:

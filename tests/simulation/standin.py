@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,8 @@ PRIME = 65521
 LENGTHS = (2, 1)  # tokens of a batch's samples
 ROWS, EVAL_ROWS = 8, 2
 _GRID = torch.arange(sum(LENGTHS) * WIDTH, dtype=torch.float32).reshape(-1, WIDTH)
+
+_ROW_TOKENS, _NONE = torch.tensor(LENGTHS, dtype=torch.float32), torch.zeros(len(LENGTHS))
 
 Values = dict[int, int]  # of blocks
 
@@ -251,10 +254,11 @@ class StandInServer(Server):
         first = adapter({block: 11 + block for block in range(BLOCKS)})
         self.coordinator = Coordinator(
             job, LAYOUT, BLOCKS, first, continues=False, micro_batches=lambda client: 1, mean=None,
-            averager=averager, log=log,
+            averager=averager, log=log, guard=None,
         )  # fmt: skip
         self.worker = StandInWorker(job, log)  # type: ignore[assignment]
         self.training_losses, self.take_metrics = self.worker.training_losses, self.worker.take_metrics
+        self._guard = None
         self._evaluates = job.evaluates_at_server
         self.truncation_errors = self.coordinator.blocks.take_truncation_errors
 
@@ -265,7 +269,7 @@ class StandInClient:
     def __init__(self, name: str, job: Job) -> None:
         self.name, self.settings = name, job
         self.data = SimpleNamespace(train=range(ROWS), eval=range(EVAL_ROWS))
-        self.model = None
+        self.model = SimpleNamespace(slots=SimpleNamespace(layout=LAYOUT))
         self.memory = sample_memory(job, WIDTH)
         self.micro_batches = 1
         self.own = zlib.crc32(name.encode()) % PRIME
@@ -324,7 +328,10 @@ class StandInClient:
                 place = message.round, message.step, message.micro_step
                 return TailGradients(*place, seen / PRIME, 3, rows_from(seen))
             case TrunkOutput():
-                return metrics(message.round, mix(number_of(message.hidden), *self.handed_out.values()))
+                found = metrics(message.round, mix(number_of(message.hidden), *self.handed_out.values()))
+                return replace(
+                    found, row_nll=_ROW_TOKENS * (found.nll / 3), row_correct=_NONE, row_tokens=_ROW_TOKENS
+                )
             case Gradients():
                 self._gradients.append(number_of(message.gradient))
                 if message.micro_step + 1 == self.micro_steps:

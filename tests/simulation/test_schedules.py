@@ -9,7 +9,7 @@ from simulation.bugs import BUGS
 from simulation.modes import MODES
 from simulation.schedule import Result, simulate
 
-QUICK, ALL = 2_000, 100_000
+QUICK, ALL = 400, 100_000
 NAMES = list(MODES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -15,6 +16,7 @@ from splitft.errors import JobError
 
 GROUP = "splitft.plugins"  # entry points of installed packages
 _NAMED: list[str] = []  # plugins of this process that a person named
+_LOADING: list[str] = []  # plugins that are being imported
 
 
 def load_plugins(names: Iterable[str]) -> None:
@@ -23,11 +25,19 @@ def load_plugins(names: Iterable[str]) -> None:
     A module is also looked for in the current folder. Raises JobError where one cannot be imported.
     """
     for name in names:
+        _LOADING.append(name)
         try:
             _import_file(Path(name)) if name.endswith(".py") else _import_module(name)
         except Exception as error:  # a plugin is any code
             raise JobError(f"--plugin {name}: {error_line(error)}") from error
+        finally:
+            _LOADING.pop()
         _NAMED.append(name)
+
+
+def loading() -> str:
+    """Return the name of the plugin that is being imported; empty where none is."""
+    return _LOADING[-1] if _LOADING else ""
 
 
 def plugin_options() -> list[str]:
@@ -43,6 +53,7 @@ def load_installed() -> None:
     one cannot be imported.
     """
     for point in entry_points(group=GROUP):
+        _LOADING.append(point.name)
         try:
             found = point.load()
             if callable(found):
@@ -52,6 +63,8 @@ def load_installed() -> None:
                 f"the installed plugin {point.name} ({point.value}) does not load: {error_line(error)}; mend "
                 "or uninstall its package"
             ) from error
+        finally:
+            _LOADING.pop()
 
 
 def _import_module(name: str) -> None:
@@ -63,7 +76,7 @@ def _import_module(name: str) -> None:
 
 
 def _import_file(path: Path) -> None:
-    name = f"splitft_plugin_{path.stem}"
+    name = "splitft_plugin_" + re.sub(r"\W", "_", str(path.resolve().with_suffix("")))
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Generic, TypeVar, overload
 
-from splitft.common.plugins import load_installed
+from splitft.common.plugins import load_installed, loading
 from splitft.errors import JobError, unknown_name
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class Registry(Generic[T]):
         self._reserved = tuple(reserved)
         self._value = value
         self._own: dict[str, T] = {}
+        self._plugins: dict[str, str] = {}  # of a user's names: where they come from
 
     @overload
     def register(self, name: str, piece: T) -> T: ...
@@ -46,7 +47,8 @@ class Registry(Generic[T]):
     def register(self, name: str, piece: T | None = None) -> T | Callable[[T], T]:
         """Register a piece under a name, or return the decorator that does; a user's name may be replaced.
 
-        Raises JobError for a name that is built in or empty, and for a piece that cannot be called.
+        Raises JobError for a name that is built in, empty or another plugin's, and for a piece that cannot be
+        called.
         """
         if not isinstance(name, str) or not name:
             raise JobError(f"the name of a {self.kind} must be a string that is not empty, not {name!r}")
@@ -58,6 +60,13 @@ class Registry(Generic[T]):
             raise JobError(f"{self.kind} {name} must be a {self._value.__name__}, not {piece!r}")
         if not self._value and not callable(piece):
             raise JobError(f"{self.kind} {name} must be a function or a class, not {piece!r}")
+        plugin = loading()
+        if plugin and self._plugins.get(name, plugin) != plugin:
+            raise JobError(
+                f"the plugin {self._plugins[name]} has registered a {self.kind} {name}: rename one of the two"
+            )
+        if plugin:
+            self._plugins[name] = plugin
         self._own[name] = piece
         return piece
 

@@ -42,3 +42,8 @@ def short_count(number: int) -> str:
         if number >= size:
             return f"{number / size:.{1 if number < 10 * size else 0}f}{unit}"
     return str(number)
+
+
+def plain(text: str, most: int = 2000) -> str:
+    """Return another party's words as one line without control characters: no cursor moves, no clipboard."""
+    return "".join(c if c.isprintable() else " " for c in text[:most])

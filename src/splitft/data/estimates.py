@@ -69,7 +69,7 @@ def estimate(
         return Estimated()
     interval = finite(ratio_estimate(level)[1])
     moved, width = ratio_estimate(change)
-    if not math.isfinite(moved) or moved > 700:
+    if not abs(moved) < 700:
         return Estimated(interval)
     ratio = math.exp(moved)
     return Estimated(interval, ratio - 1, scaled(ratio, finite(width)), ratio_estimate(accuracy)[0])

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from splitft.common.tables import make_table
+from splitft.common.text import short_count
 from splitft.data.partition.length_dirichlet import length_names
 from splitft.data.report import DataReport
 
@@ -28,7 +29,7 @@ def partition_table(report: DataReport) -> Table:
             Text(client.name),
             f"{client.train_rows:,}",
             f"{client.eval_rows:,}",
-            f"{client.train_tokens / 1000:,.0f}k",
+            short_count(client.train_tokens),
             str(median),
             *(f"{100 * count / total:.0f} %" for count in row),
         )

@@ -110,4 +110,7 @@ def _numbers(profile: DeviceProfile, key: str, above: tuple[str, ...] = ()) -> d
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     hint = nearest(name.lower().replace("-", "_"), names, "; ")
-    return f"there is no {kind} {name!r}{hint or ';'} Known: {', '.join(names)}"
+    return (
+        f"there is no {kind} {name!r}{hint or ';'} Known: {', '.join(names)}; others come from --plugin "
+        "MODULE, from an installed package with a plugin, or from splitft.register_device"
+    )

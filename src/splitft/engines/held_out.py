@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from splitft.common.state import State
@@ -49,6 +49,10 @@ class HeldOutSamples:
         count = len(batch_numbers(self._rows()[name], part, self._settings.per_device_eval_batch_size))
         kept = self._ids.get(name, [])[:count]
         return [replace(batch, round=round_) for batch in kept] if len(kept) == count else []
+
+    def first_batches(self, names: Sequence[str]) -> dict[str, HeldOut]:
+        """Return the first batch of ids of each of these clients, of whom some are kept."""
+        return {name: self._ids[name][0] for name in names if self._ids.get(name)}
 
     def without_sums(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """Return the server's replies to what clients sent; take in those to the batches kept here."""

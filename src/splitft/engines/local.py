@@ -5,7 +5,7 @@ Bytes are counted as a network would carry them; a virtual clock, if there is on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar, cast
@@ -18,6 +18,7 @@ from splitft.devices.simulate import RoundTimes
 from splitft.engines.held_out import HeldOutSamples
 from splitft.errors import DivergedError
 from splitft.job.settings import CostSettings
+from splitft.server.seam import ClientError
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Direction, Ledger
 from splitft.wire.messages import (
@@ -40,7 +41,15 @@ def check_finite(name: str, message: M) -> M:
     return message
 
 
-class LocalCohort:
+class InProcess:
+    """What cohorts in this process have in common."""
+
+    def go_on_without(self, error: ClientError, clients: Collection[str]) -> None:
+        """Raise what computing a client's message raised: in one process it is an error of the run."""
+        raise error.__cause__ or error
+
+
+class LocalCohort(InProcess):
     """Carries messages between the server and clients in the same process; one client at a time.
 
     Args:

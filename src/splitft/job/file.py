@@ -64,18 +64,25 @@ def make_job(
 
 
 def dump_job(job: Job, path: str | Path) -> None:
-    """Write the effective job: every key, in the order of the class, under the class's headings.
+    """Write the effective job: every key not left open, in the class's order, under the class's headings.
 
     `load_job(path)` gives an equal job. Raises OutputError where the file cannot be written.
     """
-    values = job.model_dump()
-    if "clients" not in job.model_fields_set and job.partition.method in ("by_column", "files"):
-        del values["clients"]  # found in the data: a number in the file would state it
+    values = job.model_dump(exclude=left_open(job))
     parts = ["# The effective job: every key with the value that was used.\n"]
     for heading, keys in grouped_keys().items():
         parts.append(f"\n# {heading}\n{dump_yaml({key: values[key] for key in keys if key in values})}")
     with writing(f"the job file {path}", "choose another folder"):
         Path(path).write_text("".join(parts), encoding="utf-8", newline="\n")
+
+
+def left_open(job: Job) -> set[str]:
+    """Return the keys that the job leaves to its data; whoever reads the job again must find them unset.
+
+    A stated `dataset_text_field` wins over prompt + completion; a stated `clients` must be the number found.
+    """
+    found = {"clients"} if job.partition.method in ("by_column", "files") else set()
+    return (found | {"dataset_text_field"}) - job.model_fields_set
 
 
 def job_schema() -> dict[str, Any]:

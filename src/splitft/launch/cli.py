@@ -16,11 +16,13 @@ import typer
 from typer.core import TyperGroup
 
 from splitft.common.startup import import_libraries
+from splitft.common.text import plain
 from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
+from splitft.launch.client import client
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
-from splitft.launch.options import CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
@@ -32,8 +34,11 @@ EXIT_CODES = {
     5: "output cannot be written, or would overwrite something",
     6: "the network, a certificate or another party stops the run",
     7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
+    8: "a client's owner has not agreed to the server's job, or the site's policy refuses it",
+    9: "the run is complete, but not with all clients that were invited",
     130: "interrupted (Ctrl-C)",
 }
+INCOMPLETE = 9
 FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
@@ -85,7 +90,10 @@ def _top(
 
 @app.command()
 def new(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name; none: list the recipes.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A recipe's name, or site (a client's policy); none: list the recipes."),
+    ] = None,
     path: Annotated[Path | None, typer.Argument(help="Where to write; default: RECIPE.yaml here.")] = None,
 ) -> None:
     """Copy a commented recipe to start from. Never overwrites a file."""
@@ -96,6 +104,12 @@ def new(
             typer.echo(line)
         advice = "Copy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`."
         typer.echo("\n" + "\n".join(textwrap.wrap(advice, columns())))
+        return
+    if recipe == "site":
+        from splitft.job.site_policy import write_policy
+
+        written = write_policy(path or Path("site.yaml"))
+        typer.echo(f"Wrote {written}. Edit it, then: splitft client ... --policy {written}")
         return
     written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
     typer.echo(f"Wrote {written}. Edit it, then run it: splitft run {written}")
@@ -131,52 +145,20 @@ def server(
     token_file: TOKEN_FILE = None,
     insecure: OPEN = False,
     resume: RESUME = False,
+    admit: ADMIT = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
-    serve(loaded, listen, certs=certs, token=read_token(token_file), insecure=insecure, resume=resume)
+    token, admitted = read_token(token_file), admit or []
+    done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
+    if done.summary.get("missing"):
+        raise typer.Exit(INCOMPLETE)
 
 
-@app.command()
-def client(
-    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
-    name: Annotated[str, typer.Option(help="This client's name in the job.")],
-    data: Annotated[Path | None, typer.Option(help="This client's data file.")] = None,
-    eval_data: Annotated[
-        Path | None, typer.Option(help="File to evaluate on; default: a share of --data is held out.")
-    ] = None,
-    job_data: Annotated[
-        bool,
-        typer.Option("--job-data", help="Instead: this client's share of the job's data set."),
-    ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="The base model, where it has another name on this machine.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where its state is kept; default: runs/NAME.")] = None,
-    certs: CERTS = None,
-    token_file: TOKEN_FILE = None,
-    insecure: OPEN = False,
-    plugin: PLUGIN = None,
-) -> None:
-    """Take part in a run as one client, with data that stay here."""
-    import_libraries()
-    from splitft.running.join import join
-
-    join(
-        server,
-        name,
-        data=data,
-        eval_data=eval_data,
-        job_data=job_data,
-        model=model,
-        folder=folder or Path("runs") / name,
-        certs=certs,
-        token=read_token(token_file),
-        insecure=insecure,
-    )
+app.command()(client)
 
 
 @app.command()
@@ -340,4 +322,5 @@ def _load(job: str, overrides: list[str] | None) -> Any:
 
 def _tell(message: str) -> None:
     color = False if os.environ.get("NO_COLOR") else None  # None: colour on a terminal only
-    typer.echo(typer.style("error:", fg=typer.colors.RED) + f" {message}", err=True, color=color)
+    shown = "\n".join(plain(line, len(line)) for line in message.splitlines())  # it may quote another party
+    typer.echo(typer.style("error:", fg=typer.colors.RED) + f" {shown}", err=True, color=color)

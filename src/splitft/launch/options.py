@@ -19,8 +19,24 @@ JOB = Annotated[str, typer.Argument(help="A job file, or the name of a recipe.")
 RESUME = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in output_dir from its last checkpoint.")
 ]
+ADMIT = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="With --resume: let an expelled client in again.")
+]
 TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
 CERTS = Annotated[Path | None, typer.Option(help="Folder of this party's certificates (splitft certs).")]
+POLICY = Annotated[
+    Path | None,
+    typer.Option(
+        help="This site's policy (splitft new site); default: site.yaml in --folder, if it is there."
+    ),
+]
+ACCEPT = Annotated[
+    str,
+    typer.Option(
+        metavar="first|DIGEST",
+        help="Agree to the first job that comes, or to the job with this digest; else it asks on a terminal.",
+    ),
+]
 PLUGIN = Annotated[
     list[str] | None,
     typer.Option(

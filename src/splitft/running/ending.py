@@ -29,6 +29,12 @@ def unchanged_line(job: OptimizerSettings) -> str:
     return "The adapter did not change: raise learning_rate, or take more steps (rounds, local_steps)."
 
 
+def missing_line(missing: Mapping[str, str], invited: int) -> str:
+    """Return the last line of a run that went on without some of its clients."""
+    told = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
+    return f"The run is complete with {invited - len(missing)} of {invited} clients. Missing: {told}"
+
+
 def stop_line(stop: BaseException, folder: Path, round_: int) -> str:
     """Return what a run that was stopped has left. round_: its last complete one."""
     if isinstance(stop, DivergedError):

@@ -26,7 +26,9 @@ HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
 SIGNS = (  # of a run in a folder
     JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
-FREE = (  # need not be what they were: `check_rounds` has its own rule for the last three
+# Need not be what they were; `check_rounds` has its own rule for the last three. Of `network`,
+# the clients must.
+FREE = (
     *ReportSettings.model_fields, "output_dir", "save_every", "save_total_limit", "use_cpu", "clients",
     "rounds", "max_steps", "num_train_epochs",
 )  # fmt: skip
@@ -70,6 +72,8 @@ def _opened(job: Job, folder: Path, resume: bool) -> Opened:
         return Opened(folder)
     was = load_job(folder / JOB)
     old, new = was.model_dump(), job.model_dump()
+    for values in (old, new):
+        values["network.clients"] = values.pop("network")["clients"]
     changed = [
         key for key in old if key not in FREE and old[key] != new[key] and not _settles(old[key], new[key])
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,35 +14,56 @@ from splitft.client.client import Client, ClientRole
 from splitft.common.lock import lock_folder
 from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
+from splitft.common.text import plain
 from splitft.data import ClientData, prepare
 from splitft.data.table import check_file
 from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
-from splitft.engines.network.control import MAX_TEXT, Welcome
-from splitft.engines.network.site import Conversation, Site
+from splitft.engines.network.control import Welcome
+from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.request_gate import RequestGate
+from splitft.engines.network.sameness import difference, facts_of
+from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.transport.certs import channel_credentials
-from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
-from splitft.errors import DataError, JobError, NetworkError
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.errors import DataError, JobError, MismatchError, NetworkError, PolicyError
 from splitft.job import Job
+from splitft.job.site_policy import SitePolicy, check_policy, load_policy, may_adapt
+from splitft.job.told import read_told
 from splitft.lora.ranks import held_blocks
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
+from splitft.running.agreement import Agreement
 from splitft.running.baselines.whole import WholeClient
+from splitft.running.facts import config_facts, data_digest, tokenizer_facts, version_facts, weight_facts
 from splitft.running.headline import readable, two_columns
-from splitft.running.model import base_config, inject_adapters, load_base, make_split_model
+from splitft.running.model import add_blocks, base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
-from splitft.running.network import notice
-from splitft.running.prepare import check_config, note
+from splitft.running.network import client_names, notice
+from splitft.running.prepare import check_config, note, offered_cuts, own_cut
+from splitft.running.site_checks import (
+    check_front,
+    check_memory,
+    check_model_files,
+    most_bytes_down,
+)
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
+from splitft.wire.messages import AdapterDown
+
+FIRST_PAYLOAD = 1 << 20  # bytes of a message before the job is known
 
 
 @dataclass
 class ClientSetup:
     """Makes a client from the server's welcome: the job, and the names of the modules with LoRA.
 
-    dial: returns a function that dials an aggregator, given its address.
+    Attributes:
+        dial: Returns a function that dials an aggregator, given its address.
+        policy: The word of the client's owner on every job.
+        agree: Asks the owner about a job; None: whatever the policy allows is agreed to.
+        server: HOST:PORT that the client dials.
     """
 
     name: str
@@ -51,69 +72,132 @@ class ClientSetup:
     model: str | None
     console: Console
     dial: Callable[[str], Dial]
+    policy: SitePolicy = field(default_factory=SitePolicy)
+    agree: Agreement | None = None
+    server: str = ""
     _held: frozenset[int] = frozenset()
-    _told: tuple[Job, Welcome] | None = None
+    _facts: dict[str, str] = field(default_factory=dict)
+    _told: tuple[Job, Welcome, HeadForm] | None = None
 
-    def make(self, welcome: Welcome) -> tuple[ClientRole, Channel]:
-        """Read the data. Return the client, and its end of the connection.
+    def make(self, welcome: Welcome) -> Joined:
+        """Have the job agreed to; read the data, and load the blocks of the job's cut.
 
         Raises:
-            JobError, DataError, ModelError.
+            PolicyError, JobError, DataError, ModelError, NetworkError.
         """
         quiet_libraries()
-        job = self._job(welcome.job)
+        # The job: what the site's policy and its owner say, before anything is done.
+        told, unknown = read_told(welcome.job, welcome.optional, Job)
+        for key in unknown:
+            note(self.console, f"the server's job has {key}, which this version of splitft does not know")
+        self._agree(told, list(welcome.targets))
+        job = self._own_job(told)
         check_client_names(job)
-        self._told = job, welcome
         self.console.print(two_columns({"server reads": readable(job)}))
+
+        # Configuration and tokenizer are the server's; then the data, and the blocks.
         config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
+        self._compare(welcome, config_facts(config) | tokenizer_facts(tokenizer) | version_facts())
         with self.console.status("reading the data"):
             data = self._own_data(job, tokenizer)
         check_config(job, config, [data])
-        model = self._part(job, welcome, frozenset({0}) if job.splits_model else None)
+        cut = own_cut(told, self.name, client_names(told))
+        blocks = count_blocks(config)
+        held = frozenset(held_blocks(job, blocks, cut).on_client(range(blocks))) if job.splits_model else None
+        model = self._load(job, told.model_name_or_path, welcome, held)
+
+        # The client, and the gate for what the server asks of it.
         pad = cast(int, tokenizer.pad_token_id)
         client: ClientRole
         if job.splits_model:
             client = Client(self.name, data, model, job, pad, sample_memory(job, model.width))
         else:
             client = WholeClient(self.name, data, model, job, pad)
-        return client, Channel(job, model.width, client.memory)
+        gate = RequestGate(
+            job,
+            self.policy,
+            blocks,
+            cuts=offered_cuts(told, blocks),
+            eval_rows=len(data.eval),
+        )
+        channel = Channel(job, model.width, client.memory)
+        return Joined(client, channel, gate, data_digest(data.train, data.eval), most_bytes_down(job, model))
 
     def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
         blocks = client.model.num_blocks
         wanted = frozenset(held_blocks(client.settings, blocks, cut).on_client(range(blocks)))
-        if not wanted <= self._held:
+        if missing := wanted - self._held:
             assert self._told is not None
-            client.use_model(self._part(*self._told, self._held | wanted))
+            job, welcome, head = self._told
+            check_memory(self.policy, client.model, len(missing))
+            targets = welcome.targets, welcome.excluded
+            model = add_blocks(job, client.model, self.console, missing, targets, head)
+            self._compare(welcome, weight_facts(model.model, missing, moved=job.moves_base))
+            self._held |= missing
+            client.use_model(model)
+
+    def facts(self) -> dict[str, str]:
+        """Return what must be as at the server, of the blocks that are held."""
+        return dict(self._facts)
+
+    def check_adapter(self, client: ClientRole, message: AdapterDown) -> None:
+        """Raise PolicyError where adapters that were handed out undo the front."""
+        if client.settings.splits_model:
+            adapter = client.state()["adapter"]
+            front = {block: adapter[block] for block in message.blocks if block < message.cut}
+            check_front(self.policy, client.model, front)
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""
         aggregator = self._told[0].network.aggregator if self._told else None
         return Desk(self.dial(aggregator), on_end) if aggregator else None
 
-    def _part(self, job: Job, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
-        """Return the model with these blocks alone; None: with all."""
+    def _agree(self, told: Job, layers: list[str]) -> None:
+        """Hold a job to the policy, and have its owner agree to it. Raises PolicyError."""
+        check_policy(self.policy, told, told.network.aggregator, self.server, job_data=self.data is None)
+        if foreign := may_adapt(self.policy, layers):
+            raise PolicyError(
+                f"the site's policy refuses the server's job: adapters on {', '.join(foreign)}, allowed "
+                f"{', '.join(self.policy.target_modules or ())} (target_modules)"
+            )
+        if self.agree is not None:
+            named = told.dataset_name or told.data_files
+            data = f"--data {self.data}" if self.data else f"the job's: {named}"
+            self.agree.require(told, layers, data)
+
+    def _compare(self, welcome: Welcome, facts: dict[str, str]) -> None:
+        """Note facts of this client. Raises MismatchError where they are not the server's."""
+        self._facts |= facts
+        apart = difference(facts, facts_of(welcome.things, welcome.values))
+        if apart:
+            raise MismatchError(
+                f"what is loaded here is not what the server has ({plain(apart)}): name the same model and "
+                "revision, here with --model where it has another name"
+            )
+
+    def _load(self, job: Job, named: str, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
+        """Return the model with these blocks alone; None: with all. named: by the server."""
         head = job.labels == "client" or blocks is None
         base = load_base(job, self.console, blocks=blocks, head=head)
+        check_model_files(self.policy, named, job)
         form: HeadForm = "whole"
-        last = count_blocks(base.config) - 1  # a client may be without its tail until its first hand-out
-        if head and job.loss_chunk_tokens and (blocks is None or last in blocks):
+        if head and job.loss_chunk_tokens:
             form, reason = try_head(base, job.seed, whole=blocks is None)
             if reason:
                 note(self.console, whole_loss_notice(reason))
         inputs = cast(ServerInputs, welcome.server_inputs)
         slots = inject_adapters(job, base, (welcome.targets, welcome.excluded))
+        self._compare(welcome, weight_facts(base, moved=job.moves_base))
         model = make_split_model(job, base, slots, inputs, form)
         self._held = frozenset(range(model.num_blocks)) if blocks is None else blocks
+        self._told = job, welcome, form
+        check_memory(self.policy, model, 0)
         return model
 
-    def _job(self, text: str) -> Job:
+    def _own_job(self, job: Job) -> Job:
         """Return the server's job as this client reads it: a job of one client where the data are its own."""
-        try:
-            job = Job.model_validate_json(text[:MAX_TEXT], strict=True)
-        except ValueError as error:
-            raise NetworkError(f"the server's job cannot be read: {str(error).splitlines()[0]}") from None
         # No rule is asked again: those of all clients together do not hold for one.
         changes: dict[str, Any] = {"model_name_or_path": self.model} if self.model else {}
         stated = set(job.model_fields_set)
@@ -125,7 +209,7 @@ class ClientSetup:
             changes |= {"eval_files": own, "dataset_test_split": None}
             changes["partition"] = job.partition.model_copy(update={"method": "files", "options": {}})
         elif job.partition.method in ("by_column", "files"):
-            stated.discard("clients")  # found in the data
+            stated.discard("clients")  # network.clients implies it; the sites are found in the data
         job = job.model_copy(update=changes)
         return job.model_construct(stated | set(changes), **dict(job))
 
@@ -162,6 +246,8 @@ def join(
     insecure: bool = False,
     token: str = "",
     patience: float = 0.0,
+    policy: Path | None = None,
+    accept: str = "",
     folder: Path,
     console: Console | None = None,
 ) -> Site:
@@ -175,8 +261,12 @@ def join(
     authority: instead, PEM of the authority that must have signed the server's certificate.
     token: the secret that the server asks for.
     patience: seconds without any server before LostError.
+    policy: the file of this site's policy; default: `site.yaml` in `folder`, if there is one.
+    accept: `first`: agree to the first job that comes; or the digest of the job that is agreed to. Empty: the
+        owner is asked on a terminal. The job agreed to is kept in `folder`; once it changes, its owner is
+        asked again.
 
-    Raises NetworkError, DataError, ModelError, OutputError.
+    Raises PolicyError, NetworkError, DataError, ModelError, OutputError.
     """
     console = console or make_console()
 
@@ -195,9 +285,13 @@ def join(
     def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)
 
+    agreement = Agreement(folder, accept, console)
+    setup = ClientSetup(
+        name, data, eval_data, model, console, dial, load_policy(policy, folder), agreement, server
+    )
     credentials = channel_credentials(server, certs, insecure, authority)
-    dialler = Dialler(server, credentials, name, token, MAX_PAYLOAD, say, patience)
-    site = Site(Conversation(dialler), folder, ClientSetup(name, data, eval_data, model, console, dial))
+    dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
+    site = Site(Conversation(dialler), folder, setup)
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()
@@ -205,5 +299,5 @@ def join(
         dialler.close()
     if not end.ok:
         raise NetworkError(f"the run has not come to its end: {end.reason}")
-    console.print(end.reason)
+    console.print(end.reason, markup=False, highlight=False)
     return site

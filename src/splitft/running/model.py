@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from transformers import PreTrainedConfig
 
 from splitft.errors import ModelError
@@ -51,13 +52,14 @@ def load_base(
     weights: bool = True,
     blocks: Collection[int] | None = None,
     head: bool = True,
+    outside: bool = True,
     model: Any = None,
 ) -> Any:
     """Return a party's frozen base on its device, with the attention that a proof has to cover.
 
     weights: False for shapes alone, on the meta device.
     blocks: the blocks that the party holds; None: all.
-    head: with `blocks`, whether the party holds the output head, too.
+    head, outside: with `blocks`, whether the party holds the output head, and what else is beside the blocks.
     model: the base as an object, in the place of the one that the job names; it is left as it is.
     """
     if model is not None:
@@ -66,13 +68,14 @@ def load_base(
         own = job.moves_base or quantization(model.config) is not None
         return _ready(job, frozen_copy(model, own_weights=own).to(compute_device(job)))
     held = "" if blocks is None else f"{len(blocks)} blocks of "
-    with console.status(f"loading {held}{job.model_name_or_path}"):
+    with console.status(escape(f"loading {held}{job.model_name_or_path}")):
         if not weights:
             return _shapes(job)
         loaded: Any = load_model(
             job.model_name_or_path,
             blocks=blocks,
             head=head,
+            outside=outside,
             revision=job.model_revision,
             dtype=base_dtype(job, base_config(job)),
             attn_implementation=job.attn_implementation,
@@ -105,6 +108,18 @@ def make_split_model(
     """
     if job.moves_base:
         slots.start.update(move_base(base, slots, str(job.init_lora_weights), job.seed))
+    return split_model(job, base, slots, server_inputs, head, keep_logits)
+
+
+def split_model(
+    job: Job,
+    base: Any,
+    slots: AdapterSlots,
+    server_inputs: ServerInputs,
+    head: HeadForm,
+    keep_logits: KeepLogits | None = None,
+) -> SplitModel:
+    """Return a base with its adapters as the parts of a split model."""
     chunk = job.loss_chunk_tokens
     return SplitModel(
         base,
@@ -116,6 +131,22 @@ def make_split_model(
         metrics=find_metrics(job.metrics),
         keep_logits=keep_logits,
     )
+
+
+def add_blocks(
+    job: Job, model: SplitModel, console: Console, blocks: Collection[int], targets: Targets, head: HeadForm
+) -> SplitModel:
+    """Load blocks, and return the model that holds them beside those that it had, which stay as they are."""
+    part = load_base(job, console, blocks=blocks, head=False, outside=False)
+    own = inject_adapters(job, part, targets)
+    start = move_base(part, own, str(job.init_lora_weights), job.seed) if job.moves_base else {}
+    part.train(model.model.training)
+    window, came = install_window(model.model), install_window(part)
+    for block in blocks:
+        window._modules[str(block)] = came._modules[str(block)]
+    slots = AdapterSlots(model.model, own.config)
+    slots.start.update(model.slots.start | start)
+    return split_model(job, model.model, slots, model.server_inputs, head)
 
 
 def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,15 +28,16 @@ def client_names(job: Job) -> list[str]:
 
 def job_digest(job: Job) -> str:
     """Return the SHA-256 of a job, on which server and aggregator must agree."""
-    return hashlib.sha256(
-        job.model_dump_json(exclude={"output_dir", *ReportSettings.model_fields}).encode()
-    ).hexdigest()
+    free: dict[str, Any] = dict.fromkeys(("output_dir", *ReportSettings.model_fields), True)
+    free["network"] = {key for key in type(job.network).model_fields if key != "clients"}
+    return hashlib.sha256(job.model_dump_json(exclude=free).encode()).hexdigest()
 
 
 def check_network_job(job: Job) -> None:
     """Raise JobError where a job has no server, or leaves open who sees the labels."""
     if job.method not in METHODS:
-        raise JobError(f"method {job.method} has no server: over a network there is {', '.join(METHODS)}")
+        runs = f"{job.method_name} runs {job.method}, which" if job.method_name else job.method
+        raise JobError(f"method {runs} has no server: over a network there is {', '.join(METHODS)}")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
     if "labels" not in job.model_fields_set:

@@ -40,6 +40,8 @@ class Parties:
     ledger: Ledger
     machines: Machines | None
     adapters: Callable[[], dict[str, Adapter]]  # {folder in the run's: adapter}
+    missing: Callable[[], dict[str, str]] = dict  # {invited client that the last round lacks: reason}
+    software: Callable[[], dict[str, dict[str, str]]] = dict  # {client elsewhere: {package: version}}
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -244,6 +244,26 @@ def stated_cuts(job: Job, names: Sequence[str]) -> dict[str, dict[str, int]]:
         mean = round(sum(stated["cuts"].values()) / len(names))
         stated["cuts"] = dict.fromkeys(names, mean)
     return stated
+
+
+def own_cut(job: Job, name: str, names: Sequence[str]) -> int:
+    """Return the cut that a job states for a client, as far as it tells; else its lowest."""
+    try:
+        return stated_cuts(job, names)["cuts"][name]
+    except (JobError, KeyError):
+        return min(job.cuts) if isinstance(job.cuts, list) else job.cuts
+
+
+def offered_cuts(job: Job, blocks: int) -> Collection[int]:
+    """Return all cuts that a server may choose by its job."""
+    if not job.splits_model:
+        return (blocks,)
+    stated = job.cuts if isinstance(job.cuts, list) else [job.cuts]
+    if job.method == "same_split":
+        return range(min(stated), max(stated) + 1)
+    scheduled = (job.cut_policy.schedule or {}).values()
+    more = [cut for entry in scheduled for cut in (entry if isinstance(entry, list) else [entry])]
+    return possible_cuts(job, [*stated, *more], blocks)
 
 
 def with_whole_batches(job: Job, config: Any) -> Job:

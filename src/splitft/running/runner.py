@@ -25,7 +25,7 @@ from splitft.lora.optimizer import schedule_of_all_rounds
 from splitft.round import run_rounds
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
-from splitft.running.ending import adapter_changed, diverges_again, stop_line, unchanged_line
+from splitft.running.ending import adapter_changed, diverges_again, missing_line, stop_line, unchanged_line
 from splitft.running.events import CallbackHandler, run_callbacks
 from splitft.running.export import model_card, save_adapter, tokenizer_files, usage_hints
 from splitft.running.folder import (
@@ -163,6 +163,9 @@ def run_parties(
     elif adapters == "adapter":
         hints = usage_hints(folder, start.base, job, start.model.config)
         console.print(hints, highlight=False, soft_wrap=True, markup=False)
+    if summary["missing"]:
+        line = missing_line(summary["missing"], len(start.names))
+        console.print(line, style="bold yellow", highlight=False, markup=False)
     events.end(summary)
     return RunResult(folder, folder / adapters, output.records, summary)
 
@@ -278,6 +281,7 @@ class _Output:
             "diverged": diverged,
             "adapter_changed": adapter_changed(start.adapter, self._finished),
             "clients": len(start.names),
+            "missing": self.parties.missing(),
             "cuts": cuts,
             "blocks": report.num_blocks,
             "split": {"max_logit_difference": report.max_logit_difference, "inputs": report.server_inputs},
@@ -290,6 +294,8 @@ class _Output:
             "device": str(start.model.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }
+        if software := self.parties.software():
+            summary["client_versions"] = software
         if self._samples:
             summary["samples"] = self._samples
         card = model_card(start.job, summary, start.base, start.model.config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,18 +18,23 @@ from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import SLACK, Gate
-from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.members import Members
+from splitft.engines.network.membership import expelled_before, missing, write_members
+from splitft.engines.network.roster import Roster
+from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
-from splitft.job.report import ReportSettings
+from splitft.job.told import told_job
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
+from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
 from splitft.running.folder import open_run
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
@@ -38,7 +43,9 @@ from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
+from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
+from splitft.server.probe import AdapterProbe
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
 from splitft.wire.channel import Channel
@@ -55,6 +62,7 @@ def serve(
     tokens: Mapping[str, str] | None = None,
     insecure: bool = False,
     resume: bool = False,
+    admit: Collection[str] = (),
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
@@ -64,8 +72,8 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. callbacks: called at the run's events. on_listening: called once
-    clients can connect.
+    resume: go on from the last checkpoint. admit: names of expelled clients that may come again. callbacks:
+    called at the run's events. on_listening: called once clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
@@ -78,6 +86,7 @@ def serve(
     job = network_job(job)
     with open_run(job, resume=resume) as opened:
         names = client_names(job)
+        expelled = expelled_before(opened.folder, names, admit)
         secrets = tokens or (dict.fromkeys(names, token) if token else {})
         by_certificate = certs is not None and not tokens
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
@@ -109,6 +118,8 @@ def serve(
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )
+        for name, reason in expelled.items():
+            members.expel(name, reason)
         on_listening(listener)
         console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
         if averaging is not None and dial is not None:
@@ -154,6 +165,11 @@ def make_server_side(
     averaging = None
     if job.network.aggregator:
         averaging = AggregatorLink(job, job_digest(job), model.slots.layout, model.device, ledger)
+    # Every average is probed before it is handed out.
+    vocab_size = int(text_config(start.model).vocab_size)
+    probe = AdapterProbe(
+        model, vocab_size, job.max_length, job.without_padding, lambda: cohort.held_out_batches
+    )
     server = Server(
         model,
         job,
@@ -163,15 +179,11 @@ def make_server_side(
         micro_batches=micro_batches(job, lambda name: roster[name].rows, times.parts, roster.there),
         averager=averaging.average if averaging else None,
         log=lambda line: append_line(steps, json.dumps(line)),
+        guard=Guard(probe.problem, lambda name, reason: members.expel(name, reason), say),
     )
 
-    # The listener: clients get the job, its dtype settled, and the names of the modules with LoRA.
-    dtype, slots = base_dtype(job, start.model.config), model.slots
-    settled = job.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    own = {"output_dir", "adapter_name_or_path", *ReportSettings.model_fields}
-    told = settled.model_dump_json(exclude=own)
-    names = tuple(slots.targets), tuple(slots.excluded)
-    welcome = Welcome("", 0, told, *names, start.report.server_inputs)
+    # The listener.
+    welcome = welcome_of(start)
     limit = most_bytes(start)
     listener = Listener(address, certs, door, welcome, limit)
 
@@ -183,16 +195,57 @@ def make_server_side(
         server.coordinator.holdings,
         channels,
         hidden_size=model.width,
-        vocab_size=int(text_config(start.model).vocab_size),
+        vocab_size=vocab_size,
         max_length=job.max_length,
-        dtype=dtype,
+        dtype=base_dtype(job, start.model.config),
         needs_ids=start.report.server_inputs == "input_ids",
         only_digests=averaging is not None,
+        adapter=lambda: server.adapter,
     )
-    members = Members(roster, listener, ledger, server.coordinator, server.worker, gate.check, channels, say)
+    faults = FaultLog(folder / FAULTS, say)
+    members = Members(
+        roster,
+        listener,
+        ledger,
+        server.coordinator,
+        server.worker,
+        gate.check,
+        channels,
+        say,
+        faults,
+        partial(write_members, folder),
+        facts_of(welcome.things, welcome.values),
+    )
     cohort = NetworkCohort(members, job, times, averaging)
-    parties = Parties(policy, server, cohort, ledger, None, lambda: {"adapter": dict(server.adapter)})
+    parties = Parties(
+        policy,
+        server,
+        cohort,
+        ledger,
+        None,
+        adapters=lambda: {"adapter": dict(server.adapter)},
+        missing=lambda: missing(roster),
+        software=lambda: versions({name: member.facts for name, member in roster.items()}),
+    )
     return parties, members, listener, averaging
+
+
+def welcome_of(start: Assembly) -> Welcome:
+    """Return what clients get first: the job, its dtype settled, the layers with LoRA, and digests."""
+    job, slots, config = start.job, start.split_model.slots, start.model.config
+    dtype = str(base_dtype(job, config)).removeprefix("torch.")
+    told, optional = told_job(job.model_copy(update={"dtype": dtype}))
+    facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
+    facts |= weight_facts(start.model, moved=job.moves_base)
+    return Welcome(
+        job=told,
+        targets=tuple(slots.targets),
+        excluded=tuple(slots.excluded),
+        server_inputs=start.report.server_inputs,
+        optional=optional,
+        things=tuple(facts),
+        values=tuple(facts.values()),
+    )
 
 
 def most_bytes(start: Assembly) -> int:

@@ -15,7 +15,7 @@ from splitft.lora.blocks import Adapter
 from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.batches import plan_batches
-from splitft.server.seam import TrunkLoad, trunk_key
+from splitft.server.seam import ClientError, TrunkLoad, on_behalf_of, trunk_key
 from splitft.server.step import (
     AtCut,
     TrunkStep,
@@ -139,15 +139,19 @@ class Answers:
         Args:
             shares: Weight of each training client in its trunk's gradient.
             most_tokens: Most tokens of several clients that are computed at once; 0: one client at a time.
+
+        Raises:
+            ClientError: A message could not be computed; the answers to the others are lost with it.
         """
         replies: dict[str, Message] = {}
         if most_tokens:
             train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
             for names in plan_batches({c: m.lengths for c, m in train.items()}, most_tokens):
                 if len(names) > 1:
-                    replies |= self._train([self._at_cut(name, train[name], shares) for name in names])
+                    replies |= self._together([self._at_cut(name, train[name], shares) for name in names])
         for client in [client for client in messages if client not in replies]:
-            replies |= self._one(client, messages[client], shares)
+            with on_behalf_of(client):
+                replies |= self._one(client, messages[client], shares)
         return {client: replies[client] for client in [*messages, *replies] if client in replies}
 
     def _trunk(self, client: str) -> Trunk:
@@ -174,7 +178,10 @@ class Answers:
                 return {client: without_rows(metrics)}
             case TailGradients():
                 ready = self._trunk(client).tails.take(client, message)
-                back = [([t.part], step_from_tail(self.model, t, gradient)) for t, gradient in ready]
+                back = []
+                for waiting, gradient in ready:
+                    with on_behalf_of(waiting.part.place.client):
+                        back.append(([waiting.part], step_from_tail(self.model, waiting, gradient)))
                 return {c: reply for one in back for c, reply in self._take_in(*one).items()}
             case Metrics():
                 self.sums.add_metrics(client, message)
@@ -192,6 +199,17 @@ class Answers:
         if message.train:
             return AtCut(place, held, message, self._trunk(client).trained.blocks, shares[client])
         return AtCut(place, held, message, {b: a for b, a in self._adapter.items() if b in held.trunk})
+
+    def _together(self, parts: list[AtCut]) -> dict[str, Message]:
+        """Train several clients at once; where that fails, each alone shows which one made it fail."""
+        try:
+            with on_behalf_of(*(part.place.client for part in parts)):
+                return self._train(parts)
+        except ClientError:
+            for part in parts:
+                with on_behalf_of(part.place.client):
+                    self._train([part])
+            raise
 
     def _train(self, parts: list[AtCut]) -> dict[str, Message]:
         parts.sort(key=lambda part: part.held.cut)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median_low
 
 from splitft.errors import DivergedError
 from splitft.job.settings import AverageSettings, TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, device_of, resize, trained_specs, unflatten
 from splitft.lora.means import Mean
 from splitft.lora.ranks import HeldBlocks
-from splitft.lora.robust import Contribution, norm_clip, without_outliers
+from splitft.lora.reach import Reach
+from splitft.lora.robust import Contribution, lengths_of, norm_clip, typical_change, without_outliers
 from splitft.lora.rules import find_mean, find_robust_rule
 from splitft.server.seam import SHARED
 from splitft.wire.messages import AdapterUp, all_finite
@@ -42,6 +44,48 @@ def check_sizes(
             raise ValueError(f"values: {size} of block {block}, which has {right}")
 
 
+def check_reach(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: HeldBlocks,
+    update: AdapterUp,
+    reach: Reach,
+) -> None:
+    """Raise ValueError where an update is further from the global adapter `old` than steps can take it."""
+    ranks = held.ranks(settings)
+    start = {block: resize(old[block], ranks[block]) for block in update.blocks}
+    trained = {
+        block: unflatten(values, trained_specs(layout[block], settings.freeze_a))
+        for block, values in zip(update.blocks, update.values, strict=True)
+    }
+    if where := reach.beyond(start, trained):
+        raise ValueError(
+            f"values: beyond what {settings.local_steps} steps of {settings.optim} with this job's learning "
+            f"rate can change ({where})"
+        )
+
+
+def gathered(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: Mapping[str, HeldBlocks],
+    rows: Mapping[str, int],
+    updates: Mapping[str, AdapterUp],
+    trunks: Contributions,
+) -> dict[int, dict[str, Contribution]]:
+    """Return all contributions of a round to each block; for the parameters see `average_round`."""
+    given = {block: dict(holders) for block, holders in trunks.items()}
+    for client, update in updates.items():
+        ranks, device = held[client].ranks(settings), device_of(old)
+        for block, values in zip(update.blocks, update.values, strict=True):
+            specs = trained_specs(layout[block], settings.freeze_a)
+            trained = resize(old[block], ranks[block]) | unflatten(values.to(device), specs)
+            given.setdefault(block, {})[client] = trained, float(rows[client])
+    return given
+
+
 def average_round(
     settings: TrainingSettings,
     layout: Layout,
@@ -65,14 +109,32 @@ def average_round(
         trunks: Adapters of trunks.
         mean: The average of a block. None: as the settings say.
     """
-    given = {block: dict(holders) for block, holders in trunks.items()}
-    for client, update in updates.items():
-        ranks, device = held[client].ranks(settings), device_of(old)
-        for block, values in zip(update.blocks, update.values, strict=True):
-            specs = trained_specs(layout[block], settings.freeze_a)
-            trained = resize(old[block], ranks[block]) | unflatten(values.to(device), specs)
-            given.setdefault(block, {})[client] = trained, float(rows[client])
+    given = gathered(settings, layout, old, held, rows, updates, trunks)
     return average_blocks(settings, old, given, [*rows, SHARED], mean)
+
+
+def by_length(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: Mapping[str, HeldBlocks],
+    updates: Mapping[str, AdapterUp],
+    trunks: Contributions,
+) -> dict[str, float]:
+    """Return the clients of a round, longest updates first, and how long each is for its block's median.
+
+    A client's length is that of its block that is longest by the lower median of the block's contributions;
+    where an aggregator has the updates, that of its trunk.
+    """
+    given = gathered(settings, layout, old, held, dict.fromkeys(held, 1), updates, trunks)
+    longest = dict.fromkeys(held, 0.0)
+    for block, holders in given.items():
+        lengths = dict(zip(holders, lengths_of(old[block], list(holders.values()))[1], strict=True))
+        usual = median_low(lengths.values())
+        for name, length in lengths.items():
+            if name in longest:
+                longest[name] = max(longest[name], length / usual if usual else math.inf if length else 0.0)
+    return dict(sorted(longest.items(), key=lambda one: -one[1]))
 
 
 def average_blocks(
@@ -93,14 +155,15 @@ def average_blocks(
     if settings.robust_aggregation not in ("none", "norm_clip"):
         robust = find_robust_rule(settings.robust_aggregation)
     averaged = {}
+    typical = None if settings.robust_aggregation == "none" else typical_change(old, contributions)
     for block, held in sorted(contributions.items()):
         given = [held[holder] for holder in order if holder in held]
         if robust:
-            kept = [adapter for adapter, _ in without_outliers(old[block], given)]
+            kept = [adapter for adapter, _ in without_outliers(old[block], given, typical)]
             averaged[block] = robust(kept, settings.byzantine_clients)
             continue
         if settings.robust_aggregation == "norm_clip":
-            given = norm_clip(old[block], given)
+            given = norm_clip(old[block], given, typical)
         averaged[block] = mean([adapter for adapter, _ in given], [weight for _, weight in given])
     return averaged
 

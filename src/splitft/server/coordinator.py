@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from splitft.lora.means import Mean
 from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, unpack_blocks
 from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.lora.robust import Contribution
-from splitft.server.average import Contributions, average_round, check_adapter
+from splitft.server.average import Contributions, average_round, by_length, check_adapter
 from splitft.server.global_adapter import GlobalAdapter
-from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
+from splitft.server.guard import Guard
+from splitft.server.seam import SHARED, GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
 from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
 
 # Averages elsewhere what clients hand in there (`splitft aggregator`): from the global adapter, each client's
@@ -56,6 +57,7 @@ class Coordinator:
     mean: Mean | None  # the average of a block; None: as the settings say
     averager: RemoteAverage | None  # of an aggregator, which has the clients' updates; None: they come here
     log: Callable[[dict[str, Any]], None]  # called for each average
+    guard: Guard | None = None  # examines every average; None: they stand as they are made
 
     def __post_init__(self, adapter: Adapter) -> None:
         self.blocks = GlobalAdapter(adapter, self.layout, self.settings, self.settings.seed)
@@ -137,6 +139,7 @@ class Coordinator:
     def aggregate(self, trained: Mapping[str, TrunkUpdate]) -> None:
         """Average what the clients and the trunks trained in this round, block by block.
 
+        With a guard, the average does not stand before it was examined.
         Raises DivergedError where the average is not finite: the global adapter then stays as it was.
         """
         failpoint("server.aggregate")
@@ -151,18 +154,38 @@ class Coordinator:
                     trunks[block][key] = adapter, float(weight)
 
         # Average them with the clients' updates, where these are.
-        if self.averager is None:
-            old = self.blocks.adapter
-            averaged = average_round(
-                self.settings, self.layout, old, held, rows, self._updates, trunks, self.mean
-            )
-        else:
-            clients = {client: (held[client].cut, number) for client, number in rows.items()}
-            averaged = self.averager(self.blocks.adapter, clients, trunks)
-        check_adapter("the average of the round", averaged)
-        self.log({"event": "aggregate", "rows": rows})
-        self.blocks.adopt(averaged)
-        self._updates.clear()
+        updates, self._updates = self._updates, {}
+
+        def average(of: Mapping[str, int]) -> Adapter:
+            given = {
+                block: {key: one for key, one in own.items() if key in of or key == SHARED}
+                for block, own in trunks.items()
+            }
+            if self.averager is not None:
+                clients = {client: (held[client].cut, number) for client, number in of.items()}
+                return self.averager(self.blocks.adapter, clients, given)
+            own, old = {c: update for c, update in updates.items() if c in of}, self.blocks.adapter
+            return average_round(self.settings, self.layout, old, held, of, own, given, self.mean)
+
+        if self.guard is None:
+            averaged = average(rows)
+            check_adapter("the average of the round", averaged)
+            self.log({"event": "aggregate", "rows": rows})
+            self.blocks.adopt(averaged)
+            return
+
+        # With a guard: until it stands, and again after its evaluation where that shows harm.
+        before = self.blocks.mark()
+
+        def make(without: Collection[str] = ()) -> None:
+            self.blocks.put_back(before)
+            if left := {client: number for client, number in rows.items() if client not in without}:
+                self.blocks.adopt(average(left))
+
+        make()
+        order = by_length(self.settings, self.layout, before.adapter, held, updates, trunks)
+        without = self.guard.check(before.adapter, lambda: self.blocks.adapter, order, make)
+        self.log({"event": "aggregate", "rows": {c: n for c, n in rows.items() if c not in without}})
 
     def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown:
         """Return all that a client holds, as for one that has nothing, not even optimizer state."""

@@ -26,6 +26,7 @@ from splitft.lora.blocks import (
     widen,
 )
 from splitft.lora.ranks import HeldBlocks
+from splitft.lora.server_optimizer import ServerState
 from splitft.server.server_steps import ServerSteps
 from splitft.wire.messages import AdapterDown
 
@@ -36,6 +37,13 @@ class _Copy(NamedTuple):
     version: int
     version_of_a: int
     rank: int
+
+
+class Mark(NamedTuple):
+    """The global adapter of a moment, and the state of the server optimizer."""
+
+    adapter: Adapter
+    steps: dict[int, ServerState]
 
 
 class GlobalAdapter:
@@ -151,6 +159,17 @@ class GlobalAdapter:
                 new = concat([new, slice_components(old, have, rank_of(old))])
             new = self._steps.step(block, old, new)
             self._put(block, new, same_a=self._settings.freeze_a)
+
+    def mark(self) -> Mark:
+        """Return what `put_back` goes back to."""
+        return Mark(dict(self.adapter), self._steps.state()["blocks"])
+
+    def put_back(self, mark: Mark) -> None:
+        """Have the adapter of an earlier moment again, as a new version: holders may have a later one."""
+        for block, old in mark.adapter.items():
+            if self.adapter[block] is not old:
+                self._put(block, old)
+        self._steps.load_state({"blocks": mark.steps})
 
     def state(self) -> State:
         """Return the global adapter, and the versions that holders have, as a checkpoint holds them."""

@@ -9,11 +9,14 @@ and neither side changes a tensor of the other's: a trunk worker may be in anoth
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from splitft.common.text import error_line
+from splitft.errors import SplitFTError
 from splitft.job.settings import SplitSettings
 
 SHARED = ""  # key of the one trunk that all clients train with `server_adapter: shared`
@@ -69,6 +72,26 @@ class TrunkUpdate:
     rows: tuple[int, ...]
     blocks: tuple[int, ...]
     values: tuple[Tensor, ...]
+
+
+class ClientError(ValueError):
+    """What these clients sent could not be computed; the cause is the error that it raised."""
+
+    def __init__(self, clients: Iterable[str], cause: Exception) -> None:
+        super().__init__(str(cause) or error_line(cause))
+        self.clients = tuple(clients)
+        self.__cause__ = cause
+
+
+@contextmanager
+def on_behalf_of(*clients: str) -> Iterator[None]:
+    """Raise ClientError where computing for these clients fails; errors of the job itself pass."""
+    try:
+        yield
+    except (ClientError, SplitFTError):
+        raise
+    except Exception as error:
+        raise ClientError(clients, error) from error
 
 
 def trunk_key(client: str, split: SplitSettings) -> str:

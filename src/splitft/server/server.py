@@ -11,6 +11,7 @@ from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
 from splitft.server.coordinator import Coordinator, RemoteAverage
+from splitft.server.guard import Guard
 from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
 
@@ -33,6 +34,7 @@ class Server:
         mean: Mean | None = None,
         averager: RemoteAverage | None = None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
+        guard: Guard | None = None,
     ) -> None:
         self.coordinator = Coordinator(
             settings,
@@ -44,10 +46,12 @@ class Server:
             mean=mean,
             averager=averager,
             log=log,
+            guard=guard,
         )
         self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
         # The figures of a round, each counted by one of the two.
         self.training_losses, self.take_metrics = self.worker.training_losses, self.worker.take_metrics
+        self._guard = guard
         self._evaluates = settings.evaluates_at_server
         self.truncation_errors = self.coordinator.blocks.take_truncation_errors
 
@@ -90,6 +94,10 @@ class Server:
     def aggregate(self) -> None:
         """Average what the clients and the trunks trained in this round, block by block."""
         self.coordinator.aggregate(self.worker.collect())
+
+    def accepts(self, metrics: Mapping[str, Metrics]) -> bool:
+        """Whether the round's average stands after its evaluation; else it has changed, see `Guard`."""
+        return self._guard is None or self._guard.accepts(metrics)
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""

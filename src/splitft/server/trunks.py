@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from splitft.lora.optimizer import LearningRates, TrainedAdapter, total_norm
 from splitft.server.seam import TrunkLoad, TrunkMoments, TrunkUpdate
 from splitft.server.step import AtTail
 from splitft.wire.messages import TailGradients
+
+OUTLIER_NORM = 10.0  # times the norm of a shared trunk's gradient that a client's front and tail may have
 
 
 class Tails:
@@ -49,6 +52,35 @@ class Tails:
             return []
         waiting, came = self._waiting.pop(place), self._came.pop(place)
         return [(at_tail, came[name]) for name, at_tail in waiting.items()]
+
+
+def _length(*norms: Tensor) -> float:
+    """Return the norm of a gradient from those of its tensors; 0 where there are none."""
+    return float(total_norm(norms)) if any(norm.numel() for norm in norms) else 0.0
+
+
+def believable(
+    theirs: Mapping[str, tuple[Tensor, Tensor]], trunk: Tensor
+) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Return the gradient norms that clients state, none of which may shrink a shared trunk's step at will.
+
+    A client's are scaled down to OUTLIER_NORM times the trunk's norm, or that of the clients' lower median
+    where this is larger: an honest front or tail is far below it. A single client's stay as they are.
+
+    Args:
+        theirs: Norms before and after the trunk, of each client.
+        trunk: Norms of the trunk's own tensors.
+    """
+    if len(theirs) < 2:
+        return theirs
+    lengths = {client: _length(*parts) for client, parts in theirs.items()}
+    most = OUTLIER_NORM * max(_length(trunk), median_low(lengths.values()))
+    scales = {client: most / length if length > most else 1.0 for client, length in lengths.items()}
+
+    def scaled(norms: Tensor, scale: float) -> Tensor:
+        return norms if scale == 1.0 else torch.where(norms > 0, norms * scale, norms)
+
+    return {c: (scaled(front, scales[c]), scaled(tail, scales[c])) for c, (front, tail) in theirs.items()}
 
 
 @dataclass(eq=False)
@@ -119,6 +151,7 @@ class Trunk:
         (step, norms, weights), self._waiting = self._waiting, None
         if missing := [client for client in weights if client not in theirs]:
             raise ValueError(f"no gradient norms came from {', '.join(missing)}")
+        theirs = believable(theirs, norms)
         fronts, tails = ([theirs[c][part] * w**0.5 for c, w in weights.items()] for part in (0, 1))
         self.trained.step(self.learning_rate(step), total_norm([*fronts, norms, *tails]))
 

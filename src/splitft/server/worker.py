@@ -15,7 +15,14 @@ from splitft.lora.blocks import adapter_of, to_device, trained_specs
 from splitft.lora.optimizer import global_step, learning_rates
 from splitft.model.split_model import SplitModel
 from splitft.server.answers import Answers, taken
-from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
+from splitft.server.seam import (
+    GlobalBlocks,
+    TrunkLoad,
+    TrunkMoments,
+    TrunkUpdate,
+    by_trunk,
+    on_behalf_of,
+)
 from splitft.server.trunks import Trunk
 from splitft.wire.messages import Activations, Gradients, Message, Metrics
 
@@ -53,7 +60,10 @@ class TrunkWorker:
             self.trunks[key].adopt(given)
 
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]:
-        """Answer one message of each client named; with a shared trunk, of the whole cohort at once."""
+        """Answer one message of each client named; with a shared trunk, of the whole cohort at once.
+
+        Raises ClientError where what some of them sent cannot be computed.
+        """
         failpoint("server.step")
         train = {c: m for c, m in messages.items() if isinstance(m, Activations) and m.train}
 
@@ -84,7 +94,8 @@ class TrunkWorker:
                 front = [layout[b] for b in self._answers.served[client].held.front if b in layout]
                 before = sum(len(trained_specs(specs, freeze_a)) for specs in front)
                 divided[client] = norms[client][:before], norms[client][before:]
-            self.trunks[key].take_step(divided)
+            with on_behalf_of(*clients):
+                self.trunks[key].take_step(divided)
 
     def collect(self) -> dict[str, TrunkUpdate]:
         """Return what trunks trained since the last call, and the token rows seen of each client."""
@@ -156,7 +167,10 @@ class TrunkWorker:
         for key, clients in by_trunk(closing, self.settings).items():
             first = closing[clients[0]]
             step = global_step(self.settings, first.round, first.step)
-            norms = self.trunks[key].close_step(step, {client: self._shares[client] for client in clients})
+            with on_behalf_of(*clients):
+                norms = self.trunks[key].close_step(
+                    step, {client: self._shares[client] for client in clients}
+                )
             replies |= {client: replace(closing[client], grad_norms=norms) for client in clients}
         return replies
 

@@ -96,6 +96,7 @@ def load_model(
     *,
     blocks: Collection[int] | None = None,
     head: bool = True,
+    outside: bool = True,
     revision: str = "main",
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
@@ -104,6 +105,7 @@ def load_model(
 
     blocks: those to hold, with the window installed for `run_blocks`; None: the whole model.
     head: with `blocks`, whether to hold the output head, too (the loss needs it).
+    outside: with `blocks`, whether to hold what lies beside the blocks: no for blocks that join others.
     Only shards with needed tensors are fetched and opened. Raises ModelError where a block does not exist,
     tensors are not in the checkpoint's safetensors, or the model type cannot be held in parts.
     """
@@ -128,10 +130,11 @@ def load_model(
         if weight_map is not None:
             with torch.device("meta"):
                 whole = model_class._from_config(config)
-            needed = {key: weight_map[key] for key in needed_keys(weight_map, whole, held, head=head)}
+            keys = needed_keys(weight_map, whole, held, head=head, outside=outside)
+            needed = {key: weight_map[key] for key in keys}
             files = [_shard(name, file, locate) for file in sorted(set(needed.values()))]
             view = _view(needed, files + [path for path in map(locate, _CONFIGS) if path is not None])
-        part_class = partial_class(model_class, held, head=head)
+        part_class = partial_class(model_class, held, head=head, outside=outside)
         with view as shown:
             model = _from_folder(name, part_class, shown, config, dtype, attn_implementation)
         install_window(model, spread_habits(habits, small, model))

@@ -36,24 +36,27 @@ class _NotHeld(nn.Module):
         raise RuntimeError("this part of the model is not held here")
 
 
-def partial_class(model_class: Any, held: Collection[int], *, head: bool) -> Any:
+def partial_class(model_class: Any, held: Collection[int], *, head: bool, outside: bool = True) -> Any:
     """A subclass of a causal-LM class whose blocks outside `held` are placeholders without parameters.
 
-    Without `head` an untied output head is dropped.
+    Without `head` an untied output head is dropped; without `outside` everything beside the blocks.
     """
 
     class HeldPart(model_class):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            drop_parts(self, held, head=head)
+            drop_parts(self, held, head=head, outside=outside)
 
     for name in ("__name__", "__qualname__", "__module__"):
         setattr(HeldPart, name, getattr(model_class, name))
     return HeldPart
 
 
-def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
-    """Replace, in place, what a party does not hold by placeholders without parameters."""
+def drop_parts(model: Any, held: Collection[int], *, head: bool, outside: bool = True) -> None:
+    """Replace, in place, what a party does not hold by placeholders without parameters.
+
+    outside: whether it holds embeddings and norms beside the blocks.
+    """
     _, _, blocks = find_blocks(model)
     for index, block in enumerate(blocks):
         if index not in held:
@@ -65,12 +68,27 @@ def drop_parts(model: Any, held: Collection[int], *, head: bool) -> None:
         own = {f"{_name_of(model, output)}.{name}" for name, _ in output.named_parameters()}
         if not own & {*tied, *tied.values()}:
             model.set_submodule(_name_of(model, output), _loaded(_NotHeld()))
+    if not outside:
+        _drop_outside(model, blocks)
     left = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     model.all_tied_weights_keys = {k: v for k, v in tied.items() if k in left and v in left}
     # The checkpoint holds more than this party. Patterns: a set, or a list in old transformers.
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None)
     kind = list if patterns is None else type(patterns)
     model._keys_to_ignore_on_load_unexpected = kind([".*"])
+
+
+def _drop_outside(model: Any, blocks: nn.ModuleList) -> None:
+    """Replace, in place, every module with weights of its own outside the blocks."""
+    inside = {id(module) for module in blocks.modules()}
+    own = [
+        name
+        for name, module in model.named_modules()
+        if name and id(module) not in inside and next(module.parameters(recurse=False), None) is not None
+    ]
+    for name in own:
+        if not any(name.startswith(f"{other}.") for other in own):
+            model.set_submodule(name, _loaded(_NotHeld()))
 
 
 def drop_vision(model: Any) -> None:
@@ -88,7 +106,9 @@ def drop_vision(model: Any) -> None:
                 setattr(parent, name, _loaded(_NotHeld()))
 
 
-def needed_keys(keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool) -> set[str]:
+def needed_keys(
+    keys: Iterable[str], whole: Any, held: Collection[int], *, head: bool, outside: bool = True
+) -> set[str]:
     """The checkpoint's tensors that a party may need: all but those that surely belong to what it drops.
 
     `whole`: the model on the meta device; it is cut down in place. Checkpoints name tensors with or without
@@ -97,7 +117,7 @@ def needed_keys(keys: Iterable[str], whole: Any, held: Collection[int], *, head:
     parent, attribute, _ = find_blocks(whole)
     path = _name_of(whole, parent).split(".")
     before = set(whole.state_dict())
-    drop_parts(whole, held, head=head)
+    drop_parts(whole, held, head=head, outside=outside)
     inside = ".".join([*path, attribute]).lstrip(".") + "."
     gone = {name for name in before - set(whole.state_dict()) if not name.startswith(inside)}
     bases = _BASES | set(path) | {""}

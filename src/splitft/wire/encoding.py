@@ -8,9 +8,11 @@ and Tensor | None. (ours)
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import MISSING, fields
 from typing import Any, Generic, TypeVar, get_type_hints
 
 import msgpack
@@ -28,11 +30,21 @@ M = TypeVar("M")
 
 
 class Wire(Generic[M]):
-    """The wire form of the classes in `kinds`. max_text: characters of a text, where any class has one."""
+    """The wire form of the classes in `kinds`.
 
-    def __init__(self, kinds: Sequence[type[Any]], *, max_text: int = 0) -> None:
+    Args:
+        max_text: Characters of a text, where any class has one.
+        open_kinds: Classes that other versions may know with fewer or more fields at their end: those that
+            are missing have their defaults, those that are unknown are passed over.
+    """
+
+    def __init__(
+        self, kinds: Sequence[type[Any]], *, max_text: int = 0, open_kinds: Collection[type[Any]] = ()
+    ) -> None:
         self.kinds = tuple(kinds)
         self.max_text = max_text
+        # Fields that must be there, of classes that may have fewer or more.
+        self._least = {kind: sum(field.default is MISSING for field in fields(kind)) for kind in open_kinds}
         self._schemas = {kind: get_type_hints(kind) for kind in kinds}  # the type of each field, in order
 
     def encode(self, message: M) -> list[bytes]:
@@ -65,19 +77,32 @@ class Wire(Generic[M]):
         if kind >= len(self.kinds):
             raise ValueError("unknown kind of message")
         message_class = self.kinds[kind]
-        schema, fields = self._schemas[message_class], {}
-        reader.list(len(schema))
-        for name, declared in schema.items():
+        schema, values = self._schemas[message_class], {}
+        least = self._least.get(message_class)
+        there = reader.list(len(schema) if least is None else None)
+        if there < (least or 0):
+            raise ValueError(f"{message_class.__name__} has {there} fields")
+        for name, declared in list(schema.items())[:there]:
             try:
-                fields[name] = reader.field(declared)
+                values[name] = reader.field(declared)
             except ValueError as error:
                 raise ValueError(f"{message_class.__name__}.{name}: {error}") from None
+        for _ in range(there - len(schema)):
+            reader.skip()
         if reader.left or reader.body:
             raise ValueError(
                 f"{reader.left} bytes after the header, {len(reader.body)} after the last tensor"
             )
-        message: M = message_class(**fields)
+        message: M = message_class(**values)
         return message
+
+    def schema(self) -> str:
+        """Return the SHA-256 of the classes, their fields and the fields' types, in their order."""
+        text = [
+            [kind.__name__, [[name, str(declared)] for name, declared in schema.items()]]
+            for kind, schema in self._schemas.items()
+        ]
+        return hashlib.sha256(repr(text).encode()).hexdigest()
 
     def _header(self, message: M) -> tuple[bytes, list[Tensor]]:
         values: list[Any] = []
@@ -146,6 +171,10 @@ class _Reader:
         if found > min(MAX_LIST, self.left):
             raise ValueError(f"a list of {found} entries, {self.left} bytes are there")
         return found
+
+    def skip(self) -> None:
+        """Pass over a value of any kind."""
+        self._next(self._unpacker.skip)
 
     def scalar(self, declared: type) -> Any:
         value = self._next(self._unpacker.unpack)

@@ -93,3 +93,16 @@ def test_an_installed_plugin_that_does_not_load_is_named(tmp_path: Path) -> None
     )
     told = "the installed plugin theirs (their_pieces) does not load: ZeroDivisionError: division by zero"
     assert told in done.stderr
+
+
+def test_two_plugins_with_one_name_are_told_and_files_may_be_called_alike(folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "pieces.py").write_text(PIECES)
+    both = ["--plugin", "pieces.py", "--plugin", "other/pieces.py"]
+    done = run_command("plan", "quickstart", *both, cwd=folder)
+    assert done.returncode == 2
+    assert "--plugin other/pieces.py: " in done.stderr
+    assert "the plugin pieces.py has registered a cut policy deepest: rename one of the two" in done.stderr
+    (folder / "other" / "pieces.py").write_text(PIECES.replace("deepest", "deepest_too"))
+    done = run_command("plan", "nothing.yaml", "cut_policy.method=deepest_too", *both, cwd=folder)
+    assert "there is no file nothing.yaml" in done.stderr  # both were loaded

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
+from splitft.common.text import short_count
 from splitft.data import Prepared, partition_picture, partition_table, prepare
 from splitft.errors import DataError, OutputError
 from splitft.job import Job
@@ -172,6 +173,8 @@ def test_table_and_picture(corpus: str, tokenizer: PreTrainedTokenizerFast, tmp_
         shown = capture.get()
         for client in prepared.clients:
             assert f"{client.name} {len(client.train):,} {len(client.eval):,}" in " ".join(shown.split())
+        for report in prepared.report.clients:
+            assert f" {short_count(report.train_tokens)} " in shown  # "303", not "0k"
         path = tmp_path / f"{number}.png"
         partition_picture(prepared.report, path)
         with Image.open(path) as picture:

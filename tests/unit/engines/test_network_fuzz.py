@@ -28,7 +28,7 @@ from torch import Tensor
 
 from reference import make_setting
 from splitft import Job
-from splitft.engines.network.control import PROTOCOL, WIRE, Hello, packed
+from splitft.engines.network.control import PROTOCOL, SCHEMA, WIRE, Hello, packed
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import (
@@ -40,6 +40,7 @@ from splitft.engines.network.transport.delivery import (
     decode_frame,
 )
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, read_hello
+from splitft.lora.blocks import flatten, resize
 from splitft.model.split_model import SplitModel
 from splitft.running.prepare import Assembly, assemble
 from splitft.server.server import Server
@@ -164,6 +165,7 @@ def gate_of(start: Assembly, server: Server) -> Gate:
         dtype=torch.float32,
         only_digests=False,
         needs_ids=start.report.server_inputs == "input_ids",
+        adapter=lambda: server.adapter,
     )
 
 
@@ -176,11 +178,12 @@ def good_messages(start: Assembly, codec: str = "none") -> list[Message]:
     values, moved = (
         sum(math.prod(spec.at_rank(rank)) for spec in layout[block]) for block, rank in ((0, 2), (1, 2))
     )
+    trained = flatten(resize(make_gate(start)[1].adapter[0], 2)) + 1e-6 * torch.randn(values)
     messages: list[Message] = [
         Activations(2, 0, 0, True, (4, 3), hidden, labels),
         Activations(2, 1, 0, True, (4, 3), hidden, labels, None, 0, torch.ones(len(layout[0]))),
         Activations(2, 0, 0, False, (TOKENS,), hidden, labels),
-        AdapterUp(2, (0,), (torch.randn(values),), torch.ones(len(layout[0]))),
+        AdapterUp(2, (0,), (trained,), torch.ones(len(layout[0]))),
         OptimizerState(2, (1,), (1,) * len(layout[1]), (torch.ones(2 * moved),)),
         Metrics(2, 1.5, 2.0, 6, 1.0, 7, torch.tensor([1.5]), torch.tensor([2.0]), torch.tensor([6.0])),
     ]
@@ -300,7 +303,7 @@ def test_mutated_frames_break_a_connection_or_a_session_and_nothing_else() -> No
 
 
 def hello(name: str = "anna", token: str = "0123456789abcdef") -> bytes:
-    return Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, name, token, "ab" * 16, "", 0))).encode()
+    return Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, name, token, "ab" * 16, "", 0, SCHEMA))).encode()
 
 
 def test_mutated_hellos_are_refused(tmp_path: Path) -> None:

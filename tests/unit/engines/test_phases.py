@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import queue
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -12,12 +15,15 @@ import torch
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network.cohort import Evaluation, HandOut, Saving
 from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
-from splitft.engines.network.members import Members, Roster
+from splitft.engines.network.faults import FaultLog
+from splitft.engines.network.members import Members
+from splitft.engines.network.message_order import MessageOrder, evaluation_script
+from splitft.engines.network.roster import Roster
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import NetworkError
 from splitft.job.sections import NetworkConfig
 from splitft.wire.ledger import Ledger
-from splitft.wire.messages import AdapterDown, Metrics
+from splitft.wire.messages import Activations, AdapterDown, Metrics, OptimizerState
 
 ROUND = 3
 
@@ -52,13 +58,19 @@ def wire() -> Wire:
 
 
 @pytest.fixture
-def members(wire: Wire) -> Members:
+def said() -> list[str]:
+    """The lines that the server prints."""
+    return []
+
+
+@pytest.fixture
+def members(wire: Wire, said: list[str], tmp_path: Path) -> Members:
     roster = Roster(["anna", "bert"], NetworkConfig(min_clients=1, round_seconds=0.2))
     channel = MagicMock()
     channel.pack = lambda message: message
     made = Members(
         roster, wire, Ledger(), MagicMock(), MagicMock(), lambda name, message: message,  # type: ignore[arg-type]
-        {"anna": channel, "bert": channel}, lambda text: None,
+        {"anna": channel, "bert": channel}, said.append, FaultLog(tmp_path / "faults.log", said.append),
     )  # fmt: skip
     for name in ("anna", "bert"):
         wire.events.put(Event("joined", name, f"session of {name}"))
@@ -96,14 +108,15 @@ def test_a_client_evaluates_once(wire: Wire, members: Members) -> None:
     job = MagicMock(
         splits_model=False, labels="server", per_device_eval_batch_size=2, evaluates_at_server=False
     )
-    row = torch.tensor([1.0])
-    metrics = [Metrics(ROUND, 1.0, 1.0, 1, 1.0, 2, row, row, row)] * 2
+    row = torch.tensor([1.0, 0.0])
+    metrics = [Metrics(ROUND, nll, 1.0, 1, 1.0, 2, row, row, row) for nll in (1.0, 2.0)]
     part = HeldOutPart(4, True)
     wire.say("anna", metrics[0])  # before it has begun: of another evaluation
     wire.say("anna", Started(ROUND, EVALUATION), *metrics, Evaluated(ROUND))
     wire.say("bert", Started(ROUND, EVALUATION), metrics[0], Started(ROUND, EVALUATION))
     came = list(Evaluation(members, job, ["anna", "bert"], ROUND, lambda name: part).run())
-    assert came == [{"anna": metrics[0]}, {"anna": metrics[1]}, {"bert": metrics[0]}]
+    sums = [(name, m.nll) for each in came for name, m in each.items() if isinstance(m, Metrics)]
+    assert sums == [("anna", 1.0), ("anna", 2.0), ("bert", 1.0)]
     assert "Started came in the middle" in wire.expelled["bert"]
     members.worker.forget_metrics.assert_called_once_with("bert")  # type: ignore[attr-defined]
 
@@ -130,9 +143,61 @@ def test_after_the_last_round_a_client_that_is_away_is_waited_for_no_longer_than
 def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
     wire.say("anna", Ready(20, 4))
     wire.say("bert", Loaded(0, True))
-    with pytest.raises(NetworkError, match="every client is expelled; the last: Loaded came again"):
+    with pytest.raises(NetworkError, match="every client is expelled; bert: Loaded came again"):
         members.pump()
     assert wire.expelled["anna"] == "Ready came again"
+
+
+def test_whatever_a_message_raises_ends_its_client_alone_and_leaves_a_traceback(
+    wire: Wire, members: Members, said: list[str], tmp_path: Path
+) -> None:
+    def gate(name: str, message: Any) -> Any:
+        if name == "anna":
+            raise RuntimeError("tensors of unlike sizes")
+        return message
+
+    members.gate = gate
+    wire.say("anna", OptimizerState(ROUND, (), (), ()))
+    wire.say("bert", OptimizerState(ROUND, (), (), ()))
+    came = HandOut(members, adapters("anna", "bert"), False).run()
+    assert list(came) == ["bert"]
+    assert wire.expelled == {"anna": "what it sent could not be processed (RuntimeError)"}
+    assert "tensors of unlike sizes" in (tmp_path / "faults.log").read_text()
+    assert [line for line in said if f"the traceback is in {tmp_path}/faults.log" in line]
+
+
+@pytest.mark.parametrize("rows", [(20, 1 << 40), (1 << 62, 4)])
+def test_numbers_of_rows_that_no_client_has_are_refused(
+    rows: tuple[int, int], wire: Wire, members: Members
+) -> None:
+    wire.events.put(Event("joined", "anna", "a new session"))
+    wire.events.put(Event("said", "anna", "a new session", packed(Ready(*rows))))
+    members.pump()
+    assert "Ready: " in wire.expelled["anna"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sums", "reason"),
+    [
+        ((9, 9), (1.0, 1.0), ""),
+        ((9,), (1.0, 1.0), "1 rows of the held-out batch 0, which has 2"),
+        ((9, 9), (1.0,), "of 1 rows, not 2"),
+        ((9, 9), (1.0, 10.0), "more tokens than the rows have"),
+    ],
+)
+def test_sums_are_those_of_the_rows_asked_for(
+    lengths: tuple[int, ...], sums: tuple[float, ...], reason: str
+) -> None:
+    job: Any = SimpleNamespace(
+        splits_model=True, labels="client", per_device_eval_batch_size=2, evaluates_at_server=False
+    )
+    order = MessageOrder(job, evaluation_script(job, 4, HeldOutPart(4, True)), 1, train=False, in_flight=4)
+    rows, row = torch.zeros(sum(lengths), 8), torch.tensor(sums)
+    metrics = Metrics(1, 0.0, 0.0, int(row.sum()), 0.0, 0, row, row, row)
+    with pytest.raises(ValueError, match=reason) if reason else nullcontext():
+        order.checked(Activations(1, 0, 0, False, lengths, rows))
+        order.answered()
+        order.checked(metrics)
 
 
 def test_clients_of_an_earlier_process_have_taken_part() -> None:

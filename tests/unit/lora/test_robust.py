@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,17 @@ from hypothesis import strategies as st
 
 from splitft.lora.blocks import BlockAdapter, flatten, resize
 from splitft.lora.means import by_rank
-from splitft.lora.robust import OUTLIER, coordinate_median, krum, norm_clip, trimmed_mean, without_outliers
+from splitft.lora.robust import (
+    OUTLIER,
+    OUTLIER_OF_TWO,
+    coordinate_median,
+    krum,
+    norm_clip,
+    trimmed_mean,
+    typical_change,
+    without_outliers,
+)
+from splitft.server.average import average_blocks
 
 A, B = "q.lora_A.weight", "q.lora_B.weight"
 
@@ -118,3 +130,43 @@ def test_components_that_few_hold_are_theirs(kind) -> None:  # type: ignore[no-u
     plain = by_rank(wide, [1.0, 1.0])
     torch.testing.assert_close(result[A][2:], plain[A][2:])
     torch.testing.assert_close(result[B][:, 2:], plain[B][:, 2:])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(OUTLIER_OF_TWO + 1, 1e20), st.integers(0, 999))
+def test_of_two_contributions_one_far_beyond_the_other_and_the_round_is_no_longer_than_usual(
+    factor: float, seed: int
+) -> None:
+    """A block that a dishonest client and the trunk alone hold, beside one that all clients hold."""
+    old = {0: block(0), 1: block(1)}
+    honest = {b: moved(own, block(seed), 0.01) for b, own in old.items()}
+    attack = {b: moved(own, block(seed), -0.01 * factor) for b, own in old.items()}
+    contributions = {
+        0: {"mallory": (attack[0], 1.0), "": (honest[0], 1.0)},
+        1: {"mallory": (attack[1], 1.0), "anna": (honest[1], 1.0), "bert": (honest[1], 1.0)},
+    }
+    typical = typical_change(old, contributions)
+    assert typical is not None
+    clipped, kept = norm_clip(old[0], list(contributions[0].values()), typical)
+    assert kept[0] is honest[0] and kept[1] == 1.0
+    assert clipped[1] == pytest.approx(1.0 / factor, rel=1e-3)
+    step, usual = (flatten(one) - flatten(old[0]) for one in (clipped[0], honest[0]))
+    assert float(step.norm()) <= 1.01 * float(usual.norm()) + 1e-5
+    assert without_outliers(old[0], list(contributions[0].values()), typical) == [(honest[0], 1.0)]
+    averaged = average_blocks(
+        SimpleNamespace(robust_aggregation="norm_clip", byzantine_clients=1),  # type: ignore[arg-type]
+        old, contributions, ["mallory", "anna", "bert", ""], by_rank,
+    )  # fmt: skip
+    for index, adapter in averaged.items():
+        assert float((flatten(adapter) - flatten(old[index])).norm()) <= 1.05 * float(usual.norm()) + 1e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.11, 9.9), st.integers(0, 999))
+def test_two_honest_contributions_are_left_alone_bit_by_bit(factor: float, seed: int) -> None:
+    old = block(0)
+    given_ = [(moved(old, block(seed), 0.01), 1.0), (moved(old, block(seed), 0.0099 * factor), 2.0)]
+    typical = typical_change({0: old}, {0: dict(zip("ab", given_, strict=True))})
+    clipped = norm_clip(old, given_, typical)
+    assert all(one[0] is other[0] and one[1] == other[1] for one, other in zip(clipped, given_, strict=True))
+    assert typical_change({0: old}, {0: dict(zip("abc", [*given_, given_[0]], strict=True))}) is None

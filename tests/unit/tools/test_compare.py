@@ -176,6 +176,15 @@ def test_all_problems_of_all_jobs_are_told_at_once(job_file: str) -> None:
     assert "nothing was started" in message
 
 
+@pytest.mark.parametrize("key", ["max_steps", "num_train_epochs"])
+def test_rounds_that_another_key_sets_cannot_be_varied(key: str, job_file: str) -> None:
+    arms = make_arms([], {"rounds": [1, 2]}, "fixed")
+    told = f"rounds=1; rounds=2: rounds: {key} 40.* sets the rounds, .* equal: vary {key}, or unset it"
+    with pytest.raises(JobError, match=told):
+        plan_variants(job_file, [f"{key}=40"], arms, [0])
+    assert len(plan_variants(job_file, [f"{key}=40", f"{key}=null"], arms, [0])) == 2
+
+
 def test_unknown_policies_and_devices_are_told_before_anything_starts(job_file: str) -> None:
     arms = [
         Arm("one", {"cut_policy.method": "makspan"}),

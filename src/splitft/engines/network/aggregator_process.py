@@ -7,7 +7,7 @@ the server hears of it, so it can be killed at any moment.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from splitft.engines.network.control import WIRE, Average, Averaged, End, Reject
 from splitft.engines.network.gate import check_adapters
 from splitft.engines.network.transport.listener import Listener
 from splitft.job.settings import TrainingSettings
-from splitft.lora.blocks import Layout, flatten, unflatten
-from splitft.lora.ranks import held_blocks
+from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
+from splitft.lora.ranks import HeldBlocks, held_blocks
+from splitft.lora.reach import reach_of_rounds
 from splitft.lora.robust import Contribution
-from splitft.server.average import average_round
+from splitft.server.average import average_round, check_reach
 from splitft.wire.messages import AdapterUp, wire_size
 
 UPDATES = "updates"
@@ -44,6 +45,7 @@ class AggregatorProcess:
     _asked: Average | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self._reach = reach_of_rounds(self.settings)
         for name in self.names:
             found = load_checkpoint(self.folder / name)
             if found is not None:
@@ -123,6 +125,19 @@ class AggregatorProcess:
         self.notice(f"averaged the adapters of {', '.join(asked.clients)}")
         self.listener.send(SERVER, packed(averaged))
 
+    def _beyond(self, old: Adapter, held: Mapping[str, HeldBlocks]) -> dict[str, str]:
+        """Return {client: reason} of those whose updates no steps of this job can make."""
+        found = {}
+        for client, blocks in held.items():
+            update = self._taken[client]
+            reach = self._reach(update.round) if 1 <= update.round <= self.settings.rounds else None
+            try:
+                if reach is not None:
+                    check_reach(self.settings, self.layout, old, blocks, update, reach)
+            except ValueError as error:
+                found[client] = str(error)
+        return found
+
     def _average(self, asked: Average) -> Averaged:
         """Return the averages of a request. Raises ValueError where the request is not consistent."""
         # The contributions of trunks, then of clients, by block and holder.
@@ -139,6 +154,12 @@ class AggregatorProcess:
             for c, cut in zip(asked.clients, asked.cuts, strict=True)
         }
         rows = dict(zip(asked.clients, asked.rows, strict=True))
-        own = {client: self._taken[client] for client in asked.clients}
+        # Without clients whose updates are further than their steps reach, and without their trunks.
+        for client, reason in self._beyond(old, held).items():
+            self._reject(client, reason)
+            del held[client], rows[client]
+            for contributions in trunks.values():
+                contributions.pop(client, None)
+        own = {client: self._taken[client] for client in rows}
         averaged = average_round(self.settings, self.layout, old, held, rows, own, trunks)
         return Averaged(asked.request, tuple(averaged), tuple(flatten(block) for block in averaged.values()))

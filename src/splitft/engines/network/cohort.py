@@ -14,11 +14,13 @@ from splitft.data.sample import HeldOutPart
 from splitft.engines.held_out import HeldOutSamples
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
-from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
 from splitft.job.settings import CostSettings, TrainingSettings
+from splitft.server.seam import ClientError
 from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
 
 
@@ -30,6 +32,7 @@ class NetworkCohort:
     _job: CostSettings
     _times: StepTimes  # measured
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
+    _phase: Phase = field(default_factory=Phase, init=False)  # whose messages the server computes
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
     _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the round's local steps
 
@@ -64,13 +67,26 @@ class NetworkCohort:
         """Have clients take their local steps; yield their messages as they come, or of all `together`."""
         groups = [list(members)] if together else [[name] for name in members]
         training = Training(self._members, self._job, self._times, self._averaging, groups, round_)
-        self._updates = training.updates
+        self._phase, self._updates = training, training.updates
         return training.run()
 
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """Send the server's replies; clients' answers to them come with everything else."""
         self._members.reply(self._held_out.without_sums(replies))
         return {}
+
+    def go_on_without(self, error: ClientError, clients: Collection[str]) -> None:
+        """Expel a client whose message could not be computed; the others go on as if it had not come.
+
+        Raises what was raised where it concerns no single client.
+        """
+        cause = error.__cause__ or error
+        if len(error.clients) != 1:
+            raise cause
+        (name,) = error.clients
+        self._members.expel(name, self._members.faults.keep(name, cause))
+        self._phase.go_on_without(name, {*clients, name})
+        self._members.worker.forget_metrics(name)
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         """Return the adapters of the members that trained to the end of the round."""
@@ -84,7 +100,8 @@ class NetworkCohort:
         own = self._held_out
         asked = [name for name in members if own.lacking(name, whole=whole)]
         part = partial(own.part, whole=whole)
-        messages = Evaluation(self._members, self._job, asked, round_, part).run()
+        self._phase = evaluation = Evaluation(self._members, self._job, asked, round_, part)
+        messages = evaluation.run()
         if not self._job.evaluates_at_server:
             yield from messages
             return
@@ -93,7 +110,8 @@ class NetworkCohort:
                 own.keep(name, cast(HeldOut, message))
         for name in members:
             for batch in own.kept(name, round_, whole=whole):
-                yield {name: batch}
+                if not self._members.roster[name].expelled:
+                    yield {name: batch}
             if (sums := own.take_sums(name)) is not None:
                 self._members.send(name, sums)
 
@@ -101,6 +119,11 @@ class NetworkCohort:
     def held_out(self) -> dict[str, HeldOutRows]:
         """Return the numbers of each client's held-out rows."""
         return self._held_out.rows()
+
+    @property
+    def held_out_batches(self) -> dict[str, HeldOut]:
+        """Return a batch of held-out ids of each client that takes part, where they are at the server."""
+        return self._held_out.first_batches(self._members.roster.there())
 
     def times(self, members: Sequence[str]) -> None:
         """There is no virtual clock."""
@@ -215,6 +238,11 @@ class Evaluation(Phase):
             order = MessageOrder(self.job, lines, self.round, train=False, in_flight=EVAL_IN_FLIGHT)
             self._orders[name] = order
 
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        self._inboxes[name].clear()
+        if name in self._left:
+            self._left.remove(name)
+
     def returned(self, name: str) -> None:
         """Have a client evaluate its rows again, from the first on."""
         if name in self._left:
@@ -265,7 +293,11 @@ class Saving(Phase):
         return self.members.roster[name].done != self.done
 
     def take(self, name: str, message: Said) -> None:
-        if message == Saved(self.done):
+        if not isinstance(message, Saved):  # of a hand-out or an evaluation that went on without it
+            return
+        if message.done > self.done:
+            raise ValueError(f"{message} came where Saved({self.done}) is next")
+        if message.done == self.done:  # an earlier one is of a request that was given up
             self.members.roster[name].save(self.done, exact=True)
 
     def returned(self, name: str) -> None:

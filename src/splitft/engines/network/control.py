@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TypeVar, get_args
 
 from torch import Tensor
 
+from splitft.common.text import plain
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import Message
 
-PROTOCOL = 4
+PROTOCOL = 5  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
 MAX_TEXT = 1 << 17  # characters: a job as JSON
@@ -36,6 +38,8 @@ class Hello:
     process: str  # drawn at random by every client process
     session: str  # the one to go on with, empty for none
     received: int  # the last piece of it that came
+    schema: str = ""  # of the messages that it knows; empty: a version before this field
+    version: str = ""  # of splitft
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Welcome:
     targets: tuple[str, ...] = ()  # names of the modules with LoRA
     excluded: tuple[str, ...] = ()  # names of modules outside blocks that share these names
     server_inputs: str = ""  # what the proof of the split found that the server needs
+    optional: tuple[str, ...] = ()  # keys of the job that a client need not know
+    things: tuple[str, ...] = ()  # what a client must have the same, and versions: see `sameness`
+    values: tuple[str, ...] = ()  # of each of these
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ class Ready:
 
     rows: int
     eval_rows: int
+    things: tuple[str, ...] = ()  # as in Welcome, of the part of the model that it holds
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ class Failed:
     """Client to server: it cannot go on, and why."""
 
     reason: str
+    again: bool = False  # it cannot take part yet: its owner may mend that, and it comes again
 
 
 @dataclass(frozen=True)
@@ -207,9 +217,22 @@ Control = (
 
 Said = Message | Control  # all messages on a connection
 
-WIRE: Wire[Said] = Wire(get_args(Said), max_text=MAX_TEXT)
+M = TypeVar("M")
+
+# The handshake is read whatever the version of the other end: its classes keep their places and their first
+# fields, and only ever get more at their end.
+WIRE: Wire[Said] = Wire(get_args(Said), max_text=MAX_TEXT, open_kinds=(Hello, Welcome, Refused, End))
+SCHEMA = WIRE.schema()[:12]  # of both ends must be the same
+VERSION = version("splitft")
 
 
 def packed(message: Said) -> bytes:
     """Return a message as one payload."""
     return b"".join(WIRE.encode(message))
+
+
+def in_plain_words(message: M) -> M:
+    """Return a server's message whose texts for people have no control characters."""
+    if isinstance(message, Refused | End):
+        return replace(message, reason=plain(message.reason))
+    return message

@@ -5,7 +5,7 @@ Expectations follow from the session, never from the message. `MessageOrder` che
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from splitft.data.estimates import rows_of
 from splitft.job.settings import TrainingSettings
-from splitft.lora.blocks import Layout, trained_specs
+from splitft.lora.blocks import Adapter, Layout, rank_of, trained_specs
 from splitft.lora.client_optimizer import ADAMW
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.optimizer import NO_GRADIENT
+from splitft.lora.reach import moments_beyond, reach_of_rounds
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
-from splitft.server.average import check_sizes
+from splitft.server.average import check_reach, check_sizes
 from splitft.server.coordinator import Holding
 from splitft.wire.channel import Channel
 from splitft.wire.messages import (
@@ -35,6 +36,7 @@ from splitft.wire.messages import (
 
 LARGEST = 1e6  # root mean square of a tensor; activations and gradients stay far below
 SLACK = 1 << 20
+ROUNDING = 1e-3  # nats a token that a negative log-likelihood may be below zero
 
 
 class NotFiniteError(ValueError):
@@ -55,6 +57,7 @@ class Gate:
     dtype: torch.dtype  # of the base model
     needs_ids: bool  # activations come with token ids
     only_digests: bool  # adapters go to the aggregator
+    adapter: Callable[[], Adapter]  # the global one, as it was handed out
     # Tokens of each client's activations, by micro-step; and of its batch under way: stated, seen.
     _tokens: dict[tuple[str, int], int] = field(default_factory=dict, init=False)
     _batches: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
@@ -63,6 +66,7 @@ class Gate:
         job = self.settings
         self._most_rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
         self._most_tokens = self._most_rows * self.max_length
+        self._reach = reach_of_rounds(job)
 
     def check(self, client: str, message: Message) -> Message:
         """Return a message unpacked. Raises ValueError, which names the field, where it is wrong."""
@@ -85,13 +89,7 @@ class Gate:
             case OptimizerState():
                 self._moments(client, message)
             case Metrics():
-                _number("nll", message.nll)
-                for right, all_ in (("correct", "tokens"), ("paper_correct", "paper_tokens")):
-                    most = getattr(message, all_)
-                    if not 0 <= getattr(message, right) <= most <= self._most_tokens:
-                        raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
-                self._row_sums(message)
-                self._own_sums(message)
+                check_metrics(message, self._most_rows, self._most_tokens, len(self.settings.metrics))
             case LocalLoss():
                 _number("loss", message.loss)
                 self._loss_tokens(message.loss_tokens, 0)
@@ -151,27 +149,6 @@ class Gate:
         if message.batch_tokens != stated or seen > stated or (part == parts - 1 and seen != stated):
             raise ValueError(f"batch_tokens: {message.batch_tokens} where {seen} of {stated} have come")
 
-    def _row_sums(self, message: Metrics) -> None:
-        """Check that the sums of rows are there, finite, and add up to those of the batch."""
-        for name, total in (("nll", message.nll), ("correct", message.correct), ("tokens", message.tokens)):
-            rows = getattr(message, f"row_{name}")
-            if rows is None or rows.dtype is not torch.float32 or rows.ndim != 1:
-                raise ValueError(f"row_{name}: no vector of float32")
-            _finite(f"row_{name}", rows)
-            if not 1 <= len(rows) <= self._most_rows or len(rows) != rows_of(message):
-                raise ValueError(f"row_{name}: {len(rows)} rows")
-            if abs(float(rows.double().sum()) - total) > 1e-3 * max(1.0, abs(total)):
-                raise ValueError(f"row_{name}: they add up to {float(rows.sum())}, not to {total}")
-
-    def _own_sums(self, message: Metrics) -> None:
-        """Check that the sums of the job's metrics are there and finite."""
-        wanted, sums = len(self.settings.metrics), message.own_sums
-        if sums is None and not wanted:
-            return
-        if sums is None or sums.dtype is not torch.float64 or sums.shape != (wanted,):
-            raise ValueError(f"own_sums: no vector of {wanted} numbers")
-        _finite("own_sums", sums)
-
     def _adapter(self, client: str, message: AdapterUp) -> None:
         self._norms(client, message.grad_norms, self.settings.splits_model)
         if self.only_digests:
@@ -179,9 +156,13 @@ class Gate:
             if message.blocks or digests != [(torch.uint8, (32,))]:
                 raise ValueError("values: adapters go to the aggregator, only their digest comes here")
             return
-        sizes = [values.numel() for values in message.values]
-        check_sizes(self.settings, self.layout, self.holdings[client].held, message.blocks, sizes)
+        sizes, held = [values.numel() for values in message.values], self.holdings[client].held
+        check_sizes(self.settings, self.layout, held, message.blocks, sizes)
         check_adapters(message)
+        if not 1 <= message.round <= self.settings.rounds:
+            raise ValueError(f"AdapterUp.round: {message.round}")
+        if (reach := self._reach(message.round)) is not None:
+            check_reach(self.settings, self.layout, self.adapter(), held, message, reach)
 
     def _moments(self, client: str, message: OptimizerState) -> None:
         if self.settings.optim not in ADAMW:
@@ -204,6 +185,10 @@ class Gate:
                 raise ValueError(f"moved_steps: more than the {most} steps of the run")
             if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
                 raise ValueError("moments: a mean of squares is negative")
+            rank = rank_of(moments.exp_avg)
+            for mean, square in zip(moments.exp_avg.values(), moments.exp_avg_sq.values(), strict=True):
+                if moments_beyond(self.settings, mean, square, rank):
+                    raise ValueError("moments: a mean is beyond what goes with its mean of squares")
 
     def _norms(self, client: str, norms: Tensor | None, expected: bool) -> None:
         expected = expected and self.settings.max_grad_norm > 0 and not self.settings.max_staleness
@@ -234,6 +219,43 @@ class Gate:
         if tensor.dtype not in (self.dtype, torch.float32):  # some models sum in float32
             raise ValueError(f"{name}: {tensor.dtype} where it is {self.dtype}")
         _finite(name, tensor)
+
+
+def check_metrics(message: Metrics, most_rows: int, most_tokens: int, own: int) -> None:
+    """Raise ValueError where sums over held-out rows are none that a model can have.
+
+    Args:
+        most_rows, most_tokens: Of a batch.
+        own: Number of the job's own metrics.
+    """
+    # The sums, as far as no model can have others; it cannot be seen whether they are true.
+    _number("nll", message.nll)
+    if not message.nll >= -ROUNDING * message.tokens:
+        raise ValueError(f"nll: {message.nll} over {message.tokens} tokens; no likelihood is above 1")
+    for right, all_ in (("correct", "tokens"), ("paper_correct", "paper_tokens")):
+        most = getattr(message, all_)
+        if not 0 <= getattr(message, right) <= most <= most_tokens:
+            raise ValueError(f"{right}: {getattr(message, right)} of {most} tokens")
+    # Those of rows are there, finite, and add up to those of the batch.
+    for name, total in (("nll", message.nll), ("correct", message.correct), ("tokens", message.tokens)):
+        rows = getattr(message, f"row_{name}")
+        if rows is None or rows.dtype is not torch.float32 or rows.ndim != 1:
+            raise ValueError(f"row_{name}: no vector of float32")
+        _finite(f"row_{name}", rows)
+        if not 1 <= len(rows) <= most_rows or len(rows) != rows_of(message):
+            raise ValueError(f"row_{name}: {len(rows)} rows")
+        if abs(float(rows.double().sum()) - total) > 1e-3 * max(1.0, abs(total)):
+            raise ValueError(f"row_{name}: they add up to {float(rows.sum())}, not to {total}")
+    nll, correct, tokens = (getattr(message, f"row_{name}") for name in ("nll", "correct", "tokens"))
+    if bool(((nll < -ROUNDING * tokens) | (correct < 0) | (correct > tokens)).any()):
+        raise ValueError("row_nll, row_correct: sums that no row has")
+    # The job's own metrics.
+    sums = message.own_sums
+    if sums is None and not own:
+        return
+    if sums is None or sums.dtype is not torch.float64 or sums.shape != (own,):
+        raise ValueError(f"own_sums: no vector of {own} numbers")
+    _finite("own_sums", sums)
 
 
 def check_adapters(message: AdapterUp) -> None:

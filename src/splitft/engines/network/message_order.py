@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from splitft.data.estimates import rows_of
 from splitft.data.sample import HeldOutPart, batch_numbers
 from splitft.engines.network.control import Said
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import Activations, AdapterUp, HeldOut, LocalLoss, Message, Metrics, TailGradients
 
-Line = tuple[type, int, int]  # kind, step, micro-step
+Line = tuple[type, int, int, int]  # kind, step, micro-step, rows of a held-out batch
 EVAL_IN_FLIGHT = 4  # batches of held-out rows that a client may have on their way
 
 
@@ -19,15 +20,31 @@ def training_script(job: TrainingSettings, micro_steps: int) -> Iterator[Line]:
     """Yield the messages of a client's local steps, without answers to trunk outputs."""
     for step in range(job.local_steps):
         for micro_step in range(micro_steps):
-            yield Activations if job.splits_model else LocalLoss, step, micro_step
-    yield AdapterUp, 0, 0
+            yield Activations if job.splits_model else LocalLoss, step, micro_step, 0
+    yield AdapterUp, 0, 0, 0
 
 
 def evaluation_script(job: TrainingSettings, eval_rows: int, part: HeldOutPart) -> Iterator[Line]:
     """Yield the messages of a client's held-out rows, without answers to trunk outputs."""
     whole_model = Metrics if not job.splits_model else Activations
-    for number in batch_numbers(eval_rows, part, job.per_device_eval_batch_size):
-        yield HeldOut if job.evaluates_at_server else whole_model, number, 0
+    size = job.per_device_eval_batch_size
+    for number in batch_numbers(eval_rows, part, size):
+        end = eval_rows if number >= part.sample else min(eval_rows, part.sample)
+        yield HeldOut if job.evaluates_at_server else whole_model, number, 0, min(size, end - number)
+
+
+def _rows_of(message: Message) -> int:
+    """Return the number of held-out rows that a message is of."""
+    return rows_of(message) if isinstance(message, Metrics) else len(getattr(message, "lengths", ()))
+
+
+def _check_sums(message: Metrics, lengths: tuple[int, ...]) -> None:
+    """Raise ValueError where sums are not those of held-out rows of these lengths."""
+    tokens = message.row_tokens
+    if tokens is None or len(tokens) != len(lengths):
+        raise ValueError(f"row_tokens: of {rows_of(message)} rows, not {len(lengths)}")
+    if bool((tokens > tokens.new_tensor(lengths)).any()) or message.paper_tokens > sum(lengths):
+        raise ValueError("row_tokens, paper_tokens: more tokens than the rows have")
 
 
 @dataclass(eq=False)
@@ -39,8 +56,10 @@ class MessageOrder:
     round: int
     train: bool
     in_flight: int  # batches that the client may have on their way
-    _asked: deque[Line] = field(default_factory=deque, init=False)  # what the server has not answered
-    _at_tail: deque[tuple[int, int]] = field(default_factory=deque, init=False)  # places of trunk outputs
+    # What the server has not answered; places of trunk outputs; lengths of held-out rows at the tail.
+    _asked: deque[tuple[type, int, int]] = field(default_factory=deque, init=False)
+    _at_tail: deque[tuple[int, int]] = field(default_factory=deque, init=False)
+    _lengths: deque[tuple[int, ...]] = field(default_factory=deque, init=False)
     _open: int = field(default=0, init=False)  # micro-batches on their way
 
     @property
@@ -63,17 +82,22 @@ class MessageOrder:
             self._check_place(message, *self._at_tail.popleft())
             if self.train:
                 self._asked.append((kind, 0, 0))
-            else:
+            elif isinstance(message, Metrics):
                 self._open -= 1
+                _check_sums(message, self._lengths.popleft())
             return message
         # A line of the script, once there is room for it.
-        wanted, step, micro_step = next(self.lines, (type(None), 0, 0))
+        wanted, step, micro_step, rows = next(self.lines, (type(None), 0, 0, 0))
         if kind is not wanted:
             raise ValueError(f"{name} came where {wanted.__name__} is next")
         if self._open >= (self.in_flight if kind is Activations else 1):
             raise ValueError(f"{name} came before the last message was answered")
         self._check_place(message, step, micro_step)
+        if rows and rows != (came := _rows_of(message)):
+            raise ValueError(f"{name}: {came} rows of the held-out batch {step}, which has {rows}")
         if isinstance(message, Activations):
+            if not self.train:
+                self._lengths.append(message.lengths)
             if message.train != self.train:
                 raise ValueError(f"{name}.train: {message.train}")
             self._open += 1

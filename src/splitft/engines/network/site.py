@@ -2,87 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from splitft.client.client import ClientRole
-from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.state import State
+from splitft.common.text import error_line, plain
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network import control
 from splitft.engines.network.aggregator_link import Desk
+from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.local_steps import LocalSteps, StepsOverError
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
-from splitft.engines.network.timing import Stopwatch
-from splitft.engines.network.transport.dialler import Dialler
+from splitft.engines.network.request_gate import RequestGate
+from splitft.engines.network.site_files import FINISHED, SAVED, SiteFiles
 from splitft.errors import (
     DataError,
     DivergedError,
-    JobError,
+    MismatchError,
     ModelError,
     NetworkError,
     OutputError,
+    PolicyError,
     SplitFTError,
 )
+from splitft.job.site_policy import SitePolicy
 from splitft.wire.channel import Channel
-from splitft.wire.messages import AdapterDown, Gradients, HeldOut, LocalLoss, Message, Metrics, TrunkOutput
-
-SAVED, FINISHED = "saved", "finished"
-KEEP = 2  # checkpoints: the server may go back to the one before the last
+from splitft.wire.messages import AdapterDown, Metrics
 
 
-@dataclass(eq=False)
-class Conversation:
-    """The messages of one client over its dialler."""
+@dataclass(frozen=True)
+class Joined:
+    """What a client takes part with.
 
-    dialler: Dialler
-    _session: str = field(default="", init=False)
-    channel: Channel | None = field(default=None, init=False)  # packs; None: the server has not sent the job
+    Attributes:
+        channel: Its end of the connection.
+        data: Digest of its rows, which never leaves it.
+        most_bytes: Of the largest message that the server can have for it.
+    """
 
-    def start(self, session: str) -> None:
-        """Go on in a new session."""
-        self._session = session
-        if self.channel is not None:
-            self.channel.memory.forget()
-
-    def say(self, message: control.Said) -> None:
-        """Send a message; it is dropped where the session is over."""
-        message = self.channel.pack(message) if self.channel else message
-        self.send(control.packed(message))
-
-    def send(self, payload: bytes) -> None:
-        """Send a payload as it is."""
-        self.dialler.send(self._session, payload)
-
-    def take(self) -> Any:
-        """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
-        came = self.dialler.incoming.get()
-        if isinstance(came, SplitFTError):
-            raise came
-        if isinstance(came, control.Refused):
-            raise NetworkError(f"the server refuses this client: {came.reason}")
-        if isinstance(came, control.Welcome | control.End):
-            return came
-        try:
-            message = control.WIRE.decode(came)
-            return self.channel.unpack(message) if self.channel else message
-        except ValueError as error:
-            raise NetworkError(f"the server sent what cannot be read: {error}") from None
-
-    def refuse(self, reason: str) -> None:
-        """Have `take` raise that this client is refused. To be called in any thread."""
-        self.dialler.incoming.put(control.Refused(reason, False))
+    client: ClientRole
+    channel: Channel
+    gate: RequestGate
+    data: str
+    most_bytes: int
 
 
 class Setup(Protocol):
     """Makes the client of a job, and its way to the aggregator, if the job has one."""
 
-    def make(self, welcome: control.Welcome) -> tuple[ClientRole, Channel]:
-        """Read the data and the first blocks; return the client and its end. Raises SplitFTError."""
+    policy: SitePolicy
+
+    def make(self, welcome: control.Welcome) -> Joined:
+        """Read the data and the first blocks. Raises SplitFTError."""
 
     def need(self, client: ClientRole, cut: int) -> None:
-        """Have a client hold the blocks of a cut."""
+        """Have a client hold the blocks of a cut. Raises ModelError where they are not the server's."""
+
+    def facts(self) -> dict[str, str]:
+        """Return what must be as at the server, of the blocks that are held (`sameness`)."""
+
+    def check_adapter(self, client: ClientRole, message: AdapterDown) -> None:
+        """Check what a front computes with the adapters of a hand-out. Raises PolicyError."""
 
     def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
         """Dial the aggregator, if the job has one. on_end: receives the reason where it refuses."""
@@ -92,28 +75,35 @@ class Site:
     """A client of a run, until the run ends. Its states after each round are under `folder`."""
 
     def __init__(self, conversation: Conversation, folder: Path, setup: Setup) -> None:
-        self.evaluated: list[Metrics] = []  # of the last evaluation, batch by batch
+        self._files = SiteFiles(folder, setup.policy.max_disk_gb)
+        self._steps = LocalSteps(conversation)
         self._conversation = conversation
-        self._folder = folder
         self._setup = setup
-        self._client: ClientRole | None = None
+        self._joined: Joined | None = None
         self._desk: Desk | None = None
         self._blank: State = {}  # of a client without any hand-out
         self._start: State = {}  # as of the last hand-out
-        self._on_the_way = 0  # batches that are sent and not answered to the end
-        self._front, self._tail = Stopwatch(), Stopwatch()  # of the local steps under way
+
+    @property
+    def evaluated(self) -> list[Metrics]:
+        """The figures of the last evaluation, batch by batch."""
+        return self._steps.evaluated
 
     @property
     def joined(self) -> bool:
         """Whether the server has sent the job, and the data have been read."""
-        return self._client is not None
+        return self._joined is not None
 
     @property
     def client(self) -> ClientRole:
         """The client. Raises NetworkError before the server has sent the job."""
-        if self._client is None:
+        return self._now.client
+
+    @property
+    def _now(self) -> Joined:
+        if self._joined is None:
             raise NetworkError("the server asked for something before it sent the job")
-        return self._client
+        return self._joined
 
     def run(self) -> control.End:
         """Take part until the server says that the run is over. Raises NetworkError where it is refused."""
@@ -123,10 +113,15 @@ class Site:
                 try:
                     self._follow(request)
                     request = self._conversation.take()
-                except _StepsOverError as over:
+                except StepsOverError as over:
                     (request,) = over.args
-                except (DivergedError, JobError) as error:  # JobError: of a piece of the user's own
+                except DivergedError as error:
                     self._conversation.say(control.Failed(_why(error)))
+                    raise
+                except NetworkError:
+                    raise
+                except SplitFTError as error:  # its owner may mend it, and start it again
+                    self._turn_back(error)
                     raise
             self._conversation.dialler.close(over=True)
             return request
@@ -135,6 +130,21 @@ class Site:
                 self._desk.close()
 
     def _follow(self, request: control.Said) -> None:
+        """Do what the server asks for, once it has passed the gate.
+
+        Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it.
+        """
+        if self._joined is not None:
+            self._joined.gate.check(request)
+        try:
+            self._do(request)
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError, RuntimeError) as error:
+            if isinstance(error, OSError):
+                raise
+            what = f"the server's {type(request).__name__} cannot be followed"
+            raise NetworkError(f"{what}: {plain(error_line(error))}") from error
+
+    def _do(self, request: control.Said) -> None:
         match request:
             case control.Welcome():
                 self._join(request)
@@ -150,9 +160,9 @@ class Site:
             case control.Evaluate():
                 self._evaluate(request)
             case Metrics():  # of rows that the server has evaluated by itself
-                self.evaluated = [request]
+                self._steps.evaluated[:] = [request]
             case control.Save():
-                save_checkpoint(self._folder / SAVED, request.done, self._state(), keep=KEEP)
+                self._files.save(SAVED, request.done, self._state())
                 self._conversation.say(control.Saved(request.done))
             case _:  # an answer to something that was given up
                 pass
@@ -160,41 +170,49 @@ class Site:
     def _join(self, welcome: control.Welcome) -> None:
         """Start in a new session; a client that was there before keeps its data and blocks."""
         self._conversation.start(welcome.session)
-        if self._client is None:
+        if self._joined is None:
             try:
-                self._client, channel = self._setup.make(welcome)
+                joined = self._setup.make(welcome)
             except SplitFTError as error:
-                self._conversation.say(control.Failed(_why(error)))
-                self._conversation.dialler.close()
+                self._turn_back(error)
                 raise
-            self._conversation.channel = channel
+            self._joined = joined
+            self._conversation.channel = joined.channel
+            self._conversation.watch(joined.gate.count)
+            self._conversation.dialler.limit(joined.most_bytes)
             self._blank = self._state()
             self._desk = self._setup.open_desk(self._conversation.refuse)
-        self._conversation.say(control.Ready(len(self._client.data.train), len(self._client.data.eval)))
+        self._joined.gate.start_session()
+        data, facts = self.client.data, self._setup.facts()
+        ready = control.Ready(len(data.train), len(data.eval), tuple(facts), tuple(facts.values()))
+        self._conversation.say(ready)
+
+    def _turn_back(self, error: SplitFTError) -> None:
+        """Tell the server that this client cannot take part yet."""
+        reason = str(error) if isinstance(error, MismatchError) else _why(error)
+        self._conversation.say(control.Failed(reason, again=True))
+        self._conversation.dialler.close()
 
     def _load(self, wanted: control.Load) -> None:
         """Restore the checkpoint that the server counts on, or the initial state."""
-        # At the very start: checkpoints of an earlier run would count as newer ones.
-        if not wanted.done and not wanted.finished:
-            remove_checkpoints(self._folder / SAVED)
-            remove_checkpoints(self._folder / FINISHED)
-        folder = self._folder / (FINISHED if wanted.finished else SAVED)
-        number = wanted.done + 1 if wanted.finished else wanted.done
-        found = load_checkpoint(folder, number) if number else None
-        state = found.state if found else self._blank
+        found = self._files.find(wanted, self._now.data)
+        state = self._blank if found is None else found
         self._setup.need(self.client, state["cut"])
         self._load_state(state)
         self._start = state
         # The aggregator may not have the update yet.
         if found is not None and wanted.finished and self._desk is not None:
             self._desk.hand_in(self.client.finish(wanted.done))
+        number = wanted.done + wanted.finished
         self._conversation.say(control.Loaded(wanted.done, found is not None or not number))
 
     def _hold(self, adapters: AdapterDown) -> None:
         """Take a hand-out; the optimizer state of blocks that leave goes back."""
         self._setup.need(self.client, adapters.cut)
+        self._now.gate.check_values(adapters, self.client.model.slots.layout)
         self.client.memory.move(adapters.cut)
         state = self.client.receive(adapters)
+        self._setup.check_adapter(self.client, adapters)
         self._start = self._state()
         self._conversation.say(state or control.Held(adapters.round))
 
@@ -204,70 +222,31 @@ class Site:
         if task.attempt > 1:
             self._load_state(self._start)
         self._conversation.say(control.Started(task.round, task.attempt, client.memory.agree(task.memory)))
-        self._front, self._tail = Stopwatch(), Stopwatch()
-        # With staleness, batches of later steps go up before the gradients of this one are down.
-        self._on_the_way = 0
-        for step in range(client.settings.local_steps):
-            most = client.ahead + client.micro_batches
-            self._carry(self._forwards(task.round, step), most, left=client.ahead)
-        self._carry(iter(()), 1)
+        self._steps.train(client, task.round)
         # The state is saved before the server hears of the adapters.
         update = client.finish(task.round)
-        self._conversation.say(control.Worked(task.round, self._front.seconds, self._tail.seconds))
-        save_checkpoint(self._folder / FINISHED, task.round + 1, self._state(), keep=KEEP)
+        self._conversation.say(
+            control.Worked(task.round, self._steps.front.seconds, self._steps.tail.seconds)
+        )
+        self._files.save(FINISHED, task.round + 1, self._state())
         self._conversation.say(self._desk.hand_in(update) if self._desk else update)
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
         self._conversation.say(control.Started(task.round, control.EVALUATION))
-        self.evaluated = []
-        self._on_the_way = 0
+        self._steps.start()
+        self._steps.evaluated.clear()
         part = HeldOutPart(task.sample, task.whole, task.have)
-        self._carry(self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
+        self._steps.carry(self.client, self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
         self._conversation.say(control.Evaluated(task.round))
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
-        return self.client.state() | {"memory": self.client.memory.state()}
+        return self.client.state() | {"memory": self.client.memory.state(), "data": self._now.data}
 
     def _load_state(self, state: State) -> None:
         self.client.load_state(state)
         self.client.memory.load_state(state["memory"])
-
-    def _forwards(self, round_: int, step: int) -> Iterator[Message]:
-        for micro_step in range(self.client.micro_steps):
-            with self._front:
-                message = self.client.forward(round_, step, micro_step)
-            yield message
-
-    def _carry(self, messages: Iterator[Message], most: int, left: int = 0) -> None:
-        """Send messages with at most `most` batches unanswered; return when `left` remain unanswered."""
-        for message in messages:
-            self._conversation.say(message)
-            self._note(message)
-            self._on_the_way += not isinstance(message, LocalLoss | Metrics | HeldOut)
-            while self._on_the_way >= most:
-                self._on_the_way -= self._answer()
-        while self._on_the_way > left:
-            self._on_the_way -= self._answer()
-
-    def _answer(self) -> bool:
-        """Answer the next message of the server; return whether that ends the way of its batch."""
-        reply = self._conversation.take()
-        if not isinstance(reply, Gradients | TrunkOutput | Metrics):
-            raise _StepsOverError(reply)
-        self._note(reply)
-        with self._tail if isinstance(reply, TrunkOutput) else self._front:
-            answer = self.client.answer(reply)
-        if answer is None:
-            return True
-        self._conversation.say(answer)
-        self._note(answer)
-        return isinstance(answer, Metrics)
-
-    def _note(self, message: Message) -> None:
-        if isinstance(message, Metrics):
-            self.evaluated.append(message)
 
 
 def _why(error: SplitFTError) -> str:
@@ -276,11 +255,8 @@ def _why(error: SplitFTError) -> str:
         DataError: "its data cannot be used",
         ModelError: "it cannot load its part of the model",
         OutputError: "it cannot write its files",
+        PolicyError: "its owner's policy, or agreement, does not cover what this server asks for",
     }
     if isinstance(error, DivergedError):
         return control.DIVERGED
     return what.get(type(error), "it cannot take part in this job") + "; its own output says why"
-
-
-class _StepsOverError(Exception):
-    """A request, the only argument, came that ends the steps or the evaluation under way."""

@@ -38,6 +38,10 @@ class StepClock:
     waited_seconds: float = 0.0
     _asked_at: float | None = None
 
+    def start(self) -> None:
+        """Begin with the first of some local steps."""
+        self.server_seconds, self.waited_seconds, self._asked_at = 0.0, 0.0, None
+
     def asked(self) -> None:
         """Note that something was sent to the client."""
         self._asked_at = time.perf_counter()

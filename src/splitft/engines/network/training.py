@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Said, Started, Train, Worked
-from splitft.engines.network.members import Members, Phase
+from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
+from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterUp, Message
@@ -159,6 +160,14 @@ class Training(Phase):
             self.members.roster[name].clock.served(seconds)
             if name in self._under_way:
                 self._under_way[name].answered(name)
+
+    def go_on_without(self, name: str, clients: Collection[str]) -> None:
+        """Roll back the steps under way of these clients, and repeat them without the one of this name."""
+        for transaction in dict.fromkeys(self._under_way[c] for c in clients if c in self._under_way):
+            transaction.restart(without=name)
+        if self._under_way.pop(name, None) is not None:
+            self._left_out.append(name)
+            self.members.notice(f"the round goes on without {name}")
 
     def _transactions(self) -> list[TrunkTransaction]:
         return list(dict.fromkeys(self._under_way.values()))

@@ -16,7 +16,10 @@ from splitft.running.join import join
 
 METRICS, FAILURE = "metrics", "failure"
 PATIENCE_SECONDS = 30.0  # without a server; a SuperNode runs one app at a time, and another run may wait
-SETTINGS = {"name": str, "data": str, "eval-data": str, "job-data": bool, "model": str, "folder": str}
+SETTINGS = {
+    "name": str, "data": str, "eval-data": str, "job-data": bool, "model": str, "folder": str,
+    "policy": str, "accept": str,
+}  # fmt: skip
 
 app = ClientApp()
 
@@ -42,8 +45,8 @@ def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
     unknown = [key for key, value in settings.items() if not isinstance(value, SETTINGS.get(key, type(None)))]
     if unknown:
         raise JobError(
-            f"--node-config {', '.join(unknown)}: there is name, data, eval-data, model, folder (texts) "
-            "and job-data (true)"
+            f"--node-config {', '.join(unknown)}: there is name, data, eval-data, model, folder, policy, "
+            "accept (texts) and job-data (true)"
         )
     name = settings.get("name", ticket.name)
     if name != ticket.name:
@@ -52,8 +55,8 @@ def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
             f"the key of {name}, or register the key again (flwr supernode register --name)"
         )
     check_pin(ticket)
-    keys = ("data", "eval-data", "model", "folder")
-    data, eval_data, model, folder = (str(settings.get(key, "")) for key in keys)
+    keys = ("data", "eval-data", "model", "folder", "policy", "accept")
+    data, eval_data, model, folder, policy, accept = (str(settings.get(key, "")) for key in keys)
     return join(
         ticket.endpoint,
         ticket.name,
@@ -64,6 +67,8 @@ def take_part(ticket: Ticket, settings: dict[str, object]) -> Site:
         authority=ticket.authority.encode(),
         token=ticket.token,
         patience=PATIENCE_SECONDS,
+        policy=Path(policy) if policy else None,
+        accept=accept,
         folder=Path(folder or f"runs/{ticket.name}"),
     )
 

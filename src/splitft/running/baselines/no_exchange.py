@@ -16,7 +16,7 @@ from splitft.data.estimates import HeldOutRows
 from splitft.devices.clock import VirtualClock
 from splitft.devices.simulate import RoundTimes
 from splitft.engines.held_out import HeldOutSamples
-from splitft.engines.local import check_finite
+from splitft.engines.local import InProcess, check_finite
 from splitft.job.settings import EvaluationSettings
 from splitft.lora.blocks import Adapter
 from splitft.model.split_model import StepId
@@ -28,7 +28,7 @@ from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, Me
 POOLED = "all data"  # name of the trainer of the pooled rows
 
 
-class NoExchange:
+class NoExchange(InProcess):
     """A `CohortRole` of whole models in this process; nothing is sent.
 
     Args:
@@ -175,6 +175,10 @@ class Books:
     def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
     def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
     def aggregate(self) -> None: ...
+    def accepts(self, metrics: Mapping[str, Metrics]) -> bool:
+        """There is no average."""
+        return True
+
     def truncation_errors(self) -> dict[int, float]:
         return {}
 

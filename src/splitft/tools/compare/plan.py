@@ -57,6 +57,7 @@ def plan_variants(
         for seed in seeds:
             try:
                 job = make_job(source, {**(changes or {}), **arm.overrides, "seed": seed}, overrides)
+                _check_rounds(job, arm)
                 job = with_method(job)
                 check_names(job, job, job)
             except JobError as error:
@@ -71,6 +72,18 @@ def plan_variants(
             "\n  ".join([f"{source_name(source)}: not every variant is a job; nothing was started", *lines])
         )
     return variants
+
+
+def _check_rounds(job: Job, arm: Arm) -> None:
+    """Raise JobError where the arm varies rounds, and another key of the job sets them."""
+    if "rounds" not in arm.overrides:
+        return
+    for key in ("max_steps", "num_train_epochs"):
+        if getattr(job, key) is not None:
+            raise JobError(
+                f"rounds: {key} {getattr(job, key)} sets the rounds, and the runs would be equal: "
+                f"vary {key}, or unset it with {key}=null"
+            )
 
 
 def source_name(source: JobSource) -> str:
@@ -100,6 +113,8 @@ def run_name(job: Job) -> str:
     Made of letters, digits, `_` and `-` only. Equal jobs have equal names; others do not (40 bits of BLAKE2).
     """
     values = job.model_dump(exclude={"output_dir"})
+    if "dataset_text_field" in job.model_fields_set:  # stated, it wins over other columns: see left_open
+        values["stated"] = ["dataset_text_field"]
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
     digest = hashlib.blake2b(text.encode(), digest_size=32).hexdigest()[:_DIGITS]
     adaptive = job.method == "splitft" and job.cut_policy.method != "splitft"

@@ -15,6 +15,8 @@ from splitft.wire.codecs.rows import RowCodec
 from splitft.wire.memory.sample_memory import SampleMemory
 from splitft.wire.messages import Activations
 
+SAMPLE_BYTES = 1536  # of a sample beside its values: its tensors as Python holds them
+
 # A sample: its (tokens, width) activations, and its (tokens,) labels and ids where they are sent.
 _Kept = tuple[Tensor, Tensor | None, Tensor | None]
 
@@ -26,11 +28,11 @@ class FrozenMemory(SampleMemory):
     """
 
     def __init__(self, most_bytes: int, width: int) -> None:
-        self._most_tokens = most_bytes // (4 * width + 4)  # a token counts as in float32, with its label
+        self._most_bytes, self._width = most_bytes, width
         self.forget()
 
     def forget(self) -> None:
-        self._tokens = 0
+        self._bytes = 0
         self._lengths: dict[int, int] = {}
         self._kept: dict[int, _Kept] = {}
 
@@ -69,35 +71,43 @@ class FrozenMemory(SampleMemory):
         """
         sent, new = self._walk(message.samples, message.lengths)
         self._lengths |= new
-        self._tokens += sum(new.values())
+        self._bytes += sum(self._size(length) for length in new.values())
         return sent
 
     def _walk(self, samples: Sequence[int], lengths: Sequence[int]) -> tuple[list[int], dict[int, int]]:
         """Return the places of the samples to send, and {sample: length} of those of them to remember."""
         sent: list[int] = []
         new: dict[int, int] = {}
-        room = self._most_tokens - self._tokens
+        room = self._most_bytes - self._bytes
         for place, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
             known = self._lengths.get(sample) or new.get(sample)
             if known not in (None, length):
                 raise ValueError(f"lengths: sample {sample} has {length} tokens, and had {known}")
             if known is None:
                 sent.append(place)
-                if length <= room:
+                if (size := self._size(length)) <= room:
                     new[sample] = length
-                    room -= length
+                    room -= size
         return sent, new
+
+    def _size(self, length: int) -> int:
+        """Return the bytes that a sample takes: a token counts as in float32, with its label."""
+        return SAMPLE_BYTES + length * (4 * self._width + 4)
 
 
 def _samples(message: Activations, codec: RowCodec, lengths: list[int]) -> list[_Kept]:
     """Return the samples that come with a message, each by itself."""
     nothing: list[Tensor | None] = [None] * len(lengths)
     labels, ids = (
-        nothing if part is None else _divided(part, lengths) for part in (message.labels, message.input_ids)
+        nothing if part is None else _divided(_vector(part), lengths)
+        for part in (message.labels, message.input_ids)
     )
     hidden: list[Tensor] = []
     if codec.codec is None:
-        hidden = _divided(codec.unpack(message.hidden, message.packed, lengths), lengths)
+        rows = codec.unpack(message.hidden, message.packed, lengths)
+        if lengths and (rows.ndim != 2 or rows.shape[1] != codec.width or not rows.is_floating_point()):
+            raise ValueError(f"hidden: {rows.dtype} {tuple(rows.shape)}, not rows of {codec.width} numbers")
+        hidden = _divided(rows, lengths)
     else:
         start = 0
         for length in lengths:
@@ -108,6 +118,13 @@ def _samples(message: Activations, codec: RowCodec, lengths: list[int]) -> list[
         if start != len(message.packed) or message.hidden.numel():
             raise ValueError(f"packed: {len(message.packed)} parts for {len(lengths)} new samples")
     return list(zip(hidden, labels, ids, strict=True))
+
+
+def _vector(ids: Tensor) -> Tensor:
+    """Return labels or ids. Raises ValueError where they are no vector of int32."""
+    if ids.ndim != 1 or ids.dtype is not torch.int32:
+        raise ValueError(f"labels or input_ids: {ids.dtype} {tuple(ids.shape)}, no vector of int32")
+    return ids
 
 
 def _divided(rows: Tensor, lengths: list[int]) -> list[Tensor]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitft.common.files import append_line
-from splitft.engines.network.control import PROTOCOL, Hello, Refused
+from splitft.common.text import plain
+from splitft.engines.network.control import PROTOCOL, SCHEMA, VERSION, Hello, Refused
 
 AUDIT = "audit.jsonl"
 MOST_LINES = 10_000  # of one server process, so that refusals do not fill the disk
@@ -46,8 +47,12 @@ class Admission:
     def admit(self, hello: Hello, certified: str, address: str) -> Refused | None:
         """Return the refusal of a client, None where it may come in. certified: the certificate's name."""
         token = self.tokens.get(hello.name, "")
-        if hello.protocol != PROTOCOL:
-            reason = f"it speaks version {hello.protocol} of the protocol, this server {PROTOCOL}"
+        if (hello.protocol, hello.schema) != (PROTOCOL, SCHEMA):
+            reason = (
+                f"it runs splitft {plain(hello.version, 40) or 'of an earlier version'} (messages "
+                f"{hello.protocol} {plain(hello.schema, 12)}), this server {VERSION} (messages {PROTOCOL} "
+                f"{SCHEMA}): both need the same version"
+            )
         elif self.by_certificate and certified != hello.name:
             reason = "its certificate is not that of this name"
         elif self.tokens and not (token and hmac.compare_digest(token.encode(), hello.token.encode())):

@@ -17,16 +17,34 @@ from typing import Any
 
 import grpc
 
-from splitft.engines.network.control import PROTOCOL, WIRE, End, Hello, Refused, Welcome, packed
-from splitft.engines.network.transport.delivery import BrokenError, Delivery, Frame, Kind, decode_frame
+from splitft.engines.network.control import (
+    PROTOCOL,
+    SCHEMA,
+    VERSION,
+    WIRE,
+    End,
+    Hello,
+    Refused,
+    Welcome,
+    in_plain_words,
+    packed,
+)
+from splitft.engines.network.transport.delivery import (
+    BrokenError,
+    Delivery,
+    Frame,
+    Kind,
+    ViolationError,
+    decode_frame,
+)
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
 from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
-from splitft.errors import LostError
+from splitft.errors import LostError, NetworkError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries
 MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
 
-Item = bytes | Welcome | Refused | End | LostError
+Item = bytes | Welcome | Refused | End | NetworkError
 
 
 @dataclass(eq=False, repr=False)  # no token in a log
@@ -34,7 +52,8 @@ class Dialler:
     """Keeps a session with the server at an address.
 
     incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
-    client, End, where the run is over, or LostError, where no server has answered for `patience` seconds.
+    client, End, where the run is over, NetworkError, where the server breaks the protocol, or LostError,
+    where none has answered for `patience` seconds.
     """
 
     address: str
@@ -76,6 +95,10 @@ class Dialler:
         """Send a payload now, and again at the start of every new session; empty: none any more."""
         self._loop.call_soon_threadsafe(self._repeat, payload)
 
+    def limit(self, most: int) -> None:
+        """Set the bytes of the largest payload that may come from now on."""
+        self._loop.call_soon_threadsafe(self._limit, most)
+
     def close(self, grace: float = 2.0, *, over: bool = False) -> None:
         """Hang up, once what was sent has arrived or `grace` seconds are over.
 
@@ -97,6 +120,11 @@ class Dialler:
         self._dialling.cancel()
         await asyncio.sleep(0)
 
+    def _limit(self, most: int) -> None:
+        self.max_payload = most
+        if self._link is not None:
+            self._link.session.max_payload = most
+
     def _send(self, session: str, payload: bytes) -> None:
         if self._link is not None and session == self._session:
             self._link.send(payload)
@@ -115,6 +143,9 @@ class Dialler:
                 wait = FIRST_WAIT
             except grpc.RpcError:
                 self._tell(f"no answer from {self.address}; dialling again")
+            except ViolationError as error:
+                self._put(NetworkError(f"the server at {self.address} breaks the protocol: {error}"))
+                return
             except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
                 why = str(error) or ("no answer came" if silent else type(error).__name__)
@@ -138,9 +169,12 @@ class Dialler:
         # Dial, and say hello.
         async with self._connection() as (read, write):
             received = self._link.session.received if self._link else 0
-            hello = Hello(PROTOCOL, self.name, self.token, self._process, self._session, received)
+            hello = Hello(
+                PROTOCOL, self.name, self.token, self._process, self._session, received, SCHEMA, VERSION
+            )
             await write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
-            answer = WIRE.decode(decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece)
+            first = decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece
+            answer = in_plain_words(WIRE.decode(first))
             self._heard = self.now()
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):

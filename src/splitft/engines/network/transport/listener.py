@@ -88,6 +88,10 @@ class Listener:
         """Tell a client why it is expelled, end its connection, and refuse it from now on."""
         self._loop.call_soon_threadsafe(self._peers.expel, name, reason)
 
+    def turn_away(self, name: str, reason: str) -> None:
+        """Tell a client why it cannot take part yet, and end its session; it may come again."""
+        self._loop.call_soon_threadsafe(self._peers.turn_away, name, reason)
+
     def gone(self, name: str, reason: str) -> None:
         """Report that a client will not come, or not come back."""
         self.events.put(Event("gone", name, reason=reason))

@@ -133,6 +133,10 @@ class Peers:
     def expel(self, name: str, reason: str) -> None:
         """Tell a client why it is expelled, and end its connection."""
         self._expelled[name] = reason
+        self.turn_away(name, reason)
+
+    def turn_away(self, name: str, reason: str) -> None:
+        """Tell a client why its session ends, and end its connection; it may come again."""
         peer = self._peers.pop(name, None)
         if peer is not None:
             peer.link.send(packed(End(reason, False)))

@@ -1,0 +1,63 @@
+"""The messages of one client: packed by its channel, sent and received over its dialler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitft.engines.network import control
+from splitft.engines.network.transport.dialler import Dialler
+from splitft.errors import NetworkError, SplitFTError
+from splitft.wire.channel import Channel
+
+
+@dataclass(eq=False)
+class Conversation:
+    """The messages of one client over its dialler."""
+
+    dialler: Dialler
+    _session: str = field(default="", init=False)
+    channel: Channel | None = field(default=None, init=False)  # packs; None: the server has not sent the job
+    _on_send: Callable[[int], None] | None = field(default=None, init=False)
+
+    def start(self, session: str) -> None:
+        """Go on in a new session."""
+        self._session = session
+        if self.channel is not None:
+            self.channel.memory.forget()
+
+    def watch(self, on_send: Callable[[int], None]) -> None:
+        """Have a function told the bytes of each message that goes up."""
+        self._on_send = on_send
+
+    def say(self, message: control.Said) -> None:
+        """Send a message; it is dropped where the session is over."""
+        message = self.channel.pack(message) if self.channel else message
+        self.send(control.packed(message))
+
+    def send(self, payload: bytes) -> None:
+        """Send a payload as it is."""
+        if self._on_send is not None:
+            self._on_send(len(payload))
+        self.dialler.send(self._session, payload)
+
+    def take(self) -> Any:
+        """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
+        came = self.dialler.incoming.get()
+        if isinstance(came, SplitFTError):
+            raise came
+        came = control.in_plain_words(came)
+        if isinstance(came, control.Refused):
+            raise NetworkError(f"the server refuses this client: {came.reason}")
+        if isinstance(came, control.Welcome | control.End):
+            return came
+        try:
+            message = control.in_plain_words(control.WIRE.decode(came))
+            return self.channel.unpack(message) if self.channel else message
+        except ValueError as error:
+            raise NetworkError(f"the server sent what cannot be read: {error}") from None
+
+    def refuse(self, reason: str) -> None:
+        """Have `take` raise that this client is refused. To be called in any thread."""
+        self.dialler.incoming.put(control.Refused(reason, False))

@@ -1,0 +1,104 @@
+"""Membership as others see it: the standing of every client of a run, kept in `members.json`.
+
+    invited ── ready ── training ── away ── training (it is back)
+       │                    │         └──── dropped: a round went on without it; training when it is back
+       └── not ready        └────────────── expelled: it broke the protocol, or diverged
+
+A client that cannot take part yet, because its data cannot be read, say, is not ready: it may come again at
+once, and is waited for. Expulsion outlives a restart of the server, until one with `--admit NAME`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+from splitft.common.files import write_atomically
+from splitft.errors import JobError
+
+MEMBERS = "members.json"
+Standing = Literal["invited", "not ready", "ready", "training", "away", "dropped", "expelled"]
+
+
+class Standee(Protocol):
+    """What is known of a client."""
+
+    @property
+    def expelled(self) -> str: ...
+    @property
+    def diverged(self) -> bool: ...
+    @property
+    def problem(self) -> str: ...
+    @property
+    def session(self) -> str: ...
+    @property
+    def there(self) -> bool: ...
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def muted(self) -> bool: ...
+    @property
+    def took_part(self) -> bool: ...
+
+
+def standing(member: Standee) -> Standing:
+    """Return where a client stands."""
+    if member.expelled:
+        return "expelled"
+    if member.problem:
+        return "not ready"
+    if not member.session:
+        return "invited"
+    if member.muted and member.took_part:
+        return "dropped"
+    if not member.connected:
+        return "away"
+    return "training" if member.there else "ready"
+
+
+def missing(members: Mapping[str, Standee]) -> dict[str, str]:
+    """Return the invited clients that the last round went on without, each with the reason."""
+    told = {}
+    for name, member in members.items():
+        if member.expelled:
+            told[name] = f"expelled: {member.expelled}"
+        elif not member.took_part:
+            told[name] = f"not ready: {member.problem}" if member.problem else "it never came"
+        elif member.muted:
+            told[name] = f"dropped: {member.problem}" if member.problem else "dropped: it was away or late"
+    return told
+
+
+def write_members(folder: Path, members: Mapping[str, Standee]) -> None:
+    """Write the standing of all clients. Raises OutputError."""
+    told = {
+        name: {
+            "standing": standing(member),
+            "reason": member.expelled or member.problem,
+            "diverged": member.diverged,
+        }
+        for name, member in members.items()
+    }
+    write_atomically(folder / MEMBERS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+def expelled_before(folder: Path, names: Collection[str], admit: Collection[str]) -> dict[str, str]:
+    """Return the clients that the run in a folder has expelled, each with the reason, but for those to admit.
+
+    Those whose figures were not finite are not among them: it may have been the adapter that they were given.
+    Raises JobError where one to admit is no client of the job.
+    """
+    for name in admit:
+        if name not in names:
+            raise JobError(f"--admit {name}: no client of this job is called so")
+    path = folder / MEMBERS
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: member["reason"]
+        for name, member in found.items()
+        if name in names and name not in admit and member["standing"] == "expelled" and not member["diverged"]
+    }

@@ -1,0 +1,158 @@
+"""The client's gate: a server's requests are held to the agreed job and the site's policy first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from splitft.engines.network import control
+from splitft.errors import PolicyError
+from splitft.job.settings import CostSettings
+from splitft.job.site_policy import SitePolicy
+from splitft.lora.basis import unstack_bases
+from splitft.lora.blocks import Layout, rank_of, trained_specs, unflatten
+from splitft.lora.moments import unpack_blocks
+from splitft.lora.ranks import held_blocks
+from splitft.wire.messages import AdapterDown
+
+MEGABYTE = 10**6
+LARGEST = 1e6  # root mean square of values that come down, as of those that go up
+
+
+@dataclass(eq=False)
+class RequestGate:
+    """Checks the requests of one server.
+
+    Attributes:
+        cuts: The cuts that the job lets a server choose.
+    """
+
+    settings: CostSettings
+    policy: SitePolicy
+    num_blocks: int
+    cuts: Collection[int]
+    eval_rows: int
+    _times: Counter[tuple[str, int]] = field(default_factory=Counter, init=False)  # in this process
+    _evaluated: set[int] = field(default_factory=set, init=False)  # rounds, in this session
+    _handed_out: int = field(default=-1, init=False)  # the round of the last hand-out
+    _sent: int = field(default=0, init=False)  # bytes in this round
+
+    def start_session(self) -> None:
+        """Note that the server may ask again for what was under way."""
+        self._evaluated.clear()
+        self._handed_out = -1
+
+    def check(self, request: control.Said) -> None:
+        """Check a request. Raises PolicyError, which names it, where it is more than was agreed to."""
+        match request:
+            case AdapterDown():
+                self._hand_out(request)
+            case control.Train():
+                self._round(request.round, 1)
+                if self._handed_out not in (-1, request.round):
+                    raise _refused(f"to train round {request.round} after the adapters of {self._handed_out}")
+                if not 1 <= request.attempt <= self.policy.max_repeats:
+                    raise _refused(f"attempt {request.attempt} at a round: max_repeats")
+                self._again("train", request.round)
+            case control.Evaluate():
+                self._evaluation(request)
+            case control.Load() | control.Save():
+                if request.done > self.settings.rounds + 1:
+                    raise _refused(f"a state after {request.done} of {self.settings.rounds} rounds")
+            case _:
+                pass
+
+    def check_values(self, message: AdapterDown, layout: Layout) -> None:
+        """Check the tensors of a hand-out before any is used. layout: of the blocks that the client holds.
+
+        Raises PolicyError where a rank is higher than the job's or values are absurd, and ValueError where
+        they do not fit the model.
+        """
+        job = self.settings
+        held = set(held_blocks(job, self.num_blocks, message.cut).on_client(layout))
+        blocks = message.blocks
+        if list(blocks) != sorted(set(blocks)) or not set(blocks) <= held or not set(message.frozen) <= held:
+            raise ValueError(
+                f"adapters of blocks {list(blocks)[:9]}, of which the client holds {sorted(held)}"
+            )
+        for block, values in zip(blocks, message.values, strict=True):
+            _vector(values)
+            adapter = unflatten(values, trained_specs(layout[block], block in message.frozen))
+            if (rank := rank_of(adapter)) > job.lora_r:
+                raise _refused(f"adapters of rank {rank} in block {block}, lora_r is {job.lora_r}")
+        unstack_bases(message.rebased, message.bases, layout)
+        for values in (*message.bases, *message.moments):
+            _finite(values)
+        unpack_blocks(message.moved, message.moved_steps, message.moments, layout, job.freeze_a)
+
+    def count(self, payload: int) -> None:
+        """Count bytes that go up. Raises PolicyError beyond what a round may send."""
+        self._sent += payload
+        most = self.policy.max_mb_per_round
+        if most is not None and self._sent > most * MEGABYTE:
+            raise _refused(f"more than {most:g} MB in one round: max_mb_per_round")
+
+    def _hand_out(self, message: AdapterDown) -> None:
+        self._round(message.round, 0)
+        if message.round != self._handed_out:
+            self._handed_out, self._sent = message.round, 0
+        job, policy = self.settings, self.policy
+        if message.cut not in self.cuts:
+            raise _refused(f"a cut of {message.cut} blocks, the job has {_listed(self.cuts)}")
+        if job.splits_model and not policy.min_cut <= message.cut <= (policy.max_cut or message.cut):
+            bounds = f"min_cut {policy.min_cut}, max_cut {policy.max_cut}"
+            raise _refused(f"a cut of {message.cut} blocks: {bounds}")
+        parts = job.per_device_train_batch_size if job.micro_batches == "auto" else job.micro_batches
+        most = 1 if parts == "off" else int(parts)
+        if not 1 <= message.micro_batches <= most:
+            raise _refused(f"batches in {message.micro_batches} parts, the job has at most {most}")
+        self._again("hand out", message.round, 4)
+
+    def _evaluation(self, request: control.Evaluate) -> None:
+        job = self.settings
+        self._round(request.round, 0)
+        if request.round % job.eval_every and request.round != job.rounds:
+            raise _refused(f"an evaluation after round {request.round}, eval_every is {job.eval_every}")
+        if request.round in self._evaluated:
+            raise _refused(f"a second evaluation after round {request.round}")
+        self._evaluated.add(request.round)
+        self._again("evaluate", request.round)
+        if request.sample > self.eval_rows or request.have > self.eval_rows:
+            raise _refused(f"a sample of {request.sample} of {self.eval_rows} held-out rows")
+
+    def _round(self, round_: int, first: int) -> None:
+        if not max(first, self._handed_out) <= round_ <= self.settings.rounds:
+            raise _refused(f"round {round_} after round {self._handed_out} of {self.settings.rounds}")
+
+    def _again(self, what: str, round_: int, times: int = 1) -> None:
+        """Count how often one thing is asked in one round. times: how often in an undisturbed round."""
+        self._times[what, round_] += 1
+        if self._times[what, round_] > times * self.policy.max_repeats:
+            raise _refused(f"to {what} in round {round_} once more: max_repeats {self.policy.max_repeats}")
+
+
+def _refused(what: str) -> PolicyError:
+    return PolicyError(f"the server asked for {what}; nothing of it was done")
+
+
+def _listed(cuts: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(cuts)[:9]))
+
+
+def _vector(values: Tensor) -> None:
+    if values.dtype is not torch.float32 or values.ndim != 1:
+        raise ValueError(f"adapter values of {values.dtype}, {values.ndim} dimensions")
+    _finite(values)
+
+
+def _finite(values: Tensor) -> None:
+    """Raise ValueError where values are not finite, or far too large."""
+    if not values.is_floating_point():
+        raise ValueError(f"values of {values.dtype}")
+    norm = float(torch.linalg.vector_norm(values.flatten(), dtype=torch.float32)) if values.numel() else 0.0
+    if not norm <= LARGEST * max(1, values.numel()) ** 0.5:
+        raise ValueError("values are not finite, or far too large")

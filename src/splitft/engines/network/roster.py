@@ -1,0 +1,181 @@
+"""The clients of a run at the server: what is known of each, and whether there are enough of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from splitft.engines.network import control
+from splitft.engines.network.sameness import difference, facts_of
+from splitft.engines.network.timing import StepClock
+from splitft.engines.network.transport.peers import Event
+from splitft.errors import DivergedError, NetworkError
+from splitft.job.sections import NetworkConfig
+from splitft.wire.messages import AdapterDown, OptimizerState
+
+MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
+
+
+@dataclass
+class Member:
+    """One client. Its standing (`membership.py`) follows from `join` to `expel`."""
+
+    name: str
+    session: str = ""  # of its last connection; empty before the first
+    there: bool = False  # it takes part: its data are read and its state is restored in this session
+    connected: bool = False
+    now: Callable[[], float] = time.monotonic  # seconds of a clock that never goes back
+    since: float = 0.0  # when it was last lost
+    expelled: str = ""  # why
+    problem: str = ""  # why it cannot take part yet, in its own words
+    told: str = ""  # the last of these that it gave
+    took_part: bool = False  # it has been there
+    diverged: bool = False  # that is: its figures were not finite
+    owes: type | None = None  # the only kind that may come next in a new session; None: any
+    rows: int = 0
+    eval_rows: int = 0
+    done: int = 0  # the last round after which it saved its state
+    exact: bool = True  # the server counts on that state
+    finished: bool = False  # it has sent its adapters of the round after `done`
+    last: AdapterDown | None = None  # its last hand-out since then
+    evaluating: bool = False  # that one is for evaluation
+    facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
+    muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
+    clock: StepClock = field(default_factory=StepClock)
+    unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
+
+    def join(self, session: str) -> None:
+        """It is connected in a new session, in which Ready and Loaded come first."""
+        self.session, self.owes, self.there, self.problem = session, control.Ready, False, ""
+        self.connected = True
+        self.unasked.clear()
+
+    def ready(self, message: control.Ready, facts: Mapping[str, str]) -> str:
+        """Note that its data are read, and what it holds; return what of that is not the server's.
+
+        Raises ValueError for numbers of rows that no client has.
+        """
+        rows, eval_rows = message.rows, message.eval_rows
+        if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
+            raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
+        self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
+        self.facts = facts_of(message.things, message.values)
+        return difference(self.facts, facts)
+
+    def not_ready(self, problem: str) -> bool:
+        """Be away, as before the first session, for this reason; return whether that is a new one."""
+        new, self.problem, self.told = problem != self.told, problem, problem
+        self.session, self.there, self.connected = "", False, False
+        self.owes, self.since = control.Ready, self.now()
+        return new
+
+    def take_part(self) -> None:
+        """Its state is restored, or lost: it is one of those that train."""
+        self.owes, self.there, self.took_part = None, True, True
+
+    def connect(self, now: bool) -> None:
+        """Its connection is lost, or there again in the same session."""
+        self.connected = now
+        if not now:
+            self.since = self.now()
+
+    def expel(self, reason: str, diverged: bool) -> None:
+        """It takes part no more."""
+        self.expelled, self.there, self.diverged = reason, False, diverged
+
+    def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
+        """Remember what it is handed out, for a return in a new session."""
+        self.last, self.evaluating = message, evaluating
+
+    def finish(self) -> None:
+        """Note that its adapters of this round are here: it need not take the steps again."""
+        self.finished, self.last = True, None
+
+    def mute(self) -> None:
+        """Drop its messages until it has the next adapters."""
+        self.muted = True
+
+    def save(self, done: int, exact: bool) -> None:
+        """Note the state that it can restore."""
+        self.done, self.exact, self.finished, self.last = done, exact, False, None
+
+    def admits(self, message: control.Said) -> bool:
+        """Whether a message is to be used. Raises ValueError where another kind must come first."""
+        kind = type(message).__name__
+        if self.owes is not None and not isinstance(message, self.owes | control.Failed):
+            raise ValueError(f"{kind} came where {self.owes.__name__} is next")
+        if isinstance(message, control.Ready | control.Loaded) and not isinstance(message, self.owes or ()):
+            raise ValueError(f"{kind} came again")
+        if (
+            isinstance(message, control.Held | OptimizerState)
+            and self.last
+            and message.round == self.last.round
+        ):
+            self.muted = False
+        return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
+
+    def away_seconds(self) -> float:
+        """How long it has not been there."""
+        return 0.0 if self.there and self.connected else self.now() - self.since
+
+
+class Roster(dict[str, Member]):
+    """All clients of a job, in the order of their names there, which is the order of all sums."""
+
+    def __init__(
+        self, names: Sequence[str], config: NetworkConfig, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__({name: Member(name, now=now, since=now()) for name in names})
+        self.config, self.now = config, now
+
+    def there(self) -> list[str]:
+        """The clients that take part now."""
+        return [name for name, member in self.items() if member.there and not member.expelled]
+
+    def check_quorum(self) -> None:
+        """Raise where fewer than `min_clients` can ever take part again.
+
+        Raises DivergedError where the figures of all were not finite, else NetworkError.
+        """
+        out = {name: member.expelled for name, member in self.items() if member.expelled}
+        fewest, left = self.config.min_clients or 1, len(self) - len(out)
+        if left >= fewest:
+            return
+        name, reason = list(out.items())[-1]
+        if all(member.diverged for member in self.values()):
+            raise DivergedError.of(f"no client is left whose figures are finite; {name}: {reason}")
+        if not left:
+            raise NetworkError(f"every client is expelled; {name}: {reason}")
+        told = "; ".join(f"{name} is expelled: {reason}" for name, reason in out.items())
+        raise NetworkError(
+            f"{left} of {len(self)} clients are left, network.min_clients is {fewest} ({told}): "
+            "`splitft server … --resume --admit NAME` lets one in again"
+        )
+
+    def enough(self, without: Collection[str] = ()) -> bool:
+        """Whether the run may go on without these clients."""
+        wanted = self.config.min_clients or sum(not member.expelled for member in self.values())
+        return len([name for name in self.there() if name not in without]) >= max(1, wanted)
+
+    def given_up(self, name: str) -> bool:
+        """Whether the others no longer wait for a client."""
+        return bool(self[name].expelled) or (self.long_away(name) and self.enough(without=[name]))
+
+    def long_away(self, name: str) -> bool:
+        """Whether a client is away for longer than `rejoin_seconds`."""
+        return self[name].away_seconds() > self.config.rejoin_seconds
+
+    def away(self, names: Sequence[str]) -> str:
+        """Return those of these clients that are not there, each with what keeps it from taking part."""
+        away = {name: self[name].problem for name in names if self[name].away_seconds()}
+        return ", ".join(f"{name} (not ready: {why})" if why else name for name, why in away.items())
+
+    def took_part(self) -> list[str]:
+        """The clients that have taken part, also before the checkpoint, and were not expelled."""
+        return [n for n, member in self.items() if (member.took_part or member.done) and not member.expelled]
+
+    def deadline(self) -> float:
+        """The time from which on clients are late with what they are asked now, by `now`."""
+        return self.now() + (self.config.round_seconds or math.inf)

@@ -1,0 +1,55 @@
+"""The states of a client on its disk: after each round, and when it had sent its adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from splitft.common.state import State, pack
+from splitft.engines.network.control import Load
+from splitft.errors import DataError, PolicyError
+
+SAVED, FINISHED = "saved", "finished"
+KEEP = 2  # checkpoints: the server may go back to the one before the last
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class SiteFiles:
+    """The checkpoints below a client's folder. most_gb: of disk space that it may take; None: any."""
+
+    folder: Path
+    most_gb: float | None = None
+
+    def find(self, wanted: Load, data: str) -> State | None:
+        """Return the state that a server counts on, None where there is none.
+
+        data: digest of the client's rows. Raises DataError where the state was trained on others.
+        """
+        # At the very start: checkpoints of an earlier run would count as newer ones.
+        if not wanted.done and not wanted.finished:
+            remove_checkpoints(self.folder / SAVED)
+            remove_checkpoints(self.folder / FINISHED)
+            return None
+        kind = FINISHED if wanted.finished else SAVED
+        found = load_checkpoint(self.folder / kind, wanted.done + wanted.finished)
+        if found is None:
+            return None
+        if found.state.get("data", data) != data:
+            raise DataError(
+                f"the data are not those of the state in {self.folder}: put the same file back, or start "
+                "this client with another --folder"
+            )
+        return found.state
+
+    def save(self, kind: str, number: int, state: State) -> None:
+        """Write a state. Raises OutputError where it cannot be written, PolicyError beyond `most_gb`."""
+        if self.most_gb is not None:
+            held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+            size = sum(tensor.numel() * tensor.element_size() for tensor in pack(state)[1].values())
+            if held + size > self.most_gb * GB:
+                raise PolicyError(
+                    f"{self.folder} would hold {(held + size) / GB:.3g} GB, max_disk_gb is {self.most_gb:g}"
+                )
+        save_checkpoint(self.folder / kind, number, state, keep=KEEP)

@@ -1,0 +1,54 @@
+"""`splitft client`: the arguments of a client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitft.common.startup import import_libraries
+from splitft.launch.arguments import read_token
+from splitft.launch.options import ACCEPT, CERTS, OPEN, PLUGIN, POLICY, TOKEN_FILE
+
+
+def client(
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    name: Annotated[str, typer.Option(help="This client's name in the job.")],
+    data: Annotated[Path | None, typer.Option(help="This client's data file.")] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option(help="File to evaluate on; default: a share of --data is held out.")
+    ] = None,
+    job_data: Annotated[
+        bool,
+        typer.Option("--job-data", help="Instead: this client's share of the job's data set."),
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="The base model, where it has another name on this machine.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where its state is kept; default: runs/NAME.")] = None,
+    certs: CERTS = None,
+    token_file: TOKEN_FILE = None,
+    insecure: OPEN = False,
+    policy: POLICY = None,
+    accept: ACCEPT = "",
+    plugin: PLUGIN = None,
+) -> None:
+    """Take part in a run as one client, with data that stay here."""
+    import_libraries()
+    from splitft.running.join import join
+
+    join(
+        server,
+        name,
+        data=data,
+        eval_data=eval_data,
+        job_data=job_data,
+        model=model,
+        folder=folder or Path("runs") / name,
+        certs=certs,
+        token=read_token(token_file),
+        insecure=insecure,
+        policy=policy,
+        accept=accept,
+    )

@@ -1,0 +1,91 @@
+"""A hostile client ends its own part and nobody else's: the ways of `hostile_client` against a real server.
+
+Where it is expelled, the honest ones end with the bits of a run in which it never was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from cases import rest_slow
+from hostile_client import LABELS, TRUNKS, WAYS
+from network_threads import Settings, together
+from reference import make_setting, write_rows
+from splitft import Job, run
+
+QUIET = Console(quiet=True)
+NAMES = ["anna", "bert", "mallory"]
+CASES = [(way, labels, trunk) for way, its in WAYS.items() for labels in its.labels for trunk in its.trunks]
+QUICK = [
+    ("a likelihood above 1", "client", "per_client"),
+    ("a kept sample beside one of another width", "server", "per_client"),
+    ("absurd adapters", "server", "shared"),
+    ("adapters that do harm", "client", "per_client"),
+]
+Adapters = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("hostile")
+    files = {name: str(write_rows(folder / f"{name}.txt", rows=30, seed=i)) for i, name in enumerate(NAMES)}
+    return make_setting(folder, "llama", num_hidden_layers=4) | {
+        "data_files": files, "rounds": 2, "local_steps": 2, "cuts": [1, 2, 2], "eval_every": 1,
+        "max_eval_samples": None, "partition": {"method": "files"},
+        "network": {"clients": NAMES, "min_clients": 2, "rejoin_seconds": 5},
+        "warmup_steps": 0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def without(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Adapters]:
+    """Return the adapter of the run in one process that mallory never was in."""
+    made: dict[str, Adapters] = {}
+
+    def adapter(changes: dict[str, Any]) -> Adapters:
+        if repr(changes) not in made:
+            folder = tmp_path_factory.mktemp("honest") / "run"
+            files = {name: path for name, path in setting["data_files"].items() if name != "mallory"}
+            cuts = changes.get("cuts", setting["cuts"])
+            own = {"data_files": files, "cuts": cuts[:2] if isinstance(cuts, list) else cuts}
+            own["network"] = {"clients": NAMES[:2]}
+            run(Job(**setting | changes | own, output_dir=str(folder)), console=QUIET)
+            made[repr(changes)] = load_file(folder / "adapter" / "adapter_model.safetensors")
+        return made[repr(changes)]
+
+    return adapter
+
+
+@pytest.mark.parametrize(("way", "labels", "trunk"), rest_slow(CASES, QUICK))
+def test_a_hostile_client_ends_its_own_part_alone(
+    way: str,
+    labels: str,
+    trunk: str,
+    setting: Settings,
+    without: Callable[..., Adapters],
+    tmp_path: Path,
+) -> None:
+    hostile, said = WAYS[way], list[str]()
+    changes = LABELS[labels] | TRUNKS[trunk] | hostile.job
+    folder = together(setting | changes, tmp_path, {"mallory": hostile.make()}, said)
+    assert not (folder / "faults.log").exists()  # a check refused it: nothing was raised
+    if hostile.reason is None:
+        assert said == ["the run is complete"]
+        return
+    assert re.search(hostile.reason, said[0]), said
+    if hostile.late and trunk == "shared":
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["perplexity"] < 1.2 * summary["perplexity_before"]
+        return
+    got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
+    assert got.keys() == wanted.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
