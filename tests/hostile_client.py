@@ -135,5 +135,10 @@ WAYS: dict[str, Way] = {
     "adapters at the edge of what steps can make": Way(
         lambda: on(AdapterUp, lambda m: replace(m, values=tuple(v + 0.03 * v.sign() for v in m.values))), None
     ),
+    # Blocks 1 and 2 are held by it and the shared trunk alone, and no reach bounds it.
+    "adapters without measure in blocks of two holders": Way(
+        scaled(30.0), None, ("server",), ("shared",),
+        job=UNBOUNDED | {"robust_aggregation": "norm_clip", "cuts": [1, 1, 3]},
+    ),
     "absurd adapters": Way(scaled(9e5), "beyond what"),
 }  # fmt: skip

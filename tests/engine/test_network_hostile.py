@@ -21,6 +21,7 @@ from hostile_client import LABELS, TRUNKS, WAYS
 from network_threads import Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
+from splitft.server import answers
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
@@ -78,14 +79,52 @@ def test_a_hostile_client_ends_its_own_part_alone(
     changes = LABELS[labels] | TRUNKS[trunk] | hostile.job
     folder = together(setting | changes, tmp_path, {"mallory": hostile.make()}, said)
     assert not (folder / "faults.log").exists()  # a check refused it: nothing was raised
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["perplexity"] < 1.2 * summary["perplexity_before"]
     if hostile.reason is None:
         assert said == ["the run is complete"]
         return
     assert re.search(hostile.reason, said[0]), said
     if hostile.late and trunk == "shared":
-        summary = json.loads((folder / "summary.json").read_text())
-        assert summary["perplexity"] < 1.2 * summary["perplexity_before"]
         return
     got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
+
+
+FORMS = {
+    "one trunk for each": {},
+    "a shared trunk": TRUNKS["shared"],
+    "labels at home, a shared trunk": LABELS["client"] | TRUNKS["shared"],
+    "several clients at once": {"server_batch_tokens": 4096},
+}
+
+
+@pytest.mark.parametrize("form", rest_slow(FORMS, ["a shared trunk"]))
+def test_a_step_that_raises_for_one_client_is_repeated_without_it(
+    form: str,
+    setting: Settings,
+    without: Callable[..., Adapters],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error planted into the server's step, as a message could raise that passed every check."""
+    for name in ("trunk_step", "step_from_tail"):
+        step = getattr(answers, name)
+
+        def planted(model: Any, given: Any, *rest: Any, step: Any = step, **options: Any) -> Any:
+            places = [part.place for part in (given if isinstance(given, list) else [given.part])]
+            if any(place.client == "mallory" and place.step for place in places):
+                raise RuntimeError("a planted fault")
+            return step(model, given, *rest, **options)
+
+        monkeypatch.setattr(answers, name, planted)
+    said: list[str] = []
+    changes = LABELS["server"] | FORMS[form]
+    folder = together(setting | changes, tmp_path, {"mallory": lambda message: [message]}, said)
+    assert said == ["what it sent could not be processed (RuntimeError)"]
+    assert "RuntimeError: a planted fault" in (folder / "faults.log").read_text()
+    got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
+    assert got.keys() == wanted.keys()
+    same = torch.allclose if "server_batch_tokens" in changes else torch.equal  # the order of sums varies
+    assert all(same(got[name], tensor) for name, tensor in wanted.items())

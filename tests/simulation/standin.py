@@ -329,9 +329,8 @@ class StandInClient:
                 return TailGradients(*place, seen / PRIME, 3, rows_from(seen))
             case TrunkOutput():
                 found = metrics(message.round, mix(number_of(message.hidden), *self.handed_out.values()))
-                return replace(
-                    found, row_nll=_ROW_TOKENS * (found.nll / 3), row_correct=_NONE, row_tokens=_ROW_TOKENS
-                )
+                nll = _ROW_TOKENS * (found.nll / 3)
+                return replace(found, row_nll=nll, row_correct=_NONE, row_tokens=_ROW_TOKENS)
             case Gradients():
                 self._gradients.append(number_of(message.gradient))
                 if message.micro_step + 1 == self.micro_steps:

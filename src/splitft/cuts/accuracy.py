@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from splitft.cuts.observe import Observation, Proposal
 from splitft.cuts.resource import resource_bases, starting_cuts
 from splitft.job.sections import CutPolicyConfig
 
+# A stated accuracy so far from the median, and by so many median deviations, is no part of the mean.
+FAR, FAR_DEVIATIONS = 0.1, 5.0
 _EPS = 1e-6  # accuracies that differ by less than this are the same
 
 
@@ -46,7 +49,7 @@ def weigh(
     neither the clipping, nor the memory of w, nor eps.
     """
     known = {c.name: c.accuracy for c in observation.clients if c.accuracy is not None}
-    mean, deviation = _mean_and_deviation(list(known.values()))
+    mean, deviation = _mean_and_deviation(_plausible(list(known.values()), observation.self_reported))
     before: Mapping[str, Any] = observation.state.get("weights", {})
     weights: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -63,6 +66,18 @@ def weigh(
         reasons[name] = f"{why}, of {bases[name]:.1f} blocks"
     targets = {name: bases[name] * weight for name, weight in weights.items()}
     return Proposal(targets, reasons, {"starting_cuts": dict(starts), "weights": weights})
+
+
+def _plausible(values: list[float], self_reported: bool) -> list[float]:
+    """Return the accuracies that the mean is taken of: where clients state their own, those near the median.
+
+    One that lies then moves its own weight, which has bounds, and no other's.
+    """
+    if not self_reported or len(values) < 3:
+        return values
+    middle = median(values)
+    most = max(FAR, FAR_DEVIATIONS * median(abs(value - middle) for value in values))
+    return [value for value in values if abs(value - middle) <= most]
 
 
 def _mean_and_deviation(values: list[float]) -> tuple[float, float]:

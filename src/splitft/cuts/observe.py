@@ -50,6 +50,7 @@ class Observation:
     clients: In the order of the job.
     order, server_adapter: As in the job; they decide what a step waits for.
     state: The policy's own, from its last Proposal; {} at first.
+    self_reported: Accuracies are what clients state, not what the server computed.
     """
 
     round: int
@@ -58,6 +59,7 @@ class Observation:
     order: Literal["parallel", "turns"] = "parallel"
     server_adapter: Literal["per_client", "shared"] = "per_client"
     state: Mapping[str, Any] = field(default_factory=dict)
+    self_reported: bool = False
 
 
 @dataclass(frozen=True)

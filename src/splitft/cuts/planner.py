@@ -109,4 +109,5 @@ class CutPlanner:
             order=self.job.order,
             server_adapter=self.job.server_adapter,
             state=self.decisions[-1].state if self.decisions else {},
+            self_reported=self.job.labels == "client",
         )

@@ -115,6 +115,12 @@ def serve(
                 f"{job.eval_set} is read by clients with --job-data, for their shares of its rows; clients "
                 "with --data evaluate their --eval-data, or rows held out; the server reads none"
             )
+        if job.labels == "client" or not job.splits_model:
+            start.notices.append(
+                "losses, perplexities and accuracies are the clients' own figures: the server has no labels, "
+                "and cannot check them"
+            )
+            say(start.notices[-1])
         parties, members, listener, averaging = make_server_side(
             start, address, certs, door, opened.folder, console
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,3 +157,32 @@ def test_unknown_devices_are_told(policy: str) -> None:
     observation = cohort(ClientState("a", 2, 9, 0.1, 1.0), ClientState("b", 2, 9, 0.1))
     with pytest.raises(JobError, match=r"speed of client b is unknown.*set `devices`"):
         decide(policy, CutPolicyConfig(), observation)
+
+
+def test_a_client_that_lies_about_its_accuracy_does_not_move_the_cuts_of_others() -> None:
+    """Round after round, where accuracies are the clients' own figures."""
+    honest = {"a": 0.31, "b": 0.30, "c": 0.33, "d": 0.29}
+    config = CutPolicyConfig(method="accuracy", gamma=0.5)
+    cuts: dict[str, dict[str, int]] = {}
+    for case, own in {"without": honest, "with": honest | {"liar": 1.0}}.items():
+        state: dict[str, Any] = {}
+        for round_ in range(1, 6):
+            clients = tuple(ClientState(name, 6, 12, accuracy) for name, accuracy in own.items())
+            seen = Observation(round_, 12, clients, state=state, self_reported=True)
+            decision = decide("accuracy", config, seen)
+            state = decision.state
+        cuts[case] = decision.cuts
+    assert {name: cuts["with"][name] for name in honest} == cuts["without"]
+    assert len(set(cuts["without"].values())) > 1  # the others' accuracies still count
+
+
+@given(observation=observations(), config=configs())
+def test_figures_of_the_server_and_alike_ones_of_clients_give_the_same_cuts(
+    observation: Observation, config: CutPolicyConfig
+) -> None:
+    near = tuple(replace(c, accuracy=0.5 + (c.accuracy or 0.0) / 20) for c in observation.clients)
+    own = replace(observation, clients=near)
+    assert (
+        decide("accuracy", config, own).cuts
+        == decide("accuracy", config, replace(own, self_reported=True)).cuts
+    )

@@ -36,15 +36,23 @@ class StepClock:
 
     server_seconds: float = 0.0
     waited_seconds: float = 0.0
+    _began: float | None = None
     _asked_at: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Return the time from the first message to it to the last one from it."""
+        return 0.0 if self._began is None or self._asked_at is None else self._asked_at - self._began
 
     def start(self) -> None:
         """Begin with the first of some local steps."""
-        self.server_seconds, self.waited_seconds, self._asked_at = 0.0, 0.0, None
+        self.server_seconds, self.waited_seconds = 0.0, 0.0
+        self._began = self._asked_at = None
 
     def asked(self) -> None:
         """Note that something was sent to the client."""
         self._asked_at = time.perf_counter()
+        self._began = self._asked_at if self._began is None else self._began
 
     def heard(self, at: float) -> None:
         """Note that something came from it; several messages may answer one."""
@@ -66,8 +74,14 @@ class StepTimes:
     parts: dict[str, int] = field(default_factory=dict)  # of each client's batches, by its first times
 
     def add(self, name: str, worked: Worked, clock: StepClock, held: HeldBlocks, clients: int) -> None:
-        """Take in the times of a client's local steps. clients: number that the server computes for."""
-        steps = self.job.local_steps
+        """Take in the times of a client's local steps. clients: number that the server computes for.
+
+        What a client states counts up to the time in which it did it.
+        """
+        steps, stated = self.job.local_steps, worked.front_seconds + worked.tail_seconds
+        if stated > clock.seconds:
+            share = clock.seconds / stated
+            worked = Worked(worked.round, worked.front_seconds * share, worked.tail_seconds * share)
         client = worked.front_seconds + worked.tail_seconds
         link = max(0.0, clock.waited_seconds - client)
         if self.on_seconds is not None:
