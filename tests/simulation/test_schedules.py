@@ -9,7 +9,7 @@ from simulation.bugs import BUGS
 from simulation.modes import MODES
 from simulation.schedule import Result, simulate
 
-QUICK, ALL = 400, 100_000
+QUICK, ALL = 400, 100_000  # 35 ms each on an idle core
 NAMES = list(MODES)
 
 
@@ -30,9 +30,9 @@ def check(first: int, last: int) -> int:
 
 def test_a_seed_is_one_schedule() -> None:
     """The same seed: the same things happen, in the same order, at the same times."""
-    for seed in range(3 * len(NAMES)):
+    for seed in range(len(NAMES)):
         assert run(seed).world.digest() == run(seed).world.digest(), seed
-    assert len({run(seed).world.digest() for seed in range(0, 20 * len(NAMES), len(NAMES))}) == 20
+    assert len({run(seed).world.digest() for seed in range(0, 4 * len(NAMES), len(NAMES))}) == 4
 
 
 def test_schedules() -> None:
