@@ -7,8 +7,8 @@
 `join`: clients with a certificate each, 200 ms away, dial a server that is then started; seconds until all
 are in. Again while one other address makes bare TCP connects. `cost`: CPU seconds of the server process for
 each megabyte from one client, of the door and of gRPC's own TLS alone, in turns. `floods`: peak memory of a
-server without client certificates while 8 connections send HTTP/2 frames without an end, with the door and with gRPC alone.
-Servers, attackers and clients are processes of their own, on loopback.
+server without client certificates while 8 connections send HTTP/2 frames without an end, with the door and
+with gRPC alone. Servers, attackers and clients are processes of their own, on loopback.
 """
 
 from __future__ import annotations
