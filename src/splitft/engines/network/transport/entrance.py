@@ -74,7 +74,12 @@ class Entrance:
                 bound = await self._front.start(host.strip("[]"), int(port))
         except (RuntimeError, OSError) as error:
             found = error if isinstance(error, OSError) else _why_not(host.strip("[]"), int(port))
-            reason = os.strerror(found.errno) if found and found.errno else "gRPC cannot use it"
+            reason = "gRPC cannot use it"
+            if (
+                found is not None
+            ):  # asyncio's text repeats the address; a name that is unknown has a code below 0
+                known = found.errno is not None and found.errno > 0
+                reason = os.strerror(found.errno or 0).lower() if known else str(found.strerror)
             if self._front:
                 await self._front.stop()
             raise NetworkError(
