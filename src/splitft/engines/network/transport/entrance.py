@@ -75,9 +75,7 @@ class Entrance:
         except (RuntimeError, OSError) as error:
             found = error if isinstance(error, OSError) else _why_not(host.strip("[]"), int(port))
             reason = "gRPC cannot use it"
-            if (
-                found is not None
-            ):  # asyncio's text repeats the address; a name that is unknown has a code below 0
+            if found is not None:  # asyncio's text has the address again; an unknown name has a code < 0
                 known = found.errno is not None and found.errno > 0
                 reason = os.strerror(found.errno or 0).lower() if known else str(found.strerror)
             if self._front:
