@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from splitft.engines.network.members import Members
 
 SERVER = "server"  # the server's name at the aggregator
+MOST_FROM_AGGREGATOR = 1 << 20  # bytes of a message to a client: a refusal, or the end
 
 Incoming = queue.SimpleQueue[Item]
 Dial = Callable[..., Dialler]  # sink: as of `Dialler`
@@ -69,6 +70,7 @@ class Desk:
     def __init__(self, dial: Dial, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
         self._dialler = dial(sink=self._take)
+        self._dialler.limit(MOST_FROM_AGGREGATOR)
 
     def hand_in(self, update: AdapterUp) -> AdapterUp:
         """Send an update to the aggregator; return the message for the server instead."""

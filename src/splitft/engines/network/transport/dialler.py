@@ -43,7 +43,7 @@ from splitft.engines.network.transport.no_answer import explain
 from splitft.errors import LostError, NetworkError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
-MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
+MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
 Item = bytes | Welcome | Refused | End | NetworkError
 
