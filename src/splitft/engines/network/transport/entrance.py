@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ class Entrance:
             if self._front:
                 bound = await self._front.start(host.strip("[]"), int(port))
         except (RuntimeError, OSError) as error:
-            reason = error if isinstance(error, OSError) else _why_not(host.strip("[]"), int(port))
+            found = error if isinstance(error, OSError) else _why_not(host.strip("[]"), int(port))
+            reason = "gRPC cannot use it"
+            if found is not None:  # asyncio's text has the address again; an unknown name has a code < 0
+                known = found.errno is not None and found.errno > 0
+                reason = os.strerror(found.errno or 0).lower() if known else str(found.strerror)
             if self._front:
                 await self._front.stop()
             raise NetworkError(
@@ -111,11 +116,11 @@ class Entrance:
             self._strangers.look_soon()
 
 
-def _why_not(host: str, port: int) -> str:
+def _why_not(host: str, port: int) -> OSError | None:
     """Return why a port cannot be had: gRPC does not say it."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family):
-            return "gRPC cannot use it"
+            return None
     except OSError as error:
-        return str(error)
+        return error
