@@ -26,6 +26,9 @@ def judge(mode: Mode, parties: Sequence[Party], outcome: Outcome, whole: Outcome
         end = outcome.ends.get(party.name)
         if end is not None and not end.ok:
             return f"{party.name} ended with: {end.reason}"
+    for party in parties:
+        if path := damaged(party.disk):
+            return f"{party.name}: {path} has its name and is not whole"
     server: Any = parties[0].disk
     found = load_checkpoint(server.root("run") / "checkpoints")
     if found is None or found.round < mode.job.rounds - 1 or found.passed_over:  # it may die before the last
@@ -52,7 +55,7 @@ def same_bits(parties: Sequence[Party], outcome: Outcome, whole: Outcome) -> str
 
 def damaged(disk: Any) -> str:
     """Return a checkpoint that has its name and is not whole; empty: there is none."""
-    for folder in ("run/checkpoints", "client/saved", "client/finished", "updates"):
+    for folder in ("run/checkpoints", "client/saved", "client/finished"):
         place = disk.root(folder)
         for path in place.glob("round-*"):
             if load_checkpoint(place, int(path.name.removeprefix("round-"))) is None:
