@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import resource
 import socket
 import struct
 import time
@@ -24,6 +25,7 @@ from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.identity import Identity
 from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.room import make_room
 from splitft.engines.network.transport.strangers import borrowed
 from splitft.errors import JobError, LostError
 from tcp_proxy import Proxy
@@ -287,6 +289,39 @@ def test_connections_without_a_word_keep_nobody_out(authority: Path, start: Call
             made.close()
     lines = server.audit()
     assert lines and {line["address"] for line in lines} == {"127.0.0.2"} and len(lines) < 5, lines
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_connects_take_few_lines(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Beside them a revoked client knocks every second: each time counts."""
+    folder = tmp_path / "authority"
+    certs.create_authority(folder)
+    certs.add_client(folder, "alice")
+    certs.revoke(folder, "alice")
+    server = start(folder)
+    knocks, end = 0, 0.0
+    for i in range(100_000):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", server.listener.port), timeout=5):
+            pass
+        if time.monotonic() > end:
+            knocks, end = knocks + 1, time.monotonic() + 1
+            assert isinstance(dial(server, "alice", own(folder, "alice")), Refused), i
+    server.listener.close(0)
+    lines = server.audit()
+    assert len(lines) <= 100
+    assert max(int(line.get("count", 1)) for line in lines if line["name"] == "alice") == knocks
+
+
+def test_room_is_made_for_the_files_of_clients() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        assert not make_room(500, 64, 1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 500
+        if hard < 1 << 30:
+            assert f"{hard + 1} clients" in (line := make_room(hard + 1, 64, 1)) and " fit; " in line
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_log_of_refusals_is_short_and_forgets_no_client(tmp_path: Path) -> None:
