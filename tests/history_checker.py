@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,13 @@ def effective_rounds(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def check_history(run_dir: Path, job: Job) -> None:
     """Each step once and in order; whole rounds, averaged with what was seen of them."""
-    rounds = effective_rounds(read_steps(run_dir))
-    assert len(rounds) == job.rounds
+    check_lines(read_steps(run_dir), job)
+
+
+def check_lines(lines: Iterable[dict[str, Any]], job: Job, all_clients: Collection[str] = ()) -> None:
+    """Check the lines of a step log. all_clients: none of these may be missing in any round."""
+    rounds = effective_rounds(lines)
+    assert len(rounds) == job.rounds, f"{len(rounds)} rounds"
     for number, entry in enumerate(rounds, start=1):
         wanted = [
             (number, step, micro_step)
@@ -56,6 +61,8 @@ def check_history(run_dir: Path, job: Job) -> None:
         for client, rows in entry["rows"].items():
             assert entry["places"][client] == wanted, f"round {number}, {client}"
             assert rows > 0
+        missing = [client for client in all_clients if client not in entry["rows"]]
+        assert not missing, f"round {number} went on without {missing}"
         left_out = set(entry["started"]) - set(entry["rows"])
         assert all(not entry["places"][client] for client in left_out), "a client that is left out took steps"
     assert max(Counter(client for entry in rounds for client in entry["rows"]).values()) <= job.rounds

@@ -58,7 +58,7 @@ def follow(
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
-    site = Site(conversation, folder, ClientSetup(name, data, eval_data, None, QUIET, dial))
+    site = Site(conversation, folder, ClientSetup(name, data, eval_data, None, QUIET, dial, server=address))
     try:
         return site.run()
     finally:

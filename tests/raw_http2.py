@@ -8,7 +8,7 @@ import struct
 import time
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RESET, SETTINGS, GO_AWAY = 0, 1, 3, 4, 7
+DATA, HEADERS, RESET, SETTINGS, PING, GO_AWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 
 
 def frame(kind: int, payload: bytes, flags: int = 0, stream: int = 0) -> bytes:

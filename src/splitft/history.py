@@ -150,6 +150,9 @@ def make_record(
     ledger: Bytes of this round.
     seconds: Of training and of evaluation.
     """
+    # In the clients' order, never that in which they came.
+    losses = {name: losses[name] for name in [*cuts, *losses] if name in losses}
+    metrics = {name: metrics[name] for name in [*cuts, *metrics] if name in metrics}
     all_rows = {name: own.rows for name, own in (held_out or {}).items()}
     own_figures = own_figures or {}
     clients = {}

@@ -21,9 +21,9 @@ from ports import free_port
 from splitft import Job
 from splitft.engines.network.control import End
 from splitft.engines.network.transport import certs
-from splitft.engines.network.transport.listener import METHOD, SERVICE
+from splitft.engines.network.transport.entrance import METHOD, SERVICE
 from splitft.engines.network.transport.peers import MOST_UNREAD
-from splitft.engines.network.transport.tls_front import MOST_STRANGERS
+from splitft.engines.network.transport.strangers import MOST_STRANGERS
 from splitft.job import dump_job
 from splitft.running.join import channel_credentials
 from splitft.running.prepare import assemble
@@ -32,7 +32,8 @@ from splitft.wire.messages import Activations
 
 HONEST = ["anna", "bert"]
 HOSTILE = ["tiny", "total", "tensor", "slow", "late"]
-STRANGER_BYTES = 1 << 20  # of memory for the connection of one of them, TLS and HTTP/2 included
+STRANGER_COST = 1 << 18  # bytes of memory for the connection of one of them, TLS and HTTP/2 included
+CLIENT_COST = 1 << 20
 MARGIN = 10.0  # seconds that a busy machine may be late
 PATH = f"/{SERVICE}/{METHOD}"
 
@@ -52,8 +53,8 @@ class Siege:
                 certs.add_client(self.certs, name)
         start = assemble(job, Console(quiet=True), elsewhere=job.network.clients or ())
         # Of a client: unused payloads, one more on its way, payloads it has not taken, and its connection.
-        client = (2 + MOST_UNREAD) * most_bytes(start) + STRANGER_BYTES
-        self.cap = len(HONEST + HOSTILE) * client + MOST_STRANGERS * STRANGER_BYTES
+        client = (2 + MOST_UNREAD) * most_bytes(start) + CLIENT_COST
+        self.cap = len(HONEST + HOSTILE) * client + MOST_STRANGERS * STRANGER_COST
         self._waits, self._lifted = threading.Event(), threading.Event()
         self.port = self._start()
         self._ends: queue.SimpleQueue[End] = queue.SimpleQueue()

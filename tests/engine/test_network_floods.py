@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ import pytest
 from siege import HONEST, MARGIN, PATH, Siege, wait_for
 
 from network_threads import QUIET, Settings
-from raw_http2 import PREFACE, RawConnection, frame, grpc_prefix
+from raw_http2 import (
+    CONTINUATION,
+    HEADERS,
+    PING,
+    PREFACE,
+    RESET,
+    SETTINGS,
+    RawConnection,
+    frame,
+    grpc_prefix,
+)
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.engines.network.control import (
@@ -39,7 +50,7 @@ from splitft.engines.network.transport.delivery import PIECE_BYTES, Frame, Kind
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.link import SILENCE_SECONDS
 from splitft.engines.network.transport.listener import HELLO_SECONDS
-from splitft.engines.network.transport.tls_front import HANDSHAKE_SECONDS, STRANGER_SECONDS
+from splitft.engines.network.transport.strangers import STRANGER_SECONDS
 from splitft.wire.messages import AdapterUp
 
 
@@ -91,7 +102,7 @@ def slow_strangers(siege: Siege) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         times = [attack.result() for attack in [pool.submit(a) for a in (handshake, greeting, message)]]
-    assert times[0] > (HANDSHAKE_SECONDS if siege.certs else STRANGER_SECONDS) - 1, times
+    assert times[0] > STRANGER_SECONDS - 1, times
 
 
 def idle_connections(siege: Siege) -> None:
@@ -110,6 +121,32 @@ def idle_connections(siege: Siege) -> None:
     while idle:
         idle = [one for one in idle if not one.refused()]
         assert time.monotonic() - began < STRANGER_SECONDS + 2 * MARGIN, f"{len(idle)} are still connected"
+
+
+def control_frames(siege: Siege) -> None:
+    """Frames that HTTP/2 takes in before a message, from 8 connections that come again for 2 seconds each."""
+    fields = b"\x00\x01a\x01b" * 3000
+    for words in (
+        frame(CONTINUATION, fields, stream=1),
+        frame(SETTINGS, bytes(6)) * 500,
+        frame(PING, bytes(8)) * 500,
+        frame(HEADERS, fields[:500], 4, 1) + frame(RESET, bytes(4), stream=1),
+    ):
+
+        def flood(words: bytes = words) -> None:
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end:
+                with suppress(OSError):
+                    made = RawConnection(siege.port, siege.context())
+                    made.greet()
+                    if words[3] == CONTINUATION:
+                        made.socket.sendall(frame(HEADERS, fields[:5], stream=1))
+                    while time.monotonic() < end:
+                        made.socket.sendall(words)
+
+        with ThreadPoolExecutor(8) as pool:
+            for attack in [pool.submit(flood) for _ in range(8)]:
+                attack.result()
 
 
 def large_declarations(siege: Siege) -> None:
@@ -201,8 +238,8 @@ def why_expelled(dialler: Dialler) -> str:
 
 
 ATTACKS = (
-    slow_strangers, idle_connections, large_declarations, compressed_bomb, ten_thousand_messages,
-    declared_payload, declared_tensor,
+    slow_strangers, idle_connections, control_frames, large_declarations, compressed_bomb,
+    ten_thousand_messages, declared_payload, declared_tensor,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from splitft.job.yaml import dump_yaml, parse_yaml
 SITE_FILE = "site.yaml"
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+LOOPBACK = ["127.0.0.1", "localhost", "::1"]
 _MOST_BYTES = 1 << 20  # of a policy's file
 
 
@@ -135,7 +136,8 @@ def check_policy(
     job_data: the client takes its share of the job's data set.
     """
     problems = [*_limit_problems(policy, job), *_name_problems(policy, job)]
-    hosts = policy.aggregator_hosts or [_host(server)]
+    own = _host(server)
+    hosts = policy.aggregator_hosts or (LOOPBACK if own in LOOPBACK else [own])
     if aggregator and _host(aggregator) not in hosts:
         problems.append(f"network.aggregator {aggregator}, allowed hosts {', '.join(hosts)}")
     if job_data:

@@ -159,8 +159,8 @@ class ClientSetup:
         check_policy(self.policy, told, told.network.aggregator, self.server, job_data=self.data is None)
         if foreign := may_adapt(self.policy, layers):
             raise PolicyError(
-                f"the site's policy refuses the server's job: adapters on {', '.join(foreign)}, allowed "
-                f"{', '.join(self.policy.target_modules or ())} (target_modules)"
+                f"the site's policy refuses the server's job: adapters on {plain(', '.join(foreign))}, "
+                f"allowed {', '.join(self.policy.target_modules or ())} (target_modules)"
             )
         if self.agree is not None:
             named = told.dataset_name or told.data_files

@@ -122,11 +122,13 @@ def test_a_client_evaluates_once(wire: Wire, members: Members) -> None:
 
 
 def test_a_client_that_has_not_saved_starts_from_zero(wire: Wire, members: Members) -> None:
-    wire.say("anna", Saved(ROUND))
+    """One that is slow, and still answers to what the others went on without, saves like all others."""
+    wire.say("anna", Held(ROUND), Started(ROUND, EVALUATION), Evaluated(ROUND), Saved(ROUND))
     Saving(members, ROUND).run()
     anna, bert = members.roster["anna"], members.roster["bert"]
     assert (anna.done, anna.exact) == (ROUND, True)
     assert (bert.done, bert.exact) == (0, False)
+    assert not wire.expelled
 
 
 def test_after_the_last_round_a_client_that_is_away_is_waited_for_no_longer_than_stated(
@@ -198,3 +200,10 @@ def test_sums_are_those_of_the_rows_asked_for(
         order.checked(Activations(1, 0, 0, False, lengths, rows))
         order.answered()
         order.checked(metrics)
+
+
+def test_clients_of_an_earlier_process_have_taken_part() -> None:
+    """A server that is started again after the last checkpoint has nobody to wait for, and all to tell."""
+    roster = Roster(["anna", "bert"], NetworkConfig())
+    roster["anna"].save(3, exact=True)
+    assert roster.took_part() == ["anna"] and not roster.long_away("anna")

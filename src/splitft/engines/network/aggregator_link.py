@@ -23,7 +23,7 @@ from splitft.engines.network.control import WIRE, Average, Averaged, End, Reject
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler, Item
 from splitft.engines.network.transport.peers import Event
-from splitft.errors import NetworkError
+from splitft.errors import LostError, NetworkError
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
 from splitft.lora.ranks import HeldBlocks
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from splitft.engines.network.members import Members
 
 SERVER = "server"  # the server's name at the aggregator
+MOST_FROM_AGGREGATOR = 1 << 20  # bytes of a message to a client: a refusal, or the end
 
 Incoming = queue.SimpleQueue[Item]
 Dial = Callable[..., Dialler]  # sink: as of `Dialler`
@@ -69,6 +70,7 @@ class Desk:
     def __init__(self, dial: Dial, on_end: Callable[[str], None]) -> None:
         self._on_end = on_end
         self._dialler = dial(sink=self._take)
+        self._dialler.limit(MOST_FROM_AGGREGATOR)
 
     def hand_in(self, update: AdapterUp) -> AdapterUp:
         """Send an update to the aggregator; return the message for the server instead."""
@@ -81,7 +83,7 @@ class Desk:
 
     def _take(self, item: Item) -> None:
         if not isinstance(item, bytes | Welcome):
-            self._on_end(f"the aggregator refuses this client: {getattr(item, 'reason', '')}")
+            self._on_end(f"the aggregator refuses this client: {getattr(item, 'reason', item)}")
 
 
 @dataclass(eq=False)
@@ -176,6 +178,8 @@ class AggregatorLink:
                     self._answer = averaged
                 case Welcome() | Averaged():  # of a new session; the answer to a request that was sent twice
                     pass
+                case LostError() as error:
+                    raise error
                 case other:
                     raise NetworkError(f"the aggregator sent {type(other).__name__}")
 

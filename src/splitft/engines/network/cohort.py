@@ -293,9 +293,9 @@ class Saving(Phase):
         return self.members.roster[name].done != self.done
 
     def take(self, name: str, message: Said) -> None:
-        if isinstance(message, Held | OptimizerState):  # of a client that came back, and was resynchronised
+        if not isinstance(message, Saved):  # of a hand-out or an evaluation that went on without it
             return
-        if not isinstance(message, Saved) or message.done > self.done:
+        if message.done > self.done:
             raise ValueError(f"{message} came where Saved({self.done}) is next")
         if message.done == self.done:  # an earlier one is of a request that was given up
             self.members.roster[name].save(self.done, exact=True)

@@ -173,8 +173,8 @@ class Roster(dict[str, Member]):
         return ", ".join(f"{name} (not ready: {why})" if why else name for name, why in away.items())
 
     def took_part(self) -> list[str]:
-        """The clients that have taken part and were not expelled."""
-        return [name for name, member in self.items() if member.took_part and not member.expelled]
+        """The clients that have taken part, also before the checkpoint, and were not expelled."""
+        return [n for n, member in self.items() if (member.took_part or member.done) and not member.expelled]
 
     def deadline(self) -> float:
         """The time from which on clients are late with what they are asked now, by `now`."""

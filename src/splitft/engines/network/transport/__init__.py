@@ -1,1 +1,5 @@
-"""Bytes between machines: frames, delivery, links, TLS, admission and certificates."""
+"""Connections between the parties of a run, over gRPC."""
+
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C++ core would log to stderr; before gRPC is imported

@@ -23,6 +23,7 @@ from splitft.errors import JobError, NetworkError, OutputError
 CA, CA_KEY, CRL = "ca.pem", "ca.key", "revoked.pem"
 SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = "server.pem", "server.key", "client.pem", "client.key"
 AGGREGATOR = "aggregator"  # folder of its certificates
+RESERVED = ("server", AGGREGATOR)  # names of parties that are no clients
 AGGREGATOR_NAME = "aggregator.splitft"  # the name in them, at any address
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 CA_DAYS, DAYS = 3650, 825
@@ -59,6 +60,12 @@ def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
     """
     if not NAME.fullmatch(name):
         raise JobError(f"{name!r} cannot be a client's name: letters a to z, digits, - and _, at most 64")
+    if name in RESERVED:
+        raise JobError(f"{name!r} cannot be a client's name: `splitft certs aggregator` certifies it")
+    return _add(folder, name, days)
+
+
+def _add(folder: Path, name: str, days: float = DAYS) -> Path:
     target = folder / name
     if target.exists():
         raise OutputError(f"{target} is there already: revoke {name} first, and move the folder away")
@@ -79,7 +86,7 @@ def add_aggregator(folder: Path, hosts: Sequence[str] = ()) -> Path:
     _issue(folder, AGGREGATOR, target / SERVER, names)
     for name in (CA, CRL):
         _write(target / name, (folder / name).read_bytes())
-    add_client(folder, "server")
+    _add(folder, "server")
     return target
 
 
@@ -172,7 +179,7 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file at once; a key is never readable by others, not even while it is written."""
     beside = path.with_name(f".{path.name}.part")
     with writing(path, "name another folder"):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
         beside.touch(mode=mode, exist_ok=False)
         beside.write_bytes(content)

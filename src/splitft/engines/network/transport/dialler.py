@@ -37,12 +37,13 @@ from splitft.engines.network.transport.delivery import (
     ViolationError,
     decode_frame,
 )
+from splitft.engines.network.transport.entrance import METHOD, OPTIONS, SERVICE
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
-from splitft.engines.network.transport.listener import METHOD, OPTIONS, SERVICE
+from splitft.engines.network.transport.no_answer import explain
 from splitft.errors import LostError, NetworkError
 
-FIRST_WAIT, LONGEST_WAIT = 0.1, 1.0  # seconds between two tries
-MAX_PAYLOAD = 1 << 31  # bytes of a server's message: a client trusts it with its training, and has room
+FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
+MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
 Item = bytes | Welcome | Refused | End | NetworkError
 
@@ -53,7 +54,7 @@ class Dialler:
 
     incoming: payloads; Welcome, where a new session starts; and last Refused, where the server refuses this
     client, End, where the run is over, NetworkError, where the server breaks the protocol, or LostError,
-    where none has answered for `patience` seconds.
+    where none has answered for `patience` seconds, or one whose certificate this client cannot accept.
     """
 
     address: str
@@ -74,6 +75,7 @@ class Dialler:
         self._link: Link | None = None
         self._repeated = b""  # sent again in every new session
         self._said = ""
+        self._answered = False  # ever
         self._start()
 
     def _start(self) -> None:
@@ -141,8 +143,12 @@ class Dialler:
                 if not await self._connect():
                     return
                 wait = FIRST_WAIT
-            except grpc.RpcError:
-                self._tell(f"no answer from {self.address}; dialling again")
+            except grpc.aio.AioRpcError as error:
+                why, final = explain(error.details() or "", self.expected or self.address.rpartition(":")[0])
+                if final and not self._answered:  # later it may be a change that is under way
+                    self._put(LostError(f"no connection with {self.address}: {why}"))
+                    return
+                self._tell(f"no answer from {self.address}{f' ({why})' if why else ''}; dialling again")
             except ViolationError as error:
                 self._put(NetworkError(f"the server at {self.address} breaks the protocol: {error}"))
                 return
@@ -175,7 +181,7 @@ class Dialler:
             await write(Frame(Kind.HELLO, 0, 0, 0, packed(hello)).encode())
             first = decode_frame(await asyncio.wait_for(read(), SILENCE_SECONDS)).piece
             answer = in_plain_words(WIRE.decode(first))
-            self._heard = self.now()
+            self._heard, self._answered = self.now(), True
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
                 self._put(answer)

@@ -15,31 +15,16 @@ from typing import Any
 
 import grpc
 
-from splitft.engines.network.control import WIRE, End, Hello, Welcome, packed
+from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.transport.admission import Admission
-from splitft.engines.network.transport.delivery import (
-    MAX_FRAME_BYTES,
-    Frame,
-    Kind,
-    ViolationError,
-    decode_frame,
-)
+from splitft.engines.network.transport.delivery import Frame, Kind, ViolationError, decode_frame
+from splitft.engines.network.transport.entrance import Arrival, Entrance
 from splitft.engines.network.transport.link import Read, Write, reader_of
-from splitft.engines.network.transport.peers import Event, Peers
-from splitft.engines.network.transport.tls_front import TlsFront
-from splitft.errors import NetworkError
+from splitft.engines.network.transport.peers import GRACE_SECONDS, Event, Peers
 
-SERVICE, METHOD = "splitft.Session", "Exchange"
 HELLO_SECONDS = 5.0  # a connection without a hello by then is closed
 MAX_HELLO_BYTES = 1 << 14  # of a stranger's first message
-OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
-    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
-    ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a compressed message could unpack to anything
-    ("grpc.so_reuseport", 0),  # a second server on the port is told so
-    ("grpc.max_concurrent_streams", 1),  # of a connection: a client needs no more
-    ("grpc.use_local_subchannel_pool", 1),  # clients in one process have a connection each
-)
+WATCH_SECONDS = 1.0  # between two looks at the certificates of open connections
 
 
 def read_hello(data: bytes) -> Hello:
@@ -67,13 +52,16 @@ class Listener:
         self._door = door
         self._peers = Peers(welcome, max_payload)
         self.events = self._peers.events  # changes at clients, for the computing thread
-        self._front = TlsFront(certs, door.audit, door.by_certificate)
+        self._entrance = Entrance(certs, door.by_certificate, len(door.names), door.audit)
+        if self._entrance.notice:
+            door.audit.notice(self._entrance.notice)
+        self._arrivals: dict[str, Arrival] = {}  # by name, of clients that were let in
+        self._watching: asyncio.Task[None] | None = None
         self._end: End | None = None  # once the run is over
         self._told: set[str] = set()  # clients that connected since then, and heard
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-listener", daemon=True)
         self._thread.start()
-        self._server: Any = None
         asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
 
     def send(self, name: str, payload: bytes, session: str | None = None) -> None:
@@ -114,16 +102,21 @@ class Listener:
             self._thread.join()
 
     async def _start(self, address: str) -> None:
-        self._server = grpc.aio.server(options=OPTIONS)
-        methods = {METHOD: grpc.stream_stream_rpc_method_handler(self._exchange)}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        host, _, port = address.rpartition(":")
-        try:
-            inner = self._server.add_insecure_port("127.0.0.1:0")
-            await self._server.start()
-            self.port = await self._front.start(host.strip("[]"), int(port), inner)
-        except (RuntimeError, OSError) as error:
-            raise NetworkError(f"cannot listen at {address}: {error}; choose another with --listen") from None
+        self.port = await self._entrance.start(address, self._exchange)
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        """Hang up on clients whose certificate no longer counts, and keep the log of refusals up to date."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for name, peer in self._peers.connected().items():
+                arrival = self._arrivals.get(name)
+                if arrival and (reason := self._entrance.refusal(arrival.certificate)) is not None:
+                    del self._arrivals[name]
+                    self._door.refuse(reason, name, arrival.peer[0])
+                    peer.link.send(packed(End(reason, False)))
+                    asyncio.get_running_loop().call_later(GRACE_SECONDS, peer.hang_up)
+            self._door.audit.flush(due=True)
 
     async def _stop(self, grace: float) -> None:
         deadline = self._loop.time() + grace
@@ -131,8 +124,10 @@ class Listener:
             peer.link.session.waiting for peer in self._peers.connected().values()
         ):
             await asyncio.sleep(0.02)
-        await self._front.stop()
-        await self._server.stop(0)
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._entrance.stop()
+        self._door.audit.flush()
 
     async def _tell_end(
         self, end: End, left: set[str], deadline: float, on_told: Callable[[str], None]
@@ -156,21 +151,31 @@ class Listener:
         read = reader_of(context)
         # A stranger says who it is.
         try:
+            arrival = self._entrance.arrival(context)
             hello = read_hello(await asyncio.wait_for(read(), HELLO_SECONDS))
-        except (asyncio.TimeoutError, EOFError, ValueError):
+        except (asyncio.TimeoutError, EOFError, OSError, ValueError):
             return
-        connection = self._front.connection_from(int(context.peer().rpartition(":")[2]))
-        if connection is None:
-            return
-        refusal = self._door.admit(hello, connection.name, connection.address) or self._peers.refusal(hello)
+        # Its certificate, then its name and its token decide.
+        refusal = self._refusal(hello, arrival) or self._peers.refusal(hello)
         if refusal is not None:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
-        connection.recognise()
+        arrival.recognise()
+        self._arrivals[hello.name] = arrival
         try:
             await self._admitted(hello, read, context.write)
         finally:
-            connection.hang_up()  # gRPC would wait until the other end has read that it is over
+            if self._arrivals.get(hello.name) is arrival:
+                del self._arrivals[hello.name]
+            arrival.hang_up()
+
+    def _refusal(self, hello: Hello, arrival: Arrival) -> Refused | None:
+        """Return the refusal of a client by its certificate, its name and its token."""
+        certified = arrival.certificate.name if arrival.certificate else ""
+        reason = self._entrance.refusal(arrival.certificate)
+        if reason is not None:
+            return self._door.refuse(reason, certified, arrival.peer[0])
+        return self._door.admit(hello, certified, arrival.peer[0])
 
     async def _admitted(self, hello: Hello, read: Read, write: Write) -> None:
         """One connection of a client that may come in, to its end."""

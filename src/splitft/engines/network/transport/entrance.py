@@ -1,0 +1,126 @@
+"""The entrance of a server: gRPC with its TLS, and the bounds on strangers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from splitft.engines.network.transport.counting_front import INNER, CountingFront
+from splitft.engines.network.transport.delivery import MAX_FRAME_BYTES
+from splitft.engines.network.transport.identity import Certificate, Identity, certificate_of
+from splitft.engines.network.transport.room import make_room
+from splitft.engines.network.transport.strangers import MOST_STRANGERS, Peer, Strangers, peer_of
+from splitft.errors import NetworkError
+
+SERVICE, METHOD = "splitft.Session", "Exchange"
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES),
+    ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a compressed message could unpack to anything
+    ("grpc.so_reuseport", 0),  # a second server on the port is told so
+    ("grpc.max_concurrent_streams", 1),  # of a connection: a client needs no more
+    ("grpc.use_local_subchannel_pool", 1),  # clients in one process have a connection each
+)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One connection whose client says who it is. certificate: None where none is asked for."""
+
+    peer: Peer
+    certificate: Certificate | None
+    recognise: Callable[[], None]  # notes that it is of a client of the run
+    hang_up: Callable[[], None]  # gRPC would wait until the other end has read that it is over
+
+
+class Entrance:
+    """Listens, and hands calls on.
+
+    With client certificates gRPC listens by itself; without, a front counts bytes before it. certs: the
+    server's folder; None: no TLS. Raises NetworkError where a certificate cannot be used.
+    """
+
+    def __init__(
+        self, certs: Path | None, client_certs: bool, clients: int, audit: Callable[[str, str], None]
+    ) -> None:
+        self._audit = audit
+        self._front = None if certs and client_certs else CountingFront()
+        self._strangers: Strangers | None = None
+        self._identity = Identity(certs, client_certs, audit, self._look) if certs else None
+        self._server: Any = None
+        each = 1 if self._front is None else 3
+        self.notice = make_room(clients, MOST_STRANGERS // 4, each)  # a line for the operator, or empty
+
+    async def start(self, address: str, handle: Callable[[Any, Any], Any]) -> int:
+        """Start to listen; return the port. handle: receives calls. Raises NetworkError."""
+        self._server = grpc.aio.server(options=OPTIONS)
+        methods = {METHOD: grpc.stream_stream_rpc_method_handler(handle)}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        host, _, port = address.rpartition(":")
+        try:
+            inner = f"unix:{self._front.folder / INNER}" if self._front else address
+            if self._identity is None:
+                bound = self._server.add_insecure_port(inner)
+            else:
+                bound = self._server.add_secure_port(inner, self._identity.credentials())
+            await self._server.start()
+            if self._front:
+                bound = await self._front.start(host.strip("[]"), int(port))
+        except (RuntimeError, OSError) as error:
+            found = error if isinstance(error, OSError) else _why_not(host.strip("[]"), int(port))
+            reason = "gRPC cannot use it"
+            if found is not None:  # asyncio's text has the address again; an unknown name has a code < 0
+                known = found.errno is not None and found.errno > 0
+                reason = os.strerror(found.errno or 0).lower() if known else str(found.strerror)
+            if self._front:
+                await self._front.stop()
+            raise NetworkError(
+                f"cannot listen at {address}: {reason}; choose another with --listen"
+            ) from None
+        self._strangers = Strangers(bound, self._audit)
+        return int(bound)
+
+    async def stop(self) -> None:
+        """Stop listening, and hang up."""
+        if self._strangers is not None:
+            self._strangers.close()
+        if self._front:
+            await self._front.stop()
+        await self._server.stop(0)
+
+    def arrival(self, context: Any) -> Arrival:
+        """Return the connection of a call. Raises ConnectionError where it has ended."""
+        assert self._strangers is not None
+        name, strangers = context.peer(), self._strangers
+        peer = self._front.peer_of(name) if self._front else peer_of(name)
+
+        def recognise() -> None:
+            strangers.recognise(peer)
+            if self._front:
+                self._front.recognise(name)
+
+        return Arrival(peer, certificate_of(context), recognise, lambda: strangers.end(peer))
+
+    def refusal(self, certificate: Certificate | None) -> str | None:
+        """Return why a certificate does not count, by the files as they are now."""
+        return self._identity.refusal(certificate) if self._identity and certificate else None
+
+    def _look(self) -> None:
+        if self._strangers is not None:
+            self._strangers.look_soon()
+
+
+def _why_not(host: str, port: int) -> OSError | None:
+    """Return why a port cannot be had: gRPC does not say it."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            return None
+    except OSError as error:
+        return error

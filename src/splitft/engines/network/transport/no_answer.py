@@ -1,0 +1,31 @@
+"""No answer: what gRPC says of a connection that was not made, in words for people."""
+
+from __future__ import annotations
+
+OTHER_HOST = "its certificate is not for {host}: dial a name that `splitft certs init` was given"
+# What gRPC's text holds, and what is then said of the server. Another try is of no use.
+FINAL = (
+    ("Hostname Verification Check failed", OTHER_HOST),
+    ("is not in peer certificate", OTHER_HOST),
+    ("certificate has expired", "its certificate has expired, by the clock of this machine"),
+    ("certificate is not yet valid", "its certificate is not valid yet, by the clock of this machine"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is of an authority that this client does not trust"),
+    ("WRONG_VERSION_NUMBER", "it speaks no TLS"),
+)
+CLOSED = (
+    "it hung up at the handshake: it asks for TLS, or does not accept this client's certificate, which is of "
+    "another authority or has expired"
+)
+
+
+def explain(details: str, host: str) -> tuple[str, bool]:
+    """Return why there is no connection, and whether another try is of no use.
+
+    details: gRPC's text. The reason is empty where nothing listens, or no packet comes back.
+    """
+    for words, reason in FINAL:
+        if words in details:
+            return reason.format(host=host), True
+    if "handshake failed" in details:
+        return f"the TLS handshake failed: {' '.join(details.split())[:200]}", False
+    return (CLOSED if "Socket closed" in details else ""), False

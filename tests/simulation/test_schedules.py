@@ -1,0 +1,57 @@
+"""Schedules of faults, one for each seed: the protocol comes to the same bits in all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cases import rest_slow
+from simulation.bugs import BUGS
+from simulation.modes import MODES
+from simulation.schedule import Result, simulate
+
+QUICK, ALL = 400, 100_000  # 35 ms each on an idle core
+NAMES = list(MODES)
+
+
+def run(seed: int) -> Result:
+    return simulate(NAMES[seed % len(NAMES)], seed)
+
+
+def check(first: int, last: int) -> int:
+    """Fail with the seed of a schedule that is not as it should be; return the number of kills."""
+    kills = 0
+    for seed in range(first, last):
+        result = run(seed)
+        kills += result.kills
+        told = f"python -m simulation.run --trace --seeds {seed}:{seed + 1}: {result.problem}"
+        assert not result.problem, f"{told}\n{result.trace()[-4000:]}"
+    return kills
+
+
+def test_a_seed_is_one_schedule() -> None:
+    """The same seed: the same things happen, in the same order, at the same times."""
+    for seed in range(len(NAMES)):
+        assert run(seed).world.digest() == run(seed).world.digest(), seed
+    assert len({run(seed).world.digest() for seed in range(0, 4 * len(NAMES), len(NAMES))}) == 4
+
+
+def test_schedules() -> None:
+    assert check(0, QUICK) > QUICK / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_many_schedules(part: int) -> None:
+    size = (ALL - QUICK) // 10
+    check(QUICK + part * size, QUICK + (part + 1) * size)
+
+
+@pytest.mark.parametrize("bug", rest_slow(list(BUGS), 1))
+def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(0)
+    for name in NAMES:
+        simulate(name, 0)  # the undisturbed runs, before
+    BUGS[bug](monkeypatch)
+    found = next((seed for seed in range(10_000) if run(seed).problem), None)
+    assert found is not None
+    print(f"{bug}: seed {found}: {run(found).problem[:300]}")
