@@ -1,0 +1,43 @@
+"""The log of refusals, and room for the files of connections."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+from splitft.engines.network.transport.admission import AUDIT, Admission, AuditLog
+from splitft.engines.network.transport.room import make_room
+
+NAMES = ("alice", "bob")
+
+
+def test_room_is_made_for_the_files_of_clients() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        assert not make_room(500, 64, 1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 500
+        if hard < 1 << 30:
+            assert f"{hard + 1} clients" in (line := make_room(hard + 1, 64, 1)) and " fit; " in line
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_log_of_refusals_is_short_and_forgets_no_client(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, lambda line: None)
+    door = Admission(NAMES, {}, True, log)
+    for i in range(20_000):
+        log(f"192.0.2.{i % 3}", "it connected and left without a word")
+        if i % 1000 == 0:
+            door.refuse("its certificate was revoked", "alice", "192.0.2.9")
+    for i in range(3000):  # names and addresses without end
+        door.refuse("no client of this job is called so", f"name-{i}", f"198.51.{i // 250}.{i % 250}")
+        door.refuse("its certificate was revoked", "bob", f"198.51.{i // 250}.{i % 250}")
+    log.flush()
+    lines = [json.loads(line) for line in (tmp_path / AUDIT).read_text().splitlines()]
+    assert len([line for line in lines if line["name"] not in NAMES]) <= 2 * (2 * 201 + 3)
+    assert sum(line.get("count", 1) for line in lines if line["name"] == "alice") == 1 + 20
+    newest = {(line["address"], line["name"]): line.get("count", 1) for line in lines}
+    assert sum(count for (_, name), count in newest.items() if name == "bob") == 3000
+    assert newest["192.0.2.0", ""] == 6667

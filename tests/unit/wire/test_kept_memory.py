@@ -1,0 +1,32 @@
+"""What is kept of samples takes the memory that the job allows, also where samples are of one token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from splitft.wire.codecs.rows import RowCodec
+from splitft.wire.memory.frozen import FrozenMemory
+from splitft.wire.messages import Activations
+
+WIDTH, ALLOWED = 64, 10_000_000
+
+
+def resident() -> int:
+    """Return the bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_samples_of_one_token_take_no_more_than_is_allowed() -> None:
+    """A sample's tensors take far more than its values: 6 times the limit where these alone count."""
+    memory, codec, before = FrozenMemory(ALLOWED, WIDTH), RowCodec(None, WIDTH), resident()
+    sent = 0
+    while len(memory._kept) == sent:
+        ids = torch.zeros(8, dtype=torch.int32)
+        samples, hidden = tuple(range(sent, sent + 8)), torch.randn(8, WIDTH)
+        batch = Activations(1, 0, 0, True, (1,) * 8, hidden, ids, samples=samples)
+        memory.unpack(batch, codec)
+        sent += 8
+    assert sent > 1000
+    assert resident() - before < 2 * ALLOWED
