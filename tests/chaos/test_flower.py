@@ -84,4 +84,4 @@ def test_a_killed_app_is_started_again_and_not_seen_in_the_result(
     federation.app_of("hospital-b").kill()
     federation.running["run"].wait(300)
     assert adapter(tmp_path / "run") == wanted, federation.said()
-    assert (federation.folder / "run.log").read_text().count("started hospital-b") == 2
+    assert (federation.folder / "run.log").read_text().count("started hospital-b") >= 2
