@@ -13,6 +13,7 @@ from history_checker import check_history
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
+from splitft.engines.network.transport.dialler import LONGEST_WAIT
 from splitft.engines.network.transport.link import SILENCE_SECONDS
 from splitft.history import read_history
 from tcp_proxy import Proxy
@@ -98,6 +99,6 @@ def test_a_link_that_breaks_is_taken_up_again(
     disturbing.start()
     folder = together(setting, tmp_path, port_for=through(proxies))
     disturbing.join(60)
-    assert seen["again"] <= (1.0 if fault == "cut" else SILENCE_SECONDS + 2.0)
+    assert seen["again"] <= (LONGEST_WAIT + 1.0 if fault == "cut" else SILENCE_SECONDS + 2.0)
     check_history(folder, Job(**setting, output_dir=str(folder)))
     assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == undisturbed
