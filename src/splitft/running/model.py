@@ -145,6 +145,7 @@ def add_blocks(
     for block in blocks:
         window._modules[str(block)] = came._modules[str(block)]
     slots = AdapterSlots(model.model, own.config)
+    slots.layout.update(model.slots.layout)  # of full rank: blocks at the cut hold tensors of a lower one now
     slots.start.update(model.slots.start | start)
     return split_model(job, model.model, slots, model.server_inputs, head)
 
