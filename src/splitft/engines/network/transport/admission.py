@@ -116,7 +116,7 @@ class Admission:
         elif self.by_certificate and certified != hello.name:
             reason = "its certificate is not that of this name"
         elif self.tokens and not (token and hmac.compare_digest(token.encode(), hello.token.encode())):
-            reason = "its token is wrong"
+            reason = "its token is wrong, or no client of this job is called so"
         elif hello.name not in self.names:
             reason = "no client of this job is called so"
         else:
