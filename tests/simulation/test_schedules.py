@@ -28,6 +28,7 @@ def check(first: int, last: int) -> int:
     return kills
 
 
+@pytest.mark.slow
 def test_a_seed_is_one_schedule() -> None:
     """The same seed: the same things happen, in the same order, at the same times."""
     for seed in range(len(NAMES)):
