@@ -243,6 +243,7 @@ ATTACKS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_server_under_attack_stays_small_and_goes_on(siege: Siege, undisturbed: bytes) -> None:
     before = siege.memory("VmRSS")
     siege.forget_peak()
