@@ -55,11 +55,7 @@ def check_reach(
     """Raise ValueError where an update is further from the global adapter `old` than steps can take it."""
     ranks = held.ranks(settings)
     start = {block: resize(old[block], ranks[block]) for block in update.blocks}
-    trained = {
-        block: unflatten(values, trained_specs(layout[block], settings.freeze_a))
-        for block, values in zip(update.blocks, update.values, strict=True)
-    }
-    if where := reach.beyond(start, trained):
+    if where := reach.beyond(start, _trained(settings, layout, old, update)):
         raise ValueError(
             f"values: beyond what {settings.local_steps} steps of {settings.optim} with this job's learning "
             f"rate can change ({where})"
@@ -78,12 +74,20 @@ def gathered(
     """Return all contributions of a round to each block; for the parameters see `average_round`."""
     given = {block: dict(holders) for block, holders in trunks.items()}
     for client, update in updates.items():
-        ranks, device = held[client].ranks(settings), device_of(old)
-        for block, values in zip(update.blocks, update.values, strict=True):
-            specs = trained_specs(layout[block], settings.freeze_a)
-            trained = resize(old[block], ranks[block]) | unflatten(values.to(device), specs)
+        ranks = held[client].ranks(settings)
+        for block, tensors in _trained(settings, layout, old, update).items():
+            trained = resize(old[block], ranks[block]) | tensors
             given.setdefault(block, {})[client] = trained, float(rows[client])
     return given
+
+
+def _trained(settings: TrainingSettings, layout: Layout, old: Adapter, update: AdapterUp) -> Adapter:
+    """Return the trained tensors of an update, on the device of the global adapter `old`."""
+    device = device_of(old)
+    return {
+        block: unflatten(values.to(device), trained_specs(layout[block], settings.freeze_a))
+        for block, values in zip(update.blocks, update.values, strict=True)
+    }
 
 
 def average_round(

@@ -83,8 +83,8 @@ class Members:
     def reply(self, replies: Mapping[str, Message]) -> None:
         """Send the server's replies to messages of the phase in force."""
         self._phase.answered(replies)
-        for name in replies:
-            self.send(name, replies[name])
+        for name, message in replies.items():
+            self.send(name, message)
 
     def skip(self, name: str) -> None:
         """A round goes on without a client: drop its messages until it has the next adapters."""
