@@ -60,7 +60,7 @@ class _Nobody:
 
     def __init__(self, *given: Any) -> None:
         self.recognise = self.end = lambda peer: None
-        self.close = self.look_soon = lambda: None
+        self.close = self.look_now = lambda: None
 
 
 def _static(identity: Identity) -> Any:

@@ -18,6 +18,17 @@ def pytest_configure(config: pytest.Config) -> None:
         import_libraries()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Bound the seconds of a test: one that waits for a party that never comes fails, and says where.
+
+    The process ends with it, since nobody can end the threads that it waits for.
+    """
+    if config.pluginmanager.hasplugin("timeout"):  # not in `make test-matrix`
+        for item in items:
+            seconds = 3600 if item.get_closest_marker("slow") else 600
+            item.add_marker(pytest.mark.timeout(seconds, method="thread"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Sums depend on the number of threads, and much is compared bit by bit: all tests compute with one."""

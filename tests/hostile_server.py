@@ -113,7 +113,7 @@ class Victim:
     def __init__(self, server: HostileServer, folder: Path, data: Path | None, **options: Any) -> None:
         self.error: SplitFTError | None = None
         self.other: BaseException | None = None
-        options = {"accept": "first", "console": QUIET, "job_data": data is None} | options
+        options = {"accept": "first", "console": QUIET, "job_data": data is None, "patience": 20.0} | options
 
         def run() -> None:
             try:

@@ -62,7 +62,7 @@ def test_a_server_killed_before_it_could_say_so_says_so_when_it_is_back(processe
 
 
 @pytest.mark.parametrize("processes", [True], indirect=True)
-@pytest.mark.parametrize("who", ["client-1", AGGREGATOR])
+@pytest.mark.parametrize("who", rest_slow(["client-1", AGGREGATOR], 1))
 def test_who_is_killed_while_nobody_has_heard_hears_of_it(processes: Processes, who: str) -> None:
     """It ends by itself, without the state of the run: the server waits for it."""
 
@@ -78,7 +78,7 @@ def test_who_is_killed_while_nobody_has_heard_hears_of_it(processes: Processes, 
     assert sorted(told(processes)) == ["", *NAMES]
 
 
-@pytest.mark.parametrize("point", ["", "checkpoint.written:5:kill"], ids=["after all", "at its last save"])
+@pytest.mark.parametrize("point", rest_slow(["checkpoint.written:5:kill", ""], 1))
 def test_a_client_that_stays_away_is_waited_for_as_long_as_stated(tmp_path: Path, point: str) -> None:
     """Also one that is killed when the results are written, and its state for an extension is not."""
     processes = make(tmp_path, rejoin_seconds=3.0)
@@ -99,6 +99,7 @@ def test_a_client_that_stays_away_is_waited_for_as_long_as_stated(tmp_path: Path
         processes.stop()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_after_the_results_leaves_them_whole(tmp_path: Path) -> None:
     """Killed between the last record and the picture: what is missing is made when it is back."""
     processes = make(tmp_path)

@@ -25,7 +25,7 @@ FAULTS = [
     for count in COUNTS
     if not (place.endswith("take") and action == "corrupt")  # damage happens on the way
 ]
-QUICK = [fault for fault in FAULTS if ":9:" in fault]
+QUICK = [fault for fault in FAULTS if (":9:" in fault and "client.send" in fault) or "take:9:delay" in fault]
 MODES: dict[str, Settings] = {
     "per_client": {},
     "shared": {"server_adapter": "shared", "labels": "client", "tail_blocks": 1},

@@ -6,7 +6,8 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from harness import AGGREGATOR, SERVER, Processes
 from rich.console import Console
 
+from cases import rest_slow
 from history_checker import check_history
 from reference import make_setting
 from splitft import Job, run
@@ -55,18 +57,20 @@ def wanted(setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def undisturbed(
     setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, dict[str, bytes]]]:
-    """What every party holds at the end of a run over a network in which nothing happens, by mode."""
-    made = {}
-    for mode, changes in MODES.items():
-        processes = Processes(setting | changes, tmp_path_factory.mktemp("undisturbed"), names=NAMES)
+) -> Callable[[str], dict[str, bytes]]:
+    """What every party holds at the end of a run of a mode over a network in which nothing happens."""
+
+    @cache
+    def make(mode: str) -> dict[str, bytes]:
+        processes = Processes(setting | MODES[mode], tmp_path_factory.mktemp("undisturbed"), names=NAMES)
         try:
             processes.start_all()
-            processes.finish(meanwhile=lambda one=processes: keep_checkpoint(one))  # type: ignore[misc]
+            processes.finish(meanwhile=lambda: keep_checkpoint(processes))
         finally:
             processes.stop()
-        made[mode] = held(processes)
-    yield made
+        return held(processes)
+
+    return make
 
 
 @pytest.fixture
@@ -103,10 +107,11 @@ def figures(processes: Processes) -> bytes:
     return json.dumps([{key: line[key] for key in kept} for line in lines]).encode()
 
 
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["per_client", "moving"]))
 def test_over_a_network_the_same_bits_come_out(
-    undisturbed: dict[str, dict[str, bytes]], wanted: dict[str, bytes]
+    mode: str, undisturbed: Callable[[str], dict[str, bytes]], wanted: dict[str, bytes]
 ) -> None:
-    assert {mode: parts["adapter"] for mode, parts in undisturbed.items()} == wanted
+    assert undisturbed(mode)["adapter"] == wanted[mode]
 
 
 def test_a_start_of_random_numbers_is_the_same_in_every_process(
@@ -126,7 +131,7 @@ def test_a_start_of_random_numbers_is_the_same_in_every_process(
     assert (processes.output / "adapter" / name).read_bytes() == (local.adapter_path / name).read_bytes()
 
 
-@pytest.mark.parametrize("aggregator", [False, True])
+@pytest.mark.parametrize("aggregator", rest_slow([True, False], 1))
 def test_with_certificates_on_all_sides_the_same_bits_come_out(
     aggregator: bool, setting: dict[str, Any], wanted: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -142,11 +147,11 @@ def test_with_certificates_on_all_sides_the_same_bits_come_out(
 POINTS = [
     ("per_client", SERVER, "server.step:30:kill"),
     ("shared", "client-2", "client.take:14:kill"),
-    ("per_client apart", AGGREGATOR, "server.take:4:kill"),
     ("moving apart", SERVER, "server.aggregate:2:kill"),
-    ("delta", "client-1", "client.take:30:kill"),
 ]
 MORE_POINTS = [
+    ("per_client apart", AGGREGATOR, "server.take:4:kill"),
+    ("delta", "client-1", "client.take:30:kill"),
     ("per_client", "client-1", "client.send:12:kill"),
     ("moving", SERVER, "checkpoint.renamed:2:kill"),
     ("delta", SERVER, "server.step:17:kill"),
@@ -175,13 +180,14 @@ SLOW, SLOWLY_BACK = "client.take:{}:delay:3", "client.take:1:delay:5"
 @pytest.mark.parametrize(
     ("processes", "message", "event", "count"),
     [
-        pytest.param("per_client", 12, "aggregate", 1, id="evaluating", marks=pytest.mark.slow),
+        pytest.param("per_client", 12, "aggregate", 1, id="evaluating"),
         pytest.param("per_client", 16, "backward", 6, id="training"),
     ],
     indirect=["processes"],
 )
+@pytest.mark.slow
 def test_who_has_done_its_part_and_comes_back_late_is_waited_for(
-    processes: Processes, message: int, event: str, count: int, undisturbed: dict[str, dict[str, bytes]]
+    processes: Processes, message: int, event: str, count: int, undisturbed: Callable[[str], dict[str, bytes]]
 ) -> None:
     """client-1 is killed when all but client-0 are done, and not back when that one is, too."""
     done_at = 0.0
@@ -202,7 +208,7 @@ def test_who_has_done_its_part_and_comes_back_late_is_waited_for(
     processes.finish(meanwhile=meanwhile)
     assert processes.kills == 1
     assert "has lost its state" not in " ".join(processes.said(SERVER).split())
-    assert held(processes) == undisturbed["per_client"]
+    assert held(processes) == undisturbed("per_client")
     check_history(processes.output, processes.job)
 
 
@@ -216,7 +222,7 @@ def happened(processes: Processes, event: str, client: str) -> int:
 
 
 @pytest.mark.parametrize(("processes", "mode", "seed"), [
-    pytest.param(mode, mode, seed, marks=[pytest.mark.slow] if seed >= 3 else [])
+    pytest.param(mode, mode, seed, marks=[] if seed in (0, 4) else [pytest.mark.slow])
     for seed in range(50)
     for mode in [list(MODES)[seed % len(MODES)]]
 ], indirect=["processes"])  # fmt: skip
@@ -224,7 +230,7 @@ def test_kills_at_random_moments_are_not_seen_in_the_result(
     processes: Processes,
     mode: str,
     seed: int,
-    undisturbed: dict[str, dict[str, bytes]],
+    undisturbed: Callable[[str], dict[str, bytes]],
     wanted: dict[str, bytes],
 ) -> None:
     """Server or client, two of them, at any moment after the start; the same adapter and optimizer state."""
@@ -244,5 +250,5 @@ def test_kills_at_random_moments_are_not_seen_in_the_result(
     found = held(processes)
     assert processes.kills >= 1
     assert found["adapter"] == wanted[mode]
-    assert found == undisturbed[mode]
+    assert found == undisturbed(mode)
     check_history(processes.output, processes.job)

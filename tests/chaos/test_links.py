@@ -72,7 +72,8 @@ def test_the_ledger_counts_what_crosses_the_wire(
         assert ledger <= wire <= 1.01 * ledger + told, f"{way}: ledger {ledger}, wire {wire}"
 
 
-@pytest.mark.parametrize("fault", ["cut", pytest.param("hold", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["cut", "hold"])
 def test_a_link_that_breaks_is_taken_up_again(
     fault: str, setting: Settings, undisturbed: bytes, tmp_path: Path, proxies: list[Proxy]
 ) -> None:

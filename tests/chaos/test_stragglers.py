@@ -45,7 +45,8 @@ def once_late(method: Callable[..., Any], round_: int) -> Callable[..., Any]:
     return late
 
 
-@pytest.mark.parametrize("server_adapter", [pytest.param("per_client", marks=pytest.mark.slow), "shared"])
+@pytest.mark.slow
+@pytest.mark.parametrize("server_adapter", ["per_client", "shared"])
 def test_a_late_client_is_left_out_of_one_round(
     server_adapter: str, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

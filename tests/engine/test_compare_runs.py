@@ -109,6 +109,7 @@ def test_the_same_comparison_again_runs_nothing(
     assert snapshot(folder / "runs") == before
 
 
+@pytest.mark.slow
 def test_a_failing_variant_is_told_and_costs_no_other(
     job: Path, compared: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:

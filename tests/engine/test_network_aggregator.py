@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from ports import free_port
 from reference import make_setting, write_rows
@@ -86,7 +87,7 @@ def adapter_of(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=[pytest.mark.slow] if mode == "freeze_a" else []) for mode in MODES]
+    "mode", rest_slow(MODES, ["moving cuts, lower rank at the cut", "shared, labels at home", "algorithms"])
 )
 def test_the_same_bits_as_inside_the_server(mode: str, setting: Settings, port: int, tmp_path: Path) -> None:
     setting = setting | MODES[mode]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cases import rest_slow
 from network_threads import QUIET, together
 from reference import make_setting, write_rows
 from splitft import Job, run
@@ -19,7 +20,7 @@ NAMES = ["fast", "slow"]
 SLOW_SECONDS = 0.15  # of a block
 
 
-@pytest.mark.parametrize("method", ["makespan", "resource"])
+@pytest.mark.parametrize("method", rest_slow(["makespan", "resource"], 1))
 def test_cuts_follow_measured_seconds(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow client gives up blocks once it is known to be slow, and the result is that of fixed cuts."""
     files = {name: str(write_rows(tmp_path / f"{name}.txt", rows=24, seed=i)) for i, name in enumerate(NAMES)}

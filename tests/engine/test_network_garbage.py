@@ -125,9 +125,7 @@ GARBAGE: dict[str, tuple[Tamper, str]] = {
 
 
 QUICK = [
-    "NaN", "a row too few", "labels of no token", "1e12 tokens", "another step", "twice the same",
-    "a server's message", "NaN metrics", "wide adapters", "NaN norms", "no message",
-    "ids of no token",
+    "NaN", "1e12 tokens", "twice the same", "NaN metrics", "wide adapters", "no message", "ids of no token",
 ]  # fmt: skip
 
 

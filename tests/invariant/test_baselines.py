@@ -10,6 +10,7 @@ from runs import assert_same_bits, assert_same_losses, final_adapter, trained
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from cases import rest_slow
 from reference import UnsplitClient, federated_lora, make_setting, mean_loss
 from splitft import Job
 from splitft.data import ClientData, join, prepare
@@ -87,7 +88,9 @@ def test_same_split_is_one_cut_for_all(setting: dict[str, Any], tmp_path: Path) 
     assert not (tmp_path / "run" / "decisions.jsonl").exists()
 
 
-@pytest.mark.parametrize("method", ["splitft", "same_split", "fed_lora", "local_only", "centralized"])
+@pytest.mark.parametrize(
+    "method", rest_slow(["splitft", "fed_lora", "centralized", "same_split", "local_only"], 3)
+)
 def test_all_methods_see_the_same_start_and_as_much_text(
     method: str, setting: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -70,11 +70,11 @@ def seen(settings: Settings) -> tuple[int, int]:
     return every, once
 
 
-@pytest.mark.parametrize("changes", [
-    {},
-    {"gradient_accumulation_steps": 2},
+@pytest.mark.parametrize("changes", rest_slow([
     {"labels": "client", "tail_blocks": 1},
-], ids=["labels at the server", "accumulation", "labels at home"])  # fmt: skip
+    {"gradient_accumulation_steps": 2},
+    {},
+], 2), ids=["labels at home", "accumulation", "labels at the server"])  # fmt: skip
 def test_it_is_lora_on_the_blocks_above(changes: Settings, setting: Settings, tmp_path: Path) -> None:
     """Without a cache to the last bit: federated LoRA on stock peft models, with `layers_to_transform`."""
     settings = setting | changes
@@ -119,11 +119,11 @@ def test_a_sample_goes_up_once_and_no_gradient_comes_down(
     assert adapter_of(result.output_dir) == adapter_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize("changes", [
+@pytest.mark.parametrize("changes", rest_slow([
+    {"codec": "int8", "server_adapter": "shared", "labels": "client", "tail_blocks": 1},
     {"codec": "none"},
     {"codec": "int4"},
-    {"codec": "int8", "server_adapter": "shared", "labels": "client", "tail_blocks": 1},
-], ids=["none", "int4", "labels at home, shared"])  # fmt: skip
+], 1), ids=["labels at home, shared", "none", "int4"])  # fmt: skip
 def test_over_connections_as_in_one_process(changes: Settings, setting: Settings, tmp_path: Path) -> None:
     here, there = result_of(setting | changes, tmp_path / "local"), together(setting | changes, tmp_path)
     assert adapter_of(here.output_dir) == adapter_of(there)
@@ -171,7 +171,7 @@ GARBAGE: dict[str, Callable[[Activations], Activations]] = {
 }
 
 
-@pytest.mark.parametrize("what", rest_slow(GARBAGE, ["no samples", "another length than before", "NaN"]))
+@pytest.mark.parametrize("what", rest_slow(GARBAGE, ["another length than before"]))
 def test_who_spoils_what_is_kept_takes_part_no_more(
     what: str, setting: Settings, without: bytes, tmp_path: Path
 ) -> None:

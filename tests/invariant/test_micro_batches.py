@@ -52,7 +52,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.mark.parametrize(
-    "mode", rest_slow([mode for mode in MODES if mode != "together"], ["labels at home", "accumulated"])
+    "mode", rest_slow([mode for mode in MODES if mode != "together"], ["labels at home"])
 )
 def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode] | {"micro_batches": 3}

@@ -137,7 +137,7 @@ def test_losses_gradients_and_metrics_are_those_of_padded_rows(
 
 @pytest.mark.parametrize(
     "mode",
-    rest_slow(MODES, ["labels at home", "in parts", "the model's own loss", "one row", "whole models"]),
+    rest_slow(MODES, ["labels at home", "in parts", "whole models"]),
 )
 def test_in_every_mode(
     mode: str,
@@ -164,7 +164,7 @@ def test_labels_of_completions_alone(
     assert_equal_but_for_rounding(both(job, tmp_path, forms, monkeypatch), 1e-5)
 
 
-@pytest.mark.parametrize("kind", ["opt", "gpt_neo"])
+@pytest.mark.parametrize("kind", rest_slow(["opt", "gpt_neo"], 1))
 def test_a_model_that_cannot_is_computed_padded_and_says_so(
     kind: str, settings: dict[str, Settings], tmp_path: Path, forms: Forms
 ) -> None:

@@ -51,7 +51,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 # I1 and I2, from a start that peft has made.
 
 
-@pytest.mark.parametrize("name", rest_slow(TARGETS, ["rslora", "full names", "blocks", "dora"]))
+@pytest.mark.parametrize("name", rest_slow(TARGETS, ["full names", "blocks", "dora"]))
 def test_one_client_trains_the_unsplit_model(name: str, plain: Settings, tmp_path: Path) -> None:
     settings = one_client(started_by_peft(plain, tmp_path, *TARGETS[name]))
     adapter, losses = federated_lora(Job(**settings))
@@ -131,7 +131,7 @@ CASES: dict[str, Settings] = {
 }
 
 
-@pytest.mark.parametrize("name", rest_slow(CASES, ["pattern", "pissa", "dora"]))
+@pytest.mark.parametrize("name", rest_slow(CASES, ["pissa", "dora"]))
 def test_a_network_run_is_the_local_one(name: str, plain: Settings, tmp_path: Path) -> None:
     names = ["north", "south"]
     files = {place: str(write_rows(tmp_path / f"{place}.txt", 24, n)) for n, place in enumerate(names)}

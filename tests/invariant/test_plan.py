@@ -122,10 +122,9 @@ JOBS: dict[str, tuple[str, Settings]] = {
 
 
 QUICK = [
-    "gpt2, labels at home, accumulation", "llama, moving cuts, exact mean, lower rank on one side",
-    "qwen3, makespan, sampled clients, some absent", "gemma3, resource, rows packed", "llama, frozen fronts",
-    "llama, differences, some of them kept", "gpt2, int8, labels at home, bf16", "llama, fed_lora, frozen A",
-    "llama, DoRA, moving cuts, lower rank", "llama, long rows in chunks, an evaluation set",
+    "llama, moving cuts, exact mean, lower rank on one side", "llama, differences, some of them kept",
+    "qwen3, makespan, sampled clients, some absent", "gpt2, int8, labels at home, bf16",
+    "llama, fed_lora, frozen A", "llama, long rows in chunks, an evaluation set",
 ]  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def assert_same_state(got: Parties, wanted: Parties) -> None:
     assert all(torch.equal(tensors[path], others[path]) for path in tensors)
 
 
-@pytest.mark.parametrize("mode", rest_slow(MODES, ["shared", "cuts move", "algorithms", "local_only"]))
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["cuts move", "algorithms"]))
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     mode: str, setting: Settings, watched: list[Parties], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

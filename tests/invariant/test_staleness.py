@@ -107,7 +107,7 @@ def test_it_is_training_with_late_gradients_in_the_front(
     assert_same_bits(final_adapter(result), wanted)
 
 
-@pytest.mark.parametrize("mode", rest_slow(MODES, ["three ahead", "shared", "differences"]))
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["three ahead"]))
 def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode]
     here = run(Job(**settings, output_dir=str(tmp_path / "here")), console=QUIET)

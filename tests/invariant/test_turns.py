@@ -23,6 +23,7 @@ from runs import (
 from transformers import get_scheduler
 from wire_record import Wire
 
+from cases import rest_slow
 from reference import UnsplitClient, federated_lora, mean_loss, weighted_mean
 from splitft import Job
 from splitft.wire.messages import Activations, AdapterUp
@@ -38,13 +39,13 @@ def gpt2(gpt2: Settings) -> Settings:
     return THREE_CLIENTS | gpt2
 
 
-@pytest.mark.parametrize("changes", [
-    {},
-    {"gradient_accumulation_steps": 2, "eval_every": 1},
-    {"labels": "client", "tail_blocks": 1, "cuts": [1, 2, 1]},
+@pytest.mark.parametrize("changes", rest_slow([
     {"lora_r_cut": 2, "cut_policy": {"method": "schedule", "schedule": {"2": [2, 1, 3], "3": 1}}},
+    {"gradient_accumulation_steps": 2, "eval_every": 1},
+    {},
+    {"labels": "client", "tail_blocks": 1, "cuts": [1, 2, 1]},
     {"max_grad_norm": 0.0, "clients_per_round": 2, "aggregation": "freeze_a"},
-], ids=lambda changes: ",".join(changes) or "plain")  # fmt: skip
+], 2), ids=lambda changes: ",".join(changes) or "plain")  # fmt: skip
 def test_per_client_turns_are_parallel_bit_by_bit(changes: Settings, llama: Settings, tmp_path: Path) -> None:
     """No client touches another's adapters before the average, so it does not matter who goes first."""
     settings = llama | changes | {"devices": "laptop"}
@@ -144,7 +145,7 @@ class SequentialTrunk:
         return int(batch.attention_mask.sum())
 
 
-@pytest.mark.parametrize("model", ["llama", "gpt2"])
+@pytest.mark.parametrize("model", rest_slow(["llama", "gpt2"], 1))
 def test_a_shared_trunk_in_turns_is_a_sequential_loop(
     model: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

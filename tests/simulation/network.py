@@ -215,6 +215,9 @@ class SimulatedDialler(Dialler):
         self._put = self.sink or self.incoming.put
         self._dialling = self.party.spawn(self._dial())  # type: ignore[assignment]
 
+    def _jitter(self) -> float:
+        return self.party.world.random.uniform(0.5, 1.0)
+
     def _on_state(self, text: str) -> None:
         self.party.world.note(self.party.name, text)
 

@@ -9,7 +9,7 @@ from simulation.bugs import BUGS
 from simulation.modes import MODES
 from simulation.schedule import Result, simulate
 
-QUICK, ALL = 250, 100_000  # 35 ms each on an idle core
+QUICK, ALL = 2_000, 100_000  # 25 ms each on an idle core
 NAMES = list(MODES)
 
 
@@ -28,12 +28,12 @@ def check(first: int, last: int) -> int:
     return kills
 
 
-@pytest.mark.slow
-def test_a_seed_is_one_schedule() -> None:
+@pytest.mark.parametrize("seeds", rest_slow([range(0, 100, 11), range(len(NAMES))], 1))
+def test_a_seed_is_one_schedule(seeds: range) -> None:
     """The same seed: the same things happen, in the same order, at the same times."""
-    for seed in range(len(NAMES)):
+    for seed in seeds:
         assert run(seed).world.digest() == run(seed).world.digest(), seed
-    assert len({run(seed).world.digest() for seed in range(0, 4 * len(NAMES), len(NAMES))}) == 4
+    assert len({run(seed).world.digest() for seed in range(0, 3 * len(NAMES), len(NAMES))}) == 3
 
 
 def test_schedules() -> None:

@@ -1,7 +1,7 @@
-"""A world in one operating system process: a clock, an event loop and computing threads that take turns.
+"""A world in one operating system thread: a clock, an event loop, and the parties' computing in turns.
 
-Time is virtual: the loop jumps to the next timer. Of all threads one runs at a time: the loop resumes a
-computing thread, and goes on when that thread waits. What happens next follows from the seed alone.
+Time is virtual: the loop jumps to the next timer. What is a computing thread in a real process has a stack of
+its own here: the loop resumes it, and goes on when it waits. What happens next follows from the seed alone.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import asyncio
 import hashlib
 import queue
 import random
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from greenlet import getcurrent, greenlet
 
 MOST_STEPS = 40_000  # of a schedule; more are a livelock
 
@@ -55,14 +56,11 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        random.seed(seed)  # of the protocol's own jitter
         self.loop = VirtualLoop()
         self.trace: list[tuple[float, str, str]] = []
         self.steps = 0  # things that happened: faults are planned by their number
         self.due: deque[tuple[int, Callable[[], None]]] = deque()  # faults by step, in order
         self.current: Computing | None = None
-        self.back = threading.Lock()
-        self.back.acquire()
         self.failure: BaseException | None = None
 
     def note(self, who: str, what: str) -> None:
@@ -109,37 +107,30 @@ class World:
 
 
 class Computing:
-    """The computing thread of a party: runs between two waits, while all others stand still."""
+    """The computing thread of a party, as a coroutine of its own stack: all others stand still meanwhile."""
 
     def __init__(self, world: World, name: str, main: Callable[[], None], over: Callable[[], None]) -> None:
         self.world, self.name, self.dead, self.finished = world, name, False, False
         self.error: BaseException | None = None
-        self.pause: Callable[[], float] = lambda: (
-            0.0
-        )  # virtual seconds of computing before it takes a message
+        self.pause: Callable[[], float] = lambda: 0.0  # virtual seconds before it takes a message
         self._main, self._over = main, over
-        self._go = threading.Lock()
-        self._go.acquire()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._stack = greenlet(self._run)
 
     def resume(self) -> None:
         """Run until it waits or ends. To be called in the loop."""
         if self.finished:
             return
         before, self.world.current = self.world.current, self
-        self._go.release()
-        self.world.back.acquire()
+        self._stack.parent = getcurrent()
+        self._stack.switch()
         self.world.current = before
         if self.finished:
-            self._thread.join()
             self._over()
 
     def park(self) -> None:
-        """Let the others run until it is resumed. To be called in its thread. Raises KilledError."""
+        """Let the others run until it is resumed. To be called by its main function. Raises KilledError."""
         self.check()
-        self.world.back.release()
-        self._go.acquire()
+        self._stack.parent.switch()
         self.check()
 
     def check(self) -> None:
@@ -163,14 +154,12 @@ class Computing:
         return task.result()
 
     def _run(self) -> None:
-        self._go.acquire()
         try:
             self.check()
             self._main()
         except BaseException as error:
             self.error = error
         self.finished = True
-        self.world.back.release()
 
 
 class Inbox:

@@ -161,8 +161,12 @@ class Dialler:
                 lost = f"no server has answered at {self.address} for {self.patience:.0f} seconds"
                 self._put(LostError(lost))
                 return
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            await asyncio.sleep(wait * self._jitter())
             wait = min(2 * wait, LONGEST_WAIT)
+
+    def _jitter(self) -> float:
+        """Return a share of a wait, so that clients that were lost at once do not dial at once."""
+        return random.uniform(0.5, 1.0)
 
     def _tell(self, text: str) -> None:
         """Report a state of the connection, once."""

@@ -113,7 +113,7 @@ class Entrance:
 
     def _look(self) -> None:
         if self._strangers is not None:
-            self._strangers.look_soon()
+            self._strangers.look_now()
 
 
 def _why_not(host: str, port: int) -> OSError | None:

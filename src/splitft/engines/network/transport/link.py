@@ -85,8 +85,8 @@ class Link:
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if not task.cancelled():  # by gRPC, which gives up one half of a call with the other
+            for task in tasks:  # in this order where both have ended
+                if task in done and not task.cancelled():  # gRPC gives up one half of a call with the other
                     task.result()
             raise BrokenError("the connection was given up")
         finally:

@@ -28,6 +28,7 @@ STRANGER_SECONDS = 10.0  # until a client of the run is recognised
 STRANGER_BYTES = 1 << 15  # that it may send until then
 MOST_STRANGERS = 256  # at a time; one more ends the newest of the address that has most
 SCAN_SECONDS, LOOK_SECONDS = 0.1, 0.05  # between two looks: without and with a stranger there
+LOOK_SHARE = 10  # of the time that a look takes, before the next one at a handshake
 FILES = "/dev/fd"
 LEFT = "it left before it had said who it is; where a TLS handshake failed, the client shows why"
 BYTES_AT, INFO_BYTES = 128, 136  # tcpi_bytes_received in Linux's tcp_info
@@ -102,6 +103,7 @@ class Strangers:
         self._known: set[Peer] = set()
         self._lock = threading.RLock()
         self._wake, self._closed = threading.Event(), False
+        self._looked, self._look_seconds = 0.0, 0.0  # when the last look ended, and its duration
         self._thread = threading.Thread(target=self._watch, name="splitft-strangers", daemon=True)
         self._thread.start()
 
@@ -123,8 +125,14 @@ class Strangers:
                 if connection.peer == peer:
                     hang_up(connection)
 
-    def look_soon(self) -> None:
-        """Note that there is a new connection; called in a thread of gRPC."""
+    def look_now(self) -> None:
+        """Take in a new connection, which may be gone in a moment; called in a thread of gRPC.
+
+        Soon instead, where looking has taken much of the time since the last look.
+        """
+        if time.monotonic() - self._looked > LOOK_SHARE * self._look_seconds:
+            with self._lock:
+                self._look()
         self._wake.set()
 
     def close(self) -> None:
@@ -147,7 +155,7 @@ class Strangers:
     def _look(self) -> list[Connection]:
         """Take in which connections there are; return the strangers, oldest first."""
         # Which files are open; a number that is used again has another socket.
-        there = set()
+        now, there = time.monotonic(), set()
         with suppress(OSError):
             for name in os.listdir(FILES):  # noqa: PTH208 (many, often)
                 with suppress(OSError):
@@ -158,7 +166,6 @@ class Strangers:
             if not (gone.known or gone.ended):
                 self._audit(gone.peer[0], LEFT)
         # New ones, and the bytes of strangers.
-        now = time.monotonic()
         for key in sorted(there - self._others):
             connection = self._connections.get(key)
             if connection is not None and connection.known:
@@ -173,6 +180,8 @@ class Strangers:
                 self._others.add(key)
             else:
                 self._connections[key] = connection
+        self._looked = time.monotonic()
+        self._look_seconds = self._looked - now
         return [one for one in self._connections.values() if not (one.known or one.ended)]
 
     def _found(self, used: socket.socket, file: int, now: float) -> Connection | None:
