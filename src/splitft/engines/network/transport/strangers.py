@@ -28,7 +28,7 @@ STRANGER_SECONDS = 10.0  # until a client of the run is recognised
 STRANGER_BYTES = 1 << 15  # that it may send until then
 MOST_STRANGERS = 256  # at a time; one more ends the newest of the address that has most
 SCAN_SECONDS, LOOK_SECONDS = 0.1, 0.05  # between two looks: without and with a stranger there
-LOOK_SHARE = 10  # of the time that a look takes, before the next one at a handshake
+HANDSHAKE_SHARE = 0.05  # of all time, at most, for looks at handshakes beside these
 FILES = "/dev/fd"
 LEFT = "it left before it had said who it is; where a TLS handshake failed, the client shows why"
 BYTES_AT, INFO_BYTES = 128, 136  # tcpi_bytes_received in Linux's tcp_info
@@ -103,7 +103,10 @@ class Strangers:
         self._known: set[Peer] = set()
         self._lock = threading.RLock()
         self._wake, self._closed = threading.Event(), False
-        self._looked, self._look_seconds = 0.0, 0.0  # when the last look ended, and its duration
+        self._credit, self._credited = (
+            1.0,
+            0.0,
+        )  # seconds whose share is left for looks at handshakes, and since
         self._thread = threading.Thread(target=self._watch, name="splitft-strangers", daemon=True)
         self._thread.start()
 
@@ -128,11 +131,15 @@ class Strangers:
     def look_now(self) -> None:
         """Take in a new connection, which may be gone in a moment; called in a thread of gRPC.
 
-        Soon instead, where looking has taken much of the time since the last look.
+        Soon instead, where looking at handshakes has taken more than its share of time.
         """
-        if time.monotonic() - self._looked > LOOK_SHARE * self._look_seconds:
-            with self._lock:
+        with self._lock:
+            now = time.monotonic()
+            self._credit = min(1.0, self._credit + now - self._credited)
+            self._credited = now
+            if self._credit > 0.0:
                 self._look()
+                self._credit -= (time.monotonic() - now) / HANDSHAKE_SHARE
         self._wake.set()
 
     def close(self) -> None:
@@ -155,7 +162,7 @@ class Strangers:
     def _look(self) -> list[Connection]:
         """Take in which connections there are; return the strangers, oldest first."""
         # Which files are open; a number that is used again has another socket.
-        now, there = time.monotonic(), set()
+        there = set()
         with suppress(OSError):
             for name in os.listdir(FILES):  # noqa: PTH208 (many, often)
                 with suppress(OSError):
@@ -166,6 +173,7 @@ class Strangers:
             if not (gone.known or gone.ended):
                 self._audit(gone.peer[0], LEFT)
         # New ones, and the bytes of strangers.
+        now = time.monotonic()
         for key in sorted(there - self._others):
             connection = self._connections.get(key)
             if connection is not None and connection.known:
@@ -180,8 +188,6 @@ class Strangers:
                 self._others.add(key)
             else:
                 self._connections[key] = connection
-        self._looked = time.monotonic()
-        self._look_seconds = self._looked - now
         return [one for one in self._connections.values() if not (one.known or one.ended)]
 
     def _found(self, used: socket.socket, file: int, now: float) -> Connection | None:
