@@ -82,6 +82,7 @@ def serve(pipe: Any, port: int, folder: Path, names: tuple[str, ...], tls: bool,
         while event := listener.events.get():
             if event.kind == "said":
                 listener.used(event)
+                listener.send(event.name, b"used")  # as a step is answered; it carries the acknowledgement
 
     threading.Thread(target=use, daemon=True).start()
     pipe.send(listener.port)
