@@ -1,10 +1,12 @@
 """Memory of a client's start and of a cut that moves: at most, against what the client then holds.
 
-SmolLM2 (135M), labels at home, as stored (float32) and converted. Weights held, the most memory above that
-of the process before, sampled each millisecond, and tensors that were read twice. As stored, weights are
-pages of the file, and all resident memory counts; converted, the file's pages are the system's cache.
+SmolLM2 (135M), labels at home, in float32 and in bfloat16. Weights held, the most memory above that of the
+process before, sampled each millisecond, and tensors that were read twice. `float32` and `bfloat16`: as
+stored, where weights are pages of the file; all resident memory counts. `converted`: a float32 file, held in
+bfloat16. Memory of the process alone counts, and the file's pages, which the system takes back where memory
+is short, are told beside it.
 
-    python benchmarks/client_memory.py float32     # or bfloat16; a minute
+    python benchmarks/client_memory.py float32     # or bfloat16, or converted; a minute
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from splitft.engines.network.control import Welcome
 from splitft.job.told import told_job
 from splitft.running.join import ClientSetup
 from splitft.weights import load
+from splitft.weights.load import load_model, load_tokenizer
 from splitft.wire.codecs.registry import network_job
 
 QUIET = Console(quiet=True)
@@ -35,21 +38,22 @@ TARGETS = ("q_proj", "v_proj")
 MB = 1e6
 
 
-def resident() -> int:
-    """Bytes of this process."""
-    wanted = "VmRSS" if sys.argv[1] == "float32" else "RssAnon"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
+def memory() -> tuple[int, int]:
+    """Bytes of this process: in all, and without pages of files."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]) * 1024, int(lines["RssAnon"].split()[0]) * 1024
 
 
-def peak_of(act: Callable[[], Any]) -> tuple[Any, int]:
+def peak_of(act: Callable[[], Any]) -> tuple[Any, tuple[int, int]]:
     """Return what a function returns, and the most memory above that before it."""
     gc.collect()
-    before, most, over = resident(), [0], threading.Event()
+    before, most, over = memory(), memory(), threading.Event()
 
     def sample() -> None:
+        nonlocal most
         while not over.is_set():
-            most[0] = max(most[0], resident())
+            now = memory()
+            most = max(most[0], now[0]), max(most[1], now[1])
             time.sleep(0.001)
 
     thread = threading.Thread(target=sample)
@@ -57,14 +61,33 @@ def peak_of(act: Callable[[], Any]) -> tuple[Any, int]:
     made = act()
     over.set()
     thread.join()
-    return made, max(most[0], resident()) - before
+    now = memory()
+    return made, (max(most[0], now[0]) - before[0], max(most[1], now[1]) - before[1])
+
+
+def told(now: int, before: int, grown: tuple[int, int], converted: bool) -> str:
+    """Return a line: bytes held, and the most beside what was held before."""
+    text = f"holds {now / MB:.0f} MB, "
+    if converted:
+        text += f"with the file's pages at most {(before + grown[0]) / MB:.0f} MB, without "
+    else:
+        text += "at most "
+    most = before + grown[converted]
+    return text + f"{most / MB:.0f} MB: {most / now:.2f}"
+
+
+def stored_in_bfloat16(folder: Path) -> Path:
+    """Write the model as a checkpoint in bfloat16."""
+    load_model(MODEL, dtype=torch.bfloat16).save_pretrained(folder)
+    load_tokenizer(MODEL).save_pretrained(folder)
+    return folder
 
 
 def held(client: Any) -> int:
     return sum(p.numel() * p.element_size() for p in client.model.model.parameters())
 
 
-def measure(dtype: str) -> None:
+def measure(what: str) -> None:
     read: Counter[str] = Counter()  # parameters with values, of every load
     from_folder = load._from_folder
 
@@ -74,14 +97,17 @@ def measure(dtype: str) -> None:
         return model
 
     load._from_folder = counting
-    print(f"--- {dtype}")
+    print(f"--- {what}")
+    converted = what == "converted"
     with tempfile.TemporaryDirectory() as folder:
+        model = str(stored_in_bfloat16(Path(folder, "model"))) if what == "bfloat16" else MODEL
         rows = Path(folder, "rows.txt")
         rows.write_text("\n\n".join(f"a note on the peace of the nation, number {i}" for i in range(40)))
         job = network_job(
             Job(
-                model_name_or_path=MODEL, labels="client", cuts=4, use_cpu=True, max_length=32,
-                dtype=dtype, lora_target_modules=list(TARGETS), clients=1,
+                model_name_or_path=model, labels="client", cuts=4, use_cpu=True, max_length=32,
+                dtype="float32" if what == "float32" else "bfloat16",
+                lora_target_modules=list(TARGETS), clients=1,
                 cut_policy={"method": "schedule", "schedule": {"1": 4, "2": 8}},
                 network={"clients": ["anna"]},
             )
@@ -96,15 +122,12 @@ def measure(dtype: str) -> None:
         joined, start = peak_of(lambda: setup.make(welcome))
         client = joined.client
         first = held(client)
-        print(f"start at cut 4: holds {first / MB:.0f} MB, at most {start / MB:.0f} MB: {start / first:.2f}")
+        print(f"start at cut 4: {told(first, 0, start, converted)}")
         for cut in (8, 16):
             before = held(client)
             _, moved = peak_of(lambda cut=cut: setup.need(client, cut))
             now = held(client)
-            print(
-                f"move to cut {cut}: holds {now / MB:.0f} MB, at most {(before + moved) / MB:.0f} MB: "
-                f"{(before + moved) / now:.2f}"
-            )
+            print(f"move to cut {cut}: {told(now, before, moved, converted)}")
         twice = [name for name, times in read.items() if times > 1]
         print(
             f"tensors read twice: {len(twice)} {twice[:3]}; loss in chunks: {client.model._head is not None}"
