@@ -22,6 +22,8 @@ from network_threads import Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.server import answers
+from splitft.tools.report.page import render_page
+from splitft.tools.report.runs import read_run
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
@@ -81,6 +83,10 @@ def test_a_hostile_client_ends_its_own_part_alone(
     assert not (folder / "faults.log").exists()  # a check refused it: nothing was raised
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["perplexity"] < 1.2 * summary["perplexity_before"]
+    own = {"perplexity", "accuracy", "perplexity_before", "client_versions"}
+    assert own & set(summary["self_reported"]) == (own if labels == "client" else {"client_versions"})
+    page = render_page([read_run(folder)]) if way == "hours of computing" else ""
+    assert ("are self-reported" in page) == (bool(page) and labels == "client")
     if hostile.reason is None:
         assert said == ["the run is complete"]
         return
