@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,12 +20,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cases import rest_slow
-from hostile_aggregator import BLAMES, ENDS, IGNORED, SHOWN, VICTIM, Lies, LyingListener
+from hostile_aggregator import BLAMES, CONTROL, ENDS, IGNORED, SHOWN, VICTIM, Lies, LyingListener
 from network_threads import QUIET, Settings, together
 from ports import free_port
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.common.checkpoint import load_checkpoint
+from splitft.engines.network.control import Hello, Refused, Welcome
+from splitft.engines.network.transport import dialler
+from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.listener import Listener
 from splitft.errors import AggregatorError, NetworkError
 from splitft.running import aggregator
 from splitft.running.aggregator import serve_averages
@@ -162,6 +167,33 @@ def gone_in_round_2(message: Any) -> list[Any]:
     """A client that is expelled as it starts with round 2."""
     starts = type(message).__name__ == "Started" and (message.round, message.attempt) == (2, 1)
     return [b"\xff" * 9] if starts else [message]
+
+
+class Fickle(Admission):
+    """Refuses everybody for now, each time for another reason."""
+
+    times = 0
+
+    def admit(self, hello: Hello, certified: str, address: str) -> Refused:
+        self.times += 1
+        return Refused(f"{CONTROL} {self.times}", again=True)
+
+
+def test_reasons_that_change_with_every_dial_fill_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialler, "FIRST_WAIT", 0.01)
+    door, said = Fickle(("anna",), {}, False, AuditLog(tmp_path, lambda line: None)), list[str]()
+    listener = Listener("127.0.0.1:0", None, door, Welcome(), 1 << 20)
+    dials = dialler.Dialler(f"127.0.0.1:{listener.port}", None, "anna", "", 1 << 20, said.append)
+    until = time.monotonic() + 60
+    while door.times < 3 * dialler.MOST_LINES and time.monotonic() < until:
+        time.sleep(0.05)
+    dials.close(0)
+    listener.close(0)
+    assert door.times >= 3 * dialler.MOST_LINES
+    assert len(said) <= dialler.MOST_LINES + 1  # one more where this took a minute
+    assert all(line.isprintable() for line in said)
 
 
 @pytest.mark.parametrize("lie", rest_slow(IGNORED, ["answers to no request"]))

@@ -21,6 +21,7 @@ from hostile_client import LABELS, TRUNKS, WAYS
 from network_threads import Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
+from splitft.errors import NetworkError
 from splitft.server import answers
 from splitft.tools.report.page import render_page
 from splitft.tools.report.runs import read_run
@@ -94,6 +95,18 @@ def test_a_hostile_client_ends_its_own_part_alone(
     got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["absurd adapters", "adapters that do harm"])
+def test_a_run_that_loses_its_quorum_ends_with_one_line(way: str, setting: Settings, tmp_path: Path) -> None:
+    hostile = WAYS[way]
+    changes = LABELS["client"] | hostile.job | {"network": setting["network"] | {"min_clients": 3}}
+    with pytest.raises(NetworkError) as told:
+        together(setting | changes, tmp_path, {"mallory": hostile.make()})
+    line = str(told.value)
+    assert "2 of 3 clients are left, network.min_clients is 3 (mallory is expelled: " in line
+    assert "\n" not in line and not (tmp_path / "run" / "faults.log").exists()
 
 
 FORMS = {
