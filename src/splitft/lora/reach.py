@@ -19,7 +19,7 @@ through changes of basis, each of which lets |m| / √v grow by the root of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +81,31 @@ class Reach:
                 return f"the whole update: {length / most:.3g} times as far"
         return ""
 
+    def most(self, start: Mapping[int, BlockAdapter]) -> dict[int, BlockAdapter]:
+        """Return how far steps move each tensor at most: of each value, else the norm of its change, ().
+
+        start: Blocks as they were handed out. A's may be frozen.
+        """
+        limits: dict[int, BlockAdapter] = {}
+        for block, tensors in start.items():
+            limits[block] = {}
+            for name, tensor in tensors.items():
+                place = 0 if is_a(name) else 1
+                limit = self.decay[place] * tensor.detach().cpu().double().abs()
+                if self.of == "tensor":
+                    root = limit.numel() ** 0.5
+                    limit = limit.norm() + self.sizes[place] * root
+                elif self.of == "value":
+                    limit = limit + self.sizes[place]
+                else:
+                    limit = limit.norm()
+                limits[block][name] = limit
+        if self.of != "update":
+            return limits
+        every = [limit for block in limits.values() for limit in block.values()]
+        whole = torch.stack(every).norm() + max(self.sizes)
+        return {block: dict.fromkeys(tensors, whole) for block, tensors in limits.items()}
+
 
 def reach_of_rounds(settings: TrainingSettings) -> Callable[[int], Reach | None]:
     """Return a function from a round (1-based) to its reach; None: the optimizer has no bound."""
@@ -138,6 +163,18 @@ def most_moments(settings: TrainingSettings) -> float:
     else:
         total = (1 - ratio**steps) / (1 - ratio)
     return (1 - beta1) / math.sqrt(1 - beta2) * math.sqrt(total)
+
+
+def squares_beyond(settings: TrainingSettings, squares: Iterable[Tensor]) -> bool:
+    """Whether AdamW's means of squared gradients, of blocks that one party trained, are too large.
+
+    A step's gradient has a norm of max_grad_norm at most: all these means add up to its square at most.
+    Without clipping there is no bound; nor where ranks differ (`lora_r_cut`), and bases change.
+    """
+    if not settings.max_grad_norm or settings.lora_r_cut not in (None, settings.lora_r):
+        return False
+    total = sum(float(square.double().sum()) for square in squares)
+    return total > (MARGIN * settings.max_grad_norm) ** 2
 
 
 def moments_beyond(settings: TrainingSettings, mean: Tensor, square: Tensor, rank: int) -> bool:

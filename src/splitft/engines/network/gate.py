@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from splitft.data.estimates import rows_of
+from splitft.engines.network.control import TICKET_BYTES
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, rank_of, trained_specs
 from splitft.lora.client_optimizer import ADAMW
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.optimizer import NO_GRADIENT
-from splitft.lora.reach import moments_beyond, reach_of_rounds
+from splitft.lora.reach import moments_beyond, reach_of_rounds, squares_beyond
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
 from splitft.server.average import check_reach, check_sizes
@@ -153,7 +154,7 @@ class Gate:
         self._norms(client, message.grad_norms, self.settings.splits_model)
         if self.only_digests:
             digests = [(values.dtype, tuple(values.shape)) for values in message.values]
-            if message.blocks or digests != [(torch.uint8, (32,))]:
+            if message.blocks or digests != [(torch.uint8, (32,)), (torch.uint8, (TICKET_BYTES,))]:
                 raise ValueError("values: adapters go to the aggregator, only their digest comes here")
             return
         sizes, held = [values.numel() for values in message.values], self.holdings[client].held
@@ -185,6 +186,8 @@ class Gate:
                 raise ValueError(f"moved_steps: more than the {most} steps of the run")
             if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
                 raise ValueError("moments: a mean of squares is negative")
+            if squares_beyond(self.settings, moments.exp_avg_sq.values()):
+                raise ValueError("moments: means of squares beyond max_grad_norm")
             rank = rank_of(moments.exp_avg)
             for mean, square in zip(moments.exp_avg.values(), moments.exp_avg_sq.values(), strict=True):
                 if moments_beyond(self.settings, mean, square, rank):
