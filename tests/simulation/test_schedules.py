@@ -11,6 +11,12 @@ from simulation.schedule import Result, simulate
 
 QUICK, ALL = 2_000, 100_000  # 25 ms each on an idle core
 NAMES = list(MODES)
+# Schedules that once found a defect.
+FOUND = {
+    "aggregator": 5736,  # a round ended while its client restored the state before it
+    "shared, client labels": 7942,  # the same with a shared trunk
+    "moving cuts, shared": 7065,  # the end was told over a connection that broke before it arrived
+}
 
 
 def run(seed: int) -> Result:
@@ -38,6 +44,12 @@ def test_a_seed_is_one_schedule(seeds: range) -> None:
 
 def test_schedules() -> None:
     assert check(0, QUICK) > QUICK / 4
+
+
+@pytest.mark.parametrize("mode", FOUND)
+def test_schedules_that_found_a_defect(mode: str) -> None:
+    assert NAMES[FOUND[mode] % len(NAMES)] == mode
+    check(FOUND[mode], FOUND[mode] + 1)
 
 
 @pytest.mark.slow

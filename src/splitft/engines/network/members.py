@@ -189,10 +189,12 @@ class Members:
                 if apart:
                     self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
                     return
-                done = member.done if member.exact else 0
-                self.send(name, control.Load(done, member.exact and member.finished))
+                self.send(name, member.restore())
             elif isinstance(message, control.Loaded):
-                self._resynchronise(member, message.ok and member.exact)
+                if member.asked == member.wanted:
+                    self._resynchronise(member, message.ok and member.exact)
+                else:  # what it had sent has completed its round meanwhile
+                    self.send(name, member.restore())
         self.listener.used(event)
 
     def _checked(self, name: str, message: control.Said) -> control.Said:

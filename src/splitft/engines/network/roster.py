@@ -39,6 +39,7 @@ class Member:
     done: int = 0  # the last round after which it saved its state
     exact: bool = True  # the server counts on that state
     finished: bool = False  # it has sent its adapters of the round after `done`
+    asked: control.Load | None = None  # the state that it was told to restore, in this session
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
     facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
@@ -70,6 +71,16 @@ class Member:
         self.session, self.there, self.connected = "", False, False
         self.owes, self.since = control.Ready, self.now()
         return new
+
+    @property
+    def wanted(self) -> control.Load:
+        """The state that the server counts on now."""
+        return control.Load(self.done, self.finished) if self.exact else control.Load(0, False)
+
+    def restore(self) -> control.Load:
+        """Return what tells it to restore the state that the server counts on."""
+        self.asked = self.wanted
+        return self.asked
 
     def take_part(self) -> None:
         """Its state is restored, or lost: it is one of those that train."""
@@ -116,6 +127,7 @@ class Member:
             self.muted = False
         return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
 
+    @property
     def away_seconds(self) -> float:
         """How long it has not been there."""
         return 0.0 if self.there and self.connected else self.now() - self.since
@@ -165,11 +177,11 @@ class Roster(dict[str, Member]):
 
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""
-        return self[name].away_seconds() > self.config.rejoin_seconds
+        return self[name].away_seconds > self.config.rejoin_seconds
 
     def away(self, names: Sequence[str]) -> str:
         """Return those of these clients that are not there, each with what keeps it from taking part."""
-        away = {name: self[name].problem for name in names if self[name].away_seconds()}
+        away = {name: self[name].problem for name in names if self[name].away_seconds}
         return ", ".join(f"{name} (not ready: {why})" if why else name for name, why in away.items())
 
     def took_part(self) -> list[str]:
