@@ -47,19 +47,27 @@ def check_history(run_dir: Path, job: Job) -> None:
     check_lines(read_steps(run_dir), job)
 
 
+def parts_of(job: Job) -> int:
+    """Return the parts of each batch, as a job states them."""
+    stated = job.micro_batches if isinstance(job.micro_batches, int) else 1
+    return min(stated, job.per_device_train_batch_size)
+
+
 def check_lines(lines: Iterable[dict[str, Any]], job: Job, all_clients: Collection[str] = ()) -> None:
     """Check the lines of a step log. all_clients: none of these may be missing in any round."""
     rounds = effective_rounds(lines)
     assert len(rounds) == job.rounds, f"{len(rounds)} rounds"
+    steps = job.local_steps * job.gradient_accumulation_steps
     for number, entry in enumerate(rounds, start=1):
-        wanted = [
-            (number, step, micro_step)
-            for step in range(job.local_steps)
-            for micro_step in range(job.gradient_accumulation_steps)
-        ]
         assert len(entry["started"]) == len(set(entry["started"])), "a client started a round twice"
         for client, rows in entry["rows"].items():
-            assert entry["places"][client] == wanted, f"round {number}, {client}"
+            parts = len(entry["places"][client]) // steps if job.micro_batches == "auto" else parts_of(job)
+            wanted = [
+                (number, step, micro_step)
+                for step in range(job.local_steps)
+                for micro_step in range(job.gradient_accumulation_steps * parts)
+            ]
+            assert parts and entry["places"][client] == wanted, f"round {number}, {client}"
             assert rows > 0
         missing = [client for client in all_clients if client not in entry["rows"]]
         assert not missing, f"round {number} went on without {missing}"

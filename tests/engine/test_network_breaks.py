@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from splitft.engines.network.control import Welcome
+from splitft.engines.network.control import End, Welcome
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import BrokenError, Delivery
 from splitft.engines.network.transport.dialler import Dialler
@@ -120,3 +121,30 @@ def test_the_server_sees_that_a_client_is_away_whatever_ended_its_connection(
         assert "unknown" in until(listener, "away").reason
     finally:
         dialler.close(0)
+
+
+def test_the_end_counts_as_told_to_a_client_that_has_said_so(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose connection breaks as the end is told dials again, and the server is still there."""
+    confirm, broken, told = Dialler._confirm, list[str](), list[str]()
+
+    async def break_once(read: Any, write: Any) -> None:
+        if not broken:
+            broken.append("as if the end had not arrived")
+            raise ConnectionError(*broken)
+        assert not told
+        await confirm(read, write)
+
+    monkeypatch.setattr(Dialler, "_confirm", staticmethod(break_once))
+    over = End("over", True)
+    with ThreadPoolExecutor(1) as pool:
+        telling = pool.submit(listener.tell_end, over, ["alice"], 20.0, told.append)
+        while listener._end is None:
+            time.sleep(0.01)
+        dialler = Dialler(f"127.0.0.1:{listener.port}", None, "alice", "", LIMIT)
+        try:
+            assert dialler.incoming.get(timeout=20) == over
+            assert telling.result(20) == [] and told == ["alice"] and broken
+        finally:
+            dialler.close(0)

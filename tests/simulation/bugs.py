@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from simulation.disk import MemoryDisk
-from splitft.engines.network.control import Load
+from splitft.common.state import State
+from splitft.engines.network.control import WIRE, Load
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder
 from splitft.engines.network.training import TrunkTransaction
 from splitft.engines.network.transport.delivery import Delivery, Frame, Kind
+from splitft.lora.optimizer import TrainedAdapter
+from splitft.wire.messages import Activations, TailGradients
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -28,12 +32,12 @@ def an_ack_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_step_applied_twice(patch: pytest.MonkeyPatch) -> None:
-    """A piece that comes again is taken again, and nobody looks whether its message is the next one."""
+    """A step's piece that comes again is taken again, and nobody looks whether it is the next one."""
     take = Delivery.take
 
     def again(self: Delivery, frame: Frame) -> bytes | None:
         if frame.kind is Kind.DATA and frame.number == self.received:
-            self.received -= 1
+            self.received -= isinstance(WIRE.decode(bytes(frame.piece)), Activations | TailGradients)
         return take(self, frame)
 
     patch.setattr(Delivery, "take", again)
@@ -68,6 +72,16 @@ def a_stale_load(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Members, "send", stale)
 
 
+def a_moment_not_restored(patch: pytest.MonkeyPatch) -> None:
+    """A party that goes back to a state has its adapters, and an optimizer as of the start."""
+    load_state = TrainedAdapter.load_state
+
+    def without(self: TrainedAdapter, state: State, device: torch.device) -> None:
+        load_state(self, {"blocks": state["blocks"], "moments": {}}, device)
+
+    patch.setattr(TrainedAdapter, "load_state", without)
+
+
 BUGS: dict[str, Plant] = {
     "an ack lost": an_ack_lost,
     "a step applied twice": a_step_applied_twice,
@@ -75,3 +89,5 @@ BUGS: dict[str, Plant] = {
     "a rewind forgotten": a_rewind_forgotten,
     "a stale Load": a_stale_load,
 }
+# With a model in the place of numbers there are optimizers, too.
+REAL_BUGS = {**BUGS, "an optimizer moment not restored": a_moment_not_restored}

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from simulation.kit import Around, kit_of
 from simulation.modes import Mode
 from simulation.network import SimulatedDialler, SimulatedListener
 from simulation.party import Party
-from simulation.standin import BLOCKS, EVAL_ROWS, LAYOUT, WIDTH, StandInClient, StandInServer
+from splitft.client.client import ClientRole
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.files import append_line
 from splitft.common.state import State
@@ -24,7 +25,6 @@ from splitft.engines.network.desk import Desk
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
-from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
@@ -32,9 +32,10 @@ from splitft.errors import AggregatorError
 from splitft.history import RoundRecord
 from splitft.job.site_policy import SitePolicy
 from splitft.round import Observer, run_rounds
+from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
-from splitft.wire.messages import Message
+from splitft.wire.messages import AdapterDown
 
 COMPLETE, CHECKPOINTS, HISTORY = "summary.json", "checkpoints", "history.jsonl"
 KEEP = 2
@@ -56,20 +57,10 @@ class Outcome:
     completed_at: float = 0.0
 
 
-@dataclass
-class Fixed:
-    """Cuts that follow from the round alone."""
-
-    mode: Mode
-
-    def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]:
-        return self.mode.cuts_of(round_)
-
-
 def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     """A server: as `running/serve.py`, with the run folder on the party's disk."""
     folder: Any = party.disk.root("run")
-    job, names = mode.job, mode.names
+    job, names, kit = mode.job, mode.names, kit_of(mode)
     dial = partial(SimulatedDialler, party, "aggregator") if mode.aggregator else None
 
     def notice(text: str) -> None:
@@ -96,22 +87,29 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     roster = Roster(names, job.network, lambda: party.world.loop.now)
     averaging = None
     if mode.aggregator:
-        averaging = AggregatorLink(job, "digest", LAYOUT, ledger, party.inbox())  # type: ignore[arg-type]
-    server = StandInServer(job, log, averaging.average if averaging else None)
+        averaging = AggregatorLink(job, "digest", kit.layout, ledger, party.inbox())  # type: ignore[arg-type]
+    policy = kit.policy(mode)
+    times = StepTimes(job, getattr(policy, "learn", None))
+    around = Around(
+        log,
+        notice,
+        averaging.average if averaging else None,
+        roster,
+        times,
+        held_out=lambda: cohort.held_out_batches,
+        blame=lambda name, reason: members.expel(name, reason),
+    )
+    server = kit.server(job, around)
     listener = SimulatedListener(party, Welcome("", 0, "job"))
-    channels = {name: Channel(job, WIDTH) for name in names}
-
-    def gate(name: str, message: Message) -> Message:
-        message = channels[name].unpack(message)
-        if name not in server.coordinator.holdings:
-            raise ValueError("it came before anything was handed out")
-        return message
-
+    channels = {name: Channel(job, kit.width) for name in names}
+    gate = kit.gate(job, server, channels, averaging is not None)
     faults = FaultLog(folder / "faults.log", notice)
     parts_of_server = server.coordinator, server.worker
-    members = Members(roster, listener, ledger, *parts_of_server, gate, channels, notice, faults)
-    cohort = NetworkCohort(members, job, StepTimes(job, None), averaging)
-    parts = {"server": server, "cohort": cohort, "ledger": ledger}
+    members = Members(
+        roster, listener, ledger, *parts_of_server, gate, channels, notice, faults, facts=kit.facts
+    )
+    cohort = NetworkCohort(members, job, times, averaging)
+    parts = {"policy": policy, "server": server, "cohort": cohort, "ledger": ledger}
     if averaging is not None and dial is not None:
         averaging.open(dial, members)
 
@@ -130,7 +128,7 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
             line = {"event": RESUME, "rounds": found.round}
             outcome.log.append(line)
             append_line(folder / STEPS, json.dumps(line))
-        for record in run_rounds(job, Fixed(mode), server, cohort, ledger, Observer(), last):
+        for record in run_rounds(job, policy, server, cohort, ledger, Observer(), last):
             records.append({k: v for k, v in json.loads(record.to_json()).items() if k not in TIMES})
             at_end = record.round == job.rounds
             if at_end:
@@ -149,7 +147,7 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
 
 
 def complete(
-    party: Party, folder: Any, outcome: Outcome, server: StandInServer, records: list[dict[str, Any]]
+    party: Party, folder: Any, outcome: Outcome, server: Server, records: list[dict[str, Any]]
 ) -> None:
     """Write the results, as the end of a run does: whole or not at all, and not flushed."""
     outcome.adapter = {b: {n: t.tolist() for n, t in a.items()} for b, a in server.adapter.items()}
@@ -159,7 +157,7 @@ def complete(
 
 
 class Setup:
-    """Makes stand-in clients."""
+    """Makes the clients of a schedule."""
 
     policy = SitePolicy()
 
@@ -167,17 +165,15 @@ class Setup:
         self.party, self.mode = party, mode
 
     def make(self, welcome: Welcome) -> Joined:
-        job = self.mode.job
-        client: Any = StandInClient(self.party.name, job)
-        gate = RequestGate(job, self.policy, BLOCKS, range(1, BLOCKS), EVAL_ROWS)
-        return Joined(client, Channel(job, WIDTH, client.memory), gate, "digest", 1 << 20)
+        return kit_of(self.mode).joined(self.party.name, self.mode.job, self.policy)
 
-    def need(self, client: object, cut: int) -> None: ...
+    def need(self, client: ClientRole, cut: int) -> None: ...
 
     def facts(self) -> dict[str, str]:
-        return {}
+        return kit_of(self.mode).facts
 
-    def check_adapter(self, client: object, message: object) -> None: ...
+    def check_adapter(self, client: ClientRole, message: AdapterDown) -> None:
+        kit_of(self.mode).check_adapter(self.policy, client, message)
 
     def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
         if not self.mode.aggregator:
@@ -189,7 +185,7 @@ def take_part(party: Party, mode: Mode, outcome: Outcome) -> None:
     """A client: as `running/join.py`."""
     dialler = SimulatedDialler(party, "server")
     folder: Any = party.disk.root("client")
-    site = Site(Conversation(dialler), folder, Setup(party, mode))  # type: ignore[arg-type]
+    site = Site(Conversation(dialler), folder, Setup(party, mode))
     outcome.ends[party.name] = site.run()
     outcome.clients[party.name] = numbers(site.client.state()) if site.joined else None
 
@@ -199,8 +195,9 @@ def average(party: Party, mode: Mode, outcome: Outcome) -> None:
     listener = SimulatedListener(party, Welcome())
     notice = partial(party.world.note, party.name)
     folder: Any = party.disk.root("updates")
+    kit = kit_of(mode)
     outcome.ends[party.name] = AggregatorProcess(
-        mode.job, "digest", mode.names, LAYOUT, BLOCKS, listener, folder, notice
+        mode.job, "digest", mode.names, kit.layout, kit.num_blocks, listener, folder, notice
     ).serve()
     listener.close()
 
@@ -209,4 +206,6 @@ def numbers(state: Any) -> Any:
     """Return a state with lists in the place of tensors."""
     if isinstance(state, Mapping):
         return {key: numbers(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [numbers(value) for value in state]
     return state.tolist() if hasattr(state, "tolist") else state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -23,7 +23,14 @@ SHARED = {"server_adapter": "shared"}
 
 @dataclass(frozen=True)
 class Mode:
-    """A kind of job. cuts: of the clients, by round; the last ones stay. slow: parties take their time."""
+    """A kind of job.
+
+    Attributes:
+        strict: Whatever happens, the bits are those of the undisturbed run.
+        cuts: Of the clients, by round; the last ones stay. A real job's schedule of cuts moves them.
+        slow: Parties take their time.
+        real: A model computes, and no numbers.
+    """
 
     name: str
     settings: Mapping[str, Any]
@@ -31,6 +38,7 @@ class Mode:
     cuts: tuple[tuple[int, ...], ...] = ()
     slow: bool = False
     aggregator: bool = False
+    real: bool = False
 
     @property
     def job(self) -> Job:
@@ -88,6 +96,67 @@ MODES = {
 }  # fmt: skip
 
 
+REAL_BASE: dict[str, Any] = {
+    **BASE, "optim": "adamw_torch", "max_grad_norm": 0.5, "weight_decay": 0.01, "learning_rate": 5e-3,
+    "lora_r": 2, "lora_alpha": 4, "lora_target_modules": ["q_proj", "v_proj"], "max_length": 6,
+    "use_cpu": True, "server_evaluates": None,
+}  # fmt: skip
+
+
+def schedule(cuts: Mapping[int, list[int]]) -> dict[str, Any]:
+    """Return the settings of a job whose cuts move before these rounds."""
+    return {"cut_policy": {"method": "schedule", "schedule": {str(r): c for r, c in cuts.items()}}}
+
+
+REAL = {
+    mode.name: mode
+    for mode in (
+        Mode("real", {"lora_dropout": 0.2, "gradient_accumulation_steps": 2, "local_steps": 1}),
+        Mode("real, client labels, int8", {**TAIL, "codec": "int8"}),
+        Mode("real, shared", {**SHARED, "codec": "int4", "padding_free": True}),
+        Mode("real, shared, client labels", {**SHARED, **TAIL, "optim": "sgd", "optim_args": "momentum=0.9"}),
+        Mode("real, moving cuts", {"rounds": 3, "local_steps": 1, **schedule({2: [2, 1], 3: [3, 2]})}),
+        Mode(
+            "real, moving cuts, shared, client labels, lower ranks",
+            {**SHARED, **TAIL, "rounds": 3, "local_steps": 1, "lora_r_cut": 1,
+             **schedule({2: [2, 1], 3: [1, 1]})},
+        ),
+        Mode(
+            "real, moving cuts, exact",
+            {"aggregation": "exact", "rounds": 3, "local_steps": 1,
+             **schedule({2: [2, 1], 3: [1, 2]})},
+        ),
+        Mode("real, frozen", {"train_front": False, "codec": "int8", "activation_cache_gb": 0.001}),
+        Mode("real, delta", {"codec": "delta", "local_steps": 4, "rounds": 1}),
+        Mode("real, delta, moving cuts", {"codec": "delta", "rounds": 3, **schedule({2: [2, 1], 3: [1, 2]})}),
+        Mode("real, micro-batches", {"micro_batches": 2, "codec": "int8", "padding_free": True}),
+        Mode("real, micro-batches, shared, client labels", {**SHARED, **TAIL, "micro_batches": 2}),
+        Mode("real, stale", {"max_staleness": 1}),
+        Mode("real, in turns", {"order": "turns", "server_optimizer": "fedavgm", "objective": "fedprox",
+                                "proximal_mu": 0.1}),
+        Mode("real, together", {**SHARED, "server_batch_tokens": 64, "clients": 3, "cuts": [1, 2, 1],
+                                "local_steps": 1, "server_optimizer": "fedyogi"}),
+        Mode("real, aggregator", {"network": AGGREGATOR, "server_optimizer": "fedadam"}, aggregator=True),
+        Mode("real, aggregator, shared", {**SHARED, "network": AGGREGATOR, "codec": "int8"}, aggregator=True),
+        Mode(
+            "real, rejoin, shared",
+            {**SHARED, "clients": 3, "cuts": [1, 2, 1], "network": {"min_clients": 2, "rejoin_seconds": 2.0}},
+            strict=False,
+        ),
+        Mode(
+            "real, stragglers, measured cuts",
+            {"clients": 3, "cuts": [1, 2, 1], "micro_batches": "auto", "cut_policy": {"method": "makespan"},
+             "network": {"clients": ["client-0", "client-1", "client-2"], "min_clients": 2,
+                         "round_seconds": 3.0}},
+            strict=False, slow=True,
+        ),
+    )
+}  # fmt: skip
+REAL = {name: replace(mode, real=True) for name, mode in REAL.items()}
+ALL = MODES | REAL
+
+
 @cache
 def _job(name: str) -> Job:
-    return Job(**{**BASE, **MODES[name].settings})
+    mode = ALL[name]
+    return Job(**{**(REAL_BASE if mode.real else BASE), **mode.settings})

@@ -1,4 +1,4 @@
-"""Simulates seeds: `PYTHONPATH=src:tests python -m simulation.run --seeds 0:2000 [--mode NAME] [--trace]`."""
+"""Simulates seeds: `PYTHONPATH=src:tests python -m simulation.run --seeds 0:2000 [--real] [--mode NAME]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from simulation.modes import MODES
+from simulation.modes import ALL, MODES, REAL
 from simulation.schedule import simulate, undisturbed
 
 
@@ -15,12 +15,15 @@ def main() -> int:
     options.add_argument(
         "--seeds", default="0:1000", help="FIRST:END; a seed's mode is its number modulo theirs"
     )
-    options.add_argument("--mode", choices=list(MODES), help="one mode alone")
+    options.add_argument(
+        "--real", action="store_true", help="modes with a real model, in the place of numbers"
+    )
+    options.add_argument("--mode", choices=list(ALL), help="one mode alone, of either kind")
     options.add_argument("--trace", action="store_true", help="print what happened in each failing schedule")
     options.add_argument("--most", type=int, default=10, help="failing schedules after which it stops")
     given = options.parse_args()
     first, last = map(int, given.seeds.split(":"))
-    names = [given.mode] if given.mode else list(MODES)
+    names = [given.mode] if given.mode else list(REAL if given.real else MODES)
     for name in names:
         undisturbed(name)
     failed, kills, steps, began = 0, 0, 0, time.perf_counter()

@@ -10,7 +10,7 @@ from unittest import mock
 from simulation import faults
 from simulation.judges import judge
 from simulation.mains import Outcome, average, serve, take_part
-from simulation.modes import MODES, Mode
+from simulation.modes import ALL, Mode
 from simulation.network import Network
 from simulation.party import Party
 from simulation.world import StuckError, World
@@ -44,7 +44,7 @@ def undisturbed(name: str) -> Result:
 
 def simulate(name: str, seed: int, *, disturbed: bool = True) -> Result:
     """Run a schedule, and have it judged."""
-    mode = MODES[name]
+    mode = ALL[name]
     whole = undisturbed(name) if disturbed else None
     world, outcome = World(seed), Outcome()
     network = Network(world, faults.delays(world) if disturbed else lambda: 0.01)

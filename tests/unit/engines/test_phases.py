@@ -14,7 +14,18 @@ import torch
 
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network.cohort import Evaluation, HandOut, Saving
-from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
+from splitft.engines.network.control import (
+    EVALUATION,
+    WIRE,
+    Evaluated,
+    Held,
+    Load,
+    Loaded,
+    Ready,
+    Saved,
+    Started,
+    packed,
+)
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, evaluation_script
@@ -35,9 +46,10 @@ class Wire:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.used_events: list[Event] = []
         self.expelled: dict[str, str] = {}
+        self.sent: list[tuple[str, Any]] = []
 
     def send(self, name: str, payload: bytes, session: str) -> None:
-        pass
+        self.sent.append((name, WIRE.decode(payload)))
 
     def used(self, event: Event) -> None:
         self.used_events.append(event)
@@ -140,6 +152,25 @@ def test_after_the_last_round_a_client_that_is_away_is_waited_for_no_longer_than
     Saving(members, ROUND, last=True).run()
     assert (members.roster["anna"].done, members.roster["bert"].done) == (ROUND, 0)
     assert not members.roster.given_up("bert")
+
+
+def test_a_client_whose_round_ends_while_it_restores_its_state_restores_the_new_one(
+    wire: Wire, members: Members
+) -> None:
+    """It is killed after it sent its adapters; they count while it restores the state before them."""
+    members.roster["anna"].save(ROUND, exact=True)
+    wire.events.put(Event("joined", "anna", "session of anna"))
+    wire.say("anna", Ready(20, 4))
+    members.pump()
+    members.roster["anna"].finish()
+    wire.say("anna", Loaded(ROUND, True))
+    members.pump()
+    assert members.roster.there() == ["bert"]
+    wire.say("anna", Loaded(ROUND, True))
+    members.pump()
+    assert members.roster.there() == ["anna", "bert"]
+    loads = [message for name, message in wire.sent if name == "anna" and isinstance(message, Load)]
+    assert loads == [Load(0, False), Load(ROUND, False), Load(ROUND, True)]
 
 
 def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:

@@ -98,7 +98,7 @@ class Members:
         """Have clients take the steps of the round again whose adapters have come."""
         for name in names:
             if self.roster[name].take_back():
-                self.send(name, self.roster[name].to_load)
+                self.send(name, self.roster[name].restore())
 
     def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
         """Let a client take part no more. Raises as `Roster.check_quorum` does, where too few are left."""
@@ -195,9 +195,12 @@ class Members:
                 if apart:
                     self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
                     return
-                self.send(name, member.to_load)
+                self.send(name, member.restore())
             elif isinstance(message, control.Loaded):
-                self._resynchronise(member, message.ok and member.exact)
+                if member.asked == member.wanted:
+                    self._resynchronise(member, message.ok and member.exact)
+                else:  # what it had sent has completed its round meanwhile
+                    self.send(name, member.restore())
         self.listener.used(event)
 
     def _checked(self, name: str, message: control.Said) -> control.Said:

@@ -39,7 +39,8 @@ class Member:
     done: int = 0  # the last round after which it saved its state
     exact: bool = True  # the server counts on that state
     finished: bool = False  # it has sent its adapters of the round after `done`
-    ahead: bool = False  # it was told to restore that state in this session
+    asked: control.Load | None = None  # the state that it was told to restore, in this session
+    ahead: bool = False  # by that it is at the end of its steps, and not where they began
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
     trained: AdapterDown | None = None  # the hand-out from which it trained in this round
@@ -63,7 +64,6 @@ class Member:
         if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
             raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
         self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
-        self.ahead = self.exact and self.finished
         self.facts = facts_of(message.things, message.values)
         return difference(self.facts, facts)
 
@@ -73,6 +73,16 @@ class Member:
         self.session, self.there, self.connected = "", False, False
         self.owes, self.since = control.Ready, self.now()
         return new
+
+    @property
+    def wanted(self) -> control.Load:
+        """The state that the server counts on now."""
+        return control.Load(self.done, self.finished) if self.exact else control.Load(0, False)
+
+    def restore(self) -> control.Load:
+        """Return what tells it to restore the state that the server counts on."""
+        self.asked, self.ahead = self.wanted, self.exact and self.finished
+        return self.asked
 
     def take_part(self) -> None:
         """Its state is restored, or lost: it is one of those that train."""
@@ -127,11 +137,6 @@ class Member:
         ):
             self.muted = False
         return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
-
-    @property
-    def to_load(self) -> control.Load:
-        """The state that it is to restore."""
-        return control.Load(self.done if self.exact else 0, self.exact and self.finished)
 
     @property
     def away_seconds(self) -> float:

@@ -11,7 +11,7 @@ import random
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ from splitft.errors import LostError, NetworkError, SplitFTError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
 MOST_LINES, LINE_SECONDS = 20, 60.0  # states of a connection that are told at once; later one a minute
+CONFIRM_SECONDS = 2.0  # for a server to hang up on a client that has heard that the run is over
 MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
 Item = bytes | Welcome | Refused | End | SplitFTError
@@ -191,6 +192,8 @@ class Dialler:
             self._heard, self._answered = self.now(), True
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
+                if isinstance(answer, End):
+                    await self._confirm(read, write)
                 self._put(answer)
                 return False
             if isinstance(answer, Refused):
@@ -208,6 +211,13 @@ class Dialler:
             finally:
                 self._heard = self.now()
         return True
+
+    @staticmethod
+    async def _confirm(read: Read, write: Write) -> None:
+        """Say that the end of the run was heard, and wait until the server hangs up."""
+        with suppress(Exception):  # a server that has not heard this waits as long as it says
+            await write(Frame(Kind.BEAT, 0, 0, 0).encode())
+            await asyncio.wait_for(read(), CONFIRM_SECONDS)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[Read, Write]]:

@@ -179,13 +179,11 @@ class Listener:
 
     async def _admitted(self, hello: Hello, read: Read, write: Write) -> None:
         """One connection of a client that may come in, to its end."""
-        # After the end of the run it hears that, and hangs up.
+        # After the end of the run it hears that, and says so; else it dials again.
         if self._end is not None:
             await write(Frame(Kind.HELLO, 0, 0, 0, packed(self._end)).encode())
-            try:
-                with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
-                    await asyncio.wait_for(read(), HELLO_SECONDS)
-            finally:  # a client that hangs up may have the call cancelled
+            with suppress(EOFError, asyncio.TimeoutError, grpc.aio.BaseError):
+                await asyncio.wait_for(read(), HELLO_SECONDS)
                 self._told.add(hello.name)
             return
 
