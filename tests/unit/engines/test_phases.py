@@ -14,7 +14,18 @@ import torch
 
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network.cohort import Evaluation, HandOut, Saving
-from splitft.engines.network.control import EVALUATION, Evaluated, Held, Loaded, Ready, Saved, Started, packed
+from splitft.engines.network.control import (
+    EVALUATION,
+    WIRE,
+    Evaluated,
+    Held,
+    Load,
+    Loaded,
+    Ready,
+    Saved,
+    Started,
+    packed,
+)
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, evaluation_script
@@ -35,9 +46,10 @@ class Wire:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.used_events: list[Event] = []
         self.expelled: dict[str, str] = {}
+        self.sent: dict[str, list[Any]] = {}
 
     def send(self, name: str, payload: bytes, session: str) -> None:
-        pass
+        self.sent.setdefault(name, []).append(WIRE.decode(payload))
 
     def used(self, event: Event) -> None:
         self.used_events.append(event)
@@ -140,6 +152,32 @@ def test_after_the_last_round_a_client_that_is_away_is_waited_for_no_longer_than
     Saving(members, ROUND, last=True).run()
     assert (members.roster["anna"].done, members.roster["bert"].done) == (ROUND, 0)
     assert not members.roster.given_up("bert")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_client_whose_steps_are_taken_back_is_as_before_them(
+    restarts: bool, wire: Wire, members: Members
+) -> None:
+    """One that has restored its state after the steps goes back to that before, and gets its adapters."""
+    anna = members.roster["anna"]
+    anna.save(ROUND, exact=True)
+    anna.hand_out(adapters("anna")["anna"], False)
+    anna.finish()
+    if restarts:
+        wire.events.put(Event("joined", "anna", "session of anna"))
+        wire.say("anna", Ready(20, 4), Loaded(ROUND, True))
+        members.pump()
+        assert wire.sent["anna"][-1] == Load(ROUND, True)
+    before = len(wire.sent["anna"])
+    members.take_back(["anna"])
+    assert wire.sent["anna"][before:] == ([Load(ROUND, False)] if restarts else [])
+    assert anna.there != restarts and not members.roster.long_away("anna")
+    if restarts:
+        wire.say("anna", Loaded(ROUND, True))
+        members.pump()
+        assert wire.sent["anna"][-1] == adapters("anna")["anna"]
+    members.take_back(["anna"])
+    assert anna.there and not anna.finished and anna.last is not None and not wire.expelled
 
 
 def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
