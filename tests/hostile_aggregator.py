@@ -27,7 +27,7 @@ CONTROL = "\x1b]52;c;cm0gLXJm\x07\x1b[2J[bold red]read this[/]"  # fills a clipb
 SHOWN = "]52;c;cm0gLXJm  [2J[bold red]read this[/]"
 VICTIM = "bert"
 
-Sent = tuple[str, Said | bytes]  # whom it goes to
+Sent = tuple[str, Said | bytes | None]  # whom it goes to; None: the client is refused
 Lies = Callable[[Any], Sequence[Sent]]  # what goes out instead of a message to the server
 
 
@@ -46,7 +46,10 @@ class LyingListener(Listener):
             super().send(name, payload, session)
             return
         for to, told in self._lies(message):
-            super().send(to, told if isinstance(told, bytes) else packed(told), None)
+            if told is None:
+                self.expel(to, CONTROL)
+            else:
+                super().send(to, told if isinstance(told, bytes) else packed(told), None)
 
 
 def of(kind: type, *told: Callable[[Any], Sent | Said | bytes]) -> Lies:
@@ -155,6 +158,18 @@ BLAMES: dict[str, Lie] = {
         "by the aggregator's word it handed in blocks",
     ),
 }  # fmt: skip
+
+# One client ends with this line, says so to the server, and the others go on.
+ENDS_A_CLIENT: dict[str, Lie] = {
+    "it is refused": Lie(
+        of(Taken, lambda m: (VICTIM, None), lambda m: m),
+        "the aggregator refuses this client: it was expelled: .*read this",
+    ),
+    "2 MB": Lie(
+        of(Taken, lambda m: (VICTIM, bytes(2 << 20)), lambda m: m),
+        "the aggregator: .* breaks the protocol: a payload of 2097152 bytes",
+    ),
+}
 
 # Nothing comes of it: the run is that with an honest one, bit by bit.
 IGNORED: dict[str, Lies] = {

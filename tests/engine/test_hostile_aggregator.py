@@ -20,7 +20,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cases import rest_slow
-from hostile_aggregator import BLAMES, CONTROL, ENDS, IGNORED, SHOWN, VICTIM, Lies, LyingListener
+from hostile_aggregator import (
+    BLAMES,
+    CONTROL,
+    ENDS,
+    ENDS_A_CLIENT,
+    IGNORED,
+    SHOWN,
+    VICTIM,
+    Lies,
+    LyingListener,
+)
 from network_threads import QUIET, Settings, together
 from ports import free_port
 from reference import make_setting, write_rows
@@ -167,6 +177,18 @@ def gone_in_round_2(message: Any) -> list[Any]:
     """A client that is expelled as it starts with round 2."""
     starts = type(message).__name__ == "Started" and (message.round, message.attempt) == (2, 1)
     return [b"\xff" * 9] if starts else [message]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", ENDS_A_CLIENT)
+def test_a_client_that_it_refuses_says_so(lie: str, apart: Apart, lying: Callable[[Lies], None]) -> None:
+    lying(ENDS_A_CLIENT[lie].lies)
+    told: list[str] = []
+    apart.run(tamper={VICTIM: lambda message: [message]}, said=told)
+    assert re.search(ENDS_A_CLIENT[lie].line, told[0]) and told[0].isprintable()
+    wanted = f"{VICTIM} is not ready, and waited for: it says: the aggregator does not let it go on"
+    assert [line for line in apart.said if wanted in line]
+    assert not [line for line in apart.said if "expelled" in line]
 
 
 class Fickle(Admission):

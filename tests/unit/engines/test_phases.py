@@ -46,10 +46,10 @@ class Wire:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.used_events: list[Event] = []
         self.expelled: dict[str, str] = {}
-        self.sent: list[tuple[str, Any]] = []
+        self.sent: dict[str, list[Any]] = {}
 
     def send(self, name: str, payload: bytes, session: str) -> None:
-        self.sent.append((name, WIRE.decode(payload)))
+        self.sent.setdefault(name, []).append(WIRE.decode(payload))
 
     def used(self, event: Event) -> None:
         self.used_events.append(event)
@@ -169,8 +169,34 @@ def test_a_client_whose_round_ends_while_it_restores_its_state_restores_the_new_
     wire.say("anna", Loaded(ROUND, True))
     members.pump()
     assert members.roster.there() == ["anna", "bert"]
-    loads = [message for name, message in wire.sent if name == "anna" and isinstance(message, Load)]
+    loads = [message for message in wire.sent["anna"] if isinstance(message, Load)]
     assert loads == [Load(0, False), Load(ROUND, False), Load(ROUND, True)]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_client_whose_steps_are_taken_back_is_as_before_them(
+    restarts: bool, wire: Wire, members: Members
+) -> None:
+    """One that has restored its state after the steps goes back to that before, and gets its adapters."""
+    anna = members.roster["anna"]
+    anna.save(ROUND, exact=True)
+    anna.hand_out(adapters("anna")["anna"], False)
+    anna.finish()
+    if restarts:
+        wire.events.put(Event("joined", "anna", "session of anna"))
+        wire.say("anna", Ready(20, 4), Loaded(ROUND, True))
+        members.pump()
+        assert wire.sent["anna"][-1] == Load(ROUND, True)
+    before = len(wire.sent["anna"])
+    members.take_back(["anna"])
+    assert wire.sent["anna"][before:] == ([Load(ROUND, False)] if restarts else [])
+    assert anna.there != restarts and not members.roster.long_away("anna")
+    if restarts:
+        wire.say("anna", Loaded(ROUND, True))
+        members.pump()
+        assert wire.sent["anna"][-1] == adapters("anna")["anna"]
+    members.take_back(["anna"])
+    assert anna.there and not anna.finished and anna.last is not None and not wire.expelled
 
 
 def test_a_run_without_clients_ends(wire: Wire, members: Members) -> None:
