@@ -131,10 +131,11 @@ def changed(declared: Any, value: Any, rng: random.Random) -> Any:
 def changed_tuple(declared: Any, values: list[Any], rng: random.Random) -> list[Any]:
     """Return other entries: one changed, lost, twice, moved, or very many of them."""
     one = declared.__args__[0]
-    new = {int: rng.choice(INTS), str: rng.choice(TEXTS)}.get(one)
+    counts = LIST_LENGTHS if one is int or rng.random() < 0.02 else LIST_LENGTHS[:5]
+    new = {int: rng.choice(INTS), str: rng.choice(TEXTS[:6])}.get(one)
     new = torch.ones(rng.choice((0, 1, 6, 160))) if one is Tensor else new
     if not values:
-        return [new] * rng.choice(LIST_LENGTHS)
+        return [new] * rng.choice(counts)
     place = rng.randrange(len(values))
     match rng.randrange(8):
         case 0:
@@ -146,7 +147,7 @@ def changed_tuple(declared: Any, values: list[Any], rng: random.Random) -> list[
         case 3:
             values.reverse()
         case 4:
-            values = values[:1] * rng.choice(LIST_LENGTHS)
+            values = [new if one is str else values[0]] * rng.choice(counts)
         case 5:
             values = []
         case _:

@@ -6,12 +6,23 @@ from collections.abc import Callable
 from functools import cache
 
 from fuzz.client import ClientTarget
+from fuzz.codecs import CodecTarget, MemoryTarget
+from fuzz.frames import ConnectionTarget, DiallerTarget
 from fuzz.inputs import Target
 from fuzz.server import ServerTarget
+from fuzz.told import JoiningTarget, ToldTarget
+from fuzz.wire import WireTarget
 
 TARGETS: dict[str, Callable[[], Target]] = {
     "client": ClientTarget,
+    "codecs": CodecTarget,
+    "connection": ConnectionTarget,
+    "dialler": DiallerTarget,
+    "joining": JoiningTarget,
+    "memories": MemoryTarget,
     "server": ServerTarget,
+    "told": ToldTarget,
+    "wire": WireTarget,
 }
 
 

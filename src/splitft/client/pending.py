@@ -93,7 +93,7 @@ class Pending:
         return batch
 
     def drop_oldest(self) -> None:
-        """Note that the first held-out batch is answered to the end. Raises ValueError where there is none."""
+        """Note that the first held-out batch is answered. Raises ValueError where there is none."""
         oldest = min(self._batches, default=(0, 0))
         if oldest not in self._batches or self._batches[oldest].place.train:
             raise ValueError(f"{self.name} has no held-out rows under way")
