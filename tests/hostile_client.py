@@ -29,7 +29,6 @@ class Way:
     labels: tuple[str, ...] = ("server", "client")
     trunks: tuple[str, ...] = ("per_client", "shared")
     job: dict[str, Any] = field(default_factory=dict)
-    late: bool = False  # known by its average alone: a shared trunk has trained with it by then
 
 
 def on(kind: type, change: Callable[[Any], Any], where: Callable[[Any], bool] = lambda m: True) -> Tamper:
@@ -120,7 +119,7 @@ WAYS: dict[str, Way] = {
     ),
     # No reach: SGD without clipping may move as far as it likes, and nothing is robust.
     "adapters that do harm": Way(
-        scaled(30.0), "the round's average with its adapter does harm", job=UNBOUNDED, late=True
+        scaled(30.0), "the round's average with its adapter does harm", job=UNBOUNDED
     ),
     "gradient norms to freeze the trunk": Way(
         lambda: on(Activations, lambda m: replace(m, grad_norms=9e5 * torch.ones_like(m.grad_norms)),

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from splitft import Callback, Job
-from splitft.engines.network.aggregator_link import Dial, dial_aggregator
+from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import End
 from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.desk import Dial
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener

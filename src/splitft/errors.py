@@ -60,6 +60,10 @@ class LostError(NetworkError):
     """No server has answered for so long that the run counts as lost."""
 
 
+class AggregatorError(NetworkError):
+    """The aggregator breaks the protocol, or lets a run go on no more."""
+
+
 class DivergedError(SplitFTError):
     """Training diverged: a loss, an activation or an adapter is not finite any more (exit code 7)."""
 

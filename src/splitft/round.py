@@ -38,7 +38,7 @@ class ServerRole(Protocol):
     def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
     def step(self, messages: Mapping[str, Message]) -> dict[str, Message]: ...
     def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
-    def aggregate(self) -> None: ...
+    def aggregate(self) -> Sequence[str]: ...
     def training_losses(self) -> dict[str, tuple[float, int]]: ...
     def take_metrics(self) -> dict[str, Metrics]: ...
     @property
@@ -134,15 +134,15 @@ def run_rounds(
             back = cohort.receive(server.hand_out(round_, {name: cuts[name] for name in members}))
             server.take_moments(back)
 
-        # Local steps: activations up, the server's step, gradients down. Then gather what was trained.
-        for turn in [members] if job.order == "parallel" else [[name] for name in members]:
-            for messages in cohort.train(turn, round_, together=job.server_adapter == "shared"):
-                exchange(server, cohort, messages, observer, losses)
-            server.gather(cohort.finish(turn, round_))
-
-        # Average it block by block.
-        if members:
-            server.aggregate()
+        # Local steps, and their average, block by block. Where a shared trunk has trained with clients that
+        # are then to blame, the others take their steps again, from the start of the round.
+        left, blamed = list(members), list[str]()
+        while left:
+            train(job, left, round_, server, cohort, observer, losses)
+            blamed = [*server.aggregate()]
+            if not blamed:
+                break
+            left = [name for name in left if name not in blamed]
         trained = time.perf_counter()
         figures: OwnFigures = {}
         metrics: dict[str, Metrics] = {}
@@ -180,6 +180,25 @@ def run_rounds(
         )
         observer.on_round(record)
         yield record
+
+
+def train(
+    job: FederationSettings,
+    members: Sequence[str],
+    round_: int,
+    server: ServerRole,
+    cohort: CohortRole,
+    observer: Observer,
+    losses: StepLosses,
+) -> None:
+    """Have the members take their local steps: activations up, the server's step, gradients down.
+
+    The server then has what was trained. A second time in one round, the cohort takes the first steps back.
+    """
+    for turn in [members] if job.order == "parallel" else [[name] for name in members]:
+        for messages in cohort.train(turn, round_, together=job.server_adapter == "shared"):
+            exchange(server, cohort, messages, observer, losses)
+        server.gather(cohort.finish(turn, round_))
 
 
 def exchange(

@@ -16,7 +16,7 @@ from network_threads import QUIET, Settings, together
 from ports import free_port
 from reference import make_setting, write_rows
 from splitft import Job, run
-from splitft.engines.network.aggregator_link import Desk
+from splitft.engines.network.desk import Desk
 from splitft.errors import NetworkError
 from splitft.running.aggregator import serve_averages
 from splitft.wire.messages import AdapterUp

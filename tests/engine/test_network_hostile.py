@@ -85,8 +85,6 @@ def test_a_hostile_client_ends_its_own_part_alone(
         assert said == ["the run is complete"]
         return
     assert re.search(hostile.reason, said[0]), said
-    if hostile.late and trunk == "shared":
-        return
     got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())

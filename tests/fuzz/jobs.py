@@ -22,11 +22,13 @@ from splitft.wire.codecs.registry import network_job
 
 QUIET = Console(quiet=True)
 NAMES = ("anna", "bert")  # anna is hostile to servers, and is who a hostile server has to do with
-WIDTH, BLOCKS = 32, 3
+BLOCKS = 3
 BASE: dict[str, Any] = {
     "clients": 2, "cuts": 1, "rounds": 2, "local_steps": 2, "per_device_train_batch_size": 2,
     "per_device_eval_batch_size": 2, "max_eval_samples": 3, "eval_every": 2, "labels": "server",
     "server_batch_tokens": "off", "micro_batches": "off", "warmup_steps": 0,
+    "max_length": 12, "lora_r": 2, "lora_alpha": 4, "lora_target_modules": ["q_proj", "v_proj"],
+    "adapter_name_or_path": None,
     "network": {"clients": list(NAMES)},
 }  # fmt: skip
 TAIL = {"labels": "client", "tail_blocks": 1}
@@ -62,7 +64,7 @@ MODES = {
         ),
         Mode("client labels", {**TAIL}),
         Mode("server evaluates", {"codec": "int8"}),
-        Mode("moving cuts", {"cuts": [1, 2], "codec": "int4"}, cuts=(1, 2, 1)),
+        Mode("moving cuts", {"cuts": [1, 2], "codec": "int4", "lora_r_cut": 1}, cuts=(1, 2, 1)),
         Mode("shared", {**TAIL, "server_adapter": "shared", "cuts": 1}),
         Mode("frozen", {"train_front": False, "codec": "int8", "activation_cache_gb": 0.001}),
         Mode("delta", {"codec": "delta", "activation_cache_gb": 0.001}),
@@ -83,7 +85,7 @@ def folder() -> Path:
 
 @cache
 def _setting() -> dict[str, Any]:
-    return make_setting(folder(), "llama", num_hidden_layers=BLOCKS)
+    return make_setting(folder(), "llama", num_hidden_layers=BLOCKS, hidden_size=16)
 
 
 @cache
@@ -95,8 +97,6 @@ def data() -> Path:
 def _job_of(name: str) -> Job:
     mode = MODES[name]
     settings = {**_setting(), **BASE, **mode.settings, "output_dir": str(folder() / "run")}
-    if name in OTHER_ADAPTERS:
-        settings.pop("adapter_name_or_path")
     return network_job(with_method(Job(**settings)))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from simulation.modes import Mode
 from simulation.network import SimulatedDialler, SimulatedListener
@@ -15,11 +15,12 @@ from simulation.standin import BLOCKS, EVAL_ROWS, LAYOUT, WIDTH, StandInClient, 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.files import append_line
 from splitft.common.state import State
-from splitft.engines.network.aggregator_link import AggregatorLink, Desk, dial_and_dismiss
+from splitft.engines.network.aggregator_link import AggregatorLink, dial_and_dismiss
 from splitft.engines.network.aggregator_process import AggregatorProcess
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import End, Welcome
 from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.desk import Desk
 from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
@@ -27,6 +28,7 @@ from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
+from splitft.errors import AggregatorError
 from splitft.history import RoundRecord
 from splitft.job.site_policy import SitePolicy
 from splitft.round import Observer, run_rounds
@@ -94,8 +96,7 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     roster = Roster(names, job.network, lambda: party.world.loop.now)
     averaging = None
     if mode.aggregator:
-        device = cast(Any, "cpu")
-        averaging = AggregatorLink(job, "digest", LAYOUT, device, ledger, party.inbox())  # type: ignore[arg-type]
+        averaging = AggregatorLink(job, "digest", LAYOUT, ledger, party.inbox())  # type: ignore[arg-type]
     server = StandInServer(job, log, averaging.average if averaging else None)
     listener = SimulatedListener(party, Welcome("", 0, "job"))
     channels = {name: Channel(job, WIDTH) for name in names}
@@ -178,7 +179,7 @@ class Setup:
 
     def check_adapter(self, client: object, message: object) -> None: ...
 
-    def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
+    def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
         if not self.mode.aggregator:
             return None
         return Desk(partial(SimulatedDialler, self.party, "aggregator"), on_end)

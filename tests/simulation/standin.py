@@ -21,7 +21,8 @@ from splitft.common.state import State
 from splitft.data.sample import HeldOutPart, batch_numbers
 from splitft.lora.blocks import Adapter, TensorSpec, adapter_of, flatten, tensors_of
 from splitft.lora.ranks import HeldBlocks, held_blocks
-from splitft.server.coordinator import Coordinator, RemoteAverage
+from splitft.server.coordinator import Coordinator
+from splitft.server.round_average import RemoteAverage
 from splitft.server.seam import GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
 from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
@@ -188,7 +189,8 @@ class StandInWorker:
         self.first_metrics = taken | self.first_metrics
         return taken
 
-    def mark(self, clients: Sequence[str]) -> None:
+    def mark(self, clients: Sequence[str], *, again: bool = False) -> None:
+        assert not again  # nobody is blamed
         self.log({"event": "start", "clients": list(clients)})
         for key in by_trunk(clients, self.settings):
             self.trunks[key].mark()

@@ -82,6 +82,31 @@ class Reach:
                 return f"the whole update: {length / most:.3g} times as far"
         return ""
 
+    def most(self, start: Mapping[int, BlockAdapter]) -> dict[int, BlockAdapter]:
+        """Return how far steps move each tensor at most: of each value, else the norm of its change, ().
+
+        start: Blocks as they were handed out. A's may be frozen.
+        """
+        limits: dict[int, BlockAdapter] = {}
+        for block, tensors in start.items():
+            limits[block] = {}
+            for name, tensor in tensors.items():
+                place = 0 if is_a(name) else 1
+                limit = self.decay[place] * tensor.detach().cpu().double().abs()
+                if self.of == "tensor":
+                    root = limit.numel() ** 0.5
+                    limit = limit.norm() + self.sizes[place] * root
+                elif self.of == "value":
+                    limit = limit + self.sizes[place]
+                else:
+                    limit = limit.norm()
+                limits[block][name] = limit
+        if self.of != "update":
+            return limits
+        every = [limit for block in limits.values() for limit in block.values()]
+        whole = torch.stack(every).norm() + max(self.sizes)
+        return {block: dict.fromkeys(tensors, whole) for block, tensors in limits.items()}
+
 
 def reach_of_rounds(settings: TrainingSettings) -> Callable[[int], Reach | None]:
     """Return a function from a round (1-based) to its reach; None: the optimizer has no bound."""

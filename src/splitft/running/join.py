@@ -17,15 +17,16 @@ from splitft.common.quiet import quiet_libraries
 from splitft.common.text import first_few, plain
 from splitft.data import ClientData, prepare
 from splitft.data.table import check_file
-from splitft.engines.network.aggregator_link import Desk, Dial, dial_aggregator
+from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.desk import Desk, Dial
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.transport.certs import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
-from splitft.errors import DataError, JobError, MismatchError, NetworkError, PolicyError
+from splitft.errors import AggregatorError, DataError, JobError, MismatchError, NetworkError, PolicyError
 from splitft.job import Job
 from splitft.job.site_policy import SitePolicy, check_policy, load_policy, may_adapt
 from splitft.job.told import read_told
@@ -150,8 +151,8 @@ class ClientSetup:
             front = {block: adapter[block] for block in message.blocks if block < message.cut}
             check_front(self.policy, client.model, front)
 
-    def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
-        """Dial the job's aggregator, if it has one. on_end: receives the reason where it refuses."""
+    def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
+        """Dial the job's aggregator, if it has one. on_end: as of `Desk`."""
         aggregator = self._told[0].network.aggregator if self._told else None
         return Desk(self.dial(aggregator), on_end) if aggregator else None
 

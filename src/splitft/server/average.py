@@ -23,6 +23,14 @@ from splitft.wire.messages import AdapterUp, all_finite
 Contributions = Mapping[int, Mapping[str, Contribution]]  # {block: {holder: (adapter, weight)}}
 
 
+class UpdatesError(ValueError):
+    """The updates of some clients cannot be averaged. reasons: why, of each of these clients."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{client}: {reason}" for client, reason in reasons.items()))
+        self.reasons = dict(reasons)
+
+
 def check_sizes(
     settings: TrainingSettings, layout: Layout, held: HeldBlocks, blocks: Sequence[int], sizes: Sequence[int]
 ) -> None:
@@ -62,6 +70,34 @@ def check_reach(
         )
 
 
+def check_updates(
+    settings: TrainingSettings,
+    layout: Layout,
+    old: Adapter,
+    held: Mapping[str, HeldBlocks],
+    updates: Mapping[str, AdapterUp],
+    round_: int,
+    reach: Reach | None,
+) -> None:
+    """Raise UpdatesError, which names all of them, where updates are none that clients make in a round.
+
+    reach: Of the round's steps. None: the optimizer has no bound.
+    """
+    reasons = {}
+    for client, update in updates.items():
+        sizes = [values.numel() for values in update.values]
+        try:
+            if update.round != round_:
+                raise ValueError(f"an update of round {update.round} in round {round_}")
+            check_sizes(settings, layout, held[client], update.blocks, sizes)
+            if reach is not None:
+                check_reach(settings, layout, old, held[client], update, reach)
+        except ValueError as error:
+            reasons[client] = str(error)
+    if reasons:
+        raise UpdatesError(reasons)
+
+
 def gathered(
     settings: TrainingSettings,
     layout: Layout,
@@ -71,13 +107,24 @@ def gathered(
     updates: Mapping[str, AdapterUp],
     trunks: Contributions,
 ) -> dict[int, dict[str, Contribution]]:
-    """Return all contributions of a round to each block; for the parameters see `average_round`."""
+    """Return all contributions of a round to each block; for the parameters see `average_round`.
+
+    Raises UpdatesError where an update does not fit its blocks.
+    """
     given = {block: dict(holders) for block, holders in trunks.items()}
+    reasons = {}
     for client, update in updates.items():
         ranks = held[client].ranks(settings)
-        for block, tensors in _trained(settings, layout, old, update).items():
-            trained = resize(old[block], ranks[block]) | tensors
-            given.setdefault(block, {})[client] = trained, float(rows[client])
+        try:
+            trained = _trained(settings, layout, old, update)
+        except ValueError as error:
+            reasons[client] = str(error)
+            continue
+        for block, tensors in trained.items():
+            own = resize(old[block], ranks[block]) | tensors
+            given.setdefault(block, {})[client] = own, float(rows[client])
+    if reasons:
+        raise UpdatesError(reasons)
     return given
 
 
@@ -112,6 +159,8 @@ def average_round(
         updates: Adapters of clients.
         trunks: Adapters of trunks.
         mean: The average of a block. None: as the settings say.
+
+    Raises UpdatesError where updates cannot be averaged.
     """
     given = gathered(settings, layout, old, held, rows, updates, trunks)
     return average_blocks(settings, old, given, [*rows, SHARED], mean)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from typing import Any
 
@@ -11,20 +11,16 @@ from splitft.common.failpoints import failpoint
 from splitft.common.state import State
 from splitft.job.settings import TrainingSettings
 from splitft.lora.basis import Basis, stack_bases
-from splitft.lora.blocks import Adapter, Layout, adapter_of, tensors_of
+from splitft.lora.blocks import Adapter, Layout, tensors_of
 from splitft.lora.means import Mean
 from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, unpack_blocks
 from splitft.lora.ranks import HeldBlocks, held_blocks
-from splitft.lora.robust import Contribution
-from splitft.server.average import Contributions, average_round, by_length, check_adapter
+from splitft.server.average import UpdatesError, check_adapter
 from splitft.server.global_adapter import GlobalAdapter
 from splitft.server.guard import Guard
+from splitft.server.round_average import RemoteAverage, RoundAverage, trunk_contributions
 from splitft.server.seam import SHARED, GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
 from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
-
-# Averages elsewhere what clients hand in there (`splitft aggregator`): from the global adapter, each client's
-# cut and rows, and what trunks trained.
-RemoteAverage = Callable[[Adapter, Mapping[str, tuple[int, int]], Contributions], Adapter]
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,7 @@ class Coordinator:
         self.blocks = GlobalAdapter(adapter, self.layout, self.settings, self.settings.seed)
         self.holdings: dict[str, Holding] = {}  # of all clients that were handed anything out
         self._updates: dict[str, AdapterUp] = {}  # of this round
+        self._round = 0  # of the last hand-out
 
     def load_trunks(
         self, round_: int, cuts: Mapping[str, int], *, every_block: bool = False
@@ -71,6 +68,7 @@ class Coordinator:
 
         every_block: Return all blocks of the global adapter, for an evaluation of the whole model.
         """
+        self._round = round_
         # Set the cuts, and bring the global adapter to the ranks that follow from them.
         before = {client: self.holdings[client].held.cut for client in cuts if client in self.holdings}
         for client, cut in cuts.items():
@@ -136,56 +134,36 @@ class Coordinator:
         if self.averager is None:
             self._updates |= updates
 
-    def aggregate(self, trained: Mapping[str, TrunkUpdate]) -> None:
+    def aggregate(self, trained: Mapping[str, TrunkUpdate]) -> Sequence[str]:
         """Average what the clients and the trunks trained in this round, block by block.
 
-        With a guard, the average does not stand before it was examined.
+        With a guard, the average does not stand before it was examined, without clients to blame. Returns
+        them where a shared trunk trained with them: nothing is averaged then, and steps must be taken again.
+
         Raises DivergedError where the average is not finite: the global adapter then stays as it was.
         """
         failpoint("server.aggregate")
-        # Weigh each trunk's blocks by the rows of the clients that train them there.
         seen = {c: n for trunk in trained.values() for c, n in zip(trunk.clients, trunk.rows, strict=True)}
         rows = {client: seen[client] for client in self.holdings if client in seen}
         held = {client: self.holdings[client].held for client in rows}
-        trunks: dict[int, dict[str, Contribution]] = defaultdict(dict)
-        for key, trunk in trained.items():
-            for block, adapter in adapter_of(trunk.blocks, trunk.values, self.layout).items():
-                if weight := sum(rows[client] for client in trunk.clients if block in held[client].trunk):
-                    trunks[block][key] = adapter, float(weight)
-
-        # Average them with the clients' updates, where these are.
         updates, self._updates = self._updates, {}
-
-        def average(of: Mapping[str, int]) -> Adapter:
-            given = {
-                block: {key: one for key, one in own.items() if key in of or key == SHARED}
-                for block, own in trunks.items()
-            }
-            if self.averager is not None:
-                clients = {client: (held[client].cut, number) for client, number in of.items()}
-                return self.averager(self.blocks.adapter, clients, given)
-            own, old = {c: update for c, update in updates.items() if c in of}, self.blocks.adapter
-            return average_round(self.settings, self.layout, old, held, of, own, given, self.mean)
-
+        trunks, old = trunk_contributions(trained, held, rows, self.layout), dict(self.blocks.adapter)
+        own = updates, trunks, self.mean, self.averager
+        average = RoundAverage(self.settings, self.layout, self._round, old, held, rows, *own)
         if self.guard is None:
-            averaged = average(rows)
+            averaged = average.without(())
             check_adapter("the average of the round", averaged)
             self.log({"event": "aggregate", "rows": rows})
             self.blocks.adopt(averaged)
-            return
+            return ()
 
         # With a guard: until it stands, and again after its evaluation where that shows harm.
-        before = self.blocks.mark()
-
-        def make(without: Collection[str] = ()) -> None:
+        before, without = self.blocks.mark(), self._examined(average, self.guard)
+        if SHARED in trained and self.guard.accused:
             self.blocks.put_back(before)
-            if left := {client: number for client, number in rows.items() if client not in without}:
-                self.blocks.adopt(average(left))
-
-        make()
-        order = by_length(self.settings, self.layout, before.adapter, held, updates, trunks)
-        without = self.guard.check(before.adapter, lambda: self.blocks.adapter, order, make)
+            return self.guard.accused
         self.log({"event": "aggregate", "rows": {c: n for c, n in rows.items() if c not in without}})
+        return ()
 
     def hand_out_anew(self, round_: int, client: str, *, evaluate: bool = False) -> AdapterDown:
         """Return all that a client holds, as for one that has nothing, not even optimizer state."""
@@ -203,6 +181,25 @@ class Coordinator:
         self.holdings.clear()
         self.holdings |= {client: Holding(self._held(cut)) for client, cut in state["cuts"].items()}
         self._updates.clear()
+
+    def _examined(self, average: RoundAverage, guard: Guard) -> Sequence[str]:
+        """Adopt an average that stands; return the clients without which it was made."""
+        before = self.blocks.mark()
+
+        def make(without: Collection[str] = ()) -> None:
+            self.blocks.put_back(before)
+            while True:
+                try:
+                    self.blocks.adopt(average.without([*without, *guard.accused]))
+                except UpdatesError as error:
+                    guard.accuse(error.reasons)
+                else:
+                    return
+
+        guard.begin()
+        make()
+        order = average.by_length(without=guard.accused)
+        return [*guard.check(average.old, lambda: self.blocks.adapter, order, make), *guard.accused]
 
     def _held(self, cut: int) -> HeldBlocks:
         return held_blocks(self.settings, self.num_blocks, cut)

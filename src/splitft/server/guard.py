@@ -56,7 +56,7 @@ class Guard:
 
         Raises DivergedError where round after round is rolled back with nobody to blame.
         """
-        self._remake, self._suspects, self._without = remake, dict(suspects), []
+        self._remake, self._suspects = remake, dict(suspects)
         problem = self.examine(old, adapter())
         if not problem:
             self._rolled_back = 0
@@ -71,6 +71,21 @@ class Guard:
                 self._accuse(without, problem)
                 return without
         return self._roll_back(problem)
+
+    @property
+    def accused(self) -> list[str]:
+        """The clients that are to blame in the round under way."""
+        return list(self._without)
+
+    def begin(self) -> None:
+        """Begin with a round in which nobody is accused."""
+        self._without, self._suspects = [], {}
+
+    def accuse(self, reasons: Mapping[str, str]) -> None:
+        """Blame clients, each for its reason."""
+        self._without += reasons
+        for name, reason in reasons.items():
+            self.blame(name, reason)
 
     def accepts(self, metrics: Mapping[str, Metrics]) -> bool:
         """Whether an evaluation of the round's average stands; else another one was made, to be evaluated.
@@ -98,9 +113,7 @@ class Guard:
 
     def _accuse(self, names: Sequence[str], problem: str) -> None:
         self._rolled_back = 0
-        self._without += names
-        for name in names:
-            self.blame(name, f"the round's average with its adapter does harm: {problem}")
+        self.accuse(dict.fromkeys(names, f"the round's average with its adapter does harm: {problem}"))
 
     def _roll_back(self, problem: str) -> Sequence[str]:
         everybody = list(self._suspects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from splitft.common.state import State
@@ -10,8 +10,9 @@ from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
-from splitft.server.coordinator import Coordinator, RemoteAverage
+from splitft.server.coordinator import Coordinator
 from splitft.server.guard import Guard
+from splitft.server.round_average import RemoteAverage
 from splitft.server.worker import TrunkWorker
 from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, OptimizerState
 
@@ -91,9 +92,12 @@ class Server:
         self.worker.take_norms(norms)
         self.coordinator.gather(updates)
 
-    def aggregate(self) -> None:
-        """Average what the clients and the trunks trained in this round, block by block."""
-        self.coordinator.aggregate(self.worker.collect())
+    def aggregate(self) -> Sequence[str]:
+        """Average what the clients and the trunks trained in this round, block by block.
+
+        Returns the clients without which the others' local steps must be taken again: see `Coordinator`.
+        """
+        return self.coordinator.aggregate(self.worker.collect())
 
     def accepts(self, metrics: Mapping[str, Metrics]) -> bool:
         """Whether the round's average stands after its evaluation; else it has changed, see `Guard`."""

@@ -101,9 +101,11 @@ class Trunk:
         self.tails = Tails()
         self._waiting: tuple[int, Tensor, Mapping[str, float]] | None = None  # step, norms, weights
         self._mark: State = {}
+        self._first: State | None = None  # the first mark since the hand-out
 
     def load(self, adapter: Adapter, load: TrunkLoad) -> TrunkMoments:
         """Start from the global adapter; return the optimizer state of blocks that leave the trunk."""
+        self._first = None
         bases = unstack_bases(load.rebased, load.bases, self.layout)
         leaving: dict[int, Moments] = {}
         for block in load.leaving:
@@ -163,10 +165,11 @@ class Trunk:
     def mark(self) -> None:
         """Remember where its clients' training starts, for `rewind`."""
         self._mark = self.trained.state()
+        self._first = self._first or self._mark
 
-    def rewind(self) -> None:
-        """Roll back to the last mark."""
-        self.load_state(self._mark)
+    def rewind(self, *, first: bool = False) -> None:
+        """Roll back to the last mark. first: to the first one since the trunk was handed out."""
+        self.load_state((self._first if first else None) or self._mark)
 
     def load_state(self, state: State) -> None:
         """Restore a state of `trained`; nothing is under way then."""

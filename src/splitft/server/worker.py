@@ -118,20 +118,22 @@ class TrunkWorker:
         """Return the sums over each client's held-out rows in its first evaluation."""
         return dict(self._answers.sums.first)
 
-    def mark(self, clients: Sequence[str]) -> None:
-        """Remember where these clients' training starts, for `rewind`."""
-        self.log({"event": "start", "clients": list(clients)})
+    def mark(self, clients: Sequence[str], *, again: bool = False) -> None:
+        """Remember where these clients' training starts, for `rewind`. again: once more in a round."""
+        if not again:
+            self.log({"event": "start", "clients": list(clients)})
         for key in by_trunk(clients, self.settings):
             self.trunks[key].mark()
 
-    def rewind(self, clients: Sequence[str]) -> None:
+    def rewind(self, clients: Sequence[str], *, first: bool = False) -> None:
         """Roll these clients' training back to the last mark, as if they had not sent anything since.
 
-        With a shared trunk that is the training of all who trained with them.
+        With a shared trunk that is the training of all who trained with them. first: Back to the first mark
+        of the round.
         """
         self.log({"event": "rewind", "clients": list(clients)})
         for key in by_trunk(clients, self.settings):
-            self.trunks[key].rewind()
+            self.trunks[key].rewind(first=first)
         for client in clients:
             self._answers.sums.forget(client)
 

@@ -1,17 +1,16 @@
-"""The way to an aggregator in a process of its own, for the server and for clients.
+"""The server's way to an aggregator in a process of its own, which gets clients' adapters in its place.
 
-Clients hand in their adapters there, and tell the server the SHA-256 only. The server sends the adapters of
-its trunks, and gets averages back.
+The server sends the adapters of its trunks, and gets averages back. It takes none on trust: an average that
+no updates of this round can have is refused (`server/average_check.py`), and the run ends.
 """
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,26 +18,47 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from splitft.engines.network.control import WIRE, Average, Averaged, End, Rejected, Taken, Welcome, packed
+from splitft.common.text import plain
+from splitft.engines.network.control import (
+    TICKET_BYTES,
+    WIRE,
+    Average,
+    Averaged,
+    End,
+    HandIn,
+    Refused,
+    Rejected,
+    Said,
+    Taken,
+    Unaveraged,
+    Welcome,
+    packed,
+)
+from splitft.engines.network.desk import Dial
+from splitft.engines.network.gate import SLACK
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler, Item
 from splitft.engines.network.transport.peers import Event
-from splitft.errors import LostError, NetworkError
+from splitft.errors import AggregatorError
 from splitft.job.settings import TrainingSettings
-from splitft.lora.blocks import Adapter, Layout, flatten, unflatten
-from splitft.lora.ranks import HeldBlocks
-from splitft.server.average import Contributions, check_sizes
+from splitft.lora.blocks import Adapter, Layout, flatten
+from splitft.lora.ranks import HeldBlocks, held_blocks
+from splitft.lora.reach import reach_of_rounds
+from splitft.server.average import Contributions, UpdatesError, check_sizes
+from splitft.server.average_check import checked_average
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import AdapterUp
 
 if TYPE_CHECKING:
     from splitft.engines.network.members import Members
+    from splitft.engines.network.roster import Member
 
 SERVER = "server"  # the server's name at the aggregator
-MOST_FROM_AGGREGATOR = 1 << 20  # bytes of a message to a client: a refusal, or the end
+SHOWN = 300  # characters of the aggregator's own words
+MOST_WAITING = 1 << 26  # bytes of messages that have come and were not used, beside two of the largest size
+ADVICE = "nothing of it was used; mend the aggregator, and go on with `splitft server … --resume`"
 
 Incoming = queue.SimpleQueue[Item]
-Dial = Callable[..., Dialler]  # sink: as of `Dialler`
 
 
 def dial_aggregator(
@@ -53,39 +73,6 @@ def dial_aggregator(
     return partial(Dialler, address, credentials, name, token, MAX_PAYLOAD, notice, expected=expected)
 
 
-def digest_of(update: AdapterUp) -> Tensor:
-    """Return the SHA-256 of an update's adapters, (32,) uint8."""
-    digest = hashlib.sha256(repr(update.blocks).encode())
-    for values in update.values:
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
-
-
-class Desk:
-    """A client's way to the aggregator: hands in its last update, and again in every new session.
-
-    on_end: receives the reason where the aggregator refuses this client.
-    """
-
-    def __init__(self, dial: Dial, on_end: Callable[[str], None]) -> None:
-        self._on_end = on_end
-        self._dialler = dial(sink=self._take)
-        self._dialler.limit(MOST_FROM_AGGREGATOR)
-
-    def hand_in(self, update: AdapterUp) -> AdapterUp:
-        """Send an update to the aggregator; return the message for the server instead."""
-        self._dialler.repeat(packed(replace(update, grad_norms=None)))
-        return AdapterUp(update.round, (), (digest_of(update),), update.grad_norms)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._dialler.close(0)
-
-    def _take(self, item: Item) -> None:
-        if not isinstance(item, bytes | Welcome):
-            self._on_end(f"the aggregator refuses this client: {getattr(item, 'reason', item)}")
-
-
 @dataclass(eq=False)
 class AggregatorLink:
     """The server's way to the aggregator, from `open` on."""
@@ -93,54 +80,94 @@ class AggregatorLink:
     settings: TrainingSettings
     job_digest: str  # see `Average`
     layout: Layout
-    device: torch.device
     ledger: Ledger
     incoming: Incoming = field(default_factory=queue.SimpleQueue)  # what has come from the aggregator
     # The dialler, and the clients that are served while the server waits for an answer.
     _way: tuple[Dialler, Members] | None = field(default=None, init=False)
-    # Of each client's update: the digest as the client states it, and what the aggregator states of it.
-    _digests: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _came: int = field(default=0, init=False)  # bytes, counted by the dialler's thread
+    _used: int = field(default=0, init=False)  # of these
+    # Of each client's update: its digest and its ticket as the client states them, what the aggregator states
+    # of it, and the digest of the last one that both agree on.
+    _stated: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
     _taken: dict[str, Taken] = field(default_factory=dict, init=False)
-    _asked: str = field(default="", init=False)  # the request under way
-    _answer: Averaged | None = field(default=None, init=False)
+    _agreed: dict[str, Tensor] = field(default_factory=dict, init=False)
+    _refused: dict[str, str] = field(default_factory=dict, init=False)  # clients, and why
+    _asked: Average | None = field(default=None, init=False)  # the request under way
+    _answer: Averaged | Unaveraged | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._reach = reach_of_rounds(self.settings)
+        values = sum(torch.Size(spec.shape).numel() for specs in self.layout.values() for spec in specs)
+        self._most = 4 * values + SLACK  # bytes of an answer
 
     def open(self, dial: Dial, members: Members) -> None:
         """Start to dial. members: pumped while the server waits, and woken by what comes."""
+        flooded = False
 
         def take(item: Item) -> None:
+            nonlocal flooded
+            if isinstance(item, bytes):
+                self._came += len(item)
+                waiting = self._came - self._used
+                if flooded:
+                    return
+                if waiting > 2 * self._most + MOST_WAITING:
+                    flooded = True
+                    item = AggregatorError(f"it floods the server: {waiting} bytes wait; {ADVICE}")
             self.incoming.put(item)
             members.listener.events.put(Event("woken", ""))
 
-        self._way = dial(sink=take), members
+        dialler = dial(sink=take)
+        dialler.limit(self._most)
+        self._way = dialler, members
 
     def handed_in(self, client: str, held: HeldBlocks, update: AdapterUp) -> bool:
         """Whether the aggregator has the update that a client states.
 
-        Raises ValueError where its sizes are not those of a client that holds these blocks.
+        Raises ValueError where its sizes are not those of a client that holds these blocks, or where the
+        client handed in another one.
         """
-        self._digests[client] = update.values[0]
+        digest, ticket = self._stated[client] = update.values[0], update.values[1]
         taken = self._taken.get(client)
-        if taken is None or not torch.equal(taken.digest, update.values[0]):
+        if taken is None:
             return False
-        check_sizes(self.settings, self.layout, held, taken.blocks, taken.sizes)
+        if not torch.equal(taken.digest, digest):
+            if torch.equal(taken.ticket, ticket):
+                raise ValueError(
+                    "it handed in another update to the aggregator than it stated, by the aggregator's word"
+                )
+            return False
+        try:
+            check_sizes(self.settings, self.layout, held, taken.blocks, taken.sizes)
+        except ValueError as error:
+            raise ValueError(f"by the aggregator's word it handed in {error}") from None
+        if client not in self._agreed or not torch.equal(self._agreed[client], digest):
+            self._agreed[client] = digest
+            self._count(update.round, taken)
         return True
 
-    def average(self, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions) -> Adapter:
+    def average(
+        self, round_: int, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions
+    ) -> Adapter:
         """Have all contributions averaged, and wait for the answer.
 
-        Raises NetworkError where the aggregator refuses.
+        Raises UpdatesError where clients' updates cannot be averaged, and AggregatorError where the
+        aggregator refuses, or answers what cannot be.
         """
         assert self._way is not None
         dialler, members = self._way
+        if refused := {client: why for client, why in self._refused.items() if client in clients}:
+            raise UpdatesError(refused)
         # One request: the clients' updates by their digests, and the trunks' adapters.
         of_trunks = [(holder, block, *one) for block, held in trunks.items() for holder, one in held.items()]
-        asked = Average(
+        asked = self._asked = Average(
             secrets.token_hex(16),
             self.job_digest,
+            round_,
             clients=tuple(clients),
             cuts=tuple(cut for cut, _ in clients.values()),
             rows=tuple(rows for _, rows in clients.values()),
-            digests=tuple(self._digests[client] for client in clients),
+            digests=tuple(self._stated[client][0] for client in clients),
             blocks=tuple(old),
             old=tuple(flatten(block) for block in old.values()),
             holders=tuple(holder for holder, *_ in of_trunks),
@@ -148,44 +175,108 @@ class AggregatorLink:
             weights=tuple(int(weight) for *_, weight in of_trunks),
             values=tuple(flatten(adapter) for _, _, adapter, _ in of_trunks),
         )
-        self._asked = asked.request
         dialler.repeat(packed(asked))
         # Meanwhile clients are served: one that restarts may have to hand in its update again.
         while self._answer is None:
             members.pump()
             self.take_in()
         dialler.repeat(b"")
-        answer, self._answer, self._asked = self._answer, None, ""
-        return {
-            block: unflatten(values.to(self.device), self.layout[block])
-            for block, values in zip(answer.blocks, answer.values, strict=True)
-        }
+        answer, self._answer, self._asked = self._answer, None, None
+        if isinstance(answer, Unaveraged):
+            raise UpdatesError(_reasons(asked, answer))
+        held = [held_blocks(self.settings, members.coordinator.num_blocks, cut) for cut in asked.cuts]
+        given = self.settings, self.layout, old, held, trunks, self._reach(round_)
+        try:
+            return checked_average(*given, answer.blocks, answer.values)
+        except ValueError as error:
+            raise AggregatorError(f"the aggregator's average of round {round_}: {error}; {ADVICE}") from None
 
     def take_in(self) -> None:
-        """Take in what has come from the aggregator."""
+        """Take in what has come from the aggregator.
+
+        Raises AggregatorError where it refuses the server, ends, or sends what is no answer to the server.
+        """
         while not self.incoming.empty():
             item = self.incoming.get()
-            match WIRE.decode(item) if isinstance(item, bytes) else item:
+            if isinstance(item, bytes):
+                self._used += len(item)
+            match _read(item) if isinstance(item, bytes) else item:
                 case Taken() as taken:
-                    self._taken[taken.client] = taken
-                    self.ledger.rows["up", "control"] += taken.header_bytes
-                    self.ledger.rows["up", "adapter"] += 4 * sum(taken.sizes)
-                case Rejected(client="") | End() as ended:
-                    raise NetworkError(f"the aggregator: {ended.reason}")
-                case Rejected() as rejected if self._way is not None:
-                    self._way[1].expel(rejected.client, rejected.reason)
-                case Averaged() as averaged if averaged.request == self._asked:
-                    self._answer = averaged
-                case Welcome() | Averaged():  # of a new session; the answer to a request that was sent twice
+                    self._take(taken)
+                case Rejected(client="") | End() | Refused() as ended:
+                    raise AggregatorError(f"the aggregator: {plain(ended.reason, SHOWN)}")
+                case Rejected() as rejected:
+                    self._reject(rejected)
+                case Averaged() | Unaveraged() as answer:  # also to a request of before, or once more
+                    if self._asked is not None and answer.request == self._asked.request:
+                        self._answer = self._answer or answer
+                case Welcome():  # of a new session
                     pass
-                case LostError() as error:
-                    raise error
+                case Exception() as error:
+                    raise AggregatorError(f"the aggregator: {error}")
                 case other:
-                    raise NetworkError(f"the aggregator sent {type(other).__name__}")
+                    raise AggregatorError(f"the aggregator sent {type(other).__name__}; {ADVICE}")
 
     def end(self, end: End, seconds: float) -> bool:
         """Tell the aggregator that the run is over; return whether it has confirmed that in time."""
         return self._way is not None and dismiss(self._way[0], self.incoming, end, seconds)
+
+    def _take(self, taken: Taken) -> None:
+        self._known(taken.client, "has an update")
+        forms = [(tensor.dtype, tuple(tensor.shape)) for tensor in (taken.digest, taken.ticket)]
+        if forms != [(torch.uint8, (32,)), (torch.uint8, (TICKET_BYTES,))]:
+            raise AggregatorError(f"the aggregator sent a digest of another form; {ADVICE}")
+        self._taken[taken.client] = taken
+
+    def _reject(self, rejected: Rejected) -> None:
+        """Expel a client that the aggregator refuses: what it sent there cannot be seen here."""
+        assert self._way is not None
+        client, member = rejected.client, self._known(rejected.client, "refuses what was sent")
+        why = self._refused.setdefault(client, refusal(rejected.reason))
+        if self._asked is not None and client in self._asked.clients and self._answer is None:
+            self._answer = Unaveraged(self._asked.request, (client,), (rejected.reason,))
+        if not member.expelled:
+            self._way[1].expel(client, why)
+
+    def _known(self, client: str, does: str) -> Member:
+        assert self._way is not None
+        roster = self._way[1].roster
+        if client not in roster:
+            who = plain(client, 30)
+            raise AggregatorError(f"the aggregator {does} by {who!r}, who is no client of this run; {ADVICE}")
+        return roster[client]
+
+    def _count(self, round_: int, taken: Taken) -> None:
+        """Count the bytes of a client's update, which went to the aggregator."""
+        values = tuple(torch.empty(size, device="meta") for size in taken.sizes)
+        header, tensors = WIRE.size(HandIn(taken.ticket, round_, taken.blocks, values))
+        adapter = 4 * sum(taken.sizes)
+        self.ledger.rows["up", "control"] += header + tensors - adapter
+        self.ledger.rows["up", "adapter"] += adapter
+
+
+def refusal(reason: str) -> str:
+    """Return the reason for which a client is expelled that the aggregator refuses."""
+    return f"the aggregator refuses what it handed in, and says: {plain(reason, SHOWN)}"
+
+
+def _reasons(asked: Average, answer: Unaveraged) -> dict[str, str]:
+    """Return for which reason each client's update cannot be averaged. Raises AggregatorError."""
+    names = answer.clients
+    known = set(names) <= set(asked.clients) and len(set(names)) == len(names) == len(answer.reasons)
+    if not names or not known:
+        who = plain(", ".join(names[:9]), 99)
+        raise AggregatorError(f"the aggregator will not average {who or 'nobody'} of this request; {ADVICE}")
+    return {name: refusal(reason) for name, reason in zip(names, answer.reasons, strict=True)}
+
+
+def _read(payload: bytes) -> Said:
+    """Return a message of the aggregator. Raises AggregatorError."""
+    try:
+        return WIRE.decode(payload)
+    except ValueError as error:
+        what = plain(str(error), SHOWN)
+        raise AggregatorError(f"the aggregator sent what cannot be read ({what}); {ADVICE}") from None
 
 
 def dismiss(dialler: Dialler, incoming: Incoming, end: End, seconds: float) -> bool:
@@ -197,10 +288,10 @@ def dismiss(dialler: Dialler, incoming: Incoming, end: End, seconds: float) -> b
     dialler.repeat(packed(end))
     item: Item = b""
     heard = False
-    with suppress(queue.Empty):
+    with suppress(queue.Empty, AggregatorError):
         while not heard and isinstance(item, bytes | Welcome):  # the aggregator has not refused this server
             item = incoming.get(timeout=max(0.0, deadline - dialler.now()))
-            heard = isinstance(item, bytes) and isinstance(WIRE.decode(item), End)
+            heard = isinstance(item, bytes) and isinstance(_read(item), End)
     dialler.close(over=heard)
     return heard
 

@@ -18,7 +18,7 @@ from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.timing import StepTimes
-from splitft.engines.network.training import Training
+from splitft.engines.network.training import RoundSteps, Training
 from splitft.job.settings import CostSettings, TrainingSettings
 from splitft.server.seam import ClientError
 from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
@@ -34,7 +34,8 @@ class NetworkCohort:
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
     _phase: Phase = field(default_factory=Phase, init=False)  # whose messages the server computes
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
-    _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the round's local steps
+    _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the last local steps
+    _steps: RoundSteps = field(default_factory=RoundSteps, init=False)
 
     def __post_init__(self) -> None:
         roster = self._members.roster
@@ -64,9 +65,20 @@ class NetworkCohort:
         return HandOut(self._members, adapters, self._evaluating).run()
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
-        """Have clients take their local steps; yield their messages as they come, or of all `together`."""
-        groups = [list(members)] if together else [[name] for name in members]
-        training = Training(self._members, self._job, self._times, self._averaging, groups, round_)
+        """Have clients take their local steps; yield their messages as they come, or of all `together`.
+
+        Where some have taken them in this round before, all that was trained in it is first rolled back, and
+        clients that the round went on without do not come back to it.
+        """
+        if self._steps.round != round_:
+            self._steps, self._updates = RoundSteps(round_), {}
+        if back := self._steps.take_back(self._updates, members):
+            self._members.worker.rewind(back, first=True)
+            self._members.take_back([name for name in back if not self._members.roster[name].expelled])
+        members = self._steps.those_of(members)
+        groups = [members] if together else [[name] for name in members]
+        attempts = self._steps.attempts
+        training = Training(self._members, self._job, self._times, self._averaging, groups, round_, attempts)
         self._phase, self._updates = training, training.updates
         return training.run()
 

@@ -12,9 +12,10 @@ from splitft.common.text import plain
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import AdapterDown, Gradients, Message, Metrics, TrunkOutput
 
-PROTOCOL = 5  # counts changes of the messages: see SCHEMA
+PROTOCOL = 6  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
+TICKET_BYTES = 16  # of `HandIn`
 MAX_TEXT = 1 << 17  # characters: a job as JSON
 
 
@@ -170,6 +171,7 @@ class Average:
 
     request: str  # drawn at random
     job: str  # SHA-256 of the server's job
+    round: int
     clients: tuple[str, ...]  # that trained
     cuts: tuple[int, ...]  # of each client
     rows: tuple[int, ...]  # token rows of each client
@@ -196,23 +198,42 @@ class Taken:
     """Aggregator to server: it has a client's update."""
 
     client: str
+    ticket: Tensor  # as in `HandIn`
     digest: Tensor  # (32,) uint8
     blocks: tuple[int, ...]
     sizes: tuple[int, ...]  # values of each block
-    header_bytes: int  # of the message, without these values
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Aggregator to server: it will not average what a client handed in."""
+    """Aggregator to server: it refuses what a client sent, and the client from now on."""
 
     client: str  # empty: it will not average anything
     reason: str
 
 
+@dataclass(frozen=True)
+class HandIn:
+    """Client to aggregator: its update of a round."""
+
+    ticket: Tensor  # (TICKET_BYTES,) uint8, drawn at random for each update; the server hears it from both
+    round: int
+    blocks: tuple[int, ...]
+    values: tuple[Tensor, ...]  # of each block, flat
+
+
+@dataclass(frozen=True)
+class Unaveraged:
+    """Aggregator to server: the updates of these clients of a request cannot be averaged, each with why."""
+
+    request: str
+    clients: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
 Control = (
     Hello | Welcome | Refused | Ready | Load | Loaded | Held | Train | Started | Worked | Skip | Evaluate
-    | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected
+    | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected | HandIn | Unaveraged
 )  # fmt: skip
 
 Said = Message | Control  # all messages on a connection

@@ -60,6 +60,6 @@ class Conversation:
         except ValueError as error:
             raise NetworkError(f"the server sent what cannot be read: {error}") from None
 
-    def refuse(self, reason: str) -> None:
-        """Have `take` raise that this client is refused. To be called in any thread."""
-        self.dialler.incoming.put(control.Refused(reason, False))
+    def fail(self, error: SplitFTError) -> None:
+        """Have `take` raise an error. To be called in any thread."""
+        self.dialler.incoming.put(error)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from splitft.data.estimates import rows_of
+from splitft.engines.network.control import TICKET_BYTES
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter, Layout, trained_specs
 from splitft.lora.client_optimizer import ADAMW
@@ -155,7 +156,7 @@ class Gate:
         self._norms(client, message.grad_norms, self.settings.splits_model)
         if self.only_digests:
             digests = [(values.dtype, tuple(values.shape)) for values in message.values]
-            if message.blocks or digests != [(torch.uint8, (32,))]:
+            if message.blocks or digests != [(torch.uint8, (32,)), (torch.uint8, (TICKET_BYTES,))]:
                 raise ValueError("values: adapters go to the aggregator, only their digest comes here")
             return
         sizes, held = [values.numel() for values in message.values], self.holdings[client].held

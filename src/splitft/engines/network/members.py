@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -93,6 +93,12 @@ class Members:
         self.channels[name].memory.forget()
         self.channels[name].memory.rewind()
         self.send(name, control.Skip(0))
+
+    def take_back(self, names: Collection[str]) -> None:
+        """Have clients take the steps of the round again whose adapters have come."""
+        for name in names:
+            if self.roster[name].take_back():
+                self.send(name, self.roster[name].to_load)
 
     def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
         """Let a client take part no more. Raises as `Roster.check_quorum` does, where too few are left."""
@@ -189,8 +195,7 @@ class Members:
                 if apart:
                     self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
                     return
-                done = member.done if member.exact else 0
-                self.send(name, control.Load(done, member.exact and member.finished))
+                self.send(name, member.to_load)
             elif isinstance(message, control.Loaded):
                 self._resynchronise(member, message.ok and member.exact)
         self.listener.used(event)

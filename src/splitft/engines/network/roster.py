@@ -39,8 +39,10 @@ class Member:
     done: int = 0  # the last round after which it saved its state
     exact: bool = True  # the server counts on that state
     finished: bool = False  # it has sent its adapters of the round after `done`
+    ahead: bool = False  # it was told to restore that state in this session
     last: AdapterDown | None = None  # its last hand-out since then
     evaluating: bool = False  # that one is for evaluation
+    trained: AdapterDown | None = None  # the hand-out from which it trained in this round
     facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
@@ -61,6 +63,7 @@ class Member:
         if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
             raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
         self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
+        self.ahead = self.exact and self.finished
         self.facts = facts_of(message.things, message.values)
         return difference(self.facts, facts)
 
@@ -91,7 +94,15 @@ class Member:
 
     def finish(self) -> None:
         """Note that its adapters of this round are here: it need not take the steps again."""
-        self.finished, self.last = True, None
+        self.finished, self.trained, self.last = True, self.last, None
+
+    def take_back(self) -> bool:
+        """Take back that it has finished the round's steps; return whether it must load the state before."""
+        ahead = self.ahead and self.owes is None
+        self.finished, self.last, self.ahead = False, self.trained, False
+        if ahead:
+            self.owes, self.there, self.since = control.Loaded, False, self.now()
+        return ahead
 
     def mute(self) -> None:
         """Drop its messages until it has the next adapters."""
@@ -99,7 +110,8 @@ class Member:
 
     def save(self, done: int, exact: bool) -> None:
         """Note the state that it can restore."""
-        self.done, self.exact, self.finished, self.last = done, exact, False, None
+        self.done, self.exact, self.finished, self.last, self.trained = done, exact, False, None, None
+        self.ahead = False
 
     def admits(self, message: control.Said) -> bool:
         """Whether a message is to be used. Raises ValueError where another kind must come first."""
@@ -116,6 +128,12 @@ class Member:
             self.muted = False
         return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
 
+    @property
+    def to_load(self) -> control.Load:
+        """The state that it is to restore."""
+        return control.Load(self.done if self.exact else 0, self.exact and self.finished)
+
+    @property
     def away_seconds(self) -> float:
         """How long it has not been there."""
         return 0.0 if self.there and self.connected else self.now() - self.since
@@ -165,11 +183,11 @@ class Roster(dict[str, Member]):
 
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""
-        return self[name].away_seconds() > self.config.rejoin_seconds
+        return self[name].away_seconds > self.config.rejoin_seconds
 
     def away(self, names: Sequence[str]) -> str:
         """Return those of these clients that are not there, each with what keeps it from taking part."""
-        away = {name: self[name].problem for name in names if self[name].away_seconds()}
+        away = {name: self[name].problem for name in names if self[name].away_seconds}
         return ", ".join(f"{name} (not ready: {why})" if why else name for name, why in away.items())
 
     def took_part(self) -> list[str]:

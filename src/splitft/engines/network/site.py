@@ -12,13 +12,14 @@ from splitft.common.state import State
 from splitft.common.text import error_line, one_line, plain
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network import control
-from splitft.engines.network.aggregator_link import Desk
 from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.desk import Desk
 from splitft.engines.network.local_steps import LocalSteps, StepsOverError
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.site_files import FINISHED, SAVED, SiteFiles
 from splitft.errors import (
+    AggregatorError,
     DataError,
     DivergedError,
     MismatchError,
@@ -67,8 +68,8 @@ class Setup(Protocol):
     def check_adapter(self, client: ClientRole, message: AdapterDown) -> None:
         """Check what a front computes with the adapters of a hand-out. Raises PolicyError."""
 
-    def open_desk(self, on_end: Callable[[str], None]) -> Desk | None:
-        """Dial the aggregator, if the job has one. on_end: receives the reason where it refuses."""
+    def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
+        """Dial the aggregator, if the job has one. on_end: as of `Desk`."""
 
 
 class Site:
@@ -117,6 +118,9 @@ class Site:
                     (request,) = over.args
                 except DivergedError as error:
                     self._conversation.say(control.Failed(_why(error)))
+                    raise
+                except AggregatorError as error:
+                    self._turn_back(error)
                     raise
                 except NetworkError:
                     raise
@@ -184,7 +188,7 @@ class Site:
             self._conversation.watch(joined.gate.count)
             self._conversation.dialler.limit(joined.most_bytes)
             self._blank = self._state()
-            self._desk = self._setup.open_desk(self._conversation.refuse)
+            self._desk = self._setup.open_desk(self._conversation.fail)
         self._joined.gate.start_session()
         data, facts = self.client.data, self._setup.facts()
         ready = control.Ready(len(data.train), len(data.eval), tuple(facts), tuple(facts.values()))
@@ -258,6 +262,7 @@ def _why(error: SplitFTError) -> str:
         DataError: "its data cannot be used",
         ModelError: "it cannot load its part of the model",
         OutputError: "it cannot write its files",
+        AggregatorError: "the aggregator does not let it go on",
         PolicyError: "its owner's policy, or agreement, does not cover what this server asks for",
     }
     if isinstance(error, DivergedError):

@@ -19,6 +19,31 @@ from splitft.wire.messages import AdapterUp, Message
 MOST_SECONDS = 1e6  # of computing in a round, as a client states them
 
 
+@dataclass
+class RoundSteps:
+    """The local steps of one round, which may be rolled back and taken again."""
+
+    round: int = -1
+    attempts: dict[str, int] = field(default_factory=dict)  # the last one of each client that took them all
+    trained: set[str] = field(default_factory=set)  # clients that took them, and were not rolled back since
+    again: bool = False
+
+    def take_back(self, since: Collection[str], members: Collection[str]) -> list[str]:
+        """Note clients that have taken all steps since the last call; return those to roll back, if any.
+
+        members: Those that are to take steps now.
+        """
+        self.trained |= set(since)
+        if self.trained.isdisjoint(members):
+            return []
+        names, self.trained, self.again = sorted(self.trained), set(), True
+        return names
+
+    def those_of(self, members: Sequence[str]) -> list[str]:
+        """Return the members that take steps: the second time, those that the round did not go on without."""
+        return [name for name in members if name in self.attempts or not self.again]
+
+
 @dataclass(eq=False)
 class TrunkTransaction:
     """The local steps of one client, or of all that share a trunk."""
@@ -27,10 +52,10 @@ class TrunkTransaction:
     job: TrainingSettings
     names: Sequence[str]
     round: int
+    attempt: int = 0  # the last one at these steps, in a training before
     updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)
     worked: dict[str, Worked] = field(default_factory=dict, init=False)  # seconds that each client states
     served: int = field(default=0, init=False)  # messages of each client that the server has computed
-    _attempt: int = field(default=0, init=False)
     _orders: dict[str, MessageOrder] = field(default_factory=dict, init=False)  # of clients that have begun
     _inbox: dict[str, deque[Message]] = field(default_factory=dict, init=False)
 
@@ -54,7 +79,7 @@ class TrunkTransaction:
         """
         # The attempt under way begins; what comes before is of another one.
         if isinstance(message, Started):
-            if (message.round, message.attempt) == (self.round, self._attempt):
+            if (message.round, message.attempt) == (self.round, self.attempt):
                 if name in self._orders:  # its steps would count twice
                     raise ValueError("Started came again")
                 self._orders[name] = self._order(name)
@@ -91,13 +116,13 @@ class TrunkTransaction:
         self._begin()
 
     def _begin(self) -> None:
-        self._attempt += 1
+        self.attempt += 1
         self._orders.clear()
         self.updates.clear()
         self.worked.clear()
         self._inbox = {name: deque() for name in self.names}
         for name in self.names:
-            self.members.send(name, Train(self.round, self._attempt))
+            self.members.send(name, Train(self.round, self.attempt))
 
     def _order(self, name: str) -> MessageOrder:
         parts = self.members.coordinator.holdings[name].micro_batches
@@ -116,6 +141,7 @@ class Training(Phase):
     averaging: AggregatorLink | None  # where adapters go instead of here
     groups: Sequence[Sequence[str]]  # clients of each trunk
     round: int
+    attempts: dict[str, int]  # as in `RoundSteps`
     updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of clients that have trained
     _under_way: dict[str, TrunkTransaction] = field(default_factory=dict, init=False)  # of each other client
     _left_out: list[str] = field(default_factory=list, init=False)
@@ -126,11 +152,14 @@ class Training(Phase):
         with self.members.during(self):
             # The point to which lost steps are rolled back.
             names = [name for group in self.groups for name in group]
-            self.members.worker.mark(names)
-            for name in names:
-                self.members.channels[name].memory.mark()
+            again = all(name in self.attempts for name in names)
+            self.members.worker.mark(names, again=again)
+            if not again:
+                for name in names:
+                    self.members.channels[name].memory.mark()
             for group in self.groups:
-                transaction = TrunkTransaction(self.members, self.job, group, self.round)
+                former = max((self.attempts.get(name, 0) for name in group), default=0)
+                transaction = TrunkTransaction(self.members, self.job, group, self.round, former)
                 self._under_way |= dict.fromkeys(group, transaction)
             deadline = self.members.roster.deadline()
             while self._under_way:
@@ -205,6 +234,7 @@ class Training(Phase):
                 clock, held = roster[name].clock, self.members.coordinator.holdings[name].held
                 self.times.add(name, transaction.worked[name], clock, held, len(roster.there()))
             self.updates[name] = transaction.updates[name]
+            self.attempts[name] = transaction.attempt
             roster[name].finish()
             del self._under_way[name]
 

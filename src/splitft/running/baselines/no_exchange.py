@@ -174,7 +174,9 @@ class Books:
 
     def take_moments(self, states: Mapping[str, OptimizerState]) -> None: ...
     def gather(self, updates: Mapping[str, AdapterUp]) -> None: ...
-    def aggregate(self) -> None: ...
+    def aggregate(self) -> Sequence[str]:
+        return ()
+
     def accepts(self, metrics: Mapping[str, Metrics]) -> bool:
         """There is no average."""
         return True

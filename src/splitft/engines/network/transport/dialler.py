@@ -40,12 +40,12 @@ from splitft.engines.network.transport.delivery import (
 from splitft.engines.network.transport.entrance import METHOD, OPTIONS, SERVICE
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
 from splitft.engines.network.transport.no_answer import explain
-from splitft.errors import LostError, NetworkError
+from splitft.errors import LostError, NetworkError, SplitFTError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
 MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
-Item = bytes | Welcome | Refused | End | NetworkError
+Item = bytes | Welcome | Refused | End | SplitFTError
 
 
 @dataclass(eq=False, repr=False)  # no token in a log
