@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
+from typing import Any
 
-from fuzz.jobs import NAMES, folder
+from fuzz.jobs import NAMES
 from fuzz.mutations import damaged, mutate, one_of_each
+from simulation.disk import MemoryDisk
 from splitft.engines.network.control import (
     PROTOCOL,
     SCHEMA,
@@ -128,7 +130,8 @@ class ConnectionTarget:
     """What a stranger, and then a client, can send over connections to a server."""
 
     def __init__(self) -> None:
-        audit = AuditLog(folder(), lambda line: None)
+        kept: Any = MemoryDisk(lambda what: None).root("run")
+        audit = AuditLog(kept, lambda line: None)
         self._door = Admission(NAMES, dict.fromkeys(NAMES, TOKEN), False, audit)
 
     def generate(self, rng: random.Random) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 import msgpack
@@ -90,8 +91,8 @@ def damaged(message: Any, rng: random.Random, others: Sequence[Any] = ()) -> byt
 
     others: messages whose fields may take the place of one of the same name.
     """
-    kind, schema = type(message), get_type_hints(type(message))
-    names = [field.name for field in fields(kind)]
+    kind, schema = type(message), types_of(type(message))
+    names = list(schema)
     values: list[Any] = [getattr(message, name) for name in names]
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         place = rng.randrange(len(names))
@@ -233,10 +234,17 @@ def sample(declared: Any, rng: random.Random) -> Any:
     return {int: 3, float: 0.5, bool: True, str: "a text"}[declared]
 
 
+@cache
+def types_of(kind: type) -> dict[str, Any]:
+    """Return the type of each field of a message."""
+    return get_type_hints(kind)
+
+
+@cache
 def one_of_each() -> list[Any]:
     """Return every message of training, and everything else that is said."""
     rng = random.Random(0)
     return [
-        kind(**{name: sample(declared, rng) for name, declared in get_type_hints(kind).items()})
+        kind(**{name: sample(declared, rng) for name, declared in types_of(kind).items()})
         for kind in WIRE.kinds
     ]

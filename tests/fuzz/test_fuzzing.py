@@ -1,0 +1,157 @@
+"""Whatever comes over a network, only documented errors come of it: the corpus, and generated inputs.
+
+The seeds are fixed: a failure comes back. `python -m fuzz TARGET` shows every kind of failure, and its input.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from fuzz import guided, inputs
+from fuzz.client import ClientTarget
+from fuzz.corpora import corpus
+from fuzz.frames import joined
+from fuzz.inputs import FoundError, Tally, Target, fuzz, try_one
+from fuzz.jobs import MODES
+from fuzz.server import ServerTarget
+from fuzz.targets import TARGETS, target
+
+QUICK_MODES = ("server evaluates", "client labels", "moving cuts")
+QUICK = {
+    "client": 100, "codecs": 500, "connection": 800, "dialler": 300, "memories": 150, "server": 150,
+    "told": 15, "wire": 3000,
+}  # fmt: skip
+# The inputs of each side in the long test, a million together; whole parties take most of the time.
+SIDES = {
+    "server": {
+        "server": 500_000,
+        "connection": 300_000,
+        "wire": 100_000,
+        "codecs": 60_000,
+        "memories": 40_000,
+    },
+    "client": {"client": 500_000, "dialler": 300_000, "wire": 180_000, "told": 19_000, "joining": 1_000},
+}
+# Outcomes that generated inputs must have: else most of them test the same line.
+REACHED = {
+    "client": ("goes on", "refused: NetworkError", "refused: PolicyError"),
+    "connection": ("unread", "refused", "broken", "violation"),
+    "dialler": ("unread", "broken", "violation", "told"),
+    "codecs": ("refused", "unpacked"),
+    "memories": ("refused", "unpacked"),
+    "server": ("expelled", "goes on", "turned away"),
+    "wire": ("refused", "read"),
+}
+# Of inputs that once did harm without any error: the outcome that they have now.
+MENDED = {
+    ("server", "a-label-of-minus-two"): "expelled",
+    ("server", "started-twice"): "expelled",
+    ("server", "evaluated-early"): "expelled",
+    ("wire", "empty-and-very-wide"): "refused",
+    ("connection", "no-numbers"): "unread",
+    ("client", "a-basis-of-a-high-rank"): "refused: PolicyError",
+}
+SAVED = [(name, stem) for name in sorted(TARGETS) for stem in corpus(name)]
+
+
+def quick(name: str) -> Target:
+    """A target that needs few jobs."""
+    parties = {"client": ClientTarget, "server": ServerTarget}
+    return parties[name](QUICK_MODES) if name in parties else target(name)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in SAVED}))
+def test_the_corpus_does_no_harm(name: str) -> None:
+    for stem, data in corpus(name).items():
+        tally = Tally()
+        try_one(target(name), data, tally)
+        (outcome,) = tally.outcomes
+        assert outcome != "no input", stem
+        if name == "client":
+            assert outcome.startswith("refused"), (stem, outcome)
+        assert outcome == MENDED.get((name, stem), outcome), stem
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_generated_inputs_raise_documented_errors_alone(name: str) -> None:
+    tally = fuzz(quick(name), QUICK[name], seed=1)
+    assert tally.inputs == QUICK[name]
+    missing = [outcome for outcome in REACHED.get(name, ()) if not tally.outcomes[outcome]]
+    assert not missing, tally.outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", SIDES)
+def test_a_million_inputs_a_side_raise_documented_errors_alone(side: str) -> None:
+    assert sum(SIDES[side].values()) == 10**6
+    for name, count in SIDES[side].items():
+        began, tally = time.perf_counter(), fuzz(target(name), count, seed=2)
+        seconds = time.perf_counter() - began
+        print(f"{side}, {name}: {count} inputs in {seconds:.0f} s, {dict(tally.outcomes)}")
+        assert tally.inputs == count
+
+
+@pytest.mark.parametrize("name", ["wire", "dialler", "told"])
+def test_an_input_follows_from_the_seed(name: str) -> None:
+    one, other = (
+        [target(name).generate(rng) for _ in range(20)] for rng in (random.Random(7), random.Random(7))
+    )
+    assert one == other and len(set(one)) > 10
+
+
+class Harmful:
+    """A target with a fault."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.kept = fault, list[bytes]()
+
+    def generate(self, rng: random.Random) -> bytes:
+        return rng.randbytes(4)
+
+    def run(self, data: bytes) -> str:
+        if self.fault == "an error":
+            raise KeyError("of no document")
+        if self.fault == "memory":
+            self.kept.append(b"x" * (100 << 20))
+        while self.fault == "time":
+            pass
+        return "fine"
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [("an error", "of no document"), ("memory", "MB more"), ("time", "no end")]
+)
+def test_a_fault_is_found(fault: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "HANGS_SECONDS", 0.05)
+    with pytest.raises(FoundError, match=told):
+        fuzz(Harmful(fault), 3)
+    assert fuzz(Harmful("none"), 3).outcomes == Counter(fine=3)
+
+
+def test_no_input_is_left_out_in_silence() -> None:
+    """Of a party a line that names no place in a run tests nothing, and says so."""
+    for mode in ("no such job", next(iter(MODES))):
+        assert target("server").run(f"{mode}|7|Ready 1|0\n".encode()) == "no input"
+    assert target("codecs").run(b"no such codec\n" + joined([b"x"])) == "no input"
+
+
+@pytest.mark.skipif("atheris" in sys.modules, reason="atheris is there")
+def test_without_atheris_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guided, "find_spec", lambda name: None)
+    assert guided.main() == 0
+    assert "pip install atheris" in capsys.readouterr().out
+
+
+def test_guided_fuzzing_has_seeds_and_a_mutator(tmp_path: object) -> None:
+    folder = guided.write_seeds("wire", tmp_path)  # type: ignore[arg-type]
+    assert len(list(folder.iterdir())) == len(corpus("wire")) + guided.SEEDS
+    mutate = guided.mutator("wire", lambda data, size: data[:size])
+    assert {len(mutate(bytes(9), 4, seed)) for seed in range(20)} == {4}
+    guided.guided("wire")(bytes(20))
