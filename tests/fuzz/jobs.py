@@ -31,6 +31,7 @@ BASE: dict[str, Any] = {
     "adapter_name_or_path": None,
     "network": {"clients": list(NAMES)},
 }  # fmt: skip
+AGGREGATOR = "aggregator"
 TAIL = {"labels": "client", "tail_blocks": 1}
 
 
@@ -69,6 +70,7 @@ MODES = {
         Mode("frozen", {"train_front": False, "codec": "int8", "activation_cache_gb": 0.001}),
         Mode("delta", {"codec": "delta", "activation_cache_gb": 0.001}),
         Mode("stale", {"max_staleness": 1, "micro_batches": 2}),
+        Mode(AGGREGATOR, {"network": {"clients": list(NAMES), "aggregator": "127.0.0.1:1"}}),
         Mode("whole models", {"method": "fed_lora"}, cuts=(BLOCKS,)),
     )
 }  # fmt: skip

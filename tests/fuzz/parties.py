@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fuzz.inputs import InputOverError
-from fuzz.jobs import NAMES, QUIET, Mode, data, folder
+from fuzz.jobs import AGGREGATOR, BLOCKS, MODES, NAMES, QUIET, Mode, data, folder
 from simulation.disk import MemoryDisk
 from splitft.client.client import Client
 from splitft.common.state import State
+from splitft.engines.network.aggregator_link import AggregatorLink
+from splitft.engines.network.aggregator_process import AggregatorProcess
 from splitft.engines.network.cohort import NetworkCohort
-from splitft.engines.network.control import Welcome
+from splitft.engines.network.control import WIRE, Average, Welcome
 from splitft.engines.network.conversation import Conversation
+from splitft.engines.network.desk import Desk
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.members import Members
@@ -28,6 +31,7 @@ from splitft.engines.network.sameness import facts_of
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.peers import Event
+from splitft.errors import AggregatorError
 from splitft.history import RoundRecord
 from splitft.model.config import text_config
 from splitft.round import Observer, run_rounds
@@ -43,6 +47,23 @@ from splitft.wire.channel import Channel, sample_memory
 from splitft.wire.ledger import Ledger
 
 SESSION = "session of {}"
+WOKEN = Event("woken", "")
+JOB_DIGEST = "digest of the job"
+
+
+class Way:
+    """A dialler to an aggregator. said: takes what is sent."""
+
+    def __init__(self, said: Callable[[bytes], None], sink: Callable[[Any], None]) -> None:
+        self._said, self._sink = said, sink
+
+    def repeat(self, payload: bytes) -> None:
+        if payload:
+            self._said(payload)
+
+    def limit(self, most: int) -> None: ...
+
+    def close(self, grace: float = 0.0, *, over: bool = False) -> None: ...
 
 
 class Script:
@@ -55,17 +76,37 @@ class Script:
         self.left: deque[Event] = deque()
         self.expelled: dict[str, str] = {}
         self.turned_away: dict[str, str] = {}
+        self.from_aggregator: Callable[[bytes], None] = lambda payload: None
+        self.requests: list[str] = []  # of the run in which the aggregator said what it says here
+        self.asked = ""  # by the server, last
 
     def get(self, timeout: float | None = None) -> Event:
         if not self.left:
             self.idle()
-        return self.left.popleft()
+        event = self.left.popleft()
+        if event.name != AGGREGATOR:
+            return event
+        self.from_aggregator(self.rewritten(event.payload))
+        return WOKEN
+
+    def rewritten(self, payload: bytes) -> bytes:
+        """Return what an aggregator said, as an answer to the request under way."""
+        for old in self.requests:
+            payload = payload.replace(old.encode(), self.asked.encode())
+        return payload
+
+    def to_aggregator(self, payload: bytes) -> None:
+        """Take what the server says to the aggregator."""
+        message = WIRE.decode(payload)
+        if isinstance(message, Average):
+            self.asked = message.request
 
     def get_nowait(self) -> Event:
         raise queue.Empty
 
     def put(self, event: Event) -> None:
-        self.left.append(event)
+        if event.kind != WOKEN.kind:
+            self.left.append(event)
 
     def idle(self) -> None:
         """Called where nothing is left. Raises InputOverError, or puts further events."""
@@ -126,8 +167,12 @@ class ServerSide:
         probe = AdapterProbe(
             model, vocabulary, job.max_length, job.without_padding, lambda: self.cohort.held_out_batches
         )
+        averaging = None
+        if job.network.aggregator:
+            averaging = AggregatorLink(job, JOB_DIGEST, model.slots.layout, ledger)
         self.server = Server(
             model, job, start.adapter, continues=bool(job.adapter_name_or_path),
+            averager=averaging.average if averaging else None,
             micro_batches=micro_batches(
                 job, lambda name: self.roster[name].rows, times.parts, self.roster.there
             ),
@@ -146,7 +191,7 @@ class ServerSide:
             max_length=job.max_length,
             dtype=base_dtype(job, start.model.config),
             needs_ids=start.report.server_inputs == "input_ids",
-            only_digests=False,
+            only_digests=averaging is not None,
             adapter=lambda: self.server.adapter,
         )
         said = welcome(mode)
@@ -162,7 +207,14 @@ class ServerSide:
             FaultLog(self.faults_path, self.notices.append),
             facts=facts_of(said.things, said.values),
         )
-        self.cohort = NetworkCohort(self.members, job, times)
+        self.cohort = NetworkCohort(self.members, job, times, averaging)
+        if averaging is not None:
+
+            def dial(sink: Callable[[Any], None]) -> Any:
+                listener.from_aggregator = sink
+                return Way(listener.to_aggregator, sink)
+
+            averaging.open(dial, self.members)
         self.parts: dict[str, Any] = {"server": self.server, "cohort": self.cohort, "ledger": ledger}
         self._ledger = ledger
 
@@ -217,15 +269,15 @@ class Made:
         if mode.job.splits_model:
             self._setup.need(self._first.client, max(mode.cuts))
 
-    def again(self) -> Again:
-        return Again(copy.copy(self._setup), self._first)
+    def again(self, handed_in: Callable[[bytes], None]) -> Again:
+        return Again(copy.copy(self._setup), self._first, handed_in)
 
 
 class Again:
     """The setup of one client, on the data and the model of an earlier one."""
 
-    def __init__(self, setup: ClientSetup, first: Joined) -> None:
-        self._setup, self._first, self.policy = setup, first, setup.policy
+    def __init__(self, setup: ClientSetup, first: Joined, handed_in: Callable[[bytes], None]) -> None:
+        self._setup, self._first, self._handed_in, self.policy = setup, first, handed_in, setup.policy
         self.need, self.facts, self.check_adapter = setup.need, setup.facts, setup.check_adapter
 
     def make(self, said: Welcome) -> Joined:
@@ -242,8 +294,12 @@ class Again:
             client, Channel(job, model.width, client.memory), fresh, self._first.data, self._first.most_bytes
         )
 
-    def open_desk(self, on_end: Callable[[str], None]) -> None:
-        return None
+    def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
+        settings: Any = self._first.client.settings
+        if not settings.network.aggregator:
+            return None
+        dial: Any = partial(Way, self._handed_in)
+        return Desk(dial, on_end)
 
 
 @cache
@@ -251,7 +307,20 @@ def made(mode: Mode, name: str) -> Made:
     return Made(mode, name)
 
 
-def client_side(mode: Mode, name: str, line: Line, disk: MemoryDisk) -> Site:
-    """Return a client of a run."""
+def client_side(
+    mode: Mode,
+    name: str,
+    line: Line,
+    disk: MemoryDisk,
+    handed_in: Callable[[bytes], None] = lambda payload: None,
+) -> Site:
+    """Return a client of a run. handed_in: takes what goes to the aggregator."""
     kept: Any = disk.root("client")
-    return Site(Conversation(line), kept, made(mode, name).again())  # type: ignore[arg-type]
+    return Site(Conversation(line), kept, made(mode, name).again(handed_in))  # type: ignore[arg-type]
+
+
+def aggregator_side(listener: Any, disk: MemoryDisk) -> AggregatorProcess:
+    """Return an aggregator."""
+    mode = MODES[AGGREGATOR]
+    layout, kept = mode.start.split_model.slots.layout, cast(Any, disk.root("updates"))
+    return AggregatorProcess(mode.job, JOB_DIGEST, NAMES, layout, BLOCKS, listener, kept, lambda text: None)

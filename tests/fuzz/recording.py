@@ -9,8 +9,9 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from fuzz.jobs import MODES, NAMES
-from fuzz.parties import SESSION, Begin, Line, Script, ServerSide, client_side, welcome
+from fuzz.jobs import AGGREGATOR, MODES, NAMES
+from fuzz.parties import SESSION, Begin, Line, Script, ServerSide, aggregator_side, client_side, welcome
+from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.control import WIRE, End, Welcome, packed
 from splitft.engines.network.transport.peers import Event
 
@@ -27,19 +28,23 @@ class Said:
 
 @dataclass
 class Recording:
-    """An undisturbed run from `begin` on. up: of all clients; down: to each client."""
+    """An undisturbed run from `begin` on.
+
+    up: of all clients, and of the aggregator; down: to each client; aside: to the aggregator.
+    """
 
     begin: Begin
     up: list[Said] = field(default_factory=list)
     down: dict[str, list[Said]] = field(default_factory=lambda: {name: [] for name in NAMES})
+    aside: list[Said] = field(default_factory=list)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def note(self, name: str, payload: bytes, *, up: bool) -> None:
+    def note(self, place: list[Said], name: str, payload: bytes) -> None:
+        """Add a message to one of the lists."""
         message = WIRE.decode(payload)
         kind = type(message).__name__
         self._counts[name, kind] += 1
-        said = Said(name, f"{kind} {self._counts[name, kind]}", payload, message)
-        (self.up if up else self.down[name]).append(said)
+        place.append(Said(name, f"{kind} {self._counts[name, kind]}", payload, message))
 
 
 class Exchange(Script):
@@ -49,7 +54,7 @@ class Exchange(Script):
         super().__init__()
         self.recording = Recording(begin)
         mode = MODES[mode_name]
-        self.disks = {name: begin.disk_of(name) for name in NAMES}
+        self.disks = {name: begin.disk_of(name) for name in (*NAMES, AGGREGATOR)}
         self._lines: dict[str, Line] = {}
         self._stacks: dict[str, Any] = {}
         for name in NAMES:
@@ -57,18 +62,26 @@ class Exchange(Script):
             line = Line(partial(self._heard, name), lambda main=main: main.switch())  # type: ignore[misc]
             line.put(Welcome(**{**vars(welcome(mode)), "session": SESSION.format(name)}))
             self._lines[name] = line
-            self._stacks[name] = greenlet(client_side(mode, name, line, self.disks[name]).run)
+            handed_in = partial(self._heard_aside, name)
+            self._stacks[name] = greenlet(client_side(mode, name, line, self.disks[name], handed_in).run)
             self.put(Event("joined", name, SESSION.format(name)))
+        self._aggregator = Aside(self)
+        self._at_aggregator = greenlet(self._aggregator.serve)
 
     def idle(self) -> None:
+        if self._aggregator.left:
+            self._at_aggregator.switch()
         for name in NAMES:
             if not self.left and self._lines[name].left:
                 self._stacks[name].switch()
         assert self.left, "every party waits"
 
     def send(self, name: str, payload: bytes, session: str | None = None) -> None:
-        self.recording.note(name, payload, up=False)
+        self.recording.note(self.recording.down[name], name, payload)
         self._lines[name].put(payload)
+
+    def to_aggregator(self, payload: bytes) -> None:
+        self._heard_aside(SERVER, payload)
 
     def expel(self, name: str, reason: str) -> None:
         raise AssertionError(f"{name} is expelled from an undisturbed run: {reason}")
@@ -83,8 +96,33 @@ class Exchange(Script):
             assert self._stacks[name].dead
 
     def _heard(self, name: str, session: str, payload: bytes) -> None:
-        self.recording.note(name, payload, up=True)
+        self.recording.note(self.recording.up, name, payload)
         self.put(Event("said", name, session, payload))
+
+    def _heard_aside(self, name: str, payload: bytes) -> None:
+        self.recording.note(self.recording.aside, name, payload)
+        self._aggregator.put(Event("said", name, SESSION.format(name), payload))
+
+
+class Aside(Script):
+    """The aggregator's listener."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__()
+        self._exchange, self._main = exchange, getcurrent()
+
+    def serve(self) -> None:
+        """Be the aggregator."""
+        aggregator_side(self, self._exchange.disks[AGGREGATOR]).serve()
+
+    def idle(self) -> None:
+        self._main.switch()
+
+    def send(self, name: str, payload: bytes, session: str | None = None) -> None:
+        self._exchange._heard(AGGREGATOR, "", payload)
+
+    def expel(self, name: str, reason: str) -> None:
+        raise AssertionError(f"{name} is expelled from an undisturbed run: {reason}")
 
 
 @cache

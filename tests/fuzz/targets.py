@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from fuzz.aggregator import AggregatorTarget
 from fuzz.client import ClientTarget
 from fuzz.codecs import CodecTarget, MemoryTarget
 from fuzz.frames import ConnectionTarget, DiallerTarget
 from fuzz.inputs import Target
-from fuzz.server import ServerTarget
+from fuzz.server import AggregatorAnswersTarget, ServerTarget
 from fuzz.told import JoiningTarget, ToldTarget
 from fuzz.wire import WireTarget
 
 TARGETS: dict[str, Callable[[], Target]] = {
+    "aggregator": AggregatorTarget,
+    "answers": AggregatorAnswersTarget,
     "client": ClientTarget,
     "codecs": CodecTarget,
     "connection": ConnectionTarget,
