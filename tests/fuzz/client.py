@@ -26,6 +26,7 @@ class ClientTarget:
         self._modes = modes
         self._costs: dict[tuple[str, int], list[float]] = {}
         self._others = one_of_each()
+        self.told = ""  # with what the last input was refused
 
     def generate(self, rng: random.Random) -> bytes:
         mode, part = rng.choice(self._modes), rng.randrange(2)
@@ -52,11 +53,15 @@ class ClientTarget:
             return "no input"
         items = [one.payload for one in down]
         script = items[: places[0]] + list(given.payloads) + items[places[0] + 1 :][: given.further]
-        return _outcome(given.mode, run, script)
+        outcome, self.told = _outcome(given.mode, run, script)
+        return outcome
 
 
-def _outcome(mode: str, run: Recording, script: Sequence[bytes]) -> str:
-    """Run a client on what its server sends. Raises where it ends by no error that says what is wrong."""
+def _outcome(mode: str, run: Recording, script: Sequence[bytes]) -> tuple[str, str]:
+    """Run a client on what its server sends; return the outcome, and the error's line.
+
+    Raises where it ends by no error that says what is wrong.
+    """
     sent: list[bytes] = []
 
     def over() -> None:
@@ -69,14 +74,14 @@ def _outcome(mode: str, run: Recording, script: Sequence[bytes]) -> str:
     try:
         end = site.run()
     except InputOverError:
-        outcome = "goes on"
+        outcome, told = "goes on", ""
     except (NetworkError, PolicyError, DivergedError) as error:
         if not isinstance(error.__cause__, ValueError | None) or not str(error).isprintable():
             raise UnclearError(f"{error!r}") from error
-        outcome = f"refused: {type(error).__name__}"
+        outcome, told = f"refused: {type(error).__name__}", str(error)
     else:
         assert isinstance(end, End) and end.reason.isprintable()
-        outcome = "over"
+        outcome, told = "over", end.reason
     if MODES[mode].job.labels == "client":
         for payload in sent:
             said = WIRE.decode(payload)
@@ -84,4 +89,4 @@ def _outcome(mode: str, run: Recording, script: Sequence[bytes]) -> str:
             assert not (
                 isinstance(said, Activations) and (said.labels is not None or said.input_ids is not None)
             )
-    return outcome
+    return outcome, told

@@ -31,6 +31,7 @@ class ServerTarget:
         self._places: dict[tuple[str, int], list[int]] = {}  # of the hostile client's messages
         self._costs: dict[tuple[str, int], list[float]] = {}
         self._others = one_of_each()
+        self.told = ""  # why the hostile client was expelled by the last input
 
     def generate(self, rng: random.Random) -> bytes:
         mode, part = rng.choice(self._modes), rng.choice(self.parts)
@@ -66,7 +67,8 @@ class ServerTarget:
         complete = over(ServerSide(MODES[mode], script), Begin(run.begin.last, run.begin.state))
         if reason := script.expelled.get(HONEST) or script.turned_away.get(HONEST):
             raise UnclearError(f"{HONEST} is out: {reason}")
-        if HOSTILE in script.expelled:
+        self.told = script.expelled.get(HOSTILE, "")
+        if self.told:
             return "expelled"
         return "turned away" if HOSTILE in script.turned_away else "complete" if complete else "goes on"
 

@@ -46,14 +46,32 @@ REACHED = {
     "server": ("expelled", "goes on", "turned away"),
     "wire": ("refused", "read"),
 }
-# Of inputs that once did harm without any error: the outcome that they have now.
+# What is said of inputs that once did harm.
 MENDED = {
-    ("server", "a-label-of-minus-two"): "expelled",
-    ("server", "started-twice"): "expelled",
-    ("server", "evaluated-early"): "expelled",
-    ("wire", "empty-and-very-wide"): "refused",
-    ("connection", "no-numbers"): "unread",
-    ("client", "a-basis-of-a-high-rank"): "refused: PolicyError",
+    "server": {
+        "a-label-of-minus-two": "labels: an id that is not in the vocabulary",
+        "started-twice": "Started came again",
+        "evaluated-early": "Evaluated of round 0 came where HeldOut of round 0 is next",
+    },
+    "client": {
+        "skip-first": "it came before the state to start from",
+        "save-first": "it came before the state to start from",
+        "train-without-adapters": "Train cannot be followed: it came before any adapters",
+        "evaluate-without-adapters": "Evaluate cannot be followed: it came before any adapters",
+        "no-blocks": "no adapters of blocks",
+        "frozen-without-a": "no adapters of blocks",
+        "hello": "Hello is nothing that a server sends",
+        "activations": "Activations is nothing that a server sends",
+        "gradients-of-another-shape": "rows of torch.float32 (3, 4)",
+        "no-norms": "gradient norms are missing",
+        "norms-of-two-dimensions": "gradient norms of torch.float32 (2, 2)",
+        "sums-in-the-place-of-gradients": "no held-out rows under way",
+        "trunk-output-of-another-shape": "rows of torch.float32 (2,)",
+        "gradients-before-the-tail": "came before its trunk output",
+        "trunk-output-twice": "has been at the tail before",
+        "held-out-output-in-training": "has no batch of step (0, 0) in round 1",
+        "a-basis-of-a-high-rank": "a change of basis of rank above 2",
+    },
 }
 SAVED = [(name, stem) for name in sorted(TARGETS) for stem in corpus(name)]
 
@@ -71,9 +89,8 @@ def test_the_corpus_does_no_harm(name: str) -> None:
         try_one(target(name), data, tally)
         (outcome,) = tally.outcomes
         assert outcome != "no input", stem
-        if name == "client":
-            assert outcome.startswith("refused"), (stem, outcome)
-        assert outcome == MENDED.get((name, stem), outcome), stem
+        if told := MENDED.get(name, {}).get(stem):
+            assert told in target(name).told, stem  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", QUICK)
