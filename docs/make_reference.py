@@ -84,7 +84,8 @@ RUN_FOLDER = """\
 | `decisions.jsonl` | One line a decision of the cut policy: what it saw, its targets, the cuts, and why. \
 Not with `fixed`. |
 | `summary.json` | Before and after, totals, parameters, versions, over a network also those of clients \
-(`client_versions`); `adapter_changed`; `diverged`: what was \
+(`client_versions`); `self_reported`: keys of figures that clients state, and nobody can check; \
+`adapter_changed`; `diverged`: what was \
 not finite, or null. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |

@@ -140,4 +140,11 @@ WAYS: dict[str, Way] = {
         job=UNBOUNDED | {"robust_aggregation": "norm_clip", "cuts": [1, 1, 3]},
     ),
     "absurd adapters": Way(scaled(9e5), "beyond what"),
+    "absurd adapters in blocks of two holders": Way(
+        scaled(9e5), "beyond what", ("server",), job={"cuts": [1, 1, 3]}
+    ),
+    "adapters that do harm in blocks of two holders": Way(
+        scaled(30.0), "the round's average with its adapter does harm", ("client",),
+        job=UNBOUNDED | {"cuts": [1, 1, 2]},
+    ),
 }  # fmt: skip

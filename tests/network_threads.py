@@ -18,6 +18,7 @@ from splitft.engines.network.desk import Dial
 from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener
+from splitft.errors import NetworkError
 from splitft.running.join import ClientSetup
 from splitft.running.network import client_names
 from splitft.running.serve import serve
@@ -95,9 +96,14 @@ def together(
         own = setting.get("eval_files", {}).get(name)
         eval_data = Path(own) if own else None
         data, kept = Path(setting["data_files"][name]), folder / name
-        end = follow(name, data, address, kept, tamper.get(name), eval_data=eval_data)
+        try:
+            said_last = follow(name, data, address, kept, tamper.get(name), eval_data=eval_data).reason
+        except NetworkError as error:
+            if name not in tamper:
+                raise
+            said_last = str(error)
         if name in tamper:
-            said.append(end.reason)
+            said.append(said_last)
 
     job = Job(**setting, output_dir=str(folder / "run"))
     with ThreadPoolExecutor(len(names)) as pool:

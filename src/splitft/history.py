@@ -289,6 +289,22 @@ def read_history(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+# Keys of a summary that come from evaluations.
+OF_EVALUATION = (
+    "perplexity_before",
+    "perplexity_before_interval",
+    "perplexity",
+    "perplexity_interval",
+    "perplexity_change",
+    "perplexity_change_interval",
+    "accuracy_before",
+    "accuracy",
+    "paper_accuracy",
+    "metrics_before",
+    "metrics",
+)
+
+
 def summarise(records: Sequence[RoundRecord]) -> dict[str, Any]:
     """Return the run's totals: perplexity and accuracy before and after, bytes, seconds."""
     evaluated = [record for record in records if record.perplexity is not None]

@@ -21,7 +21,10 @@ from hostile_client import LABELS, TRUNKS, WAYS
 from network_threads import Settings, together
 from reference import make_setting, write_rows
 from splitft import Job, run
+from splitft.errors import NetworkError
 from splitft.server import answers
+from splitft.tools.report.page import render_page
+from splitft.tools.report.runs import read_run
 
 QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
@@ -81,6 +84,10 @@ def test_a_hostile_client_ends_its_own_part_alone(
     assert not (folder / "faults.log").exists()  # a check refused it: nothing was raised
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["perplexity"] < 1.2 * summary["perplexity_before"]
+    own = {"perplexity", "accuracy", "perplexity_before", "client_versions"}
+    assert own & set(summary["self_reported"]) == (own if labels == "client" else {"client_versions"})
+    page = render_page([read_run(folder)]) if way == "hours of computing" else ""
+    assert ("are self-reported" in page) == (bool(page) and labels == "client")
     if hostile.reason is None:
         assert said == ["the run is complete"]
         return
@@ -88,6 +95,18 @@ def test_a_hostile_client_ends_its_own_part_alone(
     got, wanted = load_file(folder / "adapter" / "adapter_model.safetensors"), without(changes)
     assert got.keys() == wanted.keys()
     assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["absurd adapters", "adapters that do harm"])
+def test_a_run_that_loses_its_quorum_ends_with_one_line(way: str, setting: Settings, tmp_path: Path) -> None:
+    hostile = WAYS[way]
+    changes = LABELS["client"] | hostile.job | {"network": setting["network"] | {"min_clients": 3}}
+    with pytest.raises(NetworkError) as told:
+        together(setting | changes, tmp_path, {"mallory": hostile.make()})
+    line = str(told.value)
+    assert "2 of 3 clients are left, network.min_clients is 3 (mallory is expelled: " in line
+    assert "\n" not in line and not (tmp_path / "run" / "faults.log").exists()
 
 
 FORMS = {

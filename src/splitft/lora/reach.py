@@ -19,7 +19,7 @@ through changes of basis, each of which lets |m| / √v grow by the root of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,6 +166,18 @@ def most_moments(settings: TrainingSettings) -> float:
     return (1 - beta1) / math.sqrt(1 - beta2) * math.sqrt(total)
 
 
+def squares_beyond(settings: TrainingSettings, squares: Iterable[Tensor]) -> bool:
+    """Whether AdamW's means of squared gradients, of blocks that one party trained, are too large.
+
+    A step's gradient has a norm of max_grad_norm at most: all these means add up to its square at most.
+    Without clipping there is no bound; nor where ranks differ (`lora_r_cut`), and bases change.
+    """
+    if not settings.max_grad_norm or settings.lora_r_cut not in (None, settings.lora_r):
+        return False
+    total = sum(float(square.double().sum()) for square in squares)
+    return total > (MARGIN * settings.max_grad_norm) ** 2
+
+
 def moments_beyond(settings: TrainingSettings, mean: Tensor, square: Tensor, rank: int) -> bool:
     """Whether AdamW's state is none that its steps make.
 
@@ -183,9 +195,11 @@ def check_moments(settings: TrainingSettings, moments: Moments) -> None:
     most = settings.rounds * settings.local_steps
     if max(moments.steps, default=0) > most:
         raise ValueError(f"moved_steps: more than the {most} steps of the run")
+    if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
+        raise ValueError("moments: a mean of squares is negative")
+    if squares_beyond(settings, moments.exp_avg_sq.values()):
+        raise ValueError("moments: means of squares beyond max_grad_norm")
     rank = rank_of(moments.exp_avg)
     for mean, square in zip(moments.exp_avg.values(), moments.exp_avg_sq.values(), strict=True):
-        if float(square.min()) < 0:
-            raise ValueError("moments: a mean of squares is negative")
         if moments_beyond(settings, mean, square, rank):
             raise ValueError("moments: a mean is beyond what goes with its mean of squares")

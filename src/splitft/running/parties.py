@@ -42,6 +42,7 @@ class Parties:
     adapters: Callable[[], dict[str, Adapter]]  # {folder in the run's: adapter}
     missing: Callable[[], dict[str, str]] = dict  # {invited client that the last round lacks: reason}
     software: Callable[[], dict[str, dict[str, str]]] = dict  # {client elsewhere: {package: version}}
+    self_reported: tuple[str, ...] = ()  # keys of the summary that clients elsewhere state of themselves
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""

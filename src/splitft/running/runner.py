@@ -296,6 +296,8 @@ class _Output:
         }
         if software := self.parties.software():
             summary["client_versions"] = software
+        if self.parties.self_reported:
+            summary["self_reported"] = [key for key in self.parties.self_reported if key in summary]
         if self._samples:
             summary["samples"] = self._samples
         card = model_card(start.job, summary, start.base, start.model.config)

@@ -27,6 +27,7 @@ from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.listener import Listener
+from splitft.history import OF_EVALUATION
 from splitft.job import Job
 from splitft.job.told import told_job
 from splitft.model.config import text_config
@@ -115,7 +116,7 @@ def serve(
                 f"{job.eval_set} is read by clients with --job-data, for their shares of its rows; clients "
                 "with --data evaluate their --eval-data, or rows held out; the server reads none"
             )
-        if job.labels == "client" or not job.splits_model:
+        if counts_at_clients(job):
             start.notices.append(
                 "losses, perplexities and accuracies are the clients' own figures: the server has no labels, "
                 "and cannot check them"
@@ -232,8 +233,14 @@ def make_server_side(
         adapters=lambda: {"adapter": dict(server.adapter)},
         missing=lambda: missing(roster),
         software=lambda: versions({name: member.facts for name, member in roster.items()}),
+        self_reported=(*(OF_EVALUATION if counts_at_clients(job) else ()), "client_versions"),
     )
     return parties, members, listener, averaging
+
+
+def counts_at_clients(job: Job) -> bool:
+    """Whether losses and accuracies are counted by clients: the server has no labels, or no activations."""
+    return job.labels == "client" or not job.splits_model
 
 
 def welcome_of(start: Assembly) -> Welcome:

@@ -105,17 +105,18 @@ def _contributions(
     """Return the contributions to each block; clients with the same blocks have the same bounds."""
     within: dict[int, list[_Within]] = {}
     for block, holders in trunks.items():
-        exact = [{name: t.detach().cpu().double() for name, t in one.items()} for one, _ in holders.values()]
+        exact = [{name: t.detach().cpu() for name, t in one.items()} for one, _ in holders.values()]
         within[block] = [_Within(one, {n: torch.zeros(()) for n in one}, 1) for one in exact]
     for one, count in Counter(held).items():
         ranks = one.ranks(settings)
         start = {block: resize(old[block], ranks[block]) for block in one.on_client(layout)}
         limits = reach.most(start) if reach is not None else {}
         for block, tensors in start.items():
-            far = limits.get(block) or {name: torch.zeros(()) for name in tensors}
+            far = {name: limit.float() for name, limit in limits.get(block, {}).items()}
+            far = far or {name: torch.zeros(()) for name in tensors}
             if settings.freeze_a:
                 far |= {name: torch.zeros(()) for name in far if is_a(name)}
-            middle = {name: tensor.detach().cpu().double() for name, tensor in tensors.items()}
+            middle = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
             within.setdefault(block, []).append(_Within(middle, far, count))
     return within
 
@@ -137,11 +138,11 @@ def _beyond(
         moved = [n for n, t in average.items() if is_a(n) and not torch.equal(t.cpu(), start[n].cpu())]
         if moved:
             return f"{moved[0]}, which is frozen"
-    wide = {name: tensor.detach().cpu().double() for name, tensor in start.items()}
+    wide = {name: tensor.detach().cpu() for name, tensor in start.items()}
     within = [_widened(one, rank) for one in within if rank_of(one.middle) <= rank]
     products = {name for pair in pairs(average) for name in pair} if own == "exact" else set[str]()
     for name, tensor in average.items():
-        if name not in products and _far(tensor.detach().cpu().double(), wide[name], name, within):
+        if name not in products and _far(tensor.detach().cpu(), wide[name], name, within):
             return name
     return _products_beyond(average, wide, within) if products else ""
 
@@ -154,9 +155,11 @@ def _widened(one: _Within, rank: int) -> _Within:
 def _far(tensor: Tensor, old: Tensor, name: str, within: Sequence[_Within]) -> bool:
     """Whether a tensor lies outside of what its contributions, and the way to them from `old`, span."""
     if all(one.far[name].ndim or not one.far[name] for one in within):
-        low = torch.stack([torch.minimum(one.middle[name] - one.far[name], old) for one in within])
-        high = torch.stack([torch.maximum(one.middle[name] + one.far[name], old) for one in within])
-        low, high = low.amin(0), high.amax(0)
+        low, high = old.clone(), old.clone()
+        for one in within:
+            middle, far = one.middle[name], one.far[name]
+            torch.minimum(low, middle - far if far.ndim else middle, out=low)
+            torch.maximum(high, middle + far if far.ndim else middle, out=high)
         slack = ROUNDING * torch.maximum(low.abs(), high.abs())
         return bool(((tensor < low - slack) | (tensor > high + slack)).any())
     # By norms: of rules that choose each value by itself, the squares add up.

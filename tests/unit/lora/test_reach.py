@@ -19,7 +19,7 @@ from splitft.engines.local import LocalCohort
 from splitft.lora.blocks import Adapter
 from splitft.lora.moments import mean_moments, resize_moments
 from splitft.lora.optimizer import TrainedAdapter, global_step, learning_rates, total_norm
-from splitft.lora.reach import Reach, moments_beyond, reach_of_rounds, step_bound
+from splitft.lora.reach import Reach, moments_beyond, reach_of_rounds, squares_beyond, step_bound
 
 OPTIMIZERS: list[dict[str, Any]] = [
     {},
@@ -108,6 +108,7 @@ def test_no_steps_go_beyond_it(
         if (state := trained.moments(0)) is not None:
             each = zip(state.exp_avg.values(), state.exp_avg_sq.values(), strict=True)
             assert not any(moments_beyond(job, mean, square, rank) for mean, square in each)
+            assert not squares_beyond(job, state.exp_avg_sq.values())
 
 
 @pytest.mark.parametrize("changes", OPTIMIZERS)
@@ -145,6 +146,8 @@ def test_moments_that_no_steps_make_are_told() -> None:
     job = job_of()
     assert moments_beyond(job, torch.tensor([1e-3]), torch.tensor([0.0]), 4)
     assert not moments_beyond(job, torch.tensor([1e-20]), torch.tensor([0.0]), 4)  # squares underflow
+    assert squares_beyond(job, [torch.full((4,), 1.1)]) and not squares_beyond(job, [torch.full((4,), 0.9)])
+    assert not squares_beyond(job_of(max_grad_norm=0.0), [torch.full((4,), 1e9)])
 
 
 IN_RUNS: dict[str, dict[str, Any]] = {

@@ -242,7 +242,7 @@ class AggregatorLink:
         assert self._way is not None
         roster = self._way[1].roster
         if client not in roster:
-            who = plain(client, 30)
+            who = plain(client, 60)
             raise AggregatorError(f"the aggregator {does} by {who!r}, who is no client of this run; {ADVICE}")
         return roster[client]
 

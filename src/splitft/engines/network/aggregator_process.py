@@ -175,7 +175,7 @@ class AggregatorProcess:
         stated, others = dict(zip(asked.clients, asked.digests, strict=True)), {}
         for name, digest in stated.items():
             own = self._taken.get(name)
-            if own is None or own.message.round != asked.round:  # its client hands it in again
+            if own is None:  # this disk has lost it, and its client hands it in again
                 return
             if not torch.equal(own.digest, digest):
                 others[name] = "it handed in another update to the aggregator than it stated"

@@ -49,7 +49,7 @@ def render_page(runs: Sequence[RunFolder], title: str | None = None, *, notes: S
         colours=COLOURS,
         paint=paint,
         generator=f"{GENERATOR} {version('splitft')}",
-        notes=list(notes) + _about_labels(variants),
+        notes=[*notes, *_about_labels(variants), *_self_reported(variants)],
         sentences=sentences(data),
         random_weights=[row["label"] for row in data["variants"] if row["random_weights"]],
         target_note=target_note(data),
@@ -69,6 +69,21 @@ def _default_title(variants: int, runs: int) -> str:
     if variants == 1:
         return "SplitFT: one job" if runs == 1 else f"SplitFT: one job, {runs} runs"
     return f"SplitFT: {variants} variants compared, {runs} runs"
+
+
+def _self_reported(variants: Sequence[Variant]) -> list[str]:
+    """Say whose figures are those of clients that nobody could check."""
+    own = [
+        variant.label
+        for variant in variants
+        if any("perplexity" in run.summary.get("self_reported", ()) for run in variant.runs)
+    ]
+    if not own:
+        return []
+    return [
+        f"Losses, perplexities and accuracies of {', '.join(own)} are self-reported: clients counted them on "
+        "labels that never left them, and no server could check them."
+    ]
 
 
 def _about_labels(variants: Sequence[Variant]) -> list[str]:

@@ -43,6 +43,7 @@ from splitft.engines.network.transport.no_answer import explain
 from splitft.errors import LostError, NetworkError, SplitFTError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
+MOST_LINES, LINE_SECONDS = 20, 60.0  # states of a connection that are told at once; later one a minute
 MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
 Item = bytes | Welcome | Refused | End | SplitFTError
@@ -74,7 +75,7 @@ class Dialler:
         self._session = ""
         self._link: Link | None = None
         self._repeated = b""  # sent again in every new session
-        self._said = ""
+        self._said, self._lines, self._told_at = "", 0, 0.0
         self._answered = False  # ever
         self._start()
 
@@ -150,7 +151,7 @@ class Dialler:
                     return
                 self._tell(f"no answer from {self.address}{f' ({why})' if why else ''}; dialling again")
             except ViolationError as error:
-                self._put(NetworkError(f"the server at {self.address} breaks the protocol: {error}"))
+                self._put(NetworkError(f"{self.address} breaks the protocol: {error}"))
                 return
             except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
@@ -169,8 +170,10 @@ class Dialler:
         return random.uniform(0.5, 1.0)
 
     def _tell(self, text: str) -> None:
-        """Report a state of the connection, once."""
-        if text and text != self._said:
+        """Report a state of the connection, once; the other end's changing words fill no log."""
+        due = self._lines < MOST_LINES or self.now() - self._told_at >= LINE_SECONDS
+        if text and text != self._said and due:
+            self._lines, self._told_at = self._lines + 1, self.now()
             self.on_state(text)
         self._said = text
 
