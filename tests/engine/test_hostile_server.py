@@ -223,7 +223,7 @@ REQUESTS: dict[str, tuple[Callable[[HostileServer], Any], type, str]] = {
     "48 MB that nobody asked for": (
         ask(TrunkOutput(0, 0, 0, True, torch.zeros(12 << 20))), NetworkError, "breaks the protocol: a payload"
     ),
-    "an answer of another shape": (answer_wrongly, NetworkError, "cannot be followed: RuntimeError"),
+    "an answer of another shape": (answer_wrongly, NetworkError, "cannot be followed: rows of "),
     "no message": (few_bytes, NetworkError, "what cannot be read"),
 }  # fmt: skip
 

@@ -158,7 +158,8 @@ def test_unit_tests_mirror_the_packages() -> None:
 
 def test_no_name_of_a_test_file_stands_twice() -> None:
     """Folders of tests are no packages: pytest imports each file by its name alone."""
-    names = Counter(path.name for path in TESTS.rglob("*.py") if path.name != "conftest.py")
+    everywhere = ("conftest.py", "__init__.py")
+    names = Counter(path.name for path in TESTS.rglob("*.py") if path.name not in everywhere)
     assert not {name for name, count in names.items() if count > 1}
 
 

@@ -213,8 +213,8 @@ class Client:
 
     def _tail_gradients(self, message: TrunkOutput) -> TailGradients:
         """Run the tail and the loss, and go back to where the tail begins."""
-        now = self._pending.find(message)
-        entering = now.batch.layout.batch(message.hidden).requires_grad_()
+        now = self._pending.at_tail(message)
+        entering = laid_out(now, message.hidden, self.model.width).requires_grad_()
         self.model.bind(now.weights)
         loss = self.model.loss(
             self._held.blocks.tail.start,
@@ -239,18 +239,38 @@ class Client:
         """Run the tail on held-out rows."""
         now = self._pending.take(message)
         self.model.bind(self._held.handed_out)
-        hidden = now.batch.layout.batch(message.hidden)
+        hidden = laid_out(now, message.hidden, self.model.width)
         return metrics(self.model, self._held.blocks.tail.start, now.place, now.batch, hidden=hidden)
 
     def _backward(self, message: Gradients) -> None:
         """Go back through the front; after a step's last micro-batch its gradients are complete."""
         now = self._pending.take(message)
+        if self.settings.labels == "client" and not now.tail_done:
+            raise ValueError(f"gradients of step {message.step} came before its trunk output")
         self.model.bind(now.weights)  # blocks recomputed by gradient checkpointing read them again
         if now.hidden.requires_grad:  # not where no block of the front has a target module
-            gradient = now.batch.layout.batch(message.gradient).to(now.hidden.dtype)
+            gradient = laid_out(now, message.gradient, self.model.width).to(now.hidden.dtype)
             torch.autograd.backward([now.hidden], [gradient])
         if now.place.micro_step + 1 == self.micro_steps:
+            check_norms(message.grad_norms, expected=self.settings.max_grad_norm > 0)
             self._pending.complete(now, message.grad_norms, self._held.blocks)
+
+
+def laid_out(now: InFlight, rows: Tensor, width: int) -> Tensor:
+    """Return a batch's rows that came down, laid out. Raises ValueError where they are not its rows."""
+    each = now.hidden.shape[2:] if now.hidden.ndim > 2 else (width,)
+    shape = (sum(now.batch.lengths), *each)
+    if rows.shape != shape or not rows.is_floating_point():
+        raise ValueError(f"rows of {rows.dtype} {tuple(rows.shape)}, not {shape}")
+    return now.batch.layout.batch(rows)
+
+
+def check_norms(norms: Tensor | None, *, expected: bool) -> None:
+    """Raise ValueError where a trunk's gradient norms are none."""
+    if (norms is not None) != expected:
+        raise ValueError("gradient norms are missing" if expected else "gradient norms that are not used")
+    if norms is not None and (norms.dtype is not torch.float32 or norms.ndim != 1):
+        raise ValueError(f"gradient norms of {norms.dtype} {tuple(norms.shape)}")
 
 
 def metrics(model: SplitModel, start: int, place: StepId, batch: MicroBatch, **hidden: Tensor) -> Metrics:

@@ -46,7 +46,14 @@ class HeldAdapter:
 
         Args:
             layout: LoRA tensors of the blocks in this process.
+
+        Raises:
+            ValueError: The message does not have what this client lacks.
         """
+        held = held_blocks(self._settings, self.blocks.num_blocks, message.cut).on_client(layout)
+        whole = {*message.blocks} - {*message.frozen} | self.handed_out.keys()
+        if lacking := [block for block in (*held, *message.frozen) if block not in whole]:
+            raise ValueError(f"no adapters of blocks {lacking[:9]}, which this client does not have")
         # Blocks that the client lacks; of frozen ones B alone, at whose rank their A goes on.
         self._divide(message.cut)
         for block, values in zip(message.blocks, message.values, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class InFlight:
     batch: MicroBatch
     hidden: Tensor  # activations at the cut, with their graph where the front is trained
     weights: Weights  # the adapters that it is computed with
+    tail_done: bool = False
 
 
 @dataclass(eq=False)
@@ -70,10 +71,20 @@ class Pending:
 
     def find(self, message: TrunkOutput | Gradients) -> InFlight:
         """Return the batch that a message answers. Raises ValueError where there is none."""
-        place = message.step, message.micro_step
-        if place not in self._batches:
-            raise ValueError(f"{self.name} has no batch of step {place} under way")
-        return self._batches[place]
+        place, train = (message.step, message.micro_step), getattr(message, "train", True)
+        batch = self._batches.get(place)
+        if batch is None or (batch.place.round, batch.place.train) != (message.round, train):
+            where = f"step {place} in round {message.round}"
+            raise ValueError(f"{self.name} has no batch of {where} under way")
+        return batch
+
+    def at_tail(self, message: TrunkOutput) -> InFlight:
+        """Return the batch that a message brings to the tail. Raises ValueError where it was there."""
+        batch = self.find(message)
+        if batch.tail_done:
+            raise ValueError(f"step {message.step} has been at the tail before")
+        self._batches[message.step, message.micro_step] = replace(batch, tail_done=True)
+        return batch
 
     def take(self, message: TrunkOutput | Gradients) -> InFlight:
         """Return the batch that a message answers to the end."""
@@ -82,8 +93,11 @@ class Pending:
         return batch
 
     def drop_oldest(self) -> None:
-        """Note that the first batch under way is answered to the end."""
-        self._batches.pop(min(self._batches, default=(0, 0)), None)
+        """Note that the first held-out batch is answered. Raises ValueError where there is none."""
+        oldest = min(self._batches, default=(0, 0))
+        if oldest not in self._batches or self._batches[oldest].place.train:
+            raise ValueError(f"{self.name} has no held-out rows under way")
+        del self._batches[oldest]
 
     def complete(self, last: InFlight, trunk_norms: Tensor | None, held: HeldBlocks) -> None:
         """Note that all gradients of a step are there. last: its last micro-batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -62,6 +63,7 @@ def problem_lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     ]
 
 
+@cache
 def field_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """JSON schema of every key, dotted within its group: `rounds`, `partition.alpha`."""
     schema = model.model_json_schema()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from splitft.common.text import plain
 from splitft.errors import JobError, OutputError, PolicyError
 from splitft.job.describe import describe_type
 from splitft.job.problems import field_schemas, job_error, problem_lines
@@ -20,6 +21,7 @@ Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 LOOPBACK = ["127.0.0.1", "localhost", "::1"]
 _MOST_BYTES = 1 << 20  # of a policy's file
+_SHOWN = 300  # characters of a clause: names in it are the server's
 
 
 class SitePolicy(Strict):
@@ -143,7 +145,8 @@ def check_policy(
     if job_data:
         problems += _data_problems(policy, job)
     if problems:
-        raise PolicyError(f"the site's policy refuses the server's job: {'; '.join(problems)}")
+        told = "; ".join(plain(problem, _SHOWN) for problem in problems)
+        raise PolicyError(f"the site's policy refuses the server's job: {told}")
 
 
 def _limit_problems(policy: SitePolicy, job: CostSettings) -> list[str]:

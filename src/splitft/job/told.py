@@ -53,15 +53,14 @@ def read_told(text: str, optional: Collection[str], kind: type[J]) -> tuple[J, l
         _refuse_control_characters(values)
     except (ValueError, RecursionError) as error:
         raise NetworkError(f"the server's job cannot be read: {plain(str(error), 200)}") from None
-    unknown = [name for name in _unknown(values, kind) if name.split(".")[0] in optional]
-    required = [name for name in _unknown(values, kind) if name not in unknown]
+    unknown = [path for path in _unknown(values, kind) if path[0] in optional]
+    required = [".".join(path) for path in _unknown(values, kind) if path not in unknown]
     if required:
         raise NetworkError(
             f"the server's job has keys that this version does not know: {', '.join(required)[:200]}; "
             "install the server's version of splitft"
         )
-    for name in unknown:
-        *parents, last = name.split(".")
+    for *parents, last in unknown:
         level = values[parents[0]] if parents else values
         del level[last]
     try:
@@ -69,7 +68,7 @@ def read_told(text: str, optional: Collection[str], kind: type[J]) -> tuple[J, l
     except ValidationError as error:
         problem = plain(problem_lines(error, kind)[0], 300)
         raise NetworkError(f"the server's job cannot be read: {problem}") from None
-    return job, unknown
+    return job, [".".join(path) for path in unknown]
 
 
 def dotted(job: BaseModel) -> dict[str, Any]:
@@ -92,14 +91,14 @@ def _set_values(model: BaseModel, dumped: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _unknown(values: dict[str, Any], kind: type[BaseModel]) -> Iterator[str]:
-    """Yield the keys of a told job that this version does not have."""
+def _unknown(values: dict[str, Any], kind: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of a told job that this version does not have, each with its group's before it."""
     groups = nested_models(kind)
     for name, value in values.items():
         if name not in kind.model_fields:
-            yield name
+            yield (name,)
         elif name in groups and isinstance(value, dict):
-            yield from (f"{name}.{key}" for key in value if key not in groups[name].model_fields)
+            yield from ((name, key) for key in value if key not in groups[name].model_fields)
 
 
 def _refuse_control_characters(value: Any) -> None:

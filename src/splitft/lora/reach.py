@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from splitft.job.settings import TrainingSettings
-from splitft.lora.blocks import BlockAdapter, is_a
+from splitft.lora.blocks import BlockAdapter, is_a, rank_of
 from splitft.lora.client_optimizer import ADAMW, optim_arguments
+from splitft.lora.moments import Moments
 from splitft.lora.optimizer import global_step, learning_rates
 
 MARGIN = 2.0  # times the bound
@@ -185,3 +186,20 @@ def moments_beyond(settings: TrainingSettings, mean: Tensor, square: Tensor, ran
     """
     most = MARGIN * most_moments(settings) * rank
     return bool((mean.abs().double() > most * square.double().clamp(min=0).sqrt() + UNDERFLOW).any())
+
+
+def check_moments(settings: TrainingSettings, moments: Moments) -> None:
+    """Raise ValueError where a block's optimizer state is none that the run's steps make."""
+    if settings.optim not in ADAMW:
+        raise ValueError(f"moved: the state of optimizer {settings.optim} stays where it is")
+    most = settings.rounds * settings.local_steps
+    if max(moments.steps, default=0) > most:
+        raise ValueError(f"moved_steps: more than the {most} steps of the run")
+    if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
+        raise ValueError("moments: a mean of squares is negative")
+    if squares_beyond(settings, moments.exp_avg_sq.values()):
+        raise ValueError("moments: means of squares beyond max_grad_norm")
+    rank = rank_of(moments.exp_avg)
+    for mean, square in zip(moments.exp_avg.values(), moments.exp_avg_sq.values(), strict=True):
+        if moments_beyond(settings, mean, square, rank):
+            raise ValueError("moments: a mean is beyond what goes with its mean of squares")

@@ -14,7 +14,7 @@ from splitft.client.client import Client, ClientRole
 from splitft.common.lock import lock_folder
 from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
-from splitft.common.text import plain
+from splitft.common.text import first_few, plain
 from splitft.data import ClientData, prepare
 from splitft.data.table import check_file
 from splitft.engines.network.aggregator_link import dial_aggregator
@@ -89,8 +89,9 @@ class ClientSetup:
         quiet_libraries()
         # The job: what the site's policy and its owner say, before anything is done.
         told, unknown = read_told(welcome.job, welcome.optional, Job)
-        for key in unknown:
-            note(self.console, f"the server's job has {key}, which this version of splitft does not know")
+        if unknown:
+            keys = first_few([plain(key, 80) for key in unknown], 8)
+            note(self.console, f"the server's job has {keys}, which this version of splitft does not know")
         self._agree(told, list(welcome.targets))
         job = self._own_job(told)
         check_client_names(job)

@@ -24,6 +24,7 @@ from splitft.common.transfer import to_host
 MAX_HEADER_BYTES = 1 << 20
 MAX_LIST = 1 << 14  # entries of a list in a header: samples of a batch, blocks of a model
 MAX_DIMENSIONS = 4
+MAX_EMPTY = 1 << 40  # product of an empty tensor's other dimensions: torch counts it in 63 bits
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)
 
 M = TypeVar("M")
@@ -192,7 +193,7 @@ class _Reader:
             raise ValueError("an unknown dtype")
         dtype = _DTYPES[number]
         size = math.prod(shape) * dtype.itemsize
-        if size > len(self.body):
+        if size > len(self.body) or math.prod(max(1, n) for n in shape) > MAX_EMPTY:
             raise ValueError(f"a tensor of shape {shape} is declared, {len(self.body)} bytes are there")
         raw, self.body = bytearray(self.body[:size]), self.body[size:]
         values = torch.frombuffer(raw, dtype=dtype) if size else torch.empty(0, dtype=dtype)

@@ -243,8 +243,11 @@ class Evaluation(Phase):
 
     def take(self, name: str, message: Said) -> None:
         if name in self._orders:
-            checked = message if isinstance(message, Evaluated) else self._orders[name].checked(message)
-            self._inboxes[name].append(checked)
+            if isinstance(message, Evaluated):
+                self._orders[name].finished(message.round)
+                self._inboxes[name].append(message)
+            else:
+                self._inboxes[name].append(self._orders[name].checked(message))
         elif message == Started(self.round, EVALUATION):  # before that, messages are of steps given up
             lines = evaluation_script(self.job, self.members.roster[name].eval_rows, self.part(name))
             order = MessageOrder(self.job, lines, self.round, train=False, in_flight=EVAL_IN_FLIGHT)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splitft.common.text import plain
 from splitft.wire.encoding import Wire
-from splitft.wire.messages import Message
+from splitft.wire.messages import AdapterDown, Gradients, Message, Metrics, TrunkOutput
 
 PROTOCOL = 6  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
@@ -237,6 +237,18 @@ Control = (
 )  # fmt: skip
 
 Said = Message | Control  # all messages on a connection
+FROM_SERVER = (
+    AdapterDown,
+    TrunkOutput,
+    Gradients,
+    Metrics,
+    Load,
+    Train,
+    Skip,
+    Evaluate,
+    Save,
+    End,
+)  # in a session
 
 M = TypeVar("M")
 

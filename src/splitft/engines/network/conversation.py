@@ -54,6 +54,8 @@ class Conversation:
             return came
         try:
             message = control.in_plain_words(control.WIRE.decode(came))
+            if not isinstance(message, control.FROM_SERVER):
+                raise ValueError(f"{type(message).__name__} is nothing that a server sends in a session")
             return self.channel.unpack(message) if self.channel else message
         except ValueError as error:
             raise NetworkError(f"the server sent what cannot be read: {error}") from None

@@ -14,11 +14,12 @@ from torch import Tensor
 from splitft.data.estimates import rows_of
 from splitft.engines.network.control import TICKET_BYTES
 from splitft.job.settings import TrainingSettings
-from splitft.lora.blocks import Adapter, Layout, rank_of, trained_specs
+from splitft.lora.blocks import Adapter, Layout, trained_specs
 from splitft.lora.client_optimizer import ADAMW
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.optimizer import NO_GRADIENT
-from splitft.lora.reach import moments_beyond, reach_of_rounds, squares_beyond
+from splitft.lora.reach import check_moments, reach_of_rounds
+from splitft.model.head import IGNORE
 from splitft.model.layout import mask_of, to_batch
 from splitft.model.split_model import loss_token_count
 from splitft.server.average import check_reach, check_sizes
@@ -108,13 +109,13 @@ class Gate:
             raise ValueError(f"labels: in this job they are at the {self.settings.labels}")
         if (message.input_ids is not None) != self.needs_ids:
             raise ValueError("input_ids: needed" if self.needs_ids else "input_ids: not asked for")
-        for name, lowest in (("labels", -100), ("input_ids", 0)):
+        for name in ("labels", "input_ids"):
             ids = getattr(message, name)
             if ids is not None:
-                self._ids(name, ids, tokens, lowest)
+                self._ids(name, ids, tokens)
         if message.labels is not None:
             mask = mask_of(message.lengths, message.labels.device)
-            with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=-100))
+            with_loss = loss_token_count(to_batch(message.labels.long(), mask, fill=IGNORE))
         parts = self.holdings[client].micro_batches
         if message.train and self.settings.gradient_accumulation_steps * parts > 1:
             self._loss_tokens(message.loss_tokens, with_loss)
@@ -127,13 +128,14 @@ class Gate:
         tokens = self._lengths(message.lengths)
         if not self.settings.evaluates_at_server:
             raise ValueError("input_ids: of held-out rows are not asked for")
-        for name, lowest in (("labels", -100), ("input_ids", 0)):
-            self._ids(name, getattr(message, name), tokens, lowest)
+        for name in ("labels", "input_ids"):
+            self._ids(name, getattr(message, name), tokens)
 
-    def _ids(self, name: str, ids: Tensor, tokens: int, lowest: int) -> None:
+    def _ids(self, name: str, ids: Tensor, tokens: int) -> None:
         if ids.dtype is not torch.int32 or ids.shape != (tokens,):
             raise ValueError(f"{name}: {ids.dtype} {tuple(ids.shape)} for {tokens} tokens")
-        if int(ids.min()) < lowest or int(ids.max()) >= self.vocab_size:
+        known = ids[ids != IGNORE] if name == "labels" else ids
+        if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < self.vocab_size:
             raise ValueError(f"{name}: an id that is not in the vocabulary")
 
     def _parts(self, client: str, message: Activations, tokens: int) -> None:
@@ -180,18 +182,8 @@ class Gate:
         )
         if len(moved) != len(message.moved):
             raise ValueError("moved: a block comes twice")
-        most = self.settings.rounds * self.settings.local_steps
         for moments in moved.values():
-            if max(moments.steps, default=0) > most:
-                raise ValueError(f"moved_steps: more than the {most} steps of the run")
-            if any(float(square.min()) < 0 for square in moments.exp_avg_sq.values()):
-                raise ValueError("moments: a mean of squares is negative")
-            if squares_beyond(self.settings, moments.exp_avg_sq.values()):
-                raise ValueError("moments: means of squares beyond max_grad_norm")
-            rank = rank_of(moments.exp_avg)
-            for mean, square in zip(moments.exp_avg.values(), moments.exp_avg_sq.values(), strict=True):
-                if moments_beyond(self.settings, mean, square, rank):
-                    raise ValueError("moments: a mean is beyond what goes with its mean of squares")
+            check_moments(self.settings, moments)
 
     def _norms(self, client: str, norms: Tensor | None, expected: bool) -> None:
         expected = expected and self.settings.max_grad_norm > 0 and not self.settings.max_staleness

@@ -104,6 +104,13 @@ class MessageOrder:
             self._asked.append((kind, step, micro_step))
         return message
 
+    def finished(self, round_: int) -> None:
+        """Note that a client states to have sent all. Raises ValueError where it has not."""
+        wanted = next(self.lines, None)
+        if round_ != self.round or wanted is not None or self._open:
+            left = wanted[0].__name__ if wanted else "an answer"
+            raise ValueError(f"Evaluated of round {round_} came where {left} of round {self.round} is next")
+
     def answered(self) -> None:
         """Note that the server has answered the oldest message that asks for an answer."""
         kind, step, micro_step = self._asked.popleft()

@@ -17,10 +17,12 @@ from splitft.lora.basis import unstack_bases
 from splitft.lora.blocks import Layout, rank_of, trained_specs, unflatten
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.ranks import held_blocks
+from splitft.lora.reach import check_moments
 from splitft.wire.messages import AdapterDown
 
 MEGABYTE = 10**6
 LARGEST = 1e6  # root mean square of values that come down, as of those that go up
+_ON_A_STATE = (AdapterDown, control.Train, control.Skip, control.Evaluate, control.Save)
 
 
 @dataclass(eq=False)
@@ -40,14 +42,23 @@ class RequestGate:
     _evaluated: set[int] = field(default_factory=set, init=False)  # rounds, in this session
     _handed_out: int = field(default=-1, init=False)  # the round of the last hand-out
     _sent: int = field(default=0, init=False)  # bytes in this round
+    _restored: bool = field(default=False, init=False)  # the server has said in this session from which state
 
     def start_session(self) -> None:
         """Note that the server may ask again for what was under way."""
         self._evaluated.clear()
-        self._handed_out = -1
+        self._handed_out, self._restored = -1, False
 
     def check(self, request: control.Said) -> None:
-        """Check a request. Raises PolicyError, which names it, where it is more than was agreed to."""
+        """Check a request.
+
+        Raises PolicyError, which names it, where it is more than was agreed to, and ValueError where it comes
+        before the state to start from.
+        """
+        if isinstance(request, control.Load):
+            self._restored = True
+        elif isinstance(request, _ON_A_STATE) and not self._restored:
+            raise ValueError("it came before the state to start from")
         match request:
             case AdapterDown():
                 self._hand_out(request)
@@ -86,8 +97,18 @@ class RequestGate:
                 raise _refused(f"adapters of rank {rank} in block {block}, lora_r is {job.lora_r}")
         unstack_bases(message.rebased, message.bases, layout)
         for values in (*message.bases, *message.moments):
+            if values.dtype is not torch.float32:
+                raise ValueError(f"values of {values.dtype}")
             _finite(values)
-        unpack_blocks(message.moved, message.moved_steps, message.moments, layout, job.freeze_a)
+        if any(len(base[0]) > job.lora_r for base in message.bases if len(base)):
+            raise _refused(f"a change of basis of rank above {job.lora_r}, which is lora_r")
+        if message.rebased and max(Counter(message.rebased).values()) > job.rounds + 1:
+            raise _refused(f"{len(message.rebased)} changes of basis in {job.rounds} rounds")
+        moved = unpack_blocks(message.moved, message.moved_steps, message.moments, layout, job.freeze_a)
+        if len(moved) != len(message.moved) or not set(moved) <= held:
+            raise ValueError(f"optimizer state of blocks {list(message.moved)[:9]}")
+        for one in moved.values():
+            check_moments(job, one)
 
     def count(self, payload: int) -> None:
         """Count bytes that go up. Raises PolicyError beyond what a round may send."""
@@ -151,8 +172,6 @@ def _vector(values: Tensor) -> None:
 
 def _finite(values: Tensor) -> None:
     """Raise ValueError where values are not finite, or far too large."""
-    if not values.is_floating_point():
-        raise ValueError(f"values of {values.dtype}")
     norm = float(torch.linalg.vector_norm(values.flatten(), dtype=torch.float32)) if values.numel() else 0.0
     if not norm <= LARGEST * max(1, values.numel()) ** 0.5:
         raise ValueError("values are not finite, or far too large")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from splitft.client.client import ClientRole
 from splitft.common.state import State
-from splitft.common.text import error_line, plain
+from splitft.common.text import error_line, one_line, plain
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network import control
 from splitft.engines.network.conversation import Conversation
@@ -138,15 +138,16 @@ class Site:
 
         Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it.
         """
-        if self._joined is not None:
-            self._joined.gate.check(request)
         try:
+            if self._joined is not None:
+                self._joined.gate.check(request)
             self._do(request)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError, RuntimeError) as error:
             if isinstance(error, OSError):
                 raise
             what = f"the server's {type(request).__name__} cannot be followed"
-            raise NetworkError(f"{what}: {plain(error_line(error))}") from error
+            why = one_line(error) if isinstance(error, ValueError) else error_line(error)
+            raise NetworkError(f"{what}: {plain(why)}") from error
 
     def _do(self, request: control.Said) -> None:
         match request:
@@ -156,6 +157,8 @@ class Site:
                 self._load(request)
             case AdapterDown():
                 self._hold(request)
+            case control.Train() | control.Evaluate() if not self._start["cut"]:
+                raise ValueError("it came before any adapters")
             case control.Train():
                 self._train(request)
             case control.Skip():

@@ -80,6 +80,8 @@ class TrunkTransaction:
         # The attempt under way begins; what comes before is of another one.
         if isinstance(message, Started):
             if (message.round, message.attempt) == (self.round, self.attempt):
+                if name in self._orders:  # its steps would count twice
+                    raise ValueError("Started came again")
                 self._orders[name] = self._order(name)
         elif name not in self._orders:
             return

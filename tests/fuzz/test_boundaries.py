@@ -1,8 +1,4 @@
-"""100,000 damaged messages: nothing that comes from a network raises anything but what is documented.
-
-Every kind of message, frame and hello is mutated byte by byte, and what can still be read goes through the
-gate of a real server. The seeds are fixed: a failure comes back.
-"""
+"""Boundaries by name: what the gate lets in, and declared sizes that take no memory."""
 
 from __future__ import annotations
 
@@ -11,12 +7,10 @@ import random
 import struct
 import time
 import tracemalloc
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgpack
 import pytest
@@ -24,20 +18,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from torch import Tensor
 
+from fuzz.mutations import flip, one_of_each, set_byte
 from reference import make_setting
 from splitft import Job
 from splitft.engines.network.control import PROTOCOL, SCHEMA, WIRE, Hello, packed
 from splitft.engines.network.gate import Gate
-from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import (
-    BrokenError,
     Delivery,
     Frame,
     Kind,
     ViolationError,
-    decode_frame,
 )
 from splitft.engines.network.transport.listener import MAX_HELLO_BYTES, read_hello
 from splitft.lora.blocks import flatten, resize
@@ -47,84 +38,9 @@ from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.messages import Activations, AdapterUp, Message, Metrics, OptimizerState
 
-WIRE_MUTANTS, FRAME_MUTANTS, HELLO_MUTANTS = 65_000, 30_000, 5_000  # 100,000 in all, without hypothesis'
 TOKENS, HIDDEN = 7, 32
 CODECS = ("none", "int8", "int4")
 LONGEST_SECONDS = 1.0  # of computing, for any message; thousands fit into it
-
-EDGES = (0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x90, 0x91, 0xC0, 0xC1, 0xC4, 0xCA, 0xCB, 0xCF, 0xD3, 0xDC, 0xDD, 0xDF)
-
-
-def flip(data: bytearray, rng: random.Random, other: bytes) -> None:
-    for _ in range(rng.choice((1, 1, 1, 2, 8))):
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-
-
-def set_byte(data: bytearray, rng: random.Random, other: bytes) -> None:
-    data[rng.randrange(min(len(data), 200))] = rng.choice(EDGES)
-
-
-def insert(data: bytearray, rng: random.Random, other: bytes) -> None:
-    at = rng.randrange(len(data) + 1)
-    data[at:at] = rng.randbytes(rng.choice((1, 2, 4, 9, 40)))
-
-
-def delete(data: bytearray, rng: random.Random, other: bytes) -> None:
-    at = rng.randrange(len(data))
-    del data[at : at + rng.choice((1, 1, 2, 4, 64))]
-
-
-def truncate(data: bytearray, rng: random.Random, other: bytes) -> None:
-    del data[rng.randrange(len(data)) :]
-
-
-def splice(data: bytearray, rng: random.Random, other: bytes) -> None:
-    data[rng.randrange(len(data) + 1) :] = other[rng.randrange(len(other)) :]
-
-
-def edit_length(data: bytearray, rng: random.Random, other: bytes) -> None:
-    """A length field: of the header, or of four bytes anywhere near the start."""
-    at = rng.choice((0, 0, rng.randrange(min(len(data), 60))))
-    size = rng.choice((1, 2, 4, 8))
-    value = rng.choice((0, 1, len(data), len(data) - 4, 1 << 14, 1 << 20, (1 << 31) - 1, (1 << 63) - 1, -1))
-    data[at : at + size] = (value % (1 << (8 * size))).to_bytes(size, rng.choice(("little", "big")))
-
-
-MUTATIONS: tuple[Callable[[bytearray, random.Random, bytes], None], ...] = (
-    flip, flip, set_byte, insert, delete, truncate, splice, edit_length
-)  # fmt: skip
-
-
-def mutate(rng: random.Random, seeds: list[bytes]) -> bytes:
-    """A seed with one to three mutations."""
-    data = bytearray(rng.choice(seeds))
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        if data:
-            rng.choice(MUTATIONS)(data, rng, rng.choice(seeds))
-    return bytes(data)
-
-
-def sample(declared: Any, rng: random.Random) -> Any:
-    """A value of a field's type, small and valid."""
-    match declared:
-        case _ if declared == tuple[int, ...]:
-            return tuple(rng.randrange(1, 5) for _ in range(rng.randrange(4)))
-        case _ if declared == tuple[str, ...]:
-            return ("q_proj", "v_proj")
-        case _ if declared == tuple[Tensor, ...]:
-            return (torch.ones(6), torch.zeros(2, 3, dtype=torch.bfloat16))
-        case _ if declared in (Tensor, Tensor | None):
-            return torch.ones(TOKENS, HIDDEN)
-    return {int: 3, float: 0.5, bool: True, str: "a text"}[declared]
-
-
-def one_of_each() -> list[Any]:
-    """Every message of training, and everything else that is said."""
-    rng = random.Random(0)
-    return [
-        kind(**{name: sample(declared, rng) for name, declared in get_type_hints(kind).items()})
-        for kind in WIRE.kinds
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -228,27 +144,6 @@ def test_what_would_spoil_the_trunk_is_not_let_in(wrong: str, start: Assembly) -
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_mutated_messages_raise_value_errors_alone(codec: str, start: Assembly) -> None:
-    gate, _ = make_gate(start, codec)
-    seeds = [packed(message) for message in (*one_of_each(), *good_messages(start, codec))]
-    rng, seen, slowest = random.Random(1), Counter[str](), 0.0
-    for _ in range(WIRE_MUTANTS // len(CODECS)):
-        data = mutate(rng, seeds)
-        began = time.thread_time()
-        try:
-            message = WIRE.decode(data)
-            seen["read"] += 1
-            if isinstance(message, Message):
-                gate.check("anna", message)
-                seen["let in"] += 1
-        except ValueError:
-            seen["refused"] += 1
-        slowest = max(slowest, time.thread_time() - began)
-    assert slowest < LONGEST_SECONDS
-    assert seen["refused"] > WIRE_MUTANTS / 9 and seen["read"] > 1000 and seen["let in"] > 100, seen
-
-
-@pytest.mark.parametrize("codec", CODECS)
 def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assembly) -> None:
     """Damaged activations with shapes and counts that fit are trained on and evaluated like others."""
     gate, server = make_gate(start, codec)
@@ -259,7 +154,7 @@ def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assem
         if getattr(message, "grad_norms", 0) is None
     ]
     rng, answered = random.Random(2), Counter[bool]()
-    while min(answered[True], answered[False]) < 25:
+    while min(answered[True], answered[False]) < 12:
         data = bytearray(rng.choice(seeds))
         rng.choice((flip, set_byte))(data, rng, b"")
         try:
@@ -274,64 +169,8 @@ def test_what_the_gate_lets_in_does_not_stop_the_server(codec: str, start: Assem
         answered[message.train] += 1
 
 
-def test_mutated_frames_break_a_connection_or_a_session_and_nothing_else() -> None:
-    rng, seen = random.Random(3), Counter[str]()
-    payloads = [b"", b"x", bytes(300), bytes(range(256)) * 4]
-    frames = [frame.encode() for payload in payloads for frame in Delivery(1 << 20).send(payload)]
-    frames += [
-        Frame(kind, n, m, t, b"abc").encode()
-        for kind in Kind
-        for n in (0, 1, 2)
-        for m in (0, 1)
-        for t in (0, 3)
-    ]
-    for number in range(FRAME_MUTANTS):
-        if not number % 10:
-            session = Delivery(1 << 20)
-            list(session.send(b"one"))
-        data = mutate(rng, frames)
-        if number % 2 and len(data) >= 25:  # half of them with a sum that fits, so that they get further
-            head, piece = data[:21], data[25:]
-            data = head + struct.pack("<I", zlib.crc32(piece)) + piece
-        try:
-            payload = session.take(decode_frame(data))
-            seen["taken"] += 1
-            assert payload is None or len(payload) <= len(data)
-        except (ValueError, BrokenError, ViolationError) as error:
-            seen[type(error).__name__] += 1
-    assert min(seen[name] for name in ("taken", "ValueError", "BrokenError", "ViolationError")) > 100, seen
-
-
 def hello(name: str = "anna", token: str = "0123456789abcdef") -> bytes:
     return Frame(Kind.HELLO, 0, 0, 0, packed(Hello(PROTOCOL, name, token, "ab" * 16, "", 0, SCHEMA))).encode()
-
-
-def test_mutated_hellos_are_refused(tmp_path: Path) -> None:
-    """What strangers say first. None that lost its token comes in, under whatever name."""
-    door = Admission(
-        ("anna", "bert"),
-        dict.fromkeys(("anna", "bert"), "0123456789abcdef"),
-        False,
-        AuditLog(tmp_path, lambda text: None),
-    )
-    seeds = [
-        *[hello(), hello("bert"), hello("\x00")] * 5,
-        *(Frame(Kind.HELLO, 0, 0, 0, packed(m)).encode() for m in one_of_each()),
-    ]
-    rng, seen = random.Random(4), Counter[str]()
-    for _ in range(HELLO_MUTANTS):
-        data = mutate(rng, seeds)
-        if len(data) >= 25:
-            data = data[:21] + struct.pack("<I", zlib.crc32(data[25:])) + data[25:]
-        try:
-            said = read_hello(data)
-        except ValueError:
-            seen["unread"] += 1
-            continue
-        refused = door.admit(said, "", "somewhere")
-        seen["refused" if refused else "admitted"] += 1
-        assert refused or (said.token == door.tokens.get(said.name))
-    assert min(seen.values()) > 50 and len(seen) == 3, seen
 
 
 def framed(header: bytes) -> bytes:
@@ -390,7 +229,7 @@ headers = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, len(WIRE.kinds)), st.lists(headers, max_size=11), st.binary(max_size=64))
 def test_any_header_is_read_or_refused(kind: int, values: list[Any], body: bytes) -> None:
     try:

@@ -1,0 +1,1 @@
+"""Fuzzers: damaged and hostile input for every boundary, one target a file. See CONTRIBUTING.md."""
