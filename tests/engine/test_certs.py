@@ -160,7 +160,7 @@ def test_versions_of_tls_that_the_server_takes(version: str, accepted: bool, aut
     try:
         with (
             socket.create_connection(("127.0.0.1", listener.port), timeout=10) as plain,
-            nullcontext() if accepted else pytest.raises(OSError, match="EOF|alert|reset"),
+            nullcontext() if accepted else pytest.raises(OSError, match=r"EOF|alert|reset"),
             context.wrap_socket(plain, server_hostname="localhost") as made,
         ):
             assert made.version() == version.replace("_", ".")
