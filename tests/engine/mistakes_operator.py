@@ -43,7 +43,7 @@ OPERATOR: dict[str, Mistake] = {
         6, "none/ca.pem | splitft certs add", CLIENT + " --certs {folder}/none", files=NORTH
     ),
     "a certificate that has ended": m(
-        6, "client.pem ended on | splitft certs add", CLIENT + " --certs {certs}/late", files=NORTH
+        6, "client.pem ended on | splitft certs renew", CLIENT + " --certs {certs}/late", files=NORTH
     ),
     "a folder of a client that is at work": m(
         5, "in use by process", CLIENT.replace("{folder}/kept", "{busy}"), files=NORTH
@@ -55,7 +55,16 @@ OPERATOR: dict[str, Mistake] = {
     "a server's address without a port": m(2, "write HOST:PORT", "server {job} --listen 127.0.0.1"),
     "a network without TLS": m(2, "no TLS | --certs | --insecure", "server {job} --listen 0.0.0.0:0"),
     "a server's certificates that are not there": m(
-        6, "cannot be used | splitft certs init", SERVER + " --certs {folder}/none"
+        6, "lacks ca.pem, server.pem | splitft certs init", SERVER + " --certs {folder}/none"
+    ),
+    "a client's certificates at the server": m(
+        6, "lacks server.pem, server.key, revoked.pem", SERVER + " --certs {certs}/north"
+    ),
+    "a server's certificate that has ended": m(
+        6, "server.pem ended on | splitft certs renew", SERVER + " --certs {certs}/ended"
+    ),
+    "a client let into a new run": m(
+        2, "give --resume, too", SERVER + " --admit north"
     ),
     "the organiser's folder in the place of the server's": m(
         6, "holds ca.key | give --certs | /server", SERVER + " --certs {certs}"

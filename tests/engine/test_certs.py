@@ -166,3 +166,12 @@ def test_versions_of_tls_that_the_server_takes(version: str, accepted: bool, aut
             assert made.version() == version.replace("_", ".")
     finally:
         listener.close(0)
+
+
+def test_a_certificate_that_ends_within_weeks_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    certs.create_authority(folder)
+    certs.add_client(folder, "alice", days=20)
+    line = certs.ends_soon(folder / "alice" / certs.CLIENT)
+    assert line.endswith("`splitft certs renew` makes another") and "/alice/client.pem ends on 20" in line
+    assert certs.ends_soon(folder / "server" / certs.SERVER) == ""

@@ -120,3 +120,10 @@ def test_the_server_sees_that_a_client_is_away_whatever_ended_its_connection(
         assert "unknown" in until(listener, "away").reason
     finally:
         dialler.close(0)
+
+
+def test_the_server_says_in_words_that_a_client_hung_up(listener: Listener) -> None:
+    dialler = Dialler(f"127.0.0.1:{listener.port}", None, "alice", "", LIMIT)
+    assert isinstance(dialler.incoming.get(timeout=20), Welcome)
+    dialler.close(0)
+    assert until(listener, "away").reason in ("its connection ended", "the connection ended")

@@ -152,6 +152,8 @@ def server(
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
+    if admit and not resume:
+        raise JobError("--admit lets clients into a run that goes on: give --resume, too")
     token, admitted = read_token(token_file), admit or []
     done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
     if done.summary.get("missing"):

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.engines.network.transport.certs import check_no_authority, is_loopback
+from splitft.engines.network.transport.certs import SERVER, check_date, check_no_authority, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
 from splitft.errors import JobError
 from splitft.job import Job
@@ -65,6 +65,7 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
     if certs is not None:
         check_no_authority(certs)
         read_server_files(certs, client_certs)
+        check_date(certs / SERVER, (certs / SERVER).read_bytes())
 
 
 def notice(console: Console, text: str) -> None:

@@ -26,6 +26,8 @@ from splitft.engines.network.roster import Roster
 from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.certs import SERVER as SERVER_PEM
+from splitft.engines.network.transport.certs import ends_soon
 from splitft.engines.network.transport.listener import Listener
 from splitft.job import Job
 from splitft.job.told import told_job
@@ -81,6 +83,8 @@ def serve(
     say = partial(notice, console)
     called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure, client_certs=not tokens)
+    if certs and (soon := ends_soon(certs / SERVER_PEM)):
+        say(soon)
     job = with_method(job)
     check_network_job(job)
     job = network_job(job)

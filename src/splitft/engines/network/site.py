@@ -132,17 +132,18 @@ class Site:
     def _follow(self, request: control.Said) -> None:
         """Do what the server asks for, once it has passed the gate.
 
-        Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it.
+        Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it; the
+        traceback is in `faults.log` of the client's folder.
         """
         if self._joined is not None:
             self._joined.gate.check(request)
         try:
             self._do(request)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, RuntimeError) as error:
-            if isinstance(error, OSError):
-                raise
-            what = f"the server's {type(request).__name__} cannot be followed"
-            raise NetworkError(f"{what}: {plain(error_line(error))}") from error
+        except (SplitFTError, StepsOverError, OSError):
+            raise
+        except Exception as error:
+            what = f"the server's {type(request).__name__} cannot be followed: {plain(error_line(error))}"
+            raise NetworkError(f"{what}; the traceback is in {self._files.keep_fault(error)}") from error
 
     def _do(self, request: control.Said) -> None:
         match request:
@@ -219,6 +220,7 @@ class Site:
     def _train(self, task: control.Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
         client = self.client
+        self._require_adapters("training")
         if task.attempt > 1:
             self._load_state(self._start)
         self._conversation.say(control.Started(task.round, task.attempt, client.memory.agree(task.memory)))
@@ -233,12 +235,17 @@ class Site:
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
+        self._require_adapters("an evaluation")
         self._conversation.say(control.Started(task.round, control.EVALUATION))
         self._steps.start()
         self._steps.evaluated.clear()
         part = HeldOutPart(task.sample, task.whole, task.have)
         self._steps.carry(self.client, self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
         self._conversation.say(control.Evaluated(task.round))
+
+    def _require_adapters(self, what: str) -> None:
+        if not self._start.get("cut"):
+            raise NetworkError(f"the server asked for {what} before it handed out any adapters")
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""

@@ -30,6 +30,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 HERE = ("localhost", "127.0.0.1", "::1")
 CA_DAYS, DAYS = 3650, 825
+SOON_DAYS = 30  # before the end of a certificate, for a reminder
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -287,24 +288,32 @@ def channel_credentials(server: str, certs: Path | None, insecure: bool, authori
             raise NetworkError(
                 f"cannot read {error.filename}: {error.strerror}; `splitft certs add NAME` makes the folder"
             ) from None
-        _check_date(certs / CLIENT, own)
+        check_date(certs / CLIENT, own)
         return grpc.ssl_channel_credentials(root, key, own)
     if authority:
         return grpc.ssl_channel_credentials(authority)
     return None if insecure or is_loopback(host) else grpc.ssl_channel_credentials()
 
 
-def _check_date(path: Path, pem: bytes) -> None:
-    """Raise NetworkError where a certificate has ended: the server would answer nothing."""
+def check_date(path: Path, pem: bytes) -> None:
+    """Raise NetworkError where a certificate has ended: no other party would take it."""
     try:
         ended = x509.load_pem_x509_certificate(pem).not_valid_after_utc
     except ValueError as error:
         raise NetworkError(f"{path} is no certificate: {error}") from None
     if ended < datetime.now(timezone.utc):
         raise NetworkError(
-            f"the certificate {path} ended on {ended:%Y-%m-%d}: `splitft certs add` makes another, at the "
-            "authority's folder"
+            f"the certificate {path} ended on {ended:%Y-%m-%d}: the organiser of the run makes another, with "
+            "`splitft certs renew`"
         )
+
+
+def ends_soon(path: Path) -> str:
+    """Return a line about a certificate that ends within weeks, empty for others."""
+    ends = x509.load_pem_x509_certificate(_read(path)).not_valid_after_utc
+    if ends - datetime.now(timezone.utc) > timedelta(days=SOON_DAYS):
+        return ""
+    return f"the certificate {path} ends on {ends:%Y-%m-%d}: `splitft certs renew` makes another"
 
 
 def is_loopback(host: str) -> bool:
