@@ -70,4 +70,4 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
 
 def notice(console: Console, text: str) -> None:
     """Print one line about the network."""
-    console.print(f"[dim]network[/] {escape(text)}", highlight=False)
+    console.print(f"[dim]network[/] {escape(text)}", highlight=False, soft_wrap=True)  # one line of a log
