@@ -5,7 +5,7 @@ The list is in mistakes_researcher.py, mistakes_engineer.py and mistakes_operato
     {folder}  of the test           {run}     a finished run of two rounds
     {job}     the job file there    {busy}    a folder in which a run is at work
     {taken}   a port in use         {server}  the address of a server that asks for a secret
-    {certs}   an authority with the clients north, and late, whose certificate has ended
+    {certs}   an authority with the clients north, and late, whose certificate has ended; ended: the server's
 """
 
 from __future__ import annotations
@@ -68,3 +68,7 @@ def paragraphs(word: str = "") -> str:
 
 def empty_folder(job: dict[str, Any], folder: Path) -> None:
     (folder / "empty").mkdir()
+
+
+def open_folder(job: dict[str, Any], folder: Path) -> None:
+    folder.chmod(0o755)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistakes import GONE, Mistake, m, paragraphs
+from mistakes import GONE, Mistake, m, open_folder, paragraphs
 
 CLIENT = "client --server {server} --name north --folder {folder}/kept --data {folder}/north.txt"
 NORTH = {"north.txt": paragraphs()}
@@ -43,7 +43,7 @@ OPERATOR: dict[str, Mistake] = {
         6, "none/ca.pem | splitft certs add", CLIENT + " --certs {folder}/none", files=NORTH
     ),
     "a certificate that has ended": m(
-        6, "client.pem ended on | splitft certs add", CLIENT + " --certs {certs}/late", files=NORTH
+        6, "client.pem ended on | splitft certs renew", CLIENT + " --certs {certs}/late", files=NORTH
     ),
     "a folder of a client that is at work": m(
         5, "in use by process", CLIENT.replace("{folder}/kept", "{busy}"), files=NORTH
@@ -55,7 +55,19 @@ OPERATOR: dict[str, Mistake] = {
     "a server's address without a port": m(2, "write HOST:PORT", "server {job} --listen 127.0.0.1"),
     "a network without TLS": m(2, "no TLS | --certs | --insecure", "server {job} --listen 0.0.0.0:0"),
     "a server's certificates that are not there": m(
-        6, "cannot be used | splitft certs init", SERVER + " --certs {folder}/none"
+        6, "lacks ca.pem, server.pem | splitft certs init", SERVER + " --certs {folder}/none"
+    ),
+    "a client's certificates at the server": m(
+        6, "lacks server.pem, server.key, revoked.pem", SERVER + " --certs {certs}/north"
+    ),
+    "a server's certificate that has ended": m(
+        6, "server.pem ended on | splitft certs renew", SERVER + " --certs {certs}/ended"
+    ),
+    "a client let into a new run": m(
+        2, "give --resume, too", SERVER + " --admit north"
+    ),
+    "the organiser's folder in the place of the server's": m(
+        6, "holds ca.key | give --certs | /server", SERVER + " --certs {certs}"
     ),
     "labels that nobody decided on": m(2, "must state `labels`", SERVER, labels=GONE),
     "epochs over a network": m(
@@ -65,6 +77,11 @@ OPERATOR: dict[str, Mistake] = {
     "an aggregator without a job for it": m(2, "set network.aggregator=HOST:PORT", "aggregator {job}"),
     "a client before its authority": m(5, "splitft certs init", "certs add north --folder {folder}/none"),
     "an authority twice": m(5, "holds an authority already", "certs init --folder {certs}"),
+    "an authority in a folder that all can enter": m(
+        5, "is open to other users | chmod 700", "certs init --folder {folder}", make=open_folder
+    ),
+    "a host with its port": m(2, "is no host", "certs init server.example.org:50051 --folder {folder}/new"),
+    "a renewal of nobody": m(5, "holds no certificate", "certs renew south --folder {certs}"),
     "a client twice": m(5, "north is there already", "certs add north --folder {certs}"),
     "a name with a space": m(2, "cannot be a client's name", "certs add North_Hospital --folder {certs}"),
     "a revocation of nobody": m(5, "cannot read", "certs revoke south --folder {certs}"),

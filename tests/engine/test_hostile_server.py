@@ -180,6 +180,16 @@ def ask(*requests: Any, round_: int = 0) -> Callable[[HostileServer], Any]:
     return script
 
 
+def only(request: Any) -> Callable[[HostileServer], Any]:
+    """Ask for this, without adapters."""
+
+    def script(server: HostileServer) -> None:
+        server.say(request)
+        server.hear()
+
+    return script
+
+
 def answer_wrongly(server: HostileServer) -> None:
     server.hand_out(round_=1)
     server.say(Train(1, 1))
@@ -214,6 +224,21 @@ REQUESTS: dict[str, tuple[Callable[[HostileServer], Any], type, str]] = {
     "a basis of nothing": (
         lambda s: s.hand_out(rebased=(0,), bases=(torch.zeros(3),)), NetworkError, "a change of basis"
     ),
+    "no adapters": (
+        lambda s: s.hand_out(blocks=(), values=()), NetworkError, "no adapter of block 0 came, now or before"
+    ),
+    "values for no block": (
+        lambda s: s.hand_out(values=()), NetworkError, "0 adapters and 0 changes of basis for 3 and 0 blocks"
+    ),
+    "a frozen block elsewhere": (
+        lambda s: s.hand_out(frozen=(77,)), NetworkError, "[0, 1, 3], with A frozen in [77], where the client"
+    ),
+    "training before anything": (
+        only(Train(1, 1)), NetworkError, "asked for training before it handed out any adapters"
+    ),
+    "evaluation before anything": (
+        only(Evaluate(0, 1, False, 0)), NetworkError, "asked for an evaluation before it handed out any"
+    ),
     "a second evaluation": (
         ask(Evaluate(0, 1, False, 0), Evaluate(0, 1, False, 0)), PolicyError, "a second evaluation after"
     ),
@@ -239,6 +264,7 @@ def test_a_request_beyond_the_job_is_not_done(way: str, siege: Any) -> None:
     script(server)
     told = victim.end()
     assert line in told and "\n" not in told and type(victim.error) is kind
+    assert "faults.log" not in told  # a check refused it
     assert server.saw_activations() == (way in ("a second evaluation", "an answer of another shape"))
 
 
@@ -299,6 +325,18 @@ def test_the_command_prints_a_servers_words_as_plain_text(
     assert done.returncode == NetworkError.exit_code
     assert "read this" in done.stderr and "\x1b" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("change", "line"), rest_slow([
+    ({"dataset_text_field": "nope"}, "dataset_text_field is a key of the server's job: change what is here"),
+    ({"codec": "evil"}, "no codec is called evil; there are none, bf16"),
+    ({"max_length": 10**9}, "lower max_length (max_length is a key of the server's job: change what is here"),
+], 1))  # fmt: skip
+def test_advice_about_keys_says_whose_job_it_is(change: Values, line: str, siege: Any) -> None:
+    server, victim = siege(tell=lambda job: job.update(change))
+    assert not server.restore()
+    told = victim.end()
+    assert line in told and "is a key of the server's job" in told
 
 
 def test_jobs_that_cannot_be_read_are_told_in_one_line(siege: Any) -> None:

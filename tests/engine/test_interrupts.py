@@ -16,8 +16,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from forks import start_command
+from ports import free_port
 from splitft import Job, run
 from splitft.engines.local import LocalCohort
+from splitft.launch.cli import TERMINATED
 
 
 def test_ctrl_c_keeps_the_last_whole_round(settings: Settings, tmp_path: Path) -> None:
@@ -76,3 +79,18 @@ def test_an_interrupt_at_any_moment_keeps_the_round_that_history_ends_with(
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
     base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"], dtype=torch.float32)
     PeftModel.from_pretrained(base, str(tmp_path / "interrupted/adapter"))
+
+
+def test_sigterm_ends_a_party_with_a_line_and_a_code_of_its_own(tmp_path: Path) -> None:
+    """Also as the first process of a container, which heeds no signal without a handler."""
+    (tmp_path / "rows.txt").write_text("we the people")
+    words = ["client", "--server", f"127.0.0.1:{free_port()}", "--name", "anna", "--data", "rows.txt"]
+    process = start_command([*words, "--accept", "first"], tmp_path / "log", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() or "no answer" not in (tmp_path / "log").read_text():
+        assert time.monotonic() < deadline and process.exitcode is None
+        time.sleep(0.05)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == TERMINATED
+    assert "error: stopped by SIGTERM: started again" in (tmp_path / "log").read_text()

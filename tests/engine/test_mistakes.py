@@ -48,6 +48,8 @@ def places(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     certs.create_authority(authority)
     certs.add_client(authority, "north")
     certs.add_client(authority, "late", days=-0.02)
+    shutil.copytree(authority / "server", authority / "ended")
+    certs._issue(authority, "server", authority / "ended" / certs.SERVER, certs.HERE, days=-0.02)
     (folder / "server").mkdir()
     audit = AuditLog(folder / "server", lambda text: None)
     door = Admission(("north",), {"north": SECRET["secret"]}, False, audit)

@@ -148,3 +148,22 @@ def test_the_end_counts_as_told_to_a_client_that_has_said_so(
             assert telling.result(20) == [] and told == ["alice"] and broken
         finally:
             dialler.close(0)
+
+
+def test_the_server_says_in_words_that_a_client_is_gone(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC cancels the call of a client whose process has ended."""
+    carry = Link.carry
+
+    async def gone(link: Link, read: Any, write: Any, received: int) -> None:
+        if link.place == "server":
+            raise asyncio.CancelledError
+        await carry(link, read, write, received)
+
+    monkeypatch.setattr(Link, "carry", gone)
+    dialler = Dialler(f"127.0.0.1:{listener.port}", None, "alice", "", LIMIT)
+    try:
+        assert until(listener, "away").reason == "its connection ended"
+    finally:
+        dialler.close(0)

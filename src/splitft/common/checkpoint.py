@@ -72,7 +72,8 @@ def save_checkpoint(folder: Path, round_: int, state: State, *, keep: int) -> No
         kept = ", ".join(path.name for path in sorted(folder.glob("round-*"))) or "none"
         raise OutputError(
             f"the checkpoint of round {round_} cannot be written to {folder}: {error.strerror or error}. "
-            f"Make room, then go on with --resume; checkpoints that are there: {kept}"
+            "Make room, then start this again (a run or a server with --resume); checkpoints that are there: "
+            f"{kept}"
         ) from None
 
 

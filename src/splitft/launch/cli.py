@@ -6,9 +6,12 @@ Nothing heavy is imported here: each command imports what it calls, so that `--h
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
+import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +40,12 @@ EXIT_CODES = {
     8: "a client's owner has not agreed to the server's job, or the site's policy refuses it",
     9: "the run is complete, but not with all clients that were invited",
     130: "interrupted (Ctrl-C)",
+    143: "a party of a network run was stopped by SIGTERM",
 }
 INCOMPLETE = 9
 FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
+PARTIES = ("server", "client", "aggregator")
+TERMINATED = 143  # 128 + SIGTERM, as a shell has it
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 
@@ -84,6 +90,8 @@ def _top(
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
+    if ctx.invoked_subcommand in PARTIES and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop_at_once)
     if ctx.invoked_subcommand not in FOR_OTHERS:
         os.umask(0o077)  # adapters, checkpoints, what others sent: for their owner alone
 
@@ -152,6 +160,8 @@ def server(
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
+    if admit and not resume:
+        raise JobError("--admit lets clients into a run that goes on: give --resume, too")
     token, admitted = read_token(token_file), admit or []
     done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
     if done.summary.get("missing"):
@@ -310,6 +320,17 @@ def main() -> None:
             "and the versions of splitft, torch and transformers"
         )
         sys.exit(1)
+
+
+def _stop_at_once(*_: object) -> None:
+    """End at SIGTERM as at a kill: no other party is told, and all wait for this one to come back.
+
+    The first process of a container gets no SIGTERM at all without a handler.
+    """
+    with suppress(RuntimeError):  # where the signal came in the midst of a line
+        sys.stdout.flush()
+    _tell("stopped by SIGTERM: started again (a server with --resume), it goes on from its last state")
+    os._exit(TERMINATED)
 
 
 def _load(job: str, overrides: list[str] | None) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from splitft.common.files import write_atomically
 from splitft.common.lock import lock_folder
+from splitft.engines.network.membership import MEMBERS
 from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
@@ -79,9 +80,10 @@ def _opened(job: Job, folder: Path, resume: bool) -> Opened:
     ]
     if changed:
         told = "; ".join(f"{key}: {old[key]!r}, now {new[key]!r}" for key in changed)
+        command = "server" if (folder / MEMBERS).exists() else "run"
         raise JobError(
             f"the run in {folder} is of another job ({told}): go on with "
-            f"`splitft run {folder / JOB} --resume`, or choose another output_dir"
+            f"`splitft {command} {folder / JOB} --resume`, or choose another output_dir"
         )
     # The rounds: those of epochs are known when the data are read, unless the run has as many.
     epochs = job.num_train_epochs

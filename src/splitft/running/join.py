@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from splitft.engines.network.desk import Desk, Dial
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.site import Joined, Site
-from splitft.engines.network.transport.certs import channel_credentials
+from splitft.engines.network.transport.certs import CLIENT, channel_credentials, ends_soon
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import AggregatorError, DataError, JobError, MismatchError, NetworkError, PolicyError
 from splitft.job import Job
@@ -94,16 +96,17 @@ class ClientSetup:
             note(self.console, f"the server's job has {keys}, which this version of splitft does not know")
         self._agree(told, list(welcome.targets))
         job = self._own_job(told)
-        check_client_names(job)
+        with naming_the_job():
+            check_client_names(job)
         self.console.print(two_columns({"server reads": readable(job)}))
 
         # Configuration and tokenizer are the server's; then the data, and the blocks.
         config = base_config(job)
         tokenizer = load_tokenizer(job.model_name_or_path, job.model_revision)
         self._compare(welcome, config_facts(config) | tokenizer_facts(tokenizer) | version_facts())
-        with self.console.status("reading the data"):
+        with self.console.status("reading the data"), naming_the_job():
             data = self._own_data(job, tokenizer)
-        check_config(job, config, [data])
+            check_config(job, config, [data])
         cut = own_cut(told, self.name, client_names(told))
         blocks = count_blocks(config)
         held = frozenset(held_blocks(job, blocks, cut).on_client(range(blocks))) if job.splits_model else None
@@ -165,7 +168,8 @@ class ClientSetup:
                 f"allowed {', '.join(self.policy.target_modules or ())} (target_modules)"
             )
         if self.agree is not None:
-            named = told.dataset_name or told.data_files
+            hub = told.dataset_name and f"{told.dataset_name}, revision {told.dataset_revision}"
+            named = hub or told.data_files
             data = f"--data {self.data}" if self.data else f"the job's: {named}"
             self.agree.require(told, layers, data)
 
@@ -235,6 +239,19 @@ class ClientSetup:
         return found[self.name]
 
 
+@contextmanager
+def naming_the_job() -> Iterator[None]:
+    """Have errors that advise to set a key say that the job is the server's."""
+    try:
+        yield
+    except (DataError, JobError) as error:
+        keys = [key for key in Job.model_fields if re.search(rf"\b{key}\b", str(error))]
+        if not keys:
+            raise
+        whose = f"{max(keys, key=len)} is a key of the server's job"
+        raise type(error)(f"{error} ({whose}: change what is here, or ask for another job)") from None
+
+
 def join(
     server: str,
     name: str,
@@ -292,6 +309,8 @@ def join(
         name, data, eval_data, model, console, dial, load_policy(policy, folder), agreement, server
     )
     credentials = channel_credentials(server, certs, insecure, authority)
+    if certs and (soon := ends_soon(certs / CLIENT)):
+        say(soon)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, setup)
     try:

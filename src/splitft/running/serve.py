@@ -26,6 +26,8 @@ from splitft.engines.network.roster import Roster
 from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.certs import SERVER as SERVER_PEM
+from splitft.engines.network.transport.certs import ends_soon
 from splitft.engines.network.transport.listener import Listener
 from splitft.history import OF_EVALUATION
 from splitft.job import Job
@@ -81,7 +83,9 @@ def serve(
     console = console or make_console()
     say = partial(notice, console)
     called = run_callbacks(job, callbacks)
-    check_address(address, certs, insecure)
+    check_address(address, certs, insecure, client_certs=not tokens)
+    if certs and (soon := ends_soon(certs / SERVER_PEM)):
+        say(soon)
     job = with_method(job)
     check_network_job(job)
     job = network_job(job)
@@ -93,9 +97,8 @@ def serve(
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
         dial = None
         if job.network.aggregator:
-            own = certs / SERVER if certs else None
             dial = dial_aggregator(
-                job.network.aggregator, SERVER, own, insecure, token, lambda t: say(f"aggregator: {t}")
+                job.network.aggregator, SERVER, certs, insecure, token, lambda t: say(f"aggregator: {t}")
             )
 
         # A complete run: only tell the clients that have not heard; these need the tokens of its start.

@@ -180,7 +180,10 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert len(told) > 40
-    assert all("cannot be written" in line and "--resume" in line for line in told)
+    assert all(
+        "cannot be written" in line and "start this again (a run or a server with --resume)" in line
+        for line in told
+    )
     found = load_checkpoint(tmp_path)
     assert found is not None and not found.passed_over
     assert len(found.state["t"]) == found.round < 250_000

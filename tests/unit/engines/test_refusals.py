@@ -1,4 +1,4 @@
-"""The log of refusals, and room for the files of connections."""
+"""The log of refusals, room for the files of connections, and why there is none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import resource
 from pathlib import Path
 
+import pytest
+
 from splitft.engines.network.transport.admission import AUDIT, Admission, AuditLog
+from splitft.engines.network.transport.no_answer import explain
 from splitft.engines.network.transport.room import make_room
 
 NAMES = ("alice", "bob")
@@ -41,3 +44,14 @@ def test_the_log_of_refusals_is_short_and_forgets_no_client(tmp_path: Path) -> N
     newest = {(line["address"], line["name"]): line.get("count", 1) for line in lines}
     assert sum(count for (_, name), count in newest.items() if name == "bob") == 3000
     assert newest["192.0.2.0", ""] == 6667
+
+
+@pytest.mark.parametrize(("details", "words", "final"), [
+    ("errors resolving x:1: [field:hostname lookup error:address lookup failed]", "no address of x", False),
+    ("DNS resolution failed for x:1: C-ares status is not ARES_SUCCESS", "no address of x", False),
+    ("Ssl handshake failed: CERTIFICATE_VERIFY_FAILED: certificate has expired", "has expired", True),
+    ("failed to connect to all addresses; last error: connection refused", "", False),
+])  # fmt: skip
+def test_a_client_says_why_there_is_no_connection(details: str, words: str, final: bool) -> None:
+    reason, last = explain(details, "x")
+    assert words in reason and last is final and bool(reason) == bool(words)

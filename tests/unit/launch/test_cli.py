@@ -16,7 +16,7 @@ from commands import run_process, start_process
 from forks import run_command
 from splitft import errors
 from splitft.job.recipes import recipe_path, recipes
-from splitft.launch.cli import EXIT_CODES, INCOMPLETE, app
+from splitft.launch.cli import EXIT_CODES, INCOMPLETE, TERMINATED, app
 
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
 FLAGS: dict[str, set[str]] = {
@@ -90,7 +90,7 @@ def test_every_error_class_has_a_documented_exit_code() -> None:
     assert len(classes) == 7
     codes = [error.exit_code for error in classes]
     assert len(set(codes)) == len(codes)
-    assert set(codes) | {0, 1, INCOMPLETE, 130} == set(EXIT_CODES)
+    assert set(codes) | {0, 1, INCOMPLETE, 130, TERMINATED} == set(EXIT_CODES)
 
 
 def test_a_command_has_these_flags_and_no_others() -> None:

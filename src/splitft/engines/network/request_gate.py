@@ -87,9 +87,13 @@ class RequestGate:
         held = set(held_blocks(job, self.num_blocks, message.cut).on_client(layout))
         blocks = message.blocks
         if list(blocks) != sorted(set(blocks)) or not set(blocks) <= held or not set(message.frozen) <= held:
+            frozen = f", with A frozen in {list(message.frozen)[:9]}" if message.frozen else ""
             raise ValueError(
-                f"adapters of blocks {list(blocks)[:9]}, of which the client holds {sorted(held)}"
+                f"adapters of blocks {list(blocks)[:9]}{frozen}, where the client holds {sorted(held)}"
             )
+        if len(message.values) != len(blocks) or len(message.bases) != len(message.rebased):
+            counts = f"{len(message.values)} adapters and {len(message.bases)} changes of basis"
+            raise ValueError(f"{counts} for {len(blocks)} and {len(message.rebased)} blocks")
         for block, values in zip(blocks, message.values, strict=True):
             _vector(values)
             adapter = unflatten(values, trained_specs(layout[block], block in message.frozen))

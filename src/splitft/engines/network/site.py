@@ -136,18 +136,20 @@ class Site:
     def _follow(self, request: control.Said) -> None:
         """Do what the server asks for, once it has passed the gate.
 
-        Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it.
+        Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it; the
+        traceback is in `faults.log` of the client's folder.
         """
         try:
             if self._joined is not None:
                 self._joined.gate.check(request)
             self._do(request)
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, RuntimeError) as error:
-            if isinstance(error, OSError):
-                raise
-            what = f"the server's {type(request).__name__} cannot be followed"
-            why = one_line(error) if isinstance(error, ValueError) else error_line(error)
-            raise NetworkError(f"{what}: {plain(why)}") from error
+        except (SplitFTError, StepsOverError, OSError):
+            raise
+        except ValueError as error:  # of a check
+            raise NetworkError(f"{_unfollowed(request)}: {plain(one_line(error))}") from error
+        except Exception as error:
+            what = f"{_unfollowed(request)}: {plain(error_line(error))}"
+            raise NetworkError(f"{what}; the traceback is in {self._files.keep_fault(error)}") from error
 
     def _do(self, request: control.Said) -> None:
         match request:
@@ -226,6 +228,7 @@ class Site:
     def _train(self, task: control.Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
         client = self.client
+        self._require_adapters("training")
         if task.attempt > 1:
             self._load_state(self._start)
         self._conversation.say(control.Started(task.round, task.attempt, client.memory.agree(task.memory)))
@@ -240,12 +243,17 @@ class Site:
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
+        self._require_adapters("an evaluation")
         self._conversation.say(control.Started(task.round, control.EVALUATION))
         self._steps.start()
         self._steps.evaluated.clear()
         part = HeldOutPart(task.sample, task.whole, task.have)
         self._steps.carry(self.client, self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
         self._conversation.say(control.Evaluated(task.round))
+
+    def _require_adapters(self, what: str) -> None:
+        if not self._start.get("cut"):
+            raise NetworkError(f"the server asked for {what} before it handed out any adapters")
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
@@ -254,6 +262,10 @@ class Site:
     def _load_state(self, state: State) -> None:
         self.client.load_state(state)
         self.client.memory.load_state(state["memory"])
+
+
+def _unfollowed(request: control.Said) -> str:
+    return f"the server's {type(request).__name__} cannot be followed"
 
 
 def _why(error: SplitFTError) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from splitft.common.files import append_line
 from splitft.common.state import State, pack
 from splitft.engines.network.control import Load
-from splitft.errors import DataError, PolicyError
+from splitft.engines.network.faults import FAULTS
+from splitft.errors import DataError, OutputError, PolicyError
 
 SAVED, FINISHED = "saved", "finished"
 KEEP = 2  # checkpoints: the server may go back to the one before the last
@@ -53,3 +57,10 @@ class SiteFiles:
                     f"{self.folder} would hold {(held + size) / GB:.3g} GB, max_disk_gb is {self.most_gb:g}"
                 )
         save_checkpoint(self.folder / kind, number, state, keep=KEEP)
+
+    def keep_fault(self, error: BaseException) -> Path:
+        """Write down the traceback of an error; return the file."""
+        path = self.folder / FAULTS
+        with suppress(OutputError):
+            append_line(path, "".join(traceback.format_exception(error)).rstrip())
+        return path

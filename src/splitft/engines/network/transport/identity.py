@@ -56,6 +56,12 @@ def certificate_of(context: Any) -> Certificate | None:
 
 def read_server_files(folder: Path, client_certs: bool) -> ServerFiles:
     """Read a server's certificates. Raises NetworkError where a file is missing or cannot be used."""
+    needed = (CA, SERVER, SERVER_KEY, CRL) if client_certs else (CA, SERVER, SERVER_KEY)
+    if lacking := [name for name in needed if not (folder / name).exists()]:
+        raise NetworkError(
+            f"{folder} is no folder of a server's certificates: it lacks {', '.join(lacking)}; `splitft "
+            "certs init` makes one"
+        )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / SERVER, folder / SERVER_KEY)
         pair = (folder / SERVER_KEY).read_bytes(), (folder / SERVER).read_bytes()

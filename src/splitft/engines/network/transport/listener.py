@@ -114,7 +114,7 @@ class Listener:
                 if arrival and (reason := self._entrance.refusal(arrival.certificate)) is not None:
                     del self._arrivals[name]
                     self._door.refuse(reason, name, arrival.peer[0])
-                    peer.link.send(packed(End(reason, False)))
+                    peer.link.send(packed(End(f"this client is turned away, {reason}", False)))
                     asyncio.get_running_loop().call_later(GRACE_SECONDS, peer.hang_up)
             self._door.audit.flush(due=True)
 
@@ -201,7 +201,9 @@ class Listener:
             await carrying
         except ViolationError as error:
             self._peers.tell("expelled", peer, str(error))
-        except (Exception, asyncio.CancelledError) as error:  # whatever it was, this client is away now
+        except asyncio.CancelledError:  # gRPC cancels the call of a client that is gone
+            self._peers.tell("away", peer, "its connection ended")
+        except Exception as error:  # whatever it was, this client is away now
             self._peers.tell("away", peer, str(error) or type(error).__name__)
         finally:
             carrying.cancel()

@@ -12,6 +12,8 @@ FINAL = (
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is of an authority that this client does not trust"),
     ("WRONG_VERSION_NUMBER", "it speaks no TLS"),
 )
+UNRESOLVED = ("errors resolving", "dns resolution failed", "address lookup failed")
+NO_ADDRESS = "this machine finds no address of {host}: check the name, and the way to a name server"
 CLOSED = (
     "it hung up at the handshake: it asks for TLS, or does not accept this client's certificate, which is of "
     "another authority or has expired"
@@ -26,6 +28,8 @@ def explain(details: str, host: str) -> tuple[str, bool]:
     for words, reason in FINAL:
         if words in details:
             return reason.format(host=host), True
+    if any(words in details.lower() for words in UNRESOLVED):
+        return NO_ADDRESS.format(host=host), False
     if "handshake failed" in details:
         return f"the TLS handshake failed: {' '.join(details.split())[:200]}", False
     return (CLOSED if "Socket closed" in details else ""), False
