@@ -63,7 +63,7 @@ MODES = {
             "server labels",
             {"server_evaluates": False, "gradient_accumulation_steps": 2, "local_steps": 1},
         ),
-        Mode("client labels", {**TAIL}),
+        Mode("client labels", {**TAIL, "metrics": ["top5_accuracy"]}),
         Mode("server evaluates", {"codec": "int8"}),
         Mode("moving cuts", {"cuts": [1, 2], "codec": "int4", "lora_r_cut": 1}, cuts=(1, 2, 1)),
         Mode("shared", {**TAIL, "server_adapter": "shared", "cuts": 1}),

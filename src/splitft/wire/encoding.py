@@ -25,7 +25,8 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_LIST = 1 << 14  # entries of a list in a header: samples of a batch, blocks of a model
 MAX_DIMENSIONS = 4
 MAX_EMPTY = 1 << 40  # product of an empty tensor's other dimensions: torch counts it in 63 bits
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int8, torch.uint8, torch.int64,
+           torch.float64)  # fmt: skip
 
 M = TypeVar("M")
 

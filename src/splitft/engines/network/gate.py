@@ -266,7 +266,8 @@ def _finite(name: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point():
         raise ValueError(f"{name}: {tensor.dtype} is no floating-point type")
     if tensor.numel():
-        norm = float(torch.linalg.vector_norm(tensor.flatten(), dtype=torch.float32))
+        wide = torch.float64 if tensor.dtype is torch.float64 else torch.float32
+        norm = float(torch.linalg.vector_norm(tensor.flatten(), dtype=wide))
         if not norm <= LARGEST * tensor.numel() ** 0.5:
             raise NotFiniteError(f"{name}: its values are not finite, or far too large (norm {norm:.3g})")
 
