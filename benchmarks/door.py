@@ -76,7 +76,8 @@ def serve(pipe: Any, port: int, folder: Path, names: tuple[str, ...], tls: bool,
         mock.patch.object(Identity, "credentials", _static).start()
         mock.patch.object(entrance, "CountingFront", lambda: None).start()
     door = Admission(names, {}, tls, AuditLog(folder, lambda line: None))
-    listener = Listener(f"127.0.0.1:{port}", folder if tls else None, door, WELCOME, 4 * MB)
+    own = folder / certs.SERVER_NAME if tls else None
+    listener = Listener(f"127.0.0.1:{port}", own, door, WELCOME, 4 * MB)
 
     def use() -> None:
         while event := listener.events.get():

@@ -57,7 +57,14 @@ def commands(side: str, folder: Path) -> list[list[str]]:
         subprocess.run([*splitft, "certs", "init", "localhost", "--folder", str(certs)], **quietly)
         names = [f"client-{i}" for i in range(CLIENTS)]
         subprocess.run([*splitft, "certs", "add", *names, "--folder", str(certs)], **quietly)
-    server = [*splitft, "server", job, "--listen", address, *(["--certs", str(certs)] if secure else [])]
+    server = [
+        *splitft,
+        "server",
+        job,
+        "--listen",
+        address,
+        *(["--certs", str(certs / "server")] if secure else []),
+    ]
     clients = [
         [
             *splitft, "client", "--server", address, "--name", f"client-{i}", "--job-data",

@@ -179,7 +179,8 @@ def _run_network(checkout: Checkout, settings: Settings, folder: Path) -> float:
         arguments = ["certs", *command, "--folder", str(certs)]
         seconds += run_commands(checkout, {"certs": arguments}, folder).seconds
     job, address = _job_arguments("", settings_for(checkout, settings), folder), f"localhost:{free_port()}"
-    together = {"server": ["server", *job, "--listen", address, "--certs", str(certs)]}
+    own = certs / "server" if (certs / "server" / "server.pem").exists() else certs  # an older checkout's
+    together = {"server": ["server", *job, "--listen", address, "--certs", str(own)]}
     agreed = ["--accept", "first"] if (checkout / "src/splitft/job/site_policy.py").exists() else []
     for name, file in files.items():
         together[name] = [

@@ -49,7 +49,7 @@ class Federation:
         self.call("splitft", "certs", "init", "--folder", "certs")
         self.spawn(
             "superlink", "flower-superlink", "--ssl-ca-certfile", "certs/ca.pem",
-            "--ssl-certfile", "certs/server.pem", "--ssl-keyfile", "certs/server.key",
+            "--ssl-certfile", "certs/server/server.pem", "--ssl-keyfile", "certs/server/server.key",
             "--enable-supernode-auth", "--disable-runtime-dependency-installation",
             "--host", "127.0.0.1", "--port", str(self.port),
         )  # fmt: skip

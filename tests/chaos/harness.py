@@ -56,7 +56,7 @@ class Processes:
 
     def arguments(self, who: str) -> list[str]:
         job, address = str(self.folder / "job.yaml"), f"127.0.0.1:{self.port}"
-        own = self.certs and (self.certs if who == SERVER else self.certs / who)
+        own = self.certs and self.certs / who
         certs = ["--certs", str(own)] if own else []
         if who == SERVER:
             return [SERVER, job, "--listen", address, "--resume", *certs]

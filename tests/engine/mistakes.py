@@ -68,3 +68,7 @@ def paragraphs(word: str = "") -> str:
 
 def empty_folder(job: dict[str, Any], folder: Path) -> None:
     (folder / "empty").mkdir()
+
+
+def open_folder(job: dict[str, Any], folder: Path) -> None:
+    folder.chmod(0o755)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistakes import GONE, Mistake, m, paragraphs
+from mistakes import GONE, Mistake, m, open_folder, paragraphs
 
 CLIENT = "client --server {server} --name north --folder {folder}/kept --data {folder}/north.txt"
 NORTH = {"north.txt": paragraphs()}
@@ -57,6 +57,9 @@ OPERATOR: dict[str, Mistake] = {
     "a server's certificates that are not there": m(
         6, "cannot be used | splitft certs init", SERVER + " --certs {folder}/none"
     ),
+    "the organiser's folder in the place of the server's": m(
+        6, "holds ca.key | give --certs | /server", SERVER + " --certs {certs}"
+    ),
     "labels that nobody decided on": m(2, "must state `labels`", SERVER, labels=GONE),
     "epochs over a network": m(
         2, "num_train_epochs counts rows | set rounds or max_steps", SERVER, num_train_epochs=1
@@ -65,6 +68,11 @@ OPERATOR: dict[str, Mistake] = {
     "an aggregator without a job for it": m(2, "set network.aggregator=HOST:PORT", "aggregator {job}"),
     "a client before its authority": m(5, "splitft certs init", "certs add north --folder {folder}/none"),
     "an authority twice": m(5, "holds an authority already", "certs init --folder {certs}"),
+    "an authority in a folder that all can enter": m(
+        5, "is open to other users | chmod 700", "certs init --folder {folder}", make=open_folder
+    ),
+    "a host with its port": m(2, "is no host", "certs init server.example.org:50051 --folder {folder}/new"),
+    "a renewal of nobody": m(5, "holds no certificate", "certs renew south --folder {certs}"),
     "a client twice": m(5, "north is there already", "certs add north --folder {certs}"),
     "a name with a space": m(2, "cannot be a client's name", "certs add North_Hospital --folder {certs}"),
     "a revocation of nobody": m(5, "cannot read", "certs revoke south --folder {certs}"),

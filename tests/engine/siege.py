@@ -72,7 +72,7 @@ class Siege:
         port = free_port()
         command = [
             sys.executable, "-m", "splitft.launch", "server", str(self.folder / "job.yaml"), "--listen",
-            f"127.0.0.1:{port}", *(["--certs", str(self.certs)] if self.certs else []),
+            f"127.0.0.1:{port}", *(["--certs", str(self.certs / "server")] if self.certs else []),
         ]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         with (self.folder / "server.log").open("wb") as log:

@@ -25,7 +25,7 @@ from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.identity import Identity
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.strangers import borrowed
-from splitft.errors import JobError, LostError
+from splitft.errors import LostError
 from tcp_proxy import Proxy
 
 NAMES = ("alice", "bob")
@@ -51,7 +51,8 @@ class Server:
         self.folder = folder
         tokens = dict.fromkeys(ALL, token) if token else {}
         door = Admission(ALL, tokens, authority is not None, AuditLog(folder, self.said.append))
-        self.listener = Listener("127.0.0.1:0", authority, door, WELCOME, LIMIT)
+        own = authority and authority / certs.SERVER_NAME
+        self.listener = Listener("127.0.0.1:0", own, door, WELCOME, LIMIT)
         self.address = f"localhost:{self.listener.port}"
 
     def audit(self) -> list[dict[str, str]]:
@@ -326,21 +327,6 @@ def test_without_tls_names_and_tokens_are_checked(
     line = server.wait_for_audit()
     assert len(line["name"]) <= 4 * 64 and "0123456789abcde" not in json.dumps(line)
     assert isinstance(dial(server, "alice", None, "0123456789abcdef"), Welcome)
-
-
-def test_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
-    certs.create_authority(tmp_path / "made")
-    certs.add_client(tmp_path / "made", "alice")
-    made = [tmp_path / "made", *(tmp_path / "made").rglob("*")]
-    for path in made:
-        if path.is_dir() or path.suffix == ".key":
-            assert path.stat().st_mode & 0o077 == 0, path
-
-
-@pytest.mark.parametrize("name", ["server", "aggregator"])
-def test_no_client_gets_the_name_of_another_party(name: str, authority: Path) -> None:
-    with pytest.raises(JobError, match="certs aggregator"):
-        certs.add_client(authority, name)
 
 
 def test_a_server_without_certificates_says_what_to_do(tmp_path: Path) -> None:

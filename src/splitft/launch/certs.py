@@ -21,13 +21,11 @@ def certs_init(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Make an authority and the server's certificate."""
-    from splitft.engines.network.transport.certs import create_authority
+    from splitft.engines.network.transport.certs import CA_KEY, create_authority
 
-    create_authority(folder, hosts or ())
-    typer.echo(
-        f"Wrote {folder}: for the server, `--certs {folder}`. Keep {folder}/ca.key to yourself: it signs new "
-        "clients."
-    )
+    made = create_authority(folder, hosts or ())
+    _tell(made, "goes to the server, which is started with --certs and this folder")
+    _tell(folder / CA_KEY, "stays here, with the organiser of the run: it signs and revokes clients")
 
 
 @certs_app.command("add")
@@ -39,8 +37,7 @@ def certs_add(
     from splitft.engines.network.transport.certs import add_client
 
     for name in names:
-        made = add_client(folder, name)
-        typer.echo(f"Wrote {made}: give this folder to {name}, by a way that nobody else reads.")
+        _tell(add_client(folder, name), f"goes to {name}, by a way that nobody else reads")
 
 
 @certs_app.command("aggregator")
@@ -51,13 +48,25 @@ def certs_aggregator(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Make certificates for an aggregator, and for the server to dial it."""
-    from splitft.engines.network.transport.certs import add_aggregator
+    from splitft.engines.network.transport.certs import CLIENT, CLIENT_KEY, SERVER_NAME, add_aggregator
 
     made = add_aggregator(folder, hosts or ())
-    typer.echo(
-        f"Wrote {made}: give this folder to who runs the aggregator, by a way that nobody else reads; and "
-        f"{folder}/server: it stays with the server's certificates."
-    )
+    _tell(made, "goes to whoever runs the aggregator, by a way that nobody else reads")
+    for name in (CLIENT, CLIENT_KEY):
+        _tell(folder / SERVER_NAME / name, "goes to the server, beside its other certificates")
+
+
+@certs_app.command("renew")
+def certs_renew(
+    names: Annotated[list[str], typer.Argument(help="Clients, server or aggregator.")],
+    folder: _CERTS = Path("certs"),
+) -> None:
+    """Make new certificates and keys for parties that have some, with the same names and hosts."""
+    from splitft.engines.network.transport.certs import renew
+
+    for name in names:
+        for path in renew(folder, name):
+            _tell(path, f"goes to {name} with {path.stem}.key; a client is then started again")
 
 
 @certs_app.command("revoke")
@@ -66,7 +75,12 @@ def certs_revoke(
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Refuse clients' certificates from now on, also in a run that goes on."""
-    from splitft.engines.network.transport.certs import revoke
+    from splitft.engines.network.transport.certs import CRL, revoke
 
     for name in names:
         typer.echo(f"Revoked the certificate of {name} (serial number {revoke(folder, name):x}).")
+    _tell(folder / CRL, "goes to the server, and to the aggregator if there is one, in place of theirs")
+
+
+def _tell(path: Path, use: str) -> None:
+    typer.echo(f"{path} {use}.")

@@ -39,9 +39,11 @@ def resolve_sources(job: Job) -> tuple[Job, list[str]]:
     if job.dataset_fallback is not None and job.dataset_name is not None:
         _require_local("dataset_fallback", job.dataset_fallback)
         name = job.dataset_name
-        if not (_is_local(name) or hub_answers(name, kind="dataset") or _data_are_cached(job)):
+        answers = _is_local(name) or hub_answers(name, job.dataset_revision, kind="dataset")
+        if not (answers or _data_are_cached(job)):
             changes |= {
                 "dataset_name": job.dataset_fallback,
+                "dataset_revision": "main",
                 "dataset_config_name": None,
                 "dataset_split": "train",
                 "dataset_test_split": None,
@@ -68,7 +70,12 @@ def _data_are_cached(job: Job) -> bool:
     with quiet_datasets(), offline():
         try:
             for split in filter(None, (job.dataset_split, job.dataset_test_split)):
-                datasets.load_dataset(str(job.dataset_name), job.dataset_config_name, split=split)
+                datasets.load_dataset(
+                    str(job.dataset_name),
+                    job.dataset_config_name,
+                    split=split,
+                    revision=job.dataset_revision,
+                )
         except Exception:  # the hub client, datasets and pyarrow each raise their own
             return False
     return True

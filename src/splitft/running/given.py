@@ -44,7 +44,7 @@ class Given:
                 check_data_set(name.removeprefix("object:"), data)
                 keys[key] = dict.fromkeys(map(str, data), name) if by_client(data) else name
         if self.train_dataset is not None:
-            keys |= {"dataset_name": None, "dataset_fallback": None}
+            keys |= {"dataset_name": None, "dataset_fallback": None, "dataset_revision": "main"}
         if self.model is not None:
             check_model(self.model)
             named = getattr(self.model.config, "_name_or_path", "")

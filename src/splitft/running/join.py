@@ -163,7 +163,8 @@ class ClientSetup:
                 f"allowed {', '.join(self.policy.target_modules or ())} (target_modules)"
             )
         if self.agree is not None:
-            named = told.dataset_name or told.data_files
+            hub = told.dataset_name and f"{told.dataset_name}, revision {told.dataset_revision}"
+            named = hub or told.data_files
             data = f"--data {self.data}" if self.data else f"the job's: {named}"
             self.agree.require(told, layers, data)
 

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.engines.network.transport.certs import is_loopback
+from splitft.engines.network.transport.certs import check_no_authority, is_loopback
+from splitft.engines.network.transport.identity import read_server_files
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.job.report import ReportSettings
@@ -47,8 +48,12 @@ def check_network_job(job: Job) -> None:
         )
 
 
-def check_address(address: str, certs: Path | None, insecure: bool) -> None:
-    """Raise JobError where an address is none, or would be open to a network without TLS."""
+def check_address(address: str, certs: Path | None, insecure: bool, client_certs: bool = True) -> None:
+    """Raise JobError where an address is none, or would be open to a network without TLS.
+
+    client_certs: whether clients show certificates. Raises NetworkError where the folder of this party's
+    certificates cannot be used, or holds the authority's key.
+    """
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit() or int(port) > 65535:
         raise JobError(f"--listen {address}: write HOST:PORT, such as 127.0.0.1:50051 or 0.0.0.0:50051")
@@ -57,6 +62,9 @@ def check_address(address: str, certs: Path | None, insecure: bool) -> None:
             f"--listen {address} is open to a network, and there is no TLS: give --certs (made by "
             "`splitft certs init`), or type --insecure where something else keeps strangers out"
         )
+    if certs is not None:
+        check_no_authority(certs)
+        read_server_files(certs, client_certs)
 
 
 def notice(console: Console, text: str) -> None:

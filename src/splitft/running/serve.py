@@ -80,7 +80,7 @@ def serve(
     console = console or make_console()
     say = partial(notice, console)
     called = run_callbacks(job, callbacks)
-    check_address(address, certs, insecure)
+    check_address(address, certs, insecure, client_certs=not tokens)
     job = with_method(job)
     check_network_job(job)
     job = network_job(job)
@@ -92,9 +92,8 @@ def serve(
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
         dial = None
         if job.network.aggregator:
-            own = certs / SERVER if certs else None
             dial = dial_aggregator(
-                job.network.aggregator, SERVER, own, insecure, token, lambda t: say(f"aggregator: {t}")
+                job.network.aggregator, SERVER, certs, insecure, token, lambda t: say(f"aggregator: {t}")
             )
 
         # A complete run: only tell the clients that have not heard; these need the tokens of its start.

@@ -134,7 +134,7 @@ def test_a_folder_in_hub_layout_is_read_through_datasets(
     name = str(tmp_path / "set")
     assert texts(dataset_name=name) == ["train a", "train b"]
     assert texts(dataset_name=name, dataset_split="test") == ["test a"]
-    with pytest.raises(DataError, match=r"split 'dev' cannot be loaded: .*check the three names"):
+    with pytest.raises(DataError, match=r"split 'dev' cannot be loaded: .*check these names"):
         texts(dataset_name=name, dataset_split="dev")
 
 

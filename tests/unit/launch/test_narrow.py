@@ -30,7 +30,7 @@ ARGUMENTS = {
     "export": ("The output_dir of a run.", "Folder to write"), "evaluate": ("A run's output_dir",),
     "aggregator": ("The server's job file", "Set keys"), "certs init": ("Names and addresses",),
     "certs add": ("The clients' names",), "certs aggregator": ("Names and addresses",),
-    "certs revoke": ("Clients that may not come in",),
+    "certs revoke": ("Clients that may not come in",), "certs renew": ("Clients, server or",),
     **dict.fromkeys(("run", "server", "plan", "compare"), ("A job file", "Set keys of the job:")),
 }  # fmt: skip
 

@@ -128,6 +128,7 @@ def test_a_wrong_name_is_an_error_and_no_reason_to_fall_back(folder: Path) -> No
 )
 def test_without_a_hub_the_fallbacks_are_taken_and_said(folder: Path, way: str) -> None:
     job = job_of(folder, dataset_config_name="big", dataset_split="test", model_revision="v1")
+    job["dataset_revision"] = "v1"
     with silent_port() as mute:
         url = {
             "refused": "http://127.0.0.1:9",
@@ -139,11 +140,8 @@ def test_without_a_hub_the_fallbacks_are_taken_and_said(folder: Path, way: str) 
         answer = resolve(url, folder / "home", job, **more)
     assert names(answer) == (str(folder / "other"), str(folder / "set2"))
     used = answer["job"]
-    assert (used["model_revision"], used["dataset_config_name"], used["dataset_split"]) == (
-        "main",
-        None,
-        "train",
-    )
+    keys = ("model_revision", "dataset_config_name", "dataset_split", "dataset_revision")
+    assert [used[key] for key in keys] == ["main", None, "train", "main"]
     model, data = answer["notices"]
     assert "org/model" in model and str(folder / "other") in model
     assert "org/data" in data and "not comparable" in data

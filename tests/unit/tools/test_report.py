@@ -70,6 +70,8 @@ def test_the_page_loads_nothing_and_every_axis_has_a_unit(made: Path, name: str)
     assert not [attribute for attribute in names if attribute.startswith("on")]
     for loading in ("http:", "https:", "url(", "@import", "javascript:"):
         assert loading not in page
+    (policy,) = (own["content"] for tag, own in found.tags if tag == "meta" and "http-equiv" in own)
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline';")
     assert found.charts
     for texts in found.charts:
         axes = [text for kind, text in texts if kind == "axis"]
@@ -156,8 +158,11 @@ def test_charts_have_the_colours_of_the_page_in_light_and_dark(made: Path) -> No
 def test_a_hostile_title_note_and_folder_are_escaped(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "<b>run<"
     shutil.copytree(made / "one", folder)
-    page = render_page([read_run(folder)], "<i>title</i>", notes=["<u>note</u>"])
+    unseen = "\x1b]52;c;cm0gLXJm\x07 \x9b2J \u202egnp.exe"
+    page = render_page([read_run(folder)], "<i>title</i>", notes=["<u>note</u>", unseen])
     assert not re.search(r"<[biu]>", page)
+    assert not set(page) & set("\x1b\x07\x9b\u202e")
+    assert "\ufffd]52;c;cm0gLXJm\ufffd \ufffd2J \ufffdgnp.exe" in page
     assert "&lt;b&gt;run&lt;" in page and "&lt;i&gt;title" in page and "&lt;u&gt;note" in page
 
 

@@ -30,3 +30,16 @@ def test_samples_of_one_token_take_no_more_than_is_allowed() -> None:
         sent += 8
     assert sent > 1000
     assert resident() - before < 2 * ALLOWED
+
+
+def test_a_sample_that_is_kept_keeps_no_batch() -> None:
+    """A hundredth of each batch is remembered; the rest finds no room, and goes."""
+    memory, codec = FrozenMemory(1_000_000, WIDTH), RowCodec(None, WIDTH)
+    before = resident()
+    for number in range(60):
+        lengths = (1, 4000)
+        ids = torch.zeros(sum(lengths), dtype=torch.int32)
+        hidden, samples = torch.randn(sum(lengths), WIDTH), (2 * number, 2 * number + 1)
+        memory.unpack(Activations(1, 0, 0, True, lengths, hidden, ids, samples=samples), codec)
+    assert len(memory._kept) == 60
+    assert resident() - before < 20_000_000

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.engines.network.transport.certs import is_loopback
+from splitft.engines.network.transport.certs import SERVER_NAME, is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import load_job
@@ -62,7 +62,7 @@ def main(grid: Grid, context: Context) -> None:
             result = serve(
                 job,
                 listen,
-                certs=certs,
+                certs=certs / SERVER_NAME,
                 tokens=tokens,
                 resume=settings["resume"] is True,
                 console=console,

@@ -48,7 +48,9 @@ def _data(run: RunFolder) -> str:
     source = job.get("dataset_name") or job.get("data_files")
     if isinstance(source, dict):
         source = f"{len(source)} files, one a client"
-    config = f" ({job['dataset_config_name']})" if job.get("dataset_config_name") else ""
+    parts = (job.get("dataset_config_name"), job.get("dataset_revision"))
+    named = ", ".join(part for part in parts if part and part != "main")
+    config = f" ({named})" if named else ""
     rows = sum(client.get("eval_rows", 0) for client in run.partition.get("clients", ()))
     own_set = run.partition.get("eval_set")
     held = f", {rows:,} rows {f'of {own_set} to evaluate on' if own_set else 'held out'}" if rows else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -19,6 +20,10 @@ from splitft.tools.report.series import has_virtual_time
 from splitft.tools.report.table import remark, verdict_columns
 from splitft.tools.report.verdict import report_data, sentences, target_note
 
+# Whatever came into the page, a browser loads and runs nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# Characters that move a cursor or turn the direction of text, for who prints the file or searches in it.
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 GENERATOR = "splitft report"  # in the page's <meta>: a page that has it may be written anew
 
 
@@ -44,7 +49,8 @@ def render_page(runs: Sequence[RunFolder], title: str | None = None, *, notes: S
             traffic_section(variants),
             data_section(variants),
         ]
-    return environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
+        policy=POLICY,
         title=title or _default_title(len(variants), len(runs)),
         colours=COLOURS,
         paint=paint,
@@ -63,6 +69,7 @@ def render_page(runs: Sequence[RunFolder], title: str | None = None, *, notes: S
         sections=[section for section in possible if section],
         conditions=conditions(variants),
     )
+    return UNSEEN.sub("\ufffd", page)
 
 
 def _default_title(variants: int, runs: int) -> str:

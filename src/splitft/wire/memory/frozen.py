@@ -58,7 +58,7 @@ class FrozenMemory(SampleMemory):
         for place, sample in enumerate(message.samples):
             one = came.get(place) or self._kept[sample]
             if sample in self._lengths:
-                self._kept[sample] = one
+                self._kept[sample] = _alone(one)
             whole.append(one)
         rows, labels, ids = zip(*whole, strict=True)
         hidden = torch.cat(rows).to(message.hidden.dtype)
@@ -118,6 +118,16 @@ def _samples(message: Activations, codec: RowCodec, lengths: list[int]) -> list[
         if start != len(message.packed) or message.hidden.numel():
             raise ValueError(f"packed: {len(message.packed)} parts for {len(lengths)} new samples")
     return list(zip(hidden, labels, ids, strict=True))
+
+
+def _alone(sample: _Kept) -> _Kept:
+    """Return a sample in memory of its own: a part of a batch would keep all of the batch."""
+    hidden, labels, ids = (
+        part if part is None or part.untyped_storage().nbytes() == part.nbytes else part.clone()
+        for part in sample
+    )
+    assert hidden is not None
+    return hidden, labels, ids
 
 
 def _vector(ids: Tensor) -> Tensor:

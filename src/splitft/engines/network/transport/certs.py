@@ -1,11 +1,12 @@
-"""`splitft certs`: an authority of one's own, with a certificate for the server and for every client.
+"""`splitft certs`: an authority of one's own, with a folder of certificates for every party.
 
-The authority's key (`ca.key`) signs and revokes; the server does not need it. Each client gets a folder.
+The authority's key (`ca.key`) signs and revokes; no party of a run needs it.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -22,35 +23,42 @@ from splitft.errors import JobError, NetworkError, OutputError
 
 CA, CA_KEY, CRL = "ca.pem", "ca.key", "revoked.pem"
 SERVER, SERVER_KEY, CLIENT, CLIENT_KEY = "server.pem", "server.key", "client.pem", "client.key"
-AGGREGATOR = "aggregator"  # folder of its certificates
-RESERVED = ("server", AGGREGATOR)  # names of parties that are no clients
+SERVER_NAME, AGGREGATOR = "server", "aggregator"  # folders of their certificates
+RESERVED = (SERVER_NAME, AGGREGATOR)  # names of parties that are no clients
 AGGREGATOR_NAME = "aggregator.splitft"  # the name in them, at any address
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+HERE = ("localhost", "127.0.0.1", "::1")
 CA_DAYS, DAYS = 3650, 825
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
 
-def create_authority(folder: Path, hosts: Sequence[str] = ()) -> None:
+def create_authority(folder: Path, hosts: Sequence[str] = ()) -> Path:
     """Make an authority, and the server's certificate for these hosts (and this machine itself).
 
-    Raises OutputError where the folder holds one already or cannot be written.
+    Returns the folder that goes to the server. Raises JobError where a host is none, and OutputError where
+    the folder holds an authority already, is open to other users, or cannot be written.
     """
+    names = _hosts(hosts)
     if (folder / CA).exists():
-        raise OutputError(f"{folder} holds an authority already: add clients to it, or name another folder")
+        raise OutputError(
+            f"{folder} holds an authority already: add clients to it, renew its certificates "
+            "(`splitft certs renew`), or name another folder"
+        )
+    _close(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SplitFT authority")])
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
     builder = _builder(name, name, key, CA_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(usage, critical=True).add_extension(identifier, critical=False)
+    builder = builder.add_extension(_key_usage(signs=True), critical=True)
     _write_pair(folder / CA, builder, key, key)
+    target = folder / SERVER_NAME
     _write_revoked(folder, [])
-    _issue(folder, "server", folder / SERVER, ["localhost", "127.0.0.1", "::1", *hosts])
+    _issue(folder, SERVER_NAME, target / SERVER, names)
+    for file in (CA, CRL):
+        _write(target / file, (folder / file).read_bytes())
+    return target
 
 
 def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
@@ -61,33 +69,53 @@ def add_client(folder: Path, name: str, days: float = DAYS) -> Path:
     if not NAME.fullmatch(name):
         raise JobError(f"{name!r} cannot be a client's name: letters a to z, digits, - and _, at most 64")
     if name in RESERVED:
-        raise JobError(f"{name!r} cannot be a client's name: `splitft certs aggregator` certifies it")
-    return _add(folder, name, days)
-
-
-def _add(folder: Path, name: str, days: float = DAYS) -> Path:
+        raise JobError(
+            f"{name!r} cannot be a client's name: it is another party's, of `splitft certs init` or `splitft "
+            "certs aggregator`"
+        )
     target = folder / name
     if target.exists():
-        raise OutputError(f"{target} is there already: revoke {name} first, and move the folder away")
+        raise OutputError(f"{target} is there already: `splitft certs renew {name}` makes a new certificate")
     _issue(folder, name, target / CLIENT, [], days)
-    _write(target / CA, (folder / CA).read_bytes())
+    _write(target / CA, _read(folder / CA))
     return target
 
 
 def add_aggregator(folder: Path, hosts: Sequence[str] = ()) -> Path:
     """Make the certificates of an aggregator and of the server as its client; return the aggregator's folder.
 
-    hosts: its names, besides this machine itself. Raises OutputError where there is one already.
+    hosts: its names, besides this machine itself. Raises JobError where one is none, and OutputError where
+    there is an aggregator already.
     """
+    names = [AGGREGATOR_NAME, *_hosts(hosts)]
     target = folder / AGGREGATOR
     if target.exists():
         raise OutputError(f"{target} is there already: move it away to make another")
-    names = [AGGREGATOR_NAME, "localhost", "127.0.0.1", "::1", *hosts]
     _issue(folder, AGGREGATOR, target / SERVER, names)
     for name in (CA, CRL):
-        _write(target / name, (folder / name).read_bytes())
-    _add(folder, "server")
+        _write(target / name, _read(folder / name))
+    _issue(folder, SERVER_NAME, folder / SERVER_NAME / CLIENT, [])
     return target
+
+
+def renew(folder: Path, name: str) -> list[Path]:
+    """Make new certificates, with new keys, in the folder of a party; return them.
+
+    The former ones count until they end, or are revoked before. Raises OutputError where the party has none.
+    """
+    made = []
+    for path in (folder / name / SERVER, folder / name / CLIENT):
+        if path.exists():
+            found = x509.load_pem_x509_certificate(_read(path)).extensions
+            hosts: list[str] = []
+            if path.name == SERVER:
+                names = found.get_extension_for_class(x509.SubjectAlternativeName).value
+                hosts = [str(one.value) for one in names]
+            _issue(folder, name, path, hosts)
+            made.append(path)
+    if not made:
+        raise OutputError(f"{folder / name} holds no certificate: `splitft certs add {name}` makes one")
+    return made
 
 
 def revoke(folder: Path, name: str) -> int:
@@ -99,22 +127,70 @@ def revoke(folder: Path, name: str) -> int:
     serials = [entry.serial_number for entry in x509.load_pem_x509_crl(_read(folder / CRL))]
     if certificate.serial_number not in serials:
         _write_revoked(folder, [*serials, certificate.serial_number])
+    for party in RESERVED:  # that are still beside the authority
+        if (folder / party / CRL).exists():
+            _write(folder / party / CRL, _read(folder / CRL))
     return certificate.serial_number
 
 
+def check_no_authority(folder: Path) -> None:
+    """Raise NetworkError where a party that listens has the key of the authority at hand.
+
+    A party that is broken into could then sign clients of its own.
+    """
+    if (folder / CA_KEY).exists():
+        instead = f"--certs {folder / SERVER_NAME}" if (folder / SERVER_NAME / SERVER).exists() else "another"
+        raise NetworkError(
+            f"{folder} holds {CA_KEY}, which signs clients and stays with the organiser of the run: give "
+            f"{instead}, or move {CA_KEY} away"
+        )
+
+
+def _close(folder: Path) -> None:
+    """Close an empty folder to other users. Raises OutputError where others can enter a folder with files."""
+    if os.name != "posix" or not folder.is_dir() or not folder.stat().st_mode & 0o077:
+        return
+    if any(folder.iterdir()):
+        raise OutputError(
+            f"{folder} is open to other users of this machine, and holds files: name a new folder, or close "
+            f"it (chmod 700 {folder})"
+        )
+    with writing(folder, "name another folder"):
+        folder.chmod(0o700)
+
+
+def _hosts(hosts: Sequence[str]) -> list[str]:
+    """Return the names and addresses of a party that listens. Raises JobError where one is none."""
+    for host in hosts:
+        if not HOST.fullmatch(host) and not _is_address(host):
+            raise JobError(
+                f"{host!r} is no host: give names or addresses without ports, such as server.example.org"
+            )
+    return list(dict.fromkeys((*HERE, *hosts)))
+
+
+def _key_usage(*, signs: bool) -> x509.KeyUsage:
+    """Return the use of a key. signs: certificates and lists of revoked ones."""
+    return x509.KeyUsage(
+        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+        key_agreement=False, key_cert_sign=signs, crl_sign=signs, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
 def _issue(folder: Path, name: str, path: Path, hosts: Sequence[str], days: float = DAYS) -> None:
+    """Write a certificate of a party. hosts: of one that listens; none: of a client."""
     authority_key, authority = _authority(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    names = [_general_name(host) for host in hosts] or [x509.UniformResourceIdentifier(f"splitft:{name}")]
     builder = _builder(subject, authority.subject, key, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_key_usage(signs=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     builder = builder.add_extension(issuer, critical=False)
-    if hosts:
-        names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
-        builder = builder.add_extension(names, critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     _write_pair(path, builder, key, authority_key)
 
 
@@ -128,14 +204,20 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: PrivateKey, days: float
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))  # clocks differ
         .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def _is_address(host: str) -> bool:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        ipaddress.ip_address(host)
     except ValueError:
-        return x509.DNSName(host)
+        return False
+    return True
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
 
 
 def _write_revoked(folder: Path, serials: Sequence[int]) -> None:
