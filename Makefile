@@ -49,7 +49,8 @@ $(VENV)/.docs: $(VENV)/.installed
 
 docs: $(VENV)/.docs
 	$(BIN)/codespell --toml pyproject.toml *.md docs benchmarks/README.md src examples
-	$(BIN)/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo 'The site is in site/; its search needs a web server: $(BIN)/python -m http.server -d site'
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/split_cost.py
