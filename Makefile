@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# The demo never writes over an earlier one: runs/quickstart, runs/quickstart-2, ...
-OUT ?= $(shell n=1; d=runs/quickstart; while [ -e "$$d" ]; do n=$$((n+1)); d=runs/quickstart-$$n; done; echo $$d)
+# Where the demo writes; without it runs/quickstart, runs/quickstart-2, ...: never over an earlier run.
+OUT ?=
 
-.PHONY: help demo test test-slow test-matrix lint bench bench-gpu study clean
+.PHONY: help demo test test-slow test-matrix lint docs bench bench-gpu study clean
 
 help:
 	@echo "make demo       install, and fine-tune the built-in model on the built-in text (ARGS='rounds=2' to change)"
 	@echo "make test       install, lint, type-check and run all quick tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-matrix  a short suite with old, pinned and new libraries, on each Python; writes docs/versions.md"
+	@echo "make docs       check the spelling, and build the site of the documentation into site/, without a warning"
 	@echo "make bench      the benchmarks; results go to benchmarks/results"
 	@echo "make bench-gpu  those that need a GPU"
 	@echo "make study      the paper's comparisons, resumable; results go to docs/study (ARGS='--parallel 2')"
@@ -26,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/splitft run quickstart output_dir=$(OUT) $(ARGS)
+	$(BIN)/splitft demo $(if $(OUT),output_dir=$(OUT)) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -36,11 +37,20 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not matrix" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.docs
 	$(BIN)/python -m pytest -m slow
 
 test-matrix:
 	$(PYTHON) benchmarks/matrix.py $(ARGS)
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/codespell --toml pyproject.toml *.md docs benchmarks/README.md src examples
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo 'The site is in site/; its search needs a web server: $(BIN)/python -m http.server -d site'
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/split_cost.py
@@ -65,4 +75,4 @@ study: $(VENV)/.installed
 	$(BIN)/python benchmarks/paper_bytes.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache

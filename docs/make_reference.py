@@ -34,6 +34,7 @@ INTRODUCTION = """\
 
 | Command | What it does |
 |---|---|
+| `splitft demo [KEY=VALUE]...` | Runs the recipe `quickstart` in a free folder; fetches the built-in model. |
 | `splitft new [RECIPE] [PATH]` | Lists the recipes, or copies one; never overwrites a file. |
 | `splitft new site [PATH]` | Writes a client's policy, every key with its meaning ([how](site-policy.md)). |
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |

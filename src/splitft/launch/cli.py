@@ -24,6 +24,7 @@ from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
 from splitft.launch.certs import certs_app
 from splitft.launch.client import client
+from splitft.launch.demo import demo
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
 from splitft.launch.width import FittingApp, columns, listed
@@ -94,6 +95,9 @@ def _top(
         signal.signal(signal.SIGTERM, _stop_at_once)
     if ctx.invoked_subcommand not in FOR_OTHERS:
         os.umask(0o077)  # adapters, checkpoints, what others sent: for their owner alone
+
+
+app.command()(demo)
 
 
 @app.command()

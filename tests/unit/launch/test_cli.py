@@ -21,6 +21,7 @@ from splitft.launch.cli import EXIT_CODES, INCOMPLETE, TERMINATED, app
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
 FLAGS: dict[str, set[str]] = {
     "": {"--version"},
+    "demo": set(),
     "new": set(),
     "schema": set(),
     "run": {"--resume", "--plugin"},
