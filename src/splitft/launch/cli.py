@@ -23,6 +23,7 @@ from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.watch import LIVE, LIVE_LISTEN, page_of, watch
 from splitft.launch.width import FittingApp, columns, listed
 
 EXIT_CODES = {
@@ -126,12 +127,20 @@ def schema() -> None:
 
 
 @app.command()
-def run(job: JOB, overrides: OVERRIDES = None, resume: RESUME = False, plugin: PLUGIN = None) -> None:
+def run(
+    job: JOB,
+    overrides: OVERRIDES = None,
+    resume: RESUME = False,
+    live: LIVE = False,
+    live_listen: LIVE_LISTEN = None,
+    plugin: PLUGIN = None,
+) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
     loaded = _load(job, overrides)
     from splitft.running.runner import run
 
-    run(loaded, resume=resume)
+    with page_of(loaded, live, live_listen):
+        run(loaded, resume=resume)
 
 
 @app.command()
@@ -146,14 +155,17 @@ def server(
     insecure: OPEN = False,
     resume: RESUME = False,
     admit: ADMIT = None,
+    live: LIVE = False,
+    live_listen: LIVE_LISTEN = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
     loaded = _load(job, overrides)
     from splitft.running.serve import serve
 
-    token, admitted = read_token(token_file), admit or []
-    done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
+    options: dict[str, Any] = {"token": read_token(token_file), "admit": admit or []}
+    with page_of(loaded, live, live_listen):
+        done = serve(loaded, listen, certs=certs, insecure=insecure, resume=resume, **options)
     if done.summary.get("missing"):
         raise typer.Exit(INCOMPLETE)
 
@@ -277,6 +289,9 @@ def report(
     from splitft.tools.report.command import report_command
 
     report_command(runs, out, title)
+
+
+app.command()(watch)
 
 
 @app.command()
