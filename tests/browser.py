@@ -43,6 +43,7 @@ class Browser:
         for end in (requests, answers, *ends):
             os.close(end)
         self._rest, self._number = b"", 0
+        self.problems: list[str] = []  # errors of scripts, and what a page's own policy has kept from loading
 
     def __enter__(self) -> Browser:
         return self
@@ -61,6 +62,8 @@ class Browser:
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session, target, width)
         page.resize(width, height)
+        page.call("Runtime.enable")
+        page.call("Log.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         page.call("Page.navigate", url=url)
@@ -89,6 +92,9 @@ class Browser:
             self._rest += more
         text, self._rest = self._rest.split(b"\0", 1)
         answer: dict[str, Any] = json.loads(text)
+        entry = answer.get("params", {}).get("entry", {})
+        if answer.get("method") == "Runtime.exceptionThrown" or entry.get("level") == "error":
+            self.problems.append(json.dumps(answer["params"])[:600])
         return answer
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from splitft.cuts.observe import ClientState, Decision, Observation
 from splitft.history import ClientRecord, RoundRecord
 
+HOSTILE = "<img src=x onerror=alert(1)>\u202e\x1b[31m"  # a name that a client may give itself
+
 
 def record(round_: int, cuts: Mapping[str, int], perplexity: float | None, **changes: Any) -> RoundRecord:
     """Return the record of a round in which all clients trained."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from splitft.common.files import write_atomically
 from splitft.common.text import error_line
+from splitft.cuts.observe import Decision
 from splitft.errors import DivergedError, OutputError
 from splitft.history import RoundRecord
 from splitft.job.settings import FederationSettings
@@ -27,6 +28,7 @@ LIVE = "live.json"
 SECONDS_BETWEEN = 1.0  # from one writing to the next
 HEARTBEAT_SECONDS = 5.0  # the longest time between two, also where nothing changes
 MOST_NOTICES = 50
+MOST_MOVES, MOST_TOLD = 40, 16  # moves of a decision that are told; clients up to which all are
 _NEWEST = 0.3  # weight of the newest step in a client's rate
 
 
@@ -69,9 +71,14 @@ class LiveFile(Observer):
         blocks: int,
         progress: RunProgress,
         notices: Notices,
+        decisions: Callable[[], Sequence[Decision]],
     ) -> None:
-        """Args: blocks: of the model. progress: gets every event first; it knows bytes and time left."""
+        """Args: blocks: of the model. progress: gets every event first; it knows bytes and time left.
+
+        decisions: all of the cut policy so far; the last one is written down with its round's record only.
+        """
         self._path, self._job, self._progress, self._notices = folder / LIVE, job, progress, notices
+        self._decisions = decisions
         self._mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
         self._started = time.time()
         self._fixed = {"process": os.getpid(), "names": list(names), "blocks": blocks}
@@ -99,7 +106,11 @@ class LiveFile(Observer):
     def on_round_begin(self, round_: int, cuts: Mapping[str, int], cohort: Sequence[str]) -> None:
         """Note the start of a round."""
         self._progress.on_round_begin(round_, cuts, cohort)
-        self._round = {"phase": "training", "round": round_, "cohort": list(cohort), "cuts": dict(cuts)}
+        made = self._decisions()[-1:]
+        self._round = {
+            "phase": "training", "round": round_, "cohort": list(cohort), "cuts": dict(cuts),
+            "decision": _told(made[0]) if made and made[0].round == round_ else None,
+        }  # fmt: skip
         self._changed = True
 
     def on_loss(self, round_: int, step: int, client: str, loss: float) -> None:
@@ -194,6 +205,22 @@ class LiveFile(Observer):
         seen = {name: self._clients.get(name) for name in now["cohort"]}
         left = [n for n, c in seen.items() if c is None or c.round != now["round"] or c.step < last]
         return left if len(left) < len(seen) else []
+
+
+def _told(decision: Decision) -> dict[str, Any]:
+    """Return a decision as its line of decisions.jsonl has it, with as many clients as a page shows."""
+    before = {client.name: client.cut for client in decision.observation.clients}
+    moved = [name for name, cut in decision.cuts.items() if before.get(name) != cut]
+    told = list(decision.cuts) if len(decision.cuts) <= MOST_TOLD else moved[:MOST_MOVES]
+    return {
+        "round": decision.round,
+        "policy": decision.policy,
+        "observation": {"clients": [{"name": name, "cut": before.get(name)} for name in told]},
+        "cuts": {name: decision.cuts[name] for name in told},
+        "reasons": {name: decision.reasons.get(name, "") for name in told},
+        "moved": len(moved),
+        "stayed": len(decision.cuts) - len(moved),
+    }
 
 
 def _finite(value: float | None, digits: int) -> float | None:

@@ -131,7 +131,8 @@ def run_parties(
     notices = notices or Notices()
     said = [text for _, text in notices.last]
     notices.last.extend((time.time(), text) for text in start.notices if text not in said)
-    live = LiveFile(folder, job, start.names, start.num_blocks, progress, notices)
+    policy, names = parties.policy, start.names
+    live = LiveFile(folder, job, names, start.num_blocks, progress, notices, lambda: policy.decisions)
     with CallbackHandler(job, callbacks, live) as events, live, progress:
         events.begin(folder, done)  # before anything is written
         output = _Output(folder, start, parties)

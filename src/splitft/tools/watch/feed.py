@@ -17,6 +17,7 @@ from splitft.tools.watch.folders import find_runs, names_of
 from splitft.tools.watch.state import RunState, encoded
 
 SECONDS_BETWEEN = 1.0  # from one look to the next
+LARGEST_SHARE = 0.01  # of a core, for looks: where they take long, they are made less often
 SECONDS_BETWEEN_SEARCHES = 5.0  # for runs that are new below the folders
 HEARTBEAT_SECONDS = 15.0  # a watcher that is gone is noticed by then
 MOST_WATCHERS = 64
@@ -33,17 +34,20 @@ class Runs:
         self._runs: dict[Path, RunState] = {}
         self._shown: dict[str, float] = {}  # when the state of a run was made last
         self._searched = -SECONDS_BETWEEN_SEARCHES
+        self.seconds = 0.0  # that the last look took of a core
         self.states: dict[str, dict[str, Any]] = {}
 
     def look(self) -> dict[str, Any]:
         """Read what is new; return what has changed: {run: difference}, of a new run the whole state."""
-        now = time.monotonic()
+        now, began = time.monotonic(), time.thread_time()
         if now - self._searched >= SECONDS_BETWEEN_SEARCHES:
             self._searched = now
             paths = self._folders if self._fixed else find_runs(self._folders)
             for path, name in names_of(paths).items():
                 self._runs.setdefault(path, RunState(path, name))
-        return {run.name: changed for run in self._runs.values() if (changed := self._look_at(run, now))}
+        changes = {run.name: changed for run in self._runs.values() if (changed := self._look_at(run, now))}
+        self.seconds = time.thread_time() - began
+        return changes
 
     def _look_at(self, run: RunState, now: float) -> dict[str, Any]:
         before = self.states.get(run.name)
@@ -140,7 +144,7 @@ class Feed:
 
     async def _look_again(self) -> None:
         while self._watchers and not self._closed:
-            await asyncio.sleep(SECONDS_BETWEEN)
+            await asyncio.sleep(max(SECONDS_BETWEEN, self._runs.seconds / LARGEST_SHARE))
             async with self._lock:
                 await self._look()
         self._looking = None

@@ -108,8 +108,8 @@ def decision_entry(line: Mapping[str, Any], names: Names) -> dict[str, Any]:
     return {
         "round": int(number(line.get("round")) or 0),
         "policy": words(line.get("policy"), LONGEST_NAME),
-        "moved": len(moves),
-        "stayed": len(stays),
+        "moved": number(line.get("moved")) or len(moves),  # as counted, where not all are told
+        "stayed": number(line.get("stayed")) or len(stays),
         "clients": told,
     }
 

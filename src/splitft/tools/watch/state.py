@@ -113,7 +113,7 @@ class RunState:
             "bytes": self._bytes_by_kind(),
             "rounds": list(self._rounds),
             "levels": [[rounded(value), rounded(width)] for value, width in levels(self._evaluations)],
-            "decisions": list(self._decisions),
+            "decisions": [*self._decisions, *self._decided_now()],
             "times": self._times,
             "waits": {str(place): count for place, count in self._waits.most_common(8)},
             "privacy": self._privacy,
@@ -197,6 +197,12 @@ class RunState:
         else:
             return []
         return [place for name in late if (place := self._names.of(name)) is not None]
+
+    def _decided_now(self) -> list[dict[str, Any]]:
+        """Return the decision for the round that is under way, which is not recorded yet."""
+        line = mapping(self._live.value.get("decision"))
+        last = self._decisions[-1]["round"] if self._decisions else 0
+        return [decision_entry(line, self._names)] if (number(line.get("round")) or 0) > last else []
 
     def _log(self) -> list[dict[str, Any]]:
         """Return the last notices and refusals, the newest last."""

@@ -11,6 +11,7 @@ from typing import Any
 from splitft.tools.watch.parts import mapping, number, rounded, words
 
 SILENT_SECONDS = 30.0  # the live file of a run is written every five
+GONE_SECONDS = 8.0  # and where no process here has the number of the run's, unless it is in another container
 _LOCK = re.compile(r"process (\d+) on (\S+)")
 ENDED = ("done", "stopped", "diverged")
 
@@ -29,14 +30,15 @@ def status_of(
     gone), finished, diverged, stopped, unknown. lock: text and time of the lock's file; None without one.
     live_time, now: in seconds since 1970.
     """
-    fresh = bool(live) and live.get("phase") not in ENDED and now - live_time < SILENT_SECONDS
+    found = _LOCK.match(lock[0]) if lock else None
+    process = int(found[1]) if found and found[2] == socket.gethostname() else None
+    gone = process is not None and not _exists(process)
     newer = bool(live) and (lock is None or live_time >= lock[1])  # else it is of the process before
-    if fresh and newer:
+    seconds = GONE_SECONDS if gone else SILENT_SECONDS
+    if newer and live.get("phase") not in ENDED and now - live_time < seconds:
         return {"state": "running", **_figures(live)}
     if lock is not None:
-        found = _LOCK.match(lock[0])
-        process = int(found[1]) if found and found[2] == socket.gethostname() else None
-        if process is not None and not _exists(process):
+        if gone:
             told = f"its process, {process}, has ended without a word: it may have been killed"
             return {"state": "lost", "reason": told, **(_figures(live) if newer else {})}
         if newer and live.get("phase") not in ENDED:

@@ -19,7 +19,9 @@ const TONES = {
 const URGENT = ["expelled", "away", "dropped", "not ready", "invited"];
 const SORTS = {attention: "what needs attention", name: "name", cut: "cut", loss: "loss", rate: "slowest"};
 
-let runs = new Map(), skew = 0, shown = null, chosenRound = null, filter = "", limit = 30, drawn = false;
+const FIRST = innerWidth < 640 ? 10 : 30; // clients in the table before somebody asks for more
+
+let runs = new Map(), skew = 0, shown = null, chosenRound = null, filter = "", limit = FIRST, drawn = false;
 const hits = {};
 
 // Choosing a run.
@@ -46,7 +48,7 @@ function tabs() {
 }
 
 function choose(name) {
-  shown = name; chosenRound = null; filter = ""; limit = 30;
+  shown = name; chosenRound = null; filter = ""; limit = FIRST;
   $("find").value = "";
   draw();
 }
@@ -137,7 +139,7 @@ function drawTop(run) {
   const rows = Object.values(run.clients || {}), away = rows.filter(row => URGENT.includes(row.state)).length;
   const soFar = known(status.started) && known(status.at) ? seconds(status.at - status.started) : "";
   const tiles = [
-    tile("Round", `${count(status.round ?? last ?? null)} of ${count(planned)}`, inRound && status.step ? `step ${status.step} of ${run.steps}` : ""),
+    tile("Round", planned ? `${count(status.round ?? last ?? null)} of ${count(planned)}` : "–", inRound && status.step ? `step ${status.step} of ${run.steps}` : ""),
     tile("Perplexity, held out", now ? figure(now.perplexity, 4) : "–", now && now !== first ? `${change(now)} against ${figure(first.perplexity, 4)} before` : "no round is over yet"),
     tile("Speed", known(status.tokens_per_second) ? `${count(status.tokens_per_second)} tok/s` : "–", known(status.tokens_per_second) ? "of all clients, last round" : ""),
     status.state === "running" ? tile("Time left", seconds(status.seconds_left), soFar && `${soFar} so far`) : tile("Time", soFar || "–", ""),
@@ -198,7 +200,7 @@ function drawCutPictures(run) {
   const before = at >= 0 ? history[at - 1]?.cuts : same ? history.at(-2)?.cuts : newest?.cuts;
   const canvas = $("model"), hit = pictures.drawModel(canvas, run.names, now, before, run.blocks, run.tail);
   hits.model = hit;
-  canvas.hidden = !hit;
+  canvas.hidden = $("model-legend").hidden = !hit;
   const moved = run.names.map((_, place) => place).filter(place => known(before?.[place]) && known(now[place]) && before[place] !== now[place]);
   const told = moved.map(place => `${nameOf(run, place)} ${before[place]} → ${now[place]}`);
   say("model-when", !hit ? "" : at < 0 ? "now" : `round ${history[at].round}`);
@@ -257,7 +259,7 @@ function drawWaits(run) {
       const done = row.round === status.round ? row.step + 1 : 0;
       rows.set(Number(place), {parts: [[done, URGENT.includes(row.state) ? "alarm" : "c0"], [run.steps - done, "soft"]], text: `${done}/${run.steps}`, rank: done});
     }
-    legend = [["steps done in this round", "c0"], ["left", "soft"]];
+    legend = [["steps done in this round", "c0"], ["of a client that is not there", "alarm"], ["left", "soft"]];
     said = rows.size ? `Optimizer steps of round ${status.round}.` : "";
   }
   hits.waits = pictures.drawRows(canvas, run.names, rows, null, most);
@@ -312,7 +314,7 @@ function drawClients(run) {
   const holder = $("chips");
   if (holder.children.length !== chips.length) holder.replaceChildren(...chips.map(() => {
     const chip = element("button", {type: "button"});
-    chip.addEventListener("click", () => { filter = filter === chip.dataset.state ? "" : chip.dataset.state; limit = 30; draw(); });
+    chip.addEventListener("click", () => { filter = filter === chip.dataset.state ? "" : chip.dataset.state; limit = FIRST; draw(); });
     return chip;
   }));
   chips.forEach(([state, number], i) => {
@@ -351,7 +353,7 @@ function drawClients(run) {
       cell.dataset.is = `${text}|${small}`;
       cell.toggleAttribute("data-none", !text);
       const inside = title === "State" && text ? element("span", {class: "pill", text}) : text;
-      if (title === "State" && text) inside.dataset.tone = URGENT.includes(text) ? "bad" : "";
+      if (title === "State" && text) inside.dataset.tone = ["invited", "not ready"].includes(text) ? "warn" : URGENT.includes(text) ? "bad" : "";
       cell.replaceChildren(inside, ...(small ? [element("small", {text: small})] : []));
     });
   });
@@ -399,7 +401,8 @@ function drawLists(run) {
   replaced($("decisions"), decisions.length ? decisions : [element("p", {class: "said", text: "None: the cuts of this run are fixed, or no round has begun."})]);
   const lines = [...(run.log || [])].reverse().map(line => element("article", {}, element("p", {}, ...(known(line.at) ? [element("time", {text: clock(line.at)})] : []), line.text)));
   replaced($("log"), lines.length ? lines : [element("p", {class: "said", text: "None so far."})]);
-  replaced($("job"), (run.job || []).flatMap(([key, value]) => [element("dt", {text: key}), element("dd", {text: value})]));
+  const pairs = (run.job || []).flatMap(([key, value]) => [element("dt", {text: key}), element("dd", {text: value})]);
+  replaced($("job"), pairs.length ? pairs : [element("dd", {class: "said", text: "Not written before the rounds begin."})]);
 }
 
 // Drawing all runs.
@@ -422,7 +425,7 @@ function drawAll() {
     pill.dataset.tone = tone;
     const texts = [
       `${count(run.rounds.at(-1)?.round ?? run.status.round ?? null)}/${count(run.rounds_planned)}`, now ? figure(now.perplexity, 4) : "–",
-      now && now.round ? change(now) : "–", bytes(sent), count(run.names.length), [job.method, job["cut policy"]].filter(Boolean).join(", ") || "–",
+      now && now.round ? change(now) : "–", bytes(sent), count(run.names.length), job.method ? `${job.method}${job["cut policy"] ? `, policy ${job["cut policy"]}` : ""}` : "–",
     ];
     return element("tr", {}, element("th", {scope: "row"}, link), element("td", {class: "text"}, pill), ...texts.map(text => element("td", {class: "num", text})));
   }));
@@ -435,6 +438,7 @@ function draw() {
   $("empty").hidden = true;
   $("all").hidden = shown !== "";
   $("one").hidden = shown === "";
+  $("one").setAttribute("aria-label", shown);
   document.title = one ? `${one.name} – SplitFT live` : "SplitFT live";
   if (shown === "") drawAll();
   else if (one.status) for (const part of [drawTop, drawCurve, drawCutPictures, drawWaits, drawClients, drawBytes, drawLists]) part(one);
@@ -479,7 +483,7 @@ $("round").addEventListener("input", () => {
 });
 $("newest").addEventListener("click", () => { chosenRound = null; later(); });
 $("more").addEventListener("click", () => { limit += 200; later(); });
-$("find").addEventListener("input", () => { limit = 30; later(); });
+$("find").addEventListener("input", () => { limit = FIRST; later(); });
 for (const id of ["over", "all-over", "sort"]) $(id).addEventListener("change", later);
 $("sort").replaceChildren(...Object.entries(SORTS).map(([value, text]) => element("option", {value, text})));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { pictures.refreshColours(); later(); });

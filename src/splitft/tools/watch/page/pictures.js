@@ -57,13 +57,15 @@ export function drawModel(canvas, names, cuts, before, blocks, tail) {
   pen.textAlign = "right";
   pen.fillText(`${blocks}, head`, left + cell * blocks, 8);
   pen.textAlign = "center";
-  if (cell * blocks > 260) pen.fillText("→ from text to next token →", left + cell * blocks / 2, 8);
+  const way = "→ from text to next token →", ends_ = pen.measureText("block 1").width + pen.measureText(`${blocks}, head`).width;
+  if (cell * blocks > pen.measureText(way).width + ends_ + 40) pen.fillText(way, left + cell * blocks / 2, 8);
   if (many) {
-    const sorted = [...there].sort((a, b) => cuts[a] - cuts[b] || a - b), step = height / sorted.length;
+    const was = place => known(before?.[place]) ? before[place] : cuts[place];
+    const sorted = [...there].sort((a, b) => cuts[a] - cuts[b] || was(a) - was(b)), step = height / sorted.length;
     pen.fillStyle = colours.server;
     pen.fillRect(left, top, cell * blocks, height);
     sorted.forEach((place, row) => {
-      const y = top + row * step, old = known(before?.[place]) ? before[place] : cuts[place];
+      const y = top + row * step, old = was(place);
       pen.fillStyle = colours.client;
       pen.fillRect(left, y, cell * cuts[place], step + 0.5);
       if (tail) pen.fillRect(left + cell * (blocks - tail), y, cell * tail, step + 0.5);
@@ -159,11 +161,12 @@ export function drawCuts(canvas, names, rounds, chosen) {
       for (const [cut, number] of counts) {
         const share = number / total, text = String(number);
         pen.fillStyle = colours.client;
-        pen.globalAlpha = 0.15 + 0.85 * Math.sqrt(share);
+        const strength = 0.15 + 0.85 * Math.sqrt(share);
+        pen.globalAlpha = strength;
         pen.fillRect(x(column), y(cut), Math.max(1, across - 1), Math.max(1, up - 1));
         pen.globalAlpha = 1;
         if (up > 13 && pen.measureText(text).width < across - 4) {
-          pen.fillStyle = share > 0.2 ? colours.card : colours.ink;
+          pen.fillStyle = strength > 0.8 ? colours.card : colours.ink;
           pen.textAlign = "center";
           pen.fillText(text, x(column) + across / 2, y(cut) + up / 2);
         }
@@ -250,7 +253,7 @@ export function drawCurves(holder, lines, xName, xText, onRound) {
       {label: line.name, stroke: line.colour, width: 2, spanGaps: true, points: {show: true, size: 6, fill: line.colour}},
       {label: "low", width: 0, stroke: line.colour, points: {show: false}, spanGaps: true},
       {label: "high", width: 0, stroke: line.colour, points: {show: false}, spanGaps: true});
-    bands.push({series: [place + 2, place + 1], fill: `${line.colour}33`});
+    if (lines.length < 5) bands.push({series: [place + 2, place + 1], fill: `${line.colour}33`});
   }
   series.push({label: "before training", stroke: colours.ink, width: 1.5, dash: [6, 4], points: {show: false}});
   const plot = new uPlot({
