@@ -63,6 +63,7 @@ def test_events_come_in_order_with_the_figures_of_the_run(settings: Settings, tm
     assert sum(live["clients"][name]["bytes_up"] for name in names) == result.summary["bytes_up"]
     last = {client: loss for _, step, client, loss in recorder.of("on_step_end") if step == 2}
     assert {n: c["loss"] for n, c in live["clients"].items()} == pytest.approx(last, abs=1e-4)
+    assert live["decision"] is None, "the cuts are fixed"
     assert all(c["tokens_per_second"] > 0 for c in live["clients"].values())
     assert (tmp_path / "out" / "live.json").stat().st_mode & 0o777 == 0o600
 

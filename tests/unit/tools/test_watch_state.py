@@ -110,6 +110,19 @@ def test_a_run_under_way_says_who_does_what(tmp_path: Path) -> None:
     assert found["bytes"]["up"] == {"activations": 7000}
 
 
+def test_the_decision_for_the_round_under_way_is_shown_before_it_is_recorded(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", [FIRST, FIRST])
+    run = RunState(folder, "run")
+    counts = {"moved": 700, "stayed": 300}  # of whom not all are told
+    made = json.loads(decision(2, FIRST, SECOND).to_json()) | counts
+    write(folder, "live.json", live(SECOND, round_=2, decision=made))
+    (_, now) = looked(run)["decisions"]
+    assert (now["round"], now["moved"], now["stayed"]) == (2, 700, 300)
+    assert now["clients"][0]["why"] == "target 5: 3 -> 5"
+    add_decision(folder, decision(2, FIRST, SECOND))
+    assert [made["round"] for made in looked(run)["decisions"]] == [1, 2], "told once"
+
+
 def test_a_run_over_a_network_says_who_is_waited_for_and_why(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", [FIRST], network={"clients": list(NAMES)})
     lock(folder, os.getpid())

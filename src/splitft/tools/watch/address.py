@@ -68,10 +68,10 @@ def _listening(host: str, port: int, *, free: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if free:  # nobody has asked for this port
             return _listening(host, 0, free=False)
-        reason = error.strerror or error
+        reason = str(getattr(error, "strerror", None) or error).split(" (")[0]
         raise NetworkError(
-            f"the live page cannot be served at {host}:{port}: {reason}; choose another port"
+            f"the live page cannot be served at {host}:{port}: {reason}; choose another address"
         ) from None
