@@ -44,6 +44,10 @@ INTRODUCTION = """\
 algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
 | `splitft report RUN... [--out FILE] [--title TEXT]` | Makes one HTML page of runs; it needs no network. |
+| `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
+([how](how-to.md#watch-a-run)). |
+| `splitft watch RUN... [--listen HOST:PORT] [--token] [--host NAME]` | Shows runs in a browser, while they \
+train or afterwards; until Ctrl-C. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
 | `splitft check --all-architectures` | The same for every causal and vision-language type of transformers. |
 | `splitft export RUN [OUT] [--merge]` | Writes a run's adapter in PEFT's format, or merged. |
@@ -88,6 +92,9 @@ Not with `fixed`. |
 (`client_versions`); `self_reported`: keys of figures that clients state, and nobody can check; \
 `adapter_changed`; `diverged`: what was \
 not finite, or null. |
+| `live.json` | How the run stands, at most a second old: phase, round, each client's last step with its \
+loss, rate and bytes, bytes by kind, seconds left, who is waited for, the last notices, and how it ended. \
+For `splitft watch`; a run needs it for nothing. |
 | `partition.json`, `partition.png` | Who holds which rows. |
 | `perplexity.png` | Perplexity over the rounds and, where they moved, the cuts. |
 | `evaluation.json`, `evaluation-2.json`, … | Results of `splitft evaluate`. |

@@ -56,6 +56,16 @@ def test_events_come_in_order_with_the_figures_of_the_run(settings: Settings, tm
     logs = recorder.of("on_log")[2][1]
     assert logs["eval/perplexity"] == result.history[2].perplexity
     assert logs["clients/client-1/cut"] == 2
+    # The live file says the same at the end, for whoever may read the folder.
+    live = json.loads((tmp_path / "out" / "live.json").read_text())
+    assert (live["phase"], live["round"], live["cohort"], live["waiting_for"]) == ("done", 2, names, [])
+    assert live["bytes"] == result.summary["bytes"]
+    assert sum(live["clients"][name]["bytes_up"] for name in names) == result.summary["bytes_up"]
+    last = {client: loss for _, step, client, loss in recorder.of("on_step_end") if step == 2}
+    assert {n: c["loss"] for n, c in live["clients"].items()} == pytest.approx(last, abs=1e-4)
+    assert live["decision"] is None, "the cuts are fixed"
+    assert all(c["tokens_per_second"] > 0 for c in live["clients"].values())
+    assert (tmp_path / "out" / "live.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("changes", [{}, {"micro_batches": 2}, {"method": "fed_lora"}])

@@ -42,8 +42,10 @@ def test_ctrl_c_keeps_the_last_whole_round(settings: Settings, tmp_path: Path) -
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert (summary["interrupted"], summary["rounds"]) == (True, len(lines) - 1)
     assert f"interrupted after round {len(lines) - 1}" in " ".join(output.split())
+    live = json.loads((out / "live.json").read_text(encoding="utf-8"))
+    assert (live["phase"], live["reason"]) == ("stopped", "interrupted")
     pictures = {"perplexity.png", "partition.png"}
-    texts = {"job.yaml", "history.jsonl", "summary.json", "partition.json"}
+    texts = {"job.yaml", "history.jsonl", "summary.json", "partition.json", "live.json"}
     assert {path.name for path in out.iterdir()} == pictures | texts | {"adapter", "checkpoints"}
     tensors = load_file(out / "adapter" / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)

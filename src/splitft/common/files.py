@@ -36,14 +36,16 @@ def writable_folder(folder: Path, name: str) -> Path:
     return folder
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
     """Write a small text file so that readers see the old or the new one, never a part.
 
-    Raises OutputError.
+    mode: its permissions; None: as the process makes files. Raises OutputError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path, _KEPT):
         temporary.write_text(text, encoding="utf-8")
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(path)
 
 

@@ -202,6 +202,6 @@ class LocalCohort(InProcess):
             if self._clock:
                 self._clock.on_local_step(name, message.lengths)
             return
-        self._ledger.count(direction, message)
+        self._ledger.count(direction, message, name)
         if self._clock:
             self._clock.on_message(name, direction, message)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import textwrap
 import threading
 import traceback
 from contextlib import suppress
@@ -26,8 +25,10 @@ from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.demo import demo
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
+from splitft.launch.new import new
 from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
-from splitft.launch.width import FittingApp, columns, listed
+from splitft.launch.watch import LIVE, LIVE_LISTEN, page_of, watch
+from splitft.launch.width import FittingApp
 
 EXIT_CODES = {
     0: "done",
@@ -100,31 +101,7 @@ def _top(
 app.command()(demo)
 
 
-@app.command()
-def new(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(help="A recipe's name, or site (a client's policy); none: list the recipes."),
-    ] = None,
-    path: Annotated[Path | None, typer.Argument(help="Where to write; default: RECIPE.yaml here.")] = None,
-) -> None:
-    """Copy a commented recipe to start from. Never overwrites a file."""
-    from splitft.job.recipes import copy_recipe, recipes
-
-    if recipe is None:
-        for line in listed(recipes()):
-            typer.echo(line)
-        advice = "Copy one with `splitft new RECIPE`, or run it as it is with `splitft run RECIPE`."
-        typer.echo("\n" + "\n".join(textwrap.wrap(advice, columns())))
-        return
-    if recipe == "site":
-        from splitft.job.site_policy import write_policy
-
-        written = write_policy(path or Path("site.yaml"))
-        typer.echo(f"Wrote {written}. Edit it, then: splitft client ... --policy {written}")
-        return
-    written = copy_recipe(recipe, path or Path(f"{recipe}.yaml"))
-    typer.echo(f"Wrote {written}. Edit it, then run it: splitft run {written}")
+app.command()(new)
 
 
 @app.command()
@@ -138,12 +115,20 @@ def schema() -> None:
 
 
 @app.command()
-def run(job: JOB, overrides: OVERRIDES = None, resume: RESUME = False, plugin: PLUGIN = None) -> None:
+def run(
+    job: JOB,
+    overrides: OVERRIDES = None,
+    resume: RESUME = False,
+    live: LIVE = False,
+    live_listen: LIVE_LISTEN = None,
+    plugin: PLUGIN = None,
+) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
     loaded = _load(job, overrides)
     from splitft.running.runner import run
 
-    run(loaded, resume=resume)
+    with page_of(loaded, live, live_listen):
+        run(loaded, resume=resume)
 
 
 @app.command()
@@ -158,6 +143,8 @@ def server(
     insecure: OPEN = False,
     resume: RESUME = False,
     admit: ADMIT = None,
+    live: LIVE = False,
+    live_listen: LIVE_LISTEN = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
@@ -166,8 +153,9 @@ def server(
 
     if admit and not resume:
         raise JobError("--admit lets clients into a run that goes on: give --resume, too")
-    token, admitted = read_token(token_file), admit or []
-    done = serve(loaded, listen, certs=certs, token=token, insecure=insecure, resume=resume, admit=admitted)
+    options: dict[str, Any] = {"token": read_token(token_file), "admit": admit or []}
+    with page_of(loaded, live, live_listen):
+        done = serve(loaded, listen, certs=certs, insecure=insecure, resume=resume, **options)
     if done.summary.get("missing"):
         raise typer.Exit(INCOMPLETE)
 
@@ -291,6 +279,9 @@ def report(
     from splitft.tools.report.command import report_command
 
     report_command(runs, out, title)
+
+
+app.command()(watch)
 
 
 @app.command()

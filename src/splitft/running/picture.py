@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from splitft.common.figures import INK, displayed_figure, save_png, style, variant_colour
+from splitft.common.levels import levels
 from splitft.common.text import short
-from splitft.history import ClientRecord, RoundRecord, levels
+from splitft.history import ClientRecord, RoundRecord
 
 LETTERS = 9  # points
 LONGEST = 24  # letters of a client's name that are shown

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.table import Column, Table
 
+from splitft.common.levels import levels
 from splitft.common.notebook import NotebookConsole, NotebookLine
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
-from splitft.history import ClientRecord, RoundRecord, levels
+from splitft.history import ClientRecord, RoundRecord
 from splitft.job.settings import FederationSettings
 from splitft.round import Observer
 from splitft.wire.ledger import Ledger

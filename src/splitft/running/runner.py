@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -42,6 +43,7 @@ from splitft.running.folder import (
 )
 from splitft.running.given import Given
 from splitft.running.headline import headline, parameter_counts
+from splitft.running.live import LiveFile, Notices
 from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
@@ -113,15 +115,25 @@ def run(
 
 
 def run_parties(
-    opened: Opened, start: Assembly, parties: Parties, console: Console, callbacks: Sequence[Callback] = ()
+    opened: Opened,
+    start: Assembly,
+    parties: Parties,
+    console: Console,
+    callbacks: Sequence[Callback] = (),
+    notices: Notices | None = None,
 ) -> RunResult:
-    """Run the rounds with these parties, and write the results."""
+    """Run the rounds with these parties, and write the results. notices: those so far, and later ones."""
     job, folder = start.job, opened.folder
     check_rounds(folder, opened.rounds, job.rounds)
     console.print(headline(start))
     done = opened.checkpoint.round if opened.checkpoint else -1
     progress = RunProgress(job, len(start.names), parties.ledger, console, done)
-    with CallbackHandler(job, callbacks, progress) as events, progress:
+    notices = notices or Notices()
+    said = [text for _, text in notices.last]
+    notices.last.extend((time.time(), text) for text in start.notices if text not in said)
+    policy, names = parties.policy, start.names
+    live = LiveFile(folder, job, names, start.num_blocks, progress, notices, lambda: policy.decisions)
+    with CallbackHandler(job, callbacks, live) as events, live, progress:
         events.begin(folder, done)  # before anything is written
         output = _Output(folder, start, parties)
         output.go_on(opened, console)

@@ -39,6 +39,7 @@ from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
 from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
 from splitft.running.folder import open_run
+from splitft.running.live import Notices
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
 from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
@@ -81,7 +82,7 @@ def serve(
     """
     # The job, its folder, and the parties that may come in.
     console = console or make_console()
-    say = partial(notice, console)
+    say = Notices(partial(notice, console))
     called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure, client_certs=not tokens)
     if certs and (soon := ends_soon(certs / SERVER_PEM)):
@@ -126,10 +127,11 @@ def serve(
             )
             say(start.notices[-1])
         parties, members, listener, averaging = make_server_side(
-            start, address, certs, door, opened.folder, console
+            start, address, certs, door, opened.folder, console, say
         )
         for name, reason in expelled.items():
             members.expel(name, reason)
+        members.changed(members.roster)  # who is waited for, before the first comes
         on_listening(listener)
         console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
         if averaging is not None and dial is not None:
@@ -143,7 +145,7 @@ def serve(
             else:
                 resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
                 append_line(opened.folder / STEPS, json.dumps(resumed))
-            result = run_parties(opened, start, parties, console, called)
+            result = run_parties(opened, start, parties, console, called, say)
             failpoint("run.complete")
         except BaseException:
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
@@ -155,11 +157,20 @@ def serve(
 
 
 def make_server_side(
-    start: Assembly, address: str, certs: Path | None, door: Admission, folder: Path, console: Console
+    start: Assembly,
+    address: str,
+    certs: Path | None,
+    door: Admission,
+    folder: Path,
+    console: Console,
+    say: Callable[[str], None],
 ) -> tuple[Parties, Members, Listener, AggregatorLink | None]:
-    """Set up the server's side of a run, and listen; the cuts follow measured step times."""
+    """Set up the server's side of a run, and listen; the cuts follow measured step times.
+
+    say: tells a notice.
+    """
     job, ledger, steps = start.job, Ledger(), folder / STEPS
-    model, say = start.split_model, partial(notice, console)
+    model = start.split_model
 
     # Clients and their cuts.
     roster = Roster(start.names, job.network)

@@ -61,13 +61,17 @@ def by_phase(kinds: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass
 class Ledger:
-    """Counts bytes as messages pass; `rows` maps (direction, kind) to bytes."""
+    """Counts bytes as messages pass; `rows` maps (direction, kind) to bytes, `clients` (direction, name)."""
 
     rows: Counter[tuple[Direction, str]] = field(default_factory=Counter)
+    clients: Counter[tuple[Direction, str]] = field(default_factory=Counter, compare=False)
 
-    def count(self, direction: Direction, message: Message) -> None:
-        for kind, number in bytes_by_kind(message).items():
+    def count(self, direction: Direction, message: Message, client: str = "") -> None:
+        """Count a message. client: its sender or its receiver."""
+        kinds = bytes_by_kind(message)
+        for kind, number in kinds.items():
             self.rows[direction, kind] += number
+        self.clients[direction, client] += sum(kinds.values())
 
     def copy(self) -> Ledger:
         """Return the counts as they stand."""
@@ -79,11 +83,15 @@ class Ledger:
 
     def state(self) -> State:
         """Return the counts as a checkpoint holds them."""
-        return {"rows": [[way, kind, number] for (way, kind), number in self.rows.items()]}
+        return {
+            "rows": [[way, kind, number] for (way, kind), number in self.rows.items()],
+            "clients": [[way, name, number] for (way, name), number in self.clients.items()],
+        }
 
     def load_state(self, state: State) -> None:
         """Be as `state` was taken."""
         self.rows = Counter({(way, kind): number for way, kind, number in state["rows"]})
+        self.clients = Counter({(way, name): number for way, name, number in state.get("clients", ())})
 
     def total(self, direction: Direction) -> int:
         """Return all bytes of a direction."""

@@ -71,7 +71,7 @@ class Members:
             except DivergedError as error:
                 self.expel(name, f"with it {error}", diverged=True)
                 return
-            self.ledger.count("down", message)
+            self.ledger.count("down", message, name)
         if isinstance(message, AdapterDown):
             self.channels[name].memory.move(message.cut)
         if isinstance(message, control.Train):
@@ -211,7 +211,7 @@ class Members:
             return message
         checked = self.gate(name, message)
         if not isinstance(message, LocalLoss):
-            self.ledger.count("up", message)
+            self.ledger.count("up", message, name)
         return checked
 
     def _resynchronise(self, member: Member, restored: bool) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from splitft.common.levels import levels
 from splitft.devices.simulate import PARTS
-from splitft.history import levels
 from splitft.tools.report.runs import RunFolder
 from splitft.wire.ledger import by_phase
 

@@ -1,0 +1,1 @@
+"""`splitft watch`: a live page of runs, read from their folders."""
