@@ -21,6 +21,7 @@ from splitft.wire.ledger import Ledger
 
 SECONDS_BETWEEN_LINES = 30.0
 WIDE = 115  # columns of a bar with tokens/s and bytes beside it
+BARS = 80  # columns from which on there is a bar
 MOST_NAMED = 4  # moves of cuts, and clients of one move, that a line names
 
 
@@ -30,7 +31,7 @@ class LineProgress(Progress):
     room: Columns of the terminal below which the status stands without a bar.
     """
 
-    def __init__(self, console: Console, seconds: float, style: str = "", room: int = 80) -> None:
+    def __init__(self, console: Console, seconds: float, style: str = "", room: int = BARS) -> None:
         rest = Column(ratio=1, no_wrap=True)  # where room lacks, the end of the status is cut off, no heading
         columns: list[ProgressColumn] = [
             TextColumn(style + "{task.description}"), *([BarColumn(24)] if console.width >= room else []),
@@ -101,7 +102,7 @@ class RunProgress(LineProgress, Observer):
         self.training_seconds += self._elapsed()
         if self.steps >= self._step_of_all:
             self._tell_time()
-        self._show(round_, f"step {step + 1}/{self.job.local_steps}  {client}  loss {loss:.3f}")
+        self._show(round_, f"step {step + 1}/{self.job.local_steps}", client, f"loss {loss:.3f}")
 
     def on_evaluation(self, round_: int) -> None:
         """Note that an evaluation starts."""
@@ -116,7 +117,7 @@ class RunProgress(LineProgress, Observer):
             self.evaluation_seconds += self._elapsed()
             self.evaluations += 1
         if not self.disable:
-            self._show(record.round, "")
+            self._show(record.round)
         self.line(f"{round_line(record)}  {self._left()}".rstrip())
         if more := devices_line(record, self._last_record):
             self.line(f"          {more}")
@@ -150,13 +151,18 @@ class RunProgress(LineProgress, Observer):
         left = self.seconds_left()
         return "" if left is None or left < 1 else f"{clock(left)} left"
 
-    def _show(self, round_: int, text: str) -> None:
+    def _show(self, round_: int, *texts: str) -> None:
+        """Show where the run is. Where room lacks, rates and the second text, a name, make it."""
         rate = f"{self.tokens_per_second:,.0f} tok/s" if self.tokens_per_second else ""
         moved = f"↑{megabytes(self.ledger.total('up'))} ↓{megabytes(self.ledger.total('down'))} MB"
-        cramped = text and self.console.width < WIDE and not self.disable
-        parts = (text, self._left()) if cramped else (text, rate, moved, self._left())
-        status = "  ".join(part for part in parts if part)
         heading = f"round {round_}/{self.job.rounds}"
+        cramped = self.console.width < WIDE and not self.disable
+        choices = [(*texts, self._left()), (*texts[:1], *texts[2:], self._left())]
+        if not (cramped and texts):
+            choices.insert(0, (*texts, rate, moved, self._left()))
+        lines = ["  ".join(part for part in parts if part) for parts in choices]
+        room = self.console.width - len(heading) - (28 if self.console.width >= BARS else 2)
+        status = next((line for line in lines if len(line) <= room or self.disable), lines[-1])
         self.update(self._bar, description=heading, completed=self.steps, status=status)
         if self.line_is_due():
             self.line(f"{heading}  {status}")

@@ -22,10 +22,14 @@ from splitft.launch.cli import EXIT_CODES, INCOMPLETE, TERMINATED, app
 FLAGS: dict[str, set[str]] = {
     "": {"--version"},
     "demo": set(),
+    "watch": {"--listen", "--token", "--host"},
     "new": set(),
     "schema": set(),
-    "run": {"--resume", "--plugin"},
-    "server": {"--listen", "--certs", "--token-file", "--insecure", "--resume", "--admit", "--plugin"},
+    "run": {"--resume", "--live", "--live-listen", "--plugin"},
+    "server": {
+        "--listen", "--certs", "--token-file", "--insecure", "--resume", "--admit", "--live", "--live-listen",
+        "--plugin",
+    },
     "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin"},
     "client": {
         "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from dataclasses import replace
 
@@ -95,7 +96,13 @@ def test_a_runs_tables_are_whole_in_sixty_columns() -> None:
         assert len([line for line in text.splitlines() if "345.68" in line]) == 3  # a table, no list
 
 
-def test_a_bar_in_sixty_columns_shows_the_whole_round_and_what_is_left() -> None:
+@pytest.mark.parametrize("seconds", [0.001, 2.0])
+def test_a_bar_in_sixty_columns_shows_the_whole_round_and_what_is_left(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """seconds: of each event; a name gives way to the time left."""
+    clock = itertools.count(step=seconds)
+    monkeypatch.setattr("splitft.running.progress.time.monotonic", lambda: next(clock))
     file = io.StringIO()
     console = Console(width=60, file=file, force_terminal=True)
     job = FederationSettings(rounds=10, local_steps=10)
@@ -104,5 +111,7 @@ def test_a_bar_in_sixty_columns_shows_the_whole_round_and_what_is_left() -> None
             progress.on_evaluation(0)
             progress.on_round(RECORD)
             progress.on_loss(10, 9, client, 12.345)
-    assert re.search(r"round 10/10.{0,9} step 10/10  hospital-south  loss 12.345", file.getvalue())
-    assert "tok/s" not in file.getvalue() and "…" not in file.getvalue()
+    shown = file.getvalue()
+    told = r"hospital-south  loss 12.345" if seconds < 1 else r"loss 12.345  \d+:\d\d left"
+    assert re.search(r"round 10/10.{0,9} step 10/10  " + told, shown), shown
+    assert "…" not in shown

@@ -12,7 +12,7 @@ from splitft.engines.network import control
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.phase import Phase
-from splitft.engines.network.roster import Member, Roster
+from splitft.engines.network.roster import Member, Roster, restoring
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError
@@ -96,9 +96,9 @@ class Members:
 
     def take_back(self, names: Collection[str]) -> None:
         """Have clients take the steps of the round again whose adapters have come."""
-        for name in names:
-            if self.roster[name].take_back():
-                self.send(name, self.roster[name].restore())
+        for member in (self.roster[name] for name in names):
+            if member.take_back():
+                self.send(member.name, restoring(member))
 
     def expel(self, name: str, reason: str, *, diverged: bool = False) -> None:
         """Let a client take part no more. Raises as `Roster.check_quorum` does, where too few are left."""
@@ -195,12 +195,9 @@ class Members:
                 if apart:
                     self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
                     return
-                self.send(name, member.restore())
+                self.send(name, restoring(member))
             elif isinstance(message, control.Loaded):
-                if member.asked == member.wanted:
-                    self._resynchronise(member, message.ok and member.exact)
-                else:  # what it had sent has completed its round meanwhile
-                    self.send(name, member.restore())
+                self._resynchronise(member, message.ok and member.exact)
         self.listener.used(event)
 
     def _checked(self, name: str, message: control.Said) -> control.Said:
@@ -217,6 +214,8 @@ class Members:
     def _resynchronise(self, member: Member, restored: bool) -> None:
         """Have a client whose state is restored, or lost, take part from where the others are."""
         name = member.name
+        if member.asked != member.wanted:  # what it had sent has completed its round meanwhile
+            return self.send(name, restoring(member))
         member.take_part()
         if not restored:
             self.coordinator.blocks.forget(name)

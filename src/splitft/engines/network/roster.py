@@ -79,11 +79,6 @@ class Member:
         """The state that the server counts on now."""
         return control.Load(self.done, self.finished) if self.exact else control.Load(0, False)
 
-    def restore(self) -> control.Load:
-        """Return what tells it to restore the state that the server counts on."""
-        self.asked, self.ahead = self.wanted, self.exact and self.finished
-        return self.asked
-
     def take_part(self) -> None:
         """Its state is restored, or lost: it is one of those that train."""
         self.owes, self.there, self.took_part = None, True, True
@@ -142,6 +137,12 @@ class Member:
     def away_seconds(self) -> float:
         """How long it has not been there."""
         return 0.0 if self.there and self.connected else self.now() - self.since
+
+
+def restoring(member: Member) -> control.Load:
+    """Return what tells a client to restore the state that the server counts on."""
+    member.asked, member.ahead = member.wanted, member.exact and member.finished
+    return member.asked
 
 
 class Roster(dict[str, Member]):
