@@ -205,7 +205,8 @@ function drawCutPictures(run) {
   const told = moved.map(place => `${nameOf(run, place)} ${before[place]} → ${now[place]}`);
   say("model-when", !hit ? "" : at < 0 ? "now" : `round ${history[at].round}`);
   const said = !hit ? (run.blocks ? "No cuts: every client has the whole model." : "Not known before the first round.")
-    : told.length ? `Moved against the round before: ${few(told, 5)}.` : "No cut moved against the round before.";
+    : (told.length ? `Moved against the round before: ${few(told, 5)}.` : "No cut moved against the round before.")
+      + (run.names.length > 24 ? " Each line is a client; they are sorted by their cut." : "");
   hits.modelSaid = said;
   say("model-said", said);
   canvas.setAttribute("aria-label", hit ? `${several(run.names.length, "client")}, ${run.blocks} blocks. ${said}` : said);
@@ -228,7 +229,7 @@ function drawCutPictures(run) {
   }) : []);
   for (const [i, item] of [...$("cuts-legend").children].entries()) item.firstChild.style.background = pictures.colourOf(i);
   const span = hits.cuts && (hits.cuts.low === hits.cuts.high ? `All cuts are at ${hits.cuts.low}.` : `Cuts from ${hits.cuts.low} to ${hits.cuts.high} blocks.`);
-  say("cuts-said", hits.cuts ? `${span} ${lines ? "" : "Darker: more of the clients."}` : "No round is over yet.");
+  say("cuts-said", hits.cuts ? `${span} ${lines ? "" : "The stronger the colour, the more clients."}` : "No round is over yet.");
   over.setAttribute("aria-label", hits.cuts ? `Cuts over ${several(history.length, "round")}. ${span}` : "");
 }
 
