@@ -58,10 +58,7 @@ class Members:
             self._phase = Phase()
 
     def send(self, name: str, message: control.Said) -> None:
-        """Send a message, now or when the client is connected again.
-
-        Not before a client in a new session has restored its state: it is asked again after that.
-        """
+        """Send a message, now or when the client is connected again; none until it has its state back."""
         member = self.roster[name]
         if member.owes is not None and not isinstance(message, control.Load):
             return
@@ -215,7 +212,8 @@ class Members:
         """Have a client whose state is restored, or lost, take part from where the others are."""
         name = member.name
         if member.asked != member.wanted:  # what it had sent has completed its round meanwhile
-            return self.send(name, restoring(member))
+            self.send(name, restoring(member))
+            return
         member.take_part()
         if not restored:
             self.coordinator.blocks.forget(name)
