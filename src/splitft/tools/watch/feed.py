@@ -143,11 +143,13 @@ class Feed:
         return b": still here\n\n"
 
     async def _look_again(self) -> None:
-        while self._watchers and not self._closed:
-            await asyncio.sleep(max(SECONDS_BETWEEN, self._runs.seconds / LARGEST_SHARE))
-            async with self._lock:
-                await self._look()
-        self._looking = None
+        try:
+            while self._watchers and not self._closed:
+                await asyncio.sleep(max(SECONDS_BETWEEN, self._runs.seconds / LARGEST_SHARE))
+                async with self._lock:
+                    await self._look()
+        finally:
+            self._looking = None
 
     async def _look(self) -> None:
         """Look once, in a thread, and tell all watchers."""

@@ -15,7 +15,10 @@ MOST_RUNS = 60
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run, or one that begins."""
-    return any((folder / name).is_file() for name in SIGNS)
+    try:
+        return any((folder / name).is_file() for name in SIGNS)
+    except OSError:  # nobody may look into it
+        return False
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
