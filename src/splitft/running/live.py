@@ -90,12 +90,17 @@ class LiveFile(Observer):
         self._thread = threading.Thread(target=self._run, name="splitft-live", daemon=True)
 
     def __enter__(self) -> LiveFile:
+        return self
+
+    def begin(self) -> None:
+        """Begin to write: nothing of a run that is refused changes its folder."""
         self._write()
         self._thread.start()
-        return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Write how the run ended."""
+        if not self._thread.is_alive():
+            return
         self._over.set()
         self._thread.join()
         phase = "done" if error is None else "diverged" if isinstance(error, DivergedError) else "stopped"

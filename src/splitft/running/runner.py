@@ -137,6 +137,7 @@ def run_parties(
         events.begin(folder, done)  # before anything is written
         output = _Output(folder, start, parties)
         output.go_on(opened, console)
+        live.begin()
         last = output.records[-1] if output.records else None
         try:
             for record in run_rounds(

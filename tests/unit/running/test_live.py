@@ -49,6 +49,7 @@ def test_it_says_who_is_waited_for_and_what_was_decided(
     decisions, notices = [decision(1, CUTS, AFTER)], Notices()
     tmp_path.chmod(0o750)
     with make(decisions, notices) as live:
+        live.begin()
         assert json.loads((tmp_path / LIVE).read_text())["phase"] == "starting"
         live.on_round_begin(1, AFTER, list(CUTS))
         for step in range(2):
@@ -80,7 +81,8 @@ def test_it_says_how_a_run_stopped(make: Callable[..., LiveFile], tmp_path: Path
         (DivergedError.of("a loss"), "diverged", "training has diverged: a loss"),
         (ValueError("oh"), "stopped", "ValueError: oh"),
     ):
-        with pytest.raises(type(error)), make([], Notices()):
+        with pytest.raises(type(error)), make([], Notices()) as live:
+            live.begin()
             raise error
         said = json.loads((tmp_path / LIVE).read_text())
         assert said["phase"] == phase and said["reason"].startswith(reason)
@@ -89,5 +91,6 @@ def test_it_says_how_a_run_stopped(make: Callable[..., LiveFile], tmp_path: Path
 def test_a_run_goes_on_where_it_cannot_be_written(make: Callable[..., LiveFile], tmp_path: Path) -> None:
     (tmp_path / LIVE).mkdir()
     with make([], Notices()) as live:
+        live.begin()
         live.on_loss(1, 0, "north", 3.0)
     assert (tmp_path / LIVE).is_dir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -47,6 +46,6 @@ def watch_command(
 def check_extra() -> None:
     """Raise JobError where the libraries of the live page are not there."""
     try:
-        import_module("splitft.tools.watch.server")
+        import splitft.tools.watch.server  # noqa: F401
     except ImportError as error:
         raise JobError(f"a live page needs starlette and uvicorn ({error_line(error)}): {EXTRA}") from None
