@@ -120,7 +120,7 @@ def same(folder: Path, wanted: Adapters) -> bool:
     return got.keys() == wanted.keys() and all(torch.equal(got[name], t) for name, t in wanted.items())
 
 
-@pytest.mark.parametrize("lie", rest_slow(ENDS, ["further than steps reach", "it refuses the server"]))
+@pytest.mark.parametrize("lie", rest_slow(ENDS, ["further than steps reach"]))
 def test_the_run_ends_with_one_line_and_its_last_checkpoint(
     lie: str, apart: Apart, lying: Callable[[Lies], None]
 ) -> None:
@@ -150,10 +150,9 @@ def test_an_honest_aggregator_goes_on_from_that_checkpoint(
     assert same(apart.run(resume=True), honest())
 
 
-@pytest.mark.parametrize(
-    ("lie", "trunk"),
-    rest_slow([(lie, trunk) for lie in BLAMES for trunk in TRUNKS], [("another digest", "per_client")]),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("lie", BLAMES)
 def test_a_client_that_it_blames_is_out_on_its_word_and_the_others_go_on(
     lie: str, trunk: str, setting: Settings, tmp_path: Path, lying: Callable[[Lies], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -221,7 +220,8 @@ def test_reasons_that_change_with_every_dial_fill_no_log(
     assert all(line.isprintable() for line in said)
 
 
-@pytest.mark.parametrize("lie", rest_slow(IGNORED, ["answers to no request"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", IGNORED)
 def test_what_nobody_asked_for_changes_nothing(
     lie: str, apart: Apart, lying: Callable[[Lies], None], honest: Callable[..., Adapters]
 ) -> None:
