@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from splitft.engines.network.control import (
     packed,
 )
 from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.peers import Event
 
 CONTROL = "\x1b]52;c;cm0gLXJm\x07\x1b[2J[bold red]read this[/]"  # fills a clipboard, clears a screen
 SHOWN = "]52;c;cm0gLXJm  [2J[bold red]read this[/]"
@@ -34,10 +35,17 @@ Lies = Callable[[Any], Sequence[Sent]]  # what goes out instead of a message to 
 class LyingListener(Listener):
     """Lies in the place of each message to the server, once one round has its average. lies: what it says."""
 
+    last: ClassVar[LyingListener]
+
     def __init__(self, lies: Lies, *given: Any) -> None:
         super().__init__(*given)
         self._lies = lies
         self._averaged = False
+        LyingListener.last = self
+
+    def stop(self) -> None:
+        """End the aggregator, where the server could not tell it that the run is over."""
+        self.events.put(Event("said", SERVER, payload=packed(End("", False))))
 
     def send(self, name: str, payload: bytes, session: str | None = None) -> None:
         message = WIRE.decode(payload)

@@ -71,7 +71,7 @@ FORMS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 CASES = [(lie, form) for lie in LIES for form in FORMS]
-QUICK = [("adapters that no steps can make", "shared"), ("another update", "per_client")]
+QUICK = [("adapters that no steps can make", "shared")]
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ class Round:
         return checked_average(self.job, LAYOUT, self.old, held, self.trunks, self.reach, *answer)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rule=st.sampled_from(RULES), optim=st.sampled_from(OPTIMS), seed=st.integers(0, 1 << 20),
     cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4), low=st.sampled_from([None, 2]),
