@@ -132,7 +132,9 @@ def changed(declared: Any, value: Any, rng: random.Random) -> Any:
 def changed_tuple(declared: Any, values: list[Any], rng: random.Random) -> list[Any]:
     """Return other entries: one changed, lost, twice, moved, or very many of them."""
     one = declared.__args__[0]
-    counts = LIST_LENGTHS if one is int or rng.random() < 0.02 else LIST_LENGTHS[:5]
+    counts = (
+        LIST_LENGTHS if one is int else (*LIST_LENGTHS[:5], 3000) if rng.random() < 0.02 else LIST_LENGTHS[:5]
+    )
     new = {int: rng.choice(INTS), str: rng.choice(TEXTS[:6])}.get(one)
     new = torch.ones(rng.choice((0, 1, 6, 160))) if one is Tensor else new
     if not values:
