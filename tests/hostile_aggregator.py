@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -41,6 +42,17 @@ class LyingListener(Listener):
         super().__init__(*given)
         self._lies = lies
         self._averaged = False
+        self.said_once = False
+        self._refused = threading.Event()  # a client that was expelled has dialled again, and heard it
+        refusal = self._peers.refusal
+
+        def refused(hello: Any) -> Any:
+            found = refusal(hello)
+            if found is not None:
+                self._refused.set()
+            return found
+
+        self._peers.refusal = refused  # type: ignore[method-assign]
         LyingListener.last = self
 
     def stop(self) -> None:
@@ -56,6 +68,7 @@ class LyingListener(Listener):
         for to, told in self._lies(message):
             if told is None:
                 self.expel(to, CONTROL)
+                self._refused.wait(60)  # else the run could be complete before
             else:
                 super().send(to, told if isinstance(told, bytes) else packed(told), None)
 
@@ -68,6 +81,19 @@ def of(kind: type, *told: Callable[[Any], Sent | Said | bytes]) -> Lies:
             return [(SERVER, message)]
         said = [one(message) for one in told]
         return [one if isinstance(one, tuple) else (SERVER, one) for one in said]
+
+    return lies
+
+
+def once(kind: type, *told: Callable[[Any], Sent | Said | bytes]) -> Lies:
+    """As `of`, for the first message of the kind alone."""
+    lie = of(kind, *told)
+
+    def lies(message: Any) -> list[Sent]:
+        if not isinstance(message, kind) or LyingListener.last.said_once:
+            return [(SERVER, message)]
+        LyingListener.last.said_once = True
+        return lie(message)
 
     return lies
 
@@ -151,7 +177,7 @@ BLAMES: dict[str, Lie] = {
         "refuses what it handed in, and says: .*read this.* 0$",
     ),
     "an innocent client's update is bad": Lie(
-        of(Averaged, lambda m: Unaveraged(m.request, (VICTIM,), (CONTROL,)), lambda m: m),
+        once(Averaged, lambda m: Unaveraged(m.request, (VICTIM,), (CONTROL,)), lambda m: m),
         "refuses what it handed in, and says: ",
     ),
     "another digest": Lie(
