@@ -33,8 +33,9 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def federation(setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """Nodes of their own for each job: their owners agree to the first one."""
     made = Federation(tmp_path_factory.mktemp("federation"), setting["data_files"])
     try:
         made.start()
