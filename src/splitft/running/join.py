@@ -239,6 +239,9 @@ class ClientSetup:
         return found[self.name]
 
 
+MOST_TOLD = 1000  # characters of an error, which may quote a server's job
+
+
 @contextmanager
 def naming_the_job() -> Iterator[None]:
     """Have errors that advise to set a key say that the job is the server's."""
@@ -246,10 +249,11 @@ def naming_the_job() -> Iterator[None]:
         yield
     except (DataError, JobError) as error:
         keys = [key for key in Job.model_fields if re.search(rf"\b{key}\b", str(error))]
+        told = str(error)[:MOST_TOLD]
         if not keys:
-            raise
+            raise type(error)(told) from None
         whose = f"{max(keys, key=len)} is a key of the server's job"
-        raise type(error)(f"{error} ({whose}: change what is here, or ask for another job)") from None
+        raise type(error)(f"{told} ({whose}: change what is here, or ask for another job)") from None
 
 
 def join(
