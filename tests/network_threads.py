@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from reference import make_setting, write_rows
 from splitft import Callback, Job
 from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import End
@@ -26,6 +27,15 @@ from splitft.running.serve import serve
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]
 Tamper = Callable[[Any], Any]  # what a client sends instead of a message: a list of messages or bytes
+
+
+def three_sites(folder: Path, names: Sequence[str], **own: Any) -> Settings:
+    """Return a job of two rounds over three files, one of each client. own: further keys."""
+    files = {name: str(write_rows(folder / f"{name}.txt", rows=20, seed=i)) for i, name in enumerate(names)}
+    return make_setting(folder, "llama", num_hidden_layers=4) | {
+        "data_files": files, "rounds": 2, "local_steps": 2, "cuts": [1, 2, 2], "max_eval_samples": None,
+        "partition": {"method": "files"}, "warmup_steps": 0,
+    } | own  # fmt: skip
 
 
 class Tampering(Conversation):

@@ -31,9 +31,8 @@ from hostile_aggregator import (
     Lies,
     LyingListener,
 )
-from network_threads import QUIET, Settings, together
+from network_threads import QUIET, Settings, three_sites, together
 from ports import free_port
-from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.common.checkpoint import load_checkpoint
 from splitft.engines.network.control import Hello, Refused, Welcome
@@ -52,11 +51,7 @@ Adapters = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("lies")
-    files = {name: str(write_rows(folder / f"{name}.txt", rows=20, seed=i)) for i, name in enumerate(NAMES)}
-    return make_setting(folder, "llama", num_hidden_layers=4) | {
-        "data_files": files, "rounds": 2, "local_steps": 2, "cuts": [1, 2, 2], "eval_every": 2,
-        "max_eval_samples": None, "partition": {"method": "files"}, "warmup_steps": 0, "labels": "server",
-    }  # fmt: skip
+    return three_sites(folder, NAMES, eval_every=2, labels="server")
 
 
 class Apart:

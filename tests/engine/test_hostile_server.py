@@ -234,10 +234,10 @@ REQUESTS: dict[str, tuple[Callable[[HostileServer], Any], type, str]] = {
         lambda s: s.hand_out(frozen=(77,)), NetworkError, "[0, 1, 3], with A frozen in [77], where the client"
     ),
     "training before anything": (
-        only(Train(1, 1)), NetworkError, "asked for training before it handed out any adapters"
+        only(Train(1, 1)), NetworkError, "Train cannot be followed: it came before any adapters"
     ),
     "evaluation before anything": (
-        only(Evaluate(0, 1, False, 0)), NetworkError, "asked for an evaluation before it handed out any"
+        only(Evaluate(0, 1, False, 0)), NetworkError, "Evaluate cannot be followed: it came before any"
     ),
     "a second evaluation": (
         ask(Evaluate(0, 1, False, 0), Evaluate(0, 1, False, 0)), PolicyError, "a second evaluation after"

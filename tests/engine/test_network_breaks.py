@@ -104,21 +104,22 @@ def test_a_session_goes_on_whatever_ended_its_connection(
         dialler.close(0)
 
 
+@pytest.mark.parametrize(("error", "reason"), [
+    (RuntimeError("unknown"), "unknown"),
+    (asyncio.CancelledError(), "its connection ended"),  # gRPC, where the client's process has ended
+], ids=["an error", "cancelled"])  # fmt: skip
 def test_the_server_sees_that_a_client_is_away_whatever_ended_its_connection(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, reason: str, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carry = Link.carry
 
     async def carry_badly(link: Link, read: Any, write: Any, received: int) -> None:
-        await carry(
-            link, read, ending(RuntimeError("unknown")) if link.place == "server" else write, received
-        )
+        await (ending(error)() if link.place == "server" else carry(link, read, write, received))
 
     monkeypatch.setattr(Link, "carry", carry_badly)
     dialler = Dialler(f"127.0.0.1:{listener.port}", None, "alice", "", LIMIT)
     try:
-        listener.send("alice", b"down")
-        assert "unknown" in until(listener, "away").reason
+        assert until(listener, "away").reason == reason
     finally:
         dialler.close(0)
 
@@ -148,22 +149,3 @@ def test_the_end_counts_as_told_to_a_client_that_has_said_so(
             assert telling.result(20) == [] and told == ["alice"] and broken
         finally:
             dialler.close(0)
-
-
-def test_the_server_says_in_words_that_a_client_is_gone(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """gRPC cancels the call of a client whose process has ended."""
-    carry = Link.carry
-
-    async def gone(link: Link, read: Any, write: Any, received: int) -> None:
-        if link.place == "server":
-            raise asyncio.CancelledError
-        await carry(link, read, write, received)
-
-    monkeypatch.setattr(Link, "carry", gone)
-    dialler = Dialler(f"127.0.0.1:{listener.port}", None, "alice", "", LIMIT)
-    try:
-        assert until(listener, "away").reason == "its connection ended"
-    finally:
-        dialler.close(0)

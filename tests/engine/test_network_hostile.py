@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from cases import rest_slow
 from hostile_client import LABELS, TRUNKS, WAYS
-from network_threads import Settings, together
-from reference import make_setting, write_rows
+from network_threads import Settings, three_sites, together
 from splitft import Job, run
 from splitft.errors import NetworkError
 from splitft.server import answers
@@ -41,13 +40,9 @@ Adapters = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("hostile")
-    files = {name: str(write_rows(folder / f"{name}.txt", rows=30, seed=i)) for i, name in enumerate(NAMES)}
-    return make_setting(folder, "llama", num_hidden_layers=4) | {
-        "data_files": files, "rounds": 2, "local_steps": 2, "cuts": [1, 2, 2], "eval_every": 1,
-        "max_eval_samples": None, "partition": {"method": "files"},
-        "network": {"clients": NAMES, "min_clients": 2, "rejoin_seconds": 5},
-        "warmup_steps": 0,
-    }  # fmt: skip
+    return three_sites(
+        folder, NAMES, eval_every=1, network={"clients": NAMES, "min_clients": 2, "rejoin_seconds": 5}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -107,24 +107,13 @@ def gathered(
     updates: Mapping[str, AdapterUp],
     trunks: Contributions,
 ) -> dict[int, dict[str, Contribution]]:
-    """Return all contributions of a round to each block; for the parameters see `average_round`.
-
-    Raises UpdatesError where an update does not fit its blocks.
-    """
+    """Return all contributions of a round to each block; for the parameters see `average_round`."""
     given = {block: dict(holders) for block, holders in trunks.items()}
-    reasons = {}
     for client, update in updates.items():
         ranks = held[client].ranks(settings)
-        try:
-            trained = _trained(settings, layout, old, update)
-        except ValueError as error:
-            reasons[client] = str(error)
-            continue
-        for block, tensors in trained.items():
+        for block, tensors in _trained(settings, layout, old, update).items():
             own = resize(old[block], ranks[block]) | tensors
             given.setdefault(block, {})[client] = own, float(rows[client])
-    if reasons:
-        raise UpdatesError(reasons)
     return given
 
 
@@ -156,11 +145,9 @@ def average_round(
         layout: Places of adapters in the model.
         held: The division of each client's model.
         rows: Token rows that the server saw of each client, its weight, in the clients' order.
-        updates: Adapters of clients.
+        updates: Adapters of clients, which have been checked (`check_updates`, or the server's gate).
         trunks: Adapters of trunks.
         mean: The average of a block. None: as the settings say.
-
-    Raises UpdatesError where updates cannot be averaged.
     """
     given = gathered(settings, layout, old, held, rows, updates, trunks)
     return average_blocks(settings, old, given, [*rows, SHARED], mean)

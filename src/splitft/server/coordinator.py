@@ -16,7 +16,7 @@ from splitft.lora.means import Mean
 from splitft.lora.moments import Moments, mean_moments, pack_blocks, rebase, unpack_blocks
 from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.server.average import UpdatesError, check_adapter
-from splitft.server.global_adapter import GlobalAdapter
+from splitft.server.global_adapter import GlobalAdapter, Mark
 from splitft.server.guard import Guard
 from splitft.server.round_average import RemoteAverage, RoundAverage, trunk_contributions
 from splitft.server.seam import SHARED, GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
@@ -158,7 +158,8 @@ class Coordinator:
             return ()
 
         # With a guard: until it stands, and again after its evaluation where that shows harm.
-        before, without = self.blocks.mark(), self._examined(average, self.guard)
+        before = self.blocks.mark()
+        without = self._examined(average, self.guard, before)
         if SHARED in trained and self.guard.accused:
             self.blocks.put_back(before)
             return self.guard.accused
@@ -182,9 +183,8 @@ class Coordinator:
         self.holdings |= {client: Holding(self._held(cut)) for client, cut in state["cuts"].items()}
         self._updates.clear()
 
-    def _examined(self, average: RoundAverage, guard: Guard) -> Sequence[str]:
-        """Adopt an average that stands; return the clients without which it was made."""
-        before = self.blocks.mark()
+    def _examined(self, average: RoundAverage, guard: Guard, before: Mark) -> Sequence[str]:
+        """Adopt an average that stands, from `before` on; return the clients without which it was made."""
 
         def make(without: Collection[str] = ()) -> None:
             self.blocks.put_back(before)

@@ -136,8 +136,8 @@ class Site:
     def _follow(self, request: control.Said) -> None:
         """Do what the server asks for, once it has passed the gate.
 
-        Raises NetworkError where a message of the server's cannot be followed, whatever is wrong with it; the
-        traceback is in `faults.log` of the client's folder.
+        Raises NetworkError where a message of the server's cannot be followed. Where no check has found that,
+        the traceback is in `faults.log` of the client's folder.
         """
         try:
             if self._joined is not None:
@@ -228,7 +228,6 @@ class Site:
     def _train(self, task: control.Train) -> None:
         """Take the local steps of a round and send the trained adapters."""
         client = self.client
-        self._require_adapters("training")
         if task.attempt > 1:
             self._load_state(self._start)
         self._conversation.say(control.Started(task.round, task.attempt, client.memory.agree(task.memory)))
@@ -243,17 +242,12 @@ class Site:
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
-        self._require_adapters("an evaluation")
         self._conversation.say(control.Started(task.round, control.EVALUATION))
         self._steps.start()
         self._steps.evaluated.clear()
         part = HeldOutPart(task.sample, task.whole, task.have)
         self._steps.carry(self.client, self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
         self._conversation.say(control.Evaluated(task.round))
-
-    def _require_adapters(self, what: str) -> None:
-        if not self._start.get("cut"):
-            raise NetworkError(f"the server asked for {what} before it handed out any adapters")
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
