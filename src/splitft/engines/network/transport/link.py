@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import grpc
 
@@ -26,6 +27,59 @@ MOST_STALLS = 3  # connections in a row on which the other end took nothing: a v
 Read = Callable[[], Awaitable[bytes]]  # raises EOFError where the connection has ended
 Write = Callable[[bytes], Awaitable[None]]
 Room = Callable[[], Awaitable[object]]  # returns when there is room for more frames
+T = TypeVar("T")
+
+
+async def within(seconds: float, awaited: Awaitable[T]) -> T:
+    """Await something in the task at hand. `asyncio.wait_for` starts a task of its own for each frame.
+
+    Raises asyncio.TimeoutError after so many seconds.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    late: list[bool] = []
+
+    def give_up() -> None:
+        late.append(True)
+        task.cancel()
+
+    timer = loop.call_later(seconds, give_up)
+    try:
+        return await awaited
+    except asyncio.CancelledError:
+        if late:
+            raise asyncio.TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+
+
+class Outgoing:
+    """Frames of one connection that are to be written."""
+
+    def __init__(self) -> None:
+        self._frames: deque[Frame] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def put(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._wake()
+
+    async def next(self, seconds: float) -> Frame | None:
+        """Return the next frame, or None after so many seconds without one."""
+        if not self._frames:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.create_future()
+            timer = loop.call_later(seconds, self._wake)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+        return self._frames.popleft() if self._frames else None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 def reader_of(call: Any) -> Read:
@@ -51,7 +105,7 @@ class Link:
     queued_bytes: int = field(default=0, init=False)  # of pieces, for this connection, and not yet written
     _stalls: int = field(default=0, init=False)  # in a row
     _stalled_at: int = field(default=-1, init=False)  # acknowledged pieces at the last of them
-    _outgoing: asyncio.Queue[Frame] | None = field(default=None, init=False)  # None: no connection
+    _outgoing: Outgoing | None = field(default=None, init=False)  # None: no connection
 
     @property
     def connected(self) -> bool:
@@ -74,7 +128,7 @@ class Link:
         Raises BrokenError where it broke, ViolationError where the other end breaks the protocol, and errors
         of `read` and `write`.
         """
-        outgoing: asyncio.Queue[Frame] = asyncio.Queue()
+        outgoing = Outgoing()
         self.queued_bytes = 0
         for frame in self.session.again(received):
             self._queue(outgoing, frame)
@@ -95,16 +149,16 @@ class Link:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _queue(self, outgoing: asyncio.Queue[Frame], frame: Frame) -> None:
+    def _queue(self, outgoing: Outgoing, frame: Frame) -> None:
         self.queued_bytes += len(frame.piece)
-        outgoing.put_nowait(frame)
+        outgoing.put(frame)
 
-    async def _read(self, outgoing: asyncio.Queue[Frame], read: Read) -> None:
+    async def _read(self, outgoing: Outgoing, read: Read) -> None:
         while self._outgoing is outgoing:  # asyncio can lose a cancellation to a frame at that moment
             if self.room is not None:
                 await self.room()
             try:
-                data = await asyncio.wait_for(read(), SILENCE_SECONDS)
+                data = await within(SILENCE_SECONDS, read())
                 frame = decode_frame(data)
             except asyncio.TimeoutError:
                 raise BrokenError(f"nothing came for {SILENCE_SECONDS:g} seconds") from None
@@ -118,31 +172,24 @@ class Link:
                 if payload is not None:
                     self.deliver(payload)
 
-    async def _write(self, outgoing: asyncio.Queue[Frame], write: Write) -> None:
-        waiting: asyncio.Future[Frame] = asyncio.ensure_future(outgoing.get())
-        try:
-            while self._outgoing is outgoing:
-                done, _ = await asyncio.wait({waiting}, timeout=BEAT_SECONDS)
-                frame = waiting.result() if done else Frame(Kind.BEAT, self.session.sent, 0, 0)
-                if done:
-                    waiting = asyncio.ensure_future(outgoing.get())
-                data = replace(frame, received=self.session.received).encode()
-                action = failpoint(f"{self.place}.send") if frame.kind is Kind.DATA else None
-                if action == "drop":
-                    self.queued_bytes -= len(frame.piece)
-                    continue
-                if action == "corrupt":
-                    data = data[:-1] + bytes([data[-1] ^ 1])
-                for _ in range(2 if action == "duplicate" else 1):
-                    await self._through(write(data))
+    async def _write(self, outgoing: Outgoing, write: Write) -> None:
+        while self._outgoing is outgoing:
+            frame = await outgoing.next(BEAT_SECONDS) or Frame(Kind.BEAT, self.session.sent, 0, 0)
+            data = frame.encode(self.session.received)
+            action = failpoint(f"{self.place}.send") if frame.kind is Kind.DATA else None
+            if action == "drop":
                 self.queued_bytes -= len(frame.piece)
-        finally:
-            waiting.cancel()
+                continue
+            if action == "corrupt":
+                data = data[:-1] + bytes([data[-1] ^ 1])
+            for _ in range(2 if action == "duplicate" else 1):
+                await self._through(write(data))
+            self.queued_bytes -= len(frame.piece)
 
     async def _through(self, written: Awaitable[None]) -> None:
         """Wait until a frame is written. Raises BrokenError where the other end takes nothing."""
         try:
-            await asyncio.wait_for(written, SILENCE_SECONDS)
+            await within(SILENCE_SECONDS, written)
         except asyncio.TimeoutError:
             acknowledged = self.session.sent - len(self.session.waiting)
             self._stalls = self._stalls + 1 if self._stalled_at == acknowledged else 1
