@@ -71,6 +71,7 @@ def check_lines(lines: Iterable[dict[str, Any]], job: Job, all_clients: Collecti
             assert rows > 0
         missing = [client for client in all_clients if client not in entry["rows"]]
         assert not missing, f"round {number} went on without {missing}"
+        assert len(entry["rows"]) >= (job.network.min_clients or 1), f"round {number}: no quorum"
         left_out = set(entry["started"]) - set(entry["rows"])
         assert all(not entry["places"][client] for client in left_out), "a client that is left out took steps"
     assert max(Counter(client for entry in rounds for client in entry["rows"]).values()) <= job.rounds

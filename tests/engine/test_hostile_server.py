@@ -225,7 +225,7 @@ REQUESTS: dict[str, tuple[Callable[[HostileServer], Any], type, str]] = {
         lambda s: s.hand_out(rebased=(0,), bases=(torch.zeros(3),)), NetworkError, "a change of basis"
     ),
     "no adapters": (
-        lambda s: s.hand_out(blocks=(), values=()), NetworkError, "no adapter of block 0 came, now or before"
+        lambda s: s.hand_out(blocks=(), values=()), NetworkError, "no adapters of blocks [0, 1, 3], which"
     ),
     "values for no block": (
         lambda s: s.hand_out(values=()), NetworkError, "0 adapters and 0 changes of basis for 3 and 0 blocks"

@@ -201,7 +201,7 @@ def declared_payload(siege: Siege) -> None:
     def send() -> None:
         made = dialler._link
         assert made is not None and made._outgoing is not None
-        made._outgoing.put_nowait(Frame(Kind.DATA, made.session.sent + 1, 0, 1 << 30, bytes(PIECE_BYTES)))
+        made._outgoing.put(Frame(Kind.DATA, made.session.sent + 1, 0, 1 << 30, bytes(PIECE_BYTES)))
 
     dialler._loop.call_soon_threadsafe(send)
     assert "at most" in why_expelled(dialler)

@@ -45,6 +45,13 @@ class MemoryDisk:
             self.change(path.folder, lambda names: names.__setitem__(path.path, file))
         self.names[path.path].content += text.encode()
 
+    def ends_a_line(self, path: Place) -> bool:
+        return path.path not in self.names or self.names[path.path].content[-1:] in (b"", b"\n")
+
+    def flush_file(self, path: Place) -> None:
+        self.op(f"flush {path}")
+        self.names[path.path].safe = len(self.names[path.path].content)
+
     def flush_folder(self, folder: Place) -> None:
         self.op(f"flush {folder}")
         for place, change in self._pending:
@@ -93,6 +100,13 @@ class Place:
     def __str__(self) -> str:
         return self.path
 
+    @property
+    def parent(self) -> Place:
+        return Place(self.disk, self.folder)
+
+    def is_dir(self) -> bool:
+        return self.path + "/" in self.disk.names
+
     def __lt__(self, other: Place) -> bool:
         return self.path < other.path
 
@@ -140,5 +154,5 @@ class Place:
             raise FileNotFoundError(self.path)
         return self.disk.names[self.path].content
 
-    def read_text(self, encoding: str = "utf-8") -> str:
-        return self.read_bytes().decode(encoding)
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self.read_bytes().decode(encoding, errors)

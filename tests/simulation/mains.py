@@ -14,7 +14,7 @@ from simulation.network import SimulatedDialler, SimulatedListener
 from simulation.party import Party
 from splitft.client.client import ClientRole
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
-from splitft.common.files import append_line
+from splitft.common.files import append_line, append_mark, flush
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import AggregatorLink, dial_and_dismiss
 from splitft.engines.network.aggregator_process import AggregatorProcess
@@ -76,6 +76,7 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     if (folder / COMPLETE).exists() and (folder / COMPLETE).read_text() == "complete":
         left = untold(folder, names)
         if left is not None:
+            flush(folder / COMPLETE)
             listener = SimulatedListener(party, Welcome())
             told = partial(dial_and_dismiss, dial) if dial else None
             say_farewell(listener, left, told, folder, job.network.rejoin_seconds, notice)
@@ -127,7 +128,7 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
             last = RoundRecord.from_json(found.state["last"])
             line = {"event": RESUME, "rounds": found.round}
             outcome.log.append(line)
-            append_line(folder / STEPS, json.dumps(line))
+            append_mark(folder / STEPS, json.dumps(line))
         for record in run_rounds(job, policy, server, cohort, ledger, Observer(), last):
             records.append({k: v for k, v in json.loads(record.to_json()).items() if k not in TIMES})
             at_end = record.round == job.rounds
@@ -149,11 +150,12 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
 def complete(
     party: Party, folder: Any, outcome: Outcome, server: Server, records: list[dict[str, Any]]
 ) -> None:
-    """Write the results, as the end of a run does: whole or not at all, and not flushed."""
+    """Write the results, as the end of a run does: whole or not at all."""
     outcome.adapter = {b: {n: t.tolist() for n, t in a.items()} for b, a in server.adapter.items()}
     outcome.records = list(records)
     outcome.completed_at = outcome.completed_at or party.world.loop.now
     party.disk.write(folder / COMPLETE, b"complete")
+    flush(folder / COMPLETE)
 
 
 class Setup:

@@ -26,6 +26,9 @@ FOUND = {
     "aggregator": 5736,  # a round ended while its client restored the state before it
     "shared, client labels": 7942,  # the same with a shared trunk
     "moving cuts, shared": 7065,  # the end was told over a connection that broke before it arrived
+    "rejoin": 14522,  # a line that a loss of power tore, and the next one after it
+    "in turns": 15739,  # the end was told, and then a loss of power undid it at the server
+    "stragglers, shared": 18611,  # a round went on without its last client
 }
 
 

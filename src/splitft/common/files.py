@@ -36,23 +36,47 @@ def writable_folder(folder: Path, name: str) -> Path:
     return folder
 
 
-def write_atomically(path: Path, text: str, *, mode: int | None = None) -> None:
+def write_atomically(path: Path, text: str, *, mode: int | None = None, flushed: bool = False) -> None:
     """Write a small text file so that readers see the old or the new one, never a part.
 
-    mode: its permissions; None: as the process makes files. Raises OutputError.
+    mode: its permissions; None: as the process makes files. flushed: a loss of power does not undo it.
+    Raises OutputError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path, _KEPT):
         temporary.write_text(text, encoding="utf-8")
         if mode is not None:
             temporary.chmod(mode)
+        if flushed:
+            _DISK.flush_file(temporary)
         temporary.replace(path)
+        if flushed:
+            _DISK.flush_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file. Raises OutputError."""
     with writing(path, _KEPT):
         disk_of(path).append(path, line + "\n")
+
+
+def append_mark(path: Path, line: str) -> None:
+    """Append a line that no loss of power undoes; the last one may be torn by one. Raises OutputError."""
+    disk = disk_of(path)
+    with writing(path, _KEPT):
+        disk.append(path, ("" if disk.ends_a_line(path) else "\n") + line + "\n")
+        disk.flush_file(path)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or all files below a folder, and their names to the disk. Raises OutputError."""
+    disk = disk_of(path)
+    with writing(path, _KEPT):
+        for below in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            (disk.flush_folder if below.is_dir() else disk.flush_file)(below)
+        if path.is_dir():
+            disk.flush_folder(path)
+        disk.flush_folder(path.parent)
 
 
 def disk_of(path: Path) -> Disk:
@@ -71,6 +95,11 @@ class Disk:
             file.flush()
             os.fsync(file.fileno())
 
+    def flush_file(self, path: Path) -> None:
+        """Flush a file's contents to the disk."""
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
     def flush_folder(self, folder: Path) -> None:
         """Flush the names in a folder to the disk."""
         if os.name == "posix":  # elsewhere a folder cannot be opened
@@ -84,6 +113,14 @@ class Disk:
         """Append to a file."""
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
+
+    def ends_a_line(self, path: Path) -> bool:
+        """Return whether what is appended to a file begins a line."""
+        if not path.exists() or not path.stat().st_size:
+            return True
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
 
     def remove_tree(self, folder: Path, *, ignore_errors: bool = False) -> None:
         """Remove a folder with all that is in it."""

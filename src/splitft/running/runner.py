@@ -14,7 +14,7 @@ from rich.console import Console
 
 from splitft.common.checkpoint import FOLDER, save_checkpoint
 from splitft.common.failpoints import failpoint
-from splitft.common.files import append_line, write_atomically
+from splitft.common.files import append_line, flush, write_atomically
 from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
@@ -324,5 +324,6 @@ class _Output:
                 start.base,
                 self._beside,
             )
-        write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1))
+            flush(self.folder / name)
+        write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1), flushed=True)
         return summary

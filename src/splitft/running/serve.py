@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from splitft.common.failpoints import failpoint
-from splitft.common.files import append_line
+from splitft.common.files import append_line, append_mark, flush
 from splitft.common.notebook import make_console
 from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
@@ -38,7 +38,7 @@ from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
 from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
-from splitft.running.folder import open_run
+from splitft.running.folder import SUMMARY, open_run
 from splitft.running.live import Notices
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
@@ -107,6 +107,7 @@ def serve(
             result = complete_run(opened, job, console)
             left = None if tokens else untold(opened.folder, names)
             if left is not None:
+                flush(opened.folder / SUMMARY)  # a loss of power must not have it wait for who has ended
                 listener = Listener(address, certs, door, Welcome(), 0)
                 told = partial(dial_and_dismiss, dial) if dial else None
                 say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
@@ -144,7 +145,7 @@ def serve(
                 parties.cohort.present(0)
             else:
                 resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
-                append_line(opened.folder / STEPS, json.dumps(resumed))
+                append_mark(opened.folder / STEPS, json.dumps(resumed))
             result = run_parties(opened, start, parties, console, called, say)
             failpoint("run.complete")
         except BaseException:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from splitft.common.files import append_line
+from splitft.common.files import append_line, append_mark
 from splitft.engines.network.control import End
 from splitft.engines.network.transport.listener import Listener
 
@@ -26,7 +28,7 @@ def untold(folder: Path, names: Collection[str]) -> list[str] | None:
     path = folder / STEPS
     if not path.exists():  # it was not run by a server
         return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = _whole_lines(path)
     # A run that was extended has had an end before.
     last = max((i for i, line in enumerate(lines) if line["event"] == RESUME), default=0)
     lines = lines[last:]
@@ -34,6 +36,15 @@ def untold(folder: Path, names: Collection[str]) -> list[str] | None:
         return None
     told = {line["client"] for line in lines if line["event"] == TOLD}
     return [name for name in names if name not in told]
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file, but for those that a loss of power has torn."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict) and "event" in line]
 
 
 def say_farewell(
@@ -66,7 +77,7 @@ def say_farewell(
     listener.close()
     if dismiss is not None and not dismiss(end, seconds):
         notice(f"the aggregator did not come to hear that {reason}: end it by hand")
-    append_line(folder / STEPS, json.dumps({"event": OVER}))
+    append_mark(folder / STEPS, json.dumps({"event": OVER}))
 
 
 def say_stop(listener: Listener, names: Collection[str], dismiss: Dismiss | None, reason: str) -> None:

@@ -180,8 +180,12 @@ class Roster(dict[str, Member]):
 
     def enough(self, without: Collection[str] = ()) -> bool:
         """Whether the run may go on without these clients."""
-        wanted = self.config.min_clients or sum(not member.expelled for member in self.values())
-        return len([name for name in self.there() if name not in without]) >= max(1, wanted)
+        return len([name for name in self.there() if name not in without]) >= self.fewest
+
+    @property
+    def fewest(self) -> int:
+        """The number of clients with which a round goes on."""
+        return max(1, self.config.min_clients or sum(not member.expelled for member in self.values()))
 
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""

@@ -144,7 +144,6 @@ class Training(Phase):
     attempts: dict[str, int]  # as in `RoundSteps`
     updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of clients that have trained
     _under_way: dict[str, TrunkTransaction] = field(default_factory=dict, init=False)  # of each other client
-    _left_out: list[str] = field(default_factory=list, init=False)
     _began: float = field(default=0.0, init=False)  # of the server's computing
 
     def run(self) -> Iterator[dict[str, Message]]:
@@ -197,7 +196,6 @@ class Training(Phase):
         for transaction in dict.fromkeys(self._under_way[c] for c in clients if c in self._under_way):
             transaction.restart(without=name)
         if self._under_way.pop(name, None) is not None:
-            self._left_out.append(name)
             self.members.notice(f"the round goes on without {name}")
 
     def _transactions(self) -> list[TrunkTransaction]:
@@ -247,12 +245,18 @@ class Training(Phase):
         late = roster.now() > deadline
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
-            if roster.given_up(name) or (slow and roster.enough([*self._left_out, name])):
+            gone = (slow or roster.long_away(name)) and self._enough_without(name)
+            if roster[name].expelled or gone:
                 transaction.restart(without=name)
                 del self._under_way[name]
-                self._left_out.append(name)
                 self.members.skip(name)
                 self.members.notice(f"the round goes on without {name}")
                 if transaction.names:
                     deadline, late = roster.deadline(), False
         return deadline
+
+    def _enough_without(self, name: str) -> bool:
+        """Whether the round keeps enough clients that trained in it, or still do: none comes back to it."""
+        roster = self.members.roster
+        others = [other for other in self._under_way if other != name and roster[other].there]
+        return len(self.updates) + len(others) >= roster.fewest
