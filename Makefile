@@ -1,18 +1,22 @@
 # Two commands set everything up: `make demo` and `make test`. Each makes its own environment in .venv.
 PYTHON ?= python3
 VENV := .venv
+TOOLS := $(VENV)/tools
 BIN := $(VENV)/bin
 ARGS ?=
 # Where the demo writes; without it runs/quickstart, runs/quickstart-2, ...: never over an earlier run.
 OUT ?=
 
-.PHONY: help demo test test-slow test-matrix lint docs bench bench-gpu study clean
+.PHONY: help demo test test-slow test-matrix lint lock audit fuzz docs bench bench-gpu study clean
 
 help:
 	@echo "make demo       install, and fine-tune the built-in model on the built-in text (ARGS='rounds=2' to change)"
 	@echo "make test       install, lint, type-check and run all quick tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-matrix  a short suite with old, pinned and new libraries, on each Python; writes docs/versions.md"
+	@echo "make lock       write requirements.lock: the core and the demo, each file by its SHA-256 (ARGS=--upgrade)"
+	@echo "make audit      known vulnerabilities of the lock, bandit over src, and an SBOM in build/sbom.json"
+	@echo "make fuzz       a million inputs at each side of a connection"
 	@echo "make docs       check the spelling, and build the site of the documentation into site/, without a warning"
 	@echo "make bench      the benchmarks; results go to benchmarks/results"
 	@echo "make bench-gpu  those that need a GPU"
@@ -42,6 +46,27 @@ test-slow: $(VENV)/.docs
 
 test-matrix:
 	$(PYTHON) benchmarks/matrix.py $(ARGS)
+
+$(TOOLS)/.installed: .ci/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --requirement .ci/tools.txt
+	touch $@
+
+# Wheels alone, so that an installation runs no setup script; --no-config: of no index but PyPI.
+lock: $(TOOLS)/.installed
+	$(TOOLS)/bin/uv pip compile pyproject.toml --extra demo --constraint constraints.txt --universal --python-version 3.11 \
+	  --generate-hashes --only-binary :all: --no-annotate --no-config --quiet --custom-compile-command "make lock" \
+	  --output-file requirements.lock $(ARGS)
+
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/bandit --quiet --recursive --configfile pyproject.toml src
+	mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible \
+	  --output-file build/sbom.json
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/fuzz -m slow
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

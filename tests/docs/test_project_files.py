@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from documents import ROOT
 
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 INSTRUCTIONS = {"ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"}
 
@@ -40,12 +42,28 @@ def test_the_citation_is_of_this_version_and_names_the_paper() -> None:
     assert all({"family-names", "given-names"} <= set(name) for name in citation["references"][0]["authors"])
 
 
-def test_the_workflow_runs_what_everyone_runs() -> None:
-    workflow = loaded(".github/workflows/ci.yml")
-    commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert "bash .ci/run" in commands and workflow["permissions"] == {"contents": "read"}
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_run_what_everyone_runs_and_may_only_read(path: Path) -> None:
+    """Commands are targets of make, or the script of every other place; actions have a version."""
+    workflow = loaded(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(job["timeout-minutes"] <= 120 for job in workflow["jobs"].values())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    commands = [step["run"] for step in steps if "run" in step]
     assert all(command.split()[1] in targets for command in commands if command.startswith("make "))
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+
+
+def test_what_every_change_and_every_week_must_pass() -> None:
+    def commands(name: str) -> set[str]:
+        jobs = loaded(f".github/workflows/{name}.yml")["jobs"].values()
+        return {step["run"] for job in jobs for step in job["steps"] if "run" in step}
+
+    assert {"bash .ci/run", "make docs"} <= commands("ci")
+    assert {"make audit", "make fuzz"} <= commands("security")
+    starts = loaded(".github/workflows/security.yml")[True]  # `on:` is true in YAML 1.1
+    assert {"schedule", "pull_request"} <= set(starts)
 
 
 def test_issue_forms_have_what_a_form_needs() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raw_http2 import CONTINUATION, HEADERS, RawConnection, frame
 from splitft.engines.network.control import Refused, Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.admission import Admission, AuditLog
@@ -63,6 +65,22 @@ def test_who_a_client_is_says_its_token(ticket: Ticket, name: str, token: str) -
     refused = answer(replace(ticket, name=name, token=token))
     assert isinstance(refused, Refused)
     assert "token" in refused.reason
+
+
+def test_a_stranger_ends_after_a_few_frames_behind_the_tls_of_a_session(ticket: Ticket) -> None:
+    """No client certificate is asked for here: whoever reaches the port speaks HTTP/2 to it."""
+    context = ssl.create_default_context(cadata=ticket.authority)
+    context.set_alpn_protocols(["h2"])
+    made = RawConnection(int(ticket.endpoint.rpartition(":")[2]), context)
+    made.greet()
+    made.socket.sendall(frame(HEADERS, b"\x00\x01a\x01b", stream=1))
+    words, sent = 20 * frame(CONTINUATION, b"\x00\x01a\x01b" * 3000, stream=1), 0
+    with pytest.raises(OSError):
+        while sent < 64 << 20:  # what the kernel holds for both ends is less
+            made.socket.sendall(words)
+            sent += len(words)
+    made.close()
+    assert isinstance(answer(ticket), Welcome)
 
 
 def test_another_server_is_noticed(ticket: Ticket, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from network_threads import follow, together
 from ports import free_port
 from reference import make_setting, write_rows
 from splitft import Job
-from splitft.engines.network.membership import MEMBERS
-from splitft.errors import DataError, JobError, NetworkError
+from splitft.engines.network.membership import MEMBERS, expelled_before
+from splitft.errors import DataError, JobError, NetworkError, OutputError
 from splitft.job import dump_job
 from splitft.running.serve import serve
 from splitft.wire.messages import AdapterUp
@@ -148,6 +148,17 @@ def test_the_command_ends_with_a_code_of_its_own(setting: Settings, tmp_path: Pa
     said = (tmp_path / "log").read_text()
     assert server.exitcode == 9, said
     assert "The run is complete with 2 of 3 clients. Missing: west (it never came)" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    "text", ['{"north": ', "[1]", '{"north": {"standing": "expelled"}}', '{"north": 1}', "3"]
+)
+def test_a_damaged_list_of_members_is_told_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / MEMBERS).write_text(text)
+    with pytest.raises(OutputError, match=r"members.json cannot be read .* expelled clients may come again"):
+        expelled_before(tmp_path, NAMES, ())
+    with pytest.raises(JobError, match=r"--admit est: no client .* there are north, south, west"):
+        expelled_before(tmp_path, NAMES, ["est"])
 
 
 def test_who_is_waited_for_may_be_changed_when_a_run_goes_on(setting: Settings, tmp_path: Path) -> None:

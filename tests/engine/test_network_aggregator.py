@@ -15,7 +15,7 @@ from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from ports import free_port
 from reference import make_setting, write_rows
-from splitft import Job, run
+from splitft import Job, register_method, run
 from splitft.engines.network.desk import Desk
 from splitft.errors import NetworkError
 from splitft.running.aggregator import serve_averages
@@ -27,7 +27,8 @@ MODES: dict[str, dict[str, Any]] = {
     "per_client": {},
     "shared, labels at home": {"server_adapter": "shared", "labels": "client", "tail_blocks": 1},
     "freeze_a": {"aggregation": "freeze_a"},
-    "median": {"aggregation": "by_rank", "robust_aggregation": "median"},
+    # The aggregator settles none of what the server settles for itself.
+    "a method of one's own, layout left open": {"method": "median_by_rank", "padding_free": "auto"},
     "algorithms": {
         "server_optimizer": "fedadam", "objective": "fedprox", "proximal_mu": 0.1, "optim": "sgd",
         "optim_args": "momentum=0.9", "labels": "client", "learning_rate": 0.05,
@@ -38,6 +39,11 @@ MODES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 WINDOW = 64  # bytes of adapter values that are looked for
+
+
+@register_method("median_by_rank")
+def median_by_rank(job: Job) -> dict[str, str]:
+    return {"aggregation": "by_rank", "robust_aggregation": "median"}
 
 
 @pytest.fixture(scope="module")

@@ -356,7 +356,8 @@ def test_only_an_aggregator_is_taken_for_one(
         finally:
             dialler.close(0)
 
-    assert isinstance(meet(served.listener.port, authority / "alice"), LostError)
+    refusal = meet(served.listener.port, authority / "alice")
+    assert isinstance(refusal, LostError) and "shows no certificate of an aggregator" in str(refusal)
     assert served.listener.events.empty()
     door = Admission(("server", *NAMES), {}, True, AuditLog(tmp_path, said.append))
     listener = Listener("127.0.0.1:0", made, door, WELCOME, LIMIT)

@@ -23,6 +23,7 @@ from splitft.errors import JobError, NetworkError
 from splitft.job import Job
 from splitft.model.config import count_blocks
 from splitft.running.fallback import resolve_sources
+from splitft.running.methods import with_method
 from splitft.running.model import choose_targets, inject_adapters, load_base
 from splitft.running.network import check_address, client_names, job_digest, notice
 from splitft.wire.codecs.registry import network_job
@@ -51,7 +52,9 @@ def serve_averages(
     address = address or job.network.aggregator
     check_address(address, certs, insecure)
     quiet_libraries()
-    job, _ = resolve_sources(network_job(job))
+    job = network_job(with_method(job))
+    digest = job_digest(job)
+    job, _ = resolve_sources(job)
     names = client_names(job)
     if SERVER in names:
         raise JobError(f"with an aggregator no client can be called {SERVER!r}: change network.clients")
@@ -70,7 +73,7 @@ def serve_averages(
     listener = Listener(address, certs, door, Welcome(), limit)
     console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
     process = AggregatorProcess(
-        job, job_digest(job), names, layout, count_blocks(model.config), listener, folder / UPDATES, say
+        job, digest, names, layout, count_blocks(model.config), listener, folder / UPDATES, say
     )
     try:
         with lock_folder(folder, "--folder"):

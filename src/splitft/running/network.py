@@ -28,7 +28,10 @@ def client_names(job: Job) -> list[str]:
 
 
 def job_digest(job: Job) -> str:
-    """Return the SHA-256 of a job, on which server and aggregator must agree."""
+    """Return the SHA-256 of a job, on which server and aggregator must agree.
+
+    job: with the keys that its method and a network fix, and nothing yet that a party settles for itself.
+    """
     free: dict[str, Any] = dict.fromkeys(("output_dir", *ReportSettings.model_fields), True)
     free["network"] = {key for key in type(job.network).model_fields if key != "clients"}
     return hashlib.sha256(job.model_dump_json(exclude=free).encode()).hexdigest()

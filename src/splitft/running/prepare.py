@@ -60,6 +60,7 @@ class Assembly:
     adapter: Adapter
     report: SplitReport
     cuts: dict[str, int]  # of the job, for every client
+    stated: Job  # as it was given, before anything was settled by the model and the machine here
     predictions: HeldOutPredictions | None = None  # for figures of the user's own
 
     @property
@@ -95,7 +96,7 @@ def assemble(
     """
     # 1. Names of policies, codecs and devices; sources, or their fallbacks.
     check_names(job, job, job)
-    given = given or Given()
+    given, stated = given or Given(), job
     job, notices = resolve_sources(job)
     if given.model is None:
         source, config = str(resolve_model(job.model_name_or_path)), base_config(job)
@@ -184,7 +185,8 @@ def assemble(
         difference = f"largest logit difference {report.max_logit_difference:g}"
         console.print(f"split proven on the model itself at {tried}: {difference}", highlight=False)
     notices += limits
-    return Assembly(job, notices, base, tokenizer, names, prepared, split, adapter, report, cuts, predictions)
+    of_data = tokenizer, names, prepared
+    return Assembly(job, notices, base, *of_data, split, adapter, report, cuts, stated, predictions)
 
 
 def rounds_of_epochs(job: BatchSettings, epochs: float, rows: Sequence[int], per_round: int | None) -> int:

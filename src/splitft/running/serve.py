@@ -186,7 +186,7 @@ def make_server_side(
     # The server, which averages here or has the aggregator average.
     averaging = None
     if job.network.aggregator:
-        averaging = AggregatorLink(job, job_digest(job), model.slots.layout, ledger)
+        averaging = AggregatorLink(job, job_digest(start.stated), model.slots.layout, ledger)
     # Every average is probed before it is handed out.
     vocab_size = int(text_config(start.model).vocab_size)
     probe = AdapterProbe(

@@ -38,7 +38,7 @@ def load_config(name: str | Path, revision: str = "main") -> PreTrainedConfig:
     """
     folder = _config_folder(name, locator(resolve_model(name), revision))
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # nosec B615 # a local folder
     except Exception as error:  # a foreign file may raise anything
         raise ModelError(f"the configuration of {name} cannot be used: {one_line(error)}") from error
     refuse_other_kinds(name, config)

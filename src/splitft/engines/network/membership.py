@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from splitft.common.files import write_atomically
-from splitft.errors import JobError
+from splitft.common.text import error_line, first_few
+from splitft.errors import JobError, OutputError
 
 MEMBERS = "members.json"
 Standing = Literal["invited", "not ready", "ready", "training", "away", "dropped", "expelled"]
@@ -88,17 +89,27 @@ def expelled_before(folder: Path, names: Collection[str], admit: Collection[str]
     """Return the clients that the run in a folder has expelled, each with the reason, but for those to admit.
 
     Those whose figures were not finite are not among them: it may have been the adapter that they were given.
-    Raises JobError where one to admit is no client of the job.
+    Raises JobError where one to admit is no client of the job, OutputError where the file is damaged.
     """
     for name in admit:
         if name not in names:
-            raise JobError(f"--admit {name}: no client of this job is called so")
+            there = first_few(list(names), 5)
+            raise JobError(f"--admit {name}: no client of this job is called so; there are {there}")
     path = folder / MEMBERS
     if not path.exists():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {
-        name: member["reason"]
-        for name, member in found.items()
-        if name in names and name not in admit and member["standing"] == "expelled" and not member["diverged"]
-    }
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: str(member["reason"])
+            for name, member in found.items()
+            if member["standing"] == "expelled"
+            and not member["diverged"]
+            and name in names
+            and name not in admit
+        }
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"{path} cannot be read ({error_line(error)}): put a copy of it back, or remove it; without it "
+            "expelled clients may come again"
+        ) from None

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from splitft.errors import JobError, NetworkError
 
 ADDRESS = "127.0.0.1:8700"
-_ANY = ("0.0.0.0", "::")
+_ANY = ("0.0.0.0", "::")  # nosec B104 # compared with, not listened at
 
 
 class PageAddress:

@@ -60,7 +60,7 @@ def read_server_files(folder: Path, client_certs: bool) -> ServerFiles:
     if lacking := [name for name in needed if not (folder / name).exists()]:
         raise NetworkError(
             f"{folder} is no folder of a server's certificates: it lacks {', '.join(lacking)}; `splitft "
-            "certs init` makes one"
+            "certs init` makes one for the server, `splitft certs aggregator` one for an aggregator"
         )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / SERVER, folder / SERVER_KEY)

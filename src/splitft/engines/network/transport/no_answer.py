@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from splitft.engines.network.transport.certs import AGGREGATOR_NAME
+
 OTHER_HOST = "its certificate is not for {host}: dial a name that `splitft certs init` was given"
+OTHER_ROLE = "it shows no certificate of an aggregator: `splitft certs aggregator` makes it a folder"
 # What gRPC's text holds, and what is then said of the server. Another try is of no use.
 FINAL = (
     ("Hostname Verification Check failed", OTHER_HOST),
@@ -27,7 +30,8 @@ def explain(details: str, host: str) -> tuple[str, bool]:
     """
     for words, reason in FINAL:
         if words in details:
-            return reason.format(host=host), True
+            other_role = reason is OTHER_HOST and host == AGGREGATOR_NAME  # which is no address to dial
+            return (OTHER_ROLE if other_role else reason).format(host=host), True
     if any(words in details.lower() for words in UNRESOLVED):
         return NO_ADDRESS.format(host=host), False
     if "handshake failed" in details:
