@@ -27,7 +27,7 @@ with the FLOP/s of this machine's core (measured here without quotas, counted as
 quotas, and the links. Virtual and real seconds of the training rounds are compared; evaluation takes no
 virtual time.
 
-    python benchmarks/real_time.py [--seeds 3] [--rounds 12] [--steps 1] [--server 1.2] [--fastest 0.12]
+    python benchmarks/real_time.py [--seeds 3] [--rounds 8] [--steps 2] [--server 1.5] [--fastest 0.128]
 
 The machine must have nothing else to do. It goes on where it was interrupted. Linux, as root (or where
 cgroups can be written).
@@ -138,15 +138,16 @@ class Measurement:
         """
         if self.result["rates"] is None:
             keys = {**job_of({**settings_of(self.options), "seed": 0}), **ARMS[SAME], "order": "turns",
-                    "rounds": 3, "local_steps": 4, "eval_every": 3, "max_eval_samples": 5}  # fmt: skip
+                    "rounds": 4, "eval_every": 4, "max_eval_samples": 5}  # fmt: skip
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                free = run_free({**keys, "network": {"clients": NAMES}}, NAMES, Path(folder) / "free")
+                free = run_free({**keys, "network": {"clients": NAMES}}, NAMES, Path(folder) / "free",
+                                self.options.server_threads)  # fmt: skip
                 one = dict.fromkeys(NAMES, 1.0) | {SERVER: 1.0}
                 devices = profiles({"client": UNIT, "server": UNIT}, one, dict.fromkeys(NAMES, 1e3), 1.0)
                 whole = run_whole({**keys, **devices}, Path(folder) / "whole", os.cpu_count() or 1)
             # Not the first round, which warms up, nor the last, in which the server evaluates.
             work = work_of(whole[1:], UNIT)
-            self.result["rates"] = rates(free[1:2], work[1:2])
+            self.result["rates"] = rates(free[1:3], work[1:3])
             self.save()
         found: dict[str, float] = self.result["rates"]
         print("a core:", ", ".join(f"{k} {v / 1e9:.1f} GFLOP/s" for k, v in found.items()), flush=True)
@@ -214,14 +215,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1, help="local steps a round")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=2, help="local steps a round")
     parser.add_argument("--eval-every", type=int, default=2, help="rounds from one evaluation to the next")
     parser.add_argument("--eval-rows", type=int, default=20, help="held-out rows of all clients")
-    parser.add_argument("--server", type=float, default=1.2, help="quota of the server, in cores")
-    parser.add_argument("--server-threads", type=int, default=2)
-    parser.add_argument("--fastest", type=float, default=0.16, help="quota of the fastest client, in cores")
+    parser.add_argument("--server", type=float, default=1.5, help="quota of the server, in cores")
+    parser.add_argument("--server-threads", type=int, default=2, help="of torch")
+    parser.add_argument("--fastest", type=float, default=0.128, help="quota of the fastest client, in cores")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--rates-only", action="store_true", help="only the FLOP/s of a core")
     parser.add_argument("--no-clock", action="store_true", help="without the virtual clock")
     parser.add_argument("--scratch", type=Path, help="folder for the runs' files; default: a temporary one")
     parser.add_argument("--out", type=Path, default=RESULTS / "real_time.json")
@@ -237,6 +239,8 @@ def main() -> None:
         measured = Measurement(options, scratch)
         if not options.no_clock:
             measured.calibrate()
+        if options.rates_only:
+            return
         seeds = range(42, 42 + options.seeds)
         for seed in seeds:
             for arm in options.arms:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-PERIOD = 0.05  # seconds after which a quota begins anew: short, so that a small share is no stop and go
+PERIOD = 0.08  # seconds after which a quota begins anew: short, so that a small share is no stop and go
 LEAST = 0.001  # seconds of a core a period: the kernel takes no smaller quota
 
 

@@ -108,10 +108,12 @@ def run_whole(settings: Mapping[str, Any], folder: Path, threads: int) -> list[d
     return [json.loads(line) for line in lines]
 
 
-def run_free(settings: Mapping[str, Any], names: Sequence[str], folder: Path) -> list[dict[str, float]]:
+def run_free(
+    settings: Mapping[str, Any], names: Sequence[str], folder: Path, server_threads: int
+) -> list[dict[str, float]]:
     """Run a job without quotas and links; return {party: CPU seconds} of each round, without start-up."""
     found: list[dict[str, float]] = []
-    with Processes(settings, dict.fromkeys(names), folder) as running:
+    with Processes(settings, dict.fromkeys(names), folder, server_threads=server_threads) as running:
         before: list[float] = []
         for round_ in range(int(settings["rounds"]) + 1):
             running.record_of(round_, look_every=0.01)
