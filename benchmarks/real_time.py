@@ -39,6 +39,8 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +152,6 @@ class Measurement:
             self.result["rates"] = rates(free[1:3], work[1:3])
             self.save()
         found: dict[str, float] = self.result["rates"]
-        print("a core:", ", ".join(f"{k} {v / 1e9:.1f} GFLOP/s" for k, v in found.items()), flush=True)
         return found
 
     def simulate(self, arm: str, seed: int) -> None:
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="folder for the runs' files; default: a temporary one")
     parser.add_argument("--out", type=Path, default=RESULTS / "real_time.json")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that groups and processes end then, too
     try:
         find_parent()
         check_sum({party.name: party.cores for party in parties_of(options)}, ROOM, os.cpu_count() or 1)
@@ -238,7 +240,8 @@ def main() -> None:
     try:
         measured = Measurement(options, scratch)
         if not options.no_clock:
-            measured.calibrate()
+            rate = measured.calibrate()
+            print("a core:", ", ".join(f"{k} {v / 1e9:.1f} GFLOP/s" for k, v in rate.items()), flush=True)
         if options.rates_only:
             return
         seeds = range(42, 42 + options.seeds)
