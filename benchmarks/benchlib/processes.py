@@ -47,9 +47,20 @@ def free_port() -> int:
 
 
 class Processes:
-    """A job's server and clients while they run. data: {client: file}. Ends them on the way out."""
+    """A job's server and clients while they run. Ends them on the way out.
 
-    def __init__(self, settings: Mapping[str, Any], data: Mapping[str, Path], folder: Path) -> None:
+    data: {client: file}; None: the client's share of the job's data set. server_threads: of torch; a client
+    has one.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        data: Mapping[str, Path | None],
+        folder: Path,
+        *,
+        server_threads: int = 1,
+    ) -> None:
         folder.mkdir(parents=True)
         self.folder, self.history = folder, folder / "run" / "history.jsonl"
         job = Job(**{**settings, "output_dir": str(folder / "run")})
@@ -60,11 +71,13 @@ class Processes:
         for (name, file), proxy in zip(data.items(), self.proxies, strict=True):
             commands.append([
                 *splitft, "client", "--server", f"127.0.0.1:{proxy.port}", "--name", name,
-                "--data", str(file), "--folder", str(folder / name), "--accept", "first",
+                *(["--data", str(file)] if file else ["--job-data"]),
+                "--folder", str(folder / name), "--accept", "first",
             ])  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-        self._running = []
+        self._running: list[subprocess.Popen[bytes]] = []
         for number, command in enumerate(commands):
+            threads = 1 if number else server_threads
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads), "NO_COLOR": "1"}
             with (folder / f"{number}.log").open("wb") as log:
                 started = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
                 self._running.append(started)
@@ -79,20 +92,38 @@ class Processes:
         for proxy in self.proxies:
             proxy.close()
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids: the server's, then every client's."""
+        return [process.pid for process in self._running]
+
+    def wait_until_ready(self) -> None:
+        """Return when every client takes part: its part of the model is loaded, its state restored."""
+        members = self.folder / "run" / "members.json"
+        while not members.exists() or any(
+            member["standing"] != "training" for member in json.loads(members.read_text()).values()
+        ):
+            self._check("all clients are ready")
+            time.sleep(0.02)
+
     def cpu_seconds(self) -> list[float]:
         """Return the user and system seconds of the server and of every client so far."""
         times = [psutil.Process(process.pid).cpu_times() for process in self._running]
         return [float(used.user + used.system) for used in times]
 
-    def record_of(self, round_: int) -> dict[str, Any]:
-        """Wait for a round's end and return its record."""
+    def record_of(self, round_: int, *, look_every: float = 0.002) -> dict[str, Any]:
+        """Wait for a round's end and return its record. look_every: seconds from one look to the next."""
         while True:
             lines = self.history.read_bytes().split(b"\n")[:-1] if self.history.exists() else []
             if len(lines) > round_:
                 record: dict[str, Any] = json.loads(lines[round_])
                 return record
-            for number, process in enumerate(self._running):
-                if process.poll() is not None:
-                    said = (self.folder / f"{number}.log").read_text(errors="replace")
-                    raise SystemExit(f"a process has ended before round {round_}:\n{said[-3000:]}")
-            time.sleep(0.002)
+            self._check(f"round {round_}")
+            time.sleep(look_every)
+
+    def _check(self, before: str) -> None:
+        """End where a process has ended."""
+        for number, process in enumerate(self._running):
+            if process.poll() is not None:
+                said = (self.folder / f"{number}.log").read_text(errors="replace")
+                raise SystemExit(f"a process has ended before {before}:\n{said[-3000:]}")

@@ -42,7 +42,8 @@ def test_cuts_follow_measured_seconds(method: str, tmp_path: Path, monkeypatch: 
 
     cuts = [record["cuts"] for record in read_history(folder)]
     assert cuts[1] == {"fast": 4, "slow": 4}, "nobody knew"
-    assert cuts[2]["slow"] == 2 and cuts[2]["fast"] >= 4  # by max_step
+    # The first decision goes straight to its targets, further than max_step.
+    assert cuts[2]["slow"] <= (1 if method == "makespan" else 2) and cuts[2]["fast"] >= 4
     assert cuts[3]["slow"] <= 2
     decisions = [json.loads(line) for line in (folder / "decisions.jsonl").read_text().splitlines()]
     assert [decision["round"] for decision in decisions] == [2, 3]

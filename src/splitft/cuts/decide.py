@@ -19,7 +19,7 @@ def decide(name: str, config: CutPolicyConfig, observation: Observation) -> Deci
     A target is rounded to whole blocks (halves up). A cut stays while its target is less than 0.5 +
     hysteresis away, moves by at most `max_step` otherwise, and always lies between `min_cut` and what the
     client can hold; that bound alone may move it further than `max_step`. Neither hysteresis nor `max_step`
-    holds in round 1, when nothing has been trained yet, or where the policy gave explicit cuts (`at_once`).
+    holds in round 1, in the first decision of a run, or where the policy gave explicit cuts (`at_once`).
 
     Raises JobError for an unknown policy, for one that fails or returns nonsense, and where a client cannot
     hold `min_cut` blocks. Source: the paper, completed by us (hysteresis, `max_step`).
@@ -31,7 +31,7 @@ def decide(name: str, config: CutPolicyConfig, observation: Observation) -> Deci
     cuts, reasons = {}, {}
     for client in observation.clients:
         target, (low, high) = proposal.targets[client.name], bounds[client.name]
-        free = proposal.at_once or observation.round <= 1
+        free = proposal.at_once or observation.first or observation.round <= 1
         cut, how = _settle(target, client.cut, low, high, config, free)
         why = proposal.reasons.get(client.name)
         cuts[client.name], reasons[client.name] = cut, f"{why}; {how}" if why else how

@@ -51,6 +51,7 @@ class Observation:
     order, server_adapter: As in the job; they decide what a step waits for.
     state: The policy's own, from its last Proposal; {} at first.
     self_reported: Accuracies are what clients state, not what the server computed.
+    first: No decision came before; over a network the first one waits for measured seconds.
     """
 
     round: int
@@ -60,6 +61,7 @@ class Observation:
     server_adapter: Literal["per_client", "shared"] = "per_client"
     state: Mapping[str, Any] = field(default_factory=dict)
     self_reported: bool = False
+    first: bool = False
 
 
 @dataclass(frozen=True)

@@ -110,4 +110,5 @@ class CutPlanner:
             server_adapter=self.job.server_adapter,
             state=self.decisions[-1].state if self.decisions else {},
             self_reported=self.job.labels == "client",
+            first=not self.decisions,
         )

@@ -98,10 +98,13 @@ def test_a_cut_stays_unless_its_target_is_far_enough(
                 assert new == client.cut + math.copysign(config.max_step, target - client.cut)
 
 
+@pytest.mark.parametrize("later", [0, 3])
 @given(observation=observations(round_=1), config=configs(max_cut=None), data=st.data())
 def test_the_first_decision_goes_straight_to_the_target(
-    observation: Observation, config: CutPolicyConfig, data: st.DataObject
+    later: int, observation: Observation, config: CutPolicyConfig, data: st.DataObject
 ) -> None:
+    """Also where it comes late, since nobody was measured before."""
+    observation = replace(observation, round=1 + later, first=bool(later))
     targets = {client.name: data.draw(st.floats(-50, 50)) for client in observation.clients}
     cuts = decide_as_told(targets, config, observation).cuts
     for client in observation.clients:
