@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from splitft.common.text import short
 from splitft.tools.report.charts.dots import interval_chart
 from splitft.tools.report.compared import MEASURES, read_paired
 from splitft.tools.report.sections import Panel, Section, make_section
@@ -18,7 +19,7 @@ def difference_section(data: Mapping[str, Any]) -> Section | None:
     rows: Sequence[Mapping[str, Any]] = data["variants"]
     if len(rows) < 2 or any(row["random_weights"] for row in rows):
         return None
-    panels, same = [], []
+    panels, same, reference = [], [], short(str(data["reference"]), 24)
     for name, (heading, unit) in MEASURES.items():
         found = [
             (row["label"], number, read_paired(row["against"][name]))
@@ -31,7 +32,7 @@ def difference_section(data: Mapping[str, Any]) -> Section | None:
             same.append(
                 f"{heading}: {listed(alike)} {'is' if len(alike) == 1 else 'are'} the same to the last digit"
             )
-        chart = interval_chart(differ, heading, unit, "variant (mean, 95 % interval)")
+        chart = interval_chart(differ, f"difference to {reference}", unit, "variant (mean, 95 % interval)")
         panels.append(Panel(chart, _capital(heading)))
     return make_section(f"{TITLE} {data['reference']}, paired by seed", panels, _note(data, same))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from splitft.tools.report.charts.compose import Composed, Lines, Pieces
+from splitft.tools.report.charts.compose import Composed, Lines, Pieces, in_rows
 from splitft.tools.report.charts.svg import Chart
 from splitft.tools.report.downloads import Download, png_download, slug, svg_download
 
@@ -35,7 +35,7 @@ class Section:
 
     def figure(self) -> Composed:
         """Return all of its charts as one figure, with its legend."""
-        return Composed(self.charts(), self.legend, self.lines)
+        return Composed(in_rows(self.charts()), self.legend, self.lines)
 
     def downloads(self) -> list[Download]:
         """Return its figure as SVG and as PNG."""

@@ -13,43 +13,43 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Affine2D
 
-from splitft.common.figures import INK, style, text_width, variant_colour, variant_dashes
+from splitft.common.figures import INK, SOFT, printable, style, text_width, variant_colour, variant_dashes
 from splitft.tools.report.charts.marks import file_svg, read_marks
 from splitft.tools.report.charts.pixels import DOTS, few_colours, pixels
 from splitft.tools.report.charts.svg import FONT, WIDTH, Chart, shorten
 
 Pieces = Sequence[tuple[str, str]]  # name and #colour of what bars consist of
 Lines = Sequence[tuple[str, int]]  # name and number of each variant
+Rows = Sequence[Sequence[tuple[str, Chart]]]  # of captions and charts
 MOST_COLUMNS = 3
 ROOM = 14.0  # points around all, and between two charts
 ROW, MARK, APART = 21.0, 30.0, 20.0  # points of a legend: a line, a swatch, room between two entries
 
 
 class Composed:
-    """Several charts as one figure: heading and legend above, then rows of `columns` charts with captions."""
+    """Several charts as one figure: heading, notes and legend above, then rows of charts with captions."""
 
     def __init__(
         self,
-        charts: Sequence[tuple[str, Chart]],
+        rows: Rows,
         pieces: Pieces = (),
         lines: Lines = (),
-        columns: int = MOST_COLUMNS,
         heading: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
-        columns = min(columns, len(charts))
-        self._heading = heading
-        width = columns * (WIDTH + ROOM) + ROOM
+        width = max(map(len, rows)) * (WIDTH + ROOM) + ROOM
+        self._heading = shorten(heading, width - 2 * ROOM)
+        self._notes = [line for note in notes for line in wrapped(note, width - 2 * ROOM)]
         entries = [(name, colour, None) for name, colour in pieces]
         self._legend = _legend_rows([*entries, *((name, None, number) for name, number in lines)], width)
-        top = ROW * (bool(heading) + len(self._legend)) + ROOM * (1.5 if self._legend else 1.0)
+        above = bool(heading) + len(self._notes) + len(self._legend)
+        top = ROW * above + ROOM * (1.5 if above else 1.0)
         self._placed: list[tuple[float, float, str, Chart]] = []  # left and top of caption and chart
-        for start in range(0, len(charts), columns):
-            row = charts[start : start + columns]
+        for row in rows:
             for column, (caption, chart) in enumerate(row):
                 self._placed.append((ROOM + column * (WIDTH + ROOM), top, caption, chart))
-            top += (
-                max(chart.size[1] for _, chart in row) + (ROW if any(text for text, _ in row) else 0) + ROOM
-            )
+            caption_height = ROW if any(caption for caption, _ in row) else 0.0
+            top += caption_height + max(chart.size[1] for _, chart in row) + ROOM
         self._size = width, top
 
     def svg(self, description: str) -> str:
@@ -85,12 +85,29 @@ class Composed:
         """All but the charts."""
         width, height = self._size
         figure = Figure(figsize=(width / 72, height / 72), facecolor="white")
-        _draw_head(figure, shorten(self._heading, width - 2 * ROOM), self._legend, height)
+        _draw_head(figure, self._heading, self._notes, self._legend, height)
         for left, top, caption, _ in self._placed:
             if caption:
                 told = shorten(caption, 0.9 * WIDTH)
                 figure.text(left / width, 1 - (top + 2) / height, told, va="top", color=INK, weight="bold")
         return figure
+
+
+def in_rows(charts: Sequence[tuple[str, Chart]], columns: int = MOST_COLUMNS) -> Rows:
+    """Return charts in rows of so many."""
+    return [charts[start : start + columns] for start in range(0, len(charts), columns)]
+
+
+def wrapped(text: str, room: float) -> list[str]:
+    """Return a text in lines of at most `room` points, parted between words."""
+    lines: list[str] = []
+    for word in printable(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, FONT) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(word, room))
+    return lines
 
 
 def _legend_rows(
@@ -110,13 +127,16 @@ def _legend_rows(
     return rows
 
 
-def _draw_head(figure: Figure, heading: str, rows: Any, height: float) -> None:
-    """Draw heading and legend, at points from the figure's upper left."""
+def _draw_head(figure: Figure, heading: str, notes: Sequence[str], rows: Any, height: float) -> None:
+    """Draw heading, notes and legend, at points from the figure's upper left."""
     to_points = Affine2D().scale(1, -1).translate(0, height).scale(1 / 72) + figure.dpi_scale_trans
     own: dict[str, Any] = {"transform": to_points}
     at = ROOM
     if heading:
         figure.text(ROOM, at + ROW / 2, heading, va="center_baseline", color=INK, weight="bold", **own)
+        at += ROW
+    for note in notes:
+        figure.text(ROOM, at + ROW / 2, note, va="center_baseline", color=SOFT, **own)
         at += ROW
     for row in rows:
         middle = at + ROW / 2

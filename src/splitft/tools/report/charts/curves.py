@@ -42,12 +42,13 @@ class Curve:
 
 def curve_chart(
     curves: Sequence[Curve], x_name: str, x_unit: str, y_name: str, y_unit: str, *, whole_x: bool = False,
-    share: bool = False, ends: tuple[float, float] | None = None,
+    share: bool = False, ends: tuple[float, float] | None = None, x_end: float | None = None,
 ) -> Chart | None:  # fmt: skip
     """Return the chart of all curves, None where there is nothing to draw.
 
     Axes turn logarithmic by themselves where values lie far apart, and say so. whole_x: x counts something.
-    share: y is a share of a whole and never logarithmic. ends: of y, where several charts are to be compared.
+    share: y is a share of a whole and never logarithmic. ends, x_end: of y and of x, where several
+    charts are to be compared.
     Lines under dashed ones show through their gaps; of equal bands one is drawn.
     """
     if not curves:
@@ -67,7 +68,7 @@ def curve_chart(
             _draw_curve(axes, curve, x_name, "" if whole_x else x_unit, y_unit)
         axes.grid(visible=False, axis="x")
         if not whole_x and not log_x:
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, x_end)
         if ends:
             room = 0.05 * (top - bottom)
             axes.set_ylim(*((bottom / 1.05, top * 1.05) if log_y else (bottom - room, top + room)))

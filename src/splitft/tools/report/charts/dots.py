@@ -55,15 +55,17 @@ def interval_chart(
     unit: str,
     y_label: str,
     ends: tuple[float, float] | None = None,
+    *,
+    brief: bool = False,
 ) -> svg.Chart | None:
     """Return the chart of (label, variant's number, its paired differences), None without rows.
 
     A line at zero; a large dot is a mean, the line through it its 95 % interval, a small dot one seed.
-    ends: of the axis, where several charts are to be compared.
+    ends: of the axis, where several charts are to be compared. brief: beside labels stands the mean alone.
     """
     if not rows:
         return None
-    notes = [(label, interval_note(found)) for label, _, found in rows]
+    notes = [(label, signed(own.mean) if brief else interval_note(own)) for label, _, own in rows]
 
     def paint(axes: Any) -> None:
         prepare_rows(axes, notes)

@@ -52,8 +52,8 @@ class Chart:
         size = (WIDTH / 72, (self.height + AROUND) / 72)
         figure = Figure(figsize=size, layout="constrained", frameon=False)
         axes = figure.subplots()
-        figure.suptitle(self.y_label, x=0, ha="left", gid=AXIS)
-        figure.supxlabel(self.x_label, x=1, ha="right", gid=AXIS)
+        figure.suptitle(shorten(self.y_label, WIDTH), x=0, ha="left", gid=AXIS)
+        figure.supxlabel(shorten(self.x_label, WIDTH), x=1, ha="right", gid=AXIS)
         self._draw(axes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scripts that the font lacks
@@ -89,10 +89,11 @@ class Chart:
         )
         shares = (place[0] / width, place[1] / height, place[2] / width, place[3] / height)
         self._draw(figure.add_axes(shares))
-        named: dict[str, Any] = {"color": INK, "gid": AXIS}
-        figure.text(left / width, 1 - (top + 3) / height, self.y_label, ha="left", va="top", **named)
-        right = (left + WIDTH) / width
-        figure.text(right, (below + 3) / height, self.x_label, ha="right", va="bottom", **named)
+        for label, x, y, across, up in (
+            (self.y_label, left / width, 1 - (top + 3) / height, "left", "top"),
+            (self.x_label, (left + WIDTH) / width, (below + 3) / height, "right", "bottom"),
+        ):
+            figure.text(x, y, shorten(label, WIDTH), ha=across, va=up, color=INK, gid=AXIS)
 
     def _draw(self, axes: Any) -> None:
         axes.patch.set_visible(False)
