@@ -7,15 +7,18 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from browser import BROWSER, Browser, Page
 from report_runs import make_runs
+from splitft.tools.report.command import report_command
 from splitft.tools.report.page import render_page
 from splitft.tools.report.runs import collect_runs
 
@@ -270,3 +273,33 @@ def test_printed_pages_break_between_cards(made: Path, browser: Browser) -> None
     assert printed.startswith(b"%PDF") and 1 < pages < 8
     assert json.dumps(browser.problems) == "[]"
     page.close()
+
+
+def test_a_folder_for_a_paper_is_whole_and_written_anew(made: Path, browser: Browser, tmp_path: Path) -> None:
+    shutil.copytree(made / "study", tmp_path / "study")
+    console = Console(record=True, width=200, file=io.StringIO())
+    for _ in range(2):
+        page = report_command(
+            [tmp_path / "study"], title="Two cuts", console=console, reference="cuts 2", paper=True
+        )
+    folder = page.with_name("report-paper")
+    assert str(folder) in console.export_text()
+    table = (folder / "table.tex").read_text(encoding="utf-8")
+    assert r"\caption{Two cuts. Mean $\pm$ half the 95 \% interval" in table and r"\toprule" in table
+    assert "cuts 2 & 2 & " in table and " & reference & " in table
+    (head, *rows) = csv.reader((folder / "table.csv").open(encoding="utf-8"))
+    assert len(rows) == 2 and len(rows[0]) == len(head)
+    text = (folder / "text.txt").read_text(encoding="utf-8")
+    assert text.startswith("Two cuts\n") and "Seeds: 1, 2" in text and "lora_r_cut 2" in text
+    figures = sorted(path.name for path in (folder / "figures").iterdir())
+    assert [name for name in figures if name.endswith(".svg")] == sorted(
+        name for name in saved(page) if name.endswith(".svg")
+    )
+    for name in figures:
+        content = (folder / "figures" / name).read_bytes()
+        if name.endswith(".pdf"):
+            assert content.startswith(b"%PDF") and b"/FontFile2" in content, "its fonts are inside"
+        else:
+            shown_page = shown(browser, folder / "figures" / name)
+            assert shown_page.value(OUTSIDE) == []
+            shown_page.close()

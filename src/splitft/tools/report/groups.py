@@ -79,8 +79,9 @@ def _given_names(groups: Sequence[Sequence[RunFolder]]) -> list[str] | None:
     if len(groups) == 1 or (all(named) and len(set(named)) == len(named)):
         return named if all(named) else None
     jobs = [{**group[0].job, "run_name": None} for group in groups]
-    made = make_labels(jobs, differing_keys(jobs))
-    if max(map(len, made)) <= LONGEST and len(set(made)) == len(made):
+    keys = differing_keys(jobs)
+    made = make_labels(jobs, keys)
+    if max(map(len, made)) <= LONGEST and not _unnamed(jobs, made, keys):
         return None
     folders = [{_folder_name(run) for run in group} for group in groups]
     own = [names.pop() for names in folders if len(names) == 1]
@@ -98,13 +99,20 @@ def _without_seed(name: str) -> str:
 
 def unnamed_keys(variants: Sequence[Variant]) -> list[str]:
     """Return the keys that differ and matter, but that long labels leave out."""
-    jobs, short = [variant.job for variant in variants], short_names(variants[0].differs)
+    return _unnamed([v.job for v in variants], [v.label for v in variants], list(variants[0].differs))
+
+
+def _unnamed(jobs: Sequence[Mapping[str, Any]], labels: Sequence[str], keys: Sequence[str]) -> list[str]:
+    short = short_names(keys)
     return [
         key
-        for key in variants[0].differs
+        for key in keys
         if key not in ("method", "method_name", "cut_policy.method")
         and tells(jobs, key)
-        and any(not without_effect(v.job, key) and f"{short[key]} " not in v.label for v in variants)
+        and any(
+            not without_effect(job, key) and f"{short[key]} " not in label
+            for job, label in zip(jobs, labels, strict=True)
+        )
     ]
 
 

@@ -68,4 +68,6 @@ def signed(value: float) -> str:
         return "0"
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
     text = f"{value:+,.{min(digits, 3)}f}"
-    return text.replace("-", "−") if float(text.replace(",", "")) else f"{value:+.1e}".replace("-", "−", 1)
+    if not float(text.replace(",", "")):
+        text = f"{value:+.1e}"
+    return f"−{text[1:]}" if value < 0 else text

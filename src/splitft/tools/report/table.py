@@ -10,12 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from splitft.common.tables import make_table
-from splitft.tools.report.compared import MEASURES, better
+from splitft.tools.report.compared import better
 from splitft.tools.report.paired import signed
 from splitft.tools.report.units import byte_unit, figure, mean_and_sd, places, time_unit
 
 QUALITY, COST, TIME, SENT = "Reached", "Cost", "Simulated time", "All that was sent"
 AGAINST = "Paired by seed"
+SHORT = {  # heading and unit of a difference
+    "perplexity": ("perplexity", "%"),
+    "accuracy": ("accuracy", "percentage points"),
+    "virtual_seconds_to_target": ("virtual time", "%, to the same perplexity"),
+    "bytes_to_target": ("sent", "%, to the same perplexity"),
+}
 REFERENCE = "reference"
 
 
@@ -57,7 +63,7 @@ def verdict_columns(data: dict[str, Any]) -> list[Column]:
             rows, "trained_parameters", COST, "trained parameters",
             "million" if millions else "number", 1e6 if millions else 1.0, 4 if millions else 0,
         ),
-        *(_against(data, name, heading, unit) for name, (heading, unit) in MEASURES.items()),
+        *(_against(data, name, heading, unit) for name, (heading, unit) in SHORT.items()),
     ]  # fmt: skip
     return [column for column in columns if set(column.cells) - {"–", REFERENCE}]
 

@@ -32,6 +32,11 @@ def few_colours(picture: Image, dots: int) -> bytes:
     """Return a picture as PNG."""
     from PIL.Image import Quantize
 
+    few = picture.convert("RGB").quantize(COLOURS, method=Quantize.FASTOCTREE)
+    palette = few.getpalette() or []
+    colours = [palette[start : start + 3] for start in range(0, len(palette), 3)]
+    # A mean of nearly white pixels is not white, and would show on a white page.
+    few.putpalette([part for colour in colours for part in ((255,) * 3 if min(colour) > 250 else colour)])
     file = io.BytesIO()
-    picture.convert("RGB").quantize(COLOURS, method=Quantize.FASTOCTREE).save(file, "PNG", dpi=(dots, dots))
+    few.save(file, "PNG", dpi=(dots, dots))
     return file.getvalue()
