@@ -12,7 +12,18 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
-from splitft.common.figures import BASE, GRID, INK, OTHERS, PIECES, SOFT, VARIANTS, printable, text_width
+from splitft.common.figures import (
+    BASE,
+    GRID,
+    INK,
+    OTHERS,
+    PIECES,
+    SOFT,
+    VARIANTS,
+    printable,
+    style,
+    text_width,
+)
 from splitft.tools.report.charts.marks import AXIS, Drawn, page_svg, read_marks
 
 WIDTH = 360.0  # points of every chart; about the pixels of a phone's column
@@ -50,7 +61,10 @@ class Chart:
     def figure(self) -> Figure:
         """The chart alone, all of it in its place."""
         size = (WIDTH / 72, (self.height + AROUND) / 72)
-        figure = Figure(figsize=size, layout="constrained", frameon=False)
+        with style(FONT):
+            return self._placed(Figure(figsize=size, layout="constrained", frameon=False))
+
+    def _placed(self, figure: Figure) -> Figure:
         axes = figure.subplots()
         figure.suptitle(shorten(self.y_label, WIDTH), x=0, ha="left", gid=AXIS)
         figure.supxlabel(shorten(self.x_label, WIDTH), x=1, ha="right", gid=AXIS)
@@ -69,7 +83,8 @@ class Chart:
     @cached_property
     def marks(self) -> list[Drawn]:
         """Its paths and texts."""
-        return read_marks(self.figure)
+        with style(FONT):
+            return read_marks(self.figure)
 
     def svg(self) -> Markup:
         """Return it as an element of the page."""
