@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchlib.pictures import draw_quality
+
 FOLDER = Path(__file__).parent / "results" / "codec_quality"
 SETTINGS = ("none/none", "int8/int8", "int4/int4", "int4/int2", "int3/int2", "int2/int2", "topk/topk")
 JOB = [
@@ -106,36 +108,13 @@ def table(settings: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Write an SVG: the change of perplexity over the bytes of activations and gradients."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "codecs"}
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    FigureCanvasSVG(figure)
-    axis = figure.subplots()
-    for setting, of in found.items():
-        percent = [100 * ratio for ratio in of["against_none"]]
-        color = "C3" if setting == "topk/topk" else "C0"
-        axis.plot([of["bytes"]] * len(percent), percent, "o", ms=4, color=color)
-        place = of["bytes"], max(percent)
-        name = setting.replace("/", " / ")
-        axis.annotate(name, place, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
-    axis.axhspan(-0.5, 0.5, color="0.5", alpha=0.12, lw=0)
-    axis.set_xscale("log")
-    axis.set_xticks([0.06, 0.1, 0.2, 0.5], ["6 %", "10 %", "20 %", "50 %"])
-    axis.minorticks_off()
-    axis.set_yscale("symlog", linthresh=1, linscale=2)
-    axis.set_yticks([-0.5, 0, 0.5, 1, 10, 50], ["-0.5 %", "0", "+0.5 %", "+1 %", "+10 %", "+50 %"])
-    axis.set_xlim(0.05, 0.7)
-    axis.set_ylim(-0.8, 120)
-    axis.set_xlabel("bytes of activations / gradients, against float32")
-    axis.set_ylabel("perplexity against none, a point a seed")
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    """Write an SVG: the change of perplexity by codec, those that send the least first."""
+    differences = {
+        setting.replace("/", " / "): (2 * of["bytes"], of["against_none"])  # of bfloat16's
+        for setting, of in found.items()
+        if setting != "none/none"
+    }
+    draw_quality(differences, path, 0.05, "Quality by codec")
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from splitft.common.figures import save_png, style, variant_colour
 from splitft.common.files import writable_folder, write_atomically
 from splitft.common.seeds import numpy_generator
 from splitft.common.shares import largest_remainder
@@ -288,6 +289,7 @@ def server_lines(plan: CohortPlan) -> list[str]:
     ]
 
 
+@style(9)
 def cohort_picture(plan: CohortPlan, path: Path) -> None:
     """Write a PNG: when the clients of a round are done, by kind of device; and their cuts."""
     from matplotlib.figure import Figure
@@ -295,27 +297,26 @@ def cohort_picture(plan: CohortPlan, path: Path) -> None:
     figure = Figure(figsize=(9, 4), dpi=120, layout="constrained")
     done, cuts = figure.subplots(1, 2, width_ratios=(3, 2))
     kinds = [kind for kind, _ in Counter(plan.devices).most_common()]
+    colours = [variant_colour(number) for number in range(len(kinds))]
     names = np.asarray(plan.devices)
     edges = np.linspace(0, float(plan.finished.max()) * 1.0001, 41)
     parts = [plan.finished[names == kind] for kind in kinds]
-    done.hist(parts, bins=edges, stacked=True, label=kinds, color=[f"C{i}" for i in range(len(kinds))])
+    done.hist(parts, bins=edges, stacked=True, label=kinds, color=colours)
     done.set_xlabel("virtual seconds until a client is done")
     done.set_ylabel("clients")
-    done.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=min(len(kinds), 4))
     values = np.asarray(plan.cuts)
     bins = np.arange(values.min() - 0.5, values.max() + 1.5)
-    cuts.hist([values[names == kind] for kind in kinds], bins=bins, stacked=True)
+    cuts.hist([values[names == kind] for kind in kinds], bins=bins, stacked=True, color=colours)
     cuts.set_xlabel("cut (blocks on the client)")
     cuts.set_ylabel("clients")
     cuts.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (done, cuts):
-        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
         f"One round of {plan.present:,} clients: {plan.times.seconds:,.0f} s, server busy "
         f"{100 * plan.server_load:.0f} %",
         fontsize=11,
     )
-    figure.savefig(path)
+    save_png(figure, path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,6 +26,7 @@ import torch
 from benchlib.jobs import values_of
 from benchlib.memory import in_own_process, live_tensor_bytes, resident_bytes
 from benchlib.parties import Federation, gpt2, make_job, split_model
+from benchlib.pictures import draw_scale
 from benchlib.record import RESULTS, save, spread, table
 from benchlib.rows import fixed_rows, rows_of
 
@@ -118,39 +119,22 @@ def show(found: dict[int, dict[str, Any]], grown: dict[str, Any]) -> None:
     )
 
 
-def plot(found: dict[int, dict[str, Any]], grown: dict[str, Any], path: Path) -> None:
+def plot(found: dict[int, dict[str, Any]], path: Path) -> None:
     """Write an SVG: time and memory over the number of clients."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "scale"}
-    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
-    FigureCanvasSVG(figure)
-    time_axis, memory_axis = figure.subplots(1, 2)
     sizes = sorted(found)
     seconds = [found[n]["cpu_seconds"]["median"] for n in sizes]
-    time_axis.loglog(sizes, seconds, "o-", ms=4, label="measured")
-    per_client = seconds[0] / sizes[0]
-    time_axis.loglog(
-        sizes, [n * per_client for n in sizes], "--", color="0.5", lw=1, label="one client's, times as many"
-    )
-    time_axis.set_ylabel("CPU seconds of a step of all")
-    for key, name in (("live_tensor_bytes", "live tensors"), ("rss_growth_bytes", "resident set")):
-        memory_axis.plot(sizes, [found[n][key] / MIB for n in sizes], "o-", ms=4, label=name)
-    base = found[sizes[0]]["base_bytes"] / MIB
-    memory_axis.axhline(base, color="0.5", ls="--", lw=1, label="one base")
-    memory_axis.set_ylabel("MiB")
-    memory_axis.set_ylim(bottom=0)
-    time_axis.set_xticks(sizes, [str(n) for n in sizes])
-    time_axis.minorticks_off()
-    for axis in (time_axis, memory_axis):
-        axis.set_xlabel("clients")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    memory = {
+        name: [found[n][key] / MIB for n in sizes]
+        for key, name in (("live_tensor_bytes", "live tensors"), ("rss_growth_bytes", "resident set"))
+    }
+    panels = {
+        ("CPU time of a step of all", "s"): {
+            "measured": seconds,
+            "one client's, times as many": [n * seconds[0] / sizes[0] for n in sizes],
+        },
+        ("memory", "MiB"): {**memory, "one base": [found[sizes[0]]["base_bytes"] / MIB] * len(sizes)},
+    }
+    draw_scale(sizes, panels, path, "Time and memory over the number of clients")
 
 
 def main() -> None:
@@ -179,7 +163,7 @@ def main() -> None:
     grown = growth(found)
     show(found, grown)
     save({"settings": options.settings, "sizes": found, "growth": grown}, options.out)
-    plot(found, grown, options.plot)
+    plot(found, options.plot)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ def write_pages(
 ) -> None:
     """Write README.md, and a JSON file and a plot for each sweep, from the runs that are finished.
 
-    A sweep that is complete in `docs` and not in `out` (another machine made it) stays as it is.
+    The figures of a sweep that is complete in `docs` and not in `out` (another machine made it) stay as they
+    are; its picture is drawn anew.
     """
     docs.mkdir(parents=True, exist_ok=True)
     sweeps = {}
@@ -145,6 +146,7 @@ def write_pages(
             add_plans(results["groups"], arms, Store(out), out / name / "plans.json", console)
         if published and results["missing"] and not published["missing"]:
             results = published
+            plot_sweep(results["groups"], SWEEPS[name].title, docs / f"{name}.png")
         elif not results["groups"]:
             continue
         else:

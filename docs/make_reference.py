@@ -43,7 +43,8 @@ INTRODUCTION = """\
 | `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods, cut policies or \
 algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
-| `splitft report RUN... [--out FILE] [--title TEXT]` | Makes one HTML page of runs; it needs no network. |
+| `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper]` | Makes one HTML page of \
+runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
 | `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
 ([how](how-to.md#watch-a-run)). |
 | `splitft watch RUN... [--listen HOST:PORT] [--token] [--host NAME]` | Shows runs in a browser, while they \
@@ -70,7 +71,8 @@ codes it ends with ([examples](how-to.md#from-python)).
 | `plan(JOB, codecs=False, out=None, **keys)` | The tables as plain values, as in plan.json. |
 | `compare(JOB, methods=[...], vary={KEY: [V1, V2]}, seeds=1, out=None, parallel=1, **keys)` | `Comparison`: \
 `folder`, `runs`, `failed`, `results`, `report`, `exit_code`. |
-| `report(RUNS, out=None, title=None)` | The page's path. `RUNS`: folders or `RunResult`s, one or several. |
+| `report(RUNS, out=None, title=None, reference=None, paper=False)` | The page's path. \
+`RUNS`: folders or `RunResult`s, one or several. |
 | `export(RUN, out=None, merge=False)` | The folder written. |
 | `check(MODEL or JOB, cuts=None, **keys)` | `SplitReport` of a model, `JobReport` of a job. |
 

@@ -1,80 +1,152 @@
-"""One picture a sweep: where every seed ended, and the way there."""
+"""One picture a sweep, drawn by the report's own charts: differences with intervals, and the way there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from splitft.common.figures import style
+from splitft.common.files import writing
+from splitft.common.text import short
+from splitft.tools.report.charts.compose import MOST_COLUMNS, Composed, in_rows
+from splitft.tools.report.charts.curves import Curve, curve_chart, height_of
+from splitft.tools.report.charts.dots import interval_chart, reach
+from splitft.tools.report.charts.svg import FONT, Chart
+from splitft.tools.report.paired import LEAST, Paired, paired
+from splitft.tools.report.verdict import listed
 from studylib.results import Group, Seeds, by_seed, relative_differences
 
+Row = list[tuple[str, Chart]]
+Difference = tuple[str, int, Paired]
 ROUND, SECONDS, PERPLEXITY = 0, 2, 3  # columns of a curve
+COMPARED = {
+    "perplexity": "perplexity at the end",
+    "seconds_to_target": "time to the same perplexity",
+}
+LIKE = 3.0  # groups whose curves are so much longer than others' have a scale of their own
+SEEDS = (
+    "Large dot: mean of the differences, paired by seed; line: its 95 % interval; small dots: seeds; a ring: "
+    "the interval holds 0. Curves: mean over seeds; band: lowest to highest seed."
+)
 
 
 def plot_sweep(groups: Mapping[str, Group], title: str, path: Path) -> bool:
-    """Write a PNG, a column for each group: above the final perplexities, below the curves.
+    """Write a PNG: differences to each group's first arm with intervals, then a panel of curves a group.
 
-    Final perplexities are differences to the group's first arm, seed by seed, as the claims are judged. The
-    curves go over virtual time where there are devices, else over rounds; a line is one seed. Returns whether
-    there was anything to draw.
+    Differences are paired by seed, as the claims are judged; what is the same is said. The curves go over
+    virtual time where there are devices, else over rounds; all have one scale of perplexity, and one of time
+    where they are alike in length. Returns whether there was anything to draw.
     """
     shown = {
         name: arms for name, arms in groups.items() if any(by_seed(a, "perplexity") for a in arms.values())
     }
     if not shown:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(max(6.0, 3.7 * len(shown)), 6.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for column, (name, arms) in enumerate(shown.items()):
-        final, curves = axes[0][column], axes[1][column]
-        _finals(final, arms)
-        _curves(curves, arms)
-        if len(shown) > 1:
-            final.set_title(name, fontsize=10)
-        for axis in (final, curves):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-        if not column:
-            final.set_ylabel(f"final perplexity\nagainst {next(iter(arms))}, %")
-            curves.set_ylabel("held-out perplexity per token")
-    handles, labels = axes[1][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path)
+    names = list(dict.fromkeys(arm for arms in shown.values() for arm in arms))
+    with style(FONT):
+        rows, notes = _differences(shown, names)
+        panels = _curve_panels(shown, names)
+        if len(shown) == 1:  # all of it side by side
+            rows = [[chart for row in rows for chart in row] + panels]
+        else:
+            rows = [*_together(rows), *in_rows(panels, _columns(len(panels)))]
+        lines = [(name, number) for number, name in enumerate(names)]
+        png = Composed(rows, lines=lines, heading=title, notes=[SEEDS, *notes]).png()
+    with writing(path, "free the disk"):
+        path.write_bytes(png)
     return True
 
 
-def _finals(axis: Any, arms: Group) -> None:
-    """A dot is one seed; the broad mark is their mean."""
-    baseline = next(iter(arms.values()))
-    for place, arm in enumerate(arms.values()):
-        values = [100 * value for value in relative_differences(arm, baseline, "perplexity")]
-        if values:
-            axis.plot([place], [fmean(values)], marker="_", ms=22, mew=3, color=f"C{place}", alpha=0.6)
-            axis.plot([place] * len(values), values, color="0.25", lw=0, marker="o", ms=3.5)
-    axis.axhline(0, color="0.5", lw=0.8, zorder=0)
-    axis.set_xticks(range(len(arms)), list(arms), rotation=20, ha="right", fontsize=8)
-    axis.margins(x=0.15, y=0.15)
-    low, high = axis.get_ylim()
-    axis.set_ylim(min(low, -0.05), max(high, 0.05))  # rounding shall not look like an effect
+def _together(rows: Sequence[Row]) -> list[Row]:
+    """Return rows of charts, two in one where they fit."""
+    merged: list[Row] = []
+    for row in rows:
+        if merged and len(merged[-1]) + len(row) <= MOST_COLUMNS:
+            merged[-1] = merged[-1] + row
+        else:
+            merged.append(row)
+    return merged
 
 
-def _curves(axis: Any, arms: Group) -> None:
-    timed = all(row[SECONDS] is not None for arm in arms.values() for f in arm.values() for row in f["curve"])
+def _columns(panels: int) -> int:
+    """As few rows as there must be, and no last row of one where two rows can share."""
+    rows = -(-panels // MOST_COLUMNS)
+    return -(-panels // rows)
+
+
+def _differences(groups: Mapping[str, Group], names: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Rows of charts, a measure each, of arms that differ, and what is the same in words."""
+    rows, notes = [], []
+    for measure, heading in COMPARED.items():
+        differ: dict[str, list[Difference]] = {}  # of several groups, a chart an arm
+        same: dict[tuple[str, ...], list[str]] = {}
+        for group, arms in groups.items():
+            first, *others = arms
+            found = {arm: paired(relative_differences(arms[arm], arms[first], measure)) for arm in others}
+            known = {arm: own for arm, own in found.items() if own}
+            alike = [arm for arm, own in known.items() if max(map(abs, own.values)) <= LEAST]
+            for arm, own in known.items():
+                if arm not in alike:
+                    chart, label = ("", arm) if len(groups) == 1 else (arm, group)
+                    differ.setdefault(chart, []).append((label, names.index(arm), own.times(100)))
+            if alike:
+                exact = not any(any(known[arm].values) for arm in alike)
+                words = "the same to the last digit" if exact else "the same within 0.01 %"
+                same.setdefault((words, first, *alike), []).append(group)
+        ends = reach([own for rows_ in differ.values() for _, _, own in rows_]) if differ else None
+        baseline = short(listed(list(dict.fromkeys(next(iter(arms)) for arms in groups.values()))), 24)
+        row = []
+        for arm, own_rows in differ.items():
+            what, brief = f"difference to {baseline}", len(groups) > 1
+            shown = "mean" if brief else "mean, 95 % interval"
+            chart_ = interval_chart(own_rows, what, "%", f"variant ({shown})", ends, brief=brief)
+            if chart_:
+                row.append((f"{arm}: {heading}" if arm else _capital(heading), chart_))
+        rows += [row] if row else []
+        for (words, *arms), own_groups in same.items():
+            where = "" if len(groups) == 1 else f" in {'; '.join(own_groups)}"
+            notes.append(f"{_capital(heading)}: {listed(arms)} are {words}{where}.")
+    return rows, notes
+
+
+def _curve_panels(groups: Mapping[str, Group], names: Sequence[str]) -> list[tuple[str, Chart]]:
+    """Perplexity over time or rounds, a panel a group."""
+    rows = [
+        row for arms in groups.values() for arm in arms.values() for f in arm.values() for row in f["curve"]
+    ]
+    timed = all(row[SECONDS] is not None for row in rows)
     x = SECONDS if timed else ROUND
-    for number, (label, arm) in enumerate(arms.items()):
-        for place, curve in enumerate(_rows(arm)):
-            known = [(row[x], row[PERPLEXITY]) for row in curve if row[PERPLEXITY] is not None]
-            if known:
-                xs, ys = zip(*known, strict=True)
-                axis.plot(xs, ys, color=f"C{number}", lw=1.2, alpha=0.8, label=None if place else label)
-    axis.set_xlabel("virtual seconds of training" if timed else "round")
+    drawn = {
+        group: [c for arm, seeds in arms.items() if (c := _curve(arm, names.index(arm), seeds, x))]
+        for group, arms in groups.items()
+    }
+    ends = height_of([curve for curves in drawn.values() for curve in curves])
+    lengths = {group: max(curve.x[-1] for curve in curves) for group, curves in drawn.items()}
+    x_name, x_unit = ("virtual time", "s") if timed else ("round", "0: before training")
+    panels = []
+    for group, curves in drawn.items():
+        alike = [own for own in lengths.values() if own / LIKE <= lengths[group] <= own * LIKE]
+        chart = curve_chart(
+            curves, x_name, x_unit, "held-out perplexity", "per token",
+            whole_x=not timed, ends=ends, x_end=max(alike),
+        )  # fmt: skip
+        if chart:
+            panels.append(("The way there" if len(groups) == 1 else group, chart))
+    return panels
 
 
-def _rows(arm: Seeds) -> list[Any]:
-    return [figures["curve"] for figures in arm.values()]
+def _curve(label: str, number: int, seeds: Seeds, x: int) -> Curve | None:
+    """Means over seeds at each evaluation that all seeds have."""
+    curves: list[list[Any]] = [figures["curve"] for figures in seeds.values()]
+    rows = [own for own in zip(*curves, strict=False) if all(row[PERPLEXITY] is not None for row in own)]
+    if not rows:
+        return None
+    xs = tuple(fmean(row[x] for row in own) for own in rows)
+    ys = [[row[PERPLEXITY] for row in own] for own in rows]
+    return Curve(label, number, xs, tuple(map(fmean, ys)), tuple(map(min, ys)), tuple(map(max, ys)))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

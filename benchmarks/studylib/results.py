@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
+from splitft.tools.report.paired import Paired, paired
+from splitft.tools.report.paired import ratios as paired_ratios
 from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import PARTS, crossing, cuts_by_round, mean_parts, points
 
+__all__ = ["Paired", "paired"]  # with what follows, all that pages and claims count with
+
 Seeds = Mapping[str, Mapping[str, Any]]  # {seed: figures}; seeds are texts, as in JSON
 Group = Mapping[str, Seeds]  # {arm: seeds}
-
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom; the last one stands for all above.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086,
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A comparison by seed: one value a seed; sd and the 95 % interval of the mean are None with one seed."""
-
-    values: tuple[float, ...]
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-
-
-def paired(values: Sequence[float]) -> Paired | None:
-    """Return mean, standard deviation and 95 % t interval of values that are one a seed; None without any."""
-    if not values:
-        return None
-    mean = fmean(values)
-    if len(values) == 1:
-        return Paired(tuple(values), mean, None, None, None)
-    sd = stdev(values)
-    half = _T95[min(len(values) - 1, len(_T95)) - 1] * sd / math.sqrt(len(values))
-    return Paired(tuple(values), mean, sd, mean - half, mean + half)
 
 
 def by_seed(arm: Seeds, measure: str) -> dict[str, float]:
@@ -57,9 +29,7 @@ def relative_differences(arm: Seeds, baseline: Seeds, measure: str) -> list[floa
 
 def ratios(arm: Seeds, baseline: Seeds, measure: str) -> list[float]:
     """Return arm / baseline for every seed that both have; one where both are nothing."""
-    ours, theirs = by_seed(arm, measure), by_seed(baseline, measure)
-    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-    return [1.0 if a == b else a / b for a, b in pairs if b or a == b]
+    return paired_ratios(by_seed(arm, measure), by_seed(baseline, measure))
 
 
 def add_targets(group: Group) -> dict[str, dict[str, dict[str, Any]]]:

@@ -59,12 +59,12 @@ def test_samples_are_escaped_in_the_report_and_can_be_left_out(tmp_path: Path) -
     plain = settings_of(tmp_path, num_sample_continuations=0)
     assert "samples" not in run(Job(**plain), console=Console(quiet=True)).summary
     folder = tmp_path / "run"
-    assert "Sample continuations" not in render_page([read_run(folder)])
+    assert "Sample continuations" not in render_page([read_run(folder)], files=False)
     summary = json.loads((folder / "summary.json").read_text())
     text = "<script>alert('&')</script>"
     summary["samples"] = [dict.fromkeys(("client", "prompt", "written", "before", "after"), text)]
     (folder / "summary.json").write_text(json.dumps(summary))
-    page = render_page([read_run(folder)])
+    page = render_page([read_run(folder)], files=False)
     assert "Sample continuations" in page
     assert page.count("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;") == 5
     assert "<script" not in page

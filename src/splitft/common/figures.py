@@ -6,16 +6,27 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from splitft.common.files import writing
 
-# Variants: Okabe and Ito (2008). Pieces of bars: Paul Tol's light scheme, the last for all others.
+# Variants: Okabe and Ito (2008); in grey, dashes tell them apart. Pieces of bars: Paul Tol's light scheme, in
+# an order in which neighbours differ in grey, too, the last for all others.
 VARIANTS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b2024"]
-PIECES = ["#77aadd", "#ee8866", "#44bb99", "#eedd88", "#ffaabb", "#99ddff", "#bbcc33", "#aaaa00", "#b08cc9"]
+PIECES = ["#77aadd", "#eedd88", "#ee8866", "#99ddff", "#44bb99", "#ffaabb", "#aaaa00", "#bbcc33", "#b08cc9"]
 OTHERS = "#d5d8da"
+DASHES: list[tuple[float, ...]] = [
+    (),
+    (3.2, 1.6),
+    (1.0, 1.4),
+    (5, 1.6, 1, 1.6),
+    (6, 2.4),
+    (3, 1.4, 1, 1.4, 1, 1.4),
+    (1.6, 1),
+]
 INK, SOFT, GRID, BASE = "#1b2025", "#56616b", "#e6e9eb", "#8a949c"
 
 
@@ -61,6 +72,24 @@ def variant_colour(number: int) -> str:
     return VARIANTS[number % len(VARIANTS)]
 
 
+def variant_dashes(number: int) -> Any:
+    """Return the dashes of a line of this number, in its widths: so that lines differ in grey, too."""
+    dashes = DASHES[dashes_number(number)]
+    return (0, dashes) if dashes else "-"
+
+
+def dashes_number(number: int) -> int:
+    """Return the place in DASHES of a line of this number; a colour that returns has others."""
+    return (number + number // len(VARIANTS)) % len(DASHES)
+
+
+def draw_dot(axes: Any, x: float, y: float, size: float, colour: str, gid: str | None = None) -> None:
+    """Draw a dot: a line without length, with round ends; pixels need a marker beside it."""
+    axes.plot([x, x], [y, y], color=colour, lw=size, solid_capstyle="round", gid=gid)
+    if not (gid or "").startswith("hit "):
+        axes.plot(x, y, color=colour, lw=0, marker="o", ms=size, mew=0, clip_on=False)
+
+
 def ordered(count: int) -> list[str]:
     """Return `count` colours from light to dark, as #rrggbb, for what has an order; grey shows it too."""
     from matplotlib import colormaps
@@ -98,6 +127,7 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+@lru_cache(maxsize=8192)
 def text_width(text: str, letters: float) -> float:
     """Return the points that a text takes; the font is broader than those of browsers."""
     from matplotlib.font_manager import FontProperties

@@ -69,14 +69,19 @@ def report(
     *,
     out: str | Path | None = None,
     title: str | None = None,
+    reference: str | None = None,
+    paper: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Make one HTML page of finished runs, or of all below folders; return its path.
 
-    out: a file, or a folder for report.html. Raises JobError, OutputError.
+    out: a file, or a folder for report.html. reference: the name of the variant that the others are compared
+    with, seed by seed. paper: write a LaTeX table, the text beside it and the figures into a folder beside
+    the page. Raises JobError, OutputError.
     """
     several = [runs] if isinstance(runs, RunResult | str | Path) else runs
-    return report_command([_folder(run) for run in several], _path(out), title, console)
+    folders = [_folder(run) for run in several]
+    return report_command(folders, _path(out), title, console, reference=reference, paper=paper)
 
 
 def export(run: Run, out: str | Path | None = None, *, merge: bool = False) -> Path:

@@ -17,6 +17,7 @@ from repository import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import study
+from benchlib.pictures import draw_quality, draw_scale
 from studylib.claims import CLAIMS, FAILS, HOLDS, NOISE, UNMEASURED, Claim, decide, judge, signed_percent
 from studylib.pages import group_table, page, verdicts_of
 from studylib.plots import plot_sweep
@@ -25,6 +26,7 @@ from studylib.sweeps import COMPUTE, LINK, SWEEPS, devices
 
 from splitft.devices.profile import client_devices
 from splitft.job import load_job
+from splitft.tools.report.charts.compose import Composed
 
 SMALL = st.floats(-0.5, 0.5)
 KINDS = ("lower", "higher", "at most", "equal", "times")
@@ -257,8 +259,52 @@ def test_a_table_leaves_out_what_nobody_measured() -> None:
 def test_every_sweep_has_a_plot(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     path = tmp_path_factory.mktemp("plot") / "plot.png"
     assert plot_sweep(results(name)["groups"], "title", path)
-    assert path.stat().st_size > 10_000
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
     assert not plot_sweep({"all": {}}, "title", path.with_name("none.png"))
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, groups: Any, path: Path) -> Composed:
+    """The figure of a sweep, as it is before it becomes pixels."""
+    kept: list[Composed] = []
+    png = Composed.png
+    monkeypatch.setattr(Composed, "png", lambda own: kept.append(own) or png(own))
+    assert plot_sweep(groups, "title", path)
+    return kept[0]
+
+
+def test_a_plot_leaves_out_what_is_the_same_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    groups = results("alpha")["groups"]
+    for arm in groups["IID"].values():
+        for seed, found in arm.items():
+            found |= {"perplexity": 40.0 + int(seed), "seconds_to_target": 5.0}
+    text = drawn(monkeypatch, groups, tmp_path / "alpha.png").svg("alpha")
+    told = re.findall(r">([^<]+)</text>", text)
+    for measure in ("Perplexity at the end", "Time to the same perplexity"):
+        assert f"{measure}: same cut and splitft are the same to the last digit in IID." in told
+    assert told.count("IID") == 1, "a panel of curves, and no row of zeros"
+    assert told.count("alpha 0.1") == 3, "two rows of differences, and a panel of curves"
+
+
+def test_panels_that_are_compared_share_their_axes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    groups = results("heterogeneity")["groups"]
+    figure = drawn(monkeypatch, groups, tmp_path / "all.png")
+    curves = [chart for _, _, _, chart in figure._placed if chart.y_label.startswith("held-out")]
+    limits = [(chart.figure.axes[0].get_xlim(), chart.figure.axes[0].get_ylim()) for chart in curves]
+    assert len(curves) == len(groups) and len({str(own) for own in limits}) == 1
+    differences = [chart for _, _, _, chart in figure._placed if chart not in curves]
+    assert len({str(c.figure.axes[0].get_xlim()) for c in differences if c.height > 100}) <= 2
+
+
+def test_pictures_of_benchmarks_name_what_lies_beyond_their_axis(tmp_path: Path) -> None:
+    draw_quality({"int8": (0.5, [0.001, -0.001]), "topk": (0.4, [0.46])}, tmp_path / "q.svg", 0.05, "quality")
+    text = (tmp_path / "q.svg").read_text()
+    assert "Beyond the axis: topk: 40 % of the bytes, +46 %." in text and ">int8: 50 % of the bytes<" in text
+    draw_scale([1, 2], {("time", "s"): {"measured": [1.0, 2.0]}}, tmp_path / "s.svg", "scale")
+    assert {"measured", "time (s)", "clients (number)"} <= set(
+        re.findall(r">([^<]+)</text>", (tmp_path / "s.svg").read_text())
+    )
 
 
 def test_only_the_study_as_it_is_writes_the_published_pages(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ FLAGS: dict[str, set[str]] = {
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
     "compare": {"--methods", "--vary", "--seeds", "--out", "--parallel", "--plugin"},
-    "report": {"--out", "--title"},
+    "report": {"--out", "--title", "--reference", "--paper"},
     "export": {"--merge"},
     "evaluate": {
         "--tasks", "--include-path", "--limit", "--num-fewshot", "--apply-chat-template", "--generate",

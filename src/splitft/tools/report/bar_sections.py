@@ -40,8 +40,8 @@ def cut_section(variants: Sequence[Variant]) -> Section | None:
     panels = []
     for number, (variant, run, cuts) in enumerate(zip(variants, firsts, chosen, strict=True)):
         devices = devices_of(run)
-        svg = cuts_chart({_with_device(name, devices): cuts[name] for name in cuts}, run.last_round, shade)
-        panels.append(Panel(svg, f"{variant.label}, seed {run.seed}", number))
+        chart = cuts_chart({_with_device(name, devices): cuts[name] for name in cuts}, run.last_round, shade)
+        panels.append(Panel(chart, f"{variant.label}, seed {run.seed}", number))
     note = (
         "How many blocks each client runs itself, embeddings not counted; the server runs the others. "
         "Colours: the cut, in blocks."
@@ -91,8 +91,8 @@ def traffic_section(variants: Sequence[Variant]) -> Section | None:
             for name, parts in zip(("to the server", "to the clients"), ways, strict=True)
         ]
         x_label = f"sent in the whole run ({unit})"
-        svg = bar_chart(bars, legend, x_label, "direction (all clients)", largest, size)
-        panels.append(Panel(svg, variant.label, number))
+        chart = bar_chart(bars, legend, x_label, "direction (all clients)", largest, size)
+        panels.append(Panel(chart, variant.label, number))
     note = (
         "Mean over seeds. Activations are what a client's last block puts out, gradients what comes back for "
         "them, labels the texts' token ids; evaluation, and the ids of "
@@ -123,8 +123,8 @@ def data_section(variants: Sequence[Variant]) -> Section | None:
             bars.append(Bar(client["name"], client["class_counts"], note))
         which = "all variants" if len(group) == len(variants) else "; ".join(v.label for v in group)
         caption = f"{which}, seed {run.seed}" if len(variants) > 1 else ""
-        svg = bar_chart(bars, legends[-1], "training rows (number)", "client (rows and tokens)")
-        panels.append(Panel(svg, caption))
+        chart = bar_chart(bars, legends[-1], "training rows (number)", "client (rows and tokens)")
+        panels.append(Panel(chart, caption))
     if not panels:
         return None
     title = next(iter(same.values()))[0].runs[0].partition.get("class_title", "class")

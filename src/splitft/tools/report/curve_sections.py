@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean
 
-from markupsafe import Markup
-
 from splitft.tools.report.charts.curves import Curve, coincide, curve_chart
-from splitft.tools.report.charts.rows import evenly, strip_chart
+from splitft.tools.report.charts.dots import strip_chart
+from splitft.tools.report.charts.rows import evenly
+from splitft.tools.report.charts.svg import Chart
+from splitft.tools.report.compared import equal_variants
 from splitft.tools.report.groups import Variant
 from splitft.tools.report.sections import Panel, Section, make_section
 from splitft.tools.report.series import points
 from splitft.tools.report.units import byte_unit, figure, time_unit
+from splitft.tools.report.verdict import listed
 
 MOST_POINTS = 240  # of a curve
 BEFORE = "0: before training"
@@ -26,17 +28,18 @@ def curve_sections(variants: Sequence[Variant]) -> list[Section | None]:
     by_round = _curves(variants, "round")
     later = [curve.since(curve.x[-1] / 2) for curve in by_round]
     accuracy = _curves(variants, "round", "accuracy", y_factor=100.0)
-    hidden = any(coincide(one, other) for one, other in combinations(by_round, 2))
-    rims = " Where lines lie on each other, those below show as rims." if hidden else ""
+    covered = _covered(variants, by_round)
     right = ("next tokens predicted right", "%")
     return [
         _section(
             "Perplexity by round",
+            variants,
             curve_chart(by_round, "round", BEFORE, *PERPLEXITY, whole_x=True),
-            f"Lower is better. {SEEDS}{rims}",
+            f"Lower is better. {SEEDS}{covered}",
         ),
         _section(
             "Perplexity by round, second half",
+            variants,
             curve_chart(later, "round", "number", *PERPLEXITY, whole_x=True),
             "The same, from half way on: what the first rounds hide.",
         ),
@@ -44,11 +47,22 @@ def curve_sections(variants: Sequence[Variant]) -> list[Section | None]:
         _by_time(variants),
         _section(
             "Accuracy by round",
+            variants,
             curve_chart(accuracy, "round", BEFORE, *right, whole_x=True, share=True),
-            f"Held-out rows; higher is better. {SEEDS}",
+            f"Held-out rows; higher is better. {SEEDS}{covered}",
         ),
         _at_the_end(variants),
     ]
+
+
+def _covered(variants: Sequence[Variant], curves: Sequence[Curve]) -> str:
+    """Say which lines are one, and whether others lie on each other."""
+    equal = equal_variants(variants)
+    text = "".join(f" {listed(names)} are one line: they are the same to the last digit." for names in equal)
+    together = [{*names} for names in equal]
+    pairs = [(one, other) for one, other in combinations(curves, 2) if coincide(one, other)]
+    close = [pair for pair in pairs if not any({c.label for c in pair} <= names for names in together)]
+    return text + (" Where lines lie on each other, those below show through the gaps." if close else "")
 
 
 def _by_bytes(variants: Sequence[Variant]) -> Section | None:
@@ -59,7 +73,10 @@ def _by_bytes(variants: Sequence[Variant]) -> Section | None:
     nothing = f" Not drawn, since nothing is sent: {', '.join(still)}." if still else ""
     note = f"Up and down, all clients together: training and adapters, without evaluation.{nothing}"
     return _section(
-        "Perplexity by data sent", curve_chart(moved, "sent since the start", unit, *PERPLEXITY), note
+        "Perplexity by data sent",
+        variants,
+        curve_chart(moved, "sent since the start", unit, *PERPLEXITY),
+        note,
     )
 
 
@@ -76,7 +93,7 @@ def _by_time(variants: Sequence[Variant]) -> Section | None:
         done = ", ".join(f"{c.label} (over after {figure(c.x[-1] / size, 2)} {unit})" for c in instant)
         note += f" Not drawn: {done}."
     return _section(
-        "Perplexity by simulated time", curve_chart(drawn, "virtual time", unit, *PERPLEXITY), note
+        "Perplexity by simulated time", variants, curve_chart(drawn, "virtual time", unit, *PERPLEXITY), note
     )
 
 
@@ -87,16 +104,17 @@ def _at_the_end(variants: Sequence[Variant]) -> Section | None:
         ends.append((variant.label, number, [value for value in last if value is not None]))
     if sum(len(own) for _, _, own in ends) < 2:
         return None
-    svg = strip_chart(ends, *PERPLEXITY, "variant (name, mean ± sd)")
+    chart = strip_chart(ends, *PERPLEXITY, "variant (name, mean ± sd)")
     note = (
         "A dot is a seed, the long tick the mean, the line one standard deviation to both sides. "
         "The axis does not start at 0."
     )
-    return _section("Perplexity at the end", svg, note)
+    return make_section("Perplexity at the end", [Panel(chart)], note)
 
 
-def _section(title: str, svg: Markup | None, note: str) -> Section | None:
-    return make_section(title, [Panel(svg)], note)
+def _section(title: str, variants: Sequence[Variant], chart: Chart | None, note: str) -> Section | None:
+    lines = [(variant.label, number) for number, variant in enumerate(variants)]
+    return make_section(title, [Panel(chart)], note, lines=lines if len(lines) > 1 else ())
 
 
 def _curves(variants: Sequence[Variant], x: str, y: str = "perplexity", y_factor: float = 1.0) -> list[Curve]:

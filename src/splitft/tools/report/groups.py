@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from splitft.tools.report.labels import make_labels, without_effect
+from splitft.tools.report.labels import make_labels, short_names, tells, without_effect
 from splitft.tools.report.runs import RunFolder
 
 NOT_COMPARED = ("seed", "output_dir")
+LONGEST = 28  # letters of a name made of keys, from which on a folder's own name is shorter
+_SEED = re.compile(r"[-_. ]*seed[-_. ]*\d+$|[-_. ]*s\d+$", re.IGNORECASE)
+_MADE = re.compile(r"-seed\d+-[0-9a-f]{10}$")  # folders that a comparison names by a hash
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Variant]:
     grouped: dict[str, list[RunFolder]] = {}
     for run in runs:
         own = {key: value for key, value in run.job.items() if key not in NOT_COMPARED}
+        own["run_name"] = _without_seed(str(own.get("run_name") or ""))
         grouped.setdefault(json.dumps(own, sort_keys=True, default=str), []).append(run)
     jobs = [group[0].job for group in grouped.values()]
     keys = differing_keys(jobs)
-    labels = make_labels(jobs, keys)
+    labels = _given_names(list(grouped.values())) or make_labels(jobs, keys)
     variants = [
         Variant(label, {key: job.get(key) for key in keys}, job, *_choose(group))
         for group, job, label in zip(grouped.values(), jobs, labels, strict=True)
@@ -65,13 +70,49 @@ def group_runs(runs: Sequence[RunFolder]) -> list[Variant]:
     return sorted(variants, key=_order)
 
 
+def _given_names(groups: Sequence[Sequence[RunFolder]]) -> list[str] | None:
+    """Return `run_name` of each variant, or the names of the folders where keys would make long names.
+
+    None unless all have one, and no two the same.
+    """
+    named = [_without_seed(str(group[0].job.get("run_name") or "")) for group in groups]
+    if len(groups) == 1 or (all(named) and len(set(named)) == len(named)):
+        return named if all(named) else None
+    jobs = [{**group[0].job, "run_name": None} for group in groups]
+    keys = differing_keys(jobs)
+    made = make_labels(jobs, keys)
+    if max(map(len, made)) <= LONGEST and not _unnamed(jobs, made, keys):
+        return None
+    folders = [{_folder_name(run) for run in group} for group in groups]
+    own = [names.pop() for names in folders if len(names) == 1]
+    return own if len(own) == len(groups) == len(set(own)) and all(own) else None
+
+
+def _folder_name(run: RunFolder) -> str:
+    name = run.path.name
+    return "" if _MADE.search(name) else _without_seed(name)
+
+
+def _without_seed(name: str) -> str:
+    return _SEED.sub("", name)
+
+
 def unnamed_keys(variants: Sequence[Variant]) -> list[str]:
     """Return the keys that differ and matter, but that long labels leave out."""
+    return _unnamed([v.job for v in variants], [v.label for v in variants], list(variants[0].differs))
+
+
+def _unnamed(jobs: Sequence[Mapping[str, Any]], labels: Sequence[str], keys: Sequence[str]) -> list[str]:
+    short = short_names(keys)
     return [
         key
-        for key in variants[0].differs
+        for key in keys
         if key not in ("method", "method_name", "cut_policy.method")
-        and any(not without_effect(v.job, key) and f"{key} " not in v.label for v in variants)
+        and tells(jobs, key)
+        and any(
+            not without_effect(job, key) and f"{short[key]} " not in label
+            for job, label in zip(jobs, labels, strict=True)
+        )
     ]
 
 

@@ -32,8 +32,9 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
 
     Where that grows longer than LONG, fewer keys that still tell the jobs apart.
     """
-    rest = [key for key in keys if key not in _OF_METHOD]
-    by_method = len(rest) < len(keys) or not keys
+    rest = [key for key in keys if key not in _OF_METHOD and tells(jobs, key)]
+    short = short_names(keys)
+    by_method = not keys or any(key in _OF_METHOD for key in keys)
 
     def labels_with(named: Sequence[str], all_of_them: bool = False) -> list[str]:
         labels = []
@@ -43,7 +44,9 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
             if not all_of_them and not _ALGORITHMS.keys().isdisjoint(named):
                 names.append(algorithm_name(job))
                 shown = [key for key in shown if key not in _ALGORITHMS]
-            labels.append(", ".join([*names, *(f"{key} {value_text(key, job.get(key))}" for key in shown)]))
+            labels.append(
+                ", ".join([*names, *(f"{short[key]} {value_text(key, job.get(key))}" for key in shown)])
+            )
         return labels
 
     labels = labels_with(rest)
@@ -58,6 +61,18 @@ def make_labels(jobs: Sequence[Mapping[str, Any]], keys: Collection[str]) -> lis
         return labels
     # Some keys that seemed idle set jobs apart: name all.
     return labels_with([key for key in keys if key != "method"], all_of_them=True)
+
+
+def tells(jobs: Sequence[Mapping[str, Any]], key: str) -> bool:
+    """Whether those jobs that read a key have different values of it."""
+    values = [job.get(key) for job in jobs if not without_effect(job, key)]
+    return any(value != values[0] for value in values)
+
+
+def short_names(keys: Collection[str]) -> dict[str, str]:
+    """Return {key: its last part}, or the whole key where two would be called the same."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
 
 
 def method_name(job: Mapping[str, Any]) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from splitft.tools.report.compared import better, between, differences, equal_variants, reference_number
 from splitft.tools.report.groups import Variant, spread
+from splitft.tools.report.paired import Paired, signed
 from splitft.tools.report.runs import RunFolder
 from splitft.tools.report.series import Point, crossing, has_virtual_time, phase_bytes, points, training_bytes
 from splitft.tools.report.units import figure, time_unit
@@ -16,14 +18,20 @@ REFERENCES = (ALONE, "centralized")  # no clients that train together: other tim
 MOST_NAMED = 6  # variants in a sentence
 
 
-def report_data(variants: Sequence[Variant]) -> dict[str, Any]:
+def report_data(variants: Sequence[Variant], reference: str | None = None) -> dict[str, Any]:
     """Return the verdict table of variants as values that JSON can hold.
+
+    reference: the label of the variant that the others are compared with, seed by seed (`against`); by
+    default one whose cuts do not move. Raises JobError where no variant has it.
 
     "To the same perplexity" means the lowest that every run reached. Bytes count training and adapters, up
     and down, without evaluation. A measure is None where no run of the variant has it, else {mean, sd, low,
-    high, count} over seeds; sd is None with one seed.
+    high, count} over seeds; sd is None with one seed. equal: variants that are the same to the last digit, at
+    every evaluation with every seed.
     """
     target = common_target(variants)
+    number = reference_number(variants, reference)
+    by_seed = [{run.seed: _values(run, target) for run in variant.runs} for variant in variants]
     rows = [
         {
             "label": variant.label,
@@ -40,11 +48,18 @@ def report_data(variants: Sequence[Variant]) -> dict[str, Any]:
             "unchanged": sum(
                 run.finished and run.summary.get("adapter_changed") is False for run in variant.runs
             ),
-            **_spreads(variant.runs, target),
+            **_spreads(list(own.values())),
+            "by_seed": {str(seed): values for seed, values in own.items()},
+            "against": {} if own is by_seed[number] else differences(own, by_seed[number]),
         }
-        for variant in variants
+        for variant, own in zip(variants, by_seed, strict=True)
     ]
-    return {"target_perplexity": target, "variants": rows}
+    return {
+        "target_perplexity": target,
+        "reference": variants[number].label if len(variants) > 1 else None,
+        "equal": equal_variants(variants),
+        "variants": rows,
+    }
 
 
 def common_target(variants: Sequence[Variant]) -> float | None:
@@ -78,7 +93,16 @@ def sentences(data: dict[str, Any]) -> list[str]:
     rows = data["variants"]
     if len(rows) < 2 or any(row["random_weights"] for row in rows):
         return []
-    return [text for text in (_best_perplexity(rows), _fastest(data)) if text]
+    return [text for text in (*equal_sentences(data), _best_perplexity(data), _fastest(data)) if text]
+
+
+def equal_sentences(data: dict[str, Any]) -> list[str]:
+    """Return which variants are the same: a picture shows one line for all of them."""
+    return [
+        f"{listed(names)} are the same to the last digit, at every evaluation"
+        f"{' and with every seed' if _seeds(data) > 1 else ''}: perplexity and accuracy are one curve."
+        for names in data["equal"]
+    ]
 
 
 def _fastest(data: dict[str, Any]) -> str:
@@ -104,36 +128,51 @@ def _aside(data: dict[str, Any]) -> str:
     return f" ({', '.join(alone)} aside)" if alone and learning > 1 else ""
 
 
-def _best_perplexity(rows: Sequence[dict[str, Any]]) -> str:
+def _best_perplexity(data: dict[str, Any]) -> str:
+    rows: Sequence[dict[str, Any]] = data["variants"]
     known = sorted((row for row in rows if row["perplexity"]), key=lambda row: row["perplexity"]["mean"])
     if len(known) < 2:
         return ""
     lowest = known[0]["perplexity"]["mean"]
     best = [row for row in known if row["perplexity"]["mean"] - lowest <= 1e-9 * lowest]
-    names = " and ".join(row["label"] for row in best)
+    names = listed([row["label"] for row in best])
     if len(best) == len(known):
-        return f"{names} end at the same perplexity, {figure(lowest)}."
+        same = any(len(names) == len(known) for names in data["equal"])
+        return "" if same else f"{names} end at the same perplexity, {figure(lowest)}."
     second = known[len(best)]
     text = (
         f"{names} {'ends' if len(best) == 1 else 'end'} at the lowest mean perplexity, {figure(lowest)} "
         f"against {figure(second['perplexity']['mean'])} of {second['label']}"
     )
-    pair = (best[0], second)
-    if all(row["perplexity"]["count"] == 1 for row in pair):
+    found = between(best[0], second, "perplexity")
+    if found is None or found.low is None:
         return f"{text}; with one seed each, chance may explain it."
-    if second["perplexity"]["mean"] - lowest < max(row["perplexity"]["sd"] or 0.0 for row in pair):
-        return f"{text}; the difference is smaller than the spread over seeds."
-    return f"{text}."
+    if better(best[0], second, "perplexity", -1):
+        return f"{text}: {_interval(found)}, paired by {len(found.values)} seeds."
+    return f"{text}, which decides nothing: {_interval(found)}, paired by {len(found.values)} seeds."
 
 
-def _spreads(runs: Sequence[RunFolder], target: float | None) -> dict[str, dict[str, Any] | None]:
+def _interval(found: Paired) -> str:
+    low, high = found.low or 0.0, found.high or 0.0
+    return f"{signed(found.mean)} %, 95 % interval {signed(low)} to {signed(high)} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _seeds(data: dict[str, Any]) -> int:
+    return max(len(row["seeds"]) for row in data["variants"])
+
+
+def _spreads(values: Sequence[dict[str, float | None]]) -> dict[str, dict[str, Any] | None]:
     """Return every measure of a variant over its runs; None where no run has it."""
-    values = [_values(run, target) for run in runs]
     found: dict[str, dict[str, Any] | None] = {}
     for name in values[0]:
         own = [value for run in values if (value := run[name]) is not None]
         # A mean over those seeds alone that reached the target would flatter the variant.
-        complete = len(own) == len(runs) or not name.endswith("_to_target")
+        complete = len(own) == len(values) or not name.endswith("_to_target")
         measured = spread(list(map(float, own))) if complete else None
         found[name] = asdict(measured) if measured else None
     return found

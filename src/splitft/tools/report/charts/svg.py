@@ -1,33 +1,42 @@
-"""Figures as inline SVG of one width, in colours of the page's style sheet, with values on hovering."""
+"""Charts of one width: in the page as SVG in colours of its style sheet, with values on hovering."""
 
 from __future__ import annotations
 
-import io
-import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-from xml.etree import ElementTree  # nosec B405 # reads what matplotlib wrote
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
-from splitft.common.figures import BASE, GRID, INK, OTHERS, PIECES, SOFT, VARIANTS, printable, text_width
+from splitft.common.figures import (
+    BASE,
+    GRID,
+    INK,
+    OTHERS,
+    PIECES,
+    SOFT,
+    VARIANTS,
+    printable,
+    style,
+    text_width,
+)
+from splitft.tools.report.charts.marks import AXIS, Drawn, page_svg, read_marks
 
 WIDTH = 360.0  # points of every chart; about the pixels of a phone's column
 FONT = 13.0
 AROUND = 76.0  # points above and below the axes: both names and the ticks
 LOG_FROM = 5.0  # a scale turns logarithmic where its largest value is this many times the smallest
+CARD = "#ffffff"  # what charts lie on
 COLOURS = {  # of the style sheet
     **{f"v{i}": colour for i, colour in enumerate(VARIANTS)},
     **{f"p{i}": colour for i, colour in enumerate([*PIECES, OTHERS])},
-    **{"ink": INK, "soft": SOFT, "grid": GRID, "base": BASE},
+    **{"ink": INK, "soft": SOFT, "grid": GRID, "base": BASE, "card": CARD},
 }
 _NAMES = {colour: name for name, colour in COLOURS.items()}
-_AXIS = "axis"  # gid of an axis' name
-_TITLE = "title "  # gid of what shows a text on hovering
-_KEPT = re.compile(r"(d|x|y|text-anchor|fill|stroke)(-|$)|opacity")  # attributes of the page's elements
 
 
 def paint(colour: str) -> str:
@@ -35,17 +44,77 @@ def paint(colour: str) -> str:
     return f"var(--{_NAMES[colour]})" if colour in _NAMES else colour
 
 
-def new_chart(x_label: str, y_label: str, height: float) -> tuple[Figure, Any]:
-    """Return a figure and its axes, `height` points high; y's name stands above, x's below."""
-    size = (WIDTH / 72, (height + AROUND) / 72)
-    figure = Figure(figsize=size, layout="constrained", frameon=False)
-    axes = figure.subplots()
-    axes.patch.set_visible(False)
-    axes.margins(x=0, y=0.05)
-    axes.tick_params(axis="x", pad=8)  # below the lowest number of the other axis
-    figure.suptitle(y_label, x=0, ha="left", gid=_AXIS)
-    figure.supxlabel(x_label, x=1, ha="right", gid=_AXIS)
-    return figure, axes
+@dataclass(frozen=True)
+class Chart:
+    """One chart, drawn where it is wanted: alone for the page, beside others for a figure.
+
+    height: points of the axes. description: for those who cannot see it. paint: draws it onto axes.
+    """
+
+    x_label: str
+    y_label: str
+    height: float
+    description: str
+    paint: Callable[[Any], None]
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The chart alone, all of it in its place."""
+        size = (WIDTH / 72, (self.height + AROUND) / 72)
+        with style(FONT):
+            return self._placed(Figure(figsize=size, layout="constrained", frameon=False))
+
+    def _placed(self, figure: Figure) -> Figure:
+        axes = figure.subplots()
+        figure.suptitle(shorten(self.y_label, WIDTH), x=0, ha="left", gid=AXIS)
+        figure.supxlabel(shorten(self.x_label, WIDTH), x=1, ha="right", gid=AXIS)
+        self._draw(axes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scripts that the font lacks
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        return figure
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Its width and height in points."""
+        return WIDTH, self.height + AROUND
+
+    @cached_property
+    def marks(self) -> list[Drawn]:
+        """Its paths and texts."""
+        with style(FONT):
+            return read_marks(self.figure)
+
+    def svg(self) -> Markup:
+        """Return it as an element of the page."""
+        return page_svg(self.marks, self.size, self.description, paint, shorten)
+
+    def draw_at(self, figure: Figure, left: float, top: float) -> None:
+        """Draw it onto a larger figure, as it is alone; left, top: points from corner to corner."""
+        width, height = (72 * inches for inches in figure.get_size_inches())
+        own_height = self.height + AROUND
+        own = self.figure.axes[0].get_position()
+        below = height - top - own_height
+        place = (
+            left + own.x0 * WIDTH,
+            below + own.y0 * own_height,
+            own.width * WIDTH,
+            own.height * own_height,
+        )
+        shares = (place[0] / width, place[1] / height, place[2] / width, place[3] / height)
+        self._draw(figure.add_axes(shares))
+        for label, x, y, across, up in (
+            (self.y_label, left / width, 1 - (top + 3) / height, "left", "top"),
+            (self.x_label, (left + WIDTH) / width, (below + 3) / height, "right", "bottom"),
+        ):
+            figure.text(x, y, shorten(label, WIDTH), ha=across, va=up, color=INK, gid=AXIS)
+
+    def _draw(self, axes: Any) -> None:
+        axes.patch.set_visible(False)
+        axes.margins(x=0, y=0.05)
+        axes.tick_params(axis="x", pad=8)  # below the lowest number of the other axis
+        self.paint(axes)
 
 
 def far_apart(low: float, high: float) -> bool:
@@ -91,44 +160,3 @@ def shorten(text: str, room: float) -> str:
     while text and text_width(text + "…", FONT) > room:
         text = text[:-1]
     return text.rstrip() + "…"
-
-
-def title(text: str) -> str:
-    """Return the gid of an artist that shows a text on hovering."""
-    return _TITLE + printable(text)
-
-
-def inline_svg(figure: Figure, description: str) -> Markup:
-    """Return a figure as <svg>, of paths and texts alone; the description is for those who cannot see it."""
-    file = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scripts that the font lacks: the browser's has them
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    drawn = ElementTree.fromstring(file.getvalue())  # nosec B314 # matplotlib wrote it
-    marks = []
-    for group in drawn.iter("{http://www.w3.org/2000/svg}g"):
-        gid = group.get("id", "")
-        about = [_element("title", {}, gid.removeprefix(_TITLE))] if gid.startswith(_TITLE) else []
-        for part in group:
-            kind = part.tag.rpartition("}")[2]
-            if kind in ("path", "text"):
-                own = {"class": _AXIS} if gid == _AXIS else {}
-                marks.append(_element(kind, own | _attributes(part), part.text or "", *about))
-    shown = {"class": "chart", "viewBox": drawn.get("viewBox", ""), "role": "img"}
-    return _element("svg", shown | {"aria-label": printable(description)}, *marks)
-
-
-def _element(tag: str, attributes: Mapping[str, str], *children: str) -> Markup:
-    """Return an element; all but Markup is escaped."""
-    written = Markup("").join(Markup(' {}="{}"').format(*item) for item in attributes.items())
-    return Markup("<{0}{1}>{2}</{0}>").format(tag, written, Markup("").join(children))
-
-
-def _attributes(part: ElementTree.Element) -> dict[str, str]:
-    """Style as attributes, places to a tenth of a point."""
-    found = dict(part.attrib)
-    found |= dict(item.split(": ", 1) for item in found.pop("style", "").split("; ") if item)
-    for name in ("d", "x", "y"):
-        if name in found:
-            found[name] = re.sub(r"(\.\d)\d+", r"\1", found[name]).replace(" \n", "").strip()
-    return {name: paint(value) for name, value in found.items() if _KEPT.match(name)}
