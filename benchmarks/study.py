@@ -1,10 +1,12 @@
 """The whole study: every sweep over one recipe, resumable; figures, plots and verdicts go to docs/study.
 
     python benchmarks/study.py r-cut               one sweep
-    python benchmarks/study.py all --parallel 2    all of them, two runs at a time
+    python benchmarks/study.py all --parallel 2    all short ones, two runs at a time
+    python benchmarks/study.py long --parallel 2   the paper's central comparisons at its own length: hours
     python benchmarks/study.py pages               only the pages, from what is finished
 
-Sweeps share their runs in runs/study; an interrupted study goes on where it was. With a recipe, overrides or
+Sweeps share their runs in runs/study; an interrupted study goes on where it was. A run whose figures are
+published in docs/study, made from the same job, is not made again. With a recipe, overrides or
 seeds other than the study's own, pages go to OUT/docs, so that the published ones stay those of the study.
 """
 
@@ -15,6 +17,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +25,7 @@ from studylib.pages import page, verdict_line, verdicts_of
 from studylib.planned import planned_seconds, told_its_cuts
 from studylib.plots import plot_sweep
 from studylib.results import add_targets, measure
-from studylib.sweeps import SWEEPS
+from studylib.sweeps import LONG_SWEEPS, SWEEPS
 
 from splitft.common.files import write_atomically
 from splitft.errors import SplitFTError
@@ -35,19 +38,25 @@ from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep, write_ind
 from splitft.tools.report.runs import read_run
 
 RECIPE, SEEDS = "study-smollm2", 3
+NAMES = {
+    "all": [name for name in SWEEPS if name not in LONG_SWEEPS],
+    "long": list(LONG_SWEEPS),
+    "pages": list(SWEEPS),
+}
 OUT, DOCS = Path("runs/study"), Path("docs/study")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sweeps that are asked for and write the pages; return the exit code."""
     options = parse(arguments)
-    names = list(SWEEPS) if options.sweep in ("all", "pages") else [options.sweep]
+    names = NAMES.get(options.sweep) or [options.sweep]
     console = Console(quiet=options.quiet)
     try:
         planned = plan_study(options.recipe, options.overrides, list(SWEEPS), options.seeds)
         code = 0
         if options.sweep != "pages":
-            code = make_runs(planned, names, options.out, options.parallel, console)
+            published = read_published(docs_of(options), names)
+            code = make_runs(planned, names, published, options.out, options.parallel, console)
         settings = settings_text(load_job(options.recipe, options.overrides), options.recipe)
         write_pages(planned, options.out, docs_of(options), settings, console)
     except SplitFTError as error:
@@ -64,9 +73,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", choices=[*SWEEPS, "all", "pages"])
+    parser.add_argument("sweep", choices=[*SWEEPS, *NAMES])
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the job, for all runs")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="runs of each arm")
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, help="runs of each arm, at least; long sweeps have five"
+    )
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--recipe", default=RECIPE, help="a recipe or a job file")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the runs")
@@ -91,10 +102,10 @@ def plan_study(
 ) -> dict[str, dict[tuple[str, str], list[PlannedVariant]]]:
     """Return {sweep: {(group, arm): a variant a seed}}; every job is complete and checked."""
     base: Job = load_job(recipe, overrides)
-    of_seeds = range(base.seed, base.seed + seeds)
     planned: dict[str, dict[tuple[str, str], list[PlannedVariant]]] = {}
     for name in names:
         planned[name] = {}
+        of_seeds = range(base.seed, base.seed + max(seeds, SWEEPS[name].seeds))
         for group, label, keys in SWEEPS[name].arms():
             arm = Arm(label if group == "all" else f"{group}: {label}", keys)
             planned[name][group, label] = plan_variants(recipe, overrides, [arm], of_seeds)
@@ -104,16 +115,25 @@ def plan_study(
 def make_runs(
     planned: Mapping[str, Mapping[Any, list[PlannedVariant]]],
     names: Sequence[str],
+    published: Mapping[str, Any],
     out: Path,
     parallel: int,
     console: Console,
 ) -> int:
-    """Make the runs of the sweeps that are missing, and each sweep's index, results.json and report.html."""
-    of_sweep = {name: [v for arm in planned[name].values() for v in arm] for name in names}
+    """Make the runs of the sweeps that are missing, and each sweep's index, results.json and report.html.
+
+    published: {run: figures} of runs that need not be made again.
+    """
+    of_sweep = {
+        name: [v for arm in planned[name].values() for v in arm if v.run not in published] for name in names
+    }
+    of_sweep = {name: variants for name, variants in of_sweep.items() if variants}
+    if not of_sweep:
+        return 0
     for name, variants in of_sweep.items():
         write_index(out / name / INDEX, Store(out), variants)
     variants = [variant for of_one in of_sweep.values() for variant in of_one]
-    index = out / "all.json" if len(names) > 1 else out / names[0] / INDEX
+    index = out / "all.json" if len(of_sweep) > 1 else out / next(iter(of_sweep)) / INDEX
     result = run_sweep(variants, out, index=index, parallel=parallel, console=console)
     for name, own in of_sweep.items():
         runs = {variant.run for variant in own}
@@ -141,7 +161,7 @@ def write_pages(
     for name, arms in planned.items():
         file = docs / f"{name}.json"
         published = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        results = sweep_results(arms, Store(out))
+        results = sweep_results(arms, Store(out), read_published(docs, [name]), published)
         if SWEEPS[name].planned:
             add_plans(results["groups"], arms, Store(out), out / name / "plans.json", console)
         if published and results["missing"] and not published["missing"]:
@@ -162,24 +182,47 @@ def write_pages(
     console.print(f"Pages: {docs / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def sweep_results(arms: Mapping[tuple[str, str], list[PlannedVariant]], store: Store) -> dict[str, Any]:
+def read_published(docs: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return {run: figures} of all runs in the pages of these sweeps; a run's name is its job's digest."""
+    found: dict[str, Any] = {}
+    for file in (docs / f"{name}.json" for name in names):
+        if file.is_file():
+            groups = json.loads(file.read_text(encoding="utf-8"))["groups"].values()
+            every = (figures for arms in groups for seeds in arms.values() for figures in seeds.values())
+            found |= {figures["run"]: figures for figures in every if "run" in figures}
+    return found
+
+
+def sweep_results(
+    arms: Mapping[tuple[str, str], list[PlannedVariant]],
+    store: Store,
+    published: Mapping[str, Any] = MappingProxyType({}),
+    former: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return {groups: {group: {arm: {seed: figures}}}, missing: [who is not finished], made_with: [...]}.
 
-    made_with: every combination of versions and hardware that the runs were made with.
+    made_with: every combination of versions and hardware that the runs were made with. published: {run:
+    figures} of runs made elsewhere, of the pages `former`.
     """
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     missing: list[str] = []
     made_with: list[dict[str, Any]] = []
     for (group, label), variants in arms.items():
         for variant in variants:
+            seeds = groups.setdefault(group, {}).setdefault(label, {})
             if run_state(store, variant.run) != "finished":
+                if variant.run in published:
+                    seeds[str(variant.seed)] = published[variant.run]
+                    continue
                 missing.append(f"{variant.label}, seed {variant.seed}")
                 continue
             run = read_run(store.run(variant.run))
-            groups.setdefault(group, {}).setdefault(label, {})[str(variant.seed)] = measure(run)
+            seeds[str(variant.seed)] = {"run": variant.run, **measure(run)}
             used = {"device": run.summary.get("device"), **run.summary.get("versions", {})}
             made_with += [used] if used not in made_with else []
-    targets = {group: add_targets(found) for group, found in groups.items()}
+    made_with += [used for used in (former or {}).get("made_with", []) if used not in made_with]
+    made = {group: {arm: seeds for arm, seeds in found.items() if seeds} for group, found in groups.items()}
+    targets = {group: add_targets(found) for group, found in made.items() if found}
     return {"groups": targets, "missing": missing, "made_with": made_with}
 
 

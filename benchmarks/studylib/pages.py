@@ -10,7 +10,7 @@ from typing import Any
 from splitft.tools.report.units import figure, mean_and_sd, places
 from studylib.claims import CLAIMS, FAILS, HOLDS, NOISE, UNMEASURED, Verdict, decide, signed_percent, times
 from studylib.results import Group, Seeds, by_seed, paired, ratios, relative_differences
-from studylib.sweeps import SWEEPS
+from studylib.sweeps import SWEEPS, Sweep
 
 MARKS = {HOLDS: "✔", FAILS: "✘", NOISE: "~", UNMEASURED: "–"}
 
@@ -31,7 +31,7 @@ def page(sweeps: Mapping[str, Mapping[str, Any]], settings: str) -> str:
     parts = ["# The study", settings, *_verdict_table(sweeps)]
     for name, sweep in SWEEPS.items():
         if name in sweeps:
-            parts += sweep_section(sweep.title, sweep.question, name, sweeps[name])
+            parts += sweep_section(sweep, sweeps[name])
     return "\n\n".join(parts) + "\n"
 
 
@@ -55,18 +55,20 @@ def in_short(verdict: Verdict) -> str:
     return show(mean) + ("" if sd is None else f" ± {show(sd).lstrip('+')}")
 
 
-def sweep_section(title: str, question: str, name: str, sweep: Mapping[str, Any]) -> list[str]:
+def sweep_section(sweep: Sweep, results: Mapping[str, Any]) -> list[str]:
     """Return the paragraphs of one sweep."""
-    groups: Mapping[str, Group] = sweep["groups"]
-    parts = [f"## {title}", f"{question} `python benchmarks/study.py {name}`"]
-    if sweep.get("missing"):
-        parts.append(f"Not complete; not finished: {'; '.join(sweep['missing'])}.")
-    if sweep.get("plot"):
-        parts.append(f"![{title}]({sweep['plot']})")
+    groups: Mapping[str, Group] = results["groups"]
+    parts = [f"## {sweep.title}", f"{sweep.question} `python benchmarks/study.py {sweep.name}`"]
+    if sweep.note:
+        parts.append(sweep.note)
+    if results.get("missing"):
+        parts.append(f"Not complete; not finished: {'; '.join(results['missing'])}.")
+    if results.get("plot"):
+        parts.append(f"![{sweep.title}]({results['plot']})")
     for group, arms in groups.items():
         parts += [f"**{group}**"] if len(groups) > 1 else []
         parts += [group_table(arms), *conditions(arms)]
-    lines = [f"- {verdict_line(verdict)}" for verdict in verdicts_of(name, groups)]
+    lines = [f"- {verdict_line(verdict)}" for verdict in verdicts_of(sweep.name, groups)]
     return [*parts, "\n".join(lines)]
 
 
