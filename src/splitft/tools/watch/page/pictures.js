@@ -260,7 +260,10 @@ export function drawCurves(holder, lines, xName, xText, onRound) {
     width, height: 260, series, bands, legend: {show: false}, padding: [12, 14, 0, 0],
     cursor: {points: {size: 8}, drag: {x: false, y: false}, y: false},
     scales: {
-      x: {time: false, range: (_, low, high) => low === high ? [low, low + 1] : [low, high]},
+      x: {time: false, range: shown => {
+        const places = shown.data[0], first = places[0] ?? 0, last = places[places.length - 1] ?? 0;
+        return [first, last > first ? last : first + 1]; // one evaluation alone: uPlot would show a hundred rounds
+      }},
       y: {range: (_, low, high) => {
         const room = Math.max(1, 0.08 * (high - low));
         return [Math.min(0, low) - room, Math.max(0, high) + room];
