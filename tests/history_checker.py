@@ -61,6 +61,7 @@ def check_lines(lines: Iterable[dict[str, Any]], job: Job, all_clients: Collecti
     for number, entry in enumerate(rounds, start=1):
         assert len(entry["started"]) == len(set(entry["started"])), "a client started a round twice"
         for client, rows in entry["rows"].items():
+            assert client in entry["places"], f"round {number}: {client} did not start it"
             parts = len(entry["places"][client]) // steps if job.micro_batches == "auto" else parts_of(job)
             wanted = [
                 (number, step, micro_step)
@@ -71,7 +72,8 @@ def check_lines(lines: Iterable[dict[str, Any]], job: Job, all_clients: Collecti
             assert rows > 0
         missing = [client for client in all_clients if client not in entry["rows"]]
         assert not missing, f"round {number} went on without {missing}"
-        assert len(entry["rows"]) >= (job.network.min_clients or 1), f"round {number}: no quorum"
+        fewest = min(job.network.min_clients or 1, job.clients_per_round or job.clients)
+        assert len(entry["rows"]) >= fewest, f"round {number}: no quorum"
         left_out = set(entry["started"]) - set(entry["rows"])
         assert all(not entry["places"][client] for client in left_out), "a client that is left out took steps"
     assert max(Counter(client for entry in rounds for client in entry["rows"]).values()) <= job.rounds

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cases import rest_slow
 from forks import start_command
+from history_checker import effective_rounds, read_steps
 from network_threads import follow, together
 from ports import free_port
 from reference import make_setting, write_rows
@@ -22,7 +24,7 @@ from splitft.engines.network.membership import MEMBERS, expelled_before
 from splitft.errors import DataError, JobError, NetworkError, OutputError
 from splitft.job import dump_job
 from splitft.running.serve import serve
-from splitft.wire.messages import AdapterUp
+from splitft.wire.messages import Activations, AdapterUp
 
 NAMES = ("north", "south", "west")
 Settings = dict[str, Any]
@@ -119,6 +121,37 @@ def test_a_stated_quorum_holds_against_expulsions(setting: Settings, tmp_path: P
     result, _ = serve_with(setting, tmp_path, take_part, resume=True, admit=["west"])
     assert adapter_of(result.output_dir) == usual
     assert result.summary["missing"] == {}
+
+
+@pytest.mark.parametrize("adapter", rest_slow(["shared", "per_client"], 1))
+def test_a_round_with_too_few_begins_anew_with_those_that_are_there(
+    adapter: str, setting: Settings, tmp_path: Path
+) -> None:
+    """West comes too late for the first round, of which south is then lost for good."""
+    setting |= {"network": {"min_clients": 2, "rejoin_seconds": 3.0}, "server_adapter": adapter}
+    lost, come = threading.Event(), {"north": None, "west": None}
+
+    def die(message: Any) -> list[Any]:
+        if isinstance(message, Activations) and message.train:
+            lost.set()
+            raise ConnectionAbortedError("lost")
+        return [message]
+
+    def take_part(name: str, address: str) -> None:
+        if name not in come:
+            return
+        if name == "west" and "south" in come:
+            assert lost.wait(60)
+        follow(name, Path(setting["data_files"][name]), address, tmp_path / name, come[name])
+
+    wanted, _ = serve_with(setting, tmp_path / "two", take_part)
+    come["south"] = die  # type: ignore[assignment]
+    result, said = serve_with(setting, tmp_path / "three", take_part)
+    rounds = effective_rounds(read_steps(result.output_dir))
+    assert [sorted(one["rows"]) for one in rounds] == [["north", "west"]] * 2
+    assert "too few clients of round 1 are left without south: it begins anew, with those that are" in said
+    assert result.summary["missing"] == {"south": "dropped: it was away or late"}
+    assert adapter_of(result.output_dir) == adapter_of(wanted.output_dir)
 
 
 def test_a_run_that_ends_with_fewer_than_invited_says_so(setting: Settings, tmp_path: Path) -> None:

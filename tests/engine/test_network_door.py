@@ -286,7 +286,7 @@ def test_connections_without_a_word_keep_nobody_out(authority: Path, start: Call
                 made.connect(("127.0.0.1", server.listener.port))
             idle.append(made)
         server.address = f"localhost:{proxy.port}"
-        assert isinstance(dial(server, "alice", own(authority, "alice"), seconds=5), Welcome)
+        assert isinstance(dial(server, "alice", own(authority, "alice"), seconds=60), Welcome)
     finally:
         proxy.close()
         for made in idle:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -39,6 +41,16 @@ def plan(world: World, network: Network, parties: Sequence[Party], steps: int, l
         kind, party = draw.choices(kinds, weights)[0], draw.choice(parties)
         planned.append((draw.randint(1, steps), partial(_happen, world, network, kind, party, longest)))
     world.due.extend(sorted(planned, key=lambda one: one[0]))
+
+
+def lose(world: World, seed: int, clients: Sequence[Party], spare: int, steps: int) -> None:
+    """Plan that clients are lost for good: none, or up to `spare`, without which the run can go on."""
+    draw = random.Random(f"lost {seed}")  # of its own: the schedules without a loss stay as they are
+    lost = draw.sample(clients, draw.choice((0, 0, spare, draw.randint(0, spare))))
+    planned = [
+        (draw.randint(1, steps), partial(one.die, draw.choice(("kill", "power")), None)) for one in lost
+    ]
+    world.due = deque(sorted([*world.due, *planned], key=lambda one: one[0]))
 
 
 def _happen(world: World, network: Network, kind: str, party: Party, longest: float) -> None:

@@ -26,6 +26,7 @@ from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
 from splitft.engines.network.roster import Roster
+from splitft.engines.network.round_steps import ShortRoundError
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
 from splitft.errors import AggregatorError
@@ -117,27 +118,34 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     # The run, from the start or from the last checkpoint.
     dismiss = averaging.end if averaging is not None else None
     records: list[dict[str, Any]] = []
+    last = None
     try:
-        last = None
         if found is None:
             cohort.present(0)
-        else:
-            for name, part in parts.items():
-                part.load_state(found.state[name])
-            records = [json.loads(line) for line in found.state["records"]]
-            last = RoundRecord.from_json(found.state["last"])
-            line = {"event": RESUME, "rounds": found.round}
-            outcome.log.append(line)
-            append_mark(folder / STEPS, json.dumps(line))
-        for record in run_rounds(job, policy, server, cohort, ledger, Observer(), last):
-            records.append({k: v for k, v in json.loads(record.to_json()).items() if k not in TIMES})
-            at_end = record.round == job.rounds
-            if at_end:
-                complete(party, folder, outcome, server, records)
-            cohort.save(record.round + 1, last=at_end)
-            state: State = {name: part.state() for name, part in parts.items()}
-            state |= {"records": [json.dumps(one) for one in records], "last": record.to_json()}
-            save_checkpoint(folder / CHECKPOINTS, record.round, state, keep=1 if at_end else KEEP)
+        while True:
+            if found is not None:
+                for name, part in parts.items():
+                    part.load_state(found.state[name])
+                records = [json.loads(line) for line in found.state["records"]]
+                last = RoundRecord.from_json(found.state["last"])
+                line = {"event": RESUME, "rounds": found.round}
+                outcome.log.append(line)
+                append_mark(folder / STEPS, json.dumps(line))
+            try:
+                for record in run_rounds(job, policy, server, cohort, ledger, Observer(), last):
+                    records.append({k: v for k, v in json.loads(record.to_json()).items() if k not in TIMES})
+                    at_end = record.round == job.rounds
+                    if at_end:
+                        complete(party, folder, outcome, server, records)
+                    cohort.save(record.round + 1, last=at_end)
+                    state: State = {name: part.state() for name, part in parts.items()}
+                    state |= {"records": [json.dumps(one) for one in records], "last": record.to_json()}
+                    keep = 1 if at_end else KEEP
+                    save_checkpoint(folder / CHECKPOINTS, record.round, state, keep=keep)
+                break
+            except ShortRoundError as short:
+                notice(str(short))
+                found = load_checkpoint(folder / CHECKPOINTS)
         if last is not None and last.round == job.rounds:
             complete(party, folder, outcome, server, records)
     except BaseException:

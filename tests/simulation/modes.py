@@ -82,6 +82,18 @@ MODES = {
             strict=False,
         ),
         Mode(
+            "rejoin, in turns",
+            {"order": "turns", "clients": 3, "cuts": [1, 2, 1],
+             "network": {"min_clients": 1, "rejoin_seconds": 2.0}},
+            strict=False,
+        ),
+        Mode(
+            "rejoin, sampled",
+            {"clients_per_round": 3, "clients": 4, "cuts": [1, 2, 1, 2], "local_steps": 1,
+             "network": {"min_clients": 2, "rejoin_seconds": 2.0}},
+            strict=False,
+        ),
+        Mode(
             "stragglers",
             {"clients": 3, "cuts": [1, 2, 1], "network": {"min_clients": 2, "round_seconds": 3.0}},
             strict=False, slow=True,

@@ -27,12 +27,15 @@ class Party:
         self.alive, self.done, self.doomed = False, False, ""
         self.started = 0.0  # its last life
         self.kills = 0
+        self.lost = False  # for good
         self.pause: Callable[[], float] = lambda: 0.0
         self._main, self._over = main, over
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Start its process."""
+        """Start its process, if it is not lost for good."""
+        if self.lost:
+            return
         self.world.note(self.name, "starts")
         self.alive, self.started = True, self.world.loop.now
         self.computing = Computing(self.world, self.name, lambda: self._main(self), self._ended)
@@ -50,8 +53,12 @@ class Party:
         self._tasks.append(task)
         return task
 
-    def die(self, kind: str, restart_after: float) -> None:
-        """Kill it. kind: kill, or power, which its disk loses, too, and of which nobody is told."""
+    def die(self, kind: str, restart_after: float | None) -> None:
+        """Kill it. kind: kill, or power, which its disk loses, too, and of which nobody is told.
+
+        restart_after: seconds; None: it never comes back.
+        """
+        self.lost = self.lost or restart_after is None
         if not self.alive or self.done:
             return
         self.world.note(self.name, f"dies ({kind})")
@@ -65,7 +72,8 @@ class Party:
             self.computing.resume()
         if kind == "power":
             self.disk.lose_power(self.world.random)
-        self.world.loop.call_later(restart_after, self.start)
+        if restart_after is not None:
+            self.world.loop.call_later(restart_after, self.start)
 
     def _gone(self) -> None:
         self.network.listening.pop(self.name, None)

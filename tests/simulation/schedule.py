@@ -72,7 +72,11 @@ def simulate(name: str, seed: int, *, disturbed: bool = True) -> Result:
             world.loop.call_later(world.random.uniform(0.0, 0.3) if disturbed else 0.0, party.start)
         if whole is not None:
             longest = 4.0 if mode.strict else 10.0
-            faults.plan(world, network, parties, int(1.2 * whole.world.steps), longest)
+            steps = int(1.2 * whole.world.steps)
+            faults.plan(world, network, parties, steps, longest)
+            if not mode.strict:
+                spare = len(mode.names) - (mode.job.network.min_clients or len(mode.names))
+                faults.lose(world, seed, parties[1 : 1 + len(mode.names)], spare, steps)
             if mode.slow:
                 _slow(world, parties[1:])
         world.loop.call_later(AFTER_FAULTS, world.stop)

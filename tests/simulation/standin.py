@@ -211,6 +211,8 @@ class StandInWorker:
         return {"trunks": trunks, "first": {c: vars(m) for c, m in self.first_metrics.items()}}
 
     def load_state(self, state: State) -> None:
+        for sums in (self.rows, self.losses, self.metrics, self.held):
+            sums.clear()  # type: ignore[attr-defined]
         self.trunks.clear()
         for key, (kept, moment) in state["trunks"].items():
             trunk = self.trunks[key] = Trunk()

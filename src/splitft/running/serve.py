@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from splitft.common.checkpoint import FOLDER, load_checkpoint
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, append_mark, flush
 from splitft.common.notebook import make_console
@@ -23,6 +25,7 @@ from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members
 from splitft.engines.network.membership import expelled_before, missing, write_members
 from splitft.engines.network.roster import Roster
+from splitft.engines.network.round_steps import ShortRoundError
 from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
@@ -143,10 +146,16 @@ def serve(
         try:
             if opened.checkpoint is None:
                 parties.cohort.present(0)
-            else:
-                resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
-                append_mark(opened.folder / STEPS, json.dumps(resumed))
-            result = run_parties(opened, start, parties, console, called, say)
+            while True:
+                if opened.checkpoint is not None:
+                    resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
+                    append_mark(opened.folder / STEPS, json.dumps(resumed))
+                try:
+                    result = run_parties(opened, start, parties, console, called, say)
+                    break
+                except ShortRoundError as short:
+                    say(f"{short}: it begins anew, with those that are there")
+                    opened = replace(opened, checkpoint=load_checkpoint(opened.folder / FOLDER))
             failpoint("run.complete")
         except BaseException:
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
@@ -238,7 +247,7 @@ def make_server_side(
         partial(write_members, folder),
         facts_of(welcome.things, welcome.values),
     )
-    cohort = NetworkCohort(members, job, times, averaging)
+    cohort = NetworkCohort(members, job, times, averaging, _goes_back=job.save_every > 0)
     parties = Parties(
         policy,
         server,

@@ -17,8 +17,10 @@ from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Hel
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.phase import Phase
+from splitft.engines.network.roster import go_back, restoring
+from splitft.engines.network.round_steps import RoundSteps
 from splitft.engines.network.timing import StepTimes
-from splitft.engines.network.training import RoundSteps, Training
+from splitft.engines.network.training import Training
 from splitft.job.settings import CostSettings, TrainingSettings
 from splitft.server.seam import ClientError
 from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
@@ -32,6 +34,7 @@ class NetworkCohort:
     _job: CostSettings
     _times: StepTimes  # measured
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
+    _goes_back: bool = True  # a round may begin anew, from the last checkpoint
     _phase: Phase = field(default_factory=Phase, init=False)  # whose messages the server computes
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
     _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the last local steps
@@ -49,8 +52,11 @@ class NetworkCohort:
         return list(self._members.roster)
 
     def present(self, round_: int) -> Sequence[str]:
-        """Wait for clients that are lost, and return those that can train."""
+        """Wait for clients that are lost; return those that can train. The round begins without others."""
         there, self._evaluating = self.reachable(), False
+        for name, member in self._members.roster.items():
+            if round_ and name not in there:
+                member.mute()
         return there
 
     def reachable(self) -> Sequence[str]:
@@ -62,23 +68,31 @@ class NetworkCohort:
 
     def receive(self, adapters: Mapping[str, AdapterDown]) -> dict[str, OptimizerState]:
         """Give clients their cuts and adapters; return the optimizer state of blocks that leave them."""
+        if not self._evaluating:
+            (round_,) = {message.round for message in adapters.values()}
+            self._steps, self._updates = RoundSteps(round_, list(adapters)), {}
         return HandOut(self._members, adapters, self._evaluating).run()
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
         """Have clients take their local steps; yield their messages as they come, or of all `together`.
 
         Where some have taken them in this round before, all that was trained in it is first rolled back, and
-        clients that the round went on without do not come back to it.
+        clients that the round went on without do not come back to it. Raises as `Training.run` does.
         """
-        if self._steps.round != round_:
-            self._steps, self._updates = RoundSteps(round_), {}
-        if back := self._steps.take_back(self._updates, members):
+        if back := self._steps.take_back(members):
             self._members.worker.rewind(back, first=True)
             self._members.take_back([name for name in back if not self._members.roster[name].expelled])
-        members = self._steps.those_of(members)
-        groups = [members] if together else [[name] for name in members]
-        attempts = self._steps.attempts
-        training = Training(self._members, self._job, self._times, self._averaging, groups, round_, attempts)
+        now = self._steps.those_of(members)
+        training = Training(
+            self._members,
+            self._job,
+            self._times,
+            self._averaging,
+            self._steps,
+            now,
+            together=together,
+            goes_back=self._goes_back,
+        )
         self._phase, self._updates = training, training.updates
         return training.run()
 
@@ -151,20 +165,24 @@ class NetworkCohort:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
         return {
             "done": {name: member.done for name, member in self._members.roster.items()},
+            "exact": [name for name, member in self._members.roster.items() if member.exact],
             "memories": {name: end.memory.state() for name, end in self._members.channels.items()},
             "parts": self._times.parts,
             "held_out": self._held_out.state(),
         }
 
     def load_state(self, state: State) -> None:
-        """Restore a state returned by `state`; clients restore theirs when they connect."""
+        """Restore a state returned by `state`; clients restore theirs, now or when they connect."""
         for name, end in self._members.channels.items():
             end.memory.load_state(state["memories"][name])
         self._times.parts.update(state["parts"])
         self._held_out.load_state(state["held_out"])  # clients send their ids again
-        newest = max(state["done"].values(), default=0)
-        for name, done in state["done"].items():
-            self._members.roster[name].save(done, exact=done == newest)
+        done, roster = state["done"], self._members.roster
+        newest = max(done.values(), default=0)
+        exact = state.get("exact", [name for name in done if done[name] == newest])
+        for name, rounds in done.items():
+            if go_back(roster[name], rounds, exact=name in exact):
+                self._members.send(name, restoring(roster[name]))
 
 
 @dataclass(eq=False)

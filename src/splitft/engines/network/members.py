@@ -15,6 +15,7 @@ from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster, restoring
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
+from splitft.engines.network.waiting import WaitingLine
 from splitft.errors import DivergedError
 from splitft.server.coordinator import Coordinator
 from splitft.server.worker import TrunkWorker
@@ -117,16 +118,13 @@ class Members:
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
         """Wait until `done` holds for each client, except those given up, or late where enough are not."""
-        now = self.roster.now
-        began = said = now()
-        late: list[str] = []
+        now, waiting = self.roster.now, WaitingLine(self.roster, self.notice)
+        began, late = now(), list[str]()
         while left := [n for n in names if not done(n) and n not in late and not self.roster.given_up(n)]:
             self.pump()
             if seconds is not None and now() - began > seconds:
                 late += [name for name in left if self.roster.enough(without=[*late, name])][:1]
-            if now() - said > 30.0 and (away := self.roster.away(left)):
-                self.notice(f"waiting for {away}")
-                said = now()
+            waiting.tell(left)
 
     def pump(self, seconds: float = 0.5) -> None:
         """Take in everything that has come from the network; wait at most this long for it."""

@@ -56,7 +56,8 @@ class RequestGate:
         before the state to start from.
         """
         if isinstance(request, control.Load):
-            self._restored = True
+            self._restored, self._handed_out = True, -1
+            self._evaluated = {round_ for round_ in self._evaluated if round_ < request.done}
         elif isinstance(request, _ON_A_STATE) and not self._restored:
             raise ValueError("it came before the state to start from")
         match request:

@@ -34,6 +34,7 @@ class Member:
     took_part: bool = False  # it has been there
     diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
+    overtaken: bool = False  # what comes before that was on its way when it was asked
     rows: int = 0
     eval_rows: int = 0
     done: int = 0  # the last round after which it saved its state
@@ -52,6 +53,7 @@ class Member:
     def join(self, session: str) -> None:
         """It is connected in a new session, in which Ready and Loaded come first."""
         self.session, self.owes, self.there, self.problem = session, control.Ready, False, ""
+        self.overtaken = False
         self.connected = True
         self.unasked.clear()
 
@@ -81,7 +83,7 @@ class Member:
 
     def take_part(self) -> None:
         """Its state is restored, or lost: it is one of those that train."""
-        self.owes, self.there, self.took_part = None, True, True
+        self.owes, self.there, self.took_part, self.overtaken = None, True, True, False
 
     def connect(self, now: bool) -> None:
         """Its connection is lost, or there again in the same session."""
@@ -122,6 +124,8 @@ class Member:
         """Whether a message is to be used. Raises ValueError where another kind must come first."""
         kind = type(message).__name__
         if self.owes is not None and not isinstance(message, self.owes | control.Failed):
+            if self.overtaken:
+                return False
             raise ValueError(f"{kind} came where {self.owes.__name__} is next")
         if isinstance(message, control.Ready | control.Loaded) and not isinstance(message, self.owes or ()):
             raise ValueError(f"{kind} came again")
@@ -134,15 +138,29 @@ class Member:
         return not self.muted or self.owes is not None or isinstance(message, control.Saved | control.Failed)
 
     @property
+    def present(self) -> bool:
+        """Whether it takes part, over a connection that is open."""
+        return self.there and self.connected
+
+    @property
     def away_seconds(self) -> float:
         """How long it has not been there."""
-        return 0.0 if self.there and self.connected else self.now() - self.since
+        return 0.0 if self.present else self.now() - self.since
 
 
 def restoring(member: Member) -> control.Load:
     """Return what tells a client to restore the state that the server counts on."""
     member.asked, member.ahead = member.wanted, member.exact and member.finished
     return member.asked
+
+
+def go_back(member: Member, done: int, exact: bool) -> bool:
+    """Count on an earlier state of a client; return whether it must load that now, in the same session."""
+    member.save(done, exact)
+    before = member.there
+    if before:
+        member.owes, member.there, member.since, member.overtaken = control.Loaded, False, member.now(), True
+    return before
 
 
 class Roster(dict[str, Member]):
@@ -181,6 +199,11 @@ class Roster(dict[str, Member]):
     def enough(self, without: Collection[str] = ()) -> bool:
         """Whether the run may go on without these clients."""
         return len([name for name in self.there() if name not in without]) >= self.fewest
+
+    @property
+    def enough_present(self) -> bool:
+        """Whether the run may go on with the clients whose connection is open now."""
+        return sum(m.present and not m.expelled for m in self.values()) >= self.fewest
 
     @property
     def fewest(self) -> int:

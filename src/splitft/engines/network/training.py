@@ -12,36 +12,13 @@ from splitft.engines.network.control import Said, Started, Train, Worked
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
 from splitft.engines.network.phase import Phase
+from splitft.engines.network.round_steps import RoundSteps, ShortRoundError
 from splitft.engines.network.timing import StepTimes
+from splitft.engines.network.waiting import WaitingLine
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import AdapterUp, Message
 
 MOST_SECONDS = 1e6  # of computing in a round, as a client states them
-
-
-@dataclass
-class RoundSteps:
-    """The local steps of one round, which may be rolled back and taken again."""
-
-    round: int = -1
-    attempts: dict[str, int] = field(default_factory=dict)  # the last one of each client that took them all
-    trained: set[str] = field(default_factory=set)  # clients that took them, and were not rolled back since
-    again: bool = False
-
-    def take_back(self, since: Collection[str], members: Collection[str]) -> list[str]:
-        """Note clients that have taken all steps since the last call; return those to roll back, if any.
-
-        members: Those that are to take steps now.
-        """
-        self.trained |= set(since)
-        if self.trained.isdisjoint(members):
-            return []
-        names, self.trained, self.again = sorted(self.trained), set(), True
-        return names
-
-    def those_of(self, members: Sequence[str]) -> list[str]:
-        """Return the members that take steps: the second time, those that the round did not go on without."""
-        return [name for name in members if name in self.attempts or not self.again]
 
 
 @dataclass(eq=False)
@@ -139,29 +116,33 @@ class Training(Phase):
     job: TrainingSettings
     times: StepTimes
     averaging: AggregatorLink | None  # where adapters go instead of here
-    groups: Sequence[Sequence[str]]  # clients of each trunk
-    round: int
-    attempts: dict[str, int]  # as in `RoundSteps`
+    steps: RoundSteps
+    names: Sequence[str]  # clients that take steps now
+    together: bool  # they share a trunk
+    goes_back: bool  # the round may begin anew, from the last checkpoint
     updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of clients that have trained
     _under_way: dict[str, TrunkTransaction] = field(default_factory=dict, init=False)  # of each other client
     _began: float = field(default=0.0, init=False)  # of the server's computing
 
     def run(self) -> Iterator[dict[str, Message]]:
-        """Yield what clients send, as it comes, or of all that share a trunk at once."""
-        with self.members.during(self):
+        """Yield what clients send, as it comes, or of all that share a trunk at once.
+
+        Raises ShortRoundError where it would wait for clients that are lost, and enough others are there.
+        """
+        members, roster = self.members, self.members.roster
+        with members.during(self):
             # The point to which lost steps are rolled back.
-            names = [name for group in self.groups for name in group]
-            again = all(name in self.attempts for name in names)
-            self.members.worker.mark(names, again=again)
+            again = all(name in self.steps.attempts for name in self.names)
+            members.worker.mark(self.names, again=again)
             if not again:
-                for name in names:
-                    self.members.channels[name].memory.mark()
-            for group in self.groups:
-                former = max((self.attempts.get(name, 0) for name in group), default=0)
-                transaction = TrunkTransaction(self.members, self.job, group, self.round, former)
+                for name in self.names:
+                    members.channels[name].memory.mark()
+            for group in [self.names] if self.together else [[name] for name in self.names]:
+                former = max((self.steps.attempts.get(name, 0) for name in group), default=0)
+                transaction = TrunkTransaction(members, self.job, group, self.steps.round, former)
                 self._under_way |= dict.fromkeys(group, transaction)
-            deadline = self.members.roster.deadline()
-            while self._under_way:
+            deadline, waiting = roster.deadline(), WaitingLine(roster, members.notice)
+            while self._under_way or self.steps.short(roster):
                 # Steps that the server can compute now.
                 while messages := self._ready():
                     self._began = time.perf_counter()
@@ -171,8 +152,9 @@ class Training(Phase):
                     if not transaction.unfinished and not self._not_handed_in(transaction):
                         self._close(transaction)
                 deadline = self._leave_out(deadline)
-                if self._under_way:
-                    self.members.pump()
+                if self._under_way or self.steps.short(roster):
+                    waiting.tell([*self._under_way] or [*roster])
+                    members.pump()
 
     def awaits(self, name: str) -> bool:
         return name in self._under_way
@@ -232,7 +214,8 @@ class Training(Phase):
                 clock, held = roster[name].clock, self.members.coordinator.holdings[name].held
                 self.times.add(name, transaction.worked[name], clock, held, len(roster.there()))
             self.updates[name] = transaction.updates[name]
-            self.attempts[name] = transaction.attempt
+            self.steps.attempts[name] = transaction.attempt
+            self.steps.trained.add(name)
             roster[name].finish()
             del self._under_way[name]
 
@@ -241,22 +224,23 @@ class Training(Phase):
 
         Returns the deadline: a new one where others take their steps again.
         """
-        roster = self.members.roster
-        late = roster.now() > deadline
+        roster, steps = self.members.roster, self.steps
+        late, lost = roster.now() > deadline, list[str]()
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
-            gone = (slow or roster.long_away(name)) and self._enough_without(name)
-            if roster[name].expelled or gone:
+            gone = slow or roster.long_away(name)
+            if roster[name].expelled or (gone and steps.enough_without(name, roster)):
+                steps.left_out.add(name)
                 transaction.restart(without=name)
                 del self._under_way[name]
                 self.members.skip(name)
                 self.members.notice(f"the round goes on without {name}")
                 if transaction.names:
                     deadline, late = roster.deadline(), False
+            elif gone and not roster[name].present:
+                lost.append(name)
+        # Too few are left: without a checkpoint the round can only wait.
+        if (lost or steps.short(roster)) and roster.enough_present and self.goes_back:
+            without = f" without {', '.join(lost)}" if lost else ""
+            raise ShortRoundError(f"too few clients of round {steps.round} are left{without}")
         return deadline
-
-    def _enough_without(self, name: str) -> bool:
-        """Whether the round keeps enough clients that trained in it, or still do: none comes back to it."""
-        roster = self.members.roster
-        others = [other for other in self._under_way if other != name and roster[other].there]
-        return len(self.updates) + len(others) >= roster.fewest

@@ -26,6 +26,9 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is told so
     ("grpc.max_concurrent_streams", 1),  # of a connection: a client needs no more
     ("grpc.use_local_subchannel_pool", 1),  # clients in one process have a connection each
+    # The most that gRPC takes: by itself it tries a name's next address after 250 ms, and at a round trip of
+    # 200 ms a handshake lasts 600.
+    ("grpc.happy_eyeballs_connection_attempt_delay_ms", 2000),
 )
 
 

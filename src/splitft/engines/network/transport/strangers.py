@@ -82,9 +82,7 @@ def hang_up(connection: Connection) -> None:
         name = copy.getpeername()
         if (plain(name[0]), name[1]) == connection.peer:
             connection.ended = True
-            if (
-                sys.platform == "linux"
-            ):  # a reset; gRPC would still read all that is on its way after a shutdown
+            if sys.platform == "linux":  # a reset: after a shutdown gRPC would read all that is on its way
                 ctypes.CDLL(None).connect(copy.fileno(), bytes(16), 16)
             else:
                 copy.shutdown(socket.SHUT_RDWR)
@@ -103,10 +101,7 @@ class Strangers:
         self._known: set[Peer] = set()
         self._lock = threading.RLock()
         self._wake, self._closed = threading.Event(), False
-        self._credit, self._credited = (
-            1.0,
-            0.0,
-        )  # seconds whose share is left for looks at handshakes, and since
+        self._credit, self._credited = 1.0, 0.0  # seconds whose share is left for looks at handshakes; since
         self._thread = threading.Thread(target=self._watch, name="splitft-strangers", daemon=True)
         self._thread.start()
 
@@ -121,9 +116,9 @@ class Strangers:
     def end(self, peer: Peer) -> None:
         """Hang up on a connection: gRPC would wait until the other end has read that it is over."""
         with self._lock:
-            self._known.discard(peer)
             if all(connection.peer != peer for connection in self._connections.values()):
-                self._look()
+                self._look()  # as long as it is known: a client that leaves is no stranger
+            self._known.discard(peer)
             for connection in self._connections.values():
                 if connection.peer == peer:
                     hang_up(connection)
