@@ -16,6 +16,8 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
+from splitft.common.waits import HEED_SECONDS
+
 MOST_STEPS = 40_000  # of a schedule; more are a livelock
 
 
@@ -192,7 +194,8 @@ class Inbox:
             computing.sleep(pause)
         if not self._items:
             self._waits += 1
-            handle = self._wake_in(timeout) if timeout is not None else None
+            endless = timeout in (None, HEED_SECONDS)  # no signals come here
+            handle = self._wake_in(timeout) if not endless else None
             computing.park()
             self._waits += self._waits % 2
             if handle is not None:

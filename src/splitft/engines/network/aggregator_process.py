@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.common.text import error_line
+from splitft.common.waits import next_of
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.control import (
     TICKET_BYTES,
@@ -88,7 +89,7 @@ class AggregatorProcess:
         Raises NetworkError where the server sends again and again what is no request.
         """
         while True:
-            event = self.listener.events.get()
+            event = next_of(self.listener.events)
             if event.kind == "joined" and event.name == SERVER:
                 for name in self._taken:
                     self._tell_taken(name)

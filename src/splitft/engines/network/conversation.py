@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from splitft.common.waits import next_of
 from splitft.engines.network import control
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import NetworkError, SplitFTError
@@ -44,7 +45,7 @@ class Conversation:
 
     def take(self) -> Any:
         """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
-        came = self.dialler.incoming.get()
+        came = next_of(self.dialler.incoming)
         if isinstance(came, SplitFTError):
             raise came
         came = control.in_plain_words(came)

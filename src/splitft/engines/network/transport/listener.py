@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from splitft.common.waits import result_of
 from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.transport.admission import Admission
 from splitft.engines.network.transport.delivery import Frame, Kind, ViolationError, decode_frame
@@ -92,7 +93,7 @@ class Listener:
         on_told: called for each of these. Returns those that did not hear it within `seconds`.
         """
         telling = self._tell_end(end, set(names), self._loop.time() + seconds, on_told)
-        return asyncio.run_coroutine_threadsafe(telling, self._loop).result()
+        return result_of(asyncio.run_coroutine_threadsafe(telling, self._loop))
 
     def close(self, grace: float = 1.0) -> None:
         """Stop listening; what was sent last still has `grace` seconds to arrive."""
