@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from commands import run_process
@@ -39,13 +40,17 @@ def run(command: list[str], cwd: Path) -> str:
     return done.stdout
 
 
-def run_every_block(document: str, folder: Path) -> None:
+def run_every_block(document: str, folder: Path, having: Sequence[str] = ("",)) -> None:
     """Run what is bash or Python, one after another, in one folder, with the files that titles name in it.
 
     Every run must have learnt something.
+
+    having: Run only the blocks that contain one of these texts; each must be in one.
     """
-    blocks = blocks_of(document)
-    assert blocks
+    blocks = [
+        (language, code) for language, code in blocks_of(document) if any(text in code for text in having)
+    ]
+    assert blocks and all(any(text in code for _, code in blocks) for text in having)
     for name, code in files_of(document).items():
         (folder / name).write_text(code, encoding="utf-8")
     for language, code in blocks:

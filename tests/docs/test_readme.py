@@ -9,6 +9,12 @@ import pytest
 from documents import ROOT, check_trained, run, run_every_block
 
 
+def test_a_run_and_a_run_over_a_network(tmp_path: Path) -> None:
+    """The blocks that a reader types first; all of them are among the slow tests."""
+    run_every_block("README.md", tmp_path, ["splitft run my-job.yaml rounds", "splitft certs init"])
+
+
+@pytest.mark.slow
 def test_every_block_runs(tmp_path: Path) -> None:
     run_every_block("README.md", tmp_path)
 

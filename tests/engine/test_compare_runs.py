@@ -18,6 +18,7 @@ import yaml
 
 from cases import rest_slow
 from commands import run_process, start_process
+from forks import run_command
 from splitft.errors import OutputError
 from splitft.tools.compare.store import Store, open_store, run_state
 from tiny import save_tiny_model
@@ -128,8 +129,17 @@ def test_a_failing_variant_is_told_and_costs_no_other(
 
 
 def test_nothing_is_started_where_one_job_is_wrong(job: Path, tmp_path: Path) -> None:
-    done = compare(
-        job, "--methods", "same_spilt", "--vary", "lora_r_cut=4", "--seeds", "0", "--out", tmp_path / "out"
+    done = run_command(
+        "compare",
+        job,
+        "--methods",
+        "same_spilt",
+        "--vary",
+        "lora_r_cut=4",
+        "--seeds",
+        "0",
+        "--out",
+        tmp_path / "out",
     )
     assert done.returncode == 2
     told = " ".join(done.stderr.split())
@@ -137,7 +147,7 @@ def test_nothing_is_started_where_one_job_is_wrong(job: Path, tmp_path: Path) ->
     assert all(
         part in told for part in ("did you mean same_split?", "--vary lora_r_cut", "--seeds: at least 1")
     )
-    wrong = compare(job, "--vary", "lora_r_cut=[2, 5]", "--out", tmp_path / "out")
+    wrong = run_command("compare", job, "--vary", "lora_r_cut=[2, 5]", "--out", tmp_path / "out")
     assert wrong.returncode == 2
     assert "5 is more than lora_r (4)" in wrong.stderr
     assert not (tmp_path / "out").exists()

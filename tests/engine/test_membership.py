@@ -128,7 +128,7 @@ def test_a_round_with_too_few_begins_anew_with_those_that_are_there(
     adapter: str, setting: Settings, tmp_path: Path
 ) -> None:
     """West comes too late for the first round, of which south is then lost for good."""
-    setting |= {"network": {"min_clients": 2, "rejoin_seconds": 3.0}, "server_adapter": adapter}
+    setting |= {"network": {"min_clients": 2, "rejoin_seconds": 1.5}, "server_adapter": adapter}
     lost, come = threading.Event(), {"north": None, "west": None}
 
     def die(message: Any) -> list[Any]:

@@ -73,6 +73,7 @@ def test_plan_returns_the_tables(settings: Settings, tmp_path: Path) -> None:
     assert plan == json.loads((tmp_path / "plan" / "plan.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_compare_report_and_export_return_what_they_made(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
