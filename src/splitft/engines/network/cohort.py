@@ -163,18 +163,18 @@ class NetworkCohort:
 
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
+        roster = self._members.roster
         return {
-            "done": {name: member.done for name, member in self._members.roster.items()},
-            "exact": [name for name, member in self._members.roster.items() if member.exact],
-            "memories": {name: end.memory.state() for name, end in self._members.channels.items()},
+            "done": {name: member.done for name, member in roster.items()},
+            "exact": [name for name, member in roster.items() if member.exact],
+            "memories": self._members.kept.state(),
             "parts": self._times.parts,
             "held_out": self._held_out.state(),
         }
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state`; clients restore theirs, now or when they connect."""
-        for name, end in self._members.channels.items():
-            end.memory.load_state(state["memories"][name])
+        self._members.kept.load_state(state["memories"])
         self._times.parts.update(state["parts"])
         self._held_out.load_state(state["held_out"])  # clients send their ids again
         done, roster = state["done"], self._members.roster

@@ -12,7 +12,7 @@ from splitft.common.text import plain
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import AdapterDown, Gradients, Message, Metrics, TrunkOutput
 
-PROTOCOL = 6  # counts changes of the messages: see SCHEMA
+PROTOCOL = 7  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
 TICKET_BYTES = 16  # of `HandIn`
@@ -74,6 +74,7 @@ class Ready:
     eval_rows: int
     things: tuple[str, ...] = ()  # as in Welcome, of the part of the model that it holds
     values: tuple[str, ...] = ()
+    memory_key: str = ""  # lent for the session: seals what checkpoints hold of its samples; empty: nothing
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from splitft.common.text import plain
 from splitft.engines.network import control
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
+from splitft.engines.network.kept_samples import KeptSamples
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import Member, Roster, restoring
 from splitft.engines.network.transport.listener import Listener
@@ -44,6 +45,9 @@ class Members:
     changed: Callable[[Roster], None] = lambda roster: None  # called where the standing of a client changes
     facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
+
+    def __post_init__(self) -> None:
+        self.kept = KeptSamples(self.roster, self.channels)
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
@@ -190,6 +194,7 @@ class Members:
                 if apart:
                     self.turn_away(name, f"what it holds is not the server's: {plain(apart)}")
                     return
+                self.kept.open(name)
                 self.send(name, restoring(member))
             elif isinstance(message, control.Loaded):
                 self._resynchronise(member, message.ok and member.exact)

@@ -13,6 +13,7 @@ from splitft.engines.network.timing import StepClock
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import DivergedError, NetworkError
 from splitft.job.sections import NetworkConfig
+from splitft.wire.memory.sealed import is_key
 from splitft.wire.messages import AdapterDown, OptimizerState
 
 MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
@@ -48,6 +49,7 @@ class Member:
     facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
+    memory_key: str = ""  # seals what is kept of its samples
     unasked: list[Event] = field(default_factory=list)  # messages outside of the phase in force
 
     def join(self, session: str) -> None:
@@ -60,13 +62,15 @@ class Member:
     def ready(self, message: control.Ready, facts: Mapping[str, str]) -> str:
         """Note that its data are read, and what it holds; return what of that is not the server's.
 
-        Raises ValueError for numbers of rows that no client has.
+        Raises ValueError for numbers of rows that no client has, and for a key that is none.
         """
+        if message.memory_key and not is_key(message.memory_key):
+            raise ValueError("Ready: a memory_key that is none")
         rows, eval_rows = message.rows, message.eval_rows
         if not (0 <= rows <= MOST_ROWS and 0 <= eval_rows <= MOST_EVAL_ROWS):
             raise ValueError(f"Ready: {rows} rows and {eval_rows} held-out rows")
         self.rows, self.eval_rows, self.owes = rows, eval_rows, control.Loaded
-        self.facts = facts_of(message.things, message.values)
+        self.facts, self.memory_key = facts_of(message.things, message.values), message.memory_key
         return difference(self.facts, facts)
 
     def not_ready(self, problem: str) -> bool:

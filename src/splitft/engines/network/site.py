@@ -193,7 +193,8 @@ class Site:
             self._desk = self._setup.open_desk(self._conversation.fail)
         self._joined.gate.start_session()
         data, facts = self.client.data, self._setup.facts()
-        ready = control.Ready(len(data.train), len(data.eval), tuple(facts), tuple(facts.values()))
+        key = self._files.memory_key() if self.client.memory.state() else ""
+        ready = control.Ready(len(data.train), len(data.eval), tuple(facts), tuple(facts.values()), key)
         self._conversation.say(ready)
 
     def _turn_back(self, error: SplitFTError) -> None:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
-from splitft.common.files import append_line
+from splitft.common.files import append_line, disk_of, writing
 from splitft.common.state import State, pack
 from splitft.engines.network.control import Load
 from splitft.engines.network.faults import FAULTS
 from splitft.errors import DataError, OutputError, PolicyError
+from splitft.wire.memory.sealed import is_key, new_key
 
-SAVED, FINISHED = "saved", "finished"
+SAVED, FINISHED, KEY = "saved", "finished", "memory.key"
 KEEP = 2  # checkpoints: the server may go back to the one before the last
 GB = 10**9
 
@@ -57,6 +58,21 @@ class SiteFiles:
                     f"{self.folder} would hold {(held + size) / GB:.3g} GB, max_disk_gb is {self.most_gb:g}"
                 )
         save_checkpoint(self.folder / kind, number, state, keep=KEEP)
+
+    def memory_key(self) -> str:
+        """Return the key that seals what servers keep of this client's samples; made the first time.
+
+        Raises OutputError where it cannot be written.
+        """
+        path, disk = self.folder / KEY, disk_of(self.folder)
+        if path.exists() and is_key(key := path.read_text(encoding="utf-8")):  # a crash may have torn it
+            return key
+        key = new_key()
+        with writing(path, "choose another --folder"):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            disk.write_flushed(path, key.encode())
+            disk.flush_folder(self.folder)
+        return key
 
     def keep_fault(self, error: BaseException) -> Path:
         """Write down the traceback of an error; return the file."""

@@ -1,0 +1,80 @@
+"""What a server writes down of samples, with `codec: delta`: nothing that opens without the clients' keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from network_threads import QUIET, Settings, three_sites, together
+from splitft import Job, run
+from splitft.common.checkpoint import load_checkpoint
+from splitft.engines.network.site_files import KEY
+from splitft.wire.memory.sealed import opened
+
+NAMES = ("north", "south")
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Settings:
+    own: dict[str, Any] = {"codec": "delta", "cuts": [1, 2], "labels": "client", "tail_blocks": 1}
+    return three_sites(tmp_path, NAMES, **own)
+
+
+def kept_by(client: Path) -> dict[int, list[Any]]:
+    """Return what a client has saved of its samples, which its server had in memory, too."""
+    found = load_checkpoint(client / "saved")
+    assert found is not None
+    kept: dict[int, list[Any]] = found.state["memory"]["kept"]
+    return kept
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_server_keeps_of_samples_does_not_open_from_its_disk(
+    setting: Settings, tmp_path: Path
+) -> None:
+    folder = together(setting, tmp_path)
+    server = files_below(folder)
+    found = load_checkpoint(folder / "checkpoints")
+    assert found is not None and any("checkpoints" in str(path) for path in server)
+    for name in NAMES:
+        # The rows themselves, in the form in which both sides keep them, are at the client alone.
+        kept, own = kept_by(tmp_path / name), b"".join(files_below(tmp_path / name).values())
+        assert len(kept) > 5
+        for values, _ in kept.values():
+            row = values[0].numpy().tobytes()
+            assert row in own
+            assert not [path for path, content in server.items() if row in content]
+        # They are what the client's key opens, and this key is nowhere at the server.
+        key, pieces = (tmp_path / name / KEY).read_text(), found.state["cohort"]["memories"][name]
+        assert set(opened(pieces, key, name)["kept"]) == set(kept)
+        assert not [
+            path
+            for path, content in server.items()
+            if key.encode() in content or bytes.fromhex(key) in content
+        ]
+
+
+def test_a_client_with_another_key_starts_its_samples_anew(setting: Settings, tmp_path: Path) -> None:
+    """Its folder was lost, all but its states: the run goes on, and its samples are sent whole again."""
+    together(setting | {"rounds": 1}, tmp_path)
+    (tmp_path / "north" / KEY).unlink()
+    folder = together(setting, tmp_path, resume=True)
+    run(Job(**setting, output_dir=str(tmp_path / "local")), console=QUIET)
+    sizes = [load_checkpoint(one / "checkpoints").state["ledger"] for one in (folder, tmp_path / "local")]  # type: ignore[union-attr]
+    assert sizes[0] != sizes[1]
+
+
+def test_resumed_with_its_key_it_has_the_same_bits(setting: Settings, tmp_path: Path) -> None:
+    setting["lr_scheduler_type"] = "constant"
+    together(setting | {"rounds": 1}, tmp_path)
+    folder = together(setting, tmp_path, resume=True)
+    run(Job(**setting, output_dir=str(tmp_path / "local")), console=QUIET)
+    adapters = [
+        (one / "adapter" / "adapter_model.safetensors").read_bytes() for one in (folder, tmp_path / "local")
+    ]
+    assert adapters[0] == adapters[1]
