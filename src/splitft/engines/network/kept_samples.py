@@ -20,9 +20,7 @@ class KeptSamples:
 
     roster: Roster
     channels: Mapping[str, Channel]
-    _sealed: dict[str, list[Tensor]] = field(
-        default_factory=dict, init=False
-    )  # until the client's key is there
+    _sealed: dict[str, list[Tensor]] = field(default_factory=dict, init=False)  # of clients that are to come
 
     def state(self) -> State:
         """Return what a checkpoint holds of each client's samples."""
