@@ -291,7 +291,8 @@ def test_connections_without_a_word_keep_nobody_out(authority: Path, start: Call
         proxy.close()
         for made in idle:
             made.close()
-    lines = server.audit()
+    # A dialler that another test has left may knock at a port that is used again: it leaves by itself.
+    lines = [line for line in server.audit() if not line["refused"].startswith("it left before")]
     assert lines and {line["address"] for line in lines} == {"127.0.0.2"} and len(lines) < 5, lines
 
 

@@ -244,7 +244,7 @@ class Line:
         self.left: deque[Any] = deque()
         self._sent, self._idle = sent, idle
 
-    def get(self) -> Any:
+    def get(self, timeout: float) -> Any:
         while not self.left:
             self._idle()
         return self.left.popleft()
