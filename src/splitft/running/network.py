@@ -44,7 +44,7 @@ def check_network_job(job: Job) -> None:
         raise JobError(f"method {runs} has no server: over a network there is {', '.join(METHODS)}")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
-    if "labels" not in job.model_fields_set:
+    if job.splits_model and "labels" not in job.model_fields_set:
         raise JobError(
             "over a network a job must state `labels`: `labels: server` sends the text to the server, "
             "`labels: client` keeps labels, head and tail on the clients (docs/threat-model.md)"

@@ -1,0 +1,81 @@
+"""Whole models at the clients over a network (`method: fed_lora`): the bits of one process."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cases import rest_slow
+from history_checker import check_history
+from network_threads import QUIET, Settings, three_sites, together
+from ports import free_port
+from splitft import Job, run
+from splitft.running.aggregator import serve_averages
+
+NAMES = ["anna", "bert", "cleo"]
+SECONDS = ("round_seconds", "evaluation_seconds")
+MODES: dict[str, Settings] = {
+    "micro-batches, a metric": {"gradient_accumulation_steps": 2, "metrics": ["top5_accuracy"]},
+    "labels at home": {"labels": "client", "eval_every": 2},
+    "algorithms": {
+        "server_optimizer": "fedadam", "objective": "fedprox", "proximal_mu": 0.1, "optim": "sgd",
+        "optim_args": "momentum=0.9", "learning_rate": 0.05,
+    },
+    "freeze_a, some clients": {"aggregation": "freeze_a", "clients_per_round": 2, "rounds": 3},
+    "median, no padding": {"robust_aggregation": "median", "padding_free": True},
+    "in turns, lower ranks": {"order": "turns", "lora_r_cut": 2, "aggregation": "exact"},
+    "a shared trunk that holds nothing": {"server_adapter": "shared", "server_batch_tokens": 64},
+    "pissa": {"adapter_name_or_path": None, "init_lora_weights": "pissa"},
+    "dora": {"adapter_name_or_path": None, "use_dora": True},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("whole")
+    return three_sites(folder, NAMES, method="fed_lora", labels="server", cuts=1, eval_every=1)
+
+
+def adapter_of(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if not k.startswith("bytes") and k not in SECONDS} for line in lines
+    ]
+
+
+def check_same(setting: Settings, folder: Path, apart: Path) -> None:
+    """The run in one process has the adapter and the figures of the one over a network."""
+    one = folder / "one"
+    run(Job(**setting, output_dir=str(one)), console=QUIET)
+    assert figures(apart) == figures(one)
+    assert adapter_of(apart) == adapter_of(one)
+    check_history(apart, Job(**setting | {"clients": len(NAMES)}))
+
+
+@pytest.mark.parametrize("mode", rest_slow(MODES, 3))
+def test_the_same_bits_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
+    setting = setting | MODES[mode]
+    check_same(setting, tmp_path, together(setting, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes", rest_slow([{}, {"aggregation": "freeze_a", "server_optimizer": "fedavgm"}], 1)
+)
+def test_with_an_aggregator(changes: Settings, setting: Settings, tmp_path: Path) -> None:
+    port = free_port()
+    setting = setting | changes
+    apart = setting | {"network": {"clients": NAMES, "aggregator": f"127.0.0.1:{port}"}}
+    job, kept = Job(**apart, output_dir=str(tmp_path / "unused")), tmp_path / "aggregator"
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(serve_averages, job, f"127.0.0.1:{port}", folder=kept, console=QUIET)
+        folder = together(apart, tmp_path)
+        ended.result(30)
+    check_same(setting, tmp_path, folder)
