@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cases import rest_slow
 from history_checker import check_history
 from network_threads import QUIET, Settings, three_sites, together
 from ports import free_port
 from splitft import Job, run
+from splitft.engines.network import control
 from splitft.running.aggregator import serve_averages
+from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Metrics
+from tcp_proxy import Proxy
+from wire_capture import messages_of
 
 NAMES = ["anna", "bert", "cleo"]
 SECONDS = ("round_seconds", "evaluation_seconds")
@@ -79,3 +86,52 @@ def test_with_an_aggregator(changes: Settings, setting: Settings, tmp_path: Path
         folder = together(apart, tmp_path)
         ended.result(30)
     check_same(setting, tmp_path, folder)
+
+
+UP = {
+    control.Hello, control.Ready, control.Loaded, control.Held, control.Started, control.Worked, LocalLoss,
+    AdapterUp, Metrics, control.Evaluated, control.Saved,
+}  # fmt: skip
+DOWN = {
+    control.Welcome, control.Load, AdapterDown, control.Train, control.Evaluate, control.Save, control.End,
+}  # fmt: skip
+
+
+def tensors_in(message: object) -> list[torch.Tensor]:
+    """All tensors of a message."""
+    found: list[torch.Tensor] = []
+    for value in vars(message).values():
+        several = value if isinstance(value, tuple) else (value,)
+        found += [one for one in several if isinstance(one, torch.Tensor)]
+    return found
+
+
+def test_adapters_losses_and_figures_are_all_that_crosses(setting: Settings, tmp_path: Path) -> None:
+    """Every byte of all connections is read: no tensor of the width of hidden states, and no ids."""
+    proxies: list[Proxy] = []
+
+    def port_for(name: str, port: int) -> int:
+        proxies.append(Proxy(port, capture=True))
+        return proxies[-1].port
+
+    folder = together(setting, tmp_path, port_for=port_for)
+    values = load_file(folder / "adapter" / "adapter_model.safetensors").values()
+    block = sum(tensor.numel() for tensor in values) // 4  # of four alike
+    hidden = json.loads((Path(setting["model_name_or_path"]) / "config.json").read_text())["hidden_size"]
+    crossed: Counter[type] = Counter()
+    for proxy in proxies:
+        assert proxy.captured is not None and proxy.connections == 1
+        for way, kinds in (("up", UP), ("down", DOWN)):
+            captured = bytes(proxy.captured[way])
+            messages, size = messages_of(captured)
+            assert size > 0.9 * len(captured), "the rest is HTTP/2"
+            assert {type(message) for message in messages} <= kinds
+            crossed.update(type(message) for message in messages)
+            for message in messages:
+                for tensor in tensors_in(message):
+                    assert tensor.is_floating_point() and tensor.ndim == 1 and len(tensor) != hidden
+                    assert len(tensor) == block or (isinstance(message, Metrics) and len(tensor) <= 8)
+        proxy.close()
+    assert len(proxies) == len(NAMES)
+    assert crossed[LocalLoss] == len(NAMES) * 2 * 2 and crossed[AdapterUp] == len(NAMES) * 2
+    assert crossed[Metrics]
