@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from cases import rest_slow
 from history_checker import check_history
-from network_threads import QUIET, Settings, three_sites, together
+from network_threads import QUIET, Settings, Tamper, three_sites, together
 from ports import free_port
 from splitft import Job, run
 from splitft.engines.network import control
@@ -36,6 +37,7 @@ MODES: dict[str, Settings] = {
     "median, no padding": {"robust_aggregation": "median", "padding_free": True},
     "in turns, lower ranks": {"order": "turns", "lora_r_cut": 2, "aggregation": "exact"},
     "a shared trunk that holds nothing": {"server_adapter": "shared", "server_batch_tokens": 64},
+    "a server without weights": {"network": {"clients": NAMES, "probe": False}},
     "pissa": {"adapter_name_or_path": None, "init_lora_weights": "pissa"},
     "dora": {"adapter_name_or_path": None, "use_dora": True},
 }  # fmt: skip
@@ -86,6 +88,32 @@ def test_with_an_aggregator(changes: Settings, setting: Settings, tmp_path: Path
         folder = together(apart, tmp_path)
         ended.result(30)
     check_same(setting, tmp_path, folder)
+
+
+def nan(message: Any) -> list[Any]:
+    if isinstance(message, AdapterUp):
+        message = replace(message, values=tuple(values * float("nan") for values in message.values))
+    return [message]
+
+
+def heavy(message: Any) -> list[Any]:
+    """Claims the rows of four batches, to count four times."""
+    return [replace(message, lengths=message.lengths * 4) if isinstance(message, LocalLoss) else message]
+
+
+@pytest.mark.parametrize(("tamper", "why"), rest_slow([
+    (heavy, "samples in a batch of"), (nan, "not finite"),
+], 1))  # fmt: skip
+def test_a_client_that_cheats_is_left_out(
+    tamper: Tamper, why: str, setting: Settings, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    setting = setting | {"per_device_eval_batch_size": 16}
+    folder = together(setting, tmp_path, tamper={"cleo": tamper}, said=said)
+    assert why in said[0]
+    honest = {name: path for name, path in setting["data_files"].items() if name != "cleo"}
+    run(Job(**setting | {"data_files": honest}, output_dir=str(tmp_path / "one")), console=QUIET)
+    assert adapter_of(folder) == adapter_of(tmp_path / "one")
 
 
 UP = {

@@ -244,10 +244,13 @@ class Line:
         self.left: deque[Any] = deque()
         self._sent, self._idle = sent, idle
 
-    def get(self) -> Any:
+    def get(self, timeout: float | None = None) -> Any:
         while not self.left:
             self._idle()
         return self.left.popleft()
+
+    def empty(self) -> bool:
+        return not self.left
 
     def put(self, item: Any) -> None:
         self.left.append(item)
