@@ -79,9 +79,10 @@ class TrunkWorker:
 
         # Run the trunks; tell the norms of their gradients with the last micro-batch of a step.
         replies = self._answers.to(messages, self._shares, self.batch_tokens)
-        for client, message in (*replies.items(), *messages.items()):
-            if isinstance(message, Gradients | LocalLoss):  # of a trunk, or of a whole model at a client
-                place = {"round": message.round, "step": message.step, "micro_step": message.micro_step}
+        for client, taken_step in (*replies.items(), *messages.items()):
+            if isinstance(taken_step, Gradients | LocalLoss):  # of a trunk, or of a whole model at a client
+                names = ("round", "step", "micro_step")
+                place = {name: getattr(taken_step, name) for name in names}
                 self.log({"event": "backward", "client": client, **place})
         return self._close_step(replies)
 
