@@ -31,6 +31,10 @@ MODES: dict[str, dict[str, Any]] = {
         "server_adapter": "shared", "labels": "client", "tail_blocks": 1, "lora_r_cut": 2,
         "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2], "3": [2, 3, 1]}},
     },
+    "whole": {
+        "method": "fed_lora", "lora_dropout": 0.1, "gradient_accumulation_steps": 2,
+        "server_optimizer": "fedavgm",
+    },
 }  # fmt: skip
 
 
@@ -148,8 +152,11 @@ POINTS = [
     ("per_client", SERVER, "server.step:30:kill"),
     ("shared", "client-2", "client.take:14:kill"),
     ("moving apart", SERVER, "server.aggregate:2:kill"),
+    ("whole", SERVER, "server.step:40:kill"),
 ]
 MORE_POINTS = [
+    ("whole", "client-1", "client.send:12:kill"),
+    ("whole apart", AGGREGATOR, "server.take:5:kill"),
     ("per_client apart", AGGREGATOR, "server.take:4:kill"),
     ("delta", "client-1", "client.take:30:kill"),
     ("per_client", "client-1", "client.send:12:kill"),

@@ -39,6 +39,7 @@ WINDOW = 8  # token ids in a row
 LABELS: dict[str, Settings] = {
     "server": {"labels": "server", "tail_blocks": 0},
     "client": {"labels": "client", "tail_blocks": 1},
+    "whole models": {"method": "fed_lora"},  # labels: where they are
 }
 
 

@@ -249,6 +249,9 @@ class Line:
             self._idle()
         return self.left.popleft()
 
+    def empty(self) -> bool:
+        return not self.left
+
     def put(self, item: Any) -> None:
         self.left.append(item)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from simulation.kit import Around
 from simulation.modes import Mode
 from simulation.standin import BLOCKS, EVAL_ROWS, LAYOUT, WIDTH, StandInClient, StandInServer
+from simulation.standin_whole import StandInWholeClient
 from splitft import Job
 from splitft.client.client import ClientRole
 from splitft.common.state import State
@@ -58,8 +59,9 @@ class NumberKit:
         return unpacked
 
     def joined(self, name: str, job: Job, policy: SitePolicy) -> Joined:
-        client: Any = StandInClient(name, job)
-        gate = RequestGate(job, policy, BLOCKS, range(1, BLOCKS), EVAL_ROWS)
+        client: Any = StandInClient(name, job) if job.splits_model else StandInWholeClient(name, job)
+        cuts = range(1, BLOCKS) if job.splits_model else (BLOCKS,)
+        gate = RequestGate(job, policy, BLOCKS, cuts, EVAL_ROWS)
         return Joined(client, Channel(job, WIDTH, client.memory), gate, "digest", 1 << 20)
 
     def check_adapter(self, policy: SitePolicy, client: ClientRole, message: AdapterDown) -> None: ...

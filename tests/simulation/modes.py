@@ -19,6 +19,7 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 TAIL = {"labels": "client", "tail_blocks": 1}
 SHARED = {"server_adapter": "shared"}
+WHOLE: dict[str, Any] = {"method": "fed_lora", "cuts": 1}
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,14 @@ MODES = {
              "network": {"min_clients": 1, "round_seconds": 3.0, "rejoin_seconds": 4.0}},
             strict=False, slow=True,
         ),
+        Mode("whole models", {**WHOLE, "gradient_accumulation_steps": 2}, cuts=((4, 4),)),
+        Mode("whole models, aggregator", {**WHOLE, "network": AGGREGATOR}, cuts=((4, 4),), aggregator=True),
+        Mode(
+            "whole models, stragglers",
+            {**WHOLE, "clients": 3, "labels": "client",
+             "network": {"min_clients": 2, "round_seconds": 3.0, "rejoin_seconds": 2.0}},
+            cuts=((4, 4, 4),), strict=False, slow=True,
+        ),
     )
 }  # fmt: skip
 
@@ -161,6 +170,16 @@ REAL = {
              "network": {"clients": ["client-0", "client-1", "client-2"], "min_clients": 2,
                          "round_seconds": 3.0}},
             strict=False, slow=True,
+        ),
+        Mode(
+            "real, whole models",
+            {**WHOLE, "lora_dropout": 0.2, "gradient_accumulation_steps": 2, "server_optimizer": "fedavgm"},
+        ),
+        Mode(
+            "real, whole models, aggregator",
+            {**WHOLE, "aggregation": "freeze_a", "optim": "sgd", "optim_args": "momentum=0.9",
+             "network": AGGREGATOR},
+            aggregator=True,
         ),
     )
 }  # fmt: skip

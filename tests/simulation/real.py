@@ -27,6 +27,7 @@ from splitft.engines.network.site import Joined
 from splitft.job.site_policy import SitePolicy
 from splitft.lora.initial import new_adapter
 from splitft.proof.head import try_head
+from splitft.running.baselines.whole import WholeClient, WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.facts import data_digest, weight_facts
 from splitft.running.model import inject_adapters, load_base, make_split_model
@@ -64,7 +65,9 @@ class RealKit:
         self.batch_tokens = batch_tokens(job, self.model, cuts, quiet)
         self.adapter = new_adapter(slots.layout, job.lora_r, job.seed)
 
-    def policy(self, mode: Mode) -> CutPlanner:
+    def policy(self, mode: Mode) -> CutPlanner | WholeModels:
+        if not mode.job.splits_model:
+            return WholeModels(mode.names, BLOCKS)
         blocks = BLOCKS - mode.job.num_tail_blocks
         most = dict.fromkeys(mode.names, blocks - 1)
         return CutPlanner(mode.job, mode.cuts_of(0), most, blocks, measured=True)
@@ -102,12 +105,18 @@ class RealKit:
 
     def joined(self, name: str, job: Job, policy: SitePolicy) -> Joined:
         data, model = rows_of(name), self.model
-        client = Client(name, data, model, job, PAD_ID, sample_memory(job, model.width))
+        client: ClientRole
+        if job.splits_model:
+            client = Client(name, data, model, job, PAD_ID, sample_memory(job, model.width))
+        else:
+            client = WholeClient(name, data, model, job, PAD_ID)
         gate = RequestGate(job, policy, BLOCKS, offered_cuts(job, BLOCKS), len(data.eval))
         channel = Channel(job, model.width, client.memory)
         return Joined(client, channel, gate, data_digest(data.train, data.eval), most_bytes_down(job, model))
 
     def check_adapter(self, policy: SitePolicy, client: ClientRole, message: AdapterDown) -> None:
+        if not client.settings.splits_model:
+            return
         adapter = client.state()["adapter"]
         front = {block: adapter[block] for block in message.blocks if block < message.cut}
         check_front(policy, client.model, front)

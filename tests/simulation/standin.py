@@ -32,6 +32,7 @@ from splitft.wire.messages import (
     AdapterUp,
     Gradients,
     HeldOut,
+    LocalLoss,
     Message,
     Metrics,
     TailGradients,
@@ -163,6 +164,10 @@ class StandInWorker:
                     trained.append(client)
                 case Metrics():
                     self._count(client, message)
+                case LocalLoss():
+                    self.rows[client] += sum(message.lengths)
+                    self._log_step(client, message)
+                    self._add_loss(client, message.loss)
         last = self.settings.gradient_accumulation_steps - 1
         closing = [client for client in trained if replies[client].micro_step == last]  # type: ignore[union-attr]
         for key in by_trunk(closing, self.settings):
@@ -229,12 +234,19 @@ class StandInWorker:
         return TrunkOutput(message.round, message.step, message.micro_step, message.train, rows_from(seen))
 
     def _down(self, client: str, message: Activations | TailGradients, seen: int) -> Gradients:
+        self._log_step(client, message)
+        loss = seen / PRIME
+        self._add_loss(client, loss)
+        place = message.round, message.step, message.micro_step
+        return Gradients(*place, loss=loss, gradient=rows_from(seen + 1))
+
+    def _log_step(self, client: str, message: Activations | TailGradients | LocalLoss) -> None:
         place = {"round": message.round, "step": message.step, "micro_step": message.micro_step}
         self.log({"event": "backward", "client": client, **place})
-        loss = seen / PRIME
+
+    def _add_loss(self, client: str, loss: float) -> None:
         total, tokens = self.losses.get(client, (0.0, 0))
         self.losses[client] = total + loss * 3, tokens + 3
-        return Gradients(**place, loss=loss, gradient=rows_from(seen + 1))
 
     def _count(self, client: str, found: Metrics) -> Metrics:
         before = self.metrics.get(client)
@@ -247,6 +259,11 @@ class StandInWorker:
 
 def metrics(round_: int, seen: int) -> Metrics:
     return Metrics(round_, seen / PRIME, 0.0, 3, 0.0, 0)
+
+
+def with_rows(found: Metrics) -> Metrics:
+    nll = _ROW_TOKENS * (found.nll / 3)
+    return replace(found, row_nll=nll, row_correct=_NONE, row_tokens=_ROW_TOKENS)
 
 
 class StandInServer(Server):
@@ -332,9 +349,8 @@ class StandInClient:
                 place = message.round, message.step, message.micro_step
                 return TailGradients(*place, seen / PRIME, 3, rows_from(seen))
             case TrunkOutput():
-                found = metrics(message.round, mix(number_of(message.hidden), *self.handed_out.values()))
-                nll = _ROW_TOKENS * (found.nll / 3)
-                return replace(found, row_nll=nll, row_correct=_NONE, row_tokens=_ROW_TOKENS)
+                seen = mix(number_of(message.hidden), *self.handed_out.values())
+                return with_rows(metrics(message.round, seen))
             case Gradients():
                 self._gradients.append(number_of(message.gradient))
                 if message.micro_step + 1 == self.micro_steps:

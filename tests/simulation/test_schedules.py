@@ -33,6 +33,7 @@ FOUND = [
     ("rejoin, shared", 31),  # others had come too late for the round
     ("rejoin, sampled", 3),  # others were not drawn for it
     ("rejoin, in turns", 143),  # others had had their turn
+    ("whole models", 31),  # losses and adapters came together, and the losses were lost
     ("rejoin", 155),  # after a checkpoint with which no client had saved its state
 ]
 

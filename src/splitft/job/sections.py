@@ -106,6 +106,11 @@ class NetworkConfig(Strict):
         "server. Default: the server averages.",
         pattern=r"^\S+:\d{1,5}$",
     )
+    probe: bool = key(
+        True,
+        "With method fed_lora: the server holds the base model, to try each average on it before clients "
+        "get it. No: it holds no weights; only reach and the clients' own figures tell a bad average.",
+    )
 
 
 class CutPolicyConfig(Strict):

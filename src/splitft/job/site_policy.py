@@ -27,6 +27,11 @@ _SHOWN = 300  # characters of a clause: names in it are the server's
 class SitePolicy(Strict):
     """Limits of one client on every job; what it leaves open, the agreed job decides."""
 
+    methods: Annotated[list[Literal["splitft", "same_split", "fed_lora"]], Field(min_length=1)] | None = key(
+        None,
+        "Methods that a job may have. [fed_lora]: only jobs that hold and train the whole model here, and "
+        "send no activations. Default: all, but fed_lora only without max_cut.",
+    )
     labels: Annotated[list[Literal["client", "server"]], Field(min_length=1)] = key(
         ["client", "server"],
         "Places where labels may be. [client]: no job that sends the text to the server.",
@@ -151,28 +156,42 @@ def check_policy(
 
 def _limit_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
     """Return a clause for each number of a job beyond the policy's."""
-    stated = job.cuts if isinstance(job.cuts, list) else [job.cuts]
     evaluations = job.rounds // job.eval_every + 2
     limits = (
         ("rounds", job.rounds, "max_rounds", policy.max_rounds),
         ("local_steps", job.local_steps, "max_local_steps", policy.max_local_steps),
         ("evaluations", evaluations, "max_evaluations", policy.max_evaluations),
         ("lora_r", job.lora_r, "max_lora_r", policy.max_lora_r),
-        ("tail_blocks", job.num_tail_blocks, "max_tail_blocks", policy.max_tail_blocks),
-        ("cuts", min(stated) if job.splits_model else 1, "max_cut", policy.max_cut),
     )
     problems = [f"{name} {value}, {key} {most}" for name, value, key, most in limits if most and value > most]
-    if policy.max_tail_blocks == 0 and job.num_tail_blocks:
-        problems.append(f"tail_blocks {job.num_tail_blocks}, max_tail_blocks 0")
-    if job.splits_model and max(stated) < policy.min_cut:
+    return problems + (_part_problems(policy, job) if job.splits_model else _whole_problems(policy))
+
+
+def _part_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
+    """Return a clause for each limit on the part of the model here that a job does not keep."""
+    stated, tail, problems = job.cuts if isinstance(job.cuts, list) else [job.cuts], job.num_tail_blocks, []
+    if policy.max_tail_blocks is not None and tail > policy.max_tail_blocks:
+        problems.append(f"tail_blocks {tail}, max_tail_blocks {policy.max_tail_blocks}")
+    if policy.max_cut is not None and min(stated) > policy.max_cut:
+        problems.append(f"cuts {min(stated)}, max_cut {policy.max_cut}")
+    if max(stated) < policy.min_cut:
         problems.append(f"cuts {max(stated)}, min_cut {policy.min_cut}")
     return problems
+
+
+def _whole_problems(policy: SitePolicy) -> list[str]:
+    """Return a clause where a policy does not let a job hold the whole model here."""
+    if policy.methods is None and policy.max_cut is not None:
+        return [f"the whole model is held here, max_cut {policy.max_cut} (methods: [fed_lora] allows it)"]
+    return []
 
 
 def _name_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
     """Return a clause for each name in a job that the policy does not list."""
     problems = []
-    if job.labels not in policy.labels:
+    if policy.methods is not None and job.method not in policy.methods:
+        problems.append(f"method {job.method}, allowed {', '.join(policy.methods)}")
+    if job.splits_model and job.labels not in policy.labels:  # else no label leaves
         problems.append(f"labels {job.labels}, allowed {', '.join(policy.labels)}")
     if job.attn_implementation is not None and job.attn_implementation not in policy.attention:
         problems.append(
@@ -180,7 +199,7 @@ def _name_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
         )
     if policy.models is not None and job.model_name_or_path not in policy.models:
         problems.append(f"model_name_or_path {job.model_name_or_path}, allowed {', '.join(policy.models)}")
-    codecs = {job.codec, job.gradient_codec, job.eval_codec} - {None}
+    codecs = {job.codec, job.gradient_codec, job.eval_codec} - {None} if job.splits_model else set()
     columns = {job.dataset_text_field, job.document_column, job.partition.column} - {None}
     for what, named, allowed in (("codec", codecs, policy.codecs), ("column", columns, policy.columns)):
         if allowed is not None and (foreign := sorted(map(str, named - set(allowed)))):

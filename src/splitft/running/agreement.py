@@ -125,16 +125,22 @@ def job_lines(job: CostSettings, view: Mapping[str, Any], digest: str, data: str
     parts = f"{cuts} blocks of the front{moves}, {job.num_tail_blocks} of the tail"
     rows = job.per_device_train_batch_size * job.gradient_accumulation_steps
     attention = f", attention {job.attn_implementation}" if job.attn_implementation else ""
+    to = view["network.aggregator"] or "the server"
+    sent = f"activations as {job.codec}, adapters to {to}"
+    if not job.splits_model:
+        parts = "the whole model"
+        sent = f"no activations; adapters to {to}, losses, lengths of samples and evaluation figures"
+    at_home = job.labels == "client" or not job.splits_model
     lines = {
         "job": digest,
         "model": f"{job.model_name_or_path}, revision {job.model_revision}{attention}",
         "data": f"{data}, column {job.dataset_text_field}",
-        "labels": "stay here" if job.labels == "client" else "go to the server: they are the text",
-        "held here": parts if job.splits_model else "the whole model",
+        "labels": "stay here" if at_home else "go to the server: they are the text",
+        "held here": parts,
         "adapters": f"LoRA of rank {job.lora_r} on {first_few(view[LAYERS], 8)}",
         "work": f"{job.rounds} rounds of {job.local_steps} steps of {rows} rows, learning rate "
         f"{job.learning_rate:g}; an evaluation every {job.eval_every} rounds",
-        "sent": f"activations as {job.codec}, adapters to {view['network.aggregator'] or 'the server'}",
+        "sent": sent,
     }
     return two_columns({name: plain(text, 400) for name, text in lines.items()})
 

@@ -31,7 +31,7 @@ def headline(start: Assembly) -> Table:
         trained = sum(tensor.numel() for tensors in kept for tensor in tensors.values())
     return two_columns({
         "model": f"{job.model_name_or_path}, {short_count(counts['base'])} parameters in {start.num_blocks} "
-        f"blocks, {dtype}, on {start.model.device}",
+        f"blocks, {dtype}, on {start.device}",
         "trained": f"{short_count(trained)} parameters ({100 * trained / max(1, counts['base']):.2g} %): "
         f"LoRA of rank {job.lora_r}{at_cut}",
         "batch": batch_text(job, len(start.names)),

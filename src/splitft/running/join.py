@@ -49,6 +49,7 @@ from splitft.running.site_checks import (
     check_front,
     check_memory,
     check_model_files,
+    check_whole,
     most_bytes_down,
 )
 from splitft.weights.load import load_tokenizer
@@ -186,6 +187,8 @@ class ClientSetup:
     def _load(self, job: Job, named: str, welcome: Welcome, blocks: frozenset[int] | None) -> SplitModel:
         """Return the model with these blocks alone; None: with all. named: by the server."""
         head = job.labels == "client" or blocks is None
+        if blocks is None:
+            check_whole(self.policy, lambda: load_base(job, self.console, weights=False))
         base = load_base(job, self.console, blocks=blocks, head=head)
         check_model_files(self.policy, named, job)
         form: HeadForm = "whole"

@@ -42,13 +42,26 @@ def check_network_job(job: Job) -> None:
     if job.method not in METHODS:
         runs = f"{job.method_name} runs {job.method}, which" if job.method_name else job.method
         raise JobError(f"method {runs} has no server: over a network there is {', '.join(METHODS)}")
+    if job.splits_model and not job.network.probe:
+        raise JobError(
+            f"network.probe: false is for method fed_lora: with {job.method} the server runs the trunks, and "
+            "holds the model; leave it out"
+        )
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
-    if "labels" not in job.model_fields_set:
+    if job.splits_model and "labels" not in job.model_fields_set:
         raise JobError(
             "over a network a job must state `labels`: `labels: server` sends the text to the server, "
             "`labels: client` keeps labels, head and tail on the clients (docs/threat-model.md)"
         )
+
+
+def needs_weights(job: Job) -> bool:
+    """Whether a job's server holds the base model's weights.
+
+    For its trunks, to probe averages, or since the first adapter is made from them.
+    """
+    return job.splits_model or job.network.probe or job.moves_base or job.use_dora
 
 
 def check_address(address: str, certs: Path | None, insecure: bool, client_certs: bool = True) -> None:

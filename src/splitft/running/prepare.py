@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,7 @@ from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
 from splitft.job.sections import per_client
 from splitft.job.settings import BatchSettings, FederationSettings
-from splitft.lora.blocks import Adapter, to_device
+from splitft.lora.blocks import Adapter, device_of, to_device
 from splitft.lora.initial import new_adapter
 from splitft.model.config import count_blocks, rope_border, text_config
 from splitft.model.magnitudes import set_magnitudes
@@ -74,6 +75,16 @@ class Assembly:
     @property
     def model(self) -> Any:
         return self.split_model.model
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the model's weights are here, and not their shapes alone."""
+        return self.split_model.device.type != "meta"
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the adapters, and of the model where its weights are here."""
+        return device_of(self.adapter)
 
     @property
     def num_blocks(self) -> int:

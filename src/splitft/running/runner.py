@@ -304,7 +304,7 @@ class _Output:
             "random_weights": is_random(start.job.model_name_or_path),
             "notices": start.notices,
             **({"data": start.prepared.report.summary()} if start.prepared else {}),
-            "device": str(start.model.device),
+            "device": str(start.device),
             "versions": {name: version(name) for name in _VERSIONED},
         }
         if software := self.parties.software():

@@ -36,6 +36,7 @@ from splitft.history import OF_EVALUATION
 from splitft.job import Job
 from splitft.job.told import told_job
 from splitft.model.config import text_config
+from splitft.running.base_facts import base_facts
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
@@ -45,14 +46,21 @@ from splitft.running.folder import SUMMARY, open_run
 from splitft.running.live import Notices
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.methods import with_method
-from splitft.running.network import check_address, check_network_job, client_names, job_digest, notice
+from splitft.running.network import (
+    check_address,
+    check_network_job,
+    client_names,
+    job_digest,
+    needs_weights,
+    notice,
+)
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
-from splitft.server.probe import AdapterProbe
+from splitft.server.probe import AdapterProbe, not_finite
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
 from splitft.wire.channel import Channel
@@ -118,7 +126,12 @@ def serve(
 
         # Prepare the model, and listen.
         quiet_libraries()
-        start = assemble(job, console, elsewhere=names)
+        start = assemble(job, console, elsewhere=names, weights=needs_weights(job))
+        if not start.has_weights:
+            start.notices.append(
+                "network.probe is false: the server holds no weights, and tries no average on them"
+            )
+            say(start.notices[-1])
         if job.eval_set:
             say(
                 f"{job.eval_set} is read by clients with --job-data, for their shares of its rows; clients "
@@ -196,11 +209,12 @@ def make_server_side(
     averaging = None
     if job.network.aggregator:
         averaging = AggregatorLink(job, job_digest(start.stated), model.slots.layout, ledger)
-    # Every average is probed before it is handed out.
+    # Every average is probed before it is handed out, where the model is here.
     vocab_size = int(text_config(start.model).vocab_size)
     probe = AdapterProbe(
         model, vocab_size, job.max_length, job.without_padding, lambda: cohort.held_out_batches
     )
+    examine = probe.problem if start.has_weights else not_finite
     server = Server(
         model,
         job,
@@ -210,7 +224,7 @@ def make_server_side(
         micro_batches=micro_batches(job, lambda name: roster[name].rows, times.parts, roster.there),
         averager=averaging.average if averaging else None,
         log=lambda line: append_line(steps, json.dumps(line)),
-        guard=Guard(probe.problem, lambda name, reason: members.expel(name, reason), say),
+        guard=Guard(examine, lambda name, reason: members.expel(name, reason), say),
     )
 
     # The listener.
@@ -273,7 +287,10 @@ def welcome_of(start: Assembly) -> Welcome:
     dtype = str(base_dtype(job, config)).removeprefix("torch.")
     told, optional = told_job(job.model_copy(update={"dtype": dtype}))
     facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
-    facts |= weight_facts(start.model, moved=job.moves_base)
+    if start.has_weights:
+        facts |= weight_facts(start.model, moved=job.moves_base)
+    else:
+        facts |= base_facts(job, config)
     return Welcome(
         job=told,
         targets=tuple(slots.targets),
@@ -289,6 +306,6 @@ def most_bytes(start: Assembly) -> int:
     """Return the bytes of the largest message that a client of this job can send."""
     job, config = start.job, text_config(start.model)
     rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
-    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8)
+    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8) if job.splits_model else 0
     adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
     return max(batch, 2 * 4 * adapter) + SLACK

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
 
 from splitft.engines.network.gate import SLACK
 from splitft.errors import PolicyError
@@ -16,6 +20,7 @@ from splitft.model.window import find_blocks
 from splitft.proof.cancelled import layer_changes
 from splitft.weights.hub import locator, resolve_model
 from splitft.weights.load import find_weights
+from splitft.weights.quantized import quantization
 
 GB = 10**9
 
@@ -25,7 +30,8 @@ def most_bytes_down(job: CostSettings, model: SplitModel) -> int:
     rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
     sizes = [sum(math.prod(spec.shape) for spec in specs) for specs in model.slots.layout.values()]
     adapter = model.num_blocks * max(sizes, default=0)
-    return max(4 * rows * job.max_length * model.width, 4 * 4 * adapter) + SLACK
+    batch = 4 * rows * job.max_length * model.width if job.splits_model else 0
+    return max(batch, 4 * 4 * adapter) + SLACK
 
 
 def check_front(policy: SitePolicy, model: SplitModel, adapter: Adapter) -> None:
@@ -46,11 +52,26 @@ def check_memory(policy: SitePolicy, model: SplitModel, more: int) -> None:
     """Raise PolicyError where a model takes more memory than a policy allows. more: blocks to be loaded."""
     if policy.max_memory_gb is None:
         return
-    blocks = [
-        sum(p.numel() * p.element_size() for p in one.parameters()) for one in find_blocks(model.model)[2]
-    ]
-    held = sum(p.numel() * p.element_size() for p in model.model.parameters())
-    if (needed := held + more * max(blocks)) > policy.max_memory_gb * GB:
+    largest = max(map(_bytes, find_blocks(model.model)[2]))
+    _check_bytes(policy, _bytes(model.model) + more * largest)
+
+
+def check_whole(policy: SitePolicy, shapes: Callable[[], Any]) -> None:
+    """Raise PolicyError where a whole base takes more memory than a policy allows; no weight is read.
+
+    shapes: Returns the base without weights. A quantised one is smaller than its shapes tell, and is checked
+        once it is loaded.
+    """
+    if policy.max_memory_gb is not None and quantization((model := shapes()).config) is None:
+        _check_bytes(policy, _bytes(model))
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _check_bytes(policy: SitePolicy, needed: int) -> None:
+    if policy.max_memory_gb is not None and needed > policy.max_memory_gb * GB:
         raise PolicyError(
             f"the server's job needs {needed / GB:.2g} GB of weights and adapters here, max_memory_gb is "
             f"{policy.max_memory_gb:g}"

@@ -16,11 +16,17 @@ from splitft.model.layout import form_of
 from splitft.model.split_model import SplitModel, StepId
 from splitft.server.guard import EXPLODES
 from splitft.server.step import evaluate_whole
-from splitft.wire.messages import HeldOut
+from splitft.wire.messages import HeldOut, all_finite
 
 LARGEST = 1e5  # root mean square of what leaves a block; the gate refuses a client's from ten times that on
 TOKENS = 32  # of the probe's own row
 MOST_CLIENTS = 8  # whose held-out rows are probed
+
+
+def not_finite(old: Adapter, new: Adapter) -> str:
+    """Return what is wrong with a global adapter where no model is there to try it on; empty: nothing."""
+    finite = all_finite(tensor for block in new.values() for tensor in block.values())
+    return "" if finite else "the average is not finite"
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ from splitft.server.seam import (
     on_behalf_of,
 )
 from splitft.server.trunks import Trunk
-from splitft.wire.messages import Activations, Gradients, Message, Metrics
+from splitft.wire.messages import Activations, Gradients, LocalLoss, Message, Metrics
 
 
 @dataclass(eq=False)
@@ -79,9 +79,10 @@ class TrunkWorker:
 
         # Run the trunks; tell the norms of their gradients with the last micro-batch of a step.
         replies = self._answers.to(messages, self._shares, self.batch_tokens)
-        for client, reply in replies.items():
-            if isinstance(reply, Gradients):
-                place = {"round": reply.round, "step": reply.step, "micro_step": reply.micro_step}
+        for client, taken_step in (*replies.items(), *messages.items()):
+            if isinstance(taken_step, Gradients | LocalLoss):  # of a trunk, or of a whole model at a client
+                names = ("round", "step", "micro_step")
+                place = {name: getattr(taken_step, name) for name in names}
                 self.log({"event": "backward", "client": client, **place})
         return self._close_step(replies)
 

@@ -66,6 +66,30 @@ def test_hosts_layers_and_data_sets() -> None:
     assert may_adapt(policy, ["self_attn.q_proj", "q_proj", "v_proj"]) == ["v_proj"]
 
 
+def test_a_whole_model_here_is_a_word_of_its_own() -> None:
+    """A site that limits its front has not agreed to hold the whole model."""
+    whole = job_of(method="fed_lora", labels="server", codec="int8")
+
+    def refused(policy: SitePolicy, job: Job) -> str:
+        try:
+            check_policy(policy, job, None, "server.org:1", job_data=False)
+        except PolicyError as error:
+            return str(error).partition("job: ")[2]
+        return ""
+
+    assert not refused(SitePolicy(labels=["client"], codecs=["none"], max_tail_blocks=0, min_cut=4), whole)
+    beyond = "the whole model is held here, max_cut 8 (methods: [fed_lora] allows it)"
+    assert refused(SitePolicy(max_cut=8), whole) == beyond
+    assert not refused(SitePolicy(max_cut=8, methods=["splitft", "fed_lora"]), whole)
+    only = SitePolicy(methods=["fed_lora"])
+    assert not refused(only, whole)
+    assert refused(only, job_of()) == "method splitft, allowed fed_lora"
+    assert refused(SitePolicy(methods=["splitft"]), whole) == "method fed_lora, allowed splitft"
+    assert refused(SitePolicy(max_cut=1, max_tail_blocks=0), job_of(cuts=2)) == (
+        "tail_blocks 1, max_tail_blocks 0; cuts 2, max_cut 1"
+    )
+
+
 JOBS = [
     {}, {"dataset_text_field": "text"}, {"cuts": [1, 2, 3, 1, 2], "codec": "int8"}, {"eval_codec": "bf16"},
     {"cut_policy": {"method": "makespan", "max_cut": 4}, "devices": "laptop"},

@@ -43,6 +43,11 @@ class Conversation:
             self._on_send(len(payload))
         self.dialler.send(self._session, payload)
 
+    @property
+    def came(self) -> bool:
+        """Whether `take` has a message without waiting."""
+        return not self.dialler.incoming.empty()
+
     def take(self) -> Any:
         """Wait for the next message. Raises NetworkError where the server refuses this client or is lost."""
         came = next_of(self.dialler.incoming)

@@ -96,6 +96,8 @@ class Gate:
                 _number("loss", message.loss)
                 self._loss_tokens(message.loss_tokens, 0)
                 self._lengths(message.lengths)
+                if len(message.lengths) > (most := self.settings.per_device_train_batch_size):  # its weight
+                    raise ValueError(f"lengths: {len(message.lengths)} samples in a batch of {most}")
             case _:
                 raise ValueError(f"{type(message).__name__} is nothing that a client sends")
         return message

@@ -55,6 +55,9 @@ class LocalSteps:
             self.conversation.say(message)
             self._note(message)
             self._on_the_way += not isinstance(message, LocalLoss | Metrics | HeldOut)
+            # With the whole model here nothing comes down in steps: what comes is another request.
+            if not client.settings.splits_model and self.conversation.came:
+                raise StepsOverError(self.conversation.take())
             while self._on_the_way >= most:
                 self._on_the_way -= self._answer(client)
         while self._on_the_way > left:

@@ -41,8 +41,11 @@ class TrunkTransaction:
 
     @property
     def unfinished(self) -> list[str]:
-        """Clients that have not sent their adapters."""
-        return [name for name in self.names if name not in self.updates]
+        """Clients that have not sent their adapters, or have messages that the server has not computed.
+
+        Losses of whole models need no answer: they and the adapters may have come together.
+        """
+        return [name for name in self.names if name not in self.updates or self._inbox[name]]
 
     @property
     def awaited(self) -> list[str]:
