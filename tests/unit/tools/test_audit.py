@@ -18,7 +18,7 @@ from torch import Tensor
 import splitft
 from commands import splitft as command
 from reference import make_setting, write_rows
-from splitft import Job
+from splitft import DataError, Job
 from splitft.running.prepare import Assembly, assemble
 from splitft.tools.audit.attacks.ids import id_fields, read_back
 from splitft.tools.audit.attacks.inverter import Inverter, make_inverter
@@ -30,7 +30,7 @@ from splitft.tools.audit.capture import audited, capture, true_rows
 from splitft.tools.audit.command import audit_command
 from splitft.tools.audit.lines import TruthOf, truth_of
 from splitft.tools.audit.nulls import other_rows, same_moments
-from splitft.tools.audit.public import public_rows
+from splitft.tools.audit.public import public_rows, public_text
 from tiny import VOCAB_SIZE, tiny_model
 
 QUIET = Console(quiet=True)
@@ -57,12 +57,12 @@ def start(settings: dict[str, Any]) -> Assembly:
 
 @pytest.fixture(scope="module")
 def views(start: Assembly) -> list[ClientView]:
-    return capture(start)
+    return capture(start, answered=4)
 
 
 @pytest.fixture(scope="module")
 def knowledge(start: Assembly) -> ServerKnowledge:
-    public = public_rows(start.tokenizer, None)[:250]
+    public = public_rows(start.tokenizer, public_text(None))[:250]
     return ServerKnowledge(start.split_model, start.job, start.adapter, public)
 
 
@@ -74,11 +74,15 @@ def truth(start: Assembly, knowledge: ServerKnowledge, views: list[ClientView]) 
 
 @pytest.fixture(scope="module")
 def inverter(knowledge: ServerKnowledge) -> Inverter:
-    return make_inverter(knowledge, CUT)
+    return inverter_at(knowledge, CUT)
 
 
 def came(views: list[ClientView], truth: TruthOf) -> list[Tensor]:
-    return [views[0].rows[place] for place in truth.places]
+    return views[0].samples(truth.places)
+
+
+def inverter_at(knowledge: ServerKnowledge, cut: int) -> Inverter:
+    return make_inverter(knowledge, knowledge.through_codec(knowledge.front(knowledge.public, cut)))
 
 
 def guess_of(inverter: Inverter, rows: list[Tensor]) -> list[Tensor]:
@@ -144,9 +148,9 @@ def test_random_weights_that_the_attacker_lacks_read_as_guessing(
     from splitft.model.slots import AdapterSlots
     from splitft.model.split_model import SplitModel
 
-    public = public_rows(start.tokenizer, None)[:250]
+    public = public_rows(start.tokenizer, public_text(None))[:250]
     foreign = ServerKnowledge(SplitModel(other, AdapterSlots(other)), start.job, {}, public)
-    reading = truth.score(guess_of(make_inverter(foreign, CUT), came(views, truth)), 0)
+    reading = truth.score(guess_of(inverter_at(foreign, CUT), came(views, truth)), 0)
     assert reading.tokens.excess <= 0.03
 
 
@@ -190,6 +194,15 @@ def test_an_exact_guess_stays_and_one_wrong_token_is_repaired(
     noise = Noise(torch.ones(observed[0].shape[1]), 1e-6)
     (found,) = repair(knowledge, 2, observed, Nearly(), noise)  # type: ignore[arg-type]
     assert found.tolist() == row.tolist()
+
+
+def test_verifying_reads_nothing_of_noise(
+    knowledge: ServerKnowledge, views: list[ClientView], truth: TruthOf, inverter: Inverter
+) -> None:
+    rows = same_moments(came(views, truth), seed=2)[:4]
+    found = repair(knowledge, CUT, rows, inverter, measure_noise(knowledge, CUT))
+    reading = truth.score(found, 0)
+    assert reading.tokens.excess <= 0.05 and reading.verdict == "too few rows to tell"
 
 
 def test_labels_follow_from_the_gradients_of_a_tail(
@@ -238,9 +251,12 @@ def test_the_command_prints_and_writes(
     from splitft.job import dump_job
 
     dump_job(Job(**settings), tmp_path / "job.yaml")
-    out = tmp_path / "audit"
+    text = (SOURCE / "tools/audit/public.txt").read_text()
+    out, public = tmp_path / "audit", tmp_path / "public.txt"
+    public.write_text(text[:12000])
     code = command(
         "audit", tmp_path / "job.yaml", "labels=server", "--rows", "8", "--out", out, "--fail-above", "0.3",
+        "--public", public,
         monkeypatch=monkeypatch,
     )  # fmt: skip
     told = json.loads((out / "audit.json").read_text())
@@ -251,6 +267,19 @@ def test_the_command_prints_and_writes(
     assert all(check["ok"] for check in told["checks"]) and len(told["checks"]) == 3
     assert told["samples"] and told["not_tried"]
     assert "| client-0 | 1 | text | inverter |" in (out / "audit.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [(None, "cannot be read"), ("A short text.", "are needed at least")]
+)
+def test_a_public_text_that_is_none(
+    settings: dict[str, Any], tmp_path: Path, text: str | None, wanted: str
+) -> None:
+    file = tmp_path / "public.txt"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(DataError, match=wanted):
+        audit_command(Job(**settings), rows=4, public=file, console=QUIET)
 
 
 def test_a_job_that_sends_no_activations(settings: dict[str, Any]) -> None:

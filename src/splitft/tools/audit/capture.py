@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
@@ -20,6 +21,7 @@ from splitft.wire.messages import Activations, LocalLoss, Message, TrunkOutput
 
 J = TypeVar("J", bound=CostSettings)
 MOST_TOKENS = 64  # of a row
+MOST_CLIENTS = 8  # more only where there are more cuts
 
 
 def audited(job: J, rows: int) -> J:
@@ -38,10 +40,12 @@ def audited(job: J, rows: int) -> J:
     )
 
 
-def capture(start: Assembly) -> list[ClientView]:
+def capture(start: Assembly, *, answered: int = 0) -> list[ClientView]:
     """Take the first local step of every client of an assembled job, and return what the server was given.
 
-    Nothing is trained: the step ends before the optimizer. Empty where clients send nothing to a server.
+    Nothing is trained: the step ends before its gradients. Of many clients some are chosen. Empty where
+    clients send nothing to a server. answered: samples of each client that the server answers where labels
+    are at home, so that their tails send gradients; at least.
     """
     parties = make_parties(start)
     cohort, server = parties.cohort, parties.server
@@ -50,32 +54,32 @@ def capture(start: Assembly) -> list[ClientView]:
     parties.policy.decide(0, None)
     cuts = parties.policy.decide(1, None)
     server.take_moments(cohort.receive(server.hand_out(1, cuts)))
-    views = {name: ClientView(name, cut) for name, cut in cuts.items()}
-    for name in cohort.names:
+    views = {name: ClientView(name, cuts[name]) for name in chosen_clients(cuts)}
+    for name, view in views.items():
         for messages in cohort.train([name], 1, together=False):
-            _exchange(server, cohort, messages, views)
+            # A LocalLoss is a note for the record; it never leaves the client.
+            view.up.extend(message for message in messages.values() if not isinstance(message, LocalLoss))
+            asked = {n: m for n, m in messages.items() if isinstance(m, Activations) and m.labels is None}
+            if (
+                asked
+                and sum(len(message.lengths) for message in view.activations[: len(view.down)]) < answered
+            ):
+                _answer(server, cohort, asked, view)
     return list(views.values())
 
 
-def _exchange(
-    server: Server, cohort: LocalCohort, messages: dict[str, Message], views: dict[str, ClientView]
-) -> None:
-    """Note what goes up; where labels are at home, the trunk's output, too, and what the tail returns."""
-    for name, message in messages.items():
-        if not isinstance(message, LocalLoss):  # a note for the record; it never leaves the client
-            views[name].up.append(message)
-    asked = {n: m for n, m in messages.items() if isinstance(m, Activations)}
-    waiting: dict[str, Message] = {**asked}
-    if all(message.labels is not None for message in asked.values()):
-        return  # the server's answer would bring nothing else up
-    while waiting:
-        replies = server.step(waiting)
-        for name, reply in replies.items():
-            if isinstance(reply, TrunkOutput):
-                views[name].down.append(reply)
-        waiting = cohort.answer(replies)
-        for name, message in waiting.items():
-            views[name].up.append(message)
+def chosen_clients(cuts: Mapping[str, int]) -> list[str]:
+    """Return the first client of each cut, and others up to MOST_CLIENTS, in the job's order."""
+    first = {cut: name for name, cut in reversed(list(cuts.items()))}.values()
+    others = [name for name in cuts if name not in first][: max(0, MOST_CLIENTS - len(first))]
+    return [name for name in cuts if name in {*first, *others}]
+
+
+def _answer(server: Server, cohort: LocalCohort, messages: Mapping[str, Message], view: ClientView) -> None:
+    """Have the server answer activations; note its trunk's output, and what the client's tail returns."""
+    replies = server.step(messages) or server.step({})  # it may answer in a later call
+    view.down.extend(reply for reply in replies.values() if isinstance(reply, TrunkOutput))
+    view.up.extend(cohort.answer(replies).values())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,10 +19,14 @@ WITHIN = 0.05
 
 @dataclass(frozen=True)
 class Null:
-    """One check: what was read, what must be read, and whether these are near enough."""
+    """One check: what was read, the bound that it must keep within WITHIN, and whether it does.
+
+    bound: "at most" or "at least".
+    """
 
     name: str
     read: float
+    bound: str
     expected: float
     ok: bool
 
@@ -52,8 +56,8 @@ def check_meter(
 
 
 def _nothing(name: str, truth: TruthOf, guess: Sequence[Tensor], seed: int) -> Null:
-    found = truth.score(guess, seed).tokens
-    return Null(name, found.value, found.floor, found.excess <= WITHIN)
+    found = truth.score(guess, seed, model=False).tokens
+    return Null(name, found.value, "at most", found.floor, found.excess <= WITHIN)
 
 
 def other_rows(guess: Sequence[Tensor]) -> list[Tensor]:
@@ -82,10 +86,6 @@ def planted_ids(truth: TruthOf, seed: int, words: int) -> Null:
     found = id_fields(message, words).get("grad_norms", torch.empty(0, dtype=torch.long))
     read = truth.score([read_back(own, found) for own in ids], seed).tokens.value
     expected = truth.score(wanted, seed).tokens.value
-    return Null("ids of every second row put into grad_norms", read, expected, read >= expected - WITHIN)
-
-
-def without_rows(message: Activations, seed: int) -> Activations:
-    """Return a message whose activations are noise of the same moments."""
-    hidden = same_moments([message.hidden.float()], seed)[0]
-    return replace(message, hidden=hidden.to(message.hidden.dtype))
+    return Null(
+        "ids of every second row put into grad_norms", read, "at least", expected, read >= expected - WITHIN
+    )

@@ -44,9 +44,9 @@ def lines_table(lines: Sequence[Line]) -> Table:
 
 def nulls_table(nulls: Sequence[Null]) -> Table:
     """Return the terminal's table of the checks of the meter."""
-    table = make_table("Checks of this audit", "check", "read", "expected", "as it must be")
+    table = make_table("Checks of this audit", "check", "read", "must be", "holds")
     for null in nulls:
-        table.add_row(null.name, f"{null.read:.1%}", f"{null.expected:.1%}", "yes" if null.ok else "NO")
+        table.add_row(*_check_cells(null.to_json()))
     return table
 
 
@@ -77,11 +77,8 @@ def page(told: dict[str, Any]) -> str:
     if told["checks"]:
         parts += ["", "## Checks of this audit", ""]
         parts += _markdown(
-            ("check", "read", "expected", "as it must be"),
-            [
-                [c["name"], f"{c['read']:.1%}", f"{c['expected']:.1%}", "yes" if c["ok"] else "NO"]
-                for c in told["checks"]
-            ],
+            ("check", "read", "must be", "holds"),
+            [_check_cells(check) for check in told["checks"]],
         )
     if told["samples"]:
         parts += ["", "## Samples", ""]
@@ -114,6 +111,11 @@ def _cells(line: dict[str, Any]) -> list[str]:
     interval = f"{excess['excess']:+.2f} [{excess['low']:.2f}, {excess['high']:.2f}]"
     shares = [share(metric) for metric in ("tokens", "rare", "rouge_l", "exact")]
     return [line["client"], cut, line["of"], attack, str(reading["rows"]), *shares, interval, line["verdict"]]
+
+
+def _check_cells(check: dict[str, Any]) -> list[str]:
+    bound = f"{check['bound']} {check['expected']:.1%}"
+    return [check["name"], f"{check['read']:.1%}", bound, "yes" if check["ok"] else "NO"]
 
 
 def _one_line(text: str) -> str:

@@ -6,6 +6,7 @@ regression, with the nearest embedding as the answer)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,16 +38,14 @@ class Inverter:
 
 
 @torch.no_grad()
-def make_inverter(knowledge: ServerKnowledge, cut: int, sent: list[Tensor] | None = None) -> Inverter:
-    """Return the inverter of a cut. sent: the public rows' activations as they arrive; default: made here.
+def make_inverter(knowledge: ServerKnowledge, sent: Sequence[Tensor]) -> Inverter:
+    """Return the inverter of a cut. sent: the public rows' activations as they arrive, (tokens, hidden) each.
 
     The first token of a row is left out: many models mark it with activations of another size.
     """
-    sent = sent or knowledge.through_codec(knowledge.front(knowledge.public, cut))
-    rows = torch.cat([own[1:].flatten(1) for own in sent])
+    rows = torch.cat([own[1:] for own in sent])
     ids = torch.cat([own[1:] for own in knowledge.public])
-    table = knowledge.embeddings
-    units = functional.normalize(table - table.mean(0), dim=-1)
+    units = knowledge.unit_embeddings
     mean, spread = rows.mean(0), rows.std(0) + 1e-6
     inputs = with_one((rows - mean) / spread)
     square = inputs.T @ inputs + PENALTY * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)

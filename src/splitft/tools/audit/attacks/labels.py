@@ -41,10 +41,10 @@ def labels_of(
     # What the client's tail was given, and what it returned, sample by sample.
     rows: list[tuple[Tensor, Tensor, int]] = []
     came = [torch.split(m.hidden.flatten(1), list(m.lengths)) for m in view.activations]
-    for at_cut, down, back in zip(came, view.down, view.tail_gradients, strict=True):
+    for at_cut, down, back in zip(came, view.down, view.tail_gradients, strict=False):
         lengths = [len(one) for one in at_cut]
         hidden = knowledge.sent_down(torch.split(down.hidden, lengths), at_cut)
-        gradients = torch.split(back.gradient.float(), lengths)
+        gradients = torch.split(back.gradient.float().cpu(), lengths)
         rows += [(h, g, back.loss_tokens) for h, g in zip(hidden, gradients, strict=True)]
     found: list[Tensor] = []
     for first in range(0, min(most_rows, len(rows)), _PER_BATCH):
@@ -127,7 +127,7 @@ def tail_copy(model: Any, start: int) -> Any:
     """Return a float32 copy of a model whose blocks before `start` are empty, for gradients of gradients."""
     window = install_window(model)
     front = list(window._modules.values())[:start]
-    made: Any = copy.deepcopy(model, {id(block): nn.Identity() for block in front}).float().eval()
+    made: Any = copy.deepcopy(model, {id(block): nn.Identity() for block in front}).float().cpu().eval()
     made.set_attn_implementation("eager")  # fused kernels have no second derivative
     for parameter in made.parameters():
         parameter.requires_grad_(False)

@@ -17,8 +17,8 @@ from splitft.tools.audit.attacks.knowledge import ServerKnowledge
 FIRST, CANDIDATES = 8, 32  # of the inverter: tried at first, and all
 FROM_MODEL = 32  # likeliest next tokens of the model on what was recovered so far
 OPENERS = 2048  # likeliest first tokens of a row that are tried
-_CALIBRATION_ROWS, _SLACK = 24, 4.0
-_BETTER = 0.5  # of the distance of the inverter's own guess, where no candidate is near enough
+_CALIBRATION_ROWS, _SLACK = 24, 2.0
+_BETTER = 0.8  # of the distance of the inverter's own guess, where no candidate is near enough
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def measure_noise(knowledge: ServerKnowledge, cut: int) -> Noise:
     there, away = (torch.cat([own[1:] for own in part]) for part in (clean, came))
     weight = 1 / ((away - there).pow(2).mean(0) + 1e-4 * there.var(0) + 1e-12) / there.shape[1]
     noise = Noise(weight, 0.0)
-    return Noise(weight, _SLACK * float(noise.distances(away, there).quantile(0.99)))
+    # In these units the noise itself is near 1, or below where a smaller share of the variance is its floor.
+    return Noise(weight, max(1.0, _SLACK * float(noise.distances(away, there).quantile(0.99))))
 
 
 def repair(
@@ -76,26 +77,40 @@ def repair(
                 place[row] = int(later[0])
             else:
                 live.remove(row)
-        few = {row: tops[row][place[row], :FIRST] for row in live}
-        chosen = _try(knowledge, cut, observed, guesses, place, few, noise)
-        hard = [row for row in live if chosen[row][1] > noise.limit]
-        if hard:
-            more, log_p = _likely_next(knowledge, guesses, place, hard)
-            every = {row: torch.cat([tops[row][place[row]], more[row]]) for row in hard}
-            weighed = {row: prior * log_p[row][every[row]] for row in hard} if prior else None
-            chosen |= _try(knowledge, cut, observed, guesses, place, every, noise, weighed)
+        ids = {row: tops[row][place[row], :FIRST] for row in live}
+        far = _distances(knowledge, cut, observed, guesses, place, ids, noise)
+        hard = [row for row in live if far[row].min() > noise.limit]
+        log_p = _what_follows(knowledge, guesses, place, hard)
+        likely = {row: own.topk(min(FROM_MODEL, knowledge.vocabulary)).indices for row, own in log_p.items()}
+        extra = {row: torch.cat([tops[row][place[row], FIRST:], likely[row]]) for row in hard}
+        farther = _distances(knowledge, cut, observed, guesses, place, extra, noise)
+        for row in hard:
+            ids[row], far[row] = torch.cat([ids[row], extra[row]]), torch.cat([far[row], farther[row]])
         for row in live:
-            guesses[row][place[row]] = chosen[row][0]
+            expected = prior * log_p[row][ids[row]] if prior and row in log_p else None
+            guesses[row][place[row]] = ids[row][pick(far[row], noise, expected)]
             place[row] += 1
         live = [row for row in live if place[row] < len(guesses[row])]
     return guesses
+
+
+def pick(far: Tensor, noise: Noise, expected: Tensor | None = None) -> int:
+    """Return which candidate stands. far: their distances, that of the inverter's own guess first.
+
+    expected: weighed log probabilities of the model; None: the distance alone decides.
+    """
+    if expected is not None:
+        return int((expected - 0.5 * len(noise.weight) * far).argmax())
+    best = int(far.argmin())
+    # Else something before it is wrong, distances say little, and the inverter's guess stands.
+    return best if far[best] <= max(noise.limit, _BETTER * float(far[0])) else 0
 
 
 @torch.no_grad()
 def first_tokens(knowledge: ServerKnowledge, cut: int, came: Tensor, likely: Sequence[Tensor]) -> Tensor:
     """Return the likeliest first token of each row, (rows,). likely: candidates of each row's inverter."""
     seen = torch.cat(list(knowledge.public))
-    counts = torch.bincount(seen, minlength=len(knowledge.embeddings))
+    counts = torch.bincount(seen, minlength=knowledge.vocabulary)
     common = counts.topk(min(OPENERS, len(counts))).indices
     tried = torch.cat([common, *likely]).unique()  # type: ignore[no-untyped-call]
     states = torch.cat(knowledge.front(list(tried[:, None]), cut))
@@ -104,7 +119,7 @@ def first_tokens(knowledge: ServerKnowledge, cut: int, came: Tensor, likely: Seq
     return nearest
 
 
-def _try(
+def _distances(
     knowledge: ServerKnowledge,
     cut: int,
     observed: Sequence[Tensor],
@@ -112,31 +127,23 @@ def _try(
     place: Sequence[int],
     candidates: dict[int, Tensor],
     noise: Noise,
-    prior: dict[int, Tensor] | None = None,
-) -> dict[int, tuple[int, float]]:
-    """Return {row: (its best candidate at its place, the distance)}."""
+) -> dict[int, Tensor]:
+    """Return {row: the distance of each of its candidates from what came at its place}."""
     sequences = []
     for row, ids in candidates.items():
         repeated = guesses[row][: place[row] + 1].repeat(len(ids), 1)
         repeated[:, -1] = ids
         sequences += list(repeated)
     states = iter(knowledge.front(sequences, cut))
-    best = {}
-    for row, ids in candidates.items():
-        last = torch.stack([next(states)[-1] for _ in ids])
-        far = noise.distances(last, observed[row][place[row]])
-        scores = -0.5 * far * (len(noise.weight) if prior else 1)
-        pick = int((scores + prior[row] if prior else scores).argmax())
-        if not prior and far[pick] > max(noise.limit, _BETTER * float(far[0])):
-            pick = 0  # what was recovered before it is wrong: distances say little, the inverter stands
-        best[row] = int(ids[pick]), float(far[pick])
-    return best
+    return {
+        row: noise.distances(torch.stack([next(states)[-1] for _ in ids]), observed[row][place[row]])
+        for row, ids in candidates.items()
+    }
 
 
-def _likely_next(
+def _what_follows(
     knowledge: ServerKnowledge, guesses: Sequence[Tensor], place: Sequence[int], rows: Sequence[int]
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Return {row: likeliest next ids} and {row: (vocabulary,) log probabilities} at the rows' places."""
-    logits = knowledge.next_tokens([guesses[row][: place[row]] for row in rows])
-    log_p = {row: own[-1].float().log_softmax(-1) for row, own in zip(rows, logits, strict=True)}
-    return {row: own.topk(min(FROM_MODEL, len(own))).indices for row, own in log_p.items()}, log_p
+) -> dict[int, Tensor]:
+    """Return {row: the model's (vocabulary,) log probabilities at its place}."""
+    own = knowledge.next_log_probabilities([guesses[row][: place[row]] for row in rows])
+    return dict(zip(rows, own, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,7 +42,12 @@ class ClientView:
     def rows(self) -> list[Tensor]:
         """The (tokens, hidden) activations of every sample, float32."""
         return [
-            own.float()
+            own.float().cpu()
             for message in self.activations
             for own in torch.split(message.hidden.flatten(1), list(message.lengths))
         ]
+
+    def samples(self, places: Sequence[int]) -> list[Tensor]:
+        """Return `rows` at these places."""
+        rows = self.rows
+        return [rows[place] for place in places]
