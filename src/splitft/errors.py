@@ -79,3 +79,9 @@ class PolicyError(SplitFTError):
     """A site's policy, or its owner's agreement, refuses what a server asks for (exit code 8)."""
 
     exit_code = 8
+
+
+class ReadableError(SplitFTError):
+    """An audit read more of the text than the caller allows (exit code 10)."""
+
+    exit_code = 10

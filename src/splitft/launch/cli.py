@@ -21,6 +21,7 @@ from splitft.common.startup import import_libraries
 from splitft.common.text import plain
 from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.arguments import names_job, parse_cuts, read_token
+from splitft.launch.audit import audit
 from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.demo import demo
@@ -41,6 +42,7 @@ EXIT_CODES = {
     7: "training diverged: a loss or an adapter is not finite; the last finite state is kept",
     8: "a client's owner has not agreed to the server's job, or the site's policy refuses it",
     9: "the run is complete, but not with all clients that were invited",
+    10: "an audit read more than its limit allows",
     130: "interrupted (Ctrl-C)",
     143: "a party of a network run was stopped by SIGTERM",
 }
@@ -99,8 +101,6 @@ def _top(
 
 
 app.command()(demo)
-
-
 app.command()(new)
 
 
@@ -287,6 +287,7 @@ def report(
     report_command(runs, out, title, reference=reference, paper=paper)
 
 
+app.command()(audit)
 app.command()(watch)
 
 

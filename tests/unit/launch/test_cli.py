@@ -37,6 +37,7 @@ FLAGS: dict[str, set[str]] = {
     },
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
+    "audit": {"--rows", "--public", "--prior", "--out", "--fail-above", "--plugin"},
     "compare": {"--methods", "--vary", "--seeds", "--out", "--parallel", "--plugin"},
     "report": {"--out", "--title", "--reference", "--paper"},
     "export": {"--merge"},
@@ -92,7 +93,7 @@ def test_help_names_commands_and_every_exit_code() -> None:
 
 def test_every_error_class_has_a_documented_exit_code() -> None:
     classes = errors.SplitFTError.__subclasses__()
-    assert len(classes) == 7
+    assert len(classes) == 8
     codes = [error.exit_code for error in classes]
     assert len(set(codes)) == len(codes)
     assert set(codes) | {0, 1, INCOMPLETE, 130, TERMINATED} == set(EXIT_CODES)

@@ -32,7 +32,7 @@ ARGUMENTS = {
     "aggregator": ("The server's job file", "Set keys"), "certs init": ("Names and addresses",),
     "certs add": ("The clients' names",), "certs aggregator": ("Names and addresses",),
     "certs revoke": ("Clients that may not come in",), "certs renew": ("Clients, server or",),
-    **dict.fromkeys(("run", "server", "plan", "compare"), ("A job file", "Set keys of the job:")),
+    **dict.fromkeys(("run", "server", "plan", "audit", "compare"), ("A job file", "Set keys of the job:")),
 }  # fmt: skip
 
 
