@@ -81,8 +81,8 @@ class TrunkWorker:
         replies = self._answers.to(messages, self._shares, self.batch_tokens)
         for client, taken_step in (*replies.items(), *messages.items()):
             if isinstance(taken_step, Gradients | LocalLoss):  # of a trunk, or of a whole model at a client
-                names = ("round", "step", "micro_step")
-                place = {name: getattr(taken_step, name) for name in names}
+                one = taken_step
+                place = {"round": one.round, "step": one.step, "micro_step": one.micro_step}
                 self.log({"event": "backward", "client": client, **place})
         return self._close_step(replies)
 

@@ -74,7 +74,7 @@ class Ready:
     eval_rows: int
     things: tuple[str, ...] = ()  # as in Welcome, of the part of the model that it holds
     values: tuple[str, ...] = ()
-    memory_key: str = ""  # lent for the session: seals what checkpoints hold of its samples; empty: nothing
+    memory_key: str = ""  # lent to a running server: seals samples in its checkpoints; empty: none
 
 
 @dataclass(frozen=True)

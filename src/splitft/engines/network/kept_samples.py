@@ -27,8 +27,11 @@ class KeptSamples:
         return {name: self._sealed.get(name) or self._seal(name) for name in self.channels}
 
     def load_state(self, state: State) -> None:
-        """Restore a state returned by `state`: of each client now, or once it has lent its key."""
-        self._sealed = {name: kept for name, kept in state.items() if kept is not None}
+        """Restore a state returned by `state`: of each client now, or once it has lent its key.
+
+        Samples that an earlier version kept unsealed are dropped: both ends start anew.
+        """
+        self._sealed = {name: kept for name, kept in state.items() if isinstance(kept, list)}
         for name in self.channels:
             self.open(name)
 

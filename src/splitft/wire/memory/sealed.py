@@ -1,7 +1,8 @@
 """The server's memory of samples as its checkpoints hold it: sealed with a key that the client alone keeps.
 
-Kept activations can be inverted to the text that they are of. So a client lends its key for a session: the
-server seals with it what it writes down, and can open that again only once the client is back. AES-256-GCM.
+Kept activations can be inverted to the text that they are of. So a client lends its key to a running
+server, which seals with it what it writes down, and after a restart opens that once the client is back.
+AES-256-GCM.
 """
 
 from __future__ import annotations
