@@ -27,7 +27,7 @@ with the FLOP/s of this machine's core (measured here without quotas, counted as
 quotas, and the links. Virtual and real seconds of the training rounds are compared; evaluation takes no
 virtual time.
 
-    python benchmarks/real_time.py [--seeds 3] [--rounds 8] [--steps 2] [--server 1.5] [--fastest 0.128]
+    python benchmarks/real_time.py [--seeds 3] [--rounds 12] [--steps 2] [--server 1.5] [--fastest 0.1]
 
 The machine must have nothing else to do. It goes on where it was interrupted. Linux, as root (or where
 cgroups can be written).
@@ -216,13 +216,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=2, help="local steps a round")
     parser.add_argument("--eval-every", type=int, default=2, help="rounds from one evaluation to the next")
     parser.add_argument("--eval-rows", type=int, default=20, help="held-out rows of all clients")
     parser.add_argument("--server", type=float, default=1.5, help="quota of the server, in cores")
     parser.add_argument("--server-threads", type=int, default=2, help="of torch")
-    parser.add_argument("--fastest", type=float, default=0.128, help="quota of the fastest client, in cores")
+    parser.add_argument("--fastest", type=float, default=0.1, help="quota of the fastest client, in cores")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rates-only", action="store_true", help="only the FLOP/s of a core")
     parser.add_argument("--no-clock", action="store_true", help="without the virtual clock")
