@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from splitft.engines.network import sum_messages as sums
 from splitft.engines.network.client_sums import ClientSums
 from splitft.engines.network.site import Site
 from splitft.engines.network.sum_record import SumRecord
-from splitft.errors import NetworkError
+from splitft.errors import DivergedError, NetworkError
 from splitft.lora.summed import numbers_of
+from splitft.round import sample_members
 from splitft.running.aggregator import serve_averages
 from splitft.wire.messages import AdapterUp
 from tcp_proxy import Proxy
@@ -130,6 +132,43 @@ def test_below_the_threshold_another_sum_is_begun(setting: Settings, tmp_path: P
     assert done["summed"] == ["anna", "cleo", "emil"] and done["attempt"] == 2
     wanted = alone(setting, tmp_path / "plain", done["summed"], secure_aggregation=False)
     assert apart(folder, wanted) < ERROR
+
+
+def test_a_round_that_is_short_of_clients_begins_anew(setting: Settings, tmp_path: Path) -> None:
+    """One of the round's four is lost, four are needed, and the fifth is there: the round takes all four."""
+    network = {"clients": NAMES, "min_clients": 4, "rejoin_seconds": 0.3}
+    setting = setting | {"network": network, "rounds": 1, "clients_per_round": 4}
+    lost = sample_members(Job(**setting), NAMES, 1)[0]
+    folder = together(setting, tmp_path, tamper={lost: lost_before(AdapterUp)})
+    (done,) = [line for line in read_steps(folder) if line["event"] == "sum"]
+    others = [name for name in NAMES if name != lost]
+    assert done["summed"] == others
+    wanted = alone(setting, tmp_path / "one", others, clients_per_round=None)
+    assert same_bits(folder, wanted)
+
+
+def test_numbers_that_no_steps_make_are_rolled_back(setting: Settings, tmp_path: Path) -> None:
+    """Nobody can see whose they were: the adapter stays as it was."""
+
+    def absurd(message: Any) -> list[Any]:
+        if isinstance(message, AdapterUp):
+            message = replace(message, values=tuple(values + (1 << 28) for values in message.values))
+        return [message]
+
+    folder = together(setting | {"rounds": 1}, tmp_path, tamper={"dora": absurd})
+    before = load_file(Path(setting["adapter_name_or_path"]) / "adapter_model.safetensors")
+    after = adapter_of(folder)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_change_beyond_the_range_ends_a_client(setting: Settings, tmp_path: Path) -> None:
+    narrow = setting | {"rounds": 1, "secure_aggregation_range": 1e-4}
+    with pytest.raises(DivergedError, match="or raise secure_aggregation_range"):
+        alone(narrow, tmp_path / "one")
+    said: list[str] = []
+    with pytest.raises((DivergedError, NetworkError), match="its own output says why"):
+        together(narrow, tmp_path, tamper=dict.fromkeys(NAMES, lambda message: [message]), said=said)
 
 
 def test_two_clients_that_are_left_make_no_sum(setting: Settings, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from splitft.engines.network.sum_messages import (
 from splitft.wire.secagg.member import SumMember
 from splitft.wire.secagg.roll import Unsigned, context_of
 
-CHECK = AnswerCheck({"anna": 7})
+CHECK = AnswerCheck({"anna": 7}, ["anna", "bert"])
 KEY = to_tensor(bytes(32))
 STATED = KeysStated(1, 1, KEY, KEY, KEY, 7, to_tensor(b""), to_tensor(b""))
 SHARE = to_tensor(bytes(66))
@@ -28,6 +28,7 @@ SHARE = to_tensor(bytes(66))
 
 @pytest.mark.parametrize("answer", [
     replace(STATED, weight=8),
+    replace(STATED, bound=("anna", "\x1b[2J")),
     replace(STATED, mask_key=to_tensor(bytes(31))),
     replace(STATED, seal_key=torch.zeros(32)),
     replace(STATED, commitment=torch.zeros(4, 8, dtype=torch.uint8)),
@@ -45,6 +46,7 @@ def test_an_answer_of_another_form_is_refused(answer: Any) -> None:
 
 def test_an_honest_answer_is_taken() -> None:
     CHECK("anna", STATED)
+    CHECK("anna", replace(STATED, bound=("anna", "bert")))
     CHECK("anna", SharesSealed(1, 1, ("bert",), (SHARE,)))
     CHECK("anna", SurvivorsSigned(1, 1, to_tensor(b"x")))
     assert to_bytes(to_tensor(b"abc"), 3) == b"abc" and to_bytes(to_tensor(b""), 3) == b""

@@ -95,7 +95,7 @@ class SecureSum:
         """Make one attempt at a sum; raises as `SumStages.run` does."""
         self._begun = round_, self._begun[1] + 1 if self._begun[0] == round_ else 1
         names = [name for name in clients if name not in self.dropped]
-        check = AnswerCheck({name: rows for name, (_, rows) in clients.items()})
+        check = AnswerCheck({name: rows for name, (_, rows) in clients.items()}, members.roster)
         phase = SumPhase(members, *self._begun, names, check)
         threshold = self.settings.secure_aggregation_threshold
         stages = SumStages(members, phase, [*clients], self.dropped, threshold, self.link, self.goes_back)

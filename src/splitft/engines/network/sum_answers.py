@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from splitft.engines.network.control import Said
@@ -26,15 +26,23 @@ MOST_SEALED_BYTES = 2 * SHARE_BYTES + 16  # with the tag of AES-GCM
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """Checks answers. rows: the clients of the round, and their weights by the server's count."""
+    """Checks answers.
+
+    Attributes:
+        rows: The clients of the round, and their weights by the server's count.
+        known: All clients of the run.
+    """
 
     rows: Mapping[str, int]
+    known: Collection[str]
 
     def __call__(self, name: str, message: Said) -> None:
         """Raise ValueError where an answer cannot be that of an honest client."""
         match message:
             case KeysStated():
                 keys_of(message)
+                if not {*message.bound} <= {*self.known}:
+                    raise ValueError("bound: names of nobody in this run")
                 if message.weight != self.rows[name]:
                     raise ValueError(
                         f"weight: {message.weight} tokens, where {self.rows[name]} were seen in the round"

@@ -212,9 +212,10 @@ class SumStages:
         roster, round_ = self.members.roster, self.phase.round
         can = [name for name in self.clients if name not in self.dropped and not roster[name].expelled]
         if len(can) < (fewest := max(LEAST, self.stated or 0)):
+            out = [f"{n} is expelled: {roster[n].expelled}" for n in self.clients if roster[n].expelled]
             raise NetworkError(
-                f"{len(can)} clients of round {round_} are left, and a sum is of {fewest} at least: start "
-                "the server with --resume, once more are there"
+                f"{len(can)} clients of round {round_} are left, and a sum is of {fewest} at least "
+                f"({'; '.join(out) or 'others are away'}): start the server with --resume, once more come"
             )
         if (lost or len(can) < self._needed()) and roster.enough_present and self.goes_back:
             without = f" without {', '.join(lost)}" if lost else ""
