@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import NetworkError
+from splitft.job.site_policy import SitePolicy
 from splitft.running.join import ClientSetup
 from splitft.running.network import client_names
 from splitft.running.serve import serve
+from splitft.running.sums import sums_of
 
 QUIET = Console(quiet=True)
 Settings = dict[str, Any]
@@ -62,6 +65,7 @@ def follow(
     credentials: Any = None,
     token: str = "",
     eval_data: Path | None = None,
+    certs: Path | None = None,
 ) -> End:
     """Be a client of the server at an address, to the end of the run."""
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
@@ -70,7 +74,9 @@ def follow(
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
-    site = Site(conversation, folder, ClientSetup(name, data, eval_data, None, QUIET, dial, server=address))
+    sums = partial(sums_of, name, certs, folder, SitePolicy(), lambda text: None)
+    setup = ClientSetup(name, data, eval_data, None, QUIET, dial, server=address, sums=sums)
+    site = Site(conversation, folder, setup)
     try:
         return site.run()
     finally:

@@ -106,6 +106,13 @@ JOBS: dict[str, tuple[str, Settings]] = {
         "llama",
         {"method": "fed_lora", "aggregation": "freeze_a", "eval_every": 2},
     ),
+    "llama, fed_lora, masked sums": (
+        "llama",
+        {
+            "method": "fed_lora", "secure_aggregation": True, "robust_aggregation": "none",
+            "clients_per_round": 3,
+        },
+    ),
     "llama, DoRA, moving cuts, lower rank": (
         "llama", {"use_dora": True, "cut_policy": MOVES, "lora_r_cut": 2, "adapter_name_or_path": None},
     ),

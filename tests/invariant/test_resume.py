@@ -66,6 +66,7 @@ MODES: dict[str, Settings] = {
         "optim_args": "momentum=0.5", "lora_r_cut": 2, "clients": 4, "cuts": 2, "cut_policy": UP_AND_DOWN,
     },
     "fed_lora": {"method": "fed_lora"},
+    "summed": {"method": "fed_lora", "secure_aggregation": True, "robust_aggregation": "none"},
     "local_only": {"method": "local_only"},
     "centralized": {"method": "centralized"},
 }  # fmt: skip

@@ -18,6 +18,7 @@ from splitft.job.problems import job_error, problem_lines
 from splitft.job.report import ReportSettings
 from splitft.job.rules import RULE, broken_rules
 from splitft.job.sections import PartitionConfig, Strict
+from splitft.job.secure import SecureSettings
 from splitft.job.settings import (
     AverageSettings,
     BatchSettings,
@@ -97,6 +98,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
         RowsSettings,
         MetricSettings,
         AverageSettings,
+        SecureSettings,
         ServerOptimizerSettings,
     ),
     "LoRA": (LoraSettings,),

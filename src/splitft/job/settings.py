@@ -28,6 +28,7 @@ from splitft.job.sections import (
     advanced,
     key,
 )
+from splitft.job.secure import SecureSettings
 
 METHODS = ("splitft", "same_split", "fed_lora", "local_only", "centralized")  # others are registered
 SchedulerType = Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
@@ -109,7 +110,7 @@ class SplitSettings(PlaceSettings, MetricSettings):
         return max(self.cuts) if isinstance(self.cuts, list) else self.cuts
 
 
-class AverageSettings(ServerOptimizerSettings):
+class AverageSettings(ServerOptimizerSettings, SecureSettings):
     """The average of a round."""
 
     aggregation: Name = key(

@@ -85,6 +85,11 @@ class SitePolicy(Strict):
     aggregator_hosts: Names | None = key(
         None, "Hosts of aggregators that the client may dial. Default: the server's host alone."
     )
+    min_clients_in_sum: Annotated[int, Field(ge=3)] | None = key(
+        None,
+        "Adapters leave only masked, for sums over so many clients at least: jobs without secure_aggregation "
+        "are refused, and so is every smaller sum. Default: as the job says.",
+    )
     attention: list[Attention] = key(
         ["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"],
         "Attention implementations that a job may name: of this list, never a kernel of a hub.",
@@ -142,7 +147,7 @@ def check_policy(
     aggregator, server: HOST:PORT of the job's aggregator, and of the server that the client dials.
     job_data: the client takes its share of the job's data set.
     """
-    problems = [*_limit_problems(policy, job), *_name_problems(policy, job)]
+    problems = [*_limit_problems(policy, job), *_name_problems(policy, job), *_sum_problems(policy, job)]
     own = _host(server)
     hosts = policy.aggregator_hosts or (LOOPBACK if own in LOOPBACK else [own])
     if aggregator and _host(aggregator) not in hosts:
@@ -165,6 +170,13 @@ def _limit_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
     )
     problems = [f"{name} {value}, {key} {most}" for name, value, key, most in limits if most and value > most]
     return problems + (_part_problems(policy, job) if job.splits_model else _whole_problems(policy))
+
+
+def _sum_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
+    """Return a clause where a job does not mask adapters, and a policy wants that."""
+    if policy.min_clients_in_sum is None or job.secure_aggregation:
+        return []
+    return [f"secure_aggregation false, min_clients_in_sum {policy.min_clients_in_sum}"]
 
 
 def _part_problems(policy: SitePolicy, job: CostSettings) -> list[str]:

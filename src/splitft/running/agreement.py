@@ -129,7 +129,8 @@ def job_lines(job: CostSettings, view: Mapping[str, Any], digest: str, data: str
     sent = f"activations as {job.codec}, adapters to {to}"
     if not job.splits_model:
         parts = "the whole model"
-        sent = f"no activations; adapters to {to}, losses, lengths of samples and evaluation figures"
+        masked = "masked adapters, of which only sums can be read," if job.secure_aggregation else "adapters"
+        sent = f"no activations; {masked} to {to}, losses, lengths of samples and evaluation figures"
     at_home = job.labels == "client" or not job.splits_model
     lines = {
         "job": digest,

@@ -67,6 +67,8 @@ def readable(job: CostSettings) -> str:
             return "everything: all rows lie in one place"
         case "local_only":
             return "nothing: no client sends anything"
+        case "fed_lora" if job.secure_aggregation:
+            return "no text, and no client's own adapter: of masked adapters a sum over 3 or more, and counts"
         case "fed_lora":
             return "no text: clients train whole models, and send adapters and counts of tokens"
         case _:

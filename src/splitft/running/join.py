@@ -20,6 +20,7 @@ from splitft.common.text import first_few, plain
 from splitft.data import ClientData, prepare
 from splitft.data.table import check_file
 from splitft.engines.network.aggregator_link import dial_aggregator
+from splitft.engines.network.client_sums import NoSums
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.desk import Desk, Dial
@@ -52,6 +53,7 @@ from splitft.running.site_checks import (
     check_whole,
     most_bytes_down,
 )
+from splitft.running.sums import no_sums, sums_of
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
 from splitft.wire.messages import AdapterDown
@@ -68,6 +70,7 @@ class ClientSetup:
         policy: The word of the client's owner on every job.
         agree: Asks the owner about a job; None: whatever the policy allows is agreed to.
         server: HOST:PORT that the client dials.
+        sums: Returns the client's part in the masked sums of a job.
     """
 
     name: str
@@ -79,6 +82,7 @@ class ClientSetup:
     policy: SitePolicy = field(default_factory=SitePolicy)
     agree: Agreement | None = None
     server: str = ""
+    sums: Callable[[Job, list[str], int | None], NoSums] = no_sums
     _held: frozenset[int] = frozenset()
     _facts: dict[str, str] = field(default_factory=dict)
     _told: tuple[Job, Welcome, HeadForm] | None = None
@@ -128,7 +132,9 @@ class ClientSetup:
             eval_rows=len(data.eval),
         )
         channel = Channel(job, model.width, client.memory)
-        return Joined(client, channel, gate, data_digest(data.train, data.eval), most_bytes_down(job, model))
+        digest, most = data_digest(data.train, data.eval), most_bytes_down(job, model)
+        sums = self.sums(told, client_names(told), told.network.min_clients)
+        return Joined(client, channel, gate, digest, most, sums)
 
     def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
@@ -312,9 +318,9 @@ def join(
         return dial_aggregator(address, name, certs, insecure, token, say)
 
     agreement = Agreement(folder, accept, console)
-    setup = ClientSetup(
-        name, data, eval_data, model, console, dial, load_policy(policy, folder), agreement, server
-    )
+    own = load_policy(policy, folder)
+    sums = partial(sums_of, name, certs, folder, own, say)
+    setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums)
     credentials = channel_credentials(server, certs, insecure, authority)
     if certs and (soon := ends_soon(certs / CLIENT)):
         say(soon)

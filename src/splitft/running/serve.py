@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,6 +28,7 @@ from splitft.engines.network.membership import expelled_before, missing, write_m
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.round_steps import ShortRoundError
 from splitft.engines.network.sameness import facts_of, versions
+from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.certs import SERVER as SERVER_PEM
@@ -209,6 +211,11 @@ def make_server_side(
     averaging = None
     if job.network.aggregator:
         averaging = AggregatorLink(job, job_digest(start.stated), model.slots.layout, ledger)
+    averager, log = averaging.average if averaging else None, partial(write_step, steps)
+    secure = None
+    if job.secure_aggregation:
+        secure = SecureSum(job, model.slots.layout, averaging, log, goes_back=job.save_every > 0)
+        averager = secure.average
     # Every average is probed before it is handed out, where the model is here.
     vocab_size = int(text_config(start.model).vocab_size)
     probe = AdapterProbe(
@@ -222,9 +229,10 @@ def make_server_side(
         continues=bool(job.adapter_name_or_path),
         batch_tokens=batch_tokens(job, model, start.report.cuts, console),
         micro_batches=micro_batches(job, lambda name: roster[name].rows, times.parts, roster.there),
-        averager=averaging.average if averaging else None,
-        log=lambda line: append_line(steps, json.dumps(line)),
-        guard=Guard(examine, lambda name, reason: members.expel(name, reason), say),
+        averager=averager,
+        log=log,
+        guard=Guard(examine, lambda name, reason: members.expel(name, reason), say, tries=secure is None),
+        dropped=lambda: secure.dropped if secure else (),
     )
 
     # The listener.
@@ -261,7 +269,10 @@ def make_server_side(
         partial(write_members, folder),
         facts_of(welcome.things, welcome.values),
     )
-    cohort = NetworkCohort(members, job, times, averaging, _goes_back=job.save_every > 0)
+    if secure is not None:
+        secure.open(members)
+    handed_in = averaging if secure is None else None  # what training waits for; a sum waits by itself
+    cohort = NetworkCohort(members, job, times, handed_in, _goes_back=job.save_every > 0)
     parties = Parties(
         policy,
         server,
@@ -274,6 +285,11 @@ def make_server_side(
         self_reported=(*(OF_EVALUATION if counts_at_clients(job) else ()), "client_versions"),
     )
     return parties, members, listener, averaging
+
+
+def write_step(path: Path, line: dict[str, Any]) -> None:
+    """Write a line of the step log."""
+    append_line(path, json.dumps(line))
 
 
 def counts_at_clients(job: Job) -> bool:

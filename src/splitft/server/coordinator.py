@@ -54,6 +54,7 @@ class Coordinator:
     averager: RemoteAverage | None  # of an aggregator, which has the clients' updates; None: they come here
     log: Callable[[dict[str, Any]], None]  # called for each average
     guard: Guard | None = None  # examines every average; None: they stand as they are made
+    dropped: Callable[[], Collection[str]] = tuple  # clients that the averager lost on its last average
 
     def __post_init__(self, adapter: Adapter) -> None:
         self.blocks = GlobalAdapter(adapter, self.layout, self.settings, self.settings.seed)
@@ -173,8 +174,7 @@ class Coordinator:
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
-        cuts = {client: holding.held.cut for client, holding in self.holdings.items()}
-        return {"aggregator": self.blocks.state(), "cuts": cuts}
+        return {"aggregator": self.blocks.state(), "cuts": {c: h.held.cut for c, h in self.holdings.items()}}
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state()` after a round."""
@@ -199,14 +199,14 @@ class Coordinator:
         guard.begin()
         make()
         order = average.by_length(without=guard.accused)
-        return [*guard.check(average.old, lambda: self.blocks.adapter, order, make), *guard.accused]
+        blamed = guard.check(average.old, lambda: self.blocks.adapter, order, make)
+        return [*blamed, *guard.accused, *self.dropped()]
 
     def _held(self, cut: int) -> HeldBlocks:
         return held_blocks(self.settings, self.num_blocks, cut)
 
-    def _unpacked(self, moments: TrunkMoments) -> dict[int, Moments]:
-        freeze_a = self.settings.freeze_a
-        return unpack_blocks(moments.blocks, moments.steps, moments.values, self.layout, freeze_a)
+    def _unpacked(self, came: TrunkMoments) -> dict[int, Moments]:
+        return unpack_blocks(came.blocks, came.steps, came.values, self.layout, self.settings.freeze_a)
 
     def _load(self, key: str, clients: list[str]) -> TrunkLoad:
         """Return what a trunk holds: each block at the highest of its clients' ranks."""

@@ -32,11 +32,13 @@ class Guard:
         examine: Returns what is wrong with a new global adapter, given the one before; empty: nothing.
         blame: Called with each client to blame, and the reason.
         notice: Prints one line.
+        tries: Averages can be made again without single clients; no with secure aggregation.
     """
 
     examine: Callable[[Adapter, Adapter], str]
     blame: Callable[[str, str], None]
     notice: Callable[[str], None]
+    tries: bool = True
     _remake: Remake = field(default=lambda without: None, init=False)
     _suspects: dict[str, float] = field(default_factory=dict, init=False)  # of the last round, see `check`
     _without: list[str] = field(default_factory=list, init=False)  # clients to blame for it
@@ -65,7 +67,7 @@ class Guard:
         names = list(suspects)
         trials = [[name] for name in names] if len(names) > 1 else []
         trials += [names[:count] for count in range(2, (len(names) + 1) // 2)]
-        for without in trials:
+        for without in trials if self.tries else ():
             remake(without)
             if not self.examine(old, adapter()):
                 self._accuse(without, problem)

@@ -13,6 +13,7 @@ from splitft.lora.ranks import HeldBlocks
 from splitft.lora.robust import Contribution
 from splitft.server.average import Contributions, average_round, by_length
 from splitft.server.seam import SHARED, TrunkUpdate
+from splitft.server.secure_average import summed_average
 from splitft.wire.messages import AdapterUp
 
 # Averages elsewhere what clients hand in there (`splitft aggregator`): from the round, the global adapter,
@@ -62,6 +63,9 @@ class RoundAverage:
             asked = {client: (self.held[client].cut, number) for client, number in rows.items()}
             return self.elsewhere(self.round, self.old, asked, given)
         own = {client: update for client, update in self.updates.items() if client in rows}
+        if self.settings.secure_aggregation and self.mean is None:
+            ranks = self.held[next(iter(rows))].ranks(self.settings)
+            return summed_average(self.settings, self.layout, self.old, ranks, rows, own)
         return average_round(self.settings, self.layout, self.old, self.held, rows, own, given, self.mean)
 
     def by_length(self, without: Collection[str]) -> dict[str, float]:

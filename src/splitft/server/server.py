@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from splitft.common.state import State
@@ -36,6 +36,7 @@ class Server:
         averager: RemoteAverage | None = None,
         log: Callable[[dict[str, Any]], None] = lambda line: None,
         guard: Guard | None = None,
+        dropped: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.coordinator = Coordinator(
             settings,
@@ -48,6 +49,7 @@ class Server:
             averager=averager,
             log=log,
             guard=guard,
+            dropped=dropped,
         )
         self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
         # The figures of a round, each counted by one of the two.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -154,27 +154,38 @@ class AggregatorLink:
         Raises UpdatesError where clients' updates cannot be averaged, and AggregatorError where the
         aggregator refuses, or answers what cannot be.
         """
+        answer = self._ask(round_, old, clients, trunks)
+        assert self._way is not None
+        num_blocks = self._way[1].coordinator.num_blocks
+        held = [held_blocks(self.settings, num_blocks, cut) for cut, _ in clients.values()]
+        given = self.settings, self.layout, old, held, trunks, self._reach(round_)
+        try:
+            return checked_average(*given, answer.blocks, answer.values)
+        except ValueError as error:
+            raise AggregatorError(f"the aggregator's average of round {round_}: {error}; {ADVICE}") from None
+
+    def added(
+        self, round_: int, clients: Mapping[str, tuple[int, int]], sizes: Sequence[int]
+    ) -> list[Tensor]:
+        """Have clients' masked updates added, modulo 2^32; return the sum, an int32 tensor a block.
+
+        sizes: Values of each block. Raises as `average` does.
+        """
+        values = self._ask(round_, {}, clients, {}).values
+        if any(one.dtype is not torch.int32 for one in values) or [one.numel() for one in values] != [*sizes]:
+            raise AggregatorError(f"the aggregator's sum of round {round_} is of another form; {ADVICE}")
+        return [*values]
+
+    def _ask(
+        self, round_: int, old: Adapter, clients: Mapping[str, tuple[int, int]], trunks: Contributions
+    ) -> Averaged:
+        """Send a request, and wait for its answer. Raises UpdatesError where updates cannot be averaged."""
         assert self._way is not None
         dialler, members = self._way
         if refused := {client: why for client, why in self._refused.items() if client in clients}:
             raise UpdatesError(refused)
-        # One request: the clients' updates by their digests, and the trunks' adapters.
-        of_trunks = [(holder, block, *one) for block, held in trunks.items() for holder, one in held.items()]
-        asked = self._asked = Average(
-            secrets.token_hex(16),
-            self.job_digest,
-            round_,
-            clients=tuple(clients),
-            cuts=tuple(cut for cut, _ in clients.values()),
-            rows=tuple(rows for _, rows in clients.values()),
-            digests=tuple(self._stated[client][0] for client in clients),
-            blocks=tuple(old),
-            old=tuple(flatten(block) for block in old.values()),
-            holders=tuple(holder for holder, *_ in of_trunks),
-            held=tuple(block for _, block, *_ in of_trunks),
-            weights=tuple(int(weight) for *_, weight in of_trunks),
-            values=tuple(flatten(adapter) for _, _, adapter, _ in of_trunks),
-        )
+        digests = tuple(self._stated[client][0] for client in clients)
+        asked = self._asked = _request(self.job_digest, round_, old, clients, digests, trunks)
         dialler.repeat(packed(asked))
         # Meanwhile clients are served: one that restarts may have to hand in its update again.
         while self._answer is None:
@@ -184,12 +195,7 @@ class AggregatorLink:
         answer, self._answer, self._asked = self._answer, None, None
         if isinstance(answer, Unaveraged):
             raise UpdatesError(_reasons(asked, answer))
-        held = [held_blocks(self.settings, members.coordinator.num_blocks, cut) for cut in asked.cuts]
-        given = self.settings, self.layout, old, held, trunks, self._reach(round_)
-        try:
-            return checked_average(*given, answer.blocks, answer.values)
-        except ValueError as error:
-            raise AggregatorError(f"the aggregator's average of round {round_}: {error}; {ADVICE}") from None
+        return answer
 
     def take_in(self) -> None:
         """Take in what has come from the aggregator.
@@ -258,6 +264,33 @@ class AggregatorLink:
 def refusal(reason: str) -> str:
     """Return the reason for which a client is expelled that the aggregator refuses."""
     return f"the aggregator refuses what it handed in, and says: {plain(reason, SHOWN)}"
+
+
+def _request(
+    job: str,
+    round_: int,
+    old: Adapter,
+    clients: Mapping[str, tuple[int, int]],
+    digests: tuple[Tensor, ...],
+    trunks: Contributions,
+) -> Average:
+    """Return one request: the clients' updates by their digests, and the trunks' adapters."""
+    of_trunks = [(holder, block, *one) for block, held in trunks.items() for holder, one in held.items()]
+    return Average(
+        secrets.token_hex(16),
+        job,
+        round_,
+        clients=tuple(clients),
+        cuts=tuple(cut for cut, _ in clients.values()),
+        rows=tuple(rows for _, rows in clients.values()),
+        digests=digests,
+        blocks=tuple(old),
+        old=tuple(flatten(block) for block in old.values()),
+        holders=tuple(holder for holder, *_ in of_trunks),
+        held=tuple(block for _, block, *_ in of_trunks),
+        weights=tuple(int(weight) for *_, weight in of_trunks),
+        values=tuple(flatten(adapter) for _, _, adapter, _ in of_trunks),
+    )
 
 
 def _reasons(asked: Average, answer: Unaveraged) -> dict[str, str]:

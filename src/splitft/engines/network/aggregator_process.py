@@ -32,7 +32,7 @@ from splitft.engines.network.control import (
     packed,
 )
 from splitft.engines.network.desk import digest_of
-from splitft.engines.network.gate import check_adapters
+from splitft.engines.network.gate import check_adapters, check_masked
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import NetworkError, SplitFTError
 from splitft.job.settings import TrainingSettings
@@ -40,6 +40,7 @@ from splitft.lora.blocks import Layout, flatten, unflatten
 from splitft.lora.ranks import held_blocks
 from splitft.lora.reach import reach_of_rounds
 from splitft.lora.robust import Contribution
+from splitft.lora.summed import added
 from splitft.server.average import UpdatesError, average_round, check_updates
 from splitft.wire.messages import AdapterUp
 
@@ -139,7 +140,7 @@ class AggregatorProcess:
         if ticket.dtype is not torch.uint8 or ticket.shape != (TICKET_BYTES,):
             raise ValueError(f"ticket: {ticket.dtype} {tuple(ticket.shape)}")
         update = AdapterUp(handed_in.round, blocks, handed_in.values)
-        check_adapters(update)
+        check_masked(update) if self.settings.secure_aggregation else check_adapters(update)
         number = self._taken[name].number + 1 if name in self._taken else 1
         state = {
             "round": update.round,
@@ -184,7 +185,8 @@ class AggregatorProcess:
         try:
             if others:
                 raise UpdatesError(others)
-            averaged = self._average(asked)
+            masked = self.settings.secure_aggregation
+            averaged = self._added(asked) if masked else self._average(asked)
         except UpdatesError as error:
             for name, reason in error.reasons.items():
                 self.notice(f"the update of {name} is not averaged: {reason}")
@@ -195,8 +197,25 @@ class AggregatorProcess:
         except Exception as error:  # whatever a request makes of the averages
             self._reject(SERVER, f"the request does not fit the job: {error_line(error)}")
         else:
-            self.notice(f"averaged the adapters of {', '.join(asked.clients)}")
+            did = "added the masked adapters" if masked else "averaged the adapters"
+            self.notice(f"{did} of {', '.join(asked.clients)}")
             self.listener.send(SERVER, packed(averaged))
+
+    def _added(self, asked: Average) -> Averaged:
+        """Return the sum of masked updates, modulo 2^32. Raises UpdatesError where some are of another."""
+        own = {client: self._taken[client].message for client in asked.clients}
+        blocks = next(iter(own.values())).blocks
+        sizes = [values.numel() for values in next(iter(own.values())).values]
+        others = {
+            client: f"an update of round {update.round}, or of other blocks"
+            for client, update in own.items()
+            if update.round != asked.round
+            or update.blocks != blocks
+            or [values.numel() for values in update.values] != sizes
+        }
+        if others:
+            raise UpdatesError(others)
+        return Averaged(asked.request, blocks, tuple(added([update.values for update in own.values()])))
 
     def _average(self, asked: Average) -> Averaged:
         """Return the averages of a request. Raises UpdatesError where clients' updates cannot be averaged."""

@@ -9,10 +9,11 @@ from typing import TypeVar, get_args
 from torch import Tensor
 
 from splitft.common.text import plain
+from splitft.engines.network.sum_messages import SumAnswer, SumRequest, Trained
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import AdapterDown, Gradients, Message, Metrics, TrunkOutput
 
-PROTOCOL = 7  # counts changes of the messages: see SCHEMA
+PROTOCOL = 8  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
 TICKET_BYTES = 16  # of `HandIn`
@@ -235,6 +236,7 @@ class Unaveraged:
 Control = (
     Hello | Welcome | Refused | Ready | Load | Loaded | Held | Train | Started | Worked | Skip | Evaluate
     | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected | HandIn | Unaveraged
+    | Trained | SumRequest | SumAnswer
 )  # fmt: skip
 
 Said = Message | Control  # all messages on a connection
@@ -249,6 +251,7 @@ FROM_SERVER = (
     Evaluate,
     Save,
     End,
+    *get_args(SumRequest),
 )  # in a session
 
 M = TypeVar("M")

@@ -163,6 +163,9 @@ class Gate:
             return
         sizes, held = [values.numel() for values in message.values], self.holdings[client].held
         check_sizes(self.settings, self.layout, held, message.blocks, sizes)
+        if self.settings.secure_aggregation:
+            check_masked(message)
+            return
         check_adapters(message)
         if not 1 <= message.round <= self.settings.rounds:
             raise ValueError(f"AdapterUp.round: {message.round}")
@@ -261,6 +264,13 @@ def check_adapters(message: AdapterUp) -> None:
         if values.dtype is not torch.float32 or values.ndim != 1:
             raise ValueError(f"values: {values.dtype} of shape {tuple(values.shape)}")
         _finite("values", values)
+
+
+def check_masked(message: AdapterUp) -> None:
+    """Raise ValueError where a masked update's values are no vectors of int32; more cannot be seen."""
+    for values in message.values:
+        if values.dtype is not torch.int32 or values.ndim != 1:
+            raise ValueError(f"values: {values.dtype} of shape {tuple(values.shape)} where they are masked")
 
 
 def _finite(name: str, tensor: Tensor) -> None:

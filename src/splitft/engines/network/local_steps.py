@@ -21,6 +21,7 @@ class LocalSteps:
 
     Attributes:
         evaluated: Of the last evaluation, batch by batch.
+        tokens: Of the training rows of a whole model in the local steps under way.
         front, tail: Seconds of computing in the local steps under way.
     """
 
@@ -28,11 +29,12 @@ class LocalSteps:
     evaluated: list[Metrics] = field(default_factory=list)
     front: Stopwatch = field(default_factory=Stopwatch, init=False)
     tail: Stopwatch = field(default_factory=Stopwatch, init=False)
+    tokens: int = field(default=0, init=False)
     _on_the_way: int = field(default=0, init=False)  # batches that are sent and not answered to the end
 
     def start(self) -> None:
         """Begin with nothing on its way."""
-        self.front, self.tail, self._on_the_way = Stopwatch(), Stopwatch(), 0
+        self.front, self.tail, self._on_the_way, self.tokens = Stopwatch(), Stopwatch(), 0, 0
 
     def train(self, client: ClientRole, round_: int) -> None:
         """Take the local steps of a round."""
@@ -80,3 +82,5 @@ class LocalSteps:
     def _note(self, message: Message) -> None:
         if isinstance(message, Metrics):
             self.evaluated.append(message)
+        elif isinstance(message, LocalLoss):
+            self.tokens += sum(message.lengths)

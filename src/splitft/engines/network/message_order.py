@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from splitft.data.estimates import rows_of
 from splitft.data.sample import HeldOutPart, batch_numbers
 from splitft.engines.network.control import Said
+from splitft.engines.network.sum_messages import Trained
 from splitft.job.settings import TrainingSettings
 from splitft.wire.messages import Activations, AdapterUp, HeldOut, LocalLoss, Message, Metrics, TailGradients
 
@@ -21,7 +22,7 @@ def training_script(job: TrainingSettings, micro_steps: int) -> Iterator[Line]:
     for step in range(job.local_steps):
         for micro_step in range(micro_steps):
             yield Activations if job.splits_model else LocalLoss, step, micro_step, 0
-    yield AdapterUp, 0, 0, 0
+    yield Trained if job.secure_aggregation else AdapterUp, 0, 0, 0
 
 
 def evaluation_script(job: TrainingSettings, eval_rows: int, part: HeldOutPart) -> Iterator[Line]:
@@ -110,6 +111,13 @@ class MessageOrder:
         if round_ != self.round or wanted is not None or self._open:
             left = wanted[0].__name__ if wanted else "an answer"
             raise ValueError(f"Evaluated of round {round_} came where {left} of round {self.round} is next")
+
+    def stays(self, round_: int) -> None:
+        """Note that a client has taken all steps and keeps its adapters. Raises ValueError where not."""
+        wanted = next(self.lines, None)
+        if round_ != self.round or wanted is None or wanted[0] is not Trained:
+            left = wanted[0].__name__ if wanted else "nothing"
+            raise ValueError(f"Trained of round {round_} came where {left} of round {self.round} is next")
 
     def answered(self) -> None:
         """Note that the server has answered the oldest message that asks for an answer."""

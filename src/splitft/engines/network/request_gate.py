@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from splitft.engines.network import control
+from splitft.engines.network.sum_messages import SumRequest
 from splitft.errors import PolicyError
 from splitft.job.settings import CostSettings
 from splitft.job.site_policy import SitePolicy
@@ -22,7 +23,7 @@ from splitft.wire.messages import AdapterDown
 
 MEGABYTE = 10**6
 LARGEST = 1e6  # root mean square of values that come down, as of those that go up
-_ON_A_STATE = (AdapterDown, control.Train, control.Skip, control.Evaluate, control.Save)
+_ON_A_STATE = AdapterDown | control.Train | control.Skip | control.Evaluate | control.Save | SumRequest
 
 
 @dataclass(eq=False)
@@ -72,6 +73,9 @@ class RequestGate:
                 self._again("train", request.round)
             case control.Evaluate():
                 self._evaluation(request)
+            case _ if isinstance(request, SumRequest):
+                self._round(request.round, 1)
+                self._again("sum", request.round, 5)
             case control.Load() | control.Save():
                 if request.done > self.settings.rounds + 1:
                     raise _refused(f"a state after {request.done} of {self.settings.rounds} rounds")

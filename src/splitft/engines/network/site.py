@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,12 +12,14 @@ from splitft.common.state import State
 from splitft.common.text import error_line, one_line, plain
 from splitft.data.sample import HeldOutPart
 from splitft.engines.network import control
+from splitft.engines.network.client_sums import NoSums
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.desk import Desk
 from splitft.engines.network.local_steps import LocalSteps, StepsOverError
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.site_files import FINISHED, SAVED, SiteFiles
+from splitft.engines.network.sum_messages import SumRequest, Trained
 from splitft.errors import (
     AggregatorError,
     DataError,
@@ -31,7 +33,7 @@ from splitft.errors import (
 )
 from splitft.job.site_policy import SitePolicy
 from splitft.wire.channel import Channel
-from splitft.wire.messages import AdapterDown, Metrics
+from splitft.wire.messages import AdapterDown, AdapterUp, Metrics
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Joined:
         channel: Its end of the connection.
         data: Digest of its rows, which never leaves it.
         most_bytes: Of the largest message that the server can have for it.
+        sums: Its part in masked sums, where the job has these.
     """
 
     client: ClientRole
@@ -49,6 +52,7 @@ class Joined:
     gate: RequestGate
     data: str
     most_bytes: int
+    sums: NoSums = field(default_factory=NoSums)
 
 
 class Setup(Protocol):
@@ -166,6 +170,9 @@ class Site:
             case control.Skip():
                 self.client.memory.forget()
                 self._load_state(self._start)
+            case _ if isinstance(request, SumRequest):
+                answer = self._now.sums.answer(request, self.client)
+                self._conversation.say(self._handed_in(answer) if isinstance(answer, AdapterUp) else answer)
             case control.Evaluate():
                 self._evaluate(request)
             case Metrics():  # of rows that the server has evaluated by itself
@@ -210,9 +217,11 @@ class Site:
         self._setup.need(self.client, state["cut"])
         self._load_state(state)
         self._start = state
-        # The aggregator may not have the update yet.
-        if found is not None and wanted.finished and self._desk is not None:
-            self._desk.hand_in(self.client.finish(wanted.done))
+        # A sum of this round may be under way; or the aggregator may not have the update yet.
+        if found is not None and wanted.finished:
+            self._now.sums.trained(wanted.done, state.get("tokens", 0))
+            if self._desk is not None and not self._now.sums.masks:
+                self._desk.hand_in(self.client.finish(wanted.done))
         number = wanted.done + wanted.finished
         self._conversation.say(control.Loaded(wanted.done, found is not None or not number))
 
@@ -223,6 +232,7 @@ class Site:
         self.client.memory.move(adapters.cut)
         state = self.client.receive(adapters)
         self._setup.check_adapter(self.client, adapters)
+        self._now.sums.forget()
         self._start = self._state()
         self._conversation.say(state or control.Held(adapters.round))
 
@@ -235,11 +245,15 @@ class Site:
         self._steps.train(client, task.round)
         # The state is saved before the server hears of the adapters.
         update = client.finish(task.round)
-        self._conversation.say(
-            control.Worked(task.round, self._steps.front.seconds, self._steps.tail.seconds)
-        )
+        front, tail = self._steps.front.seconds, self._steps.tail.seconds
+        self._conversation.say(control.Worked(task.round, front, tail))
+        self._now.sums.trained(task.round, self._steps.tokens)
         self._files.save(FINISHED, task.round + 1, self._state())
-        self._conversation.say(self._desk.hand_in(update) if self._desk else update)
+        self._conversation.say(Trained(task.round) if self._now.sums.masks else self._handed_in(update))
+
+    def _handed_in(self, update: AdapterUp) -> AdapterUp:
+        """Return what the server gets of an update; with an aggregator, once that has it."""
+        return self._desk.hand_in(update) if self._desk is not None else update
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
@@ -252,9 +266,11 @@ class Site:
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""
-        return self.client.state() | {"memory": self.client.memory.state(), "data": self._now.data}
+        own = {"memory": self.client.memory.state(), "data": self._now.data}
+        return self.client.state() | own | self._now.sums.state()
 
     def _load_state(self, state: State) -> None:
+        self._now.sums.forget()
         self.client.load_state(state)
         self.client.memory.load_state(state["memory"])
 

@@ -13,6 +13,7 @@ from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.round_steps import RoundSteps, ShortRoundError
+from splitft.engines.network.sum_messages import Trained
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.waiting import WaitingLine
 from splitft.job.settings import TrainingSettings
@@ -71,6 +72,9 @@ class TrunkTransaction:
                 if not 0 <= seconds <= MOST_SECONDS:
                     raise ValueError(f"Worked: {seconds} seconds")
             self.worked[name] = message
+        elif isinstance(message, Trained):  # a sum follows, of updates that stay at their clients
+            self._orders[name].stays(message.round)
+            self.updates[name] = AdapterUp(message.round, (), ())
         elif isinstance(checked := self._orders[name].checked(message), AdapterUp):
             self.updates[name] = checked
         else:
