@@ -11,12 +11,13 @@ from contextlib import suppress
 class ConnectProxy:
     """Passes connections on to the places that clients name.
 
-    password: `user:password` that a client must state; empty: none. allowed: whether any place may be reached.
+    password: `user:password` that a client must state; empty: none. allowed: whether places may be reached.
     """
 
     def __init__(self, password: str = "", *, allowed: bool = True) -> None:
         self.asked: list[str] = []  # places, as clients name them
         self.up = self.down = 0  # bytes that passed
+        self._open: list[asyncio.StreamWriter] = []
         self._password, self._allowed = password, allowed
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -36,10 +37,9 @@ class ConnectProxy:
 
     async def _stop(self) -> None:
         self._server.close()
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        for writer in self._open:
+            writer.transport.abort()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
@@ -54,6 +54,7 @@ class ConnectProxy:
             else:
                 host, _, port = place.rpartition(":")
                 inner = await asyncio.open_connection(host.strip("[]"), int(port))
+                self._open += [writer, inner[1]]
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await asyncio.gather(self._pump(reader, inner[1], "up"), self._pump(inner[0], writer, "down"))
         writer.close()

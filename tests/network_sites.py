@@ -31,6 +31,7 @@ def run_sites(
     address: Callable[[str, int], str] = lambda name, port: f"localhost:{port}",
     callbacks: Sequence[Callback] = (),
     heard: list[Listener] | None = None,
+    listen: str = "127.0.0.1:0",
 ) -> str:
     """Run a job, a thread for each client; return all that server and clients have said.
 
@@ -63,7 +64,7 @@ def run_sites(
     with ThreadPoolExecutor(len(names)) as pool:
         clients = [pool.submit(take_part, name) for name in names]
         options = {"callbacks": callbacks, "console": console, "on_listening": on_listening}
-        serve(job, "127.0.0.1:0", **options, **server)
+        serve(job, listen, **options, **server)
         for one in clients:
             one.result(60)
     return said.getvalue()
