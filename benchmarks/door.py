@@ -38,6 +38,7 @@ from raw_http2 import CONTINUATION, HEADERS, PING, RESET, SETTINGS, RawConnectio
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.transport import certs, entrance
 from splitft.engines.network.transport.admission import AUDIT, Admission, AuditLog
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.identity import Identity
 from splitft.engines.network.transport.listener import Listener
@@ -157,7 +158,7 @@ def join(clients: int, connects: int) -> None:
         proxy.delay_seconds = 0.1
         address = f"localhost:{proxy.port}"
         diallers = [
-            LoopDialler(address, certs.channel_credentials(address, folder / name, False), name, "", 4 * MB)
+            LoopDialler(address, channel_credentials(address, folder / name, False), name, "", 4 * MB)
             for name in names
         ]
         time.sleep(3.0)
@@ -195,7 +196,7 @@ def cost(megabytes: int, repeats: int) -> None:
         for alone in (False, True):
             server = Server(folder, ("alice",), alone=alone)
             address = f"localhost:{server.port}"
-            credentials = certs.channel_credentials(address, folder / "alice", False)
+            credentials = channel_credentials(address, folder / "alice", False)
             dialler = Dialler(address, credentials, "alice", "", 4 * MB)
             session = dialler.incoming.get(timeout=30).session  # type: ignore[union-attr]
             before = server.ask()[1]

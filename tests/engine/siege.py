@@ -21,11 +21,11 @@ from ports import free_port
 from splitft import Job
 from splitft.engines.network.control import End
 from splitft.engines.network.transport import certs
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.entrance import METHOD, SERVICE
 from splitft.engines.network.transport.peers import MOST_UNREAD
 from splitft.engines.network.transport.strangers import MOST_STRANGERS
 from splitft.job import dump_job
-from splitft.running.join import channel_credentials
 from splitft.running.prepare import assemble
 from splitft.running.serve import most_bytes
 from splitft.wire.messages import Activations

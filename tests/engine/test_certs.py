@@ -17,8 +17,10 @@ from commands import splitft
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.identity import read_server_files
 from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.pem import ISSUED
 from splitft.errors import JobError, NetworkError
 
 HOST = "server.example.org"
@@ -48,7 +50,8 @@ def hosts_of(certificate: x509.Certificate) -> list[str]:
 
 def test_every_party_has_a_folder_and_the_authoritys_key_is_in_none(authority: Path) -> None:
     listens = {certs.CA, certs.CRL, certs.SERVER, certs.SERVER_KEY}
-    assert names(authority) == {certs.CA, certs.CA_KEY, certs.CRL, "server", "aggregator", "alice"}
+    own = {certs.CA, certs.CA_KEY, certs.CRL, ISSUED}
+    assert names(authority) == own | {"server", "aggregator", "alice"}
     assert names(authority / "server") == listens | {
         certs.CLIENT,
         certs.CLIENT_KEY,
@@ -120,7 +123,7 @@ def test_renewed_certificates_keep_names_and_hosts_and_get_new_keys(tmp_path: Pa
         assert new.public_key() != old.public_key() and new.serial_number != old.serial_number
         assert new.subject == old.subject and hosts_of(new) == hosts_of(old)
     read_server_files(folder / "server", True)  # key and certificate are a pair
-    certs.channel_credentials("localhost:1", folder / "alice", False)
+    channel_credentials("localhost:1", folder / "alice", False)
 
 
 def test_a_party_that_listens_refuses_the_authoritys_key(authority: Path, tmp_path: Path) -> None:
@@ -166,12 +169,3 @@ def test_versions_of_tls_that_the_server_takes(version: str, accepted: bool, aut
             assert made.version() == version.replace("_", ".")
     finally:
         listener.close(0)
-
-
-def test_a_certificate_that_ends_within_weeks_is_told(tmp_path: Path) -> None:
-    folder = tmp_path / "certs"
-    certs.create_authority(folder)
-    certs.add_client(folder, "alice", days=20)
-    line = certs.ends_soon(folder / "alice" / certs.CLIENT)
-    assert line.endswith("`splitft certs renew` makes another") and "/alice/client.pem ends on 20" in line
-    assert certs.ends_soon(folder / "server" / certs.SERVER) == ""

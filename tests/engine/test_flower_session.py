@@ -13,7 +13,7 @@ from raw_http2 import CONTINUATION, HEADERS, RawConnection, frame
 from splitft.engines.network.control import Refused, Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.admission import Admission, AuditLog
-from splitft.engines.network.transport.certs import channel_credentials
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError, LostError, NetworkError

@@ -20,7 +20,7 @@ from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.control import WIRE, End, Refused, Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.admission import AUDIT, Admission, AuditLog
-from splitft.engines.network.transport.certs import channel_credentials
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.engines.network.transport.identity import Identity
 from splitft.engines.network.transport.listener import Listener

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from splitft.common.startup import import_libraries
 from splitft.errors import JobError
+
+
+def load(job: str, overrides: list[str] | None) -> Any:
+    """Return the job of a file or a recipe, with keys set anew. Raises JobError."""
+    from splitft.job import load_job
+
+    loaded = load_job(job, overrides or ())
+    import_libraries()  # after that: a wrong job is told at once
+    return loaded
 
 
 def names_job(name: str | None, overrides: list[str] | None, cuts: str | None) -> bool:
@@ -39,14 +50,14 @@ def parse_cuts(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def read_token(path: Path | None) -> str:
-    """Return the secret in --token-file; empty without one."""
+def read_token(path: Path | None, option: str = "--token-file") -> str:
+    """Return the secret in the file of an option; empty without one."""
     if path is None:
         return ""
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"--token-file {path} cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise JobError(f"{option} {path} cannot be read: {getattr(error, 'strerror', error)}") from None
     if not 16 <= len(token) <= 1024:
-        raise JobError(f"--token-file {path}: a secret has 16 to 1024 characters, this one {len(token)}")
+        raise JobError(f"{option} {path}: a secret has 16 to 1024 characters, this one {len(token)}")
     return token

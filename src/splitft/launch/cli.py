@@ -20,14 +20,15 @@ from typer.core import TyperGroup
 from splitft.common.startup import import_libraries
 from splitft.common.text import plain
 from splitft.errors import JobError, ModelError, SplitFTError
-from splitft.launch.arguments import names_job, parse_cuts, read_token
+from splitft.launch.aggregator import aggregator
+from splitft.launch.arguments import load, names_job, parse_cuts, read_token
 from splitft.launch.audit import audit
 from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.demo import demo
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.new import new
-from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE
+from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE, TOKENS
 from splitft.launch.watch import LIVE, LIVE_LISTEN, page_of, watch
 from splitft.launch.width import FittingApp
 
@@ -124,7 +125,7 @@ def run(
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
-    loaded = _load(job, overrides)
+    loaded = load(job, overrides)
     from splitft.running.runner import run
 
     with page_of(loaded, live, live_listen):
@@ -140,6 +141,7 @@ def server(
     ] = "127.0.0.1:50051",
     certs: CERTS = None,
     token_file: TOKEN_FILE = None,
+    tokens: TOKENS = None,
     insecure: OPEN = False,
     resume: RESUME = False,
     admit: ADMIT = None,
@@ -148,12 +150,12 @@ def server(
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
-    loaded = _load(job, overrides)
+    loaded = load(job, overrides)
     from splitft.running.serve import serve
 
     if admit and not resume:
         raise JobError("--admit lets clients into a run that goes on: give --resume, too")
-    options: dict[str, Any] = {"token": read_token(token_file), "admit": admit or []}
+    options: dict[str, Any] = {"token": read_token(token_file), "token_hashes": tokens, "admit": admit or []}
     with page_of(loaded, live, live_listen):
         done = serve(loaded, listen, certs=certs, insecure=insecure, resume=resume, **options)
     if done.summary.get("missing"):
@@ -163,30 +165,7 @@ def server(
 app.command()(client)
 
 
-@app.command()
-def aggregator(
-    job: Annotated[str, typer.Argument(help="The server's job file, with network.aggregator.")],
-    overrides: OVERRIDES = None,
-    listen: Annotated[
-        str | None, typer.Option(help="HOST:PORT to listen at; default: the job's network.aggregator.")
-    ] = None,
-    folder: Annotated[Path, typer.Option(help="Where updates are kept until the run ends.")] = Path(
-        "runs/aggregator"
-    ),
-    certs: CERTS = None,
-    token_file: TOKEN_FILE = None,
-    insecure: OPEN = False,
-    plugin: PLUGIN = None,
-) -> None:
-    """Average the clients' adapters in a run whose server must not see them."""
-    loaded = _load(job, overrides)
-    from splitft.running.aggregator import serve_averages
-
-    serve_averages(
-        loaded, listen, folder=folder, certs=certs, token=read_token(token_file), insecure=insecure
-    )
-
-
+app.command()(aggregator)
 app.add_typer(certs_app, name="certs", cls=_Commands)
 
 
@@ -212,7 +191,7 @@ def check(
     if all_architectures and cuts is not None:
         raise JobError("--cuts goes with a MODEL; --all-architectures tries every cut")
     wanted = None if cuts is None else parse_cuts(cuts)
-    job: Any = _load(str(model), overrides) if names_job(model, overrides, cuts) else None
+    job: Any = load(str(model), overrides) if names_job(model, overrides, cuts) else None
     import_libraries()
     from splitft.launch.check import check_all_command, check_command, tell_job
 
@@ -236,7 +215,7 @@ def plan(
     plugin: PLUGIN = None,
 ) -> None:
     """Predict memory, bytes and time of a job, and the cuts of every policy, without training."""
-    loaded = _load(job, overrides)
+    loaded = load(job, overrides)
     from splitft.tools.plan.command import plan_command
 
     plan_command(loaded, codecs=codecs, out=out)
@@ -333,14 +312,6 @@ def _stop_at_once(*_: object) -> None:
         sys.stdout.flush()
     _tell("stopped by SIGTERM: started again (a server with --resume), it goes on from its last state")
     os._exit(TERMINATED)
-
-
-def _load(job: str, overrides: list[str] | None) -> Any:
-    from splitft.job import load_job
-
-    loaded = load_job(job, overrides or ())
-    import_libraries()  # after that: a wrong job is told at once
-    return loaded
 
 
 def _tell(message: str) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from splitft.common.startup import import_libraries
+from splitft.errors import JobError
 from splitft.launch.arguments import read_token
-from splitft.launch.options import ACCEPT, CERTS, OPEN, PLUGIN, POLICY, TOKEN_FILE
+from splitft.launch.options import ACCEPT, CA, CERTS, OPEN, OWN_TOKEN, PLUGIN, POLICY, SECRET_FILE
 
 
 def client(
@@ -28,13 +29,18 @@ def client(
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where its state is kept; default: runs/NAME.")] = None,
     certs: CERTS = None,
-    token_file: TOKEN_FILE = None,
+    ca: CA = None,
+    token: OWN_TOKEN = None,
+    token_file: SECRET_FILE = None,
     insecure: OPEN = False,
     policy: POLICY = None,
     accept: ACCEPT = "",
     plugin: PLUGIN = None,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
+    if token and token_file:
+        raise JobError("--token or --token-file, not both: they mean the same")
+    secret = read_token(token, "--token") or read_token(token_file)
     import_libraries()
     from splitft.running.join import join
 
@@ -47,7 +53,8 @@ def client(
         model=model,
         folder=folder or Path("runs") / name,
         certs=certs,
-        token=read_token(token_file),
+        ca=ca,
+        token=secret,
         insecure=insecure,
         policy=policy,
         accept=accept,

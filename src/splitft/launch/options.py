@@ -23,6 +23,23 @@ ADMIT = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="With --resume: let an expelled client in again.")
 ]
 TOKEN_FILE = Annotated[Path | None, typer.Option(help="File with a secret that server and clients share.")]
+TOKENS = Annotated[
+    Path | None,
+    typer.Option(help="File with the hash of each client's own token (splitft certs token)."),
+]
+CA = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", help="File with the authority of the server's certificate, in place of ca.pem in --certs."
+    ),
+]
+OWN_TOKEN = Annotated[
+    Path | None,
+    typer.Option("--token", metavar="FILE", help="File with this client's token, or a secret of all."),
+]
+SECRET_FILE = Annotated[
+    Path | None, typer.Option("--token-file", hidden=True)
+]  # its name before there were tokens
 CERTS = Annotated[Path | None, typer.Option(help="Folder of this party's certificates (splitft certs).")]
 POLICY = Annotated[
     Path | None,

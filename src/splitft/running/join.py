@@ -27,7 +27,7 @@ from splitft.engines.network.desk import Desk, Dial
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.site import Joined, Site
-from splitft.engines.network.transport.certs import CLIENT, channel_credentials, ends_soon
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import AggregatorError, DataError, JobError, MismatchError, NetworkError, PolicyError
 from splitft.job import Job
@@ -275,6 +275,7 @@ def join(
     job_data: bool = False,
     certs: Path | None = None,
     authority: bytes = b"",
+    ca: Path | None = None,
     insecure: bool = False,
     token: str = "",
     patience: float = 0.0,
@@ -291,6 +292,7 @@ def join(
     model: the base model, where this machine has it under another name.
     certs: folder of this client's certificate.
     authority: instead, PEM of the authority that must have signed the server's certificate.
+    ca: a file with that, in place of `ca.pem` in `certs`, too.
     token: the secret that the server asks for.
     patience: seconds without any server before LostError.
     policy: the file of this site's policy; default: `site.yaml` in `folder`, if there is one.
@@ -321,9 +323,7 @@ def join(
     own = load_policy(policy, folder)
     sums = partial(sums_of, name, certs, folder, own, say)
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums)
-    credentials = channel_credentials(server, certs, insecure, authority)
-    if certs and (soon := ends_soon(certs / CLIENT)):
-        say(soon)
+    credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, setup)
     try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from splitft.engines.network.transport.certs import SERVER, check_date, check_no_authority, is_loopback
+from splitft.engines.network.transport.certs import SERVER, check_no_authority
+from splitft.engines.network.transport.credentials import RENEWED, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
+from splitft.engines.network.transport.pem import certificates_in, check_dates
+from splitft.engines.network.transport.tokens import TokenFile
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.job.report import ReportSettings
@@ -81,7 +85,22 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
     if certs is not None:
         check_no_authority(certs)
         read_server_files(certs, client_certs)
-        check_date(certs / SERVER, (certs / SERVER).read_bytes())
+        check_dates(certs / SERVER, certificates_in(certs / SERVER)[0], RENEWED)
+
+
+def check_tokens(
+    job: Job, hashes: TokenFile, token: str, names: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Raise JobError where tokens of each client do not go with the rest; say which clients have none yet."""
+    if token:
+        raise JobError("--tokens or --token-file, not both: a client is known by its own token")
+    if job.network.aggregator:
+        raise JobError(
+            "--tokens does not go with network.aggregator, which would get the tokens of all clients: give "
+            "certificates to all parties (`splitft certs aggregator`)"
+        )
+    if lacking := hashes.without(names):
+        say(f"no token counts for {', '.join(lacking)} yet: `splitft certs token` makes one")
 
 
 def notice(console: Console, text: str) -> None:

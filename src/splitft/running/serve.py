@@ -31,9 +31,8 @@ from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
-from splitft.engines.network.transport.certs import SERVER as SERVER_PEM
-from splitft.engines.network.transport.certs import ends_soon
 from splitft.engines.network.transport.listener import Listener
+from splitft.engines.network.transport.tokens import TokenFile
 from splitft.history import OF_EVALUATION
 from splitft.job import Job
 from splitft.job.told import told_job
@@ -51,6 +50,7 @@ from splitft.running.methods import with_method
 from splitft.running.network import (
     check_address,
     check_network_job,
+    check_tokens,
     client_names,
     job_digest,
     needs_weights,
@@ -77,6 +77,7 @@ def serve(
     certs: Path | None = None,
     token: str = "",
     tokens: Mapping[str, str] | None = None,
+    token_hashes: Path | None = None,
     insecure: bool = False,
     resume: bool = False,
     admit: Collection[str] = (),
@@ -89,17 +90,17 @@ def serve(
     address: HOST:PORT to listen at; port 0 takes a free one. certs: folder of the server's certificates,
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
-    resume: go on from the last checkpoint. admit: names of expelled clients that may come again. callbacks:
-    called at the run's events. on_listening: called once clients can connect.
+    token_hashes: instead, a file with the hash of each client's own. resume: go on from the last checkpoint.
+    admit: names of expelled clients that may come again. callbacks: called at the run's events. on_listening:
+    called once clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
     console = console or make_console()
     say = Notices(partial(notice, console))
     called = run_callbacks(job, callbacks)
-    check_address(address, certs, insecure, client_certs=not tokens)
-    if certs and (soon := ends_soon(certs / SERVER_PEM)):
-        say(soon)
+    check_address(address, certs, insecure, client_certs=not (tokens or token_hashes))
+    hashes = TokenFile(token_hashes, say) if token_hashes else None
     job = with_method(job)
     check_network_job(job)
     job = network_job(job)
@@ -107,8 +108,10 @@ def serve(
         names = client_names(job)
         expelled = expelled_before(opened.folder, names, admit)
         secrets = tokens or (dict.fromkeys(names, token) if token else {})
-        by_certificate = certs is not None and not tokens
-        door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say))
+        by_certificate = certs is not None and not (tokens or hashes)
+        door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say), hashes)
+        if hashes is not None:
+            check_tokens(job, hashes, token, names, say)
         dial = None
         if job.network.aggregator:
             dial = dial_aggregator(

@@ -51,6 +51,9 @@ def test_the_log_of_refusals_is_short_and_forgets_no_client(tmp_path: Path) -> N
     ("DNS resolution failed for x:1: C-ares status is not ARES_SUCCESS", "no address of x", False),
     ("Ssl handshake failed: CERTIFICATE_VERIFY_FAILED: certificate has expired", "has expired", True),
     ("failed to connect to all addresses; last error: connection refused", "", False),
+    ("ipv4:192.0.2.1:3128: HTTP proxy returned response code 403", "refuses the way, with HTTP 403", False),
+    ("ipv4:192.0.2.1:3128: HTTP proxy returned response code 407", "407: it asks for http://USER", False),
+    ("Received http2 header with status: 502", "answers there with HTTP 502", False),
 ])  # fmt: skip
 def test_a_client_says_why_there_is_no_connection(details: str, words: str, final: bool) -> None:
     reason, last = explain(details, "x")

@@ -36,7 +36,8 @@ from splitft.engines.network.control import (
 )
 from splitft.engines.network.desk import Dial
 from splitft.engines.network.gate import SLACK
-from splitft.engines.network.transport.certs import AGGREGATOR_NAME, channel_credentials
+from splitft.engines.network.transport.certs import AGGREGATOR_NAME
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler, Item
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import AggregatorError

@@ -16,7 +16,8 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 
 from splitft.common.files import write_atomically
-from splitft.engines.network.transport.certs import SERVER_NAME, is_loopback
+from splitft.engines.network.transport.certs import SERVER_NAME
+from splitft.engines.network.transport.credentials import is_loopback
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import JobError
 from splitft.job import load_job

@@ -14,6 +14,7 @@ from pathlib import Path
 from splitft.common.files import append_line
 from splitft.common.text import plain
 from splitft.engines.network.control import PROTOCOL, SCHEMA, VERSION, Hello, Refused
+from splitft.engines.network.transport.tokens import TokenFile
 from splitft.errors import OutputError
 
 AUDIT = "audit.jsonl"
@@ -103,6 +104,7 @@ class Admission:
     tokens: Mapping[str, str]  # the secret of each client, by which it is known; empty: none is asked for
     by_certificate: bool  # a client's name must be its certificate's
     audit: AuditLog  # of refusals
+    hashes: TokenFile | None = None  # of each client's own token, in place of `tokens`
 
     def admit(self, hello: Hello, certified: str, address: str) -> Refused | None:
         """Return the refusal of a client, None where it may come in. certified: the certificate's name."""
@@ -115,13 +117,19 @@ class Admission:
             )
         elif self.by_certificate and certified != hello.name:
             reason = "its certificate is not that of this name"
-        elif self.tokens and not (token and hmac.compare_digest(token.encode(), hello.token.encode())):
+        elif not self.keeps_token(hello) or (
+            self.tokens and not (token and hmac.compare_digest(token.encode(), hello.token.encode()))
+        ):
             reason = "its token is wrong, or no client of this job is called so"
         elif hello.name not in self.names:
             reason = "no client of this job is called so"
         else:
             return None
         return self.refuse(reason, certified or hello.name, address)
+
+    def keeps_token(self, hello: Hello) -> bool:
+        """Whether a client's token counts, by the file of hashes as it is now; without one it does."""
+        return self.hashes is None or self.hashes.accepts(hello.name, hello.token)
 
     def refuse(self, reason: str, name: str, address: str) -> Refused:
         """Log and return a refusal."""

@@ -29,6 +29,7 @@ from splitft.engines.network.control import (
     in_plain_words,
     packed,
 )
+from splitft.engines.network.transport.credentials import ClientFiles
 from splitft.engines.network.transport.delivery import (
     BrokenError,
     Delivery,
@@ -44,6 +45,7 @@ from splitft.errors import LostError, NetworkError, SplitFTError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
 MOST_LINES, LINE_SECONDS = 20, 60.0  # states of a connection that are told at once; later one a minute
+RENEWAL_SECONDS = 2.0  # between two looks at the files of a client's certificate
 CONFIRM_SECONDS = 2.0  # for a server to hang up on a client that has heard that the run is over
 MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
@@ -60,7 +62,7 @@ class Dialler:
     """
 
     address: str
-    credentials: Any  # of gRPC; None: no TLS
+    credentials: Any  # of gRPC; None: no TLS; ClientFiles: as the files are when it dials, also in mid-run
     name: str
     token: str
     max_payload: int
@@ -78,6 +80,7 @@ class Dialler:
         self._repeated = b""  # sent again in every new session
         self._said, self._lines, self._told_at = "", 0, 0.0
         self._answered = False  # ever
+        self._renewed: asyncio.Event | None = None  # is set as the files of a certificate are others
         self._start()
 
     def _start(self) -> None:
@@ -139,6 +142,23 @@ class Dialler:
             self._link.send(payload)
 
     async def _dial(self) -> None:
+        if not isinstance(self.credentials, ClientFiles):
+            return await self._dial_on()
+        self._renewed = asyncio.Event()
+        following = asyncio.ensure_future(self._follow(self.credentials, self._renewed))
+        try:
+            await self._dial_on()
+        finally:
+            following.cancel()
+
+    async def _follow(self, files: ClientFiles, renewed: asyncio.Event) -> None:
+        """Read certificates again where they are renewed, and remind of their ends."""
+        while True:
+            if files.refresh(lambda text: self.on_state(text)):
+                renewed.set()
+            await asyncio.sleep(RENEWAL_SECONDS)
+
+    async def _dial_on(self) -> None:
         wait, self._heard = FIRST_WAIT, self.now()
         while True:
             try:
@@ -147,6 +167,8 @@ class Dialler:
                 wait = FIRST_WAIT
             except grpc.aio.AioRpcError as error:
                 why, final = explain(error.details() or "", self.expected or self.address.rpartition(":")[0])
+                if isinstance(self.credentials, ClientFiles):
+                    why = self.credentials.problem() or why
                 if final and not self._answered:  # later it may be a change that is under way
                     self._put(LostError(f"no connection with {self.address}: {why}"))
                     return
@@ -207,10 +229,28 @@ class Dialler:
                 self._repeat(self._repeated)
             self._tell("")
             try:
-                await self._link.carry(read, write, answer.received)
+                await self._carry(self._link, read, write, answer.received)
             finally:
                 self._heard = self.now()
         return True
+
+    async def _carry(self, link: Link, read: Read, write: Write, received: int) -> None:
+        """Carry frames until the connection ends, or this client's certificate is renewed.
+
+        The session goes on over the next connection, so that a renewal costs the run nothing.
+        """
+        if self._renewed is None:
+            return await link.carry(read, write, received)
+        carrying = asyncio.ensure_future(link.carry(read, write, received))
+        renewed = asyncio.ensure_future(self._renewed.wait())
+        try:
+            await asyncio.wait({carrying, renewed}, return_when=asyncio.FIRST_COMPLETED)
+            if carrying.done():
+                await carrying
+        finally:
+            for task in (carrying, renewed):
+                task.cancel()
+            await asyncio.gather(carrying, renewed, return_exceptions=True)
 
     @staticmethod
     async def _confirm(read: Read, write: Write) -> None:
@@ -223,10 +263,14 @@ class Dialler:
     async def _connection(self) -> AsyncIterator[tuple[Read, Write]]:
         """Open a connection, in which frames are read and written."""
         options = OPTIONS + ((("grpc.ssl_target_name_override", self.expected),) if self.expected else ())
-        if self.credentials is None:
+        credentials = self.credentials
+        if self._renewed is not None:
+            self._renewed.clear()
+            credentials = self.credentials.credentials
+        if credentials is None:
             channel = grpc.aio.insecure_channel(self.address, options=options)
         else:
-            channel = grpc.aio.secure_channel(self.address, self.credentials, options=options)
+            channel = grpc.aio.secure_channel(self.address, credentials, options=options)
         async with channel:
             call = channel.stream_stream(f"/{SERVICE}/{METHOD}")()
             yield reader_of(call), call.write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,16 @@ class Entrance:
     def refusal(self, certificate: Certificate | None) -> str | None:
         """Return why a certificate does not count, by the files as they are now."""
         return self._identity.refusal(certificate) if self._identity and certificate else None
+
+    def name_of(self, certificate: Certificate | None, wanted: str) -> str:
+        """Return the client that a certificate is of; empty without one. wanted: as the client says."""
+        return self._identity.name_of(certificate, wanted) if self._identity and certificate else ""
+
+    def remind(self, arrivals: Mapping[str, Arrival], say: Callable[[str], None]) -> None:
+        """Say each day which certificates end soon. arrivals: of the clients that are connected."""
+        shown = {name: one.certificate for name, one in arrivals.items() if one.certificate is not None}
+        if self._identity is not None:
+            self._identity.remind(shown, say)
 
     def _look(self) -> None:
         if self._strangers is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,11 +18,15 @@ from typing import Any
 import grpc
 from cryptography import x509
 
-from splitft.engines.network.transport.certs import CA, CRL, SERVER, SERVER_KEY
+from splitft.engines.network.transport.client_names import CLIENT_NAMES, identities, read_client_names
+from splitft.engines.network.transport.dates import Reminders
+from splitft.engines.network.transport.pem import CA, CRL, CRL_BEGINS, SERVER, SERVER_KEY
 from splitft.errors import NetworkError
 
 STAMP_SECONDS = 0.5  # for which the files are taken to be as they were, except at a handshake
-CRL_BEGINS = b"-----BEGIN X509 CRL-----"
+FILES = (CA, SERVER, SERVER_KEY, CRL, CLIENT_NAMES)
+RENEW = "`splitft certs renew` makes another, which is taken up without a restart"
+RENEW_LIST = "copy a newer one there, since revocations after that date are not in it"
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,24 @@ class Certificate:
     issuer: bytes
     serial: int
     expires: datetime
+    identities: frozenset[str] = frozenset()  # the names in it, as `names.yaml` writes them
 
 
 @dataclass(frozen=True)
 class ServerFiles:
-    """The files of a server's folder, read. revoked: issuers and serial numbers."""
+    """The files of a server's folder, read.
+
+    revoked: issuers and serial numbers.
+    listing: issuers that have a list of revoked certificates.
+    names: clients by a name in their certificates; None: a client's name is the certificate's common name.
+    ends: what ends, and when.
+    """
 
     configuration: Any  # of gRPC
     revoked: frozenset[tuple[bytes, int]]
+    listing: frozenset[bytes] = frozenset()
+    names: Mapping[str, str] | None = None
+    ends: tuple[tuple[str, datetime, str], ...] = ()
 
 
 def certificate_of(context: Any) -> Certificate | None:
@@ -49,9 +63,15 @@ def certificate_of(context: Any) -> Certificate | None:
     if not pem:
         return None
     read = x509.load_pem_x509_certificate(pem[0])
+    return described(read)
+
+
+def described(read: x509.Certificate) -> Certificate:
+    """Return what counts of a certificate."""
     names = read.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     name = str(names[0].value) if len(names) == 1 else ""
-    return Certificate(name, read.issuer.public_bytes(), read.serial_number, read.not_valid_after_utc)
+    issuer, ends = read.issuer.public_bytes(), read.not_valid_after_utc
+    return Certificate(name, issuer, read.serial_number, ends, identities(read))
 
 
 def read_server_files(folder: Path, client_certs: bool) -> ServerFiles:
@@ -65,26 +85,47 @@ def read_server_files(folder: Path, client_certs: bool) -> ServerFiles:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / SERVER, folder / SERVER_KEY)
         pair = (folder / SERVER_KEY).read_bytes(), (folder / SERVER).read_bytes()
-        ca, revoked = (folder / CA).read_bytes(), frozenset[tuple[bytes, int]]()
-        if client_certs:
-            revoked = _revoked((folder / CRL).read_bytes(), x509.load_pem_x509_certificates(ca))
+        ca = (folder / CA).read_bytes()
+        authorities = x509.load_pem_x509_certificates(ca)
+        lists = _lists((folder / CRL).read_bytes(), authorities) if client_certs else []
+        own = x509.load_pem_x509_certificates(pair[1])[0]
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise NetworkError(
             f"the server's certificates in {folder} cannot be used ({error}): `splitft certs init` makes them"
         ) from None
-    return ServerFiles(grpc.ssl_server_certificate_configuration([pair], ca), revoked)
+    # What is revoked, and what ends.
+    revoked = frozenset((one.issuer.public_bytes(), entry.serial_number) for one in lists for entry in one)
+    for one in authorities:
+        if (one.issuer.public_bytes(), one.serial_number) in revoked:
+            raise NetworkError(
+                f"{folder / CA} holds an authority that {CRL} revokes ({one.subject.rfc4514_string()}): take "
+                "it out of both, with its clients"
+            )
+    ends = [(str(folder / SERVER), own.not_valid_after_utc, RENEW)]
+    if len(authorities) == 1:
+        ends.append((str(folder / CA), authorities[0].not_valid_after_utc, "`splitft certs init`"))
+    for read in lists:
+        if read.next_update_utc is not None:
+            ends.append((f"list {folder / CRL}", read.next_update_utc, RENEW_LIST))
+    return ServerFiles(
+        grpc.ssl_server_certificate_configuration([pair], ca),
+        revoked,
+        frozenset(one.issuer.public_bytes() for one in lists),
+        read_client_names(folder / CLIENT_NAMES) if client_certs else None,
+        tuple(ends),
+    )
 
 
-def _revoked(lists: bytes, authorities: list[x509.Certificate]) -> frozenset[tuple[bytes, int]]:
-    """Return the revoked certificates of signed lists. Raises ValueError where no authority signed one."""
-    found = set()
+def _lists(lists: bytes, authorities: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
+    """Return signed lists of revoked certificates. Raises ValueError where no authority signed one."""
+    found = []
     for part in lists.split(CRL_BEGINS)[1:] or [b""]:
         read = x509.load_pem_x509_crl(CRL_BEGINS + part)
         signers = [one.public_key() for one in authorities if one.subject == read.issuer]
         if not any(read.is_signature_valid(signer) for signer in signers):  # type: ignore[arg-type]
             raise ValueError(f"{CRL} is not of the authority of {CA}")
-        found |= {(read.issuer.public_bytes(), entry.serial_number) for entry in read}
-    return frozenset(found)
+        found.append(read)
+    return found
 
 
 class Identity:
@@ -108,6 +149,7 @@ class Identity:
         self._stamp, self._looked = self._stamps(), time.monotonic()
         self._files = read_server_files(folder, client_certs)
         self._given = self._files.configuration  # that gRPC has
+        self._reminders = Reminders()
 
     def credentials(self) -> Any:
         """Return credentials of gRPC that follow the files."""
@@ -115,11 +157,31 @@ class Identity:
 
     def refusal(self, certificate: Certificate) -> str | None:
         """Return why a certificate does not count, None where it does."""
-        if (certificate.issuer, certificate.serial) in self._current().revoked:
+        files = self._current()
+        if (certificate.issuer, certificate.serial) in files.revoked:
             return "its certificate was revoked"
+        if certificate.issuer not in files.listing:
+            return f"{CRL} has no list of its certificate's authority, which may have revoked it"
         if certificate.expires < datetime.now(timezone.utc):
             return f"its certificate has expired ({certificate.expires:%Y-%m-%d %H:%M} UTC)"
         return None
+
+    def name_of(self, certificate: Certificate, wanted: str) -> str:
+        """Return the client that a certificate is of: `wanted` if it is that one's; empty: nobody's."""
+        names = self._current().names
+        if names is None:
+            return certificate.name
+        found = {names[one] for one in certificate.identities if one in names}
+        return wanted if wanted in found else min(found, default="")
+
+    def remind(self, certificates: Mapping[str, Certificate], say: Callable[[str], None]) -> None:
+        """Say each day what ends soon. certificates: of the clients that are connected."""
+        for name, ends, remedy in self._current().ends:
+            self._reminders.look(name, ends, remedy, say)
+        for name, certificate in certificates.items():
+            self._reminders.look(
+                f"of {name}", certificate.expires, "`splitft certs renew` makes another", say
+            )
 
     def _fetch(self) -> Any:
         self._on_handshake()
@@ -131,7 +193,7 @@ class Identity:
 
     def _stamps(self) -> list[tuple[int, int, int]]:
         stamps = []
-        for name in (CA, SERVER, SERVER_KEY, CRL)[: 4 if self._client_certs else 3]:
+        for name in FILES if self._client_certs else FILES[:3]:
             try:
                 found = (self._folder / name).stat()
                 stamps.append((found.st_mtime_ns, found.st_ino, found.st_size))

@@ -57,6 +57,7 @@ class Listener:
         if self._entrance.notice:
             door.audit.notice(self._entrance.notice)
         self._arrivals: dict[str, Arrival] = {}  # by name, of clients that were let in
+        self._hellos: dict[str, Hello] = {}  # of these
         self._watching: asyncio.Task[None] | None = None
         self._end: End | None = None  # once the run is over
         self._told: set[str] = set()  # clients that connected since then, and heard
@@ -110,9 +111,15 @@ class Listener:
         """Hang up on clients whose certificate no longer counts, and keep the log of refusals up to date."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            self._entrance.remind(self._arrivals, self._door.audit.notice)
             for name, peer in self._peers.connected().items():
                 arrival = self._arrivals.get(name)
-                if arrival and (reason := self._entrance.refusal(arrival.certificate)) is not None:
+                if arrival is None:
+                    continue
+                reason = self._entrance.refusal(arrival.certificate)
+                if not self._door.keeps_token(self._hellos[name]):
+                    reason = "its token was taken away"
+                if reason is not None:
                     del self._arrivals[name]
                     self._door.refuse(reason, name, arrival.peer[0])
                     peer.link.send(packed(End(f"this client is turned away, {reason}", False)))
@@ -162,7 +169,7 @@ class Listener:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
         arrival.recognise()
-        self._arrivals[hello.name] = arrival
+        self._arrivals[hello.name], self._hellos[hello.name] = arrival, hello
         try:
             await self._admitted(hello, read, context.write)
         finally:
@@ -172,7 +179,7 @@ class Listener:
 
     def _refusal(self, hello: Hello, arrival: Arrival) -> Refused | None:
         """Return the refusal of a client by its certificate, its name and its token."""
-        certified = arrival.certificate.name if arrival.certificate else ""
+        certified = self._entrance.name_of(arrival.certificate, hello.name)
         reason = self._entrance.refusal(arrival.certificate)
         if reason is not None:
             return self._door.refuse(reason, certified, arrival.peer[0])

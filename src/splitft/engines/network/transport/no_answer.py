@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from splitft.engines.network.transport.certs import AGGREGATOR_NAME
 
 OTHER_HOST = "its certificate is not for {host}: dial a name that `splitft certs init` was given"
@@ -15,6 +17,18 @@ FINAL = (
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is of an authority that this client does not trust"),
     ("WRONG_VERSION_NUMBER", "it speaks no TLS"),
 )
+# A code of HTTP in gRPC's text; another try may do.
+CODES = (
+    (
+        re.compile(r"HTTP proxy returned response code (\d+)"),
+        "the proxy that https_proxy names refuses the way, with HTTP {code}{hint}",
+    ),
+    (
+        re.compile(r"Received http2 header with status: (\d+)"),
+        "a proxy or web server answers there with HTTP {code}, and not the server of the run",
+    ),
+)
+HINTS = {"407": ": it asks for http://USER:PASSWORD@HOST:PORT"}
 UNRESOLVED = ("errors resolving", "dns resolution failed", "address lookup failed")
 NO_ADDRESS = "this machine finds no address of {host}: check the name, and the way to a name server"
 CLOSED = (
@@ -32,6 +46,9 @@ def explain(details: str, host: str) -> tuple[str, bool]:
         if words in details:
             other_role = reason is OTHER_HOST and host == AGGREGATOR_NAME  # which is no address to dial
             return (OTHER_ROLE if other_role else reason).format(host=host), True
+    for pattern, reason in CODES:
+        if found := pattern.search(details):
+            return reason.format(code=found[1], hint=HINTS.get(found[1], "")), False
     if any(words in details.lower() for words in UNRESOLVED):
         return NO_ADDRESS.format(host=host), False
     if "handshake failed" in details:

@@ -1,0 +1,34 @@
+"""`splitft aggregator`: the arguments of an aggregator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from splitft.launch.arguments import load, read_token
+from splitft.launch.options import CERTS, OPEN, OVERRIDES, PLUGIN, TOKEN_FILE
+
+
+def aggregator(
+    job: Annotated[str, typer.Argument(help="The server's job file, with network.aggregator.")],
+    overrides: OVERRIDES = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen at; default: the job's network.aggregator.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where updates are kept until the run ends.")] = Path(
+        "runs/aggregator"
+    ),
+    certs: CERTS = None,
+    token_file: TOKEN_FILE = None,
+    insecure: OPEN = False,
+    plugin: PLUGIN = None,
+) -> None:
+    """Average the clients' adapters in a run whose server must not see them."""
+    loaded = load(job, overrides)
+    from splitft.running.aggregator import serve_averages
+
+    serve_averages(
+        loaded, listen, folder=folder, certs=certs, token=read_token(token_file), insecure=insecure
+    )
