@@ -70,7 +70,8 @@ def follow(
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
-    site = Site(conversation, folder, ClientSetup(name, data, eval_data, None, QUIET, dial, server=address))
+    setup = ClientSetup(name, data, eval_data, None, QUIET, dial, server=address, folder=folder)
+    site = Site(conversation, folder, setup)
     try:
         return site.run()
     finally:

@@ -32,6 +32,7 @@ from splitft.errors import AggregatorError, DataError, JobError, MismatchError, 
 from splitft.job import Job
 from splitft.job.site_policy import SitePolicy, check_policy, load_policy, may_adapt
 from splitft.job.told import read_told
+from splitft.lora.dp.plan import plan_of
 from splitft.lora.ranks import held_blocks
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
@@ -45,6 +46,7 @@ from splitft.running.model import add_blocks, base_config, inject_adapters, load
 from splitft.running.names import check_client_names
 from splitft.running.network import client_names, notice
 from splitft.running.prepare import check_config, note, offered_cuts, own_cut
+from splitft.running.private import check_private, kept_ledger, plan_text
 from splitft.running.site_checks import (
     check_front,
     check_memory,
@@ -68,6 +70,7 @@ class ClientSetup:
         policy: The word of the client's owner on every job.
         agree: Asks the owner about a job; None: whatever the policy allows is agreed to.
         server: HOST:PORT that the client dials.
+        folder: The client's own; with differential privacy its ledger is there.
     """
 
     name: str
@@ -79,6 +82,7 @@ class ClientSetup:
     policy: SitePolicy = field(default_factory=SitePolicy)
     agree: Agreement | None = None
     server: str = ""
+    folder: Path | None = None
     _held: frozenset[int] = frozenset()
     _facts: dict[str, str] = field(default_factory=dict)
     _told: tuple[Job, Welcome, HeadForm] | None = None
@@ -114,12 +118,17 @@ class ClientSetup:
         model = self._load(job, told.model_name_or_path, welcome, held)
 
         # The client, and the gate for what the server asks of it.
-        pad = cast(int, tokenizer.pad_token_id)
+        pad, digest = cast(int, tokenizer.pad_token_id), data_digest(data.train, data.eval)
         client: ClientRole
         if job.splits_model:
             client = Client(self.name, data, model, job, pad, sample_memory(job, model.width))
         else:
-            client = WholeClient(self.name, data, model, job, pad)
+            check_private(job, model)
+            ledger = kept_ledger(job, self.name, self.folder, digest)
+            client = WholeClient(self.name, data, model, job, pad, ledger)
+            if job.dp.active:
+                text = plan_text(plan_of(job, len(data.train)), job.max_grad_norm)
+                self.console.print(two_columns({"privacy": text}))
         gate = RequestGate(
             job,
             self.policy,
@@ -128,7 +137,7 @@ class ClientSetup:
             eval_rows=len(data.eval),
         )
         channel = Channel(job, model.width, client.memory)
-        return Joined(client, channel, gate, data_digest(data.train, data.eval), most_bytes_down(job, model))
+        return Joined(client, channel, gate, digest, most_bytes_down(job, model))
 
     def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
@@ -313,7 +322,7 @@ def join(
 
     agreement = Agreement(folder, accept, console)
     setup = ClientSetup(
-        name, data, eval_data, model, console, dial, load_policy(policy, folder), agreement, server
+        name, data, eval_data, model, console, dial, load_policy(policy, folder), agreement, server, folder
     )
     credentials = channel_credentials(server, certs, insecure, authority)
     if certs and (soon := ends_soon(certs / CLIENT)):
