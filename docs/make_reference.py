@@ -125,7 +125,8 @@ HISTORY = {
     "accuracy": "Share of next tokens predicted right.",
     "paper_accuracy": "The paper's figure: the prediction for position t + 1 compared with token t.",
     "clients": "`{client: figures}`, see below.",
-    "train_tokens": "Tokens with loss that were trained on in this round.",
+    "train_tokens": "Tokens with loss that were trained on in this round; with dp, the rows that steps draw "
+    "on average.",
     "bytes_up": f"{_BYTES} from clients to the server, of every kind, evaluation included.",
     "bytes_down": f"{_BYTES} from the server to clients.",
     "bytes_adapter_up": "The part of them that is adapters.",
@@ -150,6 +151,7 @@ HISTORY = {
     "change_interval": "Half-width of its 95 % interval.",
     "accuracy_change": "The same of the accuracy, in shares of tokens.",
     "metrics": "{name: mean over held-out tokens} of the job's `metrics`.",
+    "epsilon": "Of the client with the largest one, up to this round; null without differential privacy.",
 }
 CLIENTS = {
     "cut": "Blocks on the client; null for methods without cuts.",
@@ -163,6 +165,8 @@ CLIENTS = {
     "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
     "perplexity_change": "Since its first evaluation, on the rows of both.",
     "metrics": "{name: mean over its held-out tokens} of the job's `metrics`.",
+    "private_steps": "Steps with differential privacy up to this round.",
+    "epsilon": "Of all of them, at the client's delta; null without differential privacy.",
 }
 
 JOB_FILE = """\

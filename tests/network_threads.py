@@ -75,7 +75,7 @@ def follow(
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
     sums = partial(sums_of, name, certs, folder, SitePolicy(), lambda text: None)
-    setup = ClientSetup(name, data, eval_data, None, QUIET, dial, server=address, sums=sums)
+    setup = ClientSetup(name, data, eval_data, None, QUIET, dial, server=address, sums=sums, folder=folder)
     site = Site(conversation, folder, setup)
     try:
         return site.run()

@@ -27,6 +27,7 @@ class ClientRecord:
     """One client in one round; None where it did not train or was not evaluated.
 
     virtual: `ClientTimes` by the virtual clock.
+    private_steps: Steps with differential privacy up to this round; epsilon: of them all.
     """
 
     cut: int | None
@@ -39,6 +40,8 @@ class ClientRecord:
     virtual: dict[str, float] | None
     perplexity_change: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    private_steps: int = 0
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class RoundRecord:
     accuracy_change: As perplexity_change, in shares of tokens.
     metrics: {name: mean over held-out tokens} of the job's `metrics`; {eval_name: figure of the rows that
         were evaluated} of `compute_metrics`.
+    epsilon: Of the client with the largest one, up to this round; None without differential privacy.
     """
 
     round: int
@@ -91,6 +95,7 @@ class RoundRecord:
     change_interval: float | None = None
     accuracy_change: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    epsilon: float | None = None
 
     @property
     def sampled(self) -> bool:
@@ -137,6 +142,7 @@ def make_record(
     held_out: Mapping[str, HeldOutRows] | None = None,
     own_metrics: Sequence[str] = (),
     own_figures: OwnFigures | None = None,
+    spent: Mapping[str, tuple[int, float]] | None = None,
     ledger: Ledger,
     seconds: tuple[float, float],
     times: RoundTimes | None,
@@ -148,6 +154,7 @@ def make_record(
     held_out: Numbers of the clients' held-out rows; None: all were evaluated.
     own_metrics: Names of the metrics beside perplexity and accuracy.
     own_figures: Further figures, as they are.
+    spent: {client: (steps, ε)} of differential privacy so far.
     ledger: Bytes of this round.
     seconds: Of training and of evaluation.
     """
@@ -169,6 +176,7 @@ def make_record(
             asdict(times.clients[name]) if times and name in times.clients else None,
             estimate({n: m for n, m in metrics.items() if n == name}, first or {}, all_rows).change,
             {**means(own_metrics, seen), **own_figures.get(name, {})},
+            *(spent or {}).get(name, ()),
         )
     weights = [weight_of(own, all_rows.get(name)) for name, own in metrics.items()]
     perplexity, accuracy, paper_accuracy = scores(metrics.values(), weights)
@@ -202,6 +210,7 @@ def make_record(
         change_interval=estimated.change_interval,
         accuracy_change=estimated.accuracy_change,
         metrics={**means(own_metrics, list(metrics.values()), weights), **own_figures.get(None, {})},
+        epsilon=max((epsilon for _, epsilon in (spent or {}).values()), default=None),
     )
 
 

@@ -10,6 +10,7 @@ from splitft.common.seeds import numpy_generator
 from splitft.data.estimates import HeldOutRows
 from splitft.history import OwnFigures, RoundRecord, make_record
 from splitft.job.settings import FederationSettings
+from splitft.lora.dp.plan import Spent
 from splitft.server.seam import ClientError
 from splitft.wire.ledger import Ledger
 from splitft.wire.messages import (
@@ -63,6 +64,8 @@ class CohortRole(Protocol):
     ) -> Iterator[dict[str, Message]]: ...
     @property
     def held_out(self) -> dict[str, HeldOutRows]: ...
+    @property
+    def train_rows(self) -> dict[str, int]: ...
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]: ...
     def go_on_without(self, error: ClientError, clients: Collection[str]) -> None: ...
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]: ...
@@ -113,12 +116,14 @@ def run_rounds(
     observer: Observer,
     last: RoundRecord | None = None,
     own_figures: Callable[[Mapping[str, HeldOutRows]], OwnFigures] | None = None,
+    spent: Spent | None = None,
 ) -> Iterator[RoundRecord]:
     """Run all rounds and yield the record of each; round 0 is the evaluation before training.
 
     Each client weighs in the average as much as the tokens that the server saw of it. Between records the
     caller may stop, or write down the state of all parties; to go on from there, `last` is the last record.
     own_figures: called after each evaluation; returns further figures of its rows.
+    spent: counts the steps with differential privacy.
     """
     record, losses = last, StepLosses(job.gradient_accumulation_steps)
     for round_ in range(record.round + 1 if record else 0, job.rounds + 1):
@@ -143,6 +148,8 @@ def run_rounds(
             if not blamed:
                 break
             left = [name for name in left if name not in blamed]
+        if spent:
+            spent.add(members)
         trained = time.perf_counter()
         figures: OwnFigures = {}
         metrics: dict[str, Metrics] = {}
@@ -173,6 +180,7 @@ def run_rounds(
             held_out=cohort.held_out,
             own_metrics=job.metrics,
             own_figures=figures,
+            spent=spent.so_far(cohort.train_rows) if spent else None,
             ledger=ledger.since(before),
             seconds=(trained - started, time.perf_counter() - trained),
             times=cohort.times(members),

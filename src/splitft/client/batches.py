@@ -123,6 +123,10 @@ class StepBatches:
         for number, chosen in held_out_batches(rows.lengths, part, size, settings.seed, self.name):
             yield number, self._collated(rows, chosen)
 
+    def of(self, numbers: Indices) -> MicroBatch:
+        """Return these training rows as one batch."""
+        return self._collated(self.data.train, numbers)
+
     def state(self) -> State:
         """Return the place in the stream of rows, as a checkpoint holds it."""
         return self._stream.state()

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from splitft.common.text import first_few
+from splitft.data.canaries import with_canaries
 from splitft.data.holdout import hold_out, take_some
 from splitft.data.leakage import count_leaked, text_digest
 from splitft.data.notices import data_notices
@@ -123,7 +124,7 @@ def prepare(
             rows, held_rows = cut(rows, job.max_length), cut(held_rows, job.max_length)
         if not len(rows):
             raise DataError(f"client {name!r} has no training rows: raise partition.min_rows or add data")
-        clients.append(ClientData(name, rows, held_rows))
+        clients.append(ClientData(name, with_canaries(rows, job, name, tokenizer), held_rows))
 
     # Count, by label where labels were dealt, else by length.
     by_label = config.method == "dirichlet"

@@ -138,6 +138,11 @@ class LocalCohort(InProcess):
         """Return the numbers of each client's held-out rows."""
         return self._held_out.rows()
 
+    @property
+    def train_rows(self) -> dict[str, int]:
+        """Return the number of each client's training rows."""
+        return {name: len(client.data.train) for name, client in self.clients.items()}
+
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """Give clients the server's replies and return what they send next in the same exchange."""
         answers: dict[str, Message] = {}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from splitft.job.sections import Count, Name, PartitionConfig, PathName, Strict, key
+from splitft.job.sections import Count, Name, PartitionConfig, PathName, Strict, advanced, key
 
 Files = (
     PathName
@@ -74,6 +74,11 @@ class DataSettings(SeedSettings):
     partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Who gets which rows.")
     clients: Count = key(
         5, "Number of clients; with partition files: of the files, if stated; with by_column: at most."
+    )
+    canaries: Annotated[int, Field(ge=0)] = advanced(
+        0,
+        "Sentences of random words that each client trains on in 1, 4 and 16 copies, and as many controls in "
+        "none; 8 tell what an adapter remembers (docs/differential-privacy.md). None is evaluated on.",
     )
 
     @property

@@ -15,6 +15,7 @@ from splitft.job.data import DataSettings as DataSettings
 from splitft.job.data import SeedSettings as SeedSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
+from splitft.job.privacy import PrivacySettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
@@ -144,7 +145,9 @@ class OptimizerSettings(OptimSettings, ScheduleSettings):
     adam_beta1: float = advanced(0.9, "AdamW's first beta.", ge=0, lt=1)
     adam_beta2: float = advanced(0.999, "AdamW's second beta.", ge=0, lt=1)
     adam_epsilon: float = advanced(1e-8, "AdamW's epsilon.", gt=0)
-    max_grad_norm: float = key(1.0, "Clip the norm over front, trunk and tail; 0: never.", ge=0)
+    max_grad_norm: float = key(
+        1.0, "Clip the norm over front, trunk and tail; 0: never. With dp: of each row's gradient.", ge=0
+    )
     lr_scheduler_type: SchedulerType = key("linear", "Schedule over all rounds' steps.")
     warmup_ratio: float = key(0.0, "Share of all steps used to warm up.", ge=0, lt=1)
     warmup_steps: Annotated[int, Field(ge=0)] = key(0, "Steps of warm-up; overrides the ratio.")
@@ -196,7 +199,13 @@ class BatchSettings(ScheduleSettings, SeedSettings):
 
 
 class TrainingSettings(
-    SplitSettings, LoraSettings, AverageSettings, ObjectiveSettings, OptimizerSettings, BatchSettings
+    SplitSettings,
+    LoraSettings,
+    AverageSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    BatchSettings,
+    PrivacySettings,
 ):
     """Everything that decides what a training step computes."""
 

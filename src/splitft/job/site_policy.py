@@ -63,6 +63,12 @@ class SitePolicy(Strict):
         "[/data/study/*.jsonl]. --data needs none.",
     )
     datasets: Names | None = key(None, "Data sets that a job may name with --job-data.")
+    max_epsilon: float | None = key(
+        None,
+        "Largest dp.epsilon of a job; with it jobs without dp.epsilon are refused, among them all that send "
+        "activations.",
+        gt=0,
+    )
     max_rounds: Count | None = key(None, "Most rounds.")
     max_local_steps: Count | None = key(None, "Most optimizer steps of a round.")
     max_evaluations: Count | None = key(None, "Most evaluations of a run.")
@@ -169,6 +175,10 @@ def _limit_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
         ("lora_r", job.lora_r, "max_lora_r", policy.max_lora_r),
     )
     problems = [f"{name} {value}, {key} {most}" for name, value, key, most in limits if most and value > most]
+    epsilon, most_epsilon = job.dp.epsilon, policy.max_epsilon
+    if most_epsilon is not None and (epsilon is None or epsilon > most_epsilon):
+        stated = "no dp.epsilon" if epsilon is None else f"dp.epsilon {epsilon:g}"
+        problems.append(f"{stated}, max_epsilon {most_epsilon:g}")
     return problems + (_part_problems(policy, job) if job.splits_model else _whole_problems(policy))
 
 

@@ -9,7 +9,7 @@ beyond them; a value that is beyond them was not made by the job's steps.
 | adagrad | every value: 1 |
 | rmsprop, not centered | every value: 1 / √(1 - alpha), over 1 - momentum |
 | adafactor without beta1 | root mean square of a tensor: its clip_threshold, 1 by default |
-| sgd with max_grad_norm | norm of the whole update: max_grad_norm, over 1 - momentum |
+| sgd with max_grad_norm, without dp | norm of the whole update: max_grad_norm, over 1 - momentum |
 | others | none |
 
 Weight decay adds to them what it takes from the values. Where ranks differ (`lora_r_cut`), AdamW's moments go
@@ -147,8 +147,10 @@ def step_bound(settings: TrainingSettings) -> tuple[Of, float] | None:
             return ("value", 1 / math.sqrt(kept) / still) if kept > 0 else None
         case "adafactor" if not args.get("beta1"):
             return "tensor", float(args.get("clip_threshold", 1.0))
-        case "sgd" if still > 0 and settings.max_grad_norm and not args.get("maximize"):
-            return "update", settings.max_grad_norm / still
+        case "sgd" if (
+            still > 0 and settings.max_grad_norm and not args.get("maximize") and not settings.dp.active
+        ):
+            return "update", settings.max_grad_norm / still  # with dp the noise is longer
         case _:
             return None
 

@@ -1,4 +1,4 @@
-"""Adapters that act on their own rows of a batch that several clients share."""
+"""Adapters that act on their own rows of a batch: those of a client that shares it, or one row each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from splitft.errors import ModelError
-from splitft.lora.blocks import of_experts
+from splitft.lora.blocks import has_rank, of_experts
 from splitft.model.slots import AdapterSlots
 
 
@@ -62,4 +62,28 @@ def _by_part(pairs: Sequence[tuple[int, Tensor, Tensor]], x: Tensor) -> Tensor:
     else:
         own = zip(torch.split(flat, list(sizes)), a_of, b_of, strict=True)
         out = torch.cat([functional.linear(functional.linear(part, a), b) for part, a, b in own])
+    return out.reshape(*x.shape[:-1], out.shape[-1])
+
+
+def bind_each_row(slots: AdapterSlots, adapter: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Make a model compute each row of a batch with its own adapter, until `unbind_rows`.
+
+    adapter: {block: {name: (rows, *shape)}}. Raises ModelError where adapters are no pairs of matrices.
+    """
+    for index, owners in slots.owners.items():
+        own = adapter[index]
+        if any(of_experts(name) or not has_rank(name) or own[name].ndim != 3 for name, _ in owners):
+            raise ModelError(
+                f"adapters of block {index} are no pairs of matrices: rows cannot have their own"
+            )
+        for (name_a, lora_a), (name_b, lora_b) in zip(owners[::2], owners[1::2], strict=True):
+            a, b = own[name_a], own[name_b]
+            lora_a.forward = lambda x: x
+            lora_b.forward = partial(_by_row, a, b)
+
+
+def _by_row(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """Return B(A(x)) with each row's own A, (rows, rank, in), and B, (rows, out, rank); x: (rows, …, in)."""
+    rows = x.reshape(len(a), -1, x.shape[-1])
+    out = torch.bmm(torch.bmm(rows, a.transpose(1, 2)), b.transpose(1, 2))
     return out.reshape(*x.shape[:-1], out.shape[-1])

@@ -130,7 +130,8 @@ def job_lines(job: CostSettings, view: Mapping[str, Any], digest: str, data: str
     if not job.splits_model:
         parts = "the whole model"
         masked = "masked adapters, of which only sums can be read," if job.secure_aggregation else "adapters"
-        sent = f"no activations; {masked} to {to}, losses, lengths of samples and evaluation figures"
+        told = "losses" if job.dp.active else "losses, lengths of samples"
+        sent = f"no activations; {masked} to {to}, {told} and evaluation figures"
     at_home = job.labels == "client" or not job.splits_model
     lines = {
         "job": digest,
@@ -143,6 +144,9 @@ def job_lines(job: CostSettings, view: Mapping[str, Any], digest: str, data: str
         f"{job.learning_rate:g}; an evaluation every {job.eval_every} rounds",
         "sent": sent,
     }
+    if job.dp.active:
+        stated = f"epsilon {job.dp.epsilon:g}" if job.dp.epsilon else f"noise {job.dp.noise_multiplier:g}"
+        lines["privacy"] = f"{stated} for one row, of the adapter; losses and evaluation figures are exact"
     return two_columns({name: plain(text, 400) for name, text in lines.items()})
 
 

@@ -36,6 +36,7 @@ from splitft.lora.blocks import (
 )
 from splitft.model.slots import AdapterSlots, from_peft, peft_name, peft_tensors
 from splitft.running.misfit import misfit, other_kind
+from splitft.running.private import privacy_text
 from splitft.running.progress import number
 from splitft.weights.kinds import auto_class, sees_images
 
@@ -53,7 +54,7 @@ _CARD = """---
 
 Rank {job.lora_r} ({r_cut} at the cut), alpha {job.lora_alpha:g}, target modules {targets};
 server adapter `{job.server_adapter}`, labels at the {job.labels}; {up:.1f} MB went up and {down:.1f} MB down.
-
+{privacy}
 ```python
 from peft import PeftModel
 from transformers import {auto}
@@ -113,6 +114,7 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str, config: PreTrain
         targets=names,
         up=summary["bytes_up"] / 1e6,
         down=summary["bytes_down"] / 1e6,
+        privacy=f"\n{privacy}\n" if (privacy := privacy_text(summary)) else "",
     )
 
 

@@ -15,6 +15,7 @@ from splitft.engines.network.membership import MEMBERS
 from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
+from splitft.job.privacy import DPConfig
 from splitft.job.report import ReportSettings
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _opened(job: Job, folder: Path, resume: bool) -> Opened:
     known = epochs is None or epochs == was.num_train_epochs
     rounds = was.rounds if epochs is not None else job.rounds
     if known:
-        check_rounds(folder, was.rounds, rounds)
+        check_rounds(folder, was.rounds, rounds, job.dp)
     finished = finished_rounds(folder)
     if finished is not None and known and finished >= rounds:
         return Opened(folder, complete=True, rounds=was.rounds)
@@ -106,8 +107,14 @@ def _opened(job: Job, folder: Path, resume: bool) -> Opened:
     return Opened(folder, checkpoint, rounds=was.rounds, diverged=diverged)
 
 
-def check_rounds(folder: Path, was: int, now: int) -> None:
-    """Raise JobError where a run is to have fewer rounds than it had."""
+def check_rounds(folder: Path, was: int, now: int, dp: DPConfig) -> None:
+    """Raise JobError where a run is to have fewer rounds than it had, or more than its noise is for."""
+    if 0 < was < now and dp.epsilon is not None:
+        raise JobError(
+            f"the run in {folder} is of {was} rounds, and its noise was chosen for dp.epsilon {dp.epsilon:g} "
+            f"after these: it cannot be extended to {now}; start another with dp.noise_multiplier, or from "
+            "its adapter, whose epsilon then adds to this one"
+        )
     if now < was:
         raise JobError(
             f"the run in {folder} is of {was} rounds, and the job now asks for {now}: --resume can extend a "

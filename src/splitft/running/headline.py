@@ -12,6 +12,7 @@ from splitft.common.text import short_count
 from splitft.job.settings import CostSettings, FederationSettings
 from splitft.lora.blocks import Adapter, trained_tensors
 from splitft.running.prepare import Assembly
+from splitft.running.private import privacy_lines
 
 TEXT = "the text: clients send their labels, which in language modelling are the text"
 REBUILT = (
@@ -38,6 +39,7 @@ def headline(start: Assembly) -> Table:
         "steps": f"{job.rounds * job.local_steps:,} of the optimizer {_of_whom(job, len(start.names))}: "
         f"{job.local_steps} in each round, {job.rounds} in all",
         "server reads": readable(job),
+        **privacy_lines(job, [len(client.train) for client in start.clients]),
     })  # fmt: skip
 
 

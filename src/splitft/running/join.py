@@ -33,6 +33,7 @@ from splitft.errors import AggregatorError, DataError, JobError, MismatchError, 
 from splitft.job import Job
 from splitft.job.site_policy import SitePolicy, check_policy, load_policy, may_adapt
 from splitft.job.told import read_told
+from splitft.lora.dp.plan import plan_of
 from splitft.lora.ranks import held_blocks
 from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
@@ -46,6 +47,7 @@ from splitft.running.model import add_blocks, base_config, inject_adapters, load
 from splitft.running.names import check_client_names
 from splitft.running.network import client_names, notice
 from splitft.running.prepare import check_config, note, offered_cuts, own_cut
+from splitft.running.private import check_private, kept_ledger, plan_text
 from splitft.running.site_checks import (
     check_front,
     check_memory,
@@ -71,6 +73,7 @@ class ClientSetup:
         agree: Asks the owner about a job; None: whatever the policy allows is agreed to.
         server: HOST:PORT that the client dials.
         sums: Returns the client's part in the masked sums of a job.
+        folder: The client's own; with differential privacy its ledger is there.
     """
 
     name: str
@@ -83,6 +86,7 @@ class ClientSetup:
     agree: Agreement | None = None
     server: str = ""
     sums: Callable[[Job, list[str], int | None], NoSums] = no_sums
+    folder: Path | None = None
     _held: frozenset[int] = frozenset()
     _facts: dict[str, str] = field(default_factory=dict)
     _told: tuple[Job, Welcome, HeadForm] | None = None
@@ -118,12 +122,17 @@ class ClientSetup:
         model = self._load(job, told.model_name_or_path, welcome, held)
 
         # The client, and the gate for what the server asks of it.
-        pad = cast(int, tokenizer.pad_token_id)
+        pad, digest = cast(int, tokenizer.pad_token_id), data_digest(data.train, data.eval)
         client: ClientRole
         if job.splits_model:
             client = Client(self.name, data, model, job, pad, sample_memory(job, model.width))
         else:
-            client = WholeClient(self.name, data, model, job, pad)
+            check_private(job, model)
+            ledger = kept_ledger(job, self.name, self.folder, digest)
+            client = WholeClient(self.name, data, model, job, pad, ledger)
+            if job.dp.active:
+                text = plan_text(plan_of(job, len(data.train)), job.max_grad_norm)
+                self.console.print(two_columns({"privacy": text}))
         gate = RequestGate(
             job,
             self.policy,
@@ -132,9 +141,8 @@ class ClientSetup:
             eval_rows=len(data.eval),
         )
         channel = Channel(job, model.width, client.memory)
-        digest, most = data_digest(data.train, data.eval), most_bytes_down(job, model)
         sums = self.sums(told, client_names(told), told.network.min_clients)
-        return Joined(client, channel, gate, digest, most, sums)
+        return Joined(client, channel, gate, digest, most_bytes_down(job, model), sums)
 
     def need(self, client: ClientRole, cut: int) -> None:
         """Hold the blocks of a cut; those that are here already stay."""
@@ -322,7 +330,7 @@ def join(
     agreement = Agreement(folder, accept, console)
     own = load_policy(policy, folder)
     sums = partial(sums_of, name, certs, folder, own, say)
-    setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums)
+    setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
     site = Site(Conversation(dialler), folder, setup)

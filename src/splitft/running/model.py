@@ -233,7 +233,7 @@ def wants_padding_free(job: Job) -> bool:
     """
     if job.padding_free != "auto":
         return job.padding_free
-    uneven = job.per_device_train_batch_size > 1 and not (job.packing or job.group_by_length)
+    uneven = job.per_device_train_batch_size > 1 and not (job.packing or job.group_by_length or job.dp.active)
     return uneven and not job.batches_clients and compute_device(job).type == "cpu"
 
 

@@ -51,6 +51,8 @@ def check_network_job(job: Job) -> None:
             f"network.probe: false is for method fed_lora: with {job.method} the server runs the trunks, and "
             "holds the model; leave it out"
         )
+    if job.dp.noise_seed is not None:
+        raise JobError("dp.noise_seed: the server would know it, and could take the noise off: leave it out")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
     if job.splits_model and "labels" not in job.model_fields_set:

@@ -21,6 +21,7 @@ from splitft.running.baselines.no_exchange import POOLED, Books, NoExchange
 from splitft.running.baselines.whole import WholeClient, WholeModels
 from splitft.running.machines import Machines, cuts_in_memory, highest_cuts, machines_of, predicted_seconds
 from splitft.running.prepare import Assembly
+from splitft.running.private import ledger_of
 from splitft.server.parts import micro_batches
 from splitft.server.server import Server
 from splitft.wire.channel import sample_memory
@@ -83,7 +84,10 @@ def make_parties(
         memories = [sample_memory(job, model.width, values=model.has_values) for _ in data]
         clients = [Client(own.name, own, model, job, pad, m) for own, m in zip(data, memories, strict=True)]
     else:
-        clients = whole = [WholeClient(own.name, own, model, job, pad) for own in data]
+        dry = not model.has_values  # a plan takes plain steps: the same messages
+        ledgers = [None if dry else ledger_of(job, own.name) for own in data]
+        each = zip(data, ledgers, strict=True)
+        clients = whole = [WholeClient(own.name, own, model, job, pad, kept) for own, kept in each]
 
     # Methods without an exchange: every client by itself, or one trainer of all rows.
     if job.method in ("local_only", "centralized"):

@@ -41,6 +41,7 @@ from splitft.running.model import (
 )
 from splitft.running.names import check_names
 from splitft.running.predictions import HeldOutPredictions
+from splitft.running.private import check_private
 from splitft.weights.held import base_notice
 from splitft.weights.hub import resolve_model
 from splitft.weights.kinds import image_tokens
@@ -182,6 +183,8 @@ def assemble(
         note(console, text)
     head, keep = report.head if weights else "whole", predictions.keep if predictions else None
     split = make_split_model(job, model, slots, report.server_inputs, head, keep)
+    if weights:
+        check_private(job, split)
     # 5. The adapter to start from, on the model's device.
     if job.adapter_name_or_path:
         adapter = load_adapter(job.adapter_name_or_path, split.slots, job)

@@ -181,6 +181,8 @@ def round_line(record: RoundRecord) -> str:
             f"perplexity {with_interval(record.perplexity, record.perplexity_interval)}{change}  "
             f"accuracy {100 * (record.accuracy or 0):.1f} %"
         )
+    if record.epsilon is not None:
+        parts.append(f"epsilon {record.epsilon:.3g}")
     parts.append(f"↑{megabytes(record.bytes_up)} ↓{megabytes(record.bytes_down)} MB")
     parts.append(clock(record.round_seconds + record.evaluation_seconds))
     return "  ".join(parts)

@@ -49,6 +49,7 @@ from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
 from splitft.running.predictions import ComputeMetrics, Preprocess
 from splitft.running.prepare import Assembly, assemble, note
+from splitft.running.private import privacy_summary, spent_by
 from splitft.running.progress import RunProgress, clients_table, evaluation_lines, rounds_table
 from splitft.running.result import RunResult
 from splitft.running.samples import sample_continuations
@@ -124,7 +125,7 @@ def run_parties(
 ) -> RunResult:
     """Run the rounds with these parties, and write the results. notices: those so far, and later ones."""
     job, folder = start.job, opened.folder
-    check_rounds(folder, opened.rounds, job.rounds)
+    check_rounds(folder, opened.rounds, job.rounds, job.dp)
     console.print(headline(start))
     done = opened.checkpoint.round if opened.checkpoint else -1
     progress = RunProgress(job, len(start.names), parties.ledger, console, done)
@@ -149,6 +150,7 @@ def run_parties(
                 events,
                 last,
                 start.predictions.figures if start.predictions else None,
+                spent_by(job, last),
             ):
                 output.add(record)
                 events.on_written(record, folder)
@@ -313,6 +315,8 @@ class _Output:
             summary["self_reported"] = [key for key in self.parties.self_reported if key in summary]
         if self._samples:
             summary["samples"] = self._samples
+        if privacy := privacy_summary(start.job, self.records[-1], self.parties.cohort.train_rows):
+            summary["privacy"] = privacy
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
             save_adapter(

@@ -147,6 +147,11 @@ class NetworkCohort:
         return self._held_out.rows()
 
     @property
+    def train_rows(self) -> dict[str, int]:
+        """Return the number of training rows that each client has stated."""
+        return {name: member.rows for name, member in self._members.roster.items()}
+
+    @property
     def held_out_batches(self) -> dict[str, HeldOut]:
         """Return a batch of held-out ids of each client that takes part, where they are at the server."""
         return self._held_out.first_batches(self._members.roster.there())

@@ -97,6 +97,11 @@ class NoExchange(InProcess):
         """Return the numbers of each client's held-out rows."""
         return self._held_out.rows()
 
+    @property
+    def train_rows(self) -> dict[str, int]:
+        """Return the number of each client's training rows."""
+        return {name: len(client.data.train) for name, client in self._clients.items()}
+
     def answer(self, replies: Mapping[str, Message]) -> dict[str, Message]:
         """There are no replies."""
         return {}

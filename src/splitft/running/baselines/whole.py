@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from splitft.client.batches import StepBatches
 from splitft.client.client import metrics
 from splitft.client.held_adapter import HeldAdapter
+from splitft.client.private_steps import PrivateSteps
 from splitft.common.state import State
 from splitft.cuts import Decision
 from splitft.data import ClientData
@@ -14,17 +15,27 @@ from splitft.data.sample import HeldOutPart
 from splitft.history import RoundRecord
 from splitft.job.settings import TrainingSettings
 from splitft.lora.blocks import Adapter
-from splitft.lora.optimizer import global_step, learning_rates, total_norm
+from splitft.lora.dp.ledger import PrivacyLedger
+from splitft.lora.optimizer import LearningRates, global_step, learning_rates, total_norm
 from splitft.model.split_model import SplitModel, StepId
 from splitft.wire.memory.sample_memory import SampleMemory
 from splitft.wire.messages import AdapterDown, AdapterUp, LocalLoss, Message, OptimizerState
 
 
 class WholeClient:
-    """A `ClientRole` whose cut is the end of the model: forward, loss and backward in one place."""
+    """A `ClientRole` whose cut is the end of the model: forward, loss and backward in one place.
+
+    ledger: with it, steps are taken with differential privacy.
+    """
 
     def __init__(
-        self, name: str, data: ClientData, model: SplitModel, settings: TrainingSettings, pad_token_id: int
+        self,
+        name: str,
+        data: ClientData,
+        model: SplitModel,
+        settings: TrainingSettings,
+        pad_token_id: int,
+        ledger: PrivacyLedger | None = None,
     ) -> None:
         self.name = name
         self.data = data
@@ -35,6 +46,7 @@ class WholeClient:
         self.ahead = 0
         self._held = HeldAdapter(settings, model.num_blocks, model.device)
         self._batches = StepBatches(settings, name, data, pad_token_id, model.device)
+        self._private = None if ledger is None else PrivateSteps(self._batches, settings, ledger)
         self._learning_rate = learning_rates(settings)
 
     @property
@@ -65,6 +77,8 @@ class WholeClient:
 
     def train_step(self, place: StepId, step: int) -> LocalLoss:
         """Train on the next micro-batch. step: the local step that sets the learning rate."""
+        if self._private is not None:
+            return self._private_step(self._private, place, step)
         batch, trained = self._batches.micro_batch(place.micro_step, 1), self._held.trained
         self.model.bind(trained.blocks)
         loss = self.model.loss(0, place, labels=batch.labels, loss_tokens=batch.loss_tokens, **batch.inputs)
@@ -72,7 +86,7 @@ class WholeClient:
         if place.micro_step + 1 == self.micro_steps:
             trained.add_penalty()
             norm = total_norm([trained.gradient_norms()]) if self.settings.max_grad_norm else None
-            trained.step(self._learning_rate(global_step(self.settings, place.round, step)), norm)
+            trained.step(self._rates(place, step), norm)
         return LocalLoss(
             round=place.round,
             step=place.step,
@@ -98,12 +112,27 @@ class WholeClient:
 
     def state(self) -> State:
         """Return all that outlasts a round, as a checkpoint holds it."""
-        return self._held.state() | {"stream": self._batches.state()}
+        state = self._held.state() | {"stream": self._batches.state()}
+        return state if self._private is None else state | {"privacy": self._private.state()}
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state()`. Raises DataError where it is of other data."""
         self._batches.load_state(state["stream"])
         self._held.load_state(state)
+        if self._private is not None:
+            self._private.load_state(state["privacy"])
+
+    def _private_step(self, private: PrivateSteps, place: StepId, step: int) -> LocalLoss:
+        """Train on a part of a step's rows; the penalty knows no row, and comes after the noise."""
+        trained, rows = self._held.trained, private.plan.step_rows
+        loss = private.compute(self.model, trained, place)
+        if place.micro_step + 1 == self.micro_steps:
+            trained.add_penalty()
+            trained.step(self._rates(place, step), None)
+        return LocalLoss(place.round, place.step, place.micro_step, loss, private.lengths, rows)
+
+    def _rates(self, place: StepId, step: int) -> LearningRates:
+        return self._learning_rate(global_step(self.settings, place.round, step))
 
 
 class WholeModels:

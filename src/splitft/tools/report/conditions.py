@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from splitft.running.private import privacy_text
 from splitft.tools.report.groups import Variant
 from splitft.tools.report.labels import value_text
 from splitft.tools.report.runs import RunFolder
@@ -38,6 +39,7 @@ def _conditions(run: RunFolder) -> dict[str, str]:
         "LoRA": f"lora_r {job['lora_r']}{at_cut}, lora_alpha {job['lora_alpha']:g}",
         "Seeds": "",  # of all runs together
         "Simulated devices": _devices(run),
+        "Differential privacy": privacy_text(run.summary),
         "Computed on": str(run.summary.get("device", "")),
         "Versions": ", ".join(f"{name} {n}" for name, n in run.summary.get("versions", {}).items()),
     }

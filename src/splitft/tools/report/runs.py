@@ -13,7 +13,7 @@ from splitft.job import Job
 from splitft.job.yaml import parse_yaml
 
 HISTORY, SUMMARY, JOB = "history.jsonl", "summary.json", "job.yaml"
-NESTED = ("partition", "cut_policy")  # keys of the job that hold keys themselves
+NESTED = ("partition", "cut_policy", "dp")  # keys of the job that hold keys themselves
 
 
 @dataclass(frozen=True)

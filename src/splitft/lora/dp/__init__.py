@@ -1,0 +1,1 @@
+"""Example-level differential privacy as pure functions: accountant, plan, noise, clipping, ledger."""
