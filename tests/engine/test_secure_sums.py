@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -65,6 +66,14 @@ def same_bits(one: Path, other: Path) -> bool:
     return (one / name).read_bytes() == (other / name).read_bytes()
 
 
+def bytes_of(folder: Path) -> list[dict[str, Any]]:
+    """The bytes of each round, by direction and kind."""
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    found = [{key: value for key, value in line.items() if key.startswith("bytes")} for line in lines]
+    assert all(found)
+    return found
+
+
 def apart(one: Path, other: Path) -> float:
     """The largest difference of two adapters' values."""
     mine, theirs = adapter_of(one), adapter_of(other)
@@ -76,6 +85,7 @@ def test_the_same_bits_as_in_one_process(mode: str, setting: Settings, tmp_path:
     setting = setting | MODES[mode]
     folder = together(setting, tmp_path)
     assert same_bits(folder, alone(setting, tmp_path / "one"))
+    assert bytes_of(folder) == bytes_of(tmp_path / "one"), "the ledger counts masked adapters as adapters"
     check_history(folder, Job(**setting | {"clients": len(NAMES)}))
     done = [line for line in read_steps(folder) if line["event"] == "sum"]
     assert [line["round"] for line in done] == list(range(1, setting["rounds"] + 1))

@@ -126,3 +126,25 @@ def test_one_liar_neither_feigns_nor_hides_an_explosion() -> None:
     lengths = {"liar": 40.0, "a": 1.0, "b": 1.0}
     assert judged({"liar": 1e6, "a": 2.1, "b": 1.9}, lengths)[:2] == ([True], [])
     assert judged({"liar": 0.0, "a": 9.0, "b": 9.0}, lengths)[:2] == ([False, True], ["liar"])
+
+
+def test_a_sum_that_does_harm_is_rolled_back_with_nobody_to_blame() -> None:
+    """With secure aggregation no average without one client can be made: none is tried."""
+    made: list[list[str]] = []
+
+    def examine(old: Adapter, new: Adapter) -> str:
+        return "not finite"
+
+    blamed, said = list[str](), list[str]()
+    guard = Guard(examine, lambda name, reason: blamed.append(name), said.append, tries=False)
+    everybody = dict.fromkeys(["anna", "bert", "cleo"], 0.0)
+    guard.begin()
+    assert guard.check({}, dict, everybody, lambda without: made.append([*without])) == [*everybody]
+    assert made == [[*everybody]] and not blamed and "nobody to blame" in said[0]
+    # The same where the evaluation of one that passed shows it.
+    calm = Guard(lambda old, new: "", lambda name, reason: blamed.append(name), said.append, tries=False)
+    assert calm.accepts({name: sums(1.0) for name in everybody})
+    calm.begin()
+    calm.check({}, dict, everybody, lambda without: made.append([*without]))
+    assert not calm.accepts({name: sums(2.0 + EXPLODES) for name in everybody})
+    assert made[-1] == [*everybody] and not blamed

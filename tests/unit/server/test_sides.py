@@ -37,6 +37,7 @@ def test_the_coordinator_reaches_nothing_that_computes_on_activations() -> None:
         "guard",
         "round_average",
         "seam",
+        "secure_average",
         "server_steps",
     }
     assert "Activations" not in (FOLDER / "coordinator.py").read_text()
