@@ -1,6 +1,6 @@
 """A run behind nginx against the same run without: bytes, CPU and wall seconds.
 
-    python benchmarks/proxy.py [--hidden 512] [--blocks 8] [--rounds 3] [--steps 6] [--repeats 3]
+    python benchmarks/proxy.py [--hidden 256] [--blocks 4] [--rounds 3] [--steps 4] [--repeats 3]
 
 One server and two clients, each a process of its own, on loopback. `direct`: certificates on both sides,
 no proxy. `nginx`: the shipped configuration (deploy/nginx.conf) with the nginx of this machine; TLS ends
@@ -109,7 +109,7 @@ def result_of(folder: Path) -> tuple[bytes, list[tuple[Any, ...]]]:
 def main() -> None:
     """Measure, and show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name, default in (("hidden", 512), ("blocks", 8), ("rounds", 3), ("steps", 6), ("repeats", 3)):
+    for name, default in (("hidden", 256), ("blocks", 4), ("rounds", 3), ("steps", 4), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="splitft-proxy-"))
