@@ -58,6 +58,8 @@ train or afterwards; until Ctrl-C. |
 ([how](evaluation.md)). |
 | `splitft evaluate RUN --generate` | Has both continue held-out prompts: exact match, ROUGE and \
 BLEU of each client. |
+| `splitft certs init`, `add`, `request`, `sign`, `install`, `renew`, `revoke`, `show`, `token` | \
+Certificates and tokens of a network run ([how](certificates.md)). |
 | `splitft schema` | Prints the JSON schema of a job file. |
 | `splitft --version` | Prints the version. |
 

@@ -19,7 +19,7 @@ serial = {folder}/{name}.serial
 certificate = {folder}/{name}.pem
 private_key = {folder}/{name}.key
 default_md = sha256
-default_days = 30
+default_days = 90
 default_crl_days = 30
 policy = any
 copy_extensions = copy
@@ -54,7 +54,7 @@ class Corporate:
             (folder / f"{name}.serial").write_text("1000\n")
         subject = "/O=Hospital group/CN=Hospital group root"
         extensions = ["-extensions", "authority", "-config", self._config("root")]
-        self._call("req", "-x509", *self._key, "-nodes", "-days", "30", "-subj", subject, *extensions,
+        self._call("req", "-x509", *self._key, "-nodes", "-days", "365", "-subj", subject, *extensions,
                    "-keyout", "root.key", "-out", "root.pem")  # fmt: skip
         self._request("issuing", "/O=Hospital group/CN=Hospital group issuing")
         self._sign("root", "issuing", "-extensions", "authority")
@@ -71,10 +71,11 @@ class Corporate:
         """Revoke a certificate that `by` has signed."""
         self._call("ca", "-config", self._config(by), "-revoke", f"{name}.pem")
 
-    def lists(self, *by: str) -> str:
-        """Return the lists of revoked certificates, as one text."""
+    def lists(self, *by: str, hours: int = 720) -> str:
+        """Return the lists of revoked certificates, as one text. hours: until the next ones are due."""
         for name in by:
-            self._call("ca", "-config", self._config(name), "-gencrl", "-out", f"{name}.crl")
+            dates = ("-crlhours", str(hours))
+            self._call("ca", "-config", self._config(name), "-gencrl", *dates, "-out", f"{name}.crl")
         return "".join((self.folder / f"{name}.crl").read_text() for name in by)
 
     def text(self, *names: str) -> str:

@@ -84,5 +84,5 @@ OPERATOR: dict[str, Mistake] = {
     "a renewal of nobody": m(5, "holds no certificate", "certs renew south --folder {certs}"),
     "a client twice": m(5, "north is there already", "certs add north --folder {certs}"),
     "a name with a space": m(2, "cannot be a client's name", "certs add North_Hospital --folder {certs}"),
-    "a revocation of nobody": m(5, "cannot read", "certs revoke south --folder {certs}"),
+    "a revocation of nobody": m(5, "has signed no certificate", "certs revoke south --folder {certs}"),
 }  # fmt: skip

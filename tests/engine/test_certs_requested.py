@@ -81,6 +81,11 @@ def test_a_site_requests_signs_installs_and_renews(command: Command) -> None:
     assert command("install", "alice", files[1], "--folder", SITE)[0] == 0
     assert Path("site/alice/client.key").read_bytes() != before
     ClientFiles(Path("site/alice"))
+    # Where the first key was stolen, the former certificates alone end.
+    assert command("revoke", "alice", "--former", "--folder", AUTHORITY)[0] == 0
+    rows = [row for row in list_certificates(Path(AUTHORITY)) if row.name == "alice"]
+    assert [row.standing for row in rows].count("revoked") == 2
+    assert next(row.standing for row in rows if row.key == "at the party") == "valid"
     # All three are the name's, and revoking the name revokes them.
     code, said = command("revoke", "alice", "--folder", AUTHORITY)
     assert code == 0 and said.count(",") >= 2

@@ -25,6 +25,7 @@ from splitft.common.lock import FILE, lock_folder
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.issuing import issue
 from splitft.engines.network.transport.listener import Listener
 
 MISTAKES = {**RESEARCHER, **ENGINEER, **OPERATOR}
@@ -49,7 +50,7 @@ def places(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     certs.add_client(authority, "north")
     certs.add_client(authority, "late", days=-0.02)
     shutil.copytree(authority / "server", authority / "ended")
-    certs._issue(authority, "server", authority / "ended" / certs.SERVER, certs.HERE, days=-0.02)
+    issue(authority, "server", authority / "ended" / certs.SERVER, certs.HERE, days=-0.02)
     (folder / "server").mkdir()
     audit = AuditLog(folder / "server", lambda text: None)
     door = Admission(("north",), {"north": SECRET["secret"]}, False, audit)

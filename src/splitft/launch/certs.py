@@ -138,13 +138,16 @@ def certs_renew(
 @certs_app.command("revoke")
 def certs_revoke(
     names: Annotated[list[str], typer.Argument(help="Clients that may not come in any more.")],
+    former: Annotated[
+        bool, typer.Option("--former", help="Only certificates that others have replaced.")
+    ] = False,
     folder: _CERTS = Path("certs"),
 ) -> None:
     """Refuse all certificates of these names from now on, also in a run that goes on."""
     from splitft.engines.network.transport.certs import CRL, revoke
 
     for name in names:
-        serials = ", ".join(f"{serial:x}" for serial in revoke(folder, name))
+        serials = ", ".join(f"{serial:x}" for serial in revoke(folder, name, former=former))
         typer.echo(f"Revoked the certificates of {name} (serial numbers {serials}).")
     _tell(folder / CRL, "goes to the server, and to the aggregator if there is one, in place of theirs")
 

@@ -164,12 +164,16 @@ def renew(
     return there
 
 
-def revoke(folder: Path, name: str) -> list[int]:
+def revoke(folder: Path, name: str, *, former: bool = False) -> list[int]:
     """Revoke all certificates of a party's name, also at a running server; return their serial numbers.
 
-    Raises OutputError where there is none.
+    former: only those that others have replaced. Raises OutputError where there is none.
     """
     own = [serial for serial, line in issued(folder).items() if line["name"] == name]
+    if former:
+        there = [path for path in (folder / name / SERVER, folder / name / CLIENT) if path.exists()]
+        current = {certificates_in(path)[0].serial_number for path in there}
+        own = [serial for serial in own if serial not in current]
     if not own:
         raise OutputError(f"{folder} has signed no certificate for {name}: `splitft certs show` lists them")
     serials = revoked_serials(folder)

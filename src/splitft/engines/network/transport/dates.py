@@ -10,10 +10,10 @@ SOON_DAYS = 30
 AGAIN_SECONDS = 86400.0  # between two lines about one certificate
 
 
-def ends_soon(name: str, ends: datetime, remedy: str) -> str:
-    """Return a line about a certificate that ends within 30 days or has ended, empty for others."""
+def ends_soon(name: str, ends: datetime, remedy: str, days: int = SOON_DAYS) -> str:
+    """Return a line about a certificate that ends within so many days or has ended, empty for others."""
     left = ends - datetime.now(timezone.utc)
-    if left > timedelta(days=SOON_DAYS):
+    if left > timedelta(days=days):
         return ""
     if left < timedelta(0):
         return f"the certificate {name} ended on {ends:%Y-%m-%d %H:%M} UTC: {remedy}"
@@ -27,9 +27,11 @@ class Reminders:
         self._clock = clock
         self._said: dict[tuple[str, datetime], float] = {}
 
-    def look(self, name: str, ends: datetime, remedy: str, say: Callable[[str], None]) -> None:
-        """Say a line about a certificate that ends soon, where a day has passed since the last one."""
-        line, now = ends_soon(name, ends, remedy), self._clock()
+    def look(
+        self, name: str, ends: datetime, remedy: str, say: Callable[[str], None], days: int = SOON_DAYS
+    ) -> None:
+        """Say a line about a certificate that ends within so many days, a day after the last one."""
+        line, now = ends_soon(name, ends, remedy, days), self._clock()
         said = self._said.get((name, ends))
         if line and (said is None or now - said >= AGAIN_SECONDS):
             self._said[name, ends] = now

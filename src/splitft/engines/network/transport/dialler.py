@@ -41,11 +41,11 @@ from splitft.engines.network.transport.delivery import (
 from splitft.engines.network.transport.entrance import METHOD, OPTIONS, SERVICE
 from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
 from splitft.engines.network.transport.no_answer import explain
+from splitft.engines.network.transport.renewal import follow, until_renewed
 from splitft.errors import LostError, NetworkError, SplitFTError
 
 FIRST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two tries: at first, and where nothing answers
 MOST_LINES, LINE_SECONDS = 20, 60.0  # states of a connection that are told at once; later one a minute
-RENEWAL_SECONDS = 2.0  # between two looks at the files of a client's certificate
 CONFIRM_SECONDS = 2.0  # for a server to hang up on a client that has heard that the run is over
 MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a client sets its own limit
 
@@ -145,18 +145,12 @@ class Dialler:
         if not isinstance(self.credentials, ClientFiles):
             return await self._dial_on()
         self._renewed = asyncio.Event()
-        following = asyncio.ensure_future(self._follow(self.credentials, self._renewed))
+        say = lambda text: self.on_state(text)  # noqa: E731
+        following = asyncio.ensure_future(follow(self.credentials, self._renewed, say))
         try:
             await self._dial_on()
         finally:
             following.cancel()
-
-    async def _follow(self, files: ClientFiles, renewed: asyncio.Event) -> None:
-        """Read certificates again where they are renewed, and remind of their ends."""
-        while True:
-            if files.refresh(lambda text: self.on_state(text)):
-                renewed.set()
-            await asyncio.sleep(RENEWAL_SECONDS)
 
     async def _dial_on(self) -> None:
         wait, self._heard = FIRST_WAIT, self.now()
@@ -229,28 +223,10 @@ class Dialler:
                 self._repeat(self._repeated)
             self._tell("")
             try:
-                await self._carry(self._link, read, write, answer.received)
+                await until_renewed(self._renewed, self._link.carry(read, write, answer.received))
             finally:
                 self._heard = self.now()
         return True
-
-    async def _carry(self, link: Link, read: Read, write: Write, received: int) -> None:
-        """Carry frames until the connection ends, or this client's certificate is renewed.
-
-        The session goes on over the next connection, so that a renewal costs the run nothing.
-        """
-        if self._renewed is None:
-            return await link.carry(read, write, received)
-        carrying = asyncio.ensure_future(link.carry(read, write, received))
-        renewed = asyncio.ensure_future(self._renewed.wait())
-        try:
-            await asyncio.wait({carrying, renewed}, return_when=asyncio.FIRST_COMPLETED)
-            if carrying.done():
-                await carrying
-        finally:
-            for task in (carrying, renewed):
-                task.cancel()
-            await asyncio.gather(carrying, renewed, return_exceptions=True)
 
     @staticmethod
     async def _confirm(read: Read, write: Write) -> None:

@@ -19,13 +19,15 @@ import grpc
 from cryptography import x509
 
 from splitft.engines.network.transport.client_names import CLIENT_NAMES, identities, read_client_names
-from splitft.engines.network.transport.dates import Reminders
+from splitft.engines.network.transport.dates import SOON_DAYS, Reminders
 from splitft.engines.network.transport.pem import CA, CRL, CRL_BEGINS, SERVER, SERVER_KEY
 from splitft.errors import NetworkError
 
 STAMP_SECONDS = 0.5  # for which the files are taken to be as they were, except at a handshake
 FILES = (CA, SERVER, SERVER_KEY, CRL, CLIENT_NAMES)
 RENEW = "`splitft certs renew` makes another, which is taken up without a restart"
+RENEW_AUTHORITY = "`splitft certs init` makes another in another folder, with new certificates for all"
+LIST_DAYS = 1  # before a list of revoked certificates is due anew: authorities publish them each week or day
 RENEW_LIST = "copy a newer one there, since revocations after that date are not in it"
 
 
@@ -47,14 +49,14 @@ class ServerFiles:
     revoked: issuers and serial numbers.
     listing: issuers that have a list of revoked certificates.
     names: clients by a name in their certificates; None: a client's name is the certificate's common name.
-    ends: what ends, and when.
+    ends: what ends, when, what to do, and how many days before that is told.
     """
 
     configuration: Any  # of gRPC
     revoked: frozenset[tuple[bytes, int]]
     listing: frozenset[bytes] = frozenset()
     names: Mapping[str, str] | None = None
-    ends: tuple[tuple[str, datetime, str], ...] = ()
+    ends: tuple[tuple[str, datetime, str, int], ...] = ()
 
 
 def certificate_of(context: Any) -> Certificate | None:
@@ -101,12 +103,12 @@ def read_server_files(folder: Path, client_certs: bool) -> ServerFiles:
                 f"{folder / CA} holds an authority that {CRL} revokes ({one.subject.rfc4514_string()}): take "
                 "it out of both, with its clients"
             )
-    ends = [(str(folder / SERVER), own.not_valid_after_utc, RENEW)]
+    ends = [(str(folder / SERVER), own.not_valid_after_utc, RENEW, SOON_DAYS)]
     if len(authorities) == 1:
-        ends.append((str(folder / CA), authorities[0].not_valid_after_utc, "`splitft certs init`"))
+        ends.append((str(folder / CA), authorities[0].not_valid_after_utc, RENEW_AUTHORITY, SOON_DAYS))
     for read in lists:
         if read.next_update_utc is not None:
-            ends.append((f"list {folder / CRL}", read.next_update_utc, RENEW_LIST))
+            ends.append((f"list {folder / CRL}", read.next_update_utc, RENEW_LIST, LIST_DAYS))
     return ServerFiles(
         grpc.ssl_server_certificate_configuration([pair], ca),
         revoked,
@@ -176,8 +178,8 @@ class Identity:
 
     def remind(self, certificates: Mapping[str, Certificate], say: Callable[[str], None]) -> None:
         """Say each day what ends soon. certificates: of the clients that are connected."""
-        for name, ends, remedy in self._current().ends:
-            self._reminders.look(name, ends, remedy, say)
+        for name, ends, remedy, days in self._current().ends:
+            self._reminders.look(name, ends, remedy, say, days)
         for name, certificate in certificates.items():
             self._reminders.look(
                 f"of {name}", certificate.expires, "`splitft certs renew` makes another", say

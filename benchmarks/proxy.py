@@ -1,0 +1,148 @@
+"""A run behind nginx against the same run without: bytes, CPU and wall seconds.
+
+    python benchmarks/proxy.py [--hidden 256] [--blocks 4] [--rounds 3] [--steps 4] [--repeats 3]
+
+One server and two clients, each a process of its own, on loopback. `direct`: certificates on both sides,
+no proxy. `nginx`: the shipped configuration (deploy/nginx.conf) with the nginx of this machine; TLS ends
+there, and each client shows its own token. Sides take turns. The model is random (its weights change no
+timing), the rows too; no codec, so that the wire carries as much as it can. Checked: both sides leave the
+same adapter, to the byte, and the same bytes, losses and perplexities in every round. Wall seconds are those
+of the rounds, CPU seconds those of all processes from their start to their end, nginx's among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import psutil
+from benchlib.record import RESULTS, ratio, save, spread
+
+from forks import start_command
+from nginx import Nginx
+from ports import free_port
+from reference import make_setting, write_rows
+from site_files import write_open_policy
+from splitft import Job
+from splitft.engines.network.transport import certs
+from splitft.engines.network.transport.tokens import TOKEN, TOKENS, make_token
+from splitft.job import dump_job
+
+NAMES = ("north", "south")
+SIDES = ("direct", "nginx")
+
+
+class Times:
+    """CPU seconds of processes, which are read while they live."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def look(self, pids: list[int]) -> None:
+        for pid in pids:
+            try:
+                for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+                    times = one.cpu_times()
+                    self._seconds[one.pid] = times.user + times.system
+            except psutil.Error:  # it has just ended
+                continue
+
+    @property
+    def total(self) -> float:
+        return sum(self._seconds.values())
+
+
+def run_side(side: str, setting: dict[str, Any], authority: Path, folder: Path) -> dict[str, float]:
+    """Run the job once; return its seconds, and megabytes each way."""
+    folder.mkdir(parents=True)
+    dump_job(Job(**setting, output_dir=str(folder / "run")), folder / "job.yaml")
+    port, policy = free_port(), write_open_policy(folder)
+    proxy = Nginx(folder / "nginx", port, authority / "server") if side == "nginx" else None
+    own = ["--tokens", authority / TOKENS] if proxy else ["--certs", authority / "server"]
+    started: list[ForkServerProcess] = [
+        start_command(
+            ["server", folder / "job.yaml", "--listen", f"127.0.0.1:{port}", *own], folder / "server.log"
+        )
+    ]
+    for name in NAMES:
+        way = ["--certs", authority / name]
+        if proxy:
+            way = ["--ca", authority / certs.CA, "--token", authority / name / TOKEN]
+        words = [
+            "client", "--server", f"localhost:{proxy.port if proxy else port}", "--name", name,
+            "--data", setting["data_files"][name], "--accept", "first", "--policy", policy,
+            "--folder", folder / name, *way,
+        ]  # fmt: skip
+        started.append(start_command(words, folder / f"{name}.log"))
+    times, pids = Times(), [one.pid or 0 for one in started] + ([proxy.process.pid] if proxy else [])
+    while any(one.is_alive() for one in started):
+        times.look(pids)
+        time.sleep(0.02)
+    if proxy:
+        times.look(pids)
+        proxy.stop()
+    if any(one.exitcode for one in started):
+        raise SystemExit("\n".join(path.read_text() for path in folder.glob("*.log")))
+    lines = [json.loads(line) for line in (folder / "run" / "history.jsonl").read_text().splitlines()]
+    up, down = (sum(line[f"bytes_{way}"] for line in lines) / 1e6 for way in ("up", "down"))
+    return {
+        "wall": sum(line["round_seconds"] for line in lines), "cpu": times.total, "up": up, "down": down,
+    }  # fmt: skip
+
+
+def result_of(folder: Path) -> tuple[bytes, list[tuple[Any, ...]]]:
+    """The adapter's bytes, and what each round's record counts."""
+    lines = [json.loads(line) for line in (folder / "run" / "history.jsonl").read_text().splitlines()]
+    counted = [(line["bytes_up"], line["bytes_down"], line["loss"], line["perplexity"]) for line in lines]
+    return (folder / "run" / "adapter" / "adapter_model.safetensors").read_bytes(), counted
+
+
+def main() -> None:
+    """Measure, and show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    for name, default in (("hidden", 256), ("blocks", 4), ("rounds", 3), ("steps", 4), ("repeats", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="splitft-proxy-"))
+    setting = make_setting(
+        scratch, "llama", num_hidden_layers=options.blocks, hidden_size=options.hidden
+    ) | {
+        "data_files": {n: str(write_rows(scratch / f"{n}.txt", 60, i)) for i, n in enumerate(NAMES)},
+        "partition": {"method": "files"}, "labels": "server", "cuts": 2, "rounds": options.rounds,
+        "local_steps": options.steps, "max_length": 96, "per_device_train_batch_size": 8,
+    }  # fmt: skip
+    authority = scratch / "authority"
+    certs.create_authority(authority)
+    for name in NAMES:
+        certs.add_client(authority, name)
+        make_token(authority, name)
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for repeat in range(options.repeats):
+        for side in SIDES if repeat % 2 == 0 else SIDES[::-1]:
+            found[side].append(run_side(side, setting, authority, scratch / f"{side}-{repeat}"))
+            print(side, {key: round(value, 2) for key, value in found[side][-1].items()}, flush=True)
+        both = [result_of(scratch / f"{side}-{repeat}") for side in SIDES]
+        assert both[0] == both[1], "the results are not the same"
+    print("the same adapter, bytes, losses and perplexities on both sides")
+    result: dict[str, Any] = {"options": vars(options), "sides": {}}
+    for key in ("wall", "cpu"):
+        direct, behind = ([one[key] for one in found[side]] for side in SIDES)
+        result["sides"][key] = {"direct": spread(direct), "nginx": spread(behind)}
+        result[f"{key}_ratio"] = ratio(behind, direct)
+        print(f"{key}: nginx over direct {result[f'{key}_ratio']}")
+    result["megabytes"] = {way: found["direct"][0][way] for way in ("up", "down")}
+    save(result, RESULTS / "proxy.json")
+    shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()
