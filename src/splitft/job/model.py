@@ -14,7 +14,7 @@ from splitft.job.data import DataSettings, SeedSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
-from splitft.job.privacy import PrivacySettings
+from splitft.job.dp import DPSettings
 from splitft.job.problems import job_error, problem_lines
 from splitft.job.report import ReportSettings
 from splitft.job.rules import RULE, broken_rules
@@ -104,7 +104,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
     ),
     "LoRA": (LoraSettings,),
     "Optimizer": (OptimSettings, OptimizerSettings, ObjectiveSettings, BatchSettings),
-    "Privacy": (PrivacySettings,),
+    "Privacy": (DPSettings,),
     "Wire": (WireSettings,),
     "Devices and network": (DeviceSettings, NetworkSettings),
     "The run": (SeedSettings, RunSettings, ReportSettings),

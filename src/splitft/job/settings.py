@@ -15,7 +15,7 @@ from splitft.job.data import DataSettings as DataSettings
 from splitft.job.data import SeedSettings as SeedSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
-from splitft.job.privacy import PrivacySettings
+from splitft.job.dp import DPSettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
@@ -205,7 +205,7 @@ class TrainingSettings(
     ObjectiveSettings,
     OptimizerSettings,
     BatchSettings,
-    PrivacySettings,
+    DPSettings,
 ):
     """Everything that decides what a training step computes."""
 

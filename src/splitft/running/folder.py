@@ -15,7 +15,7 @@ from splitft.engines.network.membership import MEMBERS
 from splitft.errors import JobError, OutputError
 from splitft.history import RoundRecord
 from splitft.job import Job, load_job
-from splitft.job.privacy import DPConfig
+from splitft.job.dp import DPConfig
 from splitft.job.report import ReportSettings
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ class DPConfig(Strict):
         return self.epsilon is not None or self.noise_multiplier is not None
 
 
-class PrivacySettings(Strict):
+class DPSettings(Strict):
     """Differential privacy."""
 
     dp: DPConfig = Field(
@@ -52,7 +52,7 @@ class PrivacySettings(Strict):
     )
 
 
-def broken_privacy_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def broken_dp_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for every rule about differential privacy that `job` breaks."""
     given = [name for name in ("dp.epsilon", "dp.noise_multiplier") if job.get(name) is not None]
     if not given:
