@@ -20,6 +20,7 @@ from splitft.engines.network.site import Site
 from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import NetworkError
+from splitft.job.site_policy import SitePolicy
 from splitft.running.join import ClientSetup
 from splitft.running.network import client_names
 from splitft.running.serve import serve
@@ -62,6 +63,7 @@ def follow(
     credentials: Any = None,
     token: str = "",
     eval_data: Path | None = None,
+    policy: SitePolicy | None = None,
 ) -> End:
     """Be a client of the server at an address, to the end of the run."""
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
@@ -70,7 +72,9 @@ def follow(
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
-    site = Site(conversation, folder, ClientSetup(name, data, eval_data, None, QUIET, dial, server=address))
+    own = policy or SitePolicy()
+    setup = ClientSetup(name, data, eval_data, None, QUIET, dial, own, server=address)
+    site = Site(conversation, folder, setup)
     try:
         return site.run()
     finally:
@@ -86,10 +90,12 @@ def together(
     resume: bool = False,
     console: Console = QUIET,
     callbacks: Sequence[Callback] = (),
+    policy: SitePolicy | None = None,
 ) -> Path:
     """Run a job with a thread for each client; return the run's folder.
 
     said: is told why tampering clients ended. port_for: the port that a client dials, given the server's.
+    policy: of every client.
     """
     tamper, said = tamper or {}, [] if said is None else said
     names = client_names(Job(**setting))
@@ -107,7 +113,8 @@ def together(
         eval_data = Path(own) if own else None
         data, kept = Path(setting["data_files"][name]), folder / name
         try:
-            said_last = follow(name, data, address, kept, tamper.get(name), eval_data=eval_data).reason
+            own_words = {"eval_data": eval_data, "policy": policy}
+            said_last = follow(name, data, address, kept, tamper.get(name), **own_words).reason
         except NetworkError as error:
             if name not in tamper:
                 raise

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from splitft.job.algorithm_rules import broken_algorithm_rules
+from splitft.job.privacy import broken_privacy_rules
 
 BUILT_IN = {  # methods that take no options
     "partition": ("iid", "length_dirichlet", "dirichlet", "by_column", "files"),
@@ -156,6 +157,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     yield from broken_lora_rules(job)
     yield from broken_algorithm_rules(job)
+    yield from broken_privacy_rules(job)
 
     kind = get("robust_aggregation", "none")
     if kind not in ("none", "norm_clip") and get("aggregation") in ("exact", "freeze_a"):

@@ -15,6 +15,7 @@ from splitft.job.data import DataSettings as DataSettings
 from splitft.job.data import SeedSettings as SeedSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
+from splitft.job.privacy import PrivacySettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
@@ -52,7 +53,7 @@ class ScheduleSettings(Strict):
     )
 
 
-class SplitSettings(PlaceSettings, MetricSettings):
+class SplitSettings(PrivacySettings, PlaceSettings, MetricSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Name = key(
