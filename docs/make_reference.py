@@ -231,6 +231,9 @@ RULES = """\
 - `cut_policy.method: resource` and `makespan` need `devices`.
 - `devices` and `server_device` name presets or keys of `device_profiles`.
 - A comparison checks every variant's job before it starts the first; `seed` and `output_dir` are set by it.
+- `privacy: no_activations` needs `method: fed_lora` (or `local_only`); `privacy: not_stored` refuses
+  `codec: delta` and `num_sample_continuations`. A job over a network states `privacy`, and has no
+  `redact`, which is each site's own.
 """
 
 
@@ -274,11 +277,18 @@ def _preset_rows() -> list[list[str]]:
 
 
 def _policy_rows() -> list[list[str]]:
-    schemas = field_schemas(SitePolicy)
-    return [
-        [f"`{key}`", describe_type(schemas[key]), f"`{json.dumps(field.default)}`", field.description or ""]
-        for key, field in SitePolicy.model_fields.items()
-    ]
+    schemas, rows = field_schemas(SitePolicy), []
+    groups = nested_models(SitePolicy)
+    for key, field in SitePolicy.model_fields.items():
+        if key not in groups:
+            default = json.dumps(field.default)
+            rows.append([f"`{key}`", describe_type(schemas[key]), f"`{default}`", field.description or ""])
+            continue
+        rows.append([f"`{key}`", describe_type(schemas[key]), "see below", field.description or ""])
+        for name, inner in groups[key].model_fields.items():
+            kind, default = describe_type(schemas[f"{key}.{name}"]), json.dumps(inner.default)
+            rows.append([f"`{key}.{name}`", kind, f"`{default}`", inner.description or ""])
+    return rows
 
 
 def _recipe_rows() -> list[list[str]]:

@@ -66,6 +66,7 @@ def follow(
     token: str = "",
     eval_data: Path | None = None,
     certs: Path | None = None,
+    policy: SitePolicy | None = None,
 ) -> End:
     """Be a client of the server at an address, to the end of the run."""
     dialler = Dialler(address, credentials, name, token, MAX_PAYLOAD)
@@ -74,8 +75,11 @@ def follow(
         return dial_aggregator(aggregator, name, None, False, "", lambda text: None)
 
     conversation = Tampering(dialler, tamper) if tamper else Conversation(dialler)
-    sums = partial(sums_of, name, certs, folder, SitePolicy(), lambda text: None)
-    setup = ClientSetup(name, data, eval_data, None, QUIET, dial, server=address, sums=sums, folder=folder)
+    own = policy or SitePolicy()
+    sums = partial(sums_of, name, certs, folder, own, lambda text: None)
+    setup = ClientSetup(
+        name, data, eval_data, None, QUIET, dial, own, server=address, sums=sums, folder=folder
+    )
     site = Site(conversation, folder, setup)
     try:
         return site.run()
@@ -92,10 +96,12 @@ def together(
     resume: bool = False,
     console: Console = QUIET,
     callbacks: Sequence[Callback] = (),
+    policy: SitePolicy | None = None,
 ) -> Path:
     """Run a job with a thread for each client; return the run's folder.
 
     said: is told why tampering clients ended. port_for: the port that a client dials, given the server's.
+    policy: of every client.
     """
     tamper, said = tamper or {}, [] if said is None else said
     names = client_names(Job(**setting))
@@ -113,7 +119,8 @@ def together(
         eval_data = Path(own) if own else None
         data, kept = Path(setting["data_files"][name]), folder / name
         try:
-            said_last = follow(name, data, address, kept, tamper.get(name), eval_data=eval_data).reason
+            own_words = {"eval_data": eval_data, "policy": policy}
+            said_last = follow(name, data, address, kept, tamper.get(name), **own_words).reason
         except NetworkError as error:
             if name not in tamper:
                 raise

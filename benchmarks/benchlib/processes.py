@@ -63,7 +63,7 @@ class Processes:
     ) -> None:
         folder.mkdir(parents=True)
         self.folder, self.history = folder, folder / "run" / "history.jsonl"
-        job = Job(**{**settings, "output_dir": str(folder / "run")})
+        job = Job(**{"privacy": "server_reads", **settings, "output_dir": str(folder / "run")})
         dump_job(job, folder / "job.yaml")
         port, splitft = free_port(), [sys.executable, "-m", "splitft.launch"]
         self.proxies = [Proxy(port) for _ in data]

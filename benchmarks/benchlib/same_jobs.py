@@ -36,7 +36,7 @@ STATED: Settings = {
     "padding_free": False, "micro_batches": 1, "server_batch_tokens": 0, "max_staleness": 0, "codec": "none",
     "gradient_checkpointing": False, "loss_chunk_tokens": 128, "group_by_length": False, "train_front": True,
     "robust_aggregation": "norm_clip", "order": "parallel", "server_adapter": "per_client",
-    "labels": "server", "aggregation": "by_rank", "use_cpu": True, "seed": 42,
+    "labels": "server", "privacy": "server_reads", "aggregation": "by_rank", "use_cpu": True, "seed": 42,
 }  # fmt: skip
 
 # Devices so slow, and so different, that the paper's policy moves cuts of a tiny model.

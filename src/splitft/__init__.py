@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splitft.cuts import Observation, Proposal, register_cut_policy
     from splitft.data.partition.registry import TrainingRows, register_partition
+    from splitft.data.redaction.registry import register_redactor
     from splitft.devices.registry import register_device
     from splitft.errors import (
         DataError,
@@ -69,6 +70,7 @@ _HOME = {
     "register_aggregation": "lora.rules",
     "register_robust_rule": "lora.rules",
     "register_partition": "data.partition.registry",
+    "register_redactor": "data.redaction.registry",
     "TrainingRows": "data.partition.registry",
     "register_device": "devices.registry",
     "DeviceProfile": "job.sections",
@@ -118,6 +120,7 @@ __all__ = [
     "register_objective",
     "register_optimizer",
     "register_partition",
+    "register_redactor",
     "register_robust_rule",
     "register_server_optimizer",
     "report",

@@ -17,7 +17,8 @@ TITLED = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```', re.MULTILINE | r
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks/README.md"]
 EXECUTED = [
     "README.md", "docs/how-to.md", "docs/cuts.md", "docs/codecs.md", "docs/speed.md", "docs/extending.md",
-    "docs/evaluation.md", "docs/audit.md", "docs/tracking.md", "docs/tutorial/first-run.md",
+    "docs/evaluation.md", "docs/audit.md", "docs/redaction.md", "docs/tracking.md",
+    "docs/tutorial/first-run.md",
     "docs/tutorial/own-data.md", "docs/tutorial/three-machines.md", "docs/tutorial/own-policy.md",
     "docs/certificates.md",
 ]  # fmt: skip

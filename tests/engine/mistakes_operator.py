@@ -70,6 +70,7 @@ OPERATOR: dict[str, Mistake] = {
         6, "holds ca.key | give --certs | /server", SERVER + " --certs {certs}"
     ),
     "labels that nobody decided on": m(2, "must state `labels`", SERVER, labels=GONE),
+    "a privacy mode that nobody decided on": m(2, "must state `privacy`", SERVER, privacy=GONE),
     "epochs over a network": m(
         2, "num_train_epochs counts rows | set rounds or max_steps", SERVER, num_train_epochs=1
     ),

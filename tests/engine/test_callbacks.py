@@ -165,7 +165,7 @@ def test_events_over_a_network_are_those_of_one_process(tmp_path: Path) -> None:
     setting = {
         "model_name_or_path": str(tmp_path / "model"), "data_files": files, "max_length": 32, "rounds": 1,
         "local_steps": 2, "cuts": 2, "lora_r": 4, "use_cpu": True, "labels": "server", "codec": "none",
-        "network": {"clients": list(files)}, "clients": 2,
+        "network": {"clients": list(files)}, "clients": 2, "privacy": "server_reads",
     }  # fmt: skip
     far, near = Recorder(), Recorder()
     together(setting, tmp_path / "far", callbacks=[far])

@@ -27,6 +27,7 @@ from splitft import (
     register_objective,
     register_optimizer,
     register_partition,
+    register_redactor,
     register_robust_rule,
     register_server_optimizer,
     run,
@@ -35,6 +36,7 @@ from splitft import (
 from splitft.common.registry import Registry
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.data.partition.registry import PARTITIONS
+from splitft.data.redaction.registry import REDACTORS
 from splitft.devices.registry import DEVICES
 from splitft.job import dump_job
 from splitft.lora.client_optimizer import OPTIMIZERS
@@ -49,6 +51,7 @@ from splitft.wire.codecs.registry import CODECS
 Settings = dict[str, Any]
 PIECES: dict[str, tuple[Registry[Any], str, Callable[[Any], None]]] = {
     "sorted_rows.py": (PARTITIONS, "sorted", testing.check_partition),
+    "hide_places.py": (REDACTORS, "hide_places", testing.check_redactor),
     "deepen.py": (CUT_POLICIES, "deepen", testing.check_cut_policy),
     "half_codec.py": (CODECS, "half", testing.check_codec),
     "equal_votes.py": (AGGREGATIONS, "equal_votes", testing.check_aggregation),
@@ -119,6 +122,14 @@ WRONG: dict[str, tuple[Callable[..., Any], Any, Settings, str]] = {
     "a row twice": (
         register_partition, lambda rows, clients, config, rng: [np.arange(3), np.arange(2, 5)],
         {"partition": {"method": "wrong"}}, "partition wrong gives row 2 to several clients, or twice",
+    ),
+    "spans beyond the text": (
+        register_redactor, lambda text: [(0, len(text) + 1)],
+        {"redact": {"function": "wrong"}}, r"redactor wrong failed: ValueError: .* does not lie in a text",
+    ),
+    "a redactor that fails": (
+        register_redactor, lambda text: 1 / 0,
+        {"redact": {"function": "wrong"}}, "redactor wrong failed: ZeroDivisionError",
     ),
     "rows that are none": (
         register_partition, lambda rows, clients, config, rng: [[0, 1], [2, 10**6]],

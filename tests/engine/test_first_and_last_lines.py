@@ -60,8 +60,8 @@ def test_the_first_lines_say_what_is_trained_on_what_and_who_can_read_it(
 
 
 @pytest.mark.parametrize(("changes", "wanted"), [
-    ({"labels": "client"}, "no text and no labels, but activations and gradients"),
-    ({"method": "fed_lora"}, "no text: clients train whole models"),
+    ({"labels": "client"}, "nearly all of the text if it computes to find out: an audit read"),
+    ({"method": "fed_lora"}, "no text and no activations: clients train whole models"),
     ({"method": "local_only"}, "nothing: no client sends anything"),
     ({"method": "centralized"}, "everything: all rows lie in one place"),
 ])  # fmt: skip
@@ -98,7 +98,7 @@ def test_a_client_over_a_network_is_told_what_the_server_can_read(setting: Setti
     for client in clients:
         client.join(60)
     for console in (server, *consoles):
-        assert "server reads no text and no labels, but activations and gradients" in told(console)
+        assert "server reads nearly all of the text if it computes to find out" in told(console)
         assert "Note:" not in told(console)
 
 

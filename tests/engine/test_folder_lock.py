@@ -26,7 +26,7 @@ from splitft.errors import OutputError
 @pytest.fixture
 def held(settings: Settings, tmp_path: Path) -> Iterator[tuple[Path, ForkServerProcess]]:
     """The job file of a run that stands still in its first round, and its process."""
-    job = write_job(settings | {"labels": "server"}, tmp_path)
+    job = write_job(settings | {"labels": "server", "privacy": "server_reads"}, tmp_path)
     process = start_command(["run", job], tmp_path / "log", points="server.aggregate:1:delay:120")
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "checkpoints" / "round-000000").exists() and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ from splitft import Job, run
 from splitft.common.checkpoint import load_checkpoint
 from splitft.engines.network.site_files import KEY
 from splitft.wire.memory.sealed import opened
+from splitft.wire.messages import Activations
 
 NAMES = ("north", "south")
 
@@ -74,3 +75,34 @@ def test_a_resumed_run_has_the_same_bits_where_the_key_is_there(
         (one / "adapter" / "adapter_model.safetensors").read_bytes() for one in (folder, tmp_path / "local")
     ]
     assert (adapters[0] == adapters[1]) is not lost
+
+
+def test_nothing_of_a_row_is_stored_by_a_server_that_says_so(tmp_path: Path) -> None:
+    """`privacy: not_stored`: neither activations nor labels, which cross the wire and are found there."""
+    setting = three_sites(
+        tmp_path,
+        NAMES,
+        privacy="not_stored",
+        labels="server",
+        train_front=False,
+        adapter_name_or_path=None,
+        cuts=1,
+        server_evaluates=False,
+    )
+    sent: list[Activations] = []
+
+    def note(message: Any) -> list[Any]:
+        sent.extend([message] if isinstance(message, Activations) else [])
+        return [message]
+
+    folder = together(setting, tmp_path, tamper=dict.fromkeys(NAMES, note))
+    rows = [row.numpy().tobytes() for message in sent for row in message.hidden[:3]]
+    ids = [message.labels[:8].numpy().tobytes() for message in sent if message.labels is not None]
+    assert len(rows) > 20 and len(ids) > 5 and all(len(row) >= 32 for row in (*rows, *ids))
+    server = files_below(folder)
+    assert any("checkpoints" in str(path) for path in server)
+    for content in server.values():
+        assert not [row for row in (*rows, *ids) if row in content]
+    written = tmp_path / "found"
+    written.write_bytes(b"..." + rows[0] + ids[0])  # the search finds what it looks for
+    assert rows[0] in written.read_bytes() and ids[0] in written.read_bytes()

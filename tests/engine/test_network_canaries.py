@@ -27,6 +27,8 @@ from reference import WORDS, make_setting
 from splitft import Job
 from splitft.errors import SplitFTError
 from splitft.job import dump_job
+from splitft.job.redaction import RedactConfig
+from splitft.job.site_policy import SitePolicy
 from splitft.running.join import join
 from splitft.tools.report.command import report_command
 from splitft.wire.messages import Activations
@@ -91,10 +93,8 @@ def hits_below(folders: Iterable[Path], ids: Sequence[int]) -> dict[str, list[st
     return {str(path): found for path in paths if (found := hits(path.read_bytes(), ids))}
 
 
-@pytest.mark.parametrize("labels", LABELS)
-def test_ids_cross_the_wire_only_where_the_server_has_the_labels(
-    labels: str, setting: Settings, tmp_path: Path
-) -> None:
+def wire_of(setting: Settings, folder: Path, policy: SitePolicy | None = None) -> bytes:
+    """Run a job of one round; return every byte that crossed between server and clients."""
     proxies: list[Proxy] = []
 
     def port_for(name: str, port: int) -> int:
@@ -102,14 +102,28 @@ def test_ids_cross_the_wire_only_where_the_server_has_the_labels(
         proxies[-1].captured = {}
         return proxies[-1].port
 
-    together(setting | LABELS[labels] | {"rounds": 1}, tmp_path, port_for=port_for)
+    together(setting | {"rounds": 1}, folder, port_for=port_for, policy=policy)
     wire = b"|".join(bytes(captured) for proxy in proxies for captured in (proxy.captured or {}).values())
     for proxy in proxies:
         proxy.close()
-    assert len(wire) > 100_000
-    found = hits(wire, ids_of(setting))
+    assert len(wire) > 50_000
+    return wire
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_ids_cross_the_wire_only_where_the_server_has_the_labels(
+    labels: str, setting: Settings, tmp_path: Path
+) -> None:
+    found = hits(wire_of(setting | LABELS[labels], tmp_path), ids_of(setting))
     assert bool(found) == (labels == "server"), found[:3]
     assert not [text for text in found if not text.startswith("ids")]
+
+
+def test_a_sentence_that_a_site_redacts_crosses_no_wire(setting: Settings, tmp_path: Path) -> None:
+    """The same job sends it as labels and as held-out ids where it is not redacted: the test above."""
+    policy = SitePolicy(redact=RedactConfig(patterns=[SENTENCE]))
+    assert not hits(wire_of(setting | LABELS["server"], tmp_path, policy), ids_of(setting))
+    assert not hits_below([tmp_path], ids_of(setting))  # nor does a client keep it, beside its own file
 
 
 class Run:

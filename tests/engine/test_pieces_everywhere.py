@@ -35,6 +35,7 @@ ADAPTER = "adapter_model.safetensors"
 # What a job names each piece in, and what one piece alone changes in a run.
 ALONE: dict[str, tuple[Settings, str]] = {
     "sorted_rows.py": ({"partition": {"method": "sorted"}}, "adapter"),
+    "hide_places.py": ({"redact": {"function": "hide_places"}}, "adapter"),
     "deepen.py": ({"cut_policy": {"method": "deepen", "max_cut": 3}}, "cuts"),
     "half_codec.py": ({"codec": "half"}, "bytes_up"),
     "equal_votes.py": ({"aggregation": "equal_votes"}, "adapter"),

@@ -12,6 +12,7 @@ from splitft import Job
 BASE: dict[str, Any] = {
     "clients": 2, "rounds": 2, "local_steps": 2, "eval_every": 2, "optim": "sgd", "max_grad_norm": 0.0,
     "lora_r": 1, "lora_alpha": 1, "codec": "none", "labels": "server", "cuts": [1, 2],
+    "privacy": "server_reads",
     "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "output_dir": "run",
     "padding_free": False, "max_eval_samples": None,
     "server_batch_tokens": "off", "micro_batches": "off", "model_name_or_path": "builtin:smollm2-135m",

@@ -152,7 +152,7 @@ def test_a_killed_client_is_seen_to_be_away_and_waited_for(browser: Browser, tmp
     settings = {
         "model_name_or_path": str(tmp_path / "model"), "data_files": str(tmp_path / "rows.txt"), "clients": 3,
         "rounds": 40, "local_steps": 4, "max_length": 16, "labels": "client", "cuts": [1, 2, 3],
-        "max_eval_samples": 6, "network": {"rejoin_seconds": 3000.0},
+        "max_eval_samples": 6, "network": {"rejoin_seconds": 3000.0}, "privacy": "server_reads",
     }  # fmt: skip
     network = Watched(settings, tmp_path / "net", names=names)
     try:

@@ -47,3 +47,8 @@ def short_count(number: int) -> str:
 def plain(text: str, most: int = 2000) -> str:
     """Return another party's words as one line without control characters: no cursor moves, no clipboard."""
     return "".join(c if c.isprintable() else " " for c in text[:most])
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share in percent: 0.5 is 50 %."""
+    return f"{100 * share:.{digits}f} %"

@@ -28,6 +28,8 @@ from splitft.data.partition.registry import TrainingRows, deal_by
 from splitft.data.partition.shares import Quota
 from splitft.data.partition.sites import natural_sites
 from splitft.data.records import Records, make_records, read_eval_records, read_records
+from splitft.data.redaction.redaction import make_redaction
+from splitft.data.redaction.report import redacted, redaction_notice, without_rare
 from splitft.data.report import ClientReport, DataReport, length_counts, length_quantiles
 from splitft.data.rows import Indices, Rows, chunk, pack
 from splitft.data.tokenize import tokenize
@@ -66,9 +68,10 @@ def prepare(
     held-out rows. train_dataset, eval_dataset: objects in the place of what the job names, as of
     `splitft.run`. Raises DataError, with the remedy, for data that cannot be read or dealt as the job asks.
     """
-    # Read all rows, and find the sites where they lie.
+    # Read all rows, redact them, and find the sites where they lie.
     given = None if train_dataset is None else sources_of("train_dataset", train_dataset, job)
-    records = read_records(job) if given is None else make_records(job, given)
+    redaction = make_redaction(job.redact, tokenizer)
+    records, removed = redacted(redaction, read_records(job) if given is None else make_records(job, given))
     config = job.partition
     sites, site_names = _natural_sites(job, records)
     check_site_count(job, site_names)
@@ -76,7 +79,8 @@ def prepare(
     # Split off the held-out rows, or read the evaluation set; thin out both sides.
     if job.eval_set:
         given = None if eval_dataset is None else sources_of("eval_dataset", eval_dataset, job)
-        eval_records = read_eval_records(job) if given is None else make_records(job, given, evaluation=True)
+        found_rows = read_eval_records(job) if given is None else make_records(job, given, evaluation=True)
+        eval_records, eval_removed = redacted(redaction, found_rows)
         train_indices = np.arange(len(records), dtype=np.int64)
         eval_indices = np.arange(len(eval_records), dtype=np.int64)
         eval_places = (
@@ -84,7 +88,7 @@ def prepare(
         )
     else:
         check_enough_rows(job, records)
-        eval_records, eval_places = records, sites
+        eval_records, eval_places, eval_removed = records, sites, removed
         train_indices, eval_indices = hold_out(
             records.documents, job.eval_fraction, job.seed, sites, site_names
         )
@@ -95,8 +99,10 @@ def prepare(
     # Tokenise.
     whole = job.packing or job.truncation_mode == "chunk"  # rows are cut once they are dealt
     max_length = None if whole else job.max_length
-    train, dropped = tokenize(records, train_indices, tokenizer, max_length, job.completion_only_loss)
-    held, dropped_held = tokenize(eval_records, eval_indices, tokenizer, max_length, job.completion_only_loss)
+    reader, marks = (redaction.tokenizer, redaction.neutralise) if redaction else (tokenizer, None)
+    only = job.completion_only_loss
+    train, dropped = tokenize(records, train_indices, reader, max_length, only, marks)
+    held, dropped_held = tokenize(eval_records, eval_indices, reader, max_length, only, marks)
     for rows, side in ((train, "training"), (held, "evaluation" if job.eval_set else "held-out")):
         if not len(rows):
             raise DataError(
@@ -104,7 +110,7 @@ def prepare(
                 f"within max_length={job.max_length}: raise max_length, or look at the rows"
             )
 
-    # Deal both sides, and pack or cut.
+    # Deal both sides, redact what is rare in a client's own rows, and pack or cut.
     if site_names:
         quota = Quota(config.min_rows, config.samples_per_client, job.seed)
         dealt, report = natural_sites(config.method, sites[train.records], site_names, quota)
@@ -117,6 +123,8 @@ def prepare(
     else:
         held_dealt = held_out(report, _classes_of(job, eval_records, held, report), seed=job.seed)
     own, own_held = [train.select(i) for i in dealt], [held.select(i) for i in held_dealt]
+    before = [(own, removed), (own_held, eval_removed)]
+    own, own_held, rare = without_rare(redaction, own, own_held)
     clients = []
     for name, rows, held_rows in zip(report.clients, own, own_held, strict=True):
         if whole:
@@ -163,7 +171,7 @@ def prepare(
         read_tokens=sum(int(rows.full_lengths.sum()) for rows in (train, held)),
         unused=found - len(train_indices) - len(eval_indices),
     )
-    notes = dict.fromkeys((*records.notes, *eval_records.notes))
+    notes = dict.fromkeys((*records.notes, *eval_records.notes, *redaction_notice(redaction, before, rare)))
     return Prepared(clients, shown, [*notes, *data_notices(job, records.source_names, shown)])
 
 

@@ -42,6 +42,7 @@ class Records:
     dropped_blank: int  # rows left out because their text is empty
     dropped_without: int  # rows left out because their text is in other columns
     notes: tuple[str, ...]  # what was converted, and what was left out, for people to see
+    marked: list[Any]  # values of redact.spans_column; empty where the job names none
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -81,6 +82,7 @@ def make_records(job: DataSettings, sources: Sources, *, evaluation: bool = Fals
     documents: list[Hashable] = []
     owners: list[int] = []
     labels: list[str] = []
+    marked: list[Any] = []
     places: list[str] = []
     without = 0
     # Keep the rows with text of every table that has rows
@@ -98,6 +100,9 @@ def make_records(job: DataSettings, sources: Sources, *, evaluation: bool = Fals
                 f"{table.name}: {len(elsewhere):,} rows have no {' and no '.join(map(repr, names))} and are "
                 f"left out; the first is {table.unit} {table.lines[elsewhere[0]]}"
             )
+        if job.redact.spans_column is not None:
+            marks = col.require_column(table, job.redact.spans_column, "redact.spans_column")
+            marked += [marks[row] for row in keep]
         if label_column is not None:
             values = col.check_labels(table, label_column, "partition.column")
             labels += [values[row] for row in keep]
@@ -115,6 +120,7 @@ def make_records(job: DataSettings, sources: Sources, *, evaluation: bool = Fals
         dropped_blank=sum(len(table) for _, table in filled) - len(samples) - without,
         dropped_without=without,
         notes=tuple(notes),
+        marked=marked,
     )
 
 
@@ -126,6 +132,11 @@ def _converted(
     converted = []
     for number, table in tables:
         known, note = convert(table, job.dataset_text_field, _names_text(job))
+        if note and job.redact.spans_column is not None:
+            raise DataError(
+                f"{table.name}: {note}, and redact.spans_column counts characters of the text: give these "
+                "rows as text, or as prompt and completion"
+            )
         converted.append((number, known))
         for text in filter(None, (table.note, note)):
             files.setdefault(text, []).append(table.name)

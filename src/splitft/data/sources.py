@@ -50,7 +50,7 @@ def read_eval_sources(job: DataSettings) -> Sources:
 
 def wanted_columns(job: DataSettings) -> set[str]:
     """Every column that the job may read."""
-    named = {job.dataset_text_field, job.document_column, job.partition.column}
+    named = {job.dataset_text_field, job.document_column, job.partition.column, job.redact.spans_column}
     return {name for name in named if name is not None}.union(FOREIGN_COLUMNS, *COLUMNS.values())
 
 

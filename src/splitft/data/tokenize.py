@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from splitft.data.rows import IGNORE, Indices, Rows, Tokens, has_loss
 from splitft.errors import DataError
 
 BATCH = 1000  # rows tokenised at once: enough for the tokenizer's threads, little memory
+Neutralise = Callable[[Tokens, Tokens], tuple[Tokens, Tokens]]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -35,6 +36,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     completion_only_loss: bool | None = None,
+    neutralise: Neutralise | None = None,
 ) -> tuple[Rows, Dropped]:
     """Tokenise some of the records.
 
@@ -43,7 +45,8 @@ def tokenize(
     belongs to the completion.
 
     indices: the records, in this order. completion_only_loss: loss on completions (or the assistant's
-    messages) only; None: yes for prompt + completion rows, no for the others. Raises DataError where the
+    messages) only; None: yes for prompt + completion rows, no for the others. neutralise: from a row's ids
+    and labels, as encoded, to those without marks of what is redacted. Raises DataError where the
     tokenizer has no chat template, where its template fails on a row or does not mark the assistant's words,
     and where completion_only_loss is asked of plain text.
     """
@@ -59,6 +62,8 @@ def tokenize(
             pairs += _encode_assistant(records, batch, tokenizer)
         else:
             pairs += _encode(records, batch, tokenizer, only)
+    if neutralise is not None:
+        pairs = [neutralise(ids, labels) for ids, labels in pairs]
 
     rows = Rows(
         [ids[:max_length] for ids, _ in pairs],

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splitft.job.redaction import RedactConfig
 from splitft.job.sections import Count, Name, PartitionConfig, PathName, Strict, advanced, key
 
 Files = (
@@ -71,6 +72,11 @@ class DataSettings(SeedSettings):
     max_train_samples: Count | None = key(None, "Use at most this many training rows.")
     max_eval_samples: Count | None = key(None, "Use at most this many evaluation rows.")
     eval_fraction: float = key(0.1, "Share of documents held out for evaluation.", gt=0, lt=1)
+    redact: RedactConfig = Field(
+        default_factory=RedactConfig,
+        description="The parts of rows that are redacted. In one process: of all clients. Over a network "
+        "each site says it in its own policy (site.yaml), and the job must not.",
+    )
     partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Who gets which rows.")
     clients: Count = key(
         5, "Number of clients; with partition files: of the files, if stated; with by_column: at most."

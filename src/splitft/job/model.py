@@ -11,10 +11,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptimizerSettings
 from splitft.job.data import DataSettings, SeedSettings
+from splitft.job.dp import DPSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
 from splitft.job.nested import given_values, key_path
-from splitft.job.dp import DPSettings
+from splitft.job.privacy import PrivacySettings
 from splitft.job.problems import job_error, problem_lines
 from splitft.job.report import ReportSettings
 from splitft.job.rules import RULE, broken_rules
@@ -92,6 +93,7 @@ GROUPS: dict[str, tuple[type[Strict], ...]] = {
     "Model": (ModelSettings,),
     "Data": (DataSettings,),
     "Federation": (
+        PrivacySettings,
         SplitSettings,
         ScheduleSettings,
         FederationSettings,

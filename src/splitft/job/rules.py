@@ -8,6 +8,7 @@ from typing import Any
 
 from splitft.job.algorithm_rules import broken_algorithm_rules
 from splitft.job.dp import broken_dp_rules
+from splitft.job.privacy import broken_privacy_rules
 from splitft.job.secure import broken_secure_rules
 
 BUILT_IN = {  # methods that take no options
@@ -160,6 +161,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from broken_algorithm_rules(job)
     yield from broken_secure_rules(job)
     yield from broken_dp_rules(job)
+    yield from broken_privacy_rules(job)
 
     kind = get("robust_aggregation", "none")
     if kind not in ("none", "norm_clip") and get("aggregation") in ("exact", "freeze_a"):

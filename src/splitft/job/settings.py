@@ -13,9 +13,10 @@ from splitft.job.algorithms import ObjectiveSettings, OptimSettings, ServerOptim
 from splitft.job.base_model import ModelSettings as ModelSettings
 from splitft.job.data import DataSettings as DataSettings
 from splitft.job.data import SeedSettings as SeedSettings
+from splitft.job.dp import DPSettings
 from splitft.job.evaluation import MetricSettings, PlaceSettings, RowsSettings
 from splitft.job.lora import LoraSettings
-from splitft.job.dp import DPSettings
+from splitft.job.privacy import PrivacySettings
 from splitft.job.report import ReportSettings
 from splitft.job.sections import (
     Count,
@@ -54,7 +55,7 @@ class ScheduleSettings(Strict):
     )
 
 
-class SplitSettings(PlaceSettings, MetricSettings):
+class SplitSettings(PrivacySettings, PlaceSettings, MetricSettings):
     """The division of the model, and of a step, between client and server."""
 
     method: Name = key(

@@ -11,7 +11,10 @@ from pydantic import Field, ValidationError
 from splitft.common.text import plain
 from splitft.errors import JobError, OutputError, PolicyError
 from splitft.job.describe import describe_type
+from splitft.job.nested import nested_models
+from splitft.job.privacy import PrivacyMode
 from splitft.job.problems import field_schemas, job_error, problem_lines
+from splitft.job.redaction import RedactConfig, pattern_problems
 from splitft.job.sections import Count, Name, Names, PathName, Strict, key
 from splitft.job.settings import CostSettings
 from splitft.job.yaml import dump_yaml, parse_yaml
@@ -31,6 +34,11 @@ class SitePolicy(Strict):
         None,
         "Methods that a job may have. [fed_lora]: only jobs that hold and train the whole model here, and "
         "send no activations. Default: all, but fed_lora only without max_cut.",
+    )
+    privacy: Annotated[list[PrivacyMode], Field(min_length=1)] | None = key(
+        None,
+        "Privacy modes that a job may state. [no_activations]: no job that sends activations, and none that "
+        "leaves its mode open. Default: any job.",
     )
     labels: Annotated[list[Literal["client", "server"]], Field(min_length=1)] = key(
         ["client", "server"],
@@ -96,6 +104,11 @@ class SitePolicy(Strict):
         "Adapters leave only masked, for sums over so many clients at least: jobs without secure_aggregation "
         "are refused, and so is every smaller sum. Default: as the job says.",
     )
+    redact: RedactConfig = Field(
+        default_factory=RedactConfig,
+        description="The parts of this site's rows that are redacted before anything is computed with them "
+        "(docs/redaction.md); no job can say it.",
+    )
     attention: list[Attention] = key(
         ["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"],
         "Attention implementations that a job may name: of this list, never a kernel of a hub.",
@@ -119,6 +132,7 @@ def load_policy(path: Path | None, folder: Path) -> SitePolicy:
         policy = SitePolicy.model_validate({} if values is None else values)
     except ValidationError as error:
         raise job_error(str(path), problems + problem_lines(error, SitePolicy)) from None
+    problems += [f"redact.patterns: {problem}" for problem in pattern_problems(policy.redact.patterns)]
     if problems:
         raise job_error(str(path), problems)
     return policy
@@ -131,9 +145,16 @@ def write_policy(path: Path) -> Path:
         "# The policy of a site (splitft client --policy FILE): limits on whatever job a server sends.\n"
     ]
     schemas = field_schemas(SitePolicy)
+    groups = nested_models(SitePolicy)
     for name, field in SitePolicy.model_fields.items():
-        allowed = describe_type(schemas[name])
-        lines.append(f"\n# {field.description}\n# {allowed}\n{dump_yaml({name: field.default})}")
+        described = f"\n# {field.description}\n# {describe_type(schemas[name])}\n"
+        if name not in groups:
+            lines.append(described + dump_yaml({name: field.default}))
+            continue
+        lines.append(f"{described}{name}:\n")
+        for key_, inner in groups[name].model_fields.items():
+            text = f"  # {inner.description}\n  # {describe_type(schemas[f'{name}.{key_}'])}\n"
+            lines.append(f"{text}  {dump_yaml({key_: inner.default})}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8", newline="\n") as file:
@@ -213,6 +234,10 @@ def _name_problems(policy: SitePolicy, job: CostSettings) -> list[str]:
     problems = []
     if policy.methods is not None and job.method not in policy.methods:
         problems.append(f"method {job.method}, allowed {', '.join(policy.methods)}")
+    if job.redact.active:
+        problems.append("redact, which is this site's own to say, in its policy")
+    if policy.privacy is not None and job.privacy not in policy.privacy:
+        problems.append(f"privacy {job.privacy or 'not stated'}, allowed {', '.join(policy.privacy)}")
     if job.splits_model and job.labels not in policy.labels:  # else no label leaves
         problems.append(f"labels {job.labels}, allowed {', '.join(policy.labels)}")
     if job.attn_implementation is not None and job.attn_implementation not in policy.attention:

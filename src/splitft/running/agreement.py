@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from splitft.common.files import write_atomically
-from splitft.common.text import first_few, plain
+from splitft.common.text import first_few, plain, short
 from splitft.errors import PolicyError
+from splitft.job.exposure import exposure
 from splitft.job.settings import CostSettings
 from splitft.job.told import OWN_KEYS, SERVER_KEYS, dotted
 from splitft.running.headline import two_columns
@@ -29,8 +30,9 @@ _NOT_ASKED = {
     "clients",
     "padding_free",
     "micro_batches",
+    "redact",
 }  # settled by the server, or none of a client's business
-_SHOWN = 80  # characters of a value in a message
+_SHOWN, _LONGEST = 80, 1000  # characters of a value in a message, of a line of a job
 
 
 @dataclass
@@ -125,14 +127,10 @@ def job_lines(job: CostSettings, view: Mapping[str, Any], digest: str, data: str
     parts = f"{cuts} blocks of the front{moves}, {job.num_tail_blocks} of the tail"
     rows = job.per_device_train_batch_size * job.gradient_accumulation_steps
     attention = f", attention {job.attn_implementation}" if job.attn_implementation else ""
-    to = view["network.aggregator"] or "the server"
-    sent = f"activations as {job.codec}, adapters to {to}"
     if not job.splits_model:
         parts = "the whole model"
-        masked = "masked adapters, of which only sums can be read," if job.secure_aggregation else "adapters"
-        told = "losses" if job.dp.active else "losses, lengths of samples"
-        sent = f"no activations; {masked} to {to}, {told} and evaluation figures"
     at_home = job.labels == "client" or not job.splits_model
+    seen = exposure(job, short(view["network.aggregator"] or "", _SHOWN) or None)
     lines = {
         "job": digest,
         "model": f"{job.model_name_or_path}, revision {job.model_revision}{attention}",
@@ -142,12 +140,14 @@ def job_lines(job: CostSettings, view: Mapping[str, Any], digest: str, data: str
         "adapters": f"LoRA of rank {job.lora_r} on {first_few(view[LAYERS], 8)}",
         "work": f"{job.rounds} rounds of {job.local_steps} steps of {rows} rows, learning rate "
         f"{job.learning_rate:g}; an evaluation every {job.eval_every} rounds",
-        "sent": sent,
+        "privacy": job.privacy or "not stated by the job",
+        "sent": "; ".join(f"{one.what}, to {one.to}: readable {one.readable}" for one in seen.sent),
+        "server reads": seen.sentences,
     }
     if job.dp.active:
         stated = f"epsilon {job.dp.epsilon:g}" if job.dp.epsilon else f"noise {job.dp.noise_multiplier:g}"
-        lines["privacy"] = f"{stated} for one row, of the adapter; losses and evaluation figures are exact"
-    return two_columns({name: plain(text, 400) for name, text in lines.items()})
+        lines["dp"] = f"{stated} for one row, of the adapter; losses and evaluation figures are exact"
+    return two_columns({name: plain(text, _LONGEST) for name, text in lines.items()})
 
 
 def _short(value: Any) -> str:

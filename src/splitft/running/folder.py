@@ -28,11 +28,11 @@ HISTORY, DECISIONS, SUMMARY, JOB, PARTITION = (
 SIGNS = (  # of a run in a folder
     JOB, HISTORY, SUMMARY, "adapter", "adapters", DECISIONS, "checkpoints", "perplexity.png", "partition.png"
 )  # fmt: skip
-# Need not be what they were; `check_rounds` has its own rule for the last three. Of `network`,
+# Need not be what they were; `check_rounds` has its own rule for the three of rounds. Of `network`,
 # the clients must.
 FREE = (
     *ReportSettings.model_fields, "output_dir", "save_every", "save_total_limit", "use_cpu", "clients",
-    "rounds", "max_steps", "num_train_epochs",
+    "rounds", "max_steps", "num_train_epochs", "privacy",
 )  # fmt: skip
 
 

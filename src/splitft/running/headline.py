@@ -9,16 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from splitft.common.text import short_count
+from splitft.job.exposure import exposure
 from splitft.job.settings import CostSettings, FederationSettings
 from splitft.lora.blocks import Adapter, trained_tensors
 from splitft.running.prepare import Assembly
 from splitft.running.private import privacy_lines
-
-TEXT = "the text: clients send their labels, which in language modelling are the text"
-REBUILT = (
-    "no text and no labels, but activations and gradients, from which a server that computes to find out can "
-    "rebuild most of the text (docs/threat-model.md)"
-)
 
 
 def headline(start: Assembly) -> Table:
@@ -38,7 +33,7 @@ def headline(start: Assembly) -> Table:
         "batch": batch_text(job, len(start.names)),
         "steps": f"{job.rounds * job.local_steps:,} of the optimizer {_of_whom(job, len(start.names))}: "
         f"{job.local_steps} in each round, {job.rounds} in all",
-        "server reads": readable(job),
+        "server reads": exposure(job, job.network.aggregator, start.num_blocks).summary,
         **privacy_lines(job, [len(client.train) for client in start.clients]),
     })  # fmt: skip
 
@@ -60,21 +55,6 @@ def batch_text(job: CostSettings, clients: int) -> str:
     members = min(job.clients_per_round or clients, clients)
     of = f"the {members} clients of a round" if members < clients else f"{clients} clients"
     return f"{one}, {rows * times * members} of {of} together, in an optimizer step"
-
-
-def readable(job: CostSettings) -> str:
-    """Return what a server of this job is able to read of its clients' data."""
-    match job.method:
-        case "centralized":
-            return "everything: all rows lie in one place"
-        case "local_only":
-            return "nothing: no client sends anything"
-        case "fed_lora" if job.secure_aggregation:
-            return "no text, and no client's own adapter: of masked adapters a sum over 3 or more, and counts"
-        case "fed_lora":
-            return "no text: clients train whole models, and send adapters and counts of tokens"
-        case _:
-            return TEXT if job.labels == "server" else REBUILT
 
 
 def parameter_counts(model: Any, adapter: Adapter, cuts: Mapping[str, int]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import AggregatorError, DataError, JobError, MismatchError, NetworkError, PolicyError
 from splitft.job import Job
+from splitft.job.exposure import exposure
 from splitft.job.site_policy import SitePolicy, check_policy, load_policy, may_adapt
 from splitft.job.told import read_told
 from splitft.lora.dp.plan import plan_of
@@ -42,7 +43,7 @@ from splitft.proof.head import try_head, whole_loss_notice
 from splitft.running.agreement import Agreement
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.facts import config_facts, data_digest, tokenizer_facts, version_facts, weight_facts
-from splitft.running.headline import readable, two_columns
+from splitft.running.headline import two_columns
 from splitft.running.model import add_blocks, base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
 from splitft.running.network import client_names, notice
@@ -107,7 +108,7 @@ class ClientSetup:
         job = self._own_job(told)
         with naming_the_job():
             check_client_names(job)
-        self.console.print(two_columns({"server reads": readable(job)}))
+        self.console.print(two_columns({"server reads": exposure(job, told.network.aggregator).summary}))
 
         # Configuration and tokenizer are the server's; then the data, and the blocks.
         config = base_config(job)
@@ -222,7 +223,8 @@ class ClientSetup:
     def _own_job(self, job: Job) -> Job:
         """Return the server's job as this client reads it: a job of one client where the data are its own."""
         # No rule is asked again: those of all clients together do not hold for one.
-        changes: dict[str, Any] = {"model_name_or_path": self.model} if self.model else {}
+        changes: dict[str, Any] = {"redact": self.policy.redact}
+        changes |= {"model_name_or_path": self.model} if self.model else {}
         stated = set(job.model_fields_set)
         if self.data:
             own = {self.name: str(self.eval_data)} if self.eval_data else None
@@ -266,6 +268,8 @@ def naming_the_job() -> Iterator[None]:
         yield
     except (DataError, JobError) as error:
         keys = [key for key in Job.model_fields if re.search(rf"\b{key}\b", str(error))]
+        if str(error).startswith("redact.") or "(redact." in str(error):  # the site's own word
+            raise
         told = str(error)[:MOST_TOLD]
         if not keys:
             raise type(error)(told) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from splitft.cuts.registry import CUT_POLICIES
 from splitft.data.partition.registry import PARTITIONS
+from splitft.data.redaction.registry import REDACTORS
 from splitft.devices.profile import check_devices
 from splitft.job.report import ReportSettings
 from splitft.job.settings import CostSettings, DeviceSettings
@@ -37,6 +38,8 @@ def check_client_names(job: CostSettings) -> None:
     """Raise JobError where nobody has registered a piece that a client computes with."""
     check_codecs(job)
     PARTITIONS.check("partition.method", job.partition.method)
+    if job.redact.function:
+        REDACTORS.check("redact.function", job.redact.function)
     for name in job.metrics:
         METRICS.check("metrics", name)
     OBJECTIVES.check("objective", job.objective)

@@ -42,7 +42,7 @@ def job_digest(job: Job) -> str:
 
 
 def check_network_job(job: Job) -> None:
-    """Raise JobError where a job has no server, or leaves open who sees the labels."""
+    """Raise JobError where a job has no server, or leaves open what it says of the rows and the labels."""
     if job.method not in METHODS:
         runs = f"{job.method_name} runs {job.method}, which" if job.method_name else job.method
         raise JobError(f"method {runs} has no server: over a network there is {', '.join(METHODS)}")
@@ -55,6 +55,16 @@ def check_network_job(job: Job) -> None:
         raise JobError("dp.noise_seed: the server would know it, and could take the noise off: leave it out")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
+    if job.privacy is None:
+        raise JobError(
+            "over a network a job must state `privacy`: write `privacy: server_reads` if the server may read "
+            "what it is sent, or `privacy: no_activations` with method fed_lora, which sends no activations "
+            "(docs/choosing.md)"
+        )
+    if job.redact.active:
+        raise JobError(
+            "redact is each site's own, in its site.yaml (docs/redaction.md): leave it out over a network"
+        )
     if job.splits_model and "labels" not in job.model_fields_set:
         raise JobError(
             "over a network a job must state `labels`: `labels: server` sends the text to the server, "

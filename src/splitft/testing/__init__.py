@@ -10,6 +10,7 @@ from splitft.testing.cuts import check_cut_policy
 from splitft.testing.jobs import check_callback, check_device, check_method
 from splitft.testing.metrics import check_metric
 from splitft.testing.partitions import check_partition
+from splitft.testing.redactors import check_redactor
 
 __all__ = [
     "check_aggregation",
@@ -22,6 +23,7 @@ __all__ = [
     "check_objective",
     "check_optimizer",
     "check_partition",
+    "check_redactor",
     "check_robust_rule",
     "check_server_optimizer",
 ]

@@ -23,7 +23,7 @@ def test_a_written_policy_is_the_default_and_names_every_key(tmp_path: Path) -> 
     assert load_policy(None, tmp_path) == load_policy(path, Path("elsewhere")) == SitePolicy()
     text = path.read_text()
     for name, field in SitePolicy.model_fields.items():
-        assert f"\n# {field.description}\n" in text and f"\n{name}: " in text
+        assert f"\n# {field.description}\n" in text and f"\n{name}:" in text
     with pytest.raises(OutputError, match="is there already"):
         write_policy(path)
 
@@ -35,6 +35,9 @@ def test_a_written_policy_is_the_default_and_names_every_key(tmp_path: Path) -> 
     ("attention: [evil/kernel]", "attention"),
     ("models: {m: [abc]}", "models"),
     ("max_cut: 1\nmax_cut: 2", "max_cut: given twice"),
+    ("redact: {patterns: ['(']}", r"redact\.patterns: '\(' is no regular expression"),
+    ("redact: {pattern: [x]}", r"redact\.pattern: unknown key; did you mean patterns"),
+    ("privacy: no_activations", "privacy: must be"),
 ])  # fmt: skip
 def test_a_wrong_policy_is_refused_by_its_key(text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text(text)

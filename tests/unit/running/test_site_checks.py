@@ -124,11 +124,14 @@ def test_an_owner_at_a_terminal_is_asked(
         with pytest.raises(PolicyError, match="needs its owner's agreement"):
             agreement.require(job, ["q_proj"], "--data notes.jsonl")
     assert (tmp_path / AGREED).exists() == agrees
-    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    text = " ".join(shown.file.getvalue().split())  # type: ignore[attr-defined]
     for part in (
         "--data notes.jsonl, column text",
         "stay here",
         "LoRA of rank 16 on q_proj",
         "Agree to this job?",
+        "not stated by the job",
+        "activations of every row after 2 blocks as int8, to the server: readable",
+        "No label and no token id is sent, but from the activations of every row",
     ):
         assert part in text, text

@@ -90,13 +90,16 @@ def test_digests_are_those_of_the_whole_model_and_one_block_is_held(
 
 def test_which_servers_hold_the_weights(tmp_path: Path) -> None:
     def job_of(**changes: Any) -> Job:
-        return Job(**{"model_name_or_path": "m", "dataset_name": "d", "method": "fed_lora"} | changes)
+        stated = {"model_name_or_path": "m", "dataset_name": "d", "privacy": "server_reads"}
+        return Job(**stated | {"method": "fed_lora"} | changes)
 
     without = {"network": {"probe": False}}
     assert needs_weights(job_of()) and not needs_weights(job_of(**without))
     assert needs_weights(job_of(**without, use_dora=True))
     assert needs_weights(job_of(**without, init_lora_weights="pissa"))
     check_network_job(job_of(**without))  # no label leaves a client: the job need not say where they are
+    with pytest.raises(JobError, match="a job must state `privacy`"):
+        check_network_job(job_of(privacy=None))
     with pytest.raises(JobError, match="a job must state `labels`"):
         check_network_job(job_of(method="splitft"))
     with pytest.raises(JobError, match=r"network\.probe: false is for method fed_lora: with splitft"):

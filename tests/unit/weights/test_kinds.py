@@ -59,7 +59,15 @@ def test_other_kinds_are_refused_from_the_configuration(
     job = ["fixed-cuts", f"model_name_or_path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
     arguments = {
         "check": [str(tmp_path)],
-        "server": [*job, "--insecure", "labels=server", "network.clients=[ann]", "clients=1", "cuts=1"],
+        "server": [
+            *job,
+            "--insecure",
+            "labels=server",
+            "privacy=server_reads",
+            "network.clients=[ann]",
+            "clients=1",
+            "cuts=1",
+        ],
     }.get(command, job)
     assert splitft(command, *arguments, monkeypatch=monkeypatch) == 4
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]

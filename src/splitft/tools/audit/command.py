@@ -22,6 +22,7 @@ from splitft.tools.audit.attack import SOLVED, Found, attack_all
 from splitft.tools.audit.attacks.knowledge import ServerKnowledge
 from splitft.tools.audit.capture import audited, capture
 from splitft.tools.audit.public import public_rows, public_text
+from splitft.tools.audit.redacted import redacted_lines
 
 ROWS = 48
 
@@ -55,6 +56,7 @@ def audit_command(
     with console.status("taking the first local step of every client"):
         views = capture(start, answered=SOLVED)
     found = attack_all(start, knowledge, views, rows, prior, console)
+    found.lines.extend(redacted_lines(start, knowledge, rows))
     left = [name for name in start.names if views and name not in {view.name for view in views}]
     told = _told(found, start, rows, left, time.perf_counter() - began)
     console.print(tables.lines_table(found.lines))

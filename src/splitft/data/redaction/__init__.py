@@ -1,0 +1,1 @@
+"""Redaction at the source: spans of texts and rare tokens are replaced before anything is computed."""
