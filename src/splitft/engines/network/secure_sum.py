@@ -125,7 +125,7 @@ class SecureSum:
                 "round": round_,
                 "attempt": self._begun[1],
                 "clients": list(unmasking.roll),
-                "summed": list(clients),
+                "summed": sorted(clients),
                 "threshold": unmasking.threshold,
             }
         )
