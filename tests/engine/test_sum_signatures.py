@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -11,6 +12,7 @@ import pytest
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.signing import CertificateSignatures
 from splitft.errors import NetworkError
+from splitft.running.sums import renewed
 from splitft.wire.secagg.member import SumMember
 from splitft.wire.secagg.roll import Unsigned, context_of
 
@@ -84,3 +86,19 @@ def test_keys_that_a_server_puts_in_a_clients_place_are_refused(folder: Path) ->
 def test_a_folder_that_cannot_sign_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="cannot sign for secure aggregation"):
         CertificateSignatures(tmp_path)
+
+
+def test_each_sum_is_signed_with_the_certificate_as_it_then_is(folder: Path, tmp_path: Path) -> None:
+    """Renewed between two sums, or gone: then the last one signs on."""
+    own = tmp_path / "anna"
+    shutil.copytree(folder / "anna", own)
+    sign_for, bert = renewed(own), CertificateSignatures(folder / "bert")
+    first = sign_for()
+    assert sign_for().certificate == first.certificate
+    certs.renew(folder, "anna")
+    shutil.copytree(folder / "anna", own, dirs_exist_ok=True)
+    second = sign_for()
+    assert second.certificate != first.certificate
+    bert.check("anna", second.certificate, second.sign(b"keys"), b"keys")
+    (own / certs.CLIENT_KEY).unlink()
+    assert sign_for().certificate == second.certificate

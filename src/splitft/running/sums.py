@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from splitft.engines.network.client_sums import ClientSums, NoSums
 from splitft.engines.network.sum_record import SumRecord
 from splitft.engines.network.transport.signing import CertificateSignatures
-from splitft.errors import JobError
+from splitft.errors import JobError, NetworkError
 from splitft.job.settings import TrainingSettings
 from splitft.job.site_policy import SitePolicy
 from splitft.wire.secagg.roll import LEAST, Signatures, Unsigned
@@ -24,6 +25,22 @@ def no_sums(job: TrainingSettings, names: Sequence[str], fewest: int | None) -> 
     if job.secure_aggregation:
         raise JobError("secure_aggregation needs a client that keeps a record of its sums in a folder")
     return NoSums()
+
+
+def renewed(certs: Path) -> Callable[[], Signatures]:
+    """Return what signs with the certificate of a folder as it then is, or as it last could sign.
+
+    Raises NetworkError where it cannot sign now.
+    """
+    last = CertificateSignatures(certs)
+
+    def now() -> Signatures:
+        nonlocal last
+        with suppress(NetworkError):
+            last = CertificateSignatures(certs)
+        return last
+
+    return now
 
 
 def sums_of(
@@ -52,9 +69,9 @@ def sums_of(
     """
     if not job.secure_aggregation:
         return NoSums()
-    signatures: Signatures = Unsigned()
+    signatures: Callable[[], Signatures] = Unsigned
     if certs is not None:
-        signatures = CertificateSignatures(certs)
+        signatures = renewed(certs)
     else:
         say(UNSIGNED)
     least = max(LEAST, fewest or 0, policy.min_clients_in_sum or 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,7 +68,7 @@ class ClientSums(NoSums):
         name: The client.
         names: All clients of the job: others in a sum are refused.
         least: Fewest clients of a sum, by the job's `network.min_clients` and the site's policy.
-        signatures: The client's, and the check of the others'.
+        signatures: Returns the client's, and the check of the others', for one sum: a certificate may be renewed.
         record: Of the sums that its updates have entered.
     """
 
@@ -76,7 +76,7 @@ class ClientSums(NoSums):
     settings: TrainingSettings
     names: Collection[str]
     least: int
-    signatures: Signatures
+    signatures: Callable[[], Signatures]
     record: SumRecord
     masks = True
     # The round whose steps are done, and its tokens; round and attempt of the sum under way.
@@ -145,7 +145,7 @@ class ClientSums(NoSums):
         self._update = to_bytes(digest_of(update.blocks, update.values), 32).hex()
         threshold = self.settings.secure_aggregation_threshold
         context = context_of(*self._of)
-        self._member = SumMember(self.name, context, tokens, threshold, self.least, self.signatures)
+        self._member = SumMember(self.name, context, tokens, threshold, self.least, self.signatures())
         keys = self._member.keys()
         return KeysStated(
             *self._of,
