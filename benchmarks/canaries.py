@@ -3,7 +3,7 @@
 One client with speeches and canaries: 8 sentences of random words at each of 0, 1, 4 and 16 copies. The same
 job without noise, and with ε = 8 and ε = 3 for a row; then the attack of `splitft.tools.audit.adapter`.
 
-    python benchmarks/canaries.py [--epsilon 0 8 3] [--seeds 0] [--steps 40] [--finished] [KEY=VALUE ...]
+    python benchmarks/canaries.py [--epsilon 0 8 3] [--seeds 0] [--steps 24] [--finished] [KEY=VALUE ...]
 
 --epsilon: 0 stands for no noise and no clipping of rows. --finished: run nothing, and show what has been run.
 Finished runs are kept in results/canaries and not made again. With a secret key two runs with noise differ.
@@ -22,9 +22,9 @@ FOLDER = Path(__file__).parent / "results" / "canaries"
 JOB: dict[str, Any] = {
     "model_name_or_path": "builtin:smollm2-135m", "dataset_name": "builtin:sotu", "bf16": True,
     "method": "fed_lora", "clients": 1, "partition": {"method": "iid"}, "canaries": 8, "max_length": 32,
-    "max_train_samples": 240, "max_eval_samples": 60, "rounds": 1, "eval_precision": 0,
-    "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "lora_r": 4, "lora_alpha": 8,
-    "learning_rate": 1e-3, "lr_scheduler_type": "constant", "codec": "none", "save_every": 0,
+    "max_train_samples": 120, "max_eval_samples": 60, "rounds": 1, "eval_precision": 0,
+    "per_device_train_batch_size": 12, "gradient_accumulation_steps": 2, "lora_r": 4, "lora_alpha": 8,
+    "learning_rate": 2e-3, "lr_scheduler_type": "constant", "codec": "none", "save_every": 0,
 }  # fmt: skip
 PRIVATE: dict[str, Any] = {"max_grad_norm": 0.3}
 REFERENCES = 256  # sentences that a canary is ranked among: 8 bits at most
@@ -47,9 +47,9 @@ def measure(epsilon: float, seed: int, steps: int, overrides: list[str]) -> dict
     if epsilon:
         values |= PRIVATE | {"dp": {"epsilon": epsilon}}
     console, began = Console(quiet=True), time.process_time()
-    result = run(make_job(values, None, overrides), console=console)
+    result = run(make_job(values, None, overrides), console=console, resume=True)
     trained = time.process_time() - began
-    (reading,) = read_adapter(result.output_dir, references=REFERENCES, console=console)
+    (reading,) = read_adapter(result.output_dir, references=REFERENCES, rows=60, console=console)
     summary = result.summary
     found = {
         "epsilon": (summary.get("privacy") or {}).get("epsilon"),
@@ -102,7 +102,7 @@ def main() -> None:
     )
     parser.add_argument("--epsilon", type=float, nargs="+", default=[0.0, 8.0, 3.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE of the job")
     options = parser.parse_args()

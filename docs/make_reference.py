@@ -167,7 +167,7 @@ CLIENTS = {
     "working for others) and idle sum to the round's; finished: when its adapter had arrived.",
     "perplexity_change": "Since its first evaluation, on the rows of both.",
     "metrics": "{name: mean over its held-out tokens} of the job's `metrics`.",
-    "private_steps": "Steps with differential privacy up to this round.",
+    "private_steps": "Steps with differential privacy up to this round; null without it.",
     "epsilon": "Of all of them, at the client's delta; null without differential privacy.",
 }
 

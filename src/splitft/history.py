@@ -40,7 +40,7 @@ class ClientRecord:
     virtual: dict[str, float] | None
     perplexity_change: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    private_steps: int = 0
+    private_steps: int | None = None
     epsilon: float | None = None
 
 

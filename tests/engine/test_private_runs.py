@@ -93,6 +93,14 @@ def test_a_secret_key_makes_other_noise_and_stands_in_no_file_of_the_result(
     assert f"epsilon {one.history[-1].epsilon:.3g} at delta" in card and "losses and evaluation" in card
 
 
+def give_keys(folder: Path) -> None:
+    """Put the keys that follow from SEED into the folders of a network's clients."""
+    for name in NAMES:
+        (folder / name).mkdir()
+        text = json.dumps({"key": experiment_key(SEED, name), "jobs": {}})
+        (folder / name / LEDGER).write_text(text)
+
+
 MODES: dict[str, Settings] = {
     "several micro-batches": {"gradient_accumulation_steps": 2},
     "algorithms": {"objective": "fedprox", "proximal_mu": 0.1, "optim": "sgd", "learning_rate": 0.05},
@@ -105,10 +113,7 @@ MODES: dict[str, Settings] = {
 def test_the_same_bits_over_a_network(mode: str, setting: Settings, tmp_path: Path) -> None:
     """With the same keys; the network's clients have theirs in their folders, and no number in the job."""
     setting = setting | MODES[mode]
-    for name in NAMES:
-        (tmp_path / name).mkdir()
-        text = json.dumps({"key": experiment_key(SEED, name), "jobs": {}})
-        (tmp_path / name / LEDGER).write_text(text)
+    give_keys(tmp_path)
     apart = together(without_seed(setting), tmp_path)
     finish(setting, tmp_path / "one")
     assert adapter_of(apart) == adapter_of(tmp_path / "one")
@@ -118,6 +123,25 @@ def test_the_same_bits_over_a_network(mode: str, setting: Settings, tmp_path: Pa
     ((_, rounds),) = kept["jobs"].items()
     took_part = sum("anna" in line["cohort"] for line in figures(apart))
     assert len(rounds) == took_part
+
+
+@pytest.mark.slow
+def test_a_run_over_a_network_goes_on_with_what_its_clients_have_kept(
+    setting: Settings, tmp_path: Path
+) -> None:
+    """Server and clients start again from their folders; their keys and their counts go on."""
+    one = setting | {"rounds": 1, "dp": {"noise_multiplier": 0.8, "noise_seed": SEED}}
+    apart = one | {"dp": {"noise_multiplier": 0.8}}
+    give_keys(tmp_path)
+    together(apart, tmp_path)
+    folder = together(apart | {"rounds": 2}, tmp_path, resume=True)
+    finish(one, tmp_path / "one")
+    finish(one | {"rounds": 2}, tmp_path / "one", resume=True)
+    assert adapter_of(folder) == adapter_of(tmp_path / "one")
+    assert figures(folder) == figures(tmp_path / "one")
+    for name in NAMES:
+        ((_, rounds),) = json.loads((tmp_path / name / LEDGER).read_text())["jobs"].items()
+        assert len(rounds) == 2
 
 
 @pytest.mark.parametrize("point", rest_slow(["server.aggregate:2:interrupt", "run.recorded:2:interrupt"], 1))

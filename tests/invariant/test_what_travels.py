@@ -68,11 +68,11 @@ HISTORY_KEYS = {
     "bytes_adapter_up", "bytes_adapter_down", "bytes", "round_seconds", "evaluation_seconds",
     "paper_accuracy", "virtual_seconds", "waited_for", "train_tokens", "queued_behind", "truncation_error",
     "eval_rows", "held_out_rows", "perplexity_interval", "perplexity_change", "change_interval",
-    "accuracy_change", "metrics",
+    "accuracy_change", "metrics", "epsilon",
 }  # fmt: skip
 CLIENT_KEYS = {
     "cut", "loss", "perplexity", "accuracy", "paper_accuracy", "train_tokens", "eval_tokens", "virtual",
-    "perplexity_change", "metrics",
+    "perplexity_change", "metrics", "private_steps", "epsilon",
 }  # fmt: skip
 
 

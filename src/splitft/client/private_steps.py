@@ -106,7 +106,7 @@ class PrivateSteps:
     def _start(self, model: SplitModel, trained: TrainedAdapter, place: StepId) -> None:
         """Draw the rows of a step; with a round's first step, open it in the ledger.
 
-        The digest covers all that gradients follow from: two different ones never get the same noise.
+        The digest covers what gradients follow from, base weights by a sample: other gradients, other noise.
         """
         settings, data = self._settings, self._batches.data.train
         if place.step == 0:

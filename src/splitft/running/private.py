@@ -93,7 +93,7 @@ def spent_by(settings: TrainingSettings, last: RoundRecord | None) -> Spent | No
     if not settings.dp.active:
         return None
     clients = last.clients if last else {}
-    return Spent(settings, {name: client.private_steps for name, client in clients.items()})
+    return Spent(settings, {name: client.private_steps or 0 for name, client in clients.items()})
 
 
 def plan_text(plan: PrivacyPlan, max_grad_norm: float) -> str:

@@ -101,5 +101,5 @@ def levels_of(copies: Sequence[int], scores: Scores, references: Scores) -> tupl
     for level in sorted(set(copies)):
         own = [float(score) for number, score in zip(copies, scores, strict=True) if number == level]
         bits = tuple(exposure(score, references) for score in own)
-        found.append(Level(level, bits, sum(score > references.max() for score in own)))
+        found.append(Level(level, bits, sum(bool(score > references.max()) for score in own)))
     return tuple(found)
