@@ -24,6 +24,8 @@ BROUGHT = {
     "CITATION.cff": "CITATION.cff",
     "benchmarks/README.md": "benchmarks.md",
     "examples/splitft-in-ten-minutes.ipynb": "examples/splitft-in-ten-minutes.ipynb",
+    "deploy/nginx.conf": "deploy/nginx.conf",
+    "deploy/envoy.yaml": "deploy/envoy.yaml",
 }
 # Targets of links and of pictures; code between back quotes has none.
 LINK = re.compile(r"(?P<before>\]\(|(?:src|srcset|href)=\")(?!https?:|#|mailto:)(?P<path>[^)#\"\s]+)")

@@ -84,6 +84,15 @@ def test_an_intermediate_issues_for_server_and_clients_and_revokes(
     answer, heard = meet(server, "alice", own)
     assert isinstance(answer, Welcome), answer
     assert isinstance(meet(server, "bob", own)[0], Refused)  # its certificate is alice's
+    names = (server / CLIENT_NAMES).read_text()
+    (server / CLIENT_NAMES).write_text(names.replace("gateway", "other"))
+    end = WIRE.decode(heard.get(timeout=60))
+    assert isinstance(end, End) and "its certificate is no longer that of this name" in end.reason
+    while not isinstance(heard.get(timeout=60), Refused):  # as it dials again
+        pass
+    (server / CLIENT_NAMES).write_text(names)
+    answer, heard = meet(server, "alice", own)
+    assert isinstance(answer, Welcome)
     made.revoke("alice")
     (server / CRL).write_text(made.lists("root", "issuing"))
     end = WIRE.decode(heard.get(timeout=60))

@@ -144,8 +144,11 @@ class Dialler:
     async def _dial(self) -> None:
         if not isinstance(self.credentials, ClientFiles):
             return await self._dial_on()
+
+        def say(text: str) -> None:
+            self.on_state(text)  # which another takes the place of as it hangs up
+
         self._renewed = asyncio.Event()
-        say = lambda text: self.on_state(text)  # noqa: E731
         following = asyncio.ensure_future(follow(self.credentials, self._renewed, say))
         try:
             await self._dial_on()

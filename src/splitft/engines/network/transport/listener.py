@@ -119,6 +119,8 @@ class Listener:
                 reason = self._entrance.refusal(arrival.certificate)
                 if not self._door.keeps_token(self._hellos[name]):
                     reason = "its token was taken away"
+                if self._door.by_certificate and self._entrance.name_of(arrival.certificate, name) != name:
+                    reason = reason or "its certificate is no longer that of this name"
                 if reason is not None:
                     del self._arrivals[name]
                     self._door.refuse(reason, name, arrival.peer[0])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from cryptography.x509.oid import NameOID
+
 from splitft.engines.network.transport.dates import SOON_DAYS
 from splitft.engines.network.transport.issuing import issued, revoked_serials
 from splitft.engines.network.transport.pem import (
@@ -71,12 +73,11 @@ def _of_parties(folder: Path) -> list[Listed]:
         for file in (CLIENT, SERVER):
             if (path := place / file).exists():
                 one = certificates_in(path)[0]
-                names = [str(name.value) for name in one.subject]
+                common = one.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+                name = ", ".join(str(named.value) for named in common) or one.subject.rfc4514_string()
                 key = "here" if path.with_suffix(".key").exists() else "not here"
                 ends, serial = one.not_valid_after_utc, f"{one.serial_number:x}"
-                rows.append(
-                    Listed(", ".join(names), file, ends, _standing(ends), serial, key, tuple(hosts_of(one)))
-                )
+                rows.append(Listed(name, file, ends, _standing(ends), serial, key, tuple(hosts_of(one))))
     return rows
 
 
