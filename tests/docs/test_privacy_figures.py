@@ -1,0 +1,87 @@
+"""Every figure of privacy in the documentation is one of a recorded audit (src/splitft/job/audited.json)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from repository import ROOT
+from splitft.job.audited import record
+
+SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+# Pages, and between which headings their privacy figures stand.
+SECTIONS = [
+    ("README.md", "## Privacy", "## Documentation"),
+    ("docs/threat-model.md", "## Exposure to the server", "### With whole models at the clients"),
+    ("docs/redaction.md", "## Measured", "## Named entities"),
+    ("docs/choosing.md", "## What may the server read?", "## Where do the labels go?"),
+    ("docs/audit.md", "## Measured", ""),
+]
+
+
+def page(name: str, start: str = "", end: str = "") -> str:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert start in text and end in text
+    text = text.partition(start)[2] if start else text
+    return text.partition(end)[0] if end else text
+
+
+def shares(value: Any) -> Iterator[float]:
+    """All shares of the record, in percent, to a tenth and whole."""
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(one, dict | list):
+            yield from shares(one)
+        elif isinstance(one, float) and key in ("value", "floor", "read", "redacted"):
+            yield from (round(100 * one, 1), round(100 * one))
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def cut_rows() -> Iterator[str]:
+    """The rows of the threat model's table."""
+    for audit in record()["audits"]:
+        if audit["codec"] != "none":
+            continue
+        by = {line["attack"]: line["reading"]["tokens"] for line in audit["lines"] if line["reading"]}
+        text, verify, labels = (by[name] for name in ("inverter", "verify by forward", "gradients"))
+        cells = (percent(one["value"]) for one in (text, verify, labels))
+        cells = [*cells, percent(text["floor"]), percent(labels["floor"])]
+        yield f"| {audit['cut']} | {cells[0]} | {cells[1]} ({cells[3]}) | {cells[2]} ({cells[4]}) |"
+
+
+def redaction_rows() -> Iterator[str]:
+    """The rows of the table of redaction's price."""
+    for one in record().get("redaction", {}).get("shares", ()):
+        guessed, told = one.get("guessed"), ["", ""]
+        rest = {line["attack"]: line["reading"]["tokens"]["value"] for line in one["audit"]}
+        if guessed:
+            both, before = (guessed[f"the words {side}"]["tokens"] for side in ("on both sides", "before"))
+            told = [f"{percent(before['value'])} ({percent(before['floor'])})", percent(both["value"])]
+        cells = [percent(one["redacted"]), f"{one['after']:.1f}", f"{one['after_on_whole_rows']:.1f}", *told]
+        cells += [percent(rest["inverter"]), percent(rest["verify by forward"])]
+        yield f"| {' | '.join(cells)} |"
+
+
+def test_the_tables_are_the_record() -> None:
+    for name, rows in (("docs/threat-model.md", cut_rows()), ("docs/redaction.md", redaction_rows())):
+        text = page(name)
+        for row in rows:
+            assert row in text, f"{name} lacks this row of the record:\n{row}"
+
+
+@pytest.mark.parametrize(("name", "start", "end"), SECTIONS, ids=[one[0] for one in SECTIONS])
+def test_no_other_share_stands_in_a_section_on_privacy(name: str, start: str, end: str) -> None:
+    known = {*shares(record()), 95.0}  # a 95 % interval
+    foreign = [share for share in SHARE.findall(page(name, start, end)) if float(share) not in known]
+    assert not foreign, f"{name}: {', '.join(foreign)} % stand in no recorded audit"
+
+
+def test_a_foreign_figure_would_be_found() -> None:
+    known = {*shares(record())}
+    assert {round(100 * record()["audits"][0]["lines"][1]["reading"]["tokens"]["value"], 1)} <= known
+    assert 12.3 not in known and "12.3" in SHARE.findall("an attack read 12.3 % of it")
