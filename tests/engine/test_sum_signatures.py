@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from unittest import mock
 
@@ -59,7 +59,7 @@ def test_certificates_of_others_do_not_count(folder: Path, tmp_path: Path) -> No
         bert.check("anna", server.certificate, server.sign(b"keys"), b"keys")
     late = CertificateSignatures(certs.add_client(folder, "late", days=1))
     with mock.patch("splitft.engines.network.transport.signing.datetime") as clock:
-        real = certs.datetime.now(certs.timezone.utc)
+        real = datetime.now(timezone.utc)
         clock.now.return_value = real + timedelta(days=2)
         with pytest.raises(ValueError, match="expired"):
             bert.check("late", late.certificate, late.sign(b"keys"), b"keys")

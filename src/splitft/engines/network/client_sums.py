@@ -68,7 +68,7 @@ class ClientSums(NoSums):
         name: The client.
         names: All clients of the job: others in a sum are refused.
         least: Fewest clients of a sum, by the job's `network.min_clients` and the site's policy.
-        signatures: Returns the client's, and the check of the others', for one sum: a certificate may be renewed.
+        signatures: Returns, for one sum, the client's signatures and the check of the others'.
         record: Of the sums that its updates have entered.
     """
 
