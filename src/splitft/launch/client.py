@@ -9,7 +9,7 @@ import typer
 
 from splitft.common.startup import import_libraries
 from splitft.launch.arguments import read_token
-from splitft.launch.options import ACCEPT, CERTS, OPEN, PLUGIN, POLICY, TOKEN_FILE
+from splitft.launch.options import ACCEPT, CERTS, LOG_FILE, LOG_FORMAT, OPEN, PLUGIN, POLICY, TOKEN_FILE
 
 
 def client(
@@ -33,22 +33,27 @@ def client(
     policy: POLICY = None,
     accept: ACCEPT = "",
     plugin: PLUGIN = None,
+    log_format: LOG_FORMAT = None,
+    log_file: LOG_FILE = None,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
     import_libraries()
     from splitft.running.join import join
+    from splitft.running.logged_console import log_console
 
-    join(
-        server,
-        name,
-        data=data,
-        eval_data=eval_data,
-        job_data=job_data,
-        model=model,
-        folder=folder or Path("runs") / name,
-        certs=certs,
-        token=read_token(token_file),
-        insecure=insecure,
-        policy=policy,
-        accept=accept,
-    )
+    with log_console(log_format, log_file) as console:
+        join(
+            server,
+            name,
+            data=data,
+            eval_data=eval_data,
+            job_data=job_data,
+            model=model,
+            folder=folder or Path("runs") / name,
+            certs=certs,
+            token=read_token(token_file),
+            insecure=insecure,
+            policy=policy,
+            accept=accept,
+            console=console,
+        )

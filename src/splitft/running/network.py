@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from splitft.common.notices import Notice
 from splitft.engines.network.transport.certs import SERVER, check_date, check_no_authority, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
 from splitft.errors import JobError
@@ -86,4 +87,5 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
 
 def notice(console: Console, text: str) -> None:
     """Print one line about the network."""
-    console.print(f"[dim]network[/] {escape(text)}", highlight=False, soft_wrap=True)  # one line of a log
+    shown = Notice.of(text).shown_as(f"[dim]network[/] {escape(text)}")
+    console.print(shown, highlight=False, soft_wrap=True)  # one line of a log
