@@ -162,6 +162,7 @@ def has_namespaces() -> bool:
     return bool(made) and made.returncode == 0
 
 
+@pytest.mark.slow  # it imports everything anew
 @pytest.mark.skipif(not has_namespaces(), reason="this user may make no process namespace")
 def test_the_first_process_of_a_container_drains(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("we the people")

@@ -175,7 +175,7 @@ class NetworkCohort:
             "memories": self._members.kept.state(),
             "parts": self._times.parts,
             "held_out": self._held_out.state(),
-            **({"orders": self._orders.state()} if self._orders is not None else {}),
+            **({"orders": given} if self._orders and (given := self._orders.state()) else {}),
         }
 
     def load_state(self, state: State) -> None:
