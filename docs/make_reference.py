@@ -49,6 +49,10 @@ algorithms over seeds; writes a table and a report. Resumable. |
 runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
 | `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
 ([how](how-to.md#watch-a-run)). |
+| `splitft server`, `splitft client`, `splitft aggregator` … `[--log-format text\|json] [--log-file FILE]` | \
+Write a log, a line for each event ([how](operations.md#logs)). |
+| `splitft operator status\|drop\|admit\|pause\|resume\|deadline RUN …` | Looks after a run while its server \
+is at work ([how](operations.md#the-operator)). |
 | `splitft watch RUN... [--listen HOST:PORT] [--token] [--host NAME]` | Shows runs in a browser, while they \
 train or afterwards; until Ctrl-C. |
 | `splitft check MODEL [--cuts 1,2,8]` | Proves that a split model computes what the whole one does. |
@@ -109,6 +113,8 @@ For `splitft watch`; a run needs it for nothing. |
 | `adapters/CLIENT/` | In its place with `method: local_only`: every client's own. |
 | `checkpoints/` | The state after the last round, from which `--resume` goes on or extends the run. None \
 with `save_every: 0`. |
+| `operator.sock`, `orders.jsonl` | While a server is at work here: the socket of `splitft operator`; the \
+drops and admissions that it has followed. |
 | `.lock` | While a run is at work here: its process and its host. |
 
 History, decisions, summary and adapters are written after every round; an interrupted run keeps those of its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from forks import start_command
 from ports import free_port
 from site_files import write_open_policy
 from splitft import Job
+from splitft.common.draining import DRAINED
 from splitft.engines.network.transport.certs import add_aggregator, add_client, create_authority
 from splitft.job import dump_job
 from splitft.running.folder import is_complete
@@ -34,6 +35,7 @@ class Processes:
         names: list[str],
         aggregator: bool = False,
         tls: bool = False,
+        ends: Collection[int] = (0,),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.names, self.port = folder, names, free_port()
@@ -50,6 +52,7 @@ class Processes:
             add_aggregator(self.certs)
             for name in names:
                 add_client(self.certs, name)
+        self.ends = ends  # exit codes of a party at the end of its run
         self.running: dict[str, ForkServerProcess] = {}
         self.kills = 0
         self.late: set[str] = set()  # killed when the results were written: may have heard so, or not
@@ -95,12 +98,12 @@ class Processes:
         while self.unfinished():
             meanwhile()
             for who, process in list(self.running.items()):
-                if process.exitcode == -signal.SIGKILL:
+                if process.exitcode in (-signal.SIGKILL, DRAINED):
                     self.kills += 1
                     if who != SERVER and is_complete(self.output):
                         self.late.add(who)
                     self.start(who)
-                elif process.exitcode not in (None, 0):
+                elif process.exitcode not in (None, *self.ends):
                     raise AssertionError(f"{who} ended with {process.exitcode}:\n{self.said(who)}")
             if time.monotonic() > deadline:
                 raise AssertionError("not done in time:\n" + "\n".join(map(self.said, self.running)))
@@ -108,8 +111,9 @@ class Processes:
 
     def unfinished(self) -> list[str]:
         """Who is to end by itself, and has not: not a client that, killed at the end, has no server."""
-        free = self.late if self.running[SERVER].exitcode == 0 else set()
-        return [who for who, process in self.running.items() if process.exitcode != 0 and who not in free]
+        free = self.late if self.running[SERVER].exitcode in self.ends else set()
+        left = [who for who, process in self.running.items() if process.exitcode not in self.ends]
+        return [who for who in left if who not in free]
 
     def said(self, who: str) -> str:
         log = self.folder / f"{who}.log"

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from forks import start_command
 from ports import free_port
 from splitft import Job, run
+from splitft.common.draining import DRAINED
 from splitft.engines.local import LocalCohort
-from splitft.launch.cli import TERMINATED
 
 
 def test_ctrl_c_keeps_the_last_whole_round(settings: Settings, tmp_path: Path) -> None:
@@ -94,5 +94,5 @@ def test_sigterm_ends_a_party_with_a_line_and_a_code_of_its_own(tmp_path: Path) 
         time.sleep(0.05)
     process.terminate()
     process.join(60)
-    assert process.exitcode == TERMINATED
-    assert "error: stopped by SIGTERM: started again" in (tmp_path / "log").read_text()
+    assert process.exitcode == DRAINED
+    assert "error: stopped: started again" in (tmp_path / "log").read_text()

@@ -106,7 +106,7 @@ def test_a_session_goes_on_whatever_ended_its_connection(
 
 @pytest.mark.parametrize(("error", "reason"), [
     (RuntimeError("unknown"), "unknown"),
-    (asyncio.CancelledError(), "its connection ended"),  # gRPC, where the client's process has ended
+    (asyncio.CancelledError(), "the connection was closed"),  # gRPC, where the client's process has ended
 ], ids=["an error", "cancelled"])  # fmt: skip
 def test_the_server_sees_that_a_client_is_away_whatever_ended_its_connection(
     error: BaseException, reason: str, listener: Listener, monkeypatch: pytest.MonkeyPatch

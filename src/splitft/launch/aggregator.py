@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from splitft.launch.arguments import load, read_token
-from splitft.launch.options import CERTS, OPEN, OVERRIDES, PLUGIN, TOKEN_FILE
+from splitft.launch.options import CERTS, LOG_FILE, LOG_FORMAT, OPEN, OVERRIDES, PLUGIN, TOKEN_FILE
 
 
 def aggregator(
@@ -24,11 +24,14 @@ def aggregator(
     token_file: TOKEN_FILE = None,
     insecure: OPEN = False,
     plugin: PLUGIN = None,
+    log_format: LOG_FORMAT = None,
+    log_file: LOG_FILE = None,
 ) -> None:
     """Average the clients' adapters in a run whose server must not see them."""
-    loaded = load(job, overrides)
+    loaded, token = load(job, overrides), read_token(token_file)
     from splitft.running.aggregator import serve_averages
+    from splitft.running.logged_console import log_console
 
-    serve_averages(
-        loaded, listen, folder=folder, certs=certs, token=read_token(token_file), insecure=insecure
-    )
+    with log_console(log_format, log_file) as console:
+        options = {"certs": certs, "token": token, "insecure": insecure}
+        serve_averages(loaded, listen, folder=folder, console=console, **options)  # type: ignore[arg-type]

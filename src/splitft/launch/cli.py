@@ -6,17 +6,15 @@ Nothing heavy is imported here: each command imports what it calls, so that `--h
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from splitft.common.draining import DRAINED, Draining, drain_at_interrupts, draining
 from splitft.common.startup import import_libraries
 from splitft.common.text import plain
 from splitft.errors import JobError, ModelError, SplitFTError
@@ -28,7 +26,21 @@ from splitft.launch.client import client
 from splitft.launch.demo import demo
 from splitft.launch.evaluate import LM_EVAL_SPELLING, evaluate
 from splitft.launch.new import new
-from splitft.launch.options import ADMIT, CERTS, JOB, OPEN, OVERRIDES, PLUGIN, RESUME, TOKEN_FILE, TOKENS
+from splitft.launch.operator import operator_app
+from splitft.launch.options import (
+    ADMIT,
+    CERTS,
+    END,
+    JOB,
+    LOG_FILE,
+    LOG_FORMAT,
+    OPEN,
+    OVERRIDES,
+    PLUGIN,
+    RESUME,
+    TOKEN_FILE,
+    TOKENS,
+)
 from splitft.launch.watch import LIVE, LIVE_LISTEN, page_of, watch
 from splitft.launch.width import FittingApp
 
@@ -44,13 +56,12 @@ EXIT_CODES = {
     8: "a client's owner has not agreed to the server's job, or the site's policy refuses it",
     9: "the run is complete, but not with all clients that were invited",
     10: "an audit read more than its limit allows",
+    DRAINED: "a party of a network run was stopped, by SIGTERM or a server's Ctrl-C: start it again",
     130: "interrupted (Ctrl-C)",
-    143: "a party of a network run was stopped by SIGTERM",
 }
 INCOMPLETE = 9
 FOR_OTHERS = ("new", "report", "export")  # commands that write what is made to be passed on
 PARTIES = ("server", "client", "aggregator")
-TERMINATED = 143  # 128 + SIGTERM, as a shell has it
 _EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 
 
@@ -63,6 +74,9 @@ class _Commands(TyperGroup):
         except SplitFTError as error:
             _tell(str(error))
             raise typer.Exit(error.exit_code) from None
+        except Draining:
+            _tell("stopped: started again (a server with --resume), it goes on from its last state")
+            raise typer.Exit(DRAINED) from None
         except KeyboardInterrupt:
             _tell("interrupted")
             raise typer.Exit(130) from None
@@ -95,8 +109,8 @@ def _top(
         typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    if ctx.invoked_subcommand in PARTIES and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop_at_once)
+    if ctx.invoked_subcommand in PARTIES:
+        ctx.with_resource(draining())
     if ctx.invoked_subcommand not in FOR_OTHERS:
         os.umask(0o077)  # adapters, checkpoints, what others sent: for their owner alone
 
@@ -148,16 +162,23 @@ def server(
     live: LIVE = False,
     live_listen: LIVE_LISTEN = None,
     plugin: PLUGIN = None,
+    log_format: LOG_FORMAT = None,
+    log_file: LOG_FILE = None,
+    end: END = False,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
+    if not end:
+        drain_at_interrupts()
     loaded = load(job, overrides)
+    from splitft.running.logged_console import log_console
     from splitft.running.serve import serve
 
     if admit and not resume:
         raise JobError("--admit lets clients into a run that goes on: give --resume, too")
     options: dict[str, Any] = {"token": read_token(token_file), "token_hashes": tokens, "admit": admit or []}
-    with page_of(loaded, live, live_listen):
-        done = serve(loaded, listen, certs=certs, insecure=insecure, resume=resume, **options)
+    with page_of(loaded, live, live_listen), log_console(log_format, log_file) as console:
+        options |= {"insecure": insecure, "resume": resume, "console": console}
+        done = serve(loaded, listen, certs=certs, **options)
     if done.summary.get("missing"):
         raise typer.Exit(INCOMPLETE)
 
@@ -167,6 +188,7 @@ app.command()(client)
 
 app.command()(aggregator)
 app.add_typer(certs_app, name="certs", cls=_Commands)
+app.add_typer(operator_app, name="operator", cls=_Commands)
 
 
 @app.command()
@@ -301,17 +323,6 @@ def main() -> None:
             "and the versions of splitft, torch and transformers"
         )
         sys.exit(1)
-
-
-def _stop_at_once(*_: object) -> None:
-    """End at SIGTERM as at a kill: no other party is told, and all wait for this one to come back.
-
-    The first process of a container gets no SIGTERM at all without a handler.
-    """
-    with suppress(RuntimeError):  # where the signal came in the midst of a line
-        sys.stdout.flush()
-    _tell("stopped by SIGTERM: started again (a server with --resume), it goes on from its last state")
-    os._exit(TERMINATED)
 
 
 def _tell(message: str) -> None:

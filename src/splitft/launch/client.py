@@ -10,7 +10,18 @@ import typer
 from splitft.common.startup import import_libraries
 from splitft.errors import JobError
 from splitft.launch.arguments import read_token
-from splitft.launch.options import ACCEPT, CA, CERTS, OPEN, OWN_TOKEN, PLUGIN, POLICY, SECRET_FILE
+from splitft.launch.options import (
+    ACCEPT,
+    CA,
+    CERTS,
+    LOG_FILE,
+    LOG_FORMAT,
+    OPEN,
+    OWN_TOKEN,
+    PLUGIN,
+    POLICY,
+    SECRET_FILE,
+)
 
 
 def client(
@@ -36,6 +47,8 @@ def client(
     policy: POLICY = None,
     accept: ACCEPT = "",
     plugin: PLUGIN = None,
+    log_format: LOG_FORMAT = None,
+    log_file: LOG_FILE = None,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
     if token and token_file:
@@ -43,19 +56,22 @@ def client(
     secret = read_token(token, "--token") or read_token(token_file)
     import_libraries()
     from splitft.running.join import join
+    from splitft.running.logged_console import log_console
 
-    join(
-        server,
-        name,
-        data=data,
-        eval_data=eval_data,
-        job_data=job_data,
-        model=model,
-        folder=folder or Path("runs") / name,
-        certs=certs,
-        ca=ca,
-        token=secret,
-        insecure=insecure,
-        policy=policy,
-        accept=accept,
-    )
+    with log_console(log_format, log_file) as console:
+        join(
+            server,
+            name,
+            data=data,
+            eval_data=eval_data,
+            job_data=job_data,
+            model=model,
+            folder=folder or Path("runs") / name,
+            certs=certs,
+            ca=ca,
+            token=secret,
+            insecure=insecure,
+            policy=policy,
+            accept=accept,
+            console=console,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -54,6 +54,14 @@ ACCEPT = Annotated[
         help="Agree to the first job that comes, or to the job with this digest; else it asks on a terminal.",
     ),
 ]
+END = Annotated[
+    bool, typer.Option("--end", help="Have Ctrl-C end the run for all clients, and not stop for a while.")
+]
+LOG_FORMAT = Annotated[
+    Literal["text", "json"] | None,
+    typer.Option(help="Write a log in place of the display; the default where there is no terminal: text."),
+]
+LOG_FILE = Annotated[Path | None, typer.Option(help="Also write the log here; the file rotates at 10 MB.")]
 PLUGIN = Annotated[
     list[str] | None,
     typer.Option(

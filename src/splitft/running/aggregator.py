@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from splitft.common.draining import Draining
 from splitft.common.files import writable_folder
 from splitft.common.lock import lock_folder
 from splitft.common.notebook import make_console
+from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.aggregator_process import UPDATES, AggregatorProcess
@@ -71,16 +73,20 @@ def serve_averages(
     adapter_bytes = 4 * sum(torch.Size(spec.shape).numel() for specs in layout.values() for spec in specs)
     limit = (2 + len(names)) * adapter_bytes + SLACK
     listener = Listener(address, certs, door, Welcome(), limit)
-    console.print(f"listening at port {listener.port} for the server and {', '.join(names)}", highlight=False)
+    text = f"listening at port {listener.port} for the server and {', '.join(names)}"
+    console.print(Notice(text, "listening", port=listener.port), highlight=False)
     process = AggregatorProcess(
         job, digest, names, layout, count_blocks(model.config), listener, folder / UPDATES, say
     )
     try:
         with lock_folder(folder, "--folder"):
             end = process.serve()
+    except Draining:
+        listener.leave()
+        raise
     finally:
         listener.close()
     if not end.ok:
         raise NetworkError(f"the run has not come to its end: {end.reason}")
     shutil.rmtree(folder / UPDATES, ignore_errors=True)
-    console.print(end.reason)
+    console.print(Notice(end.reason, "end"))

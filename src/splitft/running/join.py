@@ -15,6 +15,7 @@ from rich.console import Console
 from splitft.client.client import Client, ClientRole
 from splitft.common.lock import lock_folder
 from splitft.common.notebook import make_console
+from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
 from splitft.common.text import first_few, plain
 from splitft.data import ClientData, prepare
@@ -56,6 +57,7 @@ from splitft.running.site_checks import (
     check_whole,
     most_bytes_down,
 )
+from splitft.running.site_lines import SiteLines
 from splitft.running.sums import no_sums, sums_of
 from splitft.weights.load import load_tokenizer
 from splitft.wire.channel import Channel, sample_memory
@@ -337,7 +339,7 @@ def join(
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
-    site = Site(Conversation(dialler), folder, setup)
+    site = Site(Conversation(dialler), folder, setup, SiteLines(say))
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()
@@ -345,5 +347,5 @@ def join(
         dialler.close()
     if not end.ok:
         raise NetworkError(f"the run has not come to its end: {end.reason}")
-    console.print(end.reason, markup=False, highlight=False)
+    console.print(Notice(end.reason, "end"), markup=False, highlight=False)
     return site

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from splitft.common.notices import Notice
 from splitft.engines.network.transport.certs import SERVER, check_no_authority
 from splitft.engines.network.transport.credentials import RENEWED, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
@@ -117,4 +118,5 @@ def check_tokens(
 
 def notice(console: Console, text: str) -> None:
     """Print one line about the network."""
-    console.print(f"[dim]network[/] {escape(text)}", highlight=False, soft_wrap=True)  # one line of a log
+    shown = Notice.of(text).shown_as(f"[dim]network[/] {escape(text)}")
+    console.print(shown, highlight=False, soft_wrap=True)  # one line of a log

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
+from splitft.common.notices import Notice
 from splitft.data import ClientData, Prepared, partition_table, prepare
 from splitft.errors import DataError, JobError, ModelError
 from splitft.job import Job
@@ -215,7 +216,7 @@ def rounds_of_epochs(job: BatchSettings, epochs: float, rows: Sequence[int], per
 
 def note(console: Console, text: str) -> None:
     """Print a fact that must not be missed."""
-    console.print(f"[bold yellow]Note:[/] {escape(text)}")
+    console.print(Notice(text, "note", "warning").shown_as(f"[bold yellow]Note:[/] {escape(text)}"))
 
 
 def resolve_cuts(job: Job, names: Sequence[str], blocks: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from splitft.common.levels import levels
 from splitft.common.notebook import NotebookConsole, NotebookLine
+from splitft.common.notices import Notice
 from splitft.common.tables import make_table
 from splitft.common.text import first_few
 from splitft.history import ClientRecord, RoundRecord
@@ -118,7 +119,7 @@ class RunProgress(LineProgress, Observer):
             self.evaluations += 1
         if not self.disable:
             self._show(record.round)
-        self.line(f"{round_line(record)}  {self._left()}".rstrip())
+        self.line(self._round_notice(record))
         if more := devices_line(record, self._last_record):
             self.line(f"          {more}")
         self._last_record = record
@@ -137,15 +138,31 @@ class RunProgress(LineProgress, Observer):
             self._estimated = True
             step = self._step_of_all * self.training_seconds / self.steps
             evaluation = self.evaluation_seconds / self.evaluations
-            self.line(
+            text = (
                 f"about {clock(left)} left: {seconds_text(step)} for a step of all clients, "
                 f"{seconds_text(evaluation)} for an evaluation"
             )
+            self.line(Notice(text, "estimate", seconds_left=round(left, 1)))
 
     def _elapsed(self) -> float:
         now = time.monotonic()
         seconds, self._last_event = now - self._last_event, now
         return seconds
+
+    def _round_notice(self, record: RoundRecord) -> Notice:
+        left = self.seconds_left()
+        return Notice(
+            f"{round_line(record)}  {self._left()}".rstrip(),
+            "round",
+            round=record.round,
+            rounds=self.job.rounds,
+            loss=record.loss,
+            perplexity=record.perplexity,
+            bytes_up=record.bytes_up,
+            bytes_down=record.bytes_down,
+            seconds=round(record.round_seconds + record.evaluation_seconds, 3),
+            seconds_left=None if left is None else round(left, 1),
+        )
 
     def _left(self) -> str:
         left = self.seconds_left()
@@ -165,7 +182,7 @@ class RunProgress(LineProgress, Observer):
         status = next((line for line in lines if len(line) <= room or self.disable), lines[-1])
         self.update(self._bar, description=heading, completed=self.steps, status=status)
         if self.line_is_due():
-            self.line(f"{heading}  {status}")
+            self.line(Notice(f"{heading}  {status}", "progress", round=round_))
 
 
 def round_line(record: RoundRecord) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from splitft.common.checkpoint import FOLDER, save_checkpoint
+from splitft.common.draining import Draining
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, flush, write_atomically
 from splitft.common.notebook import make_console
+from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
 from splitft.data import partition_picture
 from splitft.errors import DataError, DivergedError, JobError
@@ -158,9 +160,11 @@ def run_parties(
             if output.records:
                 # The stop may have come between the writing of two files.
                 output.save(str(stop) if isinstance(stop, DivergedError) else None)
-                perplexity_picture(output.records, folder / "perplexity.png")
+                if not isinstance(stop, Draining):  # which has little time
+                    perplexity_picture(output.records, folder / "perplexity.png")
                 progress.stop()
-                console.print(stop_line(stop, folder, output.records[-1].round), highlight=False)
+                told = stop_line(stop, folder, output.records[-1].round)
+                console.print(Notice(told, "stopped", "warning"), highlight=False)
             raise
     perplexity_picture(output.records, folder / "perplexity.png")
     console.print(rounds_table(output.records))
@@ -168,10 +172,9 @@ def run_parties(
     for line in evaluation_lines(output.records, parties.ledger):
         console.print(line, highlight=False, markup=False)
     adapters = adapter_folder(job)
-    console.print(
-        f"Results in {folder}: {adapters}/, history.jsonl, summary.json, perplexity.png"
-        + (", partition.png" if start.prepared else "")
-    )
+    made = f"{adapters}/, history.jsonl, summary.json, perplexity.png"
+    made += ", partition.png" if start.prepared else ""
+    console.print(Notice(f"Results in {folder}: {made}", "results", folder=str(folder)))
     summary = output.save()
     if not summary["adapter_changed"]:
         console.print(unchanged_line(job), style="bold yellow", highlight=False, markup=False)
@@ -191,7 +194,9 @@ def complete_run(opened: Opened, job: Job, console: Console, model: Any = None) 
     picture, history = folder / "perplexity.png", folder / HISTORY
     if not picture.exists() or picture.stat().st_mtime_ns < history.stat().st_mtime_ns:  # killed at its end
         perplexity_picture(records, picture)
-    console.print(f"the run in {folder} is complete: nothing is left to do", highlight=False)
+    console.print(
+        Notice(f"the run in {folder} is complete: nothing is left to do", "complete"), highlight=False
+    )
     adapter = folder / adapter_folder(job)
     return RunResult(folder, adapter, records, read_summary(folder), _base=model)
 
@@ -247,7 +252,8 @@ class _Output:
         self._decisions = len(self.parties.policy.decisions)
         for problem in found.passed_over:
             note(console, f"checkpoint {problem}; an older one is whole")
-        console.print(f"going on after round {found.round}", highlight=False)
+        told = Notice(f"going on after round {found.round}", "resumed", round=found.round)
+        console.print(told, highlight=False)
         if opened.rounds < self.start.job.rounds:
             console.print(extension_line(self.start.job, opened.rounds, found.round), highlight=False)
 

@@ -12,19 +12,22 @@ from typing import Any
 from rich.console import Console
 
 from splitft.common.checkpoint import FOLDER, load_checkpoint
+from splitft.common.draining import SECOND_SECONDS, Draining
 from splitft.common.failpoints import failpoint
 from splitft.common.files import append_line, append_mark, flush
 from splitft.common.notebook import make_console
+from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
-from splitft.engines.network.ending import RESUME, STEPS, say_farewell, say_stop, untold
+from splitft.engines.network.ending import RESUME, STEPS, say_away, say_farewell, say_stop, untold
 from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import SLACK, Gate
 from splitft.engines.network.members import Members
 from splitft.engines.network.membership import expelled_before, missing, write_members
+from splitft.engines.network.orders import Orders
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.round_steps import ShortRoundError
 from splitft.engines.network.sameness import facts_of, versions
@@ -56,6 +59,7 @@ from splitft.running.network import (
     needs_weights,
     notice,
 )
+from splitft.running.operator_socket import OperatorSocket
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.result import RunResult
@@ -148,38 +152,54 @@ def serve(
                 "and cannot check them"
             )
             say(start.notices[-1])
-        parties, members, listener, averaging = make_server_side(
+        parties, members, listener, averaging, orders = make_server_side(
             start, address, certs, door, opened.folder, console, say
         )
         for name, reason in expelled.items():
             members.expel(name, reason)
-        members.changed(members.roster)  # who is waited for, before the first comes
+        orders.begin(opened.checkpoint.round if opened.checkpoint else 0)  # and who is waited for
         on_listening(listener)
-        console.print(f"listening at port {listener.port} for {', '.join(names)}", highlight=False)
+        text = f"listening at port {listener.port} for {', '.join(names)}"
+        console.print(Notice(text, "listening", port=listener.port), highlight=False)
         if averaging is not None and dial is not None:
             averaging.open(dial, members)
 
         # Wait for clients, run the rounds from the start or the last checkpoint, tell all the end.
         dismiss = averaging.end if averaging is not None else None
         try:
-            if opened.checkpoint is None:
-                parties.cohort.present(0)
-            while True:
-                if opened.checkpoint is not None:
-                    resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
-                    append_mark(opened.folder / STEPS, json.dumps(resumed))
-                try:
-                    result = run_parties(opened, start, parties, console, called, say)
-                    break
-                except ShortRoundError as short:
-                    say(f"{short}: it begins anew, with those that are there")
-                    opened = replace(opened, checkpoint=load_checkpoint(opened.folder / FOLDER))
-            failpoint("run.complete")
+            with OperatorSocket(opened.folder, orders.ask, say):
+                if opened.checkpoint is None:
+                    parties.cohort.present(0)
+                while True:
+                    if opened.checkpoint is not None:
+                        resumed = {"event": RESUME, "rounds": opened.checkpoint.round}
+                        append_mark(opened.folder / STEPS, json.dumps(resumed))
+                    try:
+                        result = run_parties(opened, start, parties, console, called, say)
+                        break
+                    except ShortRoundError as short:
+                        say(
+                            Notice(
+                                f"{short}: it begins anew, with those that are there", "round.anew", "warning"
+                            )
+                        )
+                        opened = replace(opened, checkpoint=load_checkpoint(opened.folder / FOLDER))
+                failpoint("run.complete")
+        except Draining as stop:
+            again = f"; Ctrl-C again within {SECOND_SECONDS:g} seconds ends the run for all"
+            text = "the server stops for a while: --resume goes on; clients dial until then"
+            say(Notice(text + again * stop.interrupt, "drain", "warning"))
+            try:
+                say_away(listener, averaging.hang_up if averaging else None, SECOND_SECONDS * stop.interrupt)
+            except KeyboardInterrupt:
+                say_stop(listener, members.roster.there(), dismiss, "the server stopped")
+                raise
+            raise
         except BaseException:
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
             raise
         roster, seconds = members.roster, job.network.rejoin_seconds
-        gone = [name for name in roster.took_part() if roster.long_away(name)]
+        gone = [name for name in roster.took_part() if roster.long_away(name) or roster[name].out]
         say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result
 
@@ -192,7 +212,7 @@ def make_server_side(
     folder: Path,
     console: Console,
     say: Callable[[str], None],
-) -> tuple[Parties, Members, Listener, AggregatorLink | None]:
+) -> tuple[Parties, Members, Listener, AggregatorLink | None, Orders]:
     """Set up the server's side of a run, and listen; the cuts follow measured step times.
 
     say: tells a notice.
@@ -258,7 +278,8 @@ def make_server_side(
         only_digests=averaging is not None,
         adapter=lambda: server.adapter,
     )
-    faults = FaultLog(folder / FAULTS, say)
+    faults, changed = FaultLog(folder / FAULTS, say), partial(write_members, folder)
+    orders = Orders(roster, listener, folder, say, changed)
     members = Members(
         roster,
         listener,
@@ -269,13 +290,14 @@ def make_server_side(
         channels,
         say,
         faults,
-        partial(write_members, folder),
+        changed,
         facts_of(welcome.things, welcome.values),
+        orders.take_in,
     )
     if secure is not None:
         secure.open(members)
     handed_in = averaging if secure is None else None  # what training waits for; a sum waits by itself
-    cohort = NetworkCohort(members, job, times, handed_in, _goes_back=job.save_every > 0)
+    cohort = NetworkCohort(members, job, times, handed_in, _goes_back=job.save_every > 0, _orders=orders)
     parties = Parties(
         policy,
         server,
@@ -287,7 +309,7 @@ def make_server_side(
         software=lambda: versions({name: member.facts for name, member in roster.items()}),
         self_reported=(*(OF_EVALUATION if counts_at_clients(job) else ()), "client_versions"),
     )
-    return parties, members, listener, averaging
+    return parties, members, listener, averaging, orders
 
 
 def write_step(path: Path, line: dict[str, Any]) -> None:

@@ -15,10 +15,12 @@ import pytest
 from commands import run_process, start_process
 from forks import run_command
 from splitft import errors
+from splitft.common.draining import DRAINED
 from splitft.job.recipes import recipe_path, recipes
-from splitft.launch.cli import EXIT_CODES, INCOMPLETE, TERMINATED, app
+from splitft.launch.cli import EXIT_CODES, INCOMPLETE, app
 
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
+LOG = {"--log-format", "--log-file"}
 FLAGS: dict[str, set[str]] = {
     "": {"--version"},
     "demo": set(),
@@ -28,12 +30,12 @@ FLAGS: dict[str, set[str]] = {
     "run": {"--resume", "--live", "--live-listen", "--plugin"},
     "server": {
         "--listen", "--certs", "--token-file", "--tokens", "--insecure", "--resume", "--admit", "--live",
-        "--live-listen", "--plugin",
+        "--live-listen", "--plugin", "--end", *LOG,
     },
-    "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin"},
+    "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin", *LOG},
     "client": {
         "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",
-        "--ca", "--token", "--insecure", "--policy", "--accept", "--plugin",
+        "--ca", "--token", "--insecure", "--policy", "--accept", "--plugin", *LOG,
     },
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
@@ -96,7 +98,7 @@ def test_every_error_class_has_a_documented_exit_code() -> None:
     assert len(classes) == 8
     codes = [error.exit_code for error in classes]
     assert len(set(codes)) == len(codes)
-    assert set(codes) | {0, 1, INCOMPLETE, 130, TERMINATED} == set(EXIT_CODES)
+    assert set(codes) | {0, 1, INCOMPLETE, 130, DRAINED} == set(EXIT_CODES)
 
 
 def test_a_command_has_these_flags_and_no_others() -> None:
@@ -106,8 +108,8 @@ def test_a_command_has_these_flags_and_no_others() -> None:
         page = run_command(*([command] if command else []), "--help").stdout
         told = {word.strip(",.:") for word in page.split() if word.startswith("--")}
         assert told == flags | {"--help"}, command
-        # Options of lm-eval; at a client: its data, its way to the server, and its owner's word.
-        assert len(told) <= {"evaluate": 18, "client": 15}.get(command, 12)
+        # Options of lm-eval; at a client: its data, its way to the server, its owner's word, and its log.
+        assert len(told) <= {"evaluate": 18, "client": 17, "server": 14}.get(command, 12)
 
 
 @pytest.mark.parametrize(("command", "wanted"), [

@@ -228,6 +228,11 @@ class AggregatorLink:
         """Tell the aggregator that the run is over; return whether it has confirmed that in time."""
         return self._way is not None and dismiss(self._way[0], self.incoming, end, seconds)
 
+    def hang_up(self) -> None:
+        """Hang up; the aggregator keeps what it has."""
+        if self._way is not None:
+            self._way[0].close(0)
+
     def _take(self, taken: Taken) -> None:
         self._known(taken.client, "has an update")
         forms = [(tensor.dtype, tuple(tensor.shape)) for tensor in (taken.digest, taken.ticket)]

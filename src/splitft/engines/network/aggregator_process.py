@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
+from splitft.common.notices import Notice
 from splitft.common.text import error_line
 from splitft.common.waits import next_of
 from splitft.engines.network.aggregator_link import SERVER
@@ -160,7 +161,8 @@ class AggregatorProcess:
 
     def _reject(self, name: str, reason: str) -> None:
         """Refuse what came from a client, and the client from now on; or what came from the server."""
-        self.notice(f"what {name} sent is rejected: {reason}")
+        text = f"what {name} sent is rejected: {reason}"
+        self.notice(Notice(text, "client.rejected", "error", client=name, reason=reason))
         if name != SERVER:
             self.listener.expel(name, reason)
         self.listener.send(SERVER, packed(Rejected("" if name == SERVER else name, reason)))
@@ -198,7 +200,8 @@ class AggregatorProcess:
             self._reject(SERVER, f"the request does not fit the job: {error_line(error)}")
         else:
             did = "added the masked adapters" if masked else "averaged the adapters"
-            self.notice(f"{did} of {', '.join(asked.clients)}")
+            text, told = f"{did} of {', '.join(asked.clients)}", list(asked.clients)
+            self.notice(Notice(text, "averaged", round=asked.round, clients=told))
             self.listener.send(SERVER, packed(averaged))
 
     def _added(self, asked: Average) -> Averaged:

@@ -16,6 +16,7 @@ from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
+from splitft.engines.network.orders import Orders
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import go_back, restoring
 from splitft.engines.network.round_steps import RoundSteps
@@ -35,6 +36,7 @@ class NetworkCohort:
     _times: StepTimes  # measured
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
     _goes_back: bool = True  # a round may begin anew, from the last checkpoint
+    _orders: Orders | None = None  # of the operator
     _phase: Phase = field(default_factory=Phase, init=False)  # whose messages the server computes
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
     _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the last local steps
@@ -53,6 +55,9 @@ class NetworkCohort:
 
     def present(self, round_: int) -> Sequence[str]:
         """Wait for clients that are lost; return those that can train. The round begins without others."""
+        if self._orders is not None:
+            self._orders.wait(self._members.pump)
+            self._orders.begin(round_)
         there, self._evaluating = self.reachable(), False
         for name, member in self._members.roster.items():
             if round_ and name not in there:
@@ -175,6 +180,7 @@ class NetworkCohort:
             "memories": self._members.kept.state(),
             "parts": self._times.parts,
             "held_out": self._held_out.state(),
+            **({"orders": given} if self._orders and (given := self._orders.state()) else {}),
         }
 
     def load_state(self, state: State) -> None:
@@ -182,6 +188,8 @@ class NetworkCohort:
         self._members.kept.load_state(state["memories"])
         self._times.parts.update(state["parts"])
         self._held_out.load_state(state["held_out"])  # clients send their ids again
+        if self._orders is not None:
+            self._orders.load_state(state.get("orders", []))
         done, roster = state["done"], self._members.roster
         newest = max(done.values(), default=0)
         exact = state.get("exact", [name for name in done if done[name] == newest])

@@ -16,6 +16,8 @@ from splitft.wire.messages import AdapterDown, Gradients, Message, Metrics, Trun
 PROTOCOL = 8  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
+STOPPED = "it was stopped, and comes back when it is started again"  # a client's reason to be away
+AWAY = "it stops for a while, and comes back"  # a listener's last status
 TICKET_BYTES = 16  # of `HandIn`
 MAX_TEXT = 1 << 17  # characters: a job as JSON
 

@@ -20,6 +20,8 @@ class Conversation:
     dialler: Dialler
     _session: str = field(default="", init=False)
     channel: Channel | None = field(default=None, init=False)  # packs; None: the server has not sent the job
+    _bytes_up: int = field(default=0, init=False)  # of all messages
+    _bytes_down: int = field(default=0, init=False)
     _on_send: Callable[[int], None] | None = field(default=None, init=False)
 
     def start(self, session: str) -> None:
@@ -37,11 +39,22 @@ class Conversation:
         message = self.channel.pack(message) if self.channel else message
         self.send(control.packed(message))
 
+    def leave(self) -> None:
+        """Tell the server that this client stops for a while, and hang up."""
+        self.dialler.send(self._session, control.packed(control.Failed(control.STOPPED, again=True)))
+        self.dialler.close()
+
     def send(self, payload: bytes) -> None:
         """Send a payload as it is."""
         if self._on_send is not None:
             self._on_send(len(payload))
+        self._bytes_up += len(payload)
         self.dialler.send(self._session, payload)
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """The bytes of all messages so far, up and down."""
+        return self._bytes_up, self._bytes_down
 
     @property
     def came(self) -> bool:
@@ -58,6 +71,7 @@ class Conversation:
             raise NetworkError(f"the server refuses this client: {came.reason}")
         if isinstance(came, control.Welcome | control.End):
             return came
+        self._bytes_down += len(came)
         try:
             message = control.in_plain_words(control.WIRE.decode(came))
             if not isinstance(message, control.FROM_SERVER):

@@ -6,6 +6,7 @@ The server logs each client that has heard; one that is killed meanwhile continu
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -78,6 +79,17 @@ def say_farewell(
     if dismiss is not None and not dismiss(end, seconds):
         notice(f"the aggregator did not come to hear that {reason}: end it by hand")
     append_mark(folder / STEPS, json.dumps({"event": OVER}))
+
+
+def say_away(listener: Listener, hang_up: Callable[[], None] | None, wait: float) -> None:
+    """Have clients dial again until the server is back. hang_up: on the aggregator.
+
+    wait: seconds for a second Ctrl-C. Raises KeyboardInterrupt where it comes.
+    """
+    time.sleep(wait)
+    listener.leave()
+    if hang_up is not None:
+        hang_up()
 
 
 def say_stop(listener: Listener, names: Collection[str], dismiss: Dismiss | None, reason: str) -> None:

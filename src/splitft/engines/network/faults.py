@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitft.common.files import append_line
+from splitft.common.notices import Notice
 
 FAULTS = "faults.log"
 
@@ -23,9 +24,10 @@ class FaultLog:
         """Write an error's traceback; return the reason for which its client is expelled."""
         kind = type(error).__name__
         append_line(self.path, f"{name}:\n" + "".join(traceback.format_exception(error)).rstrip())
-        self.notice(
+        text = (
             f"what {name} sent raised {kind}; the traceback is in {self.path}. If {name} runs an unchanged "
             "splitft, this is a bug in SplitFT: please report it"
         )
+        self.notice(Notice(text, "client.fault", "error", client=name, kind=kind))
         detail = str(error) if isinstance(error, ValueError) else kind
         return f"what it sent could not be processed ({detail})"

@@ -30,15 +30,18 @@ class LocalSteps:
     front: Stopwatch = field(default_factory=Stopwatch, init=False)
     tail: Stopwatch = field(default_factory=Stopwatch, init=False)
     tokens: int = field(default=0, init=False)
+    round: int = field(default=0, init=False)
+    loss: float = field(default=0.0, init=False)  # of the local steps under way: sum over the steps
     _on_the_way: int = field(default=0, init=False)  # batches that are sent and not answered to the end
 
-    def start(self) -> None:
+    def start(self, round_: int) -> None:
         """Begin with nothing on its way."""
         self.front, self.tail, self._on_the_way, self.tokens = Stopwatch(), Stopwatch(), 0, 0
+        self.loss, self.round = 0.0, round_
 
     def train(self, client: ClientRole, round_: int) -> None:
         """Take the local steps of a round."""
-        self.start()
+        self.start(round_)
         # With staleness, batches of later steps go up before the gradients of this one are down.
         for step in range(client.settings.local_steps):
             most = client.ahead + client.micro_batches
@@ -82,5 +85,7 @@ class LocalSteps:
     def _note(self, message: Message) -> None:
         if isinstance(message, Metrics):
             self.evaluated.append(message)
-        elif isinstance(message, LocalLoss):
-            self.tokens += sum(message.lengths)
+        elif isinstance(message, Gradients | LocalLoss):
+            self.loss += message.loss  # a micro-batch's share of its step's mean
+            if isinstance(message, LocalLoss):
+                self.tokens += sum(message.lengths)

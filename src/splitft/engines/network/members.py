@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from splitft.common.text import plain
-from splitft.engines.network import control
+from splitft.engines.network import control, member_notices
 from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.kept_samples import KeptSamples
@@ -44,6 +44,7 @@ class Members:
     faults: FaultLog
     changed: Callable[[Roster], None] = lambda roster: None  # called where the standing of a client changes
     facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
+    woken: Callable[[], None] = lambda: None  # called where something else than a client has news
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     def __post_init__(self) -> None:
@@ -108,16 +109,16 @@ class Members:
         if not member.expelled:
             member.expel(reason, diverged)
             self.listener.expel(name, reason)
-            self.notice(f"{name} is expelled: {reason}")
+            self.notice(member_notices.expelled(name, reason))
         self.changed(self.roster)
         self.roster.check_quorum()
 
     def turn_away(self, name: str, reason: str) -> None:
-        """End a client's session: it cannot take part yet, and may come again."""
-        new = self.roster[name].not_ready(reason)
+        """End a client's session: it cannot take part yet, or has stopped, and may come again."""
+        problem = "" if reason == control.STOPPED else reason
         self.listener.turn_away(name, f"{reason}; mend it, and start this client again")
-        if new:
-            self.notice(f"{name} is not ready, and waited for: {reason}")
+        if self.roster[name].not_ready(problem) or not problem:
+            self.notice(member_notices.not_ready(name, reason))
         self.changed(self.roster)
 
     def wait(self, done: Callable[[str], bool], names: Sequence[str], seconds: float | None = None) -> None:
@@ -132,16 +133,15 @@ class Members:
 
     def pump(self, seconds: float = 0.5) -> None:
         """Take in everything that has come from the network; wait at most this long for it."""
-        try:
+        with suppress(queue.Empty):
             event = self.listener.events.get(timeout=seconds)
             while True:
                 self._on_event(event)
                 event = self.listener.events.get_nowait()
-        except queue.Empty:
-            pass
 
     def _on_event(self, event: Event) -> None:
         if event.kind == "woken":
+            self.woken()
             return
         member = self.roster[event.name]
         if event.kind == "joined":
@@ -156,10 +156,10 @@ class Members:
             self._receive(member, event)
         elif event.kind == "back":
             member.connect(True)
-            self.notice(f"{member.name} is connected again")
+            self.notice(member_notices.back(member.name))
         elif event.kind == "away":
             member.connect(False)
-            self.notice(f"{member.name} is lost: {event.reason}")
+            self.notice(member_notices.lost(member.name, event.reason))
         elif event.kind == "expelled":
             self.expel(member.name, event.reason)
         if event.kind != "said":
@@ -175,7 +175,7 @@ class Members:
                 says = f"it says: {plain(message.reason, SHOWN)}"
                 if message.reason == control.DIVERGED:
                     raise NotFiniteError(says)
-                self.turn_away(name, says)
+                self.turn_away(name, message.reason if message.reason == control.STOPPED else says)
                 return
             if member.admits(message) and not isinstance(message, control.Ready | control.Loaded):
                 # Nobody asked: it keeps its place, and of clients with many of them nothing is read.
@@ -224,10 +224,10 @@ class Members:
                 anew = self.coordinator.hand_out_anew(last.round, name, evaluate=member.evaluating)
                 member.hand_out(anew, member.evaluating)
             if member.done:
-                self.notice(f"{name} has lost its state: its optimizer starts from zero")
+                self.notice(member_notices.state_lost(name))
         if member.last is not None:
             self.send(name, member.last)
-        self.notice(f"{name} takes part with {member.rows} rows")
+        self.notice(member_notices.takes_part(name, member.rows))
         self.changed(self.roster)
         self._phase.returned(name)
 

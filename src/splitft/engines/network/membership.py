@@ -5,7 +5,8 @@
        └── not ready        └────────────── expelled: it broke the protocol, or diverged
 
 A client that cannot take part yet, because its data cannot be read, say, is not ready: it may come again at
-once, and is waited for. Expulsion outlives a restart of the server, until one with `--admit NAME`.
+once, and is waited for. A client that the operator drops is suspended until it is admitted (`orders.py`).
+Expulsion outlives a restart of the server, until one with `--admit NAME`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from splitft.common.text import error_line, first_few
 from splitft.errors import JobError, OutputError
 
 MEMBERS = "members.json"
-Standing = Literal["invited", "not ready", "ready", "training", "away", "dropped", "expelled"]
+Standing = Literal["invited", "not ready", "ready", "training", "away", "dropped", "suspended", "expelled"]
 
 
 class Standee(Protocol):
@@ -28,6 +29,8 @@ class Standee(Protocol):
 
     @property
     def expelled(self) -> str: ...
+    @property
+    def out(self) -> bool: ...
     @property
     def diverged(self) -> bool: ...
     @property
@@ -48,9 +51,11 @@ def standing(member: Standee) -> Standing:
     """Return where a client stands."""
     if member.expelled:
         return "expelled"
+    if member.out:
+        return "suspended"
     if member.problem:
         return "not ready"
-    if not member.session:
+    if not member.session and not member.took_part:
         return "invited"
     if member.muted and member.took_part:
         return "dropped"
@@ -65,6 +70,8 @@ def missing(members: Mapping[str, Standee]) -> dict[str, str]:
     for name, member in members.items():
         if member.expelled:
             told[name] = f"expelled: {member.expelled}"
+        elif member.out:
+            told[name] = "suspended: the operator dropped it"
         elif not member.took_part:
             told[name] = f"not ready: {member.problem}" if member.problem else "it never came"
         elif member.muted:

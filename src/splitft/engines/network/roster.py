@@ -20,6 +20,18 @@ MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches o
 
 
 @dataclass
+class Suspension:
+    """Whether the operator has dropped a client: in the round under way, and from the next one on."""
+
+    now: bool = False
+    next: bool = False
+
+    def order(self, *, now: bool, next_: bool) -> None:
+        """Note the operator's order. next_: from the next round on, where it is not so now."""
+        self.now, self.next = now, next_
+
+
+@dataclass
 class Member:
     """One client. Its standing (`membership.py`) follows from `join` to `expel`."""
 
@@ -33,6 +45,8 @@ class Member:
     problem: str = ""  # why it cannot take part yet, in its own words
     told: str = ""  # the last of these that it gave
     took_part: bool = False  # it has been there
+    suspension: Suspension = field(default_factory=Suspension)
+    changed: float = 0.0  # when its standing last changed
     diverged: bool = False  # that is: its figures were not finite
     owes: type | None = None  # the only kind that may come next in a new session; None: any
     overtaken: bool = False  # what comes before that was on its way when it was asked
@@ -56,7 +70,7 @@ class Member:
         """It is connected in a new session, in which Ready and Loaded come first."""
         self.session, self.owes, self.there, self.problem = session, control.Ready, False, ""
         self.overtaken = False
-        self.connected = True
+        self.connected, self.changed = True, self.now()
         self.unasked.clear()
 
     def ready(self, message: control.Ready, facts: Mapping[str, str]) -> str:
@@ -77,7 +91,7 @@ class Member:
         """Be away, as before the first session, for this reason; return whether that is a new one."""
         new, self.problem, self.told = problem != self.told, problem, problem
         self.session, self.there, self.connected = "", False, False
-        self.owes, self.since = control.Ready, self.now()
+        self.owes, self.since, self.changed = control.Ready, self.now(), self.now()
         return new
 
     @property
@@ -88,16 +102,17 @@ class Member:
     def take_part(self) -> None:
         """Its state is restored, or lost: it is one of those that train."""
         self.owes, self.there, self.took_part, self.overtaken = None, True, True, False
+        self.changed = self.now()
 
     def connect(self, now: bool) -> None:
         """Its connection is lost, or there again in the same session."""
-        self.connected = now
+        self.connected, self.changed = now, self.now()
         if not now:
             self.since = self.now()
 
     def expel(self, reason: str, diverged: bool) -> None:
         """It takes part no more."""
-        self.expelled, self.there, self.diverged = reason, False, diverged
+        self.expelled, self.there, self.diverged, self.changed = reason, False, diverged, self.now()
 
     def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
         """Remember what it is handed out, for a return in a new session."""
@@ -147,6 +162,21 @@ class Member:
         return self.there and self.connected
 
     @property
+    def out(self) -> bool:
+        """Whether the operator has dropped it, from the round under way or an earlier one on."""
+        return self.suspension.now
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the operator drops it from the next round on."""
+        return self.suspension.next
+
+    @property
+    def off(self) -> bool:
+        """Whether the run goes on without it: it is expelled, or the operator drops it."""
+        return bool(self.expelled) or self.out or (self.leaving and not self.present)
+
+    @property
     def away_seconds(self) -> float:
         """How long it has not been there."""
         return 0.0 if self.present else self.now() - self.since
@@ -178,7 +208,7 @@ class Roster(dict[str, Member]):
 
     def there(self) -> list[str]:
         """The clients that take part now."""
-        return [name for name, member in self.items() if member.there and not member.expelled]
+        return [name for name, member in self.items() if member.there and not member.off]
 
     def check_quorum(self) -> None:
         """Raise where fewer than `min_clients` can ever take part again.
@@ -207,16 +237,16 @@ class Roster(dict[str, Member]):
     @property
     def enough_present(self) -> bool:
         """Whether the run may go on with the clients whose connection is open now."""
-        return sum(m.present and not m.expelled for m in self.values()) >= self.fewest
+        return sum(m.present and not m.off for m in self.values()) >= self.fewest
 
     @property
     def fewest(self) -> int:
         """The number of clients with which a round goes on."""
-        return max(1, self.config.min_clients or sum(not member.expelled for member in self.values()))
+        return max(1, self.config.min_clients or sum(not member.off for member in self.values()))
 
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""
-        return bool(self[name].expelled) or (self.long_away(name) and self.enough(without=[name]))
+        return self[name].off or (self.long_away(name) and self.enough(without=[name]))
 
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""
@@ -230,6 +260,14 @@ class Roster(dict[str, Member]):
     def took_part(self) -> list[str]:
         """The clients that have taken part, also before the checkpoint, and were not expelled."""
         return [n for n, member in self.items() if (member.took_part or member.done) and not member.expelled]
+
+    def left_without(self, name: str) -> int:
+        """Return the number of clients that stay where the operator drops one."""
+        return sum(not (member.off or member.leaving) for other, member in self.items() if other != name)
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Have clients be late after other seconds, from the next phase on."""
+        self.config = self.config.model_copy(update={"round_seconds": seconds})
 
     def deadline(self) -> float:
         """The time from which on clients are late with what they are asked now, by `now`."""

@@ -59,8 +59,8 @@ class RoundSteps:
         return len(sure) >= self._needed(roster)
 
     def _left(self, roster: Roster) -> list[str]:
-        return [name for name in self.clients if name not in self.left_out and not roster[name].expelled]
+        return [name for name in self.clients if name not in self.left_out and not roster[name].off]
 
     def _needed(self, roster: Roster) -> int:
-        stated = roster.config.min_clients or sum(not roster[name].expelled for name in self.clients)
+        stated = roster.config.min_clients or sum(not roster[name].off for name in self.clients)
         return max(1, min(stated, len(self.clients)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from splitft.client.client import ClientRole
+from splitft.common.draining import Draining
 from splitft.common.state import State
 from splitft.common.text import error_line, one_line, plain
 from splitft.data.sample import HeldOutPart
@@ -19,6 +20,7 @@ from splitft.engines.network.local_steps import LocalSteps, StepsOverError
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.site_files import FINISHED, SAVED, SiteFiles
+from splitft.engines.network.site_observer import SiteObserver
 from splitft.engines.network.sum_messages import SumRequest, Trained
 from splitft.errors import (
     AggregatorError,
@@ -79,7 +81,10 @@ class Setup(Protocol):
 class Site:
     """A client of a run, until the run ends. Its states after each round are under `folder`."""
 
-    def __init__(self, conversation: Conversation, folder: Path, setup: Setup) -> None:
+    def __init__(
+        self, conversation: Conversation, folder: Path, setup: Setup, observer: SiteObserver | None = None
+    ) -> None:
+        self._observer = observer or SiteObserver()
         self._files = SiteFiles(folder, setup.policy.max_disk_gb)
         self._steps = LocalSteps(conversation)
         self._conversation = conversation
@@ -133,6 +138,9 @@ class Site:
                     raise
             self._conversation.dialler.close(over=True)
             return request
+        except Draining:
+            self._conversation.leave()
+            raise
         finally:
             if self._desk is not None:
                 self._desk.close()
@@ -177,6 +185,7 @@ class Site:
                 self._evaluate(request)
             case Metrics():  # of rows that the server has evaluated by itself
                 self._steps.evaluated[:] = [request]
+                self._tell_evaluated()
             case control.Save():
                 self._files.save(SAVED, request.done, self._state())
                 self._conversation.say(control.Saved(request.done))
@@ -250,6 +259,8 @@ class Site:
         self._now.sums.trained(task.round, self._steps.tokens)
         self._files.save(FINISHED, task.round + 1, self._state())
         self._conversation.say(Trained(task.round) if self._now.sums.masks else self._handed_in(update))
+        loss, rounds = self._steps.loss / client.settings.local_steps, client.settings.rounds
+        self._observer.on_trained(task.round, rounds, loss, *self._conversation.moved)
 
     def _handed_in(self, update: AdapterUp) -> AdapterUp:
         """Return what the server gets of an update; with an aggregator, once that has it."""
@@ -258,11 +269,17 @@ class Site:
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
         self._conversation.say(control.Started(task.round, control.EVALUATION))
-        self._steps.start()
+        self._steps.start(task.round)
         self._steps.evaluated.clear()
         part = HeldOutPart(task.sample, task.whole, task.have)
         self._steps.carry(self.client, self.client.evaluate(task.round, part), EVAL_IN_FLIGHT)
         self._conversation.say(control.Evaluated(task.round))
+        if self._steps.evaluated:
+            self._tell_evaluated()
+
+    def _tell_evaluated(self) -> None:
+        of = self._steps.round, self.client.settings.rounds
+        self._observer.on_evaluated(*of, self._steps.evaluated, *self._conversation.moved)
 
     def _state(self) -> State:
         """Return all that outlasts a round: the client's state, and what is kept of its samples."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Said, Started, Train, Worked
+from splitft.engines.network.member_notices import left_out
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
 from splitft.engines.network.phase import Phase
@@ -185,7 +186,7 @@ class Training(Phase):
         for transaction in dict.fromkeys(self._under_way[c] for c in clients if c in self._under_way):
             transaction.restart(without=name)
         if self._under_way.pop(name, None) is not None:
-            self.members.notice(f"the round goes on without {name}")
+            self.members.notice(left_out(name))
 
     def _transactions(self) -> list[TrunkTransaction]:
         return list(dict.fromkeys(self._under_way.values()))
@@ -236,12 +237,12 @@ class Training(Phase):
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
             gone = slow or roster.long_away(name)
-            if roster[name].expelled or (gone and steps.enough_without(name, roster)):
+            if roster[name].off or (gone and steps.enough_without(name, roster)):
                 steps.left_out.add(name)
                 transaction.restart(without=name)
                 del self._under_way[name]
                 self.members.skip(name)
-                self.members.notice(f"the round goes on without {name}")
+                self.members.notice(left_out(name))
                 if transaction.names:
                     deadline, late = roster.deadline(), False
             elif gone and not roster[name].present:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from splitft.common.notices import Notice
 from splitft.engines.network.roster import Roster
 
 EVERY = 30.0  # seconds
@@ -25,5 +26,5 @@ class WaitingLine:
         """Name those of these clients that are not there, if it is time to."""
         now = self.roster.now()
         if now - self._said > EVERY and (away := self.roster.away(names)):
-            self.notice(f"waiting for {away}")
+            self.notice(Notice(f"waiting for {away}", "waiting", "warning"))
             self._said = now

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitft.common.files import append_line
+from splitft.common.notices import Notice
 from splitft.common.text import plain
 from splitft.engines.network.control import PROTOCOL, SCHEMA, VERSION, Hello, Refused
 from splitft.engines.network.transport.tokens import TokenFile
@@ -61,7 +62,9 @@ class AuditLog:
             if found is None:
                 found = self._kinds[key] = Refusals(when, when, time.monotonic() + FIRST_SECONDS)
                 self._write(key, found)
-                self.notice(f"refused {key[1] or 'a connection'} from {key[0]}: {key[2]}")
+                text = f"refused {key[1] or 'a connection'} from {key[0]}: {key[2]}"
+                told = {"address": key[0], "name": key[1], "reason": key[2]}
+                self.notice(Notice(text, "refused", "warning", **told))
             else:
                 found.count, found.last = found.count + 1, when
 

@@ -17,7 +17,9 @@ from typing import Any
 
 import grpc
 
+from splitft.common.notices import Notice
 from splitft.engines.network.control import (
+    AWAY,
     PROTOCOL,
     SCHEMA,
     VERSION,
@@ -39,7 +41,7 @@ from splitft.engines.network.transport.delivery import (
     decode_frame,
 )
 from splitft.engines.network.transport.entrance import METHOD, OPTIONS, SERVICE
-from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, reader_of
+from splitft.engines.network.transport.link import SILENCE_SECONDS, Link, Read, Write, in_words, reader_of
 from splitft.engines.network.transport.no_answer import explain
 from splitft.engines.network.transport.renewal import follow, until_renewed
 from splitft.errors import LostError, NetworkError, SplitFTError
@@ -163,6 +165,10 @@ class Dialler:
                     return
                 wait = FIRST_WAIT
             except grpc.aio.AioRpcError as error:
+                if error.details() == AWAY:
+                    self._tell(f"no answer from {self.address}: {AWAY}; dialling again")
+                    await asyncio.sleep(FIRST_WAIT)
+                    continue
                 why, final = explain(error.details() or "", self.expected or self.address.rpartition(":")[0])
                 if isinstance(self.credentials, ClientFiles):
                     why = self.credentials.problem() or why
@@ -175,7 +181,7 @@ class Dialler:
                 return
             except Exception as error:  # of any kind: the run must not wait for a client that gave up
                 silent = isinstance(error, asyncio.TimeoutError)
-                why = str(error) or ("no answer came" if silent else type(error).__name__)
+                why = "no answer came" if silent else in_words(error)
                 self._tell(f"the connection to {self.address} broke ({why}); dialling again")
                 wait = FIRST_WAIT
             if self.patience and self.now() - self._heard > self.patience:
@@ -194,7 +200,7 @@ class Dialler:
         due = self._lines < MOST_LINES or self.now() - self._told_at >= LINE_SECONDS
         if text and text != self._said and due:
             self._lines, self._told_at = self._lines + 1, self.now()
-            self.on_state(text)
+            self.on_state(Notice(text, "connection", "warning", address=self.address))
         self._said = text
 
     async def _connect(self) -> bool:

@@ -22,12 +22,23 @@ from splitft.engines.network.transport.delivery import (
 
 BEAT_SECONDS = 2.0  # longest time between two frames
 SILENCE_SECONDS = 8.0  # without a frame from the other end, or one taken by it: the connection is broken
+CLOSED = "the connection was closed"
 MOST_STALLS = 3  # connections in a row on which the other end took nothing: a violation
 
 Read = Callable[[], Awaitable[bytes]]  # raises EOFError where the connection has ended
 Write = Callable[[bytes], Awaitable[None]]
 Room = Callable[[], Awaitable[object]]  # returns when there is room for more frames
 T = TypeVar("T")
+
+
+def in_words(error: BaseException) -> str:
+    """Return why a connection is over, in words: never the mere name of an exception."""
+    if isinstance(error, asyncio.CancelledError | EOFError | ConnectionError | grpc.aio.UsageError):
+        return CLOSED
+    if isinstance(error, grpc.aio.AioRpcError):
+        return " ".join((error.details() or CLOSED).split())[:200]
+    told = " ".join(str(error).split())[:200]
+    return told or f"the connection failed ({type(error).__name__})"
 
 
 async def within(seconds: float, awaited: Awaitable[T]) -> T:
@@ -88,7 +99,7 @@ def reader_of(call: Any) -> Read:
     async def read() -> bytes:
         data = await call.read()
         if data is grpc.aio.EOF:
-            raise EOFError("it ended")
+            raise EOFError(CLOSED)
         return bytes(data)
 
     return read
@@ -163,7 +174,7 @@ class Link:
             except asyncio.TimeoutError:
                 raise BrokenError(f"nothing came for {SILENCE_SECONDS:g} seconds") from None
             except (EOFError, ValueError) as error:
-                raise BrokenError(str(error) or "the connection ended") from None
+                raise BrokenError(str(error) or CLOSED) from None
             action = failpoint(f"{self.place}.take") if frame.kind is Kind.DATA else None
             if action == "drop":
                 continue

@@ -16,15 +16,16 @@ from typing import Any
 import grpc
 
 from splitft.common.waits import result_of
-from splitft.engines.network.control import WIRE, End, Hello, Refused, Welcome, packed
+from splitft.engines.network.control import AWAY, WIRE, End, Hello, Refused, Welcome, packed
 from splitft.engines.network.transport.admission import Admission
 from splitft.engines.network.transport.delivery import Frame, Kind, ViolationError, decode_frame
 from splitft.engines.network.transport.entrance import Arrival, Entrance
-from splitft.engines.network.transport.link import Read, Write, reader_of
+from splitft.engines.network.transport.link import CLOSED, Read, Write, in_words, reader_of
 from splitft.engines.network.transport.peers import GRACE_SECONDS, Event, Peers
 
 HELLO_SECONDS = 5.0  # a connection without a hello by then is closed
 MAX_HELLO_BYTES = 1 << 14  # of a stranger's first message
+LEAVE_SECONDS, FLUSH_SECONDS = 1.0, 0.2  # for connections to end where this party stops for a while
 WATCH_SECONDS = 1.0  # between two looks at the certificates of open connections
 
 
@@ -61,6 +62,7 @@ class Listener:
         self._watching: asyncio.Task[None] | None = None
         self._end: End | None = None  # once the run is over
         self._told: set[str] = set()  # clients that connected since then, and heard
+        self._leaving = False  # this process stops, and is started again
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-listener", daemon=True)
         self._thread.start()
@@ -82,6 +84,14 @@ class Listener:
         """Tell a client why it cannot take part yet, and end its session; it may come again."""
         self._loop.call_soon_threadsafe(self._peers.turn_away, name, reason)
 
+    def suspend(self, name: str, reason: str) -> None:
+        """End a client's session, and refuse it until `lift`; it keeps dialling."""
+        self._loop.call_soon_threadsafe(self._peers.suspend, name, reason)
+
+    def lift(self, name: str, *, expelled: bool = False) -> None:
+        """Let a client come again that is suspended; expelled: or expelled."""
+        self._loop.call_soon_threadsafe(self._peers.lift, name, expelled)
+
     def gone(self, name: str, reason: str) -> None:
         """Report that a client will not come, or not come back."""
         self.events.put(Event("gone", name, reason=reason))
@@ -102,6 +112,19 @@ class Listener:
             asyncio.run_coroutine_threadsafe(self._stop(grace), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+
+    def leave(self) -> None:
+        """Have clients dial again until this party is back; stop listening."""
+        if self._thread.is_alive():
+            result_of(asyncio.run_coroutine_threadsafe(self._leave(), self._loop))
+            self.close(0)
+
+    async def _leave(self) -> None:
+        self._leaving = True
+        ending = [task for peer in self._peers.connected().values() if (task := peer.hang_up())]
+        if ending:
+            await asyncio.wait(ending, timeout=LEAVE_SECONDS)
+        await asyncio.sleep(FLUSH_SECONDS)  # for gRPC to send the last status of each call
 
     async def _start(self, address: str) -> None:
         self.port = await self._entrance.start(address, self._exchange)
@@ -143,6 +166,8 @@ class Listener:
         self, end: End, left: set[str], deadline: float, on_told: Callable[[str], None]
     ) -> list[str]:
         self._end = end
+        for name in left:
+            self._peers.lift(name)
         asked = self._peers.connected()
         for peer in asked.values():
             peer.link.send(packed(end))
@@ -170,6 +195,8 @@ class Listener:
         if refusal is not None:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
+        if self._leaving:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, AWAY)
         arrival.recognise()
         self._arrivals[hello.name], self._hellos[hello.name] = arrival, hello
         try:
@@ -177,7 +204,10 @@ class Listener:
         finally:
             if self._arrivals.get(hello.name) is arrival:
                 del self._arrivals[hello.name]
-            arrival.hang_up()
+            if not self._leaving:
+                arrival.hang_up()
+        if self._leaving:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, AWAY)
 
     def _refusal(self, hello: Hello, arrival: Arrival) -> Refused | None:
         """Return the refusal of a client by its certificate, its name and its token."""
@@ -212,8 +242,8 @@ class Listener:
         except ViolationError as error:
             self._peers.tell("expelled", peer, str(error))
         except asyncio.CancelledError:  # gRPC cancels the call of a client that is gone
-            self._peers.tell("away", peer, "its connection ended")
+            self._peers.tell("away", peer, CLOSED)
         except Exception as error:  # whatever it was, this client is away now
-            self._peers.tell("away", peer, str(error) or type(error).__name__)
+            self._peers.tell("away", peer, in_words(error))
         finally:
             carrying.cancel()

@@ -80,6 +80,7 @@ class Peers:
         self._max_payload = max_payload
         self._peers: dict[str, Peer] = {}
         self._expelled: dict[str, str] = {}
+        self._suspended: dict[str, str] = {}  # may come again later
 
     def connected(self) -> dict[str, Peer]:
         """Return the clients with a connection."""
@@ -89,6 +90,8 @@ class Peers:
         """Refuse expelled clients, and a second process of a name while the first is alive."""
         if hello.name in self._expelled:
             return Refused(f"it was expelled: {self._expelled[hello.name]}", again=False)
+        if hello.name in self._suspended:
+            return Refused(self._suspended[hello.name], again=True)
         peer = self.connected().get(hello.name)
         if peer is not None and peer.process != hello.process:
             return Refused(f"a client called {hello.name} is connected already", again=True)
@@ -134,6 +137,18 @@ class Peers:
         """Tell a client why it is expelled, and end its connection."""
         self._expelled[name] = reason
         self.turn_away(name, reason)
+
+    def suspend(self, name: str, reason: str) -> None:
+        """End a client's session, and refuse it until `lift`; it keeps dialling."""
+        self._suspended[name] = reason
+        if peer := self._peers.pop(name, None):
+            peer.hang_up()
+
+    def lift(self, name: str, expelled: bool = False) -> None:
+        """Let a client come again that is suspended; expelled: or expelled."""
+        self._suspended.pop(name, None)
+        if expelled:
+            self._expelled.pop(name, None)
 
     def turn_away(self, name: str, reason: str) -> None:
         """Tell a client why its session ends, and end its connection; it may come again."""
