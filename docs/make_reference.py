@@ -40,13 +40,14 @@ INTRODUCTION = """\
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
 | `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
 | `splitft plan JOB --codecs` | Also tries every codec on one batch, with the weights. |
-| `splitft audit JOB [KEY=VALUE]... [--rows N] [--public FILE] [--out FOLDER] [--fail-above X]` | Attacks \
-the messages of the job's first local step as a server could; prints how much is read ([how](audit.md)). |
+| `splitft audit JOB [KEY=VALUE]... [--rows N] [--longest] [--run FOLDER] [--public FILE] [--out FOLDER] \
+[--fail-above X]` | Attacks the messages of the job's first local step, and what a run left, as a server \
+could; prints how much is read ([how](audit.md)). |
 | `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods, cut policies or \
 algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
-| `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper]` | Makes one HTML page of \
-runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
+| `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper] [--audit-samples]` | Makes \
+one HTML page of runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
 | `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
 ([how](how-to.md#watch-a-run)). |
 | `splitft watch RUN... [--listen HOST:PORT] [--token] [--host NAME]` | Shows runs in a browser, while they \

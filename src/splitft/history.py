@@ -62,6 +62,8 @@ class RoundRecord:
     accuracy_change: As perplexity_change, in shares of tokens.
     metrics: {name: mean over held-out tokens} of the job's `metrics`; {eval_name: figure of the rows that
         were evaluated} of `compute_metrics`.
+    readable: {client: {tokens, rare, guess, n}} of rounds with a reading (`--readable`), else absent: shares
+        of its tokens and rare tokens that an inverter names, of those that the model guesses; n: tokens.
     """
 
     round: int
@@ -91,6 +93,7 @@ class RoundRecord:
     change_interval: float | None = None
     accuracy_change: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    readable: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def sampled(self) -> bool:
@@ -99,7 +102,10 @@ class RoundRecord:
 
     def to_json(self) -> str:
         """Return the line of history.jsonl."""
-        return strict_json(asdict(self))
+        values = asdict(self)
+        if not self.readable:
+            del values["readable"]
+        return strict_json(values)
 
     @classmethod
     def from_json(cls, line: str) -> RoundRecord:
