@@ -48,6 +48,8 @@ algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
 | `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper] [--audit-samples]` | Makes \
 one HTML page of runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
+| `splitft run JOB --readable N` | Also reads every N rounds how much of the text the activations tell \
+([how](audit.md#while-a-run-trains)). |
 | `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
 ([how](how-to.md#watch-a-run)). |
 | `splitft watch RUN... [--listen HOST:PORT] [--token] [--host NAME]` | Shows runs in a browser, while they \
@@ -151,6 +153,8 @@ HISTORY = {
     "change_interval": "Half-width of its 95 % interval.",
     "accuracy_change": "The same of the accuracy, in shares of tokens.",
     "metrics": "{name: mean over held-out tokens} of the job's `metrics`.",
+    "readable": "With `--readable`: `{client: {tokens, rare, guess, n}}`, shares of its tokens and rare "
+    "tokens that an inverter names and of those that the model guesses, and the tokens; else absent.",
 }
 CLIENTS = {
     "cut": "Blocks on the client; null for methods without cuts.",

@@ -28,14 +28,14 @@ def test_the_tables_are_the_recorded_figures(script: ModuleType) -> None:
 
 
 def test_what_is_recorded_holds_together(script: ModuleType) -> None:
-    """No text of any row, all checks passed, verdicts of the intervals, three minutes on two cores."""
+    """No text of any row, all checks passed, verdicts of the intervals, three minutes."""
     files = sorted(script.RECORDED.glob("*.json"))
     assert [file.stem for file in files] == sorted(script.COMMANDS)
     for file in files:
         told = json.loads(file.read_text(encoding="utf-8"))
         assert "samples" not in told and len(told["lines"]) > 3
         assert all(check["ok"] for check in told["checks"]) and len(told["checks"]) == 3
-        assert told["seconds"] <= 180 and told["cpu_seconds"] <= 2 * told["seconds"]
+        assert told["cpu_seconds"] <= 180, "three minutes, whatever else the machine does"
         for line in told["lines"]:
             if line["reading"]:
                 assert line["verdict"] == verdict(Estimate(**line["reading"]["tokens"]))

@@ -15,7 +15,10 @@ from splitft.common.checkpoint import load_checkpoint, save_checkpoint
 from splitft.engines.network.site_files import KEY
 from splitft.tools.audit.command import audit_command
 from splitft.tools.audit.left_behind import IN_ACTIVATIONS, IN_IDS, IN_TEXT
+from splitft.tools.audit.public import public_text
+from splitft.wire.memory.frozen import FrozenMemory
 from splitft.wire.memory.sealed import opened
+from tiny import save_tiny_model
 
 NAMES = ("north", "south")
 PUBLIC = 12_000  # characters: enough for a tiny model's inverter
@@ -37,15 +40,11 @@ def setting_of(folder: Path, **own: Any) -> Settings:
 
 def wider(folder: Path) -> Path:
     """A model whose hidden states are wide enough to tell 320 tokens apart."""
-    from tiny import save_tiny_model
-
     return save_tiny_model(folder / "wider", "llama", num_hidden_layers=4, hidden_size=64)
 
 
 def audit(setting: Settings, folder: Path, tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the lines of what a run left, by how it was looked for."""
-    from splitft.tools.audit.public import public_text
-
     public = tmp_path / "public.txt"
     public.write_text(public_text(None)[:PUBLIC])
     told = audit_command(Job(**setting), rows=4, run=folder, public=public, console=Console(quiet=True))
@@ -86,8 +85,6 @@ def test_the_disk_of_a_server_with_frozen_fronts(
     codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of the samples is on the disk; what the server's memory holds, written down, is read."""
-    from splitft.wire.memory.frozen import FrozenMemory
-
     memories: list[FrozenMemory] = []
     forget = FrozenMemory.forget
 
@@ -101,7 +98,7 @@ def test_the_disk_of_a_server_with_frozen_fronts(
     assert verdicts(audit(setting, folder, tmp_path)) == NOTHING
 
     kept = {
-        f"/{place}/{sample}": one[0].contiguous()
+        f"/{place}/{sample}": one[0].clone()
         for place, memory in enumerate(memories)
         for sample, one in memory._kept.items()
     }

@@ -1,99 +1,119 @@
-"""`splitft audit` on the built-in model: what it reads by cut and codec, and of labels at home."""
+"""The documented audits of the built-in model: what they read by cut and codec, and of labels at home."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from splitft import load_job
-from splitft.running.prepare import Assembly, assemble
-from splitft.tools.audit.attack import attack_all, label_line, public_tail, victim_of
-from splitft.tools.audit.attacks.knowledge import ServerKnowledge
-from splitft.tools.audit.capture import audited, capture
-from splitft.tools.audit.lines import INVERTER, VERIFY
-from splitft.tools.audit.public import public_rows, public_text
+from commands import splitft as command
+from repository import ROOT
+from splitft.tools.audit.lines import INVERTER, LABELS, SENT_AS_TEXT, VERIFY
 
-pytestmark = pytest.mark.slow
-QUIET = Console(quiet=True)
-ROWS, NEAR = 8, 0.05
-MOST_CPU = 600  # seconds of all tests here
-JOB = [
-    "clients=4", "cuts=[1,2,4,8]", "cut_policy.method=fixed", "devices=null", "labels=client",
-    "tail_blocks=1", "codec=none", "max_eval_samples=8",
-]  # fmt: skip
+NEAR, MORE = 0.05, 0.1  # a share may lie this far below, and an inverter's this far above
+MOST_CPU, MOST_CPU_OF_ALL = 360, 600  # seconds: of one audit on two cores, and of the slow tests here
 # Shares of tokens that a ridge regression on another public text, and a search with a cache of keys and
 # values, read of speeches at these cuts: the longest rows of a step, 220 to 400 tokens each.
 RIDGE = {
     "none": {1: 0.997, 2: 0.912, 4: 0.841, 8: 0.620},
     "int8": {1: 0.997, 2: 0.912},
-    "int3": {1: 0.993, 2: 0.897, 4: 0.803},
+    "int3": {1: 0.993, 2: 0.897},
 }
 SEARCH = {
     "none": {1: 1.0, 2: 0.994, 4: 0.968, 8: 0.828},
     "int8": {1: 1.0, 2: 0.997},
-    "int3": {1: 1.0, 2: 0.985, 4: 0.958},
+    "int3": {1: 1.0, 2: 0.985},
+}
+SOLVED = {1: 0.984, 2: 0.941}  # labels by blocks of tail, of 188 positions
+TAILS = {"none": 1, "int3": 2}  # int8: labels at the server
+NOT_RECORDED = {
+    "int8": "splitft audit quickstart codec=int8 clients=2 'cuts=[1,2]' ",
+    "int3": "splitft audit quickstart codec=int3 labels=client tail_blocks=2 clients=2 'cuts=[1,2]' ",
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def limit() -> Iterator[None]:
-    began = time.process_time()
-    yield
-    assert time.process_time() - began < MOST_CPU
+def commands() -> Any:
+    """The script that has the documented commands."""
+    spec = importlib.util.spec_from_file_location("make_audit_tables", ROOT / "docs" / "make_audit_tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def faults(codec: str, lines: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return the lines that are further than NEAR from what was measured before, by another program.
+
+    Searches and labels may read more: the candidates are others here, and so are the rows. So may an
+    inverter, to a point: the public text decides how many of the tokens it knows.
+    """
+    found = []
+    for line in lines:
+        if not line["reading"] or line["attack"] == SENT_AS_TEXT:
+            continue
+        read, cut = line["reading"]["tokens"]["value"], line["cut"]
+        if line["attack"] == INVERTER:
+            expected = RIDGE[codec][cut]
+            far = expected - read if read < expected else (read - expected) * NEAR / MORE
+        else:
+            expected = SEARCH[codec][cut] if line["attack"] == VERIFY else SOLVED[TAILS[codec]]
+            far = expected - read
+        if far > NEAR:
+            found.append((line["attack"], cut, round(read, 3), expected))
+    return found
+
+
+@pytest.mark.parametrize("codec", ["none"])
+def test_what_is_recorded_is_near_to_what_was_measured(codec: str) -> None:
+    told = json.loads((commands().RECORDED / f"{codec}.json").read_text(encoding="utf-8"))
+    kinds = {(line["attack"], line["cut"]) for line in told["lines"] if line["reading"]}
+    ways = INVERTER, VERIFY, LABELS if codec in TAILS else SENT_AS_TEXT
+    assert kinds == {(how, cut) for how in ways for cut in RIDGE[codec]}
+    assert faults(codec, told["lines"]) == []
 
 
 @pytest.fixture(scope="module")
-def start() -> Assembly:
-    return assemble(audited(load_job("quickstart", JOB), ROWS), QUIET)
+def seconds() -> Iterator[list[float]]:
+    taken: list[float] = []
+    yield taken
+    assert sum(taken) < MOST_CPU_OF_ALL
 
 
-def with_keys(start: Assembly, **changes: Any) -> Assembly:
-    return replace(start, job=start.job.model_copy(update=changes))
-
-
-def knowledge_of(start: Assembly) -> ServerKnowledge:
-    public = public_rows(start.tokenizer, public_text(None))
-    return ServerKnowledge(start.split_model, start.job, start.adapter, public)
-
-
-@pytest.mark.parametrize("codec", ["none", "int8", "int3"])
-def test_text_is_read_as_measured(start: Assembly, codec: str) -> None:
-    """Where a cut has no figure of a codec's own, that of no codec."""
-    coded = with_keys(start, codec=codec, gradient_codec=None, labels="server", tail_blocks=0)
-    found, _ = attack_all(coded, knowledge_of(coded), capture(coded), ROWS, 0.0, QUIET, longest=True)
-    faults = []
-    for how, figures in ((INVERTER, RIDGE), (VERIFY, SEARCH)):
-        for line in found.lines:
-            if line.attack == how:
-                assert line.reading is not None and line.cut is not None
-                expected = figures[codec].get(line.cut, figures["none"][line.cut])
-                read = line.reading.tokens.value
-                print(f"{codec} cut {line.cut} {how}: {read:.3f} ({expected})")
-                # The search here tries other candidates: it may read more.
-                far = abs(read - expected) if how == INVERTER else expected - read
-                faults += [(line.cut, how, read, expected)] if far > NEAR else []
-    assert not faults
-    assert all(null.ok for null in found.nulls)
-
-
-@pytest.mark.parametrize(
-    ("tail_blocks", "gradient_codec", "expected"),
-    [(1, "none", 0.984), (1, "int2", 0.979), (2, "none", 0.941)],
-)
-def test_labels_at_home_are_read_as_measured(
-    start: Assembly, tail_blocks: int, gradient_codec: str, expected: float
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["none", "int8", "int3", "default"])
+def test_a_documented_audit_reads_what_is_recorded(
+    name: str, tmp_path: Path, seconds: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = with_keys(start, tail_blocks=tail_blocks, gradient_codec=gradient_codec)
-    knowledge = knowledge_of(few)
-    view = capture(few, answered=ROWS)[1]
-    victim = victim_of(few, knowledge, view, ROWS, longest=True)
-    line = label_line(knowledge, victim, public_tail(knowledge, tail_blocks), 4, 0)
-    assert line.reading is not None
-    read = line.reading.tokens.value
-    print(f"tail {tail_blocks}, gradients {gradient_codec}: {read:.3f} ({expected})")
-    assert read >= expected - NEAR
+    script, began = commands(), time.process_time()
+    told = audit(script.COMMANDS.get(name) or NOT_RECORDED[name] + script.FIXED, tmp_path, monkeypatch)
+    seconds.append(time.process_time() - began)
+    assert all(check["ok"] for check in told["checks"])
+    assert name == "default" or faults(name, told["lines"]) == []
+    assert seconds[-1] < MOST_CPU
+    if name in script.COMMANDS:
+        recorded = json.loads((script.RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+        assert differences(told["lines"], recorded["lines"]) == []
+
+
+def audit(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run a command; return what it wrote."""
+    assert command(*shlex.split(line)[1:], "--out", folder, monkeypatch=monkeypatch) == 0
+    told: dict[str, Any] = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    return told
+
+
+def differences(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return the lines of two audits that are of other attacks, or read shares further than NEAR apart."""
+    found = []
+    for own, other in zip(lines, others, strict=True):
+        names = [[line[key] for key in ("client", "cut", "attack")] for line in (own, other)]
+        read = [line["reading"]["tokens"]["value"] if line["reading"] else 0.0 for line in (own, other)]
+        if names[0] != names[1] or abs(read[0] - read[1]) > NEAR:
+            found.append((*names, *read))
+    return found

@@ -35,7 +35,7 @@ from splitft.tools.audit.nulls import Null, check_meter
 from splitft.tools.audit.search import RowSearch
 
 VERIFIED, SOLVED = 8, 4  # rows of a client in the slower attacks
-ALL_VERIFIED, ALL_SOLVED, FEWEST = 24, 8, 2  # of all clients together; of a client at least
+ALL_VERIFIED, ALL_SOLVED, FEWEST = 16, 8, 2  # of all clients together; of a client at least
 SAMPLES = 3
 
 Tools = Mapping[int, tuple[Inverter, Noise]]  # by cut
@@ -163,8 +163,7 @@ def sent_as_text(victim: Victim, search: RowSearch, seed: int) -> list[Line]:
     fields: dict[str, Haystack] = defaultdict(lambda: Haystack(""))
     for message in victim.view.up:
         for hay in of_message(message):
-            fields[hay.name].numbers += hay.numbers
-            fields[hay.name].texts += hay.texts
+            fields[hay.name].take(hay)
     name, cut, truth = victim.view.name, victim.view.cut, victim.truth
     tokens, lines = max(1, sum(len(row.ids) for row in truth.rows)), []
     for place, hay in fields.items():

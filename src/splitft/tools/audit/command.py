@@ -22,6 +22,7 @@ from splitft.tools.audit.attack import SOLVED, Found, attack_all
 from splitft.tools.audit.attacks.knowledge import ServerKnowledge
 from splitft.tools.audit.capture import audited, capture, has_answers
 from splitft.tools.audit.left_behind import audit_folder
+from splitft.tools.audit.lines import Line
 from splitft.tools.audit.public import public_rows, public_text
 
 ROWS = 48
@@ -63,16 +64,16 @@ def audit_command(
         views = capture(start, answered=rows if longest or has_answers(start) else SOLVED)
     found, tools = attack_all(start, knowledge, views, rows, prior, console, longest=longest)
     not_tried = [*tables.NOT_TRIED, *(tables.OF_A_RUN if run else tables.WITHOUT_RUN)]
+    lines = found.lines
     if run is not None:
         with console.status(f"searching {run}, and attacking what is kept there"):
-            lines, left = audit_folder(start, knowledge, run, tools, without=(JSON, PAGE))
-        found.lines += lines
-        not_tried += left
+            more, left = audit_folder(start, knowledge, run, tools, without=(JSON, PAGE))
+        lines, not_tried = [*lines, *more], [*not_tried, *left]
     left = [name for name in start.names if views and name not in {view.name for view in views}]
     not_tried += [f"other clients: {', '.join(left)}"] if left else []
     seconds = time.perf_counter() - began, time.process_time() - cpu
-    told = _told(found, start, rows, not_tried, seconds)
-    console.print(tables.lines_table(found.lines))
+    told = _told(lines, found, start, rows, not_tried, seconds)
+    console.print(tables.lines_table(lines))
     console.print(tables.nulls_table(found.nulls) if found.nulls else "")
     for line in tables.closing(told):
         console.print(line, highlight=False, markup=False)
@@ -80,7 +81,7 @@ def audit_command(
         for name, content in ((JSON, strict_json(told, indent=1)), (PAGE, tables.page(told))):
             write_atomically(folder / name, content, mode=0o600)
         console.print(f"Audit in {folder}: {JSON}, {PAGE}", highlight=False)
-    worst = max((line.reading.tokens.excess for line in found.lines if line.reading), default=0.0)
+    worst = max((line.reading.tokens.excess for line in lines if line.reading), default=0.0)
     if fail_above is not None and worst > fail_above:
         raise ReadableError(
             f"an attack reads {worst:.0%} of tokens beyond guessing, and --fail-above allows {fail_above:.0%}"
@@ -89,10 +90,15 @@ def audit_command(
 
 
 def _told(
-    found: Found, start: Assembly, rows: int, not_tried: Sequence[str], seconds: tuple[float, float]
+    lines: Sequence[Line],
+    found: Found,
+    start: Assembly,
+    rows: int,
+    not_tried: Sequence[str],
+    seconds: tuple[float, float],
 ) -> dict[str, Any]:
     return {
-        "lines": [line.to_json() for line in found.lines],
+        "lines": [line.to_json() for line in lines],
         "checks": [null.to_json() for null in found.nulls],
         "samples": found.samples,
         "rows": rows,

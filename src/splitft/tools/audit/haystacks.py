@@ -57,6 +57,11 @@ class Haystack:
             for part in fields(value):
                 self.add(getattr(value, part.name), f"{name}/{part.name}")
 
+    def take(self, other: Haystack) -> None:
+        """Take in the numbers and texts of another place."""
+        self.numbers += other.numbers
+        self.texts += other.texts
+
     def _add_tensor(self, value: Tensor, name: str) -> None:
         flat = value.detach().cpu().flatten()
         if name and value.ndim > 1:

@@ -17,6 +17,7 @@ from splitft.tools.audit.attacks.successors import Successors
 
 FIRST, CANDIDATES = 8, 32  # of the inverter: tried at first, and all
 FROM_MODEL = 32  # likeliest next tokens of the model on what was recovered so far
+LOST = 4  # places in a row without a candidate that is near enough: then the model is not asked any more
 OPENERS = 2048  # likeliest first tokens of a row that are tried
 _CALIBRATION_ROWS, _SLACK = 24, 2.0
 _BETTER = 0.8  # of the distance of the inverter's own guess, where no candidate is near enough
@@ -65,7 +66,7 @@ def repair(
     firsts = first_tokens(knowledge, cut, torch.stack([row[0] for row in observed]), [t[0] for t in tops])
     for guess, first in zip(guesses, firsts.tolist(), strict=True):
         guess[0] = first
-    place, successors = [1] * len(observed), Successors(knowledge, cut)
+    place, lost, successors = [1] * len(observed), [0] * len(observed), Successors(knowledge, cut)
     live = list(range(len(observed)))
 
     # Go to each row's next mismatch, and try candidates there.
@@ -83,13 +84,14 @@ def repair(
         tried.add({row: tops[row][place[row], :FIRST] for row in live})
         hard = tried.unlike(live)
         tried.add({row: tops[row][place[row], FIRST:] for row in hard})
-        hardest = hard if prior else tried.unlike(hard)
+        hardest = hard if prior else [row for row in tried.unlike(hard) if lost[row] < LOST]
         log_p = _what_follows(knowledge, guesses, place, hardest)
         tried.add({r: own.topk(min(FROM_MODEL, knowledge.vocabulary)).indices for r, own in log_p.items()})
         for row in live:
             ids, far = tried.ids[row], tried.far[row]
             expected = prior * log_p[row][ids] if prior and row in log_p else None
             guesses[row][place[row]] = ids[pick(far, noise, expected)]
+            lost[row] = lost[row] + 1 if far.min() > noise.limit else 0
             place[row] += 1
         live = [row for row in live if place[row] < len(guesses[row])]
     return guesses
