@@ -40,13 +40,16 @@ INTRODUCTION = """\
 | `splitft run JOB [KEY=VALUE]...` | Runs a job file or a recipe, with keys of the job set anew. |
 | `splitft plan JOB [KEY=VALUE]... [--out FOLDER]` | Predicts memory, bytes and time, without training. |
 | `splitft plan JOB --codecs` | Also tries every codec on one batch, with the weights. |
-| `splitft audit JOB [KEY=VALUE]... [--rows N] [--public FILE] [--out FOLDER] [--fail-above X]` | Attacks \
-the messages of the job's first local step as a server could; prints how much is read ([how](audit.md)). |
+| `splitft audit JOB [KEY=VALUE]... [--rows N] [--longest] [--run FOLDER] [--public FILE] [--out FOLDER] \
+[--fail-above X]` | Attacks the messages of the job's first local step, and what a run left, as a server \
+could; prints how much is read ([how](audit.md)). |
 | `splitft compare JOB [KEY=VALUE]... --methods A,B --seeds N` | Runs methods, cut policies or \
 algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
-| `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper]` | Makes one HTML page of \
-runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
+| `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper] [--audit-samples]` | Makes \
+one HTML page of runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
+| `splitft run JOB --readable N` | Also reads every N rounds how much of the text the activations tell \
+([how](audit.md#while-a-run-trains)). |
 | `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
 ([how](how-to.md#watch-a-run)). |
 | `splitft server`, `splitft client`, `splitft aggregator` … `[--log-format text\|json] [--log-file FILE]` | \
@@ -160,6 +163,8 @@ HISTORY = {
     "accuracy_change": "The same of the accuracy, in shares of tokens.",
     "metrics": "{name: mean over held-out tokens} of the job's `metrics`.",
     "epsilon": "Of the client with the largest one, up to this round; null without differential privacy.",
+    "readable": "With `--readable`: `{client: {tokens, rare, guess, n}}`, shares of its tokens and rare "
+    "tokens that an inverter names and of those that the model guesses, and the tokens; else absent.",
 }
 CLIENTS = {
     "cut": "Blocks on the client; null for methods without cuts.",

@@ -66,6 +66,8 @@ class RoundRecord:
     metrics: {name: mean over held-out tokens} of the job's `metrics`; {eval_name: figure of the rows that
         were evaluated} of `compute_metrics`.
     epsilon: Of the client with the largest one, up to this round; None without differential privacy.
+    readable: {client: {tokens, rare, guess, n}} of rounds with a reading (`--readable`), else absent: shares
+        of its tokens and rare tokens that an inverter names, of those that the model guesses; n: tokens.
     """
 
     round: int
@@ -96,6 +98,7 @@ class RoundRecord:
     accuracy_change: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     epsilon: float | None = None
+    readable: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def sampled(self) -> bool:
@@ -104,7 +107,10 @@ class RoundRecord:
 
     def to_json(self) -> str:
         """Return the line of history.jsonl."""
-        return strict_json(asdict(self))
+        values = asdict(self)
+        if not self.readable:
+            del values["readable"]
+        return strict_json(values)
 
     @classmethod
     def from_json(cls, line: str) -> RoundRecord:

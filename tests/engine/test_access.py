@@ -12,6 +12,7 @@ from forks import run_command
 from reference import make_setting
 from splitft import Job, run
 from splitft.job import dump_job
+from splitft.running.export import export_command
 
 
 @pytest.fixture
@@ -52,6 +53,23 @@ def test_a_folder_that_is_there_keeps_who_may_enter_it(job: Path) -> None:
     folder.chmod(0o750)
     run(job)
     assert stat.filemode(folder.stat().st_mode) == "drwxr-x---"
+
+
+def test_checkpoints_and_adapters_are_their_owners_alone_whatever_the_folder(job: Path) -> None:
+    """A run from Python, in a folder that others can enter, with a umask that lets them read."""
+    folder = job.parent / "runs" / "mine"
+    before = os.umask(0)
+    try:
+        folder.mkdir(parents=True, mode=0o755)
+        run(job)
+        export_command(folder, job.parent / "exported", merge=False)
+    finally:
+        os.umask(before)
+    for kept in (folder / "checkpoints", folder / "adapter"):
+        assert stat.filemode(kept.stat().st_mode) == "drwx------"
+    files = [*folder.rglob("*.safetensors"), *(folder / "checkpoints").rglob("*.json")]
+    assert len(files) > 3 and {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (job.parent / "exported" / "adapter_model.safetensors").stat().st_mode & 0o044
 
 
 def test_what_is_made_for_others_keeps_the_users_own_habit(tmp_path: Path) -> None:

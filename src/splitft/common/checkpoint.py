@@ -47,10 +47,10 @@ def save_checkpoint(folder: Path, round_: int, state: State, *, keep: int) -> No
     disk = disk_of(folder)
     place, beside = folder / _name(round_), folder / f".{_name(round_)}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in folder.glob(".*.part"):
             disk.remove_tree(old)
-        beside.mkdir()
+        beside.mkdir(mode=0o700)
         values, tensors = pack(state)
         files = {STATE: json.dumps(values).encode(), TENSORS: save(tensors)}
         files[MANIFEST] = _manifest(round_, {name: _digest(content) for name, content in files.items()})

@@ -85,12 +85,16 @@ def disk_of(path: Path) -> Disk:
     return disk
 
 
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 class Disk:
     """What paths themselves cannot do: flush, append, and remove whole folders. Raises OSError."""
 
     def write_flushed(self, path: Path, content: bytes) -> None:
-        """Write a file, and flush it to the disk."""
-        with path.open("wb") as file:
+        """Write a file that its owner alone can read, and flush it to the disk."""
+        with open(path, "wb", opener=_for_owner) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

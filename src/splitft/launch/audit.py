@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from splitft.common.startup import import_libraries
 from splitft.launch.options import JOB, OVERRIDES, PLUGIN
 
+if TYPE_CHECKING:
+    from splitft.running.meters import Meter
+
+READABLE = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Every N rounds read how much of the text the activations tell (inverter)."
+    ),
+]
+
+
+def meter_of(every: int | None) -> Meter | None:
+    """Return the meter of a run that reads every so many rounds; None: it reads none."""
+    if every is None:
+        return None
+    from splitft.tools.audit.meter import ReadableMeter
+
+    return ReadableMeter(every)
+
 
 def audit(
     job: JOB,
     overrides: OVERRIDES = None,
     rows: Annotated[int, typer.Option(min=2, help="Rows of each client, 64 tokens of each.")] = 48,
+    longest: Annotated[
+        bool, typer.Option("--longest", help="Take each client's longest rows in place of its first.")
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Attack what a run of this job left in its folder, too."),
+    ] = None,
     public: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Text that the server has anyway; default: this project's pages."),
@@ -38,4 +64,13 @@ def audit(
     import_libraries()
     from splitft.tools.audit.command import audit_command
 
-    audit_command(loaded, rows=rows, public=public, prior=prior, out=out, fail_above=fail_above)
+    audit_command(
+        loaded,
+        rows=rows,
+        longest=longest,
+        run=run,
+        public=public,
+        prior=prior,
+        out=out,
+        fail_above=fail_above,
+    )

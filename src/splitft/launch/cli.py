@@ -20,7 +20,7 @@ from splitft.common.text import plain
 from splitft.errors import JobError, ModelError, SplitFTError
 from splitft.launch.aggregator import aggregator
 from splitft.launch.arguments import load, names_job, parse_cuts, read_token
-from splitft.launch.audit import audit
+from splitft.launch.audit import READABLE, audit, meter_of
 from splitft.launch.certs import certs_app
 from splitft.launch.client import client
 from splitft.launch.demo import demo
@@ -41,6 +41,7 @@ from splitft.launch.options import (
     TOKEN_FILE,
     TOKENS,
 )
+from splitft.launch.report import report
 from splitft.launch.watch import LIVE, LIVE_LISTEN, page_of, watch
 from splitft.launch.width import FittingApp
 
@@ -136,6 +137,7 @@ def run(
     resume: RESUME = False,
     live: LIVE = False,
     live_listen: LIVE_LISTEN = None,
+    readable: READABLE = None,
     plugin: PLUGIN = None,
 ) -> None:
     """Run a job: train, evaluate, write the adapter and the history into output_dir."""
@@ -143,7 +145,7 @@ def run(
     from splitft.running.runner import run
 
     with page_of(loaded, live, live_listen):
-        run(loaded, resume=resume)
+        run(loaded, resume=resume, meter=meter_of(readable))
 
 
 @app.command()
@@ -270,24 +272,7 @@ def compare(
     raise typer.Exit(made.exit_code)
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or above them.")],
-    out: Annotated[Path | None, typer.Option(help="File; default: report.html above the runs.")] = None,
-    title: Annotated[str | None, typer.Option(help="The page's heading.")] = None,
-    reference: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The variant that the others are compared with.")
-    ] = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="Write a LaTeX table and the figures for a paper beside the page.")
-    ] = False,
-) -> None:
-    """Make one HTML page, which needs no network, from finished runs."""
-    from splitft.tools.report.command import report_command
-
-    report_command(runs, out, title, reference=reference, paper=paper)
-
-
+app.command()(report)
 app.command()(audit)
 app.command()(watch)
 

@@ -143,7 +143,8 @@ def save_adapter(
 
     base: the base model's hub id or absolute path. beside: other files of the folder (`tokenizer_files`).
 
-    The folder is written beside its place and moved there, so that readers never see a part of it. Where
+    The folder, which its owner alone can enter, is written beside its place and moved there, so that readers
+    never see a part of it. Where
     adapters started as a part of the base weights, that part is taken off in as many more components, as peft
     does: the folder is for the base model as it was.
     """
@@ -170,8 +171,9 @@ def save_adapter(
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh.mkdir(mode=0o700, parents=True)
     save_file(tensors, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
+    (fresh / "adapter_model.safetensors").chmod(0o600)
     config.save_pretrained(fresh)
     (fresh / "README.md").write_text(card, encoding="utf-8")
     for name, content in (beside or {}).items():
@@ -300,7 +302,11 @@ def export_command(run_dir: Path, out: Path | None, merge: bool) -> Path:
         raise OutputError(f"{out} exists already; give another folder to export to")
     try:
         if not merge:
-            shutil.copytree(adapter, out)
+            for path in [adapter, *sorted(adapter.rglob("*"))]:  # contents alone: the modes are the umask's
+                if path.is_dir():
+                    (out / path.relative_to(adapter)).mkdir(parents=True)
+                else:
+                    shutil.copyfile(path, out / path.relative_to(adapter))
         else:
             _merge(adapter, out)
     except OSError as error:

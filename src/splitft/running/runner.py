@@ -46,6 +46,7 @@ from splitft.running.folder import (
 from splitft.running.given import Given
 from splitft.running.headline import headline, parameter_counts
 from splitft.running.live import LiveFile, Notices
+from splitft.running.meters import Meter
 from splitft.running.methods import with_method
 from splitft.running.parties import Parties, make_parties
 from splitft.running.picture import perplexity_picture
@@ -72,6 +73,7 @@ def run(
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
     resume: bool = False,
+    meter: Meter | None = None,
     **changes: Any,
 ) -> RunResult:
     """Fine-tune as the job says, all parties in this process, and write the results to `output_dir`.
@@ -93,6 +95,7 @@ def run(
     resume: go on with the run in `output_dir` from its last checkpoint, to the same result, bit by bit, as if
         it had never been cut off; a run that is complete is returned as it is, or extended where the job now
         has more rounds.
+    meter: reads after rounds how much of the text clients' activations tell, into `readable` of the history.
     changes: keys of the job that are to have other values, as KEY=VALUE on the command line.
 
     An interrupt, a cut policy or a callback that fails in a later round, and training that diverges keep the
@@ -114,7 +117,9 @@ def run(
         start = assemble(job, console, given=given)
         tokens = batch_tokens(start.job, start.split_model, start.report.cuts, console)
         parties = make_parties(start, batch_tokens=tokens)
-        return replace(run_parties(opened, start, parties, console, called), _base=model)
+        if meter:
+            meter.begin(start)
+        return replace(run_parties(opened, start, parties, console, called, meter=meter), _base=model)
 
 
 def run_parties(
@@ -124,8 +129,13 @@ def run_parties(
     console: Console,
     callbacks: Sequence[Callback] = (),
     notices: Notices | None = None,
+    *,
+    meter: Meter | None = None,
 ) -> RunResult:
-    """Run the rounds with these parties, and write the results. notices: those so far, and later ones."""
+    """Run the rounds with these parties, and write the results.
+
+    notices: those so far, and later ones. meter: has begun.
+    """
     job, folder = start.job, opened.folder
     check_rounds(folder, opened.rounds, job.rounds, job.dp)
     console.print(headline(start))
@@ -154,6 +164,10 @@ def run_parties(
                 start.predictions.figures if start.predictions else None,
                 spent_by(job, last),
             ):
+                if meter and (read := meter.read(record, parties.adapters()["adapter"])):
+                    record = replace(record, readable={name: dict(own) for name, own in read.items()})
+                    for line in meter.lines(record):
+                        progress.line(line)
                 output.add(record)
                 events.on_written(record, folder)
         except (KeyboardInterrupt, JobError, DivergedError) as stop:  # a cut policy may fail in any round

@@ -19,19 +19,24 @@ import splitft
 from commands import splitft as command
 from reference import make_setting, write_rows
 from splitft import DataError, Job
+from splitft.model.slots import AdapterSlots
+from splitft.model.split_model import SplitModel
 from splitft.running.prepare import Assembly, assemble
-from splitft.tools.audit.attacks.ids import id_fields, read_back
 from splitft.tools.audit.attacks.inverter import Inverter, make_inverter
 from splitft.tools.audit.attacks.knowledge import ServerKnowledge
-from splitft.tools.audit.attacks.labels import labels_of
+from splitft.tools.audit.attacks.labels import PublicTail, labels_of
+from splitft.tools.audit.attacks.successors import Successors
 from splitft.tools.audit.attacks.verify import Noise, measure_noise, repair
 from splitft.tools.audit.attacks.view import ClientView
 from splitft.tools.audit.capture import audited, capture, true_rows
 from splitft.tools.audit.command import audit_command
+from splitft.tools.audit.haystacks import of_message
 from splitft.tools.audit.lines import TruthOf, truth_of
 from splitft.tools.audit.nulls import other_rows, same_moments
 from splitft.tools.audit.public import public_rows, public_text
-from tiny import VOCAB_SIZE, tiny_model
+from splitft.tools.audit.search import RowSearch
+from splitft.tools.audit.tables import NOT_TRIED
+from tiny import MODEL_TYPES, VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 QUIET = Console(quiet=True)
 SOURCE = Path(splitft.__file__).parent
@@ -145,9 +150,6 @@ def test_random_weights_that_the_attacker_lacks_read_as_guessing(
     start: Assembly, views: list[ClientView], truth: TruthOf
 ) -> None:
     other = tiny_model("llama", seed=99, num_hidden_layers=4, hidden_size=64)
-    from splitft.model.slots import AdapterSlots
-    from splitft.model.split_model import SplitModel
-
     public = public_rows(start.tokenizer, public_text(None))[:250]
     foreign = ServerKnowledge(SplitModel(other, AdapterSlots(other)), start.job, {}, public)
     reading = truth.score(guess_of(inverter_at(foreign, CUT), came(views, truth)), 0)
@@ -208,7 +210,7 @@ def test_verifying_reads_nothing_of_noise(
 def test_labels_follow_from_the_gradients_of_a_tail(
     knowledge: ServerKnowledge, views: list[ClientView], truth: TruthOf
 ) -> None:
-    found = labels_of(knowledge, views[0], 1, 4)
+    found = labels_of(knowledge, views[0], PublicTail(knowledge, 1), truth.places[:4])
     reading = truth.score([found[place] for place in truth.places[:4]], 0, labels=True)
     assert reading.tokens.value >= 0.9
 
@@ -221,22 +223,90 @@ def blind(views: list[ClientView]) -> Iterator[Any]:
     yield replace(message, hidden=noise)
 
 
-@pytest.mark.parametrize("field", ["labels", "input_ids", "samples", "grad_norms", "packed"])
-def test_ids_are_found_in_every_field(blind: Any, truth: TruthOf, field: str) -> None:
+@pytest.fixture
+def search(truth: TruthOf) -> RowSearch:
+    return RowSearch(tiny_tokenizer(), [row.ids for row in truth.rows], short=True)
+
+
+@pytest.mark.parametrize(
+    "field", ["labels", "input_ids", "samples", "grad_norms", "packed", "header", "names", "text", "bytes"]
+)
+def test_ids_and_text_are_found_in_every_field(
+    blind: Any, truth: TruthOf, search: RowSearch, field: str
+) -> None:
     ids = torch.cat([row.ids for row in truth.rows])
-    planted = {
-        "labels": ids.int(), "input_ids": ids.int(), "samples": tuple(ids.tolist()),
-        "grad_norms": ids.float(), "packed": (ids.double(),),
+    text = " ".join(tiny_tokenizer().decode(row.ids) for row in truth.rows)
+    place, planted = {
+        "labels": ("labels", ids.int()),
+        "input_ids": ("input_ids", ids.int()),
+        "samples": ("samples", tuple(ids.tolist())),
+        "grad_norms": ("grad_norms", ids.float()),
+        "packed": ("packed", (ids.double(),)),
+        "header": ("samples", {"rows": [{"ids": ids.tolist()}]}),
+        "names": ("samples", f"seen {ids.tolist()}"),
+        "text": ("samples", text),
+        "bytes": ("packed", (torch.tensor(list(text.encode()), dtype=torch.uint8),)),
     }[field]  # fmt: skip
-    found = id_fields(replace(blind, **{field: planted}), VOCAB_SIZE)
-    reading = truth.score([read_back(row.ids, found[field]) for row in truth.rows], 0)
+    (hay,) = (hay for hay in of_message(replace(blind, **{place: planted})) if hay.name == place)
+    found = search.as_text(hay.texts) if field in ("text", "bytes") else search.as_ids(hay.numbers)
+    reading = truth.score([found.get(i, row.ids * 0 - 1) for i, row in enumerate(truth.rows)], 0)
     assert reading.tokens.value >= 0.95 and reading.verdict == "readable"
 
 
-def test_no_ids_are_found_where_none_are_sent(blind: Any, truth: TruthOf) -> None:
-    for ids in id_fields(blind, VOCAB_SIZE).values():
-        reading = truth.score([read_back(row.ids, ids) for row in truth.rows], 0)
-        assert reading.tokens.value <= 0.05
+def test_no_ids_are_found_where_none_are_sent(blind: Any, search: RowSearch) -> None:
+    for hay in of_message(blind):
+        assert not search.as_ids(hay.numbers) and not search.as_text(hay.texts)
+
+
+def test_what_the_search_does_not_see_is_listed(blind: Any, truth: TruthOf, search: RowSearch) -> None:
+    """Ids in the low bits of the activations."""
+    ids = torch.cat([row.ids for row in truth.rows])
+    bits = blind.hidden.float().flatten().view(torch.int32)
+    bits[: len(ids)] = (bits[: len(ids)] & ~0x1FF) | ids.int()
+    (hay,) = (
+        hay for hay in of_message(replace(blind, hidden=bits.view(torch.float32))) if hay.name == "hidden"
+    )
+    assert not search.as_ids(hay.numbers)
+    assert any("low bits" in one for one in NOT_TRIED)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_candidates_in_one_row_have_the_activations_of_rows_of_their_own(
+    model_type: str, start: Assembly
+) -> None:
+    model = tiny_model(model_type)
+    public = public_rows(start.tokenizer, public_text(None))[:40]
+    known = ServerKnowledge(SplitModel(model, AdapterSlots(model)), start.job, {}, public)
+    together = Successors(known, 2)
+    prefixes = [public[3][:7], public[9][:1], public[5][:20]]
+    candidates = [torch.arange(2, 30), torch.arange(50, 53), torch.tensor([7])]
+    apart = [
+        torch.stack([known.front([torch.cat([p, one[None]])], 2)[0][-1] for one in c])
+        for p, c in zip(prefixes, candidates, strict=True)
+    ]
+    found = together.states(prefixes, candidates)
+    assert together.together is (model_type not in ("gpt_neo", "gemma3_text")), "their attention is local"
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(found, apart, strict=True))
+
+
+def test_a_model_that_takes_no_such_mask_gets_rows(
+    knowledge: ServerKnowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it ignored the mask: what it computes then is not taken."""
+    run = SplitModel.run
+
+    def causal(self: SplitModel, *where: Any, attention_mask: Tensor, **inputs: Any) -> Any:
+        usual = (
+            attention_mask if attention_mask.ndim == 2 else torch.ones_like(attention_mask[:, 0, 0]).long()
+        )
+        return run(self, *where, attention_mask=usual, **inputs)
+
+    monkeypatch.setattr(SplitModel, "run", causal)
+    known = Successors(knowledge, 2)
+    assert not known.together
+    row = knowledge.public[0][:5]
+    (found,) = known.states([row[:4]], [row[4:]])
+    assert torch.allclose(found[0], knowledge.front([row], 2)[0][-1], atol=1e-5)
 
 
 def test_four_rows_are_too_few_to_say_that_nothing_is_read(truth: TruthOf) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitft.tools.audit.attacks.ids import read_back
 from splitft.tools.audit.capture import MOST_CLIENTS, chosen_clients
-from splitft.tools.audit.metrics import Estimate, rare_tokens, read, rouge_l, verdict
+from splitft.tools.audit.metrics import Estimate, auc, auc_verdict, rare_tokens, read, rouge_l, verdict
+from splitft.tools.audit.search import RowSearch
+from tiny import tiny_tokenizer
 
 ROWS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=12), min_size=1, max_size=8)
 
@@ -64,18 +66,46 @@ def test_the_verdict_follows_from_the_interval(low: float, high: float, count: i
     assert verdict(Estimate(0.5, 0.3, "", 0.2, low, high, count)) == wanted
 
 
+def test_the_area_under_the_curve() -> None:
+    assert auc([[1.0, 2.0], [3.0, 4.0]], [[False, False], [True, True]], 0)[0] == 1.0
+    assert auc([[1.0, 4.0], [2.0, 3.0]], [[True, True], [False, False]], 0)[0] == 0.5
+    assert auc([[1.0, 1.0, 1.0]], [[True, False, False]], 0)[0] == 0.5, "equal scores"
+    assert auc([[1.0, 2.0]], [[True, True]], 0) == (0.5, 0.5, 0.5), "one kind alone"
+    generator = np.random.default_rng(0)
+    flags = [(generator.random(40) < 0.3).tolist() for _ in range(20)]
+    noise = [generator.random(40).tolist() for _ in range(20)]
+    _, low, high = auc(noise, flags, 0)
+    assert low < 0.5 < high
+    assert [auc_verdict(low) for low in (0.8, 0.6, 0.51)] == [
+        "readable", "partly readable", "too few rows to tell"
+    ]  # fmt: skip
+
+
 def test_longest_common_subsequence() -> None:
     assert rouge_l([1, 2, 3, 4], [1, 3, 9, 4]) == pytest.approx(0.75)
     assert rouge_l([1, 2], []) == 0.0
 
 
 def test_ids_count_as_read_in_runs_alone() -> None:
-    row = torch.arange(20)
-    assert read_back(row, torch.cat([torch.arange(5, 15), torch.tensor([90, 1, 91, 2])])).tolist() == [
-        *[-1] * 5, *range(5, 15), *[-1] * 5,
-    ]  # fmt: skip
-    assert read_back(torch.tensor([4, 5]), torch.tensor([9, 4, 5])).tolist() == [4, 5]
-    assert (read_back(row, torch.arange(20).flip(0)) == -1).all()
+    rows = [torch.arange(20), torch.tensor([4, 5, 6]), torch.tensor([250, 251, 252, 253])]
+    search = RowSearch(tiny_tokenizer(), rows, short=True)
+    seen = np.array([*range(5, 15), 90, 1, 91, 2, 250, 251, 252, 253])
+    found = search.as_ids([seen])
+    assert found[0].tolist() == [*[-1] * 5, *range(5, 15), *[-1] * 5]
+    assert found[2].tolist() == [250, 251, 252, 253] and set(found) == {0, 2}, "3 ids are too few"
+    assert not search.as_ids([np.arange(20)[::-1].copy()])
+    assert set(RowSearch(tiny_tokenizer(), rows).as_ids([seen])) == {0}
+
+
+def test_text_counts_as_read_where_its_characters_stand_together() -> None:
+    tokenizer = tiny_tokenizer()
+    text = "the people of the united states and the congress have made a new law for the good of the nation"
+    ids = torch.tensor(tokenizer(text)["input_ids"])
+    search = RowSearch(tokenizer, [ids])
+    half = text[: len(text) // 2 + 10]
+    (read,) = search.as_text([f"round 1 {half.replace(' ', chr(10) * 2)} and so on"]).values()
+    assert tokenizer.decode(read[read >= 0]) in half and (read >= 0).float().mean() > 0.4
+    assert not search.as_text([text[:40], text[::-1]])
 
 
 def test_every_cut_has_a_client() -> None:

@@ -24,14 +24,15 @@ MOST_TOKENS = 64  # of a row
 MOST_CLIENTS = 8  # more only where there are more cuts
 
 
-def audited(job: J, rows: int) -> J:
+def audited(job: J, rows: int, *, whole: bool = False) -> J:
     """Return the job whose first local step has at least `rows` rows of each client, MOST_TOKENS each.
 
     All of them belong to one optimizer step, in the job's own micro-batches: no adapter moves in between.
+    whole: the rows are as long as the job's, as a run of it has them.
     """
     return job.model_copy(
         update={
-            "max_length": min(job.max_length, MOST_TOKENS),
+            "max_length": job.max_length if whole else min(job.max_length, MOST_TOKENS),
             "gradient_accumulation_steps": ceil(rows / job.per_device_train_batch_size),
             "local_steps": 1,
             "num_train_epochs": None,
@@ -66,6 +67,11 @@ def capture(start: Assembly, *, answered: int = 0) -> list[ClientView]:
             ):
                 _answer(server, cohort, asked, view)
     return list(views.values())
+
+
+def has_answers(start: Assembly) -> bool:
+    """Whether some tokens of the rows carry no loss, so that the others are answers."""
+    return any(bool((row < 0).any()) for client in start.clients for row in client.train.labels)
 
 
 def chosen_clients(cuts: Mapping[str, int]) -> list[str]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from splitft.tools.audit.attacks.ids import read_back
 from splitft.tools.audit.attacks.knowledge import ServerKnowledge
-from splitft.tools.audit.capture import TrueRow
+from splitft.tools.audit.capture import MOST_TOKENS, TrueRow
 from splitft.tools.audit.metrics import Reading, rare_tokens, read
 
 SENT_AS_TEXT, INVERTER, VERIFY, LABELS = "ids as ids", "inverter", "verify by forward", "gradients"
-NOT_SENT, NOT_TRIED = "not sent", "not tried"
+NORMS = "gradient norms"
+NOT_SENT, NOT_TRIED, NOT_FOUND = "not sent", "not tried", "not found"
 SEEN = 0.01  # share of the tokens that a field must hold to be told
 
 
@@ -24,23 +24,21 @@ SEEN = 0.01  # share of the tokens that a field must hold to be told
 class Line:
     """What one attack read of one client at its cut.
 
-    reading: None where nothing of the kind is sent, or, with `tried` False, where the attack cannot be made.
+    reading: None where there is nothing to read, or the attack cannot be made; `absence` says which.
     """
 
     client: str
     cut: int | None
-    of: str  # "text" or "labels"
+    of: str  # "text", "labels" or "answers": which tokens of a row these are
     attack: str
     reading: Reading | None
     note: str = ""
-    tried: bool = True
+    absence: str = NOT_SENT
 
     @property
     def verdict(self) -> str:
         """The verdict, in fixed words."""
-        if self.reading is not None:
-            return self.reading.verdict
-        return NOT_SENT if self.tried else NOT_TRIED
+        return self.reading.verdict if self.reading is not None else self.absence
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as JSON values."""
@@ -80,6 +78,7 @@ class TruthOf:
         for row, other, likely in zip(self.rows, guess, self.model, strict=False):
             wanted = row.labels[1:] >= 0 if labels else row.ids[1:] >= 0
             truth.append(row.ids[1:][wanted].tolist())
+            other = other[: len(row.ids)]
             own.append((other[:-1] if labels else other[1:])[wanted].tolist())
             by_model.append(likely[:-1][wanted].tolist())
         floors = {"the most frequent token": unigrams(truth)}
@@ -87,33 +86,45 @@ class TruthOf:
             floors["the model's next token"] = by_model
         return read(truth, own, floors, self.rare, seed)
 
-    def held_by(self, field: Tensor) -> tuple[float, list[Tensor]]:
-        """Return the share of the tokens that a field of ids holds, and these rows as its reader has them.
+    def only(self, numbers: Sequence[int]) -> TruthOf:
+        """Return the truth of some of the rows, by their numbers here."""
+        rows, places = [self.rows[number] for number in numbers], [self.places[number] for number in numbers]
+        return TruthOf(rows, places, [self.model[number] for number in numbers], self.rare)
 
-        A token that the field does not hold is the model's guess, so that what is read exceeds guessing.
+    def filled(self, found: Mapping[int, Tensor]) -> list[Tensor]:
+        """Return {row: ids, -1 where unknown} as guesses of all rows: what is unknown is the model's guess.
+
+        So what is read exceeds guessing.
         """
-        held = [read_back(row.ids, field) for row in self.rows]
-        tokens = sum(len(row.ids) for row in self.rows)
-        whole = []
-        for own, likely in zip(held, self.model, strict=True):
-            guessed = torch.cat([own[:1], likely[:-1]])
-            whole.append(torch.where(own >= 0, own, guessed))
-        return sum(int((own >= 0).sum()) for own in held) / max(tokens, 1), whole
+        guesses = []
+        for number, (row, likely) in enumerate(zip(self.rows, self.model, strict=True)):
+            own = found.get(number, torch.full_like(row.ids, -1))[: len(row.ids)]
+            guesses.append(torch.where(own >= 0, own, torch.cat([own[:1], likely[:-1]])))
+        return guesses
 
 
 def truth_of(
-    knowledge: ServerKnowledge, rows: Sequence[TrueRow], own_rows: Sequence[Sequence[int]], count: int
+    knowledge: ServerKnowledge,
+    rows: Sequence[TrueRow],
+    own_rows: Sequence[Sequence[int]],
+    count: int,
+    *,
+    longest: bool = False,
 ) -> TruthOf:
     """Return the first `count` different samples of a client of 2 tokens or more, with their floors.
 
-    rows: all samples of its messages. own_rows: ids of all rows that the client trains on.
+    rows: all samples of its messages; MOST_TOKENS of each count. own_rows: ids of all rows that the client
+    trains on. longest: the longest samples in place of the first.
     """
     seen: dict[tuple[int, ...], int] = {}
     for place, row in enumerate(rows):
         if len(row.ids) > 1:
             seen.setdefault(tuple(row.ids.tolist()), place)
-    places = list(seen.values())[:count]
-    kept = [rows[place] for place in places]
+    places = list(seen.values())
+    if longest:
+        places.sort(key=lambda place: -len(rows[place].ids))
+    places = places[:count]
+    kept = [TrueRow(rows[place].ids[:MOST_TOKENS], rows[place].labels[:MOST_TOKENS]) for place in places]
     model = knowledge.likeliest_next([row.ids for row in kept])
     return TruthOf(kept, places, model, rare_tokens(own_rows))
 

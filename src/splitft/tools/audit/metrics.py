@@ -123,3 +123,35 @@ def verdict(tokens: Estimate) -> str:
     if tokens.high <= GUESSING and tokens.count >= ENOUGH_TOKENS:
         return "no better than guessing for these attacks"
     return "too few rows to tell"
+
+
+def auc(scores: Sequence[Sequence[float]], flags: Sequence[Sequence[bool]], seed: int) -> tuple[float, ...]:
+    """Return how well scores of tokens tell flagged ones from others: the area under the ROC curve.
+
+    With the ends of its 95 % interval (bootstrap over rows, DRAWS draws); 0.5 is guessing, and so are rows
+    without tokens of both kinds. scores, flags: of the tokens of each row.
+    """
+    drawn = np.random.default_rng(seed).integers(0, max(len(scores), 1), (DRAWS, len(scores)))
+    found = [_auc([scores[row] for row in one], [flags[row] for row in one]) for one in drawn]
+    low, high = np.quantile(found, [0.025, 0.975])
+    return _auc(scores, flags), float(low), float(high)
+
+
+def _auc(scores: Sequence[Sequence[float]], flags: Sequence[Sequence[bool]]) -> float:
+    """Return the area by ranks (Mann and Whitney, 1947); equal scores share their ranks."""
+    values = np.concatenate([np.asarray(own, dtype=np.float64) for own in scores] or [np.zeros(0)])
+    chosen = np.concatenate([np.asarray(own, dtype=bool) for own in flags] or [np.zeros(0, dtype=bool)])
+    count, others = int(chosen.sum()), int((~chosen).sum())
+    if not count or not others:
+        return 0.5
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[chosen].sum() - count * (count + 1) / 2) / (count * others))
+
+
+def auc_verdict(low: float) -> str:
+    """Return what the lower end of an area's interval says, by its distance from 0.5 in halves."""
+    excess = 2 * low - 1
+    return (
+        "readable" if excess >= READABLE else "partly readable" if excess > PARTLY else "too few rows to tell"
+    )

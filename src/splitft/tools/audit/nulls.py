@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitft.tools.audit.attacks.ids import id_fields, read_back
 from splitft.tools.audit.attacks.inverter import Inverter
+from splitft.tools.audit.haystacks import of_message
 from splitft.tools.audit.lines import TruthOf
+from splitft.tools.audit.search import RowSearch
 from splitft.wire.messages import Activations
 
 WITHIN = 0.05
@@ -36,12 +37,16 @@ class Null:
 
 
 def check_meter(
-    truth: TruthOf, guess: Sequence[Tensor], rows: Sequence[Tensor], inverter: Inverter, seed: int, words: int
+    truth: TruthOf,
+    guess: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    inverter: Inverter,
+    seed: int,
+    search: RowSearch,
 ) -> list[Null]:
     """Return the checks, with one client's rows.
 
-    guess: of the inverter. rows: (tokens, hidden) activations of the same samples. words: ids in the
-    vocabulary.
+    guess: of the inverter. rows: (tokens, hidden) activations of the same samples. search: of these rows.
     """
     return [
         _nothing("the guess beside other rows", truth, other_rows(guess), seed),
@@ -51,7 +56,7 @@ def check_meter(
             [inverter.candidates(own, 1)[:, 0] for own in same_moments(rows, seed)],
             seed,
         ),
-        planted_ids(truth, seed, words),
+        planted_ids(truth, seed, search),
     ]
 
 
@@ -76,15 +81,17 @@ def same_moments(rows: Sequence[Tensor], seed: int) -> list[Tensor]:
     return [mean + spread * torch.randn(own.shape, generator=generator).to(own.device) for own in rows]
 
 
-def planted_ids(truth: TruthOf, seed: int, words: int) -> Null:
+def planted_ids(truth: TruthOf, seed: int, search: RowSearch) -> Null:
     """Put the ids of every second row into a field of floats, and look whether the ids are found there."""
     ids = [row.ids for row in truth.rows]
     half = ids[::2]
     wanted = [own if place % 2 == 0 else torch.full_like(own, -1) for place, own in enumerate(ids)]
     leaked = torch.cat(half).float()
     message = Activations(1, 0, 0, True, tuple(map(len, half)), torch.empty(0, 1), grad_norms=leaked)
-    found = id_fields(message, words).get("grad_norms", torch.empty(0, dtype=torch.long))
-    read = truth.score([read_back(own, found) for own in ids], seed).tokens.value
+    (hay,) = (hay for hay in of_message(message) if hay.name == "grad_norms")
+    found = search.as_ids(hay.numbers)
+    guess = [found.get(place, torch.full_like(own, -1)) for place, own in enumerate(ids)]
+    read = truth.score(guess, seed).tokens.value
     expected = truth.score(wanted, seed).tokens.value
     return Null(
         "ids of every second row put into grad_norms", read, "at least", expected, read >= expected - WITHIN

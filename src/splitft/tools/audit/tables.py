@@ -25,12 +25,18 @@ HEADINGS = (
     "verdict",
 )
 NOT_TRIED = (
-    "what is left on disks: checkpoints, remembered activations, logs",
     "held-out rows, which are evaluated by the same path",
     "the adapter that is trained: membership, and sentences that it remembers",
     "later steps, several messages of one row together",
     "inverters that are not linear, and a search over whole rows",
     "ids hidden in the low bits of numbers, or sent encrypted",
+)
+WITHOUT_RUN = ("what a run leaves on disks: checkpoints, kept activations, logs (--run FOLDER)",)
+OF_A_RUN = (
+    "what a running server has in its memory: all that it computes, kept samples of `codec: delta` and of "
+    "frozen fronts, which are on no disk or sealed there",
+    "files of other machines; rows of fewer than 8 tokens, and texts of fewer than 48 characters, in files",
+    "kept tensors of several rows, of fewer than 16 tokens, or packed in fewer than 8 bits",
 )
 
 
@@ -73,7 +79,7 @@ def page(told: dict[str, Any]) -> str:
         "message. The interval is that of the excess of tokens over guessing (bootstrap over rows).",
         "",
     ]
-    parts += _markdown(HEADINGS, [_cells(line) for line in told["lines"]])
+    parts += lines_markdown(told)
     if told["checks"]:
         parts += ["", "## Checks of this audit", ""]
         parts += _markdown(
@@ -84,13 +90,15 @@ def page(told: dict[str, Any]) -> str:
         parts += ["", "## Samples", ""]
         parts += _markdown(
             ("true", "recovered"),
-            [
-                [_one_line(s["true"]).replace("|", "\\|"), _one_line(s["recovered"]).replace("|", "\\|")]
-                for s in told["samples"]
-            ],
+            [[_cell(s["true"]), _cell(s["recovered"])] for s in told["samples"]],
         )
     parts += ["", "## Not tried", "", *(f"- {one}" for one in told["not_tried"]), ""]
     return "\n".join(parts)
+
+
+def lines_markdown(told: dict[str, Any]) -> list[str]:
+    """Return the lines of an audit as a table in Markdown."""
+    return _markdown(HEADINGS, [_cells(line) for line in told["lines"]])
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

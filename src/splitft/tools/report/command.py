@@ -30,14 +30,15 @@ def report_command(
     *,
     reference: str | None = None,
     paper: bool = False,
+    audit_samples: bool = False,
 ) -> Path:
     """Write the page of all runs in and below the folders, show the verdict tables, return the page's path.
 
     out: a file, or a folder for `report.html`. Default: `report.html` in the run's folder, or in the folder
     that all runs share. A former report there is replaced; anything else is kept. reference: the name of the
-    variant that the others are compared with. paper: write the folder of `paper_folder`, too. Raises JobError
-    where a folder holds no run or none has the name, OutputError where a run is damaged or the page cannot be
-    written.
+    variant that the others are compared with. paper: write the folder of `paper_folder`, too. audit_samples:
+    show text that audits recovered. Raises JobError where a folder holds no run or none has the name,
+    OutputError where a run is damaged or the page cannot be written.
     """
     console = console or make_console()
     runs, passed_over = collect_runs(run_dirs)
@@ -48,7 +49,7 @@ def report_command(
     notes = [f"Left out: {reason}" for reason in passed_over]
     for note in notes:
         console.print(note, highlight=False, markup=False)
-    write_report(runs, target, console, title, notes, reference)
+    write_report(runs, target, console, title, notes, reference, audit_samples=audit_samples)
     if paper:
         variants = group_runs(runs)
         heading = title or default_title(len(variants), len(runs))
@@ -70,9 +71,12 @@ def write_report(
     title: str | None,
     notes: Sequence[str],
     reference: str | None = None,
+    *,
+    audit_samples: bool = False,
 ) -> None:
     """Write the page of runs with these notes at its top; print the verdict tables and the page's path."""
-    write_atomically(path, render_page(runs, title, notes=notes, reference=reference))
+    page = render_page(runs, title, notes=notes, reference=reference, audit_samples=audit_samples)
+    write_atomically(path, page)
     for table in verdict_tables(report_data(group_runs(runs), reference)):
         console.print(table)
     console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from splitft.common.figures import DASHES, dashes_number, style
+from splitft.tools.report.audit_section import audit_part
 from splitft.tools.report.bar_sections import cut_section, data_section, time_section, traffic_section
 from splitft.tools.report.charts.svg import COLOURS, FONT, paint
 from splitft.tools.report.conditions import conditions
@@ -51,12 +52,14 @@ def render_page(
     notes: Sequence[str] = (),
     reference: str | None = None,
     files: bool = True,
+    audit_samples: bool = False,
 ) -> str:
     """Return the page. Names of runs and clients may hold anything: all is escaped.
 
     title: the heading; by default what is compared. notes: said at the top, e.g. runs that were passed over.
     reference: the label of the variant that others are compared with. files: whether tables and figures can
-    be saved from the page; they are most of its bytes. Raises JobError where no variant is the reference.
+    be saved from the page; they are most of its bytes. audit_samples: whether text that an audit recovered is
+    shown. Raises JobError where no variant is the reference.
     """
     environment = Environment(
         loader=PackageLoader("splitft", "tools/report"),
@@ -93,6 +96,7 @@ def render_page(
             saved_rows=_saved_rows,
             differences=difference_section(data),
             sections=chart_sections(variants),
+            audit=audit_part(variants, samples=audit_samples),
             conditions=conditions(variants),
         )
     return UNSEEN.sub("\ufffd", page)

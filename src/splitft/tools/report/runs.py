@@ -26,6 +26,7 @@ class RunFolder:
     summary: dict[str, Any] = field(default_factory=dict)  # what an older run lacks is absent
     partition: dict[str, Any] = field(default_factory=dict)  # the clients' data; empty where not recorded
     decisions: list[dict[str, Any]] = field(default_factory=list)  # of the cut policy; empty without one
+    audit: dict[str, Any] = field(default_factory=dict)  # of `splitft audit`; empty without one
 
     @property
     def seed(self) -> int:
@@ -65,6 +66,7 @@ def read_run(path: Path) -> RunFolder:
         summary=_object(path / SUMMARY),
         partition=_object(path / "partition.json"),
         decisions=_lines(path / "decisions.jsonl"),
+        audit=_object(path / "audit.json"),
     )
 
 

@@ -33,7 +33,9 @@ class Inverter:
         found, count = [], min(count, len(self.embeddings))
         for part in torch.split(with_one((rows - self.mean) / self.spread), _ROWS):
             guess = functional.normalize(part @ self.weight, dim=-1)
-            found.append((guess @ self.embeddings.T).topk(count, dim=-1).indices)
+            near = guess @ self.embeddings.T
+            best = near.argmax(-1, keepdim=True) if count == 1 else near.topk(count, dim=-1).indices
+            found.append(best)
         return torch.cat(found) if found else torch.empty(0, count, dtype=torch.long)
 
 

@@ -18,7 +18,7 @@ from splitft.wire.channel import Channel
 from splitft.wire.messages import Activations, TrunkOutput
 
 _TOKENS = 2048  # of a forward, with padding
-_PLACE = StepId("", 0, 0, 0, train=False)
+PLACE = StepId("", 0, 0, 0, train=False)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class ServerKnowledge:
 
     @torch.no_grad()
     def _run(self, start: int, stop: int, **inputs: Any) -> Any:
-        return self.model.run(start, stop, _PLACE, **inputs)
+        return self.model.run(start, stop, PLACE, **inputs)
 
 
 def batches(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:

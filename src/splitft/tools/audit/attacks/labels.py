@@ -28,16 +28,14 @@ _PER_BATCH = 4  # rows that are solved together
 def labels_of(
     knowledge: ServerKnowledge,
     view: ClientView,
-    tail_blocks: int,
-    most_rows: int,
+    tail: PublicTail,
+    places: Sequence[int],
     iterations: int = ITERATIONS,
-) -> list[Tensor]:
-    """Return the likeliest label of each token's successor, (tokens,), of the first `most_rows` samples.
+) -> dict[int, Tensor]:
+    """Return {place: the likeliest label of each token's successor, (tokens,)} of samples at these places.
 
-    Raises ModelError where the model's head is more than a matrix product.
+    Samples whose tail has sent no gradient are left out.
     """
-    start = knowledge.model.num_blocks - tail_blocks
-    tail = PublicTail(knowledge, start)
     # What the client's tail was given, and what it returned, sample by sample.
     rows: list[tuple[Tensor, Tensor, int]] = []
     came = [torch.split(m.hidden.flatten(1), list(m.lengths)) for m in view.activations]
@@ -46,16 +44,30 @@ def labels_of(
         hidden = knowledge.sent_down(torch.split(down.hidden, lengths), at_cut)
         gradients = torch.split(back.gradient.float().cpu(), lengths)
         rows += [(h, g, back.loss_tokens) for h, g in zip(hidden, gradients, strict=True)]
+    wanted = [place for place in places if place < len(rows)]
     found: list[Tensor] = []
-    for first in range(0, min(most_rows, len(rows)), _PER_BATCH):
-        found += tail.labels(rows[first : min(first + _PER_BATCH, most_rows)], iterations)
+    for first in range(0, len(wanted), _PER_BATCH):
+        found += tail.labels([rows[place] for place in wanted[first : first + _PER_BATCH]], iterations)
+    return dict(zip(wanted, found, strict=True))
+
+
+def gradient_norms(view: ClientView) -> list[Tensor]:
+    """Return the norm of each token's gradient at the tail, (tokens,), of all samples that have one."""
+    found: list[Tensor] = []
+    for message, back in zip(view.activations, view.tail_gradients, strict=False):
+        norms = back.gradient.float().cpu().flatten(1).norm(dim=1)
+        found += torch.split(norms, list(message.lengths))
     return found
 
 
 class PublicTail:
-    """The model's last blocks and its final norm in float32, as far as the server knows them."""
+    """The model's last blocks and its final norm in float32, as far as the server knows them.
 
-    def __init__(self, knowledge: ServerKnowledge, start: int) -> None:
+    Raises ModelError where the model's head is more than a matrix product.
+    """
+
+    def __init__(self, knowledge: ServerKnowledge, tail_blocks: int) -> None:
+        start = knowledge.model.num_blocks - tail_blocks
         knowledge.model.bind(knowledge.adapter)
         self._model: Any = tail_copy(knowledge.model.model, start)
         head = plain_linear(self._model.get_output_embeddings())

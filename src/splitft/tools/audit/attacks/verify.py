@@ -1,21 +1,23 @@
 """Repair of an inverter's guess by running candidates through the front and comparing what came.
 
-Any model whose front runs will do: short sequences, no cache of keys and values. (ours)
+Any model whose front runs will do: no cache of keys and values is needed. (ours)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from splitft.tools.audit.attacks.inverter import Inverter
 from splitft.tools.audit.attacks.knowledge import ServerKnowledge
+from splitft.tools.audit.attacks.successors import Successors
 
 FIRST, CANDIDATES = 8, 32  # of the inverter: tried at first, and all
 FROM_MODEL = 32  # likeliest next tokens of the model on what was recovered so far
+LOST = 4  # places in a row without a candidate that is near enough: then the model is not asked any more
 OPENERS = 2048  # likeliest first tokens of a row that are tried
 _CALIBRATION_ROWS, _SLACK = 24, 2.0
 _BETTER = 0.8  # of the distance of the inverter's own guess, where no candidate is near enough
@@ -64,7 +66,7 @@ def repair(
     firsts = first_tokens(knowledge, cut, torch.stack([row[0] for row in observed]), [t[0] for t in tops])
     for guess, first in zip(guesses, firsts.tolist(), strict=True):
         guess[0] = first
-    place = [1] * len(observed)
+    place, lost, successors = [1] * len(observed), [0] * len(observed), Successors(knowledge, cut)
     live = list(range(len(observed)))
 
     # Go to each row's next mismatch, and try candidates there.
@@ -77,18 +79,19 @@ def repair(
                 place[row] = int(later[0])
             else:
                 live.remove(row)
-        ids = {row: tops[row][place[row], :FIRST] for row in live}
-        far = _distances(knowledge, cut, observed, guesses, place, ids, noise)
-        hard = [row for row in live if far[row].min() > noise.limit]
-        log_p = _what_follows(knowledge, guesses, place, hard)
-        likely = {row: own.topk(min(FROM_MODEL, knowledge.vocabulary)).indices for row, own in log_p.items()}
-        extra = {row: torch.cat([tops[row][place[row], FIRST:], likely[row]]) for row in hard}
-        farther = _distances(knowledge, cut, observed, guesses, place, extra, noise)
-        for row in hard:
-            ids[row], far[row] = torch.cat([ids[row], extra[row]]), torch.cat([far[row], farther[row]])
+        # The inverter's first candidates, then its others, then what the model expects.
+        tried = Tried(successors, observed, guesses, place, noise)
+        tried.add({row: tops[row][place[row], :FIRST] for row in live})
+        hard = tried.unlike(live)
+        tried.add({row: tops[row][place[row], FIRST:] for row in hard})
+        hardest = hard if prior else [row for row in tried.unlike(hard) if lost[row] < LOST]
+        log_p = _what_follows(knowledge, guesses, place, hardest)
+        tried.add({r: own.topk(min(FROM_MODEL, knowledge.vocabulary)).indices for r, own in log_p.items()})
         for row in live:
-            expected = prior * log_p[row][ids[row]] if prior and row in log_p else None
-            guesses[row][place[row]] = ids[row][pick(far[row], noise, expected)]
+            ids, far = tried.ids[row], tried.far[row]
+            expected = prior * log_p[row][ids] if prior and row in log_p else None
+            guesses[row][place[row]] = ids[pick(far, noise, expected)]
+            lost[row] = lost[row] + 1 if far.min() > noise.limit else 0
             place[row] += 1
         live = [row for row in live if place[row] < len(guesses[row])]
     return guesses
@@ -119,26 +122,31 @@ def first_tokens(knowledge: ServerKnowledge, cut: int, came: Tensor, likely: Seq
     return nearest
 
 
-def _distances(
-    knowledge: ServerKnowledge,
-    cut: int,
-    observed: Sequence[Tensor],
-    guesses: Sequence[Tensor],
-    place: Sequence[int],
-    candidates: dict[int, Tensor],
-    noise: Noise,
-) -> dict[int, Tensor]:
-    """Return {row: the distance of each of its candidates from what came at its place}."""
-    sequences = []
-    for row, ids in candidates.items():
-        repeated = guesses[row][: place[row] + 1].repeat(len(ids), 1)
-        repeated[:, -1] = ids
-        sequences += list(repeated)
-    states = iter(knowledge.front(sequences, cut))
-    return {
-        row: noise.distances(torch.stack([next(states)[-1] for _ in ids]), observed[row][place[row]])
-        for row, ids in candidates.items()
-    }
+@dataclass(frozen=True)
+class Tried:
+    """Candidates of each row at its place, and their distances from what came there."""
+
+    successors: Successors
+    observed: Sequence[Tensor]
+    guesses: Sequence[Tensor]
+    place: Sequence[int]
+    noise: Noise
+    ids: dict[int, Tensor] = field(default_factory=dict)
+    far: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, candidates: Mapping[int, Tensor]) -> None:
+        """Try further candidates, {row: ids}."""
+        wanted = {row: ids for row, ids in candidates.items() if len(ids)}
+        prefixes = [self.guesses[row][: self.place[row]] for row in wanted]
+        states = self.successors.states(prefixes, list(wanted.values()))
+        for (row, ids), own in zip(wanted.items(), states, strict=True):
+            far = self.noise.distances(own, self.observed[row][self.place[row]])
+            known = self.ids.get(row, ids[:0]), self.far.get(row, far[:0])
+            self.ids[row], self.far[row] = torch.cat([known[0], ids]), torch.cat([known[1], far])
+
+    def unlike(self, rows: Sequence[int]) -> list[int]:
+        """Return those of these rows of which no candidate is near enough."""
+        return [row for row in rows if self.far[row].min() > self.noise.limit]
 
 
 def _what_follows(

@@ -47,7 +47,7 @@ class ClientView:
             for own in torch.split(message.hidden.flatten(1), list(message.lengths))
         ]
 
-    def samples(self, places: Sequence[int]) -> list[Tensor]:
-        """Return `rows` at these places."""
+    def samples(self, places: Sequence[int], most: int | None = None) -> list[Tensor]:
+        """Return `rows` at these places. most: tokens of each; None: all."""
         rows = self.rows
-        return [rows[place] for place in places]
+        return [rows[place][:most] for place in places]
