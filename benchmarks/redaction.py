@@ -40,7 +40,7 @@ KEYS = (
     "max_eval_samples=24", "rounds=1", "eval_precision=0", "num_sample_continuations=0",
 )  # fmt: skip
 AT_HOME = ("labels=client", "tail_blocks=1")
-ROWS, HIDDEN_ROWS = 2, 48  # attacked in the audit, and guessed in
+ROWS, HIDDEN_ROWS = 2, 16  # attacked in the audit, and guessed in
 
 
 def least_count(whole: Prepared, share: float) -> int:
@@ -99,15 +99,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
+    record = json.loads(PLACE.read_text(encoding="utf-8"))
+    command = f"python benchmarks/redaction.py --steps {options.steps}"
     found = []
     for share in SHARES:
         with tempfile.TemporaryDirectory() as folder:
             found.append(measure(share, options.steps, Path(folder)))
         print(json.dumps({k: v for k, v in found[-1].items() if k not in ("audit", "guessed")}), flush=True)
-    record = json.loads(PLACE.read_text(encoding="utf-8"))
-    command = f"python benchmarks/redaction.py --steps {options.steps}"
-    record["redaction"] = {"command": command, "steps": options.steps, "keys": [*KEYS], "shares": found}
-    PLACE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record["redaction"] = {"command": command, "steps": options.steps, "keys": [*KEYS], "shares": found}
+        PLACE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

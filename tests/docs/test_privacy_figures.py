@@ -56,14 +56,8 @@ def cut_rows() -> Iterator[str]:
 
 def redaction_rows() -> Iterator[str]:
     """The rows of the table of redaction's price."""
-    for one in record().get("redaction", {}).get("shares", ()):
-        guessed, told = one.get("guessed"), ["", ""]
-        rest = {line["attack"]: line["reading"]["tokens"]["value"] for line in one["audit"]}
-        if guessed:
-            both, before = (guessed[f"the words {side}"]["tokens"] for side in ("on both sides", "before"))
-            told = [f"{percent(before['value'])} ({percent(before['floor'])})", percent(both["value"])]
-        cells = [percent(one["redacted"]), f"{one['after']:.1f}", f"{one['after_on_whole_rows']:.1f}", *told]
-        cells += [percent(rest["inverter"]), percent(rest["verify by forward"])]
+    for one in record()["redaction"]["shares"]:
+        cells = [percent(one["redacted"]), f"{one['after']:.1f}", f"{one['after_on_whole_rows']:.1f}"]
         yield f"| {' | '.join(cells)} |"
 
 
