@@ -131,7 +131,7 @@ def privacy_summary(
     """
     if not settings.dp.active:
         return None
-    clients = {}
+    clients: dict[str, dict[str, Any]] = {}
     for name, count in rows.items():
         own = record.clients.get(name)
         if own is None or own.epsilon is None:
