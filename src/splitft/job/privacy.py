@@ -9,7 +9,7 @@ from typing import Any, Literal
 from splitft.job.redaction import pattern_problems
 from splitft.job.sections import Strict, key
 
-PrivacyMode = Literal["server_reads", "not_stored", "no_activations"]
+PrivacyMode = Literal["server_reads", "not_stored", "no_activations", "sum_only"]
 Broken = Callable[[Mapping[str, Any]], Iterator[tuple[str, str]]]
 
 
@@ -34,8 +34,9 @@ class PrivacySettings(Strict):
         "What the server gets of the rows, in the job's own word; a job that contradicts it is refused. "
         "server_reads: what the job's other keys say, and the server may read it. not_stored: the same, but "
         "the server writes no activations, labels or token ids to its disk. no_activations: the server gets "
-        "adapters, losses, lengths of rows and evaluation figures alone (needs method fed_lora). A job over "
-        "a network must state it; see docs/choosing.md.",
+        "adapters, losses, lengths of rows and evaluation figures alone (needs method fed_lora). sum_only: the "
+        "same, and of adapters sums over 3 clients or more alone (needs secure_aggregation). A job over a "
+        "network must state it; see docs/choosing.md.",
     )
 
 
@@ -82,6 +83,16 @@ def _no_activations(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "method", "privacy no_activations: with centralized all rows lie in one place"
 
 
+def _sum_only(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _no_activations(job)
+    if job.get("method") == "fed_lora" and job.get("secure_aggregation") is not True:
+        yield (
+            "secure_aggregation",
+            "privacy sum_only: without it the server, or an aggregator, gets each client's own adapter: set "
+            "true, or privacy: no_activations",
+        )
+
+
 # A mode is a line here and a name in PrivacyMode; `broken` of a stricter mode yields from the weaker one's.
 MODES = {
     "server_reads": Mode("none: the server may read all that the job's other keys send it", _nothing),
@@ -93,5 +104,9 @@ MODES = {
         "nothing computed from a token goes to the server but adapters, losses, lengths of rows and "
         "evaluation figures",
         _no_activations,
+    ),
+    "sum_only": Mode(
+        "the same, and no party gets a client's own adapter, only sums over 3 clients or more",
+        _sum_only,
     ),
 }

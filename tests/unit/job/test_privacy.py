@@ -25,6 +25,8 @@ CONTRADICTIONS = [
     ("no_activations", {}, "method: privacy no_activations: with splitft every row's activations go to"),
     ("no_activations", {"method": "same_split"}, "with same_split every row's activations go to the server"),
     ("no_activations", {"method": "centralized"}, "with centralized all rows lie in one place"),
+    ("sum_only", {}, "method: privacy no_activations: with splitft"),
+    ("sum_only", {"method": "fed_lora"}, "secure_aggregation: privacy sum_only: without it"),
     ("not_stored", {"codec": "delta"}, "codec: privacy not_stored: with delta the server's checkpoints hold"),
     ("not_stored", {"num_sample_continuations": 2}, "the summary would hold text of held-out rows"),
 ]  # fmt: skip
@@ -44,7 +46,9 @@ def test_a_mode_takes_what_keeps_its_promise() -> None:
     job_of(privacy="not_stored", labels="server", train_front=False)
     job_of(privacy="server_reads", method="fed_lora")  # it promises nothing
     assert get_args(PrivacyMode) == tuple(MODES)
-    with pytest.raises(JobError, match="privacy: must be one of server_reads, not_stored, no_activations or"):
+    masked = {"method": "fed_lora", "secure_aggregation": True, "robust_aggregation": "none"}
+    assert job_of(privacy="sum_only", **masked).privacy == "sum_only"
+    with pytest.raises(JobError, match="privacy: must be one of server_reads, .*, sum_only or"):
         job_of(privacy="private")
 
 
