@@ -12,13 +12,12 @@ from repository import ROOT
 from splitft.job.audited import record
 
 SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
-# Pages, and between which headings their privacy figures stand.
+# Pages, and between which headings their privacy figures stand. docs/audit.md: tests/docs/test_audit_page.py.
 SECTIONS = [
     ("README.md", "## Privacy", "## Documentation"),
     ("docs/threat-model.md", "## Exposure to the server", "### With whole models at the clients"),
     ("docs/redaction.md", "## Measured", "## Named entities"),
     ("docs/choosing.md", "## What may the server read?", "## Where do the labels go?"),
-    ("docs/audit.md", "## Measured", ""),
 ]
 
 

@@ -48,7 +48,7 @@ def test_a_mode_takes_what_keeps_its_promise() -> None:
     assert get_args(PrivacyMode) == tuple(MODES)
     masked = {"method": "fed_lora", "secure_aggregation": True, "robust_aggregation": "none"}
     assert job_of(privacy="sum_only", **masked).privacy == "sum_only"
-    with pytest.raises(JobError, match="privacy: must be one of server_reads, .*, sum_only or"):
+    with pytest.raises(JobError, match=r"privacy: must be one of server_reads, .*, sum_only or"):
         job_of(privacy="private")
 
 
