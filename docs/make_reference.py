@@ -243,8 +243,8 @@ RULES = """\
 - `devices` and `server_device` name presets or keys of `device_profiles`.
 - A comparison checks every variant's job before it starts the first; `seed` and `output_dir` are set by it.
 - `privacy: no_activations` needs `method: fed_lora` (or `local_only`), `sum_only` also `secure_aggregation`;
-  `not_stored` refuses `codec: delta` and `num_sample_continuations`. A job over a network states `privacy`, and has no
-  `redact`, which is each site's own.
+  `not_stored` refuses `codec: delta` and `num_sample_continuations`. A job over a network states `privacy`,
+  and has no `redact`, which is each site's own.
 """
 
 

@@ -12,7 +12,7 @@ from repository import ROOT
 from splitft.job.audited import record
 
 SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
-# Pages, and between which headings their privacy figures stand. docs/audit.md: tests/docs/test_audit_page.py.
+# Pages, and between which headings their figures stand. docs/audit.md has a test of its own.
 SECTIONS = [
     ("README.md", "## Privacy", "## Documentation"),
     ("docs/threat-model.md", "## Exposure to the server", "### With whole models at the clients"),

@@ -35,8 +35,8 @@ class PrivacySettings(Strict):
         "server_reads: what the job's other keys say, and the server may read it. not_stored: the same, but "
         "the server writes no activations, labels or token ids to its disk. no_activations: the server gets "
         "adapters, losses, lengths of rows and evaluation figures alone (needs method fed_lora). sum_only: "
-        "the same, and of adapters sums over 3 clients or more alone (needs secure_aggregation). A job over a "
-        "network must state it; see docs/choosing.md.",
+        "the same, and of adapters sums over 3 clients or more alone (needs secure_aggregation). A job over "
+        "a network must state it; see docs/choosing.md.",
     )
 
 
