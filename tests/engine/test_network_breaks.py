@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+import splitft.engines.network.transport.dialler as dialler_module
 from splitft.engines.network.control import End, Welcome
 from splitft.engines.network.transport.admission import Admission, AuditLog
 from splitft.engines.network.transport.delivery import BrokenError, Delivery
@@ -128,7 +129,7 @@ def test_the_end_counts_as_told_to_a_client_that_has_said_so(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client whose connection breaks as the end is told dials again, and the server is still there."""
-    confirm, broken, told = Dialler._confirm, list[str](), list[str]()
+    confirm, broken, told = dialler_module._confirm, list[str](), list[str]()
 
     async def break_once(read: Any, write: Any) -> None:
         if not broken:
@@ -137,7 +138,7 @@ def test_the_end_counts_as_told_to_a_client_that_has_said_so(
         assert not told
         await confirm(read, write)
 
-    monkeypatch.setattr(Dialler, "_confirm", staticmethod(break_once))
+    monkeypatch.setattr(dialler_module, "_confirm", break_once)
     over = End("over", True)
     with ThreadPoolExecutor(1) as pool:
         telling = pool.submit(listener.tell_end, over, ["alice"], 20.0, told.append)

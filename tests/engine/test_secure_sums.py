@@ -18,9 +18,9 @@ from history_checker import check_history, read_steps
 from network_threads import QUIET, Settings, Tamper, three_sites, together
 from ports import free_port
 from splitft import Job, run
+from splitft.engines.network import site
 from splitft.engines.network import sum_messages as sums
 from splitft.engines.network.client_sums import ClientSums
-from splitft.engines.network.site import Site
 from splitft.engines.network.sum_record import SumRecord
 from splitft.errors import DivergedError, NetworkError
 from splitft.lora.summed import numbers_of
@@ -272,13 +272,13 @@ def test_without_it_the_search_finds_every_update(
     setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[AdapterUp] = []
-    handed_in = Site._handed_in
+    handed_in = site._handed_in
 
-    def remember(site: Site, update: AdapterUp) -> AdapterUp:
+    def remember(desk: Any, update: AdapterUp) -> Any:
         found.append(update)
-        return handed_in(site, update)
+        return handed_in(desk, update)
 
-    monkeypatch.setattr(Site, "_handed_in", remember)
+    monkeypatch.setattr(site, "_handed_in", remember)
     proxies = list[Proxy]()
 
     def port_for(name: str, server_port: int) -> int:

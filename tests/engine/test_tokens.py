@@ -118,7 +118,8 @@ def test_options_that_do_not_go_together_are_refused(
     monkeypatch.chdir(tmp_path)
     make_token(tmp_path, "alice")
     (tmp_path / "secret").write_text("0123456789abcdef")
-    job = "model_name_or_path: builtin:smollm2-135m\nlabels: client\nnetwork: {clients: [alice, bob]%s}\n"
+    job = "model_name_or_path: builtin:smollm2-135m\nlabels: client\nprivacy: server_reads\n"
+    job += "network: {clients: [alice, bob]%s}\n"
     (tmp_path / "job.yaml").write_text(job % "")
     (tmp_path / "two.yaml").write_text(job % ", aggregator: 127.0.0.1:1")
     client = ("client", "--server", "localhost:1", "--name", "alice", "--job-data", "--token", "secret")

@@ -92,7 +92,8 @@ def test_a_network_and_a_plan_are_the_run(tmp_path: Path) -> None:
     files = {name: str(write_rows(tmp_path / f"{name}.txt", seed=i)) for i, name in enumerate(names)}
     settings = setting(
         tmp_path, data_files=files, partition={"method": "files"}, lora_r_cut=2, rounds=2, labels="server",
-        network={"clients": names}, cut_policy={"method": "schedule", "schedule": {"1": [2, 1]}},
+        network={"clients": names}, privacy="server_reads",
+        cut_policy={"method": "schedule", "schedule": {"1": [2, 1]}},
     )  # fmt: skip
     _, result = trained(settings, tmp_path / "here")
     there = together(settings, tmp_path)

@@ -138,6 +138,7 @@ def test_a_network_gives_the_adapter_of_one_process(model_type: str, tmp_path: P
     }
     settings |= {
         "data_files": rows, "clients": 2, "cuts": [1, 2], "rounds": 2, "network": {"clients": ["ann", "bob"]},
+        "privacy": "server_reads",
         "labels": "server",
     }  # fmt: skip
     del settings["adapter_name_or_path"]

@@ -136,13 +136,8 @@ class ClientSetup:
             if job.dp.active:
                 text = plan_text(plan_of(job, len(data.train)), job.max_grad_norm)
                 self.console.print(two_columns({"privacy": text}))
-        gate = RequestGate(
-            job,
-            self.policy,
-            blocks,
-            cuts=offered_cuts(told, blocks),
-            eval_rows=len(data.eval),
-        )
+        cuts = offered_cuts(told, blocks)
+        gate = RequestGate(job, self.policy, blocks, cuts=cuts, eval_rows=len(data.eval))
         channel = Channel(job, model.width, client.memory)
         sums = self.sums(told, client_names(told), told.network.min_clients)
         return Joined(client, channel, gate, digest, most_bytes_down(job, model), sums)

@@ -339,15 +339,8 @@ class _Output:
             summary["privacy"] = privacy
         card = model_card(start.job, summary, start.base, start.model.config)
         for name, adapter in self._finished.items():
-            save_adapter(
-                self.folder / name,
-                adapter,
-                start.split_model.slots,
-                start.job,
-                card,
-                start.base,
-                self._beside,
-            )
+            of = start.split_model.slots, start.job, card, start.base, self._beside
+            save_adapter(self.folder / name, adapter, *of)
             flush(self.folder / name)
         write_atomically(self.folder / SUMMARY, strict_json(summary, indent=1), flushed=True)
         return summary

@@ -328,10 +328,8 @@ def welcome_of(start: Assembly) -> Welcome:
     dtype = str(base_dtype(job, config)).removeprefix("torch.")
     told, optional = told_job(job.model_copy(update={"dtype": dtype}))
     facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
-    if start.has_weights:
-        facts |= weight_facts(start.model, moved=job.moves_base)
-    else:
-        facts |= base_facts(job, config)
+    held = start.has_weights
+    facts |= weight_facts(start.model, moved=job.moves_base) if held else base_facts(job, config)
     return Welcome(
         job=told,
         targets=tuple(slots.targets),

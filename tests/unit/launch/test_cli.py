@@ -27,7 +27,7 @@ FLAGS: dict[str, set[str]] = {
     "watch": {"--listen", "--token", "--host"},
     "new": set(),
     "schema": set(),
-    "run": {"--resume", "--live", "--live-listen", "--plugin"},
+    "run": {"--resume", "--live", "--live-listen", "--readable", "--plugin"},
     "server": {
         "--listen", "--certs", "--token-file", "--tokens", "--insecure", "--resume", "--admit", "--live",
         "--live-listen", "--plugin", "--end", *LOG,
@@ -39,9 +39,9 @@ FLAGS: dict[str, set[str]] = {
     },
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
-    "audit": {"--rows", "--public", "--prior", "--out", "--fail-above", "--plugin"},
+    "audit": {"--rows", "--longest", "--run", "--public", "--prior", "--out", "--fail-above", "--plugin"},
     "compare": {"--methods", "--vary", "--seeds", "--out", "--parallel", "--plugin"},
-    "report": {"--out", "--title", "--reference", "--paper"},
+    "report": {"--out", "--title", "--reference", "--paper", "--audit-samples"},
     "export": {"--merge"},
     "evaluate": {
         "--tasks", "--include-path", "--limit", "--num-fewshot", "--apply-chat-template", "--generate",
@@ -249,13 +249,15 @@ def test_all_problems_of_a_job_are_told_in_plain_text(tmp_path: Path) -> None:
     "JobError", "DataError", "ModelError", "OutputError", "NetworkError", "DivergedError"
 ])  # fmt: skip
 def test_an_expected_error_exits_with_its_code_and_message(name: str) -> None:
-    done = staged(f"from splitft import errors\ndef run(job, resume): raise errors.{name}('what [to] do')")
+    done = staged(
+        f"from splitft import errors\ndef run(job, resume, meter): raise errors.{name}('what [to] do')"
+    )
     assert done.returncode == getattr(errors, name).exit_code
     assert done.stderr == "error: what [to] do\n"
 
 
 def test_an_unexpected_error_shows_its_traceback_and_how_to_report() -> None:
-    done = staged("def run(job, resume): raise ZeroDivisionError('deep inside')")
+    done = staged("def run(job, resume, meter): raise ZeroDivisionError('deep inside')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError: deep inside" in done.stderr
@@ -263,12 +265,12 @@ def test_an_unexpected_error_shows_its_traceback_and_how_to_report() -> None:
 
 
 def test_a_run_that_ends_exits_0_and_got_the_whole_job() -> None:
-    done = staged("def run(job, resume): print(job.output_dir, job.cuts)")
+    done = staged("def run(job, resume, meter): print(job.output_dir, job.cuts)")
     assert (done.returncode, done.stdout) == (0, "runs/quickstart 4\n")
 
 
 def test_ctrl_c_exits_130_with_a_short_message() -> None:
-    body = "import time\ndef run(job, resume):\n    print('started', flush=True)\n    time.sleep(60)"
+    body = "import time\ndef run(job, resume, meter):\n    print('started', flush=True)\n    time.sleep(60)"
     command = [sys.executable, "-c", STAGED.format(body=body)]
     process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from splitft.client.client import ClientRole
+from splitft.engines.network.control import Worked
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.timing import Stopwatch
 from splitft.wire.messages import Gradients, HeldOut, LocalLoss, Message, Metrics, TrunkOutput
@@ -38,6 +39,10 @@ class LocalSteps:
         """Begin with nothing on its way."""
         self.front, self.tail, self._on_the_way, self.tokens = Stopwatch(), Stopwatch(), 0, 0
         self.loss, self.round = 0.0, round_
+
+    def worked(self) -> Worked:
+        """Return the seconds of computing of the local steps that are done."""
+        return Worked(self.round, self.front.seconds, self.tail.seconds)
 
     def train(self, client: ClientRole, round_: int) -> None:
         """Take the local steps of a round."""

@@ -21,7 +21,7 @@ from splitft.engines.network.message_order import EVAL_IN_FLIGHT
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.site_files import FINISHED, SAVED, SiteFiles
 from splitft.engines.network.site_observer import SiteObserver
-from splitft.engines.network.sum_messages import SumRequest, Trained
+from splitft.engines.network.sum_messages import SumAnswer, SumRequest, Trained
 from splitft.errors import (
     AggregatorError,
     DataError,
@@ -129,12 +129,12 @@ class Site:
                     self._conversation.say(control.Failed(_why(error)))
                     raise
                 except AggregatorError as error:
-                    self._turn_back(error)
+                    _turn_back(self._conversation, error)
                     raise
                 except NetworkError:
                     raise
                 except SplitFTError as error:  # its owner may mend it, and start it again
-                    self._turn_back(error)
+                    _turn_back(self._conversation, error)
                     raise
             self._conversation.dialler.close(over=True)
             return request
@@ -179,8 +179,7 @@ class Site:
                 self.client.memory.forget()
                 self._load_state(self._start)
             case _ if isinstance(request, SumRequest):
-                answer = self._now.sums.answer(request, self.client)
-                self._conversation.say(self._handed_in(answer) if isinstance(answer, AdapterUp) else answer)
+                self._conversation.say(_handed_in(self._desk, self._now.sums.answer(request, self.client)))
             case control.Evaluate():
                 self._evaluate(request)
             case Metrics():  # of rows that the server has evaluated by itself
@@ -199,7 +198,7 @@ class Site:
             try:
                 joined = self._setup.make(welcome)
             except SplitFTError as error:
-                self._turn_back(error)
+                _turn_back(self._conversation, error)
                 raise
             self._joined = joined
             self._conversation.channel = joined.channel
@@ -213,12 +212,6 @@ class Site:
         ready = control.Ready(len(data.train), len(data.eval), tuple(facts), tuple(facts.values()), key)
         self._conversation.say(ready)
 
-    def _turn_back(self, error: SplitFTError) -> None:
-        """Tell the server that this client cannot take part yet."""
-        reason = str(error) if isinstance(error, MismatchError) else _why(error)
-        self._conversation.say(control.Failed(reason, again=True))
-        self._conversation.dialler.close()
-
     def _load(self, wanted: control.Load) -> None:
         """Restore the checkpoint that the server counts on, or the initial state."""
         found = self._files.find(wanted, self._now.data)
@@ -226,8 +219,7 @@ class Site:
         self._setup.need(self.client, state["cut"])
         self._load_state(state)
         self._start = state
-        # A sum of this round may be under way; or the aggregator may not have the update yet.
-        if found is not None and wanted.finished:
+        if found is not None and wanted.finished:  # its sum may be under way, its update not handed in
             self._now.sums.trained(wanted.done, state.get("tokens", 0))
             if self._desk is not None and not self._now.sums.masks:
                 self._desk.hand_in(self.client.finish(wanted.done))
@@ -254,17 +246,13 @@ class Site:
         self._steps.train(client, task.round)
         # The state is saved before the server hears of the adapters.
         update = client.finish(task.round)
-        front, tail = self._steps.front.seconds, self._steps.tail.seconds
-        self._conversation.say(control.Worked(task.round, front, tail))
+        self._conversation.say(self._steps.worked())
         self._now.sums.trained(task.round, self._steps.tokens)
         self._files.save(FINISHED, task.round + 1, self._state())
-        self._conversation.say(Trained(task.round) if self._now.sums.masks else self._handed_in(update))
+        said = Trained(task.round) if self._now.sums.masks else _handed_in(self._desk, update)
+        self._conversation.say(said)
         loss, rounds = self._steps.loss / client.settings.local_steps, client.settings.rounds
         self._observer.on_trained(task.round, rounds, loss, *self._conversation.moved)
-
-    def _handed_in(self, update: AdapterUp) -> AdapterUp:
-        """Return what the server gets of an update; with an aggregator, once that has it."""
-        return self._desk.hand_in(update) if self._desk is not None else update
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
@@ -290,6 +278,18 @@ class Site:
         self._now.sums.forget()
         self.client.load_state(state)
         self.client.memory.load_state(state["memory"])
+
+
+def _handed_in(desk: Desk | None, answer: SumAnswer | AdapterUp) -> SumAnswer | AdapterUp:
+    """Return what the server gets of an update; with an aggregator, once that has it."""
+    return desk.hand_in(answer) if desk is not None and isinstance(answer, AdapterUp) else answer
+
+
+def _turn_back(conversation: Conversation, error: SplitFTError) -> None:
+    """Tell the server that this client cannot take part yet."""
+    reason = str(error) if isinstance(error, MismatchError) else _why(error)
+    conversation.say(control.Failed(reason, again=True))
+    conversation.dialler.close()
 
 
 def _unfollowed(request: control.Said) -> str:

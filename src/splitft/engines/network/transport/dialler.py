@@ -54,6 +54,13 @@ MAX_PAYLOAD = 1 << 31  # bytes of a message between server and aggregator; a cli
 Item = bytes | Welcome | Refused | End | SplitFTError
 
 
+async def _confirm(read: Read, write: Write) -> None:
+    """Say that the end of the run was heard, and wait until the server hangs up."""
+    with suppress(Exception):  # a server that has not heard this waits as long as it says
+        await write(Frame(Kind.BEAT, 0, 0, 0).encode())
+        await asyncio.wait_for(read(), CONFIRM_SECONDS)
+
+
 @dataclass(eq=False, repr=False)  # no token in a log
 class Dialler:
     """Keeps a session with the server at an address.
@@ -218,7 +225,7 @@ class Dialler:
             # The answer: refused, over, or a session, the former or a new one.
             if isinstance(answer, End) or (isinstance(answer, Refused) and not answer.again):
                 if isinstance(answer, End):
-                    await self._confirm(read, write)
+                    await _confirm(read, write)
                 self._put(answer)
                 return False
             if isinstance(answer, Refused):
@@ -236,13 +243,6 @@ class Dialler:
             finally:
                 self._heard = self.now()
         return True
-
-    @staticmethod
-    async def _confirm(read: Read, write: Write) -> None:
-        """Say that the end of the run was heard, and wait until the server hangs up."""
-        with suppress(Exception):  # a server that has not heard this waits as long as it says
-            await write(Frame(Kind.BEAT, 0, 0, 0).encode())
-            await asyncio.wait_for(read(), CONFIRM_SECONDS)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[Read, Write]]:

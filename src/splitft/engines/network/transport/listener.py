@@ -39,6 +39,25 @@ def read_hello(data: bytes) -> Hello:
     return hello
 
 
+def _refusal(entrance: Entrance, door: Admission, hello: Hello, arrival: Arrival) -> Refused | None:
+    """Return the refusal of a client by its certificate, its name and its token."""
+    certified = entrance.name_of(arrival.certificate, hello.name)
+    reason = entrance.refusal(arrival.certificate)
+    if reason is not None:
+        return door.refuse(reason, certified, arrival.peer[0])
+    return door.admit(hello, certified, arrival.peer[0])
+
+
+def _no_longer(entrance: Entrance, door: Admission, hello: Hello, arrival: Arrival) -> str | None:
+    """Return why a client that came in may no longer be there; None: it may."""
+    reason = entrance.refusal(arrival.certificate)
+    if not door.keeps_token(hello):
+        reason = "its token was taken away"
+    if door.by_certificate and entrance.name_of(arrival.certificate, hello.name) != hello.name:
+        reason = reason or "its certificate is no longer that of this name"
+    return reason
+
+
 class Listener:
     """Listens at an address.
 
@@ -139,11 +158,7 @@ class Listener:
                 arrival = self._arrivals.get(name)
                 if arrival is None:
                     continue
-                reason = self._entrance.refusal(arrival.certificate)
-                if not self._door.keeps_token(self._hellos[name]):
-                    reason = "its token was taken away"
-                if self._door.by_certificate and self._entrance.name_of(arrival.certificate, name) != name:
-                    reason = reason or "its certificate is no longer that of this name"
+                reason = _no_longer(self._entrance, self._door, self._hellos[name], arrival)
                 if reason is not None:
                     del self._arrivals[name]
                     self._door.refuse(reason, name, arrival.peer[0])
@@ -191,7 +206,7 @@ class Listener:
         except (asyncio.TimeoutError, EOFError, OSError, ValueError):
             return
         # Its certificate, then its name and its token decide.
-        refusal = self._refusal(hello, arrival) or self._peers.refusal(hello)
+        refusal = _refusal(self._entrance, self._door, hello, arrival) or self._peers.refusal(hello)
         if refusal is not None:
             await context.write(Frame(Kind.HELLO, 0, 0, 0, packed(refusal)).encode())
             return
@@ -208,14 +223,6 @@ class Listener:
                 arrival.hang_up()
         if self._leaving:
             await context.abort(grpc.StatusCode.UNAVAILABLE, AWAY)
-
-    def _refusal(self, hello: Hello, arrival: Arrival) -> Refused | None:
-        """Return the refusal of a client by its certificate, its name and its token."""
-        certified = self._entrance.name_of(arrival.certificate, hello.name)
-        reason = self._entrance.refusal(arrival.certificate)
-        if reason is not None:
-            return self._door.refuse(reason, certified, arrival.peer[0])
-        return self._door.admit(hello, certified, arrival.peer[0])
 
     async def _admitted(self, hello: Hello, read: Read, write: Write) -> None:
         """One connection of a client that may come in, to its end."""
