@@ -32,7 +32,7 @@ from splitft.errors import SplitFTError
 from splitft.job import Job, load_job
 from splitft.tools.compare.arms import Arm
 from splitft.tools.compare.command import tell_failures, write_results
-from splitft.tools.compare.plan import PlannedVariant, plan_variants
+from splitft.tools.compare.plan import PlannedVariant, changed_key, plan_variants
 from splitft.tools.compare.store import Store, run_state
 from splitft.tools.compare.sweep import INDEX, SweepResult, run_sweep, write_index
 from splitft.tools.report.runs import read_run
@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         planned = plan_study(options.recipe, options.overrides, list(SWEEPS), options.seeds)
         code = 0
         if options.sweep != "pages":
-            published = read_published(docs_of(options), names)
+            published = read_published(docs_of(options), names, load_job(options.recipe, options.overrides))
             code = make_runs(planned, names, published, options.out, options.parallel, console)
-        settings = settings_text(load_job(options.recipe, options.overrides), options.recipe)
-        write_pages(planned, options.out, docs_of(options), settings, console)
+        base = load_job(options.recipe, options.overrides)
+        write_pages(planned, options.out, docs_of(options), base, options.recipe, console)
     except SplitFTError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -148,7 +148,8 @@ def write_pages(
     planned: Mapping[str, Mapping[tuple[str, str], list[PlannedVariant]]],
     out: Path,
     docs: Path,
-    settings: str,
+    base: Job,
+    recipe: str,
     console: Console,
 ) -> None:
     """Write README.md, and a JSON file and a plot for each sweep, from the runs that are finished.
@@ -161,7 +162,7 @@ def write_pages(
     for name, arms in planned.items():
         file = docs / f"{name}.json"
         published = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        results = sweep_results(arms, Store(out), read_published(docs, [name]), published)
+        results = sweep_results(arms, Store(out), read_published(docs, [name], base), published)
         if SWEEPS[name].planned:
             add_plans(results["groups"], arms, Store(out), out / name / "plans.json", console)
         if published and results["missing"] and not published["missing"]:
@@ -174,20 +175,31 @@ def write_pages(
             results["plot"] = f"{name}.png" if plotted else None
             verdicts = verdicts_of(name, results["groups"])
             results["verdicts"] = [verdict.to_dict() for verdict in verdicts]
+            results["job"] = base_keys(base)
             write_atomically(file, json.dumps(results, allow_nan=False) + "\n")
             for verdict in verdicts:
                 console.print(verdict_line(verdict), highlight=False, markup=False, soft_wrap=True)
         sweeps[name] = results
-    write_atomically(docs / "README.md", page(sweeps, settings))
+    write_atomically(docs / "README.md", page(sweeps, settings_text(base, recipe)))
     console.print(f"Pages: {docs / 'README.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def read_published(docs: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return {run: figures} of all runs in the pages of these sweeps; a run's name is its job's digest."""
+def base_keys(base: Job) -> dict[str, Any]:
+    """Return the job that all runs of the study vary, as its pages hold it."""
+    return base.model_dump(mode="json", exclude={"output_dir"})
+
+
+def read_published(docs: Path, names: Sequence[str], base: Job) -> dict[str, Any]:
+    """Return {run: figures} of all runs in the pages of these sweeps; a run's name is its job's digest.
+
+    base: the job that they vary. Pages of another one, in any key that both have, do not count: a default
+    may have changed since.
+    """
     found: dict[str, Any] = {}
     for file in (docs / f"{name}.json" for name in names):
-        if file.is_file():
-            groups = json.loads(file.read_text(encoding="utf-8"))["groups"].values()
+        read = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if changed_key(read.get("job", {}), base) is None:
+            groups = read.get("groups", {}).values()
             every = (figures for arms in groups for seeds in arms.values() for figures in seeds.values())
             found |= {figures["run"]: figures for figures in every if "run" in figures}
     return found

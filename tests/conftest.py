@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -35,3 +36,12 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """Put the umask back: a command that a test calls in its own process closes files to others for good."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)

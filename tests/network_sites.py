@@ -70,9 +70,4 @@ def run_sites(
     return said.getvalue()
 
 
-def adapter_of(folder: Path) -> bytes:
-    """The bytes of a run's adapter."""
-    return (folder / ADAPTER).read_bytes()
-
-
-__all__ = ["ADAPTER", "QUIET", "adapter_of", "run_sites"]
+__all__ = ["ADAPTER", "QUIET", "run_sites"]

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +54,6 @@ def wanted(setting: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
             return self[mode]
 
     return Made()
-
-
-@pytest.fixture
-def processes(setting: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Processes]:
-    mode, _, apart = request.param.partition(" ")
-    made = Processes(setting | MODES[mode], tmp_path, names=NAMES, aggregator=bool(apart))
-    yield made
-    made.stop()
 
 
 def drain(processes: Processes, who: str, number: int = signal.SIGTERM) -> bool:

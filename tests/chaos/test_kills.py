@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,14 +75,6 @@ def undisturbed(
         return held(processes)
 
     return make
-
-
-@pytest.fixture
-def processes(setting: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Processes]:
-    mode, _, apart = request.param.partition(" ")
-    made = Processes(setting | MODES[mode], tmp_path, names=NAMES, aggregator=bool(apart))
-    yield made
-    made.stop()
 
 
 def keep_checkpoint(processes: Processes) -> None:

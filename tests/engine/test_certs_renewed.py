@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from network_sites import adapter_of, run_sites
+from network_sites import run_sites
 from network_threads import three_sites, together
+from run_files import adapter_of
 from splitft import Callback, Job
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.transport import certs

@@ -19,6 +19,7 @@ from history_checker import effective_rounds, read_steps
 from network_threads import follow, together
 from ports import free_port
 from reference import make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job
 from splitft.engines.network.membership import MEMBERS, expelled_before
 from splitft.errors import DataError, JobError, NetworkError, OutputError
@@ -37,10 +38,6 @@ def setting(tmp_path: Path) -> Settings:
         "data_files": data, "labels": "server", "rounds": 2, "local_steps": 1, "cuts": 1, "warmup_steps": 0,
         "max_eval_samples": None, "eval_every": 1, "partition": {"method": "files"},
     }  # fmt: skip
-
-
-def adapter_of(run: Path) -> bytes:
-    return (run / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def standings(run: Path) -> dict[str, str]:

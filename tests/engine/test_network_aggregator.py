@@ -15,6 +15,7 @@ from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from ports import free_port
 from reference import make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job, register_method, run
 from splitft.engines.network.desk import Desk
 from splitft.errors import NetworkError
@@ -86,10 +87,6 @@ def start(setting: Settings, port: int, folder: Path, pool: ThreadPoolExecutor) 
 
 def captured(proxy: Proxy) -> bytes:
     return b"".join(bytes(way) for way in (proxy.captured or {}).values())
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

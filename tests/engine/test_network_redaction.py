@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cases import rest_slow
 from network_threads import QUIET, Settings, three_sites, together
+from run_files import adapter_of
 from splitft import Job, run
 from splitft.errors import DataError
 from splitft.job.redaction import RedactConfig
@@ -33,10 +34,6 @@ JOBS = {
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return three_sites(tmp_path_factory.mktemp("redacted"), NAMES, cuts=1, eval_every=1)
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("job", rest_slow(JOBS, 1))

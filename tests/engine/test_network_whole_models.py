@@ -17,6 +17,7 @@ from cases import rest_slow
 from history_checker import check_history
 from network_threads import QUIET, Settings, Tamper, three_sites, together
 from ports import free_port
+from run_files import adapter_of, figures_of
 from splitft import Job, run
 from splitft.engines.network import control
 from splitft.running.aggregator import serve_averages
@@ -25,7 +26,6 @@ from tcp_proxy import Proxy
 from wire_capture import messages_of
 
 NAMES = ["anna", "bert", "cleo"]
-SECONDS = ("round_seconds", "evaluation_seconds")
 MODES: dict[str, Settings] = {
     "micro-batches, a metric": {"gradient_accumulation_steps": 2, "metrics": ["top5_accuracy"]},
     "labels at home": {"labels": "client", "eval_every": 2},
@@ -49,22 +49,11 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return three_sites(folder, NAMES, method="fed_lora", labels="server", cuts=1, eval_every=1)
 
 
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
-def figures(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if not k.startswith("bytes") and k not in SECONDS} for line in lines
-    ]
-
-
 def check_same(setting: Settings, folder: Path, apart: Path) -> None:
     """The run in one process has the adapter and the figures of the one over a network."""
     one = folder / "one"
     run(Job(**setting, output_dir=str(one)), console=QUIET)
-    assert figures(apart) == figures(one)
+    assert figures_of(apart) == figures_of(one)
     assert adapter_of(apart) == adapter_of(one)
     check_history(apart, Job(**setting | {"clients": len(NAMES)}))
 

@@ -12,6 +12,7 @@ import pytest
 from cases import rest_slow
 from history_checker import check_history
 from network_threads import QUIET, Settings, three_sites, together
+from run_files import adapter_of, figures_of
 from splitft import Job, RunResult, run
 from splitft.client import private_steps
 from splitft.common.failpoints import VARIABLE
@@ -26,7 +27,6 @@ from splitft.running.private import LEDGER, kept_ledger
 from splitft.weights.load import load_tokenizer
 
 NAMES = ["anna", "bert", "cleo"]
-SECONDS = ("round_seconds", "evaluation_seconds")
 SEED = 7
 
 
@@ -46,17 +46,6 @@ def finish(setting: Settings, folder: Path, **options: Any) -> RunResult:
 def without_seed(setting: Settings, **dp: Any) -> Settings:
     """The same job whose noise follows from no number in it."""
     return setting | {"dp": {"epsilon": 8.0} | dp}
-
-
-def adapter_of(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
-def figures(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if not k.startswith("bytes") and k not in SECONDS} for line in lines
-    ]
 
 
 def test_epsilon_is_the_accountants_everywhere_that_it_is_told(setting: Settings, tmp_path: Path) -> None:
@@ -117,11 +106,11 @@ def test_the_same_bits_over_a_network(mode: str, setting: Settings, tmp_path: Pa
     apart = together(without_seed(setting), tmp_path)
     finish(setting, tmp_path / "one")
     assert adapter_of(apart) == adapter_of(tmp_path / "one")
-    assert figures(apart) == figures(tmp_path / "one")
+    assert figures_of(apart) == figures_of(tmp_path / "one")
     check_history(apart, Job(**without_seed(setting) | {"clients": len(NAMES)}))
     kept = json.loads((tmp_path / "anna" / LEDGER).read_text())
     ((_, rounds),) = kept["jobs"].items()
-    took_part = sum("anna" in line["cohort"] for line in figures(apart))
+    took_part = sum("anna" in line["cohort"] for line in figures_of(apart))
     assert len(rounds) == took_part
 
 
@@ -138,7 +127,7 @@ def test_a_run_over_a_network_goes_on_with_what_its_clients_have_kept(
     finish(one, tmp_path / "one")
     finish(one | {"rounds": 2}, tmp_path / "one", resume=True)
     assert adapter_of(folder) == adapter_of(tmp_path / "one")
-    assert figures(folder) == figures(tmp_path / "one")
+    assert figures_of(folder) == figures_of(tmp_path / "one")
     for name in NAMES:
         ((_, rounds),) = json.loads((tmp_path / name / LEDGER).read_text())["jobs"].items()
         assert len(rounds) == 2
@@ -155,7 +144,7 @@ def test_resumed_is_as_never_interrupted(
     monkeypatch.delenv(VARIABLE)
     finish(setting, tmp_path / "run", resume=True)
     assert adapter_of(tmp_path / "run") == adapter_of(wanted.output_dir)
-    assert figures(tmp_path / "run") == figures(wanted.output_dir)
+    assert figures_of(tmp_path / "run") == figures_of(wanted.output_dir)
 
 
 def test_resumed_with_a_secret_key_draws_the_same_noise_again(

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from connect_proxy import ConnectProxy
-from network_sites import adapter_of, run_sites
+from network_sites import run_sites
 from network_threads import three_sites, together
 from nginx import Nginx, needs_nginx
 from ports import free_port
+from run_files import adapter_of
 from splitft.engines.network.control import Refused, Welcome
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.admission import Admission, AuditLog

@@ -38,11 +38,6 @@ def final_adapter(result: RunResult) -> Tensors:
     return load_file(result.adapter_path / "adapter_model.safetensors")
 
 
-def adapter_of(folder: Path) -> bytes:
-    """The file that the run in `folder` wrote."""
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
 def assert_same_bits(got: Tensors, wanted: Tensors) -> None:
     assert got.keys() == wanted.keys()
     for name, tensor in wanted.items():

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import adapter_of
 
 from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job, JobError, load_job, register_codec, run
 from splitft.errors import DivergedError
 from splitft.launch import cli

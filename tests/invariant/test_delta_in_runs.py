@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import adapter_of, result_of
+from runs import result_of
 
 from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job, JobError, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from runs import QUIET, Settings, adapter_of
+from runs import QUIET, Settings
 
 from cases import rest_slow
 from network_threads import together
 from reference import make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job, RunResult, run
 from splitft.common.failpoints import VARIABLE
 from splitft.errors import JobError, OutputError

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from runs import adapter_of, result_of
+from runs import result_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import TARGETS, federated_lora, make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job, JobError, ModelError, load_job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.data import prepare, train_stream

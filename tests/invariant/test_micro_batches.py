@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import adapter_of, final_adapter
+from runs import final_adapter
 from wire_record import record_messages
 
 from cases import rest_slow
 from network_threads import QUIET, Settings, together
 from reference import make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job, run
 from splitft.data import split_rows
 from splitft.errors import JobError

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from runs import adapter_of, assert_same_bits, assert_same_losses, final_adapter, perplexity, trained
+from runs import assert_same_bits, assert_same_losses, final_adapter, perplexity, trained
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from network_threads import together
 from quantized import FP8, INT8, fp8, int8, quantize_folder, save_quantized
 from reference import UnsplitClient, federated_lora, make_setting, write_rows
+from run_files import adapter_of
 from splitft import Job
 from splitft.errors import ModelError
 from splitft.running.export import export_command

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from splitft.common.startup import import_libraries
+from splitft.launch.arguments import load
 from splitft.launch.options import JOB, OVERRIDES, PLUGIN
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def audit(
     plugin: PLUGIN = None,
 ) -> None:
     """Attack the job's own messages as its server could, and print how much of the text is read."""
-    from splitft.job import load_job
-
-    loaded = load_job(job, overrides or ())
-    import_libraries()
+    loaded = load(job, overrides)
     from splitft.tools.audit.command import audit_command
 
     audit_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,14 +50,15 @@ class OperatorSocket:
 
     def _bound(self) -> socket.socket:
         made = socket.socket(socket.AF_UNIX)
-        (self._folder / SOCKET).unlink(missing_ok=True)  # of a server that was killed; the folder is locked
-        before = os.umask(0o177)
-        try:
-            with address_of(self._folder / SOCKET) as address:
+        # Bound where nobody else can enter, and moved once it is closed to others. The umask would do it at
+        # once, and change what other threads write meanwhile.
+        with tempfile.TemporaryDirectory(prefix=".operator-", dir=self._folder) as closed:
+            path = Path(closed) / SOCKET
+            with address_of(path) as address:
                 made.bind(address)
-        finally:
-            os.umask(before)
-        made.listen(4)
+            path.chmod(0o600)
+            made.listen(4)
+            path.replace(self._folder / SOCKET)  # also that of a server that was killed: the folder is locked
         return made
 
     def _serve(self) -> None:

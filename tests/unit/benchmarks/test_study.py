@@ -91,7 +91,8 @@ def test_runs_of_the_published_pages_are_not_made_again(tmp_path: Path) -> None:
     (tmp_path / "long-cut.json").write_text(
         json.dumps({"groups": {"all": seeds}, "missing": [], "made_with": []})
     )
-    published = study.read_published(tmp_path, ["long-cut", "cut"])
+    base = load_job("fixed-cuts")
+    published = study.read_published(tmp_path, ["long-cut", "cut"], base)
     assert len(published) == 9 and gone["run"] not in published
     found = study.sweep_results(arms, study.Store(out), published)
     assert found["missing"] == ["cut 10, seed 46"] and len(found["groups"]["all"]["cut 10"]) == 4
@@ -99,6 +100,19 @@ def test_runs_of_the_published_pages_are_not_made_again(tmp_path: Path) -> None:
     assert study.make_runs(planned, ["long-cut"], everything, out, 1, quiet) == 0 and not out.exists()
     other = study.plan_study("fixed-cuts", ["lora_r=12"], ["long-cut"], 1)["long-cut"]
     assert len(study.sweep_results(other, study.Store(out), published)["missing"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "counts"), [("seed", 42, 1), ("a_later_key", 1, 1), ("lora_r", 3, 0)]
+)
+def test_pages_of_a_version_with_another_default_do_not_count(
+    tmp_path: Path, key: str, value: Any, counts: int
+) -> None:
+    base = load_job("fixed-cuts")
+    groups = {"all": {"cut 2": {"42": {"run": "a", **figures(30.0)}}}}
+    kept = {"job": study.base_keys(base) | {key: value}, "groups": groups}
+    (tmp_path / "cut.json").write_text(json.dumps(kept))
+    assert len(study.read_published(tmp_path, ["cut"], base)) == counts
 
 
 def test_what_a_study_could_have_shown() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from splitft import Job
 from splitft.errors import JobError, OutputError
@@ -23,11 +24,12 @@ from splitft.tools.compare.arms import (
     parse_methods,
     parse_vary,
 )
-from splitft.tools.compare.plan import distinct_runs, name_variants, plan_variants, run_name
+from splitft.tools.compare.plan import changed_key, distinct_runs, name_variants, plan_variants, run_name
 from splitft.tools.compare.processes import reason_of, thread_settings
 from splitft.tools.compare.progress import Advance, read_advance, seconds_left
 from splitft.tools.compare.store import MARKER, Store, open_store, prepare_run, run_state
-from splitft.tools.compare.sweep import write_index
+from splitft.tools.compare.sweep import run_sweep, write_index
+from splitft.tools.report.runs import flat_keys
 
 POLICIES = ("fixed", "resource", "accuracy", "splitft", "makespan", "schedule")
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -240,6 +242,18 @@ def test_a_runs_name_is_safe_and_tells_jobs_apart(one: dict[str, Any], two: dict
     assert run_name(jobs[0].model_copy(update={"output_dir": "x/y"})) == names[0]
 
 
+def test_a_key_that_a_later_version_adds_leaves_the_names_of_runs_as_they_are() -> None:
+    """A job that states a default is the job that leaves it out; only what differs is in the name."""
+    job = make_job(partition={"alpha": 0.3})
+    stated = make_job(**job.model_dump(exclude={"output_dir", "dataset_text_field"}))
+    assert run_name(stated) == run_name(job) != run_name(make_job())
+    made = flat_keys(job.model_dump(mode="json"))
+    assert changed_key({**made, "a_later_key": 1, "output_dir": "elsewhere"}, job) is None
+    del made["rounds"]
+    assert changed_key(made, job) is None
+    assert changed_key({**made, "partition.alpha": 0.9}, job) == "partition.alpha"
+
+
 # Store
 
 
@@ -299,6 +313,17 @@ def test_what_no_comparison_made_and_what_is_finished_is_never_touched(tmp_path:
     with pytest.raises(OutputError, match="--out"):
         prepare_run(store, "a", make_job())
     assert before == sorted((str(path), path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*"))
+
+
+def test_a_finished_run_of_a_version_with_another_default_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (variant,) = plan_variants(make_job(), [], [Arm("one", {})], [1])
+    file = prepare_run(store, variant.run, variant.job)
+    finish(store.run(variant.run))
+    file.write_text(re.sub("^lora_r: .*$", "lora_r: 77", file.read_text(), flags=re.M))
+    with pytest.raises(OutputError, match="another default of lora_r"):
+        run_sweep([variant], tmp_path, index=tmp_path / "i.json", parallel=1, console=Console(quiet=True))
+    assert run_state(store, variant.run) == "finished"
 
 
 def test_one_comparison_at_a_time_works_in_a_folder(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from splitft.running.names import check_names
 from splitft.tools.compare.arms import Arm
 from splitft.tools.report.groups import differing_keys
 from splitft.tools.report.labels import make_labels
-from splitft.tools.report.runs import flat_keys
+from splitft.tools.report.runs import NESTED, flat_keys
 
 _DIGITS = 10  # of the hash in a run's name
 
@@ -111,8 +111,10 @@ def run_name(job: Job) -> str:
     """Return the name of a job's run: what it is, and a hash of all keys but output_dir.
 
     Made of letters, digits, `_` and `-` only. Equal jobs have equal names; others do not (40 bits of BLAKE2).
+    Keys at their defaults are not hashed: a key that a later version adds leaves the names as they are.
+    Where a version changes a default, `changed_key` tells its runs from others of the same name.
     """
-    values = job.model_dump(exclude={"output_dir"})
+    values = _stated(job.model_dump(exclude={"output_dir"}, exclude_defaults=True))
     if "dataset_text_field" in job.model_fields_set:  # stated, it wins over other columns: see left_open
         values["stated"] = ["dataset_text_field"]
     text = json.dumps(values, sort_keys=True, ensure_ascii=True)
@@ -121,6 +123,21 @@ def run_name(job: Job) -> str:
     method = f"splitft-{job.cut_policy.method}" if adaptive else job.method
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", method)[:40].strip("-")
     return f"{safe}-seed{job.seed}-{digest}"
+
+
+def changed_key(made: Mapping[str, Any], job: Job) -> str | None:
+    """Return a key with another value in `made`, the effective job of a run, than in the job; None without.
+
+    Keys that only one of them has are those of another version of splitft.
+    """
+    there = flat_keys(made)
+    here = flat_keys(job.model_dump(mode="json", exclude={"output_dir"}))
+    return next((key for key, value in here.items() if key in there and there[key] != value), None)
+
+
+def _stated(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without groups of keys in which nothing is left."""
+    return {key: value for key, value in values.items() if not (key in NESTED and value == {})}
 
 
 def problems_of(error: JobError) -> list[str]:

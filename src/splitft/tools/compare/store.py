@@ -21,6 +21,7 @@ from typing import Any, Literal
 from splitft.common.files import write_atomically, writing
 from splitft.errors import OutputError
 from splitft.job import Job, dump_job
+from splitft.job.yaml import parse_yaml
 from splitft.running.folder import is_complete
 
 MARKER = "made-by-compare.json"  # in every run folder that a comparison made
@@ -98,6 +99,15 @@ def open_store(folder: Path) -> Iterator[tuple[Store, int]]:
         yield Store(folder), lock
     finally:
         os.close(lock)
+
+
+def effective_job(store: Store, name: str) -> dict[str, Any]:
+    """Return the job that a run was started with, as its file has it; empty where none can be read."""
+    try:
+        values, _ = parse_yaml(store.job(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return dict(values) if isinstance(values, dict) else {}
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from splitft.common.files import write_atomically
 from splitft.errors import OutputError
-from splitft.tools.compare.plan import PlannedVariant, distinct_runs
+from splitft.tools.compare.plan import PlannedVariant, changed_key, distinct_runs
 from splitft.tools.compare.processes import make_runs, reason_of
 from splitft.tools.compare.progress import CompareProgress
-from splitft.tools.compare.store import Store, open_store, prepare_run, run_state
+from splitft.tools.compare.store import Store, effective_job, open_store, prepare_run, run_state
 
 INDEX = "sweep.json"
 
@@ -46,6 +46,12 @@ def run_sweep(
                 f"no comparison put this there: {', '.join(foreign)}; move it away, or choose another folder "
                 "with --out"
             )
+        for name in (name for name, state in states.items() if state == "finished"):
+            if key := changed_key(effective_job(store, name), needed[name].job):
+                raise OutputError(
+                    f"{store.run(name)} was made by a version of splitft with another default of {key}; move "
+                    "it away, or choose another folder with --out"
+                )
         write_index(index, store, variants)
         missing = [name for name, state in states.items() if state != "finished"]
         for name in missing:
