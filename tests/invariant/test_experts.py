@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from plans import assert_is_the_run, planned
 from runs import (
-    adapter_of,
     assert_same_bits,
     assert_same_losses,
     base_of,
@@ -25,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from commands import splitft
 from network_threads import together
 from reference import federated_lora, write_rows
+from run_files import adapter_of
 from splitft import Job
 from splitft.errors import JobError, ModelError
 
