@@ -18,7 +18,8 @@ import yaml
 
 from cases import rest_slow
 from commands import run_process, start_process
-from forks import run_command
+from forks import run_command, start_command
+from run_files import adapter_of, figures_of
 from splitft.errors import OutputError
 from splitft.tools.compare.store import Store, open_store, run_state
 from tiny import save_tiny_model
@@ -153,6 +154,27 @@ def test_nothing_is_started_where_one_job_is_wrong(job: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint_to_the_same_bits(
+    job: Path, tmp_path: Path
+) -> None:
+    """One of three rounds is kept; the comparison again makes the other two, and none anew."""
+    arguments = ["compare", job, "--methods", "same_split", "rounds=3", "--out"]
+    assert run_command(*arguments, tmp_path / "whole", timeout=120).returncode == 0
+    cut_off = start_command(
+        [*arguments, tmp_path / "cut"], tmp_path / "log", points="checkpoint.renamed:2:kill"
+    )
+    cut_off.join(120)
+    assert cut_off.exitcode != 0
+    (run,) = runs_of(tmp_path / "cut")
+    assert run_state(Store(tmp_path / "cut"), run.name) == "unfinished" and rounds_of(run) < 4
+    again = run_command(*arguments, tmp_path / "cut", timeout=120)
+    assert again.returncode == 0 and "0 are finished, 1 to go (1 from a checkpoint)" in again.stdout
+    assert "going on after round" in Store(tmp_path / "cut").log(run.name).read_text(encoding="utf-8")
+    (whole,) = runs_of(tmp_path / "whole")
+    assert adapter_of(run) == adapter_of(whole) and figures_of(run) == figures_of(whole)
+    assert not (tmp_path / "cut" / "unfinished").exists()
+
+
 @contextmanager
 def endless(job: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A comparison of a short run and one that never ends."""
@@ -208,9 +230,9 @@ def test_a_comparison_that_is_stopped_stops_its_runs_and_keeps_what_is_finished(
     assert json.loads((long / "summary.json").read_text(encoding="utf-8"))["interrupted"] is True
     kept, rounds = snapshot(short), rounds_of(long)
     if how == signal.SIGINT:
-        with endless(job, folder) as process:  # only the second one is made anew; what it was is kept
-            await_that((folder / "unfinished").is_dir)
+        with endless(job, folder) as process:  # only the second one goes on
+            await_that(lambda: rounds_of(long) > rounds + 1)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
         assert snapshot(short) == kept
-        assert rounds_of(folder / "unfinished" / f"{long.name}-1") == rounds
+        assert not (folder / "unfinished").exists()

@@ -1,4 +1,4 @@
-"""The process of one run of a comparison: `splitft run JOB`, which stops when its input ends.
+"""The process of one run of a comparison: `splitft run JOB --resume`, which stops when its input ends.
 
 The parent holds the other end of its standard input. Closing it, or dying, interrupts the run as Ctrl-C
 would, so that no run goes on alone.
@@ -24,5 +24,5 @@ def _interrupt_at_the_end_of_input() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may have it ignored
     threading.Thread(target=_interrupt_at_the_end_of_input, daemon=True).start()
-    sys.argv = ["splitft", "run", *sys.argv[1:]]
+    sys.argv = ["splitft", "run", "--resume", *sys.argv[1:]]  # from the checkpoint, if there is one
     main()

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from splitft import Job
+from splitft.common.checkpoint import save_checkpoint
 from splitft.errors import JobError, OutputError
-from splitft.job import load_job
+from splitft.job import dump_job, load_job
 from splitft.job.settings import METHODS
 from splitft.tools.compare.arms import (
     Arm,
@@ -288,6 +290,28 @@ def test_an_unfinished_run_is_moved_away_and_nothing_of_it_is_lost(tmp_path: Pat
     assert [(path / "mine.txt").read_text() for path in kept] == ["1", "2"]
     prepare_run(store, "a", make_job())  # nothing but the marker in it: no third one
     assert len(list((tmp_path / "unfinished").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "goes_on"), [("whole", True), ("damaged", False), ("another default", False), ("no job", False)]
+)
+def test_an_unfinished_run_goes_on_where_it_has_a_whole_checkpoint_of_this_job(
+    tmp_path: Path, how: str, goes_on: bool
+) -> None:
+    store, job = Store(tmp_path), make_job()
+    prepare_run(store, "a", job)
+    finish(store.run("a"), interrupted=True)
+    save_checkpoint(store.run("a") / "checkpoints", 1, {"state": torch.ones(3)}, keep=1)
+    dump_job(job, store.run("a") / "job.yaml")
+    if how == "another default":
+        dump_job(job.model_copy(update={"lora_r": 77}), store.job("a"))
+    elif how == "damaged":
+        next(store.run("a").rglob("tensors.safetensors")).write_bytes(b"")
+    elif how == "no job":
+        (store.run("a") / "job.yaml").unlink()
+    prepare_run(store, "a", job)
+    assert (store.run("a") / "history.jsonl").exists() == goes_on
+    assert (tmp_path / "unfinished" / "a-1" / "history.jsonl").exists() != goes_on
 
 
 @pytest.mark.parametrize("how", ["file", "folder", "copied", "link", "finished"])

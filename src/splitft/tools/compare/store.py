@@ -3,7 +3,7 @@
 FOLDER/runs/NAME/        one run (splitft.tools.compare.plan.run_name), as `splitft run` leaves it
 FOLDER/jobs/NAME.yaml    its effective job
 FOLDER/logs/NAME.log     what it printed
-FOLDER/unfinished/       runs that were interrupted or failed, moved away; nothing is ever deleted
+FOLDER/unfinished/       runs that broke off without a whole checkpoint, moved away; nothing is ever deleted
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from splitft.common.checkpoint import FOLDER, load_checkpoint
 from splitft.common.files import write_atomically, writing
 from splitft.errors import OutputError
 from splitft.job import Job, dump_job
 from splitft.job.yaml import parse_yaml
-from splitft.running.folder import is_complete
+from splitft.running.folder import JOB, is_complete
+from splitft.tools.compare.plan import changed_key
 
 MARKER = "made-by-compare.json"  # in every run folder that a comparison made
 _ELSEWHERE = "choose another folder with --out"
@@ -59,8 +61,9 @@ def run_state(store: Store, name: str) -> State:
 
 
 def prepare_run(store: Store, name: str, job: Job) -> Path:
-    """Make the run's folder and job file, and return the job file; an unfinished run is moved away first.
+    """Make the run's folder and job file, and return the job file.
 
+    An unfinished run goes on from its last whole checkpoint; without one it is moved away, and made anew.
     Raises OutputError where the folder holds a finished run, or no comparison made it.
     """
     state, folder = run_state(store, name), store.run(name)
@@ -68,13 +71,26 @@ def prepare_run(store: Store, name: str, job: Job) -> Path:
         what = "a finished run" if state == "finished" else "something that no comparison put there"
         raise OutputError(f"{folder} holds {what}; {_ELSEWHERE}, or move it away")
     with writing(store.folder, _ELSEWHERE):
-        if state == "unfinished" and {path.name for path in folder.iterdir()} != {MARKER}:
+        empty = state == "absent" or {path.name for path in folder.iterdir()} == {MARKER}
+        if not empty and not can_go_on(store, name, job):
             folder.rename(_free(store.folder / "unfinished", name))
         for path in (folder, store.job(name).parent, store.log(name).parent):
             path.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / MARKER, json.dumps({"run": name, "made_by": "splitft compare"}))
     dump_job(job.model_copy(update={"output_dir": str(folder)}), store.job(name))
     return store.job(name)
+
+
+def can_go_on(store: Store, name: str, job: Job) -> bool:
+    """Whether an unfinished run is of this very job, and has a whole checkpoint."""
+    folder = store.run(name)
+    asked = effective_job(store, name)
+    if not (folder / JOB).is_file() or not asked or changed_key(asked, job) is not None:
+        return False
+    try:
+        return load_checkpoint(folder / FOLDER) is not None
+    except OutputError:  # all are damaged
+        return False
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from splitft.common.checkpoint import FOLDER
 from splitft.common.files import write_atomically
 from splitft.errors import OutputError
 from splitft.tools.compare.plan import PlannedVariant, changed_key, distinct_runs
@@ -56,10 +57,12 @@ def run_sweep(
         missing = [name for name, state in states.items() if state != "finished"]
         for name in missing:
             prepare_run(store, name, needed[name].job)
+        begun = [name for name in missing if (store.run(name) / FOLDER).is_dir()]
+        of_them = f" ({len(begun)} from a checkpoint)" if begun else ""
         at_a_time = f", {parallel} at a time" if parallel > 1 else ""
         console.print(
             f"{len(variants)} variants and seeds need {len(needed)} runs; "
-            f"{len(needed) - len(missing)} are finished, {len(missing)} to go{at_a_time}",
+            f"{len(needed) - len(missing)} are finished, {len(missing)} to go{of_them}{at_a_time}",
             highlight=False,
         )
         with CompareProgress(store, needed, parallel, console) as progress:
