@@ -55,6 +55,7 @@ from benchlib.real_figures import (
     against_clock,
     compare,
     curves_agree,
+    page_rows,
     profiles,
     rates,
     schedule_of,
@@ -258,6 +259,7 @@ def main() -> None:
         result["arms"] = compare({arm: runs for arm, runs in result["runs"].items() if runs})
         measured.save()
         show(result)
+        print(*page_rows(result), sep="\n")
         draw(result, options.out.with_suffix(".svg"))
     finally:
         if options.scratch is None:

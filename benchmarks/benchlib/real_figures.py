@@ -142,3 +142,31 @@ def against_clock(run: Run, records: Sequence[Run]) -> dict[str, Any]:
         "of_all": sum(virtual) / sum(real) - 1,
         "mean_of_rounds": fmean(map(abs, each)),
     }
+
+
+def page_rows(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table of a page: a row an arm."""
+    seeds = ", ".join(result["arms"][SAME]["seeds"])
+    rows = [
+        f"| cuts | s to the same perplexity, seeds {seeds} | times sooner [95 %] | with start-up | "
+        "of it evaluations, s | virtual clock |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm, of in result["arms"].items():
+        clock = result["clock"].get(arm, {}).values()
+        cells = [
+            arm,
+            ", ".join(f"{seconds:.0f}" for seconds in of["seconds"]),
+            _sooner(of["sooner"]) if arm != SAME else "",
+            _sooner(of["sooner_with_start"]) if arm != SAME else "",
+            ", ".join(f"{seconds:.0f}" for seconds in of["evaluation_seconds"]),
+            ", ".join(f"{100 * one['of_all']:+.1f} %".replace("-", "−") for one in clock),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _sooner(of: Mapping[str, Any]) -> str:
+    if of["low"] is None:
+        return f"{of['mean']:.2f}"
+    return f"{of['mean']:.2f} [{of['low']:.2f}, {of['high']:.2f}]"
