@@ -48,6 +48,7 @@ from splitft.running.headline import two_columns
 from splitft.running.model import add_blocks, base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
 from splitft.running.network import client_names, notice
+from splitft.running.plane.plane import Plane
 from splitft.running.prepare import check_config, note, offered_cuts, own_cut
 from splitft.running.private import check_private, kept_ledger, plan_text
 from splitft.running.site_checks import (
@@ -292,6 +293,7 @@ def join(
     accept: str = "",
     folder: Path,
     console: Console | None = None,
+    plane: Plane | None = None,
 ) -> Site:
     """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
@@ -308,12 +310,12 @@ def join(
     accept: `first`: agree to the first job that comes; or the digest of the job that is agreed to. Empty: the
         owner is asked on a terminal. The job agreed to is kept in `folder`; once it changes, its owner is
         asked again.
+    plane: tells others of metrics.
 
     Raises PolicyError, NetworkError, DataError, ModelError, OutputError.
     """
-    console = console or make_console()
-
-    say = partial(notice, console)
+    console, plane = console or make_console(), plane or Plane()
+    say = plane.counting(partial(notice, console))
     if not data and not job_data:
         raise JobError(
             "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
@@ -334,7 +336,8 @@ def join(
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
-    site = Site(Conversation(dialler), folder, setup, SiteLines(say))
+    conversation = Conversation(dialler)
+    site = Site(conversation, folder, setup, plane.of_client(SiteLines(say), conversation))
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()

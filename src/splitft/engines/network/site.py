@@ -252,7 +252,7 @@ class Site:
         said = Trained(task.round) if self._now.sums.masks else _handed_in(self._desk, update)
         self._conversation.say(said)
         loss, rounds = self._steps.loss / client.settings.local_steps, client.settings.rounds
-        self._observer.on_trained(task.round, rounds, loss, *self._conversation.moved)
+        self._observer.on_trained(task.round, rounds, loss, *self._conversation.moved, client.epsilon)
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""
