@@ -192,6 +192,7 @@ def serve(
             again = f"; Ctrl-C again within {SECOND_SECONDS:g} seconds ends the run for all"
             text = "the server stops for a while: --resume goes on; clients dial until then"
             say(Notice(text + again * stop.interrupt, "drain", "warning"))
+            failpoint("server.drain")
             try:
                 say_away(listener, averaging.hang_up if averaging else None, SECOND_SECONDS * stop.interrupt)
             except KeyboardInterrupt:
