@@ -22,7 +22,15 @@ from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
-from splitft.engines.network.ending import RESUME, STEPS, say_away, say_farewell, say_stop, untold
+from splitft.engines.network.ending import (
+    RESUME,
+    STEPS,
+    hand_out_copies,
+    say_away,
+    say_farewell,
+    say_stop,
+    untold,
+)
 from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.members import Members
@@ -203,6 +211,8 @@ def serve(
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
             raise
         roster, seconds = members.roster, job.network.rejoin_seconds
+        if job.network.hand_out_adapter:
+            hand_out_copies(listener, roster, parties.adapters()["adapter"])
         gone = [name for name in roster.took_part() if roster.long_away(name) or roster[name].out]
         say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result

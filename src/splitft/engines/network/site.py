@@ -74,6 +74,9 @@ class Setup(Protocol):
     def check_adapter(self, client: ClientRole, message: AdapterDown) -> None:
         """Check what a front computes with the adapters of a hand-out. Raises PolicyError."""
 
+    def keep_adapter(self, gate: RequestGate, message: control.AdapterCopy) -> None:
+        """Keep the adapter of the run in the client's folder. Raises PolicyError, OutputError."""
+
     def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
         """Dial the aggregator, if the job has one. on_end: as of `Desk`."""
 
@@ -185,6 +188,8 @@ class Site:
             case Metrics():  # of rows that the server has evaluated by itself
                 self._steps.evaluated[:] = [request]
                 self._tell_evaluated()
+            case control.AdapterCopy():
+                self._setup.keep_adapter(self._now.gate, request)
             case control.Save():
                 self._files.save(SAVED, request.done, self._state())
                 self._conversation.say(control.Saved(request.done))
