@@ -31,7 +31,8 @@ MODES: dict[str, Settings] = {
 }
 MODEL = "adapter_model.safetensors"
 LAYOUT: Layout = {
-    block: (TensorSpec("q.lora_A", (4, 6)), TensorSpec("q.lora_B", (6, 4))) for block in range(3)
+    block: (TensorSpec("q.lora_A.weight", (4, 6)), TensorSpec("q.lora_B.weight", (6, 4)))
+    for block in range(3)
 }
 
 
