@@ -90,8 +90,7 @@ class Site:
         self._observer = observer or SiteObserver()
         self._files = SiteFiles(folder, setup.policy.max_disk_gb)
         self._steps = LocalSteps(conversation)
-        self._conversation = conversation
-        self._setup = setup
+        self._conversation, self._setup = conversation, setup
         self._joined: Joined | None = None
         self._desk: Desk | None = None
         self._blank: State = {}  # of a client without any hand-out
@@ -201,11 +200,10 @@ class Site:
         self._conversation.start(welcome.session)
         if self._joined is None:
             try:
-                joined = self._setup.make(welcome)
+                self._joined = joined = self._setup.make(welcome)
             except SplitFTError as error:
                 _turn_back(self._conversation, error)
                 raise
-            self._joined = joined
             self._conversation.channel = joined.channel
             self._conversation.watch(joined.gate.count)
             self._conversation.dialler.limit(joined.most_bytes)
