@@ -23,7 +23,15 @@ from splitft.wire.messages import AdapterDown
 
 MEGABYTE = 10**6
 LARGEST = 1e6  # root mean square of values that come down, as of those that go up
-_ON_A_STATE = AdapterDown | control.Train | control.Skip | control.Evaluate | control.Save | SumRequest
+_ON_A_STATE = (
+    AdapterDown
+    | control.Train
+    | control.Skip
+    | control.Evaluate
+    | control.Save
+    | control.AdapterCopy
+    | SumRequest
+)
 
 
 @dataclass(eq=False)
