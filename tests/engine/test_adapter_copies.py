@@ -26,7 +26,7 @@ from splitft.running import serve as serving
 NAMES = ["anna", "bert", "cleo"]
 MODES: dict[str, Settings] = {
     "split": {"labels": "client", "tail_blocks": 1, "lora_r_cut": 2},
-    "whole": {"method": "fed_lora", "labels": "server", "network": {"probe": False}},
+    "whole": {"method": "fed_lora", "labels": "server", "cuts": 1, "network": {"probe": False}},
     "dora": {"labels": "server", "use_dora": True},
 }
 MODEL = "adapter_model.safetensors"
@@ -76,7 +76,8 @@ def test_of_a_hostile_server_a_client_keeps_nothing(
 
     monkeypatch.setattr(serving, "hand_out_copies", lambda *given: None)
     monkeypatch.setattr(serving, "say_farewell", hostile)
-    setting = handed_out(tmp_path, MODES["split"]) | ({} if hands_out else {"network": {}})
+    setting = handed_out(tmp_path, MODES["split"])
+    setting["network"] = {"hand_out_adapter": hands_out, "rejoin_seconds": 5.0}
     with pytest.raises((NetworkError, PolicyError), match=words):
         run_sites(setting, tmp_path, server={}, client=lambda name: {})
     assert not any((tmp_path / name / "adapter").exists() for name in NAMES)

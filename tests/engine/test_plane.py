@@ -56,8 +56,8 @@ def doors() -> Iterator[Doors]:
 def test_figures_at_the_end_of_a_run_are_those_of_its_history(tmp_path: Path) -> None:
     """Each page is read after each round, and at the end, with differential privacy spent at the clients."""
     setting = three_sites(
-        tmp_path, NAMES, method="fed_lora", labels="server", eval_every=1, rounds=3, max_grad_norm=1.0,
-        dp={"noise_multiplier": 1.0}, privacy="no_activations",
+        tmp_path, NAMES, method="fed_lora", labels="server", cuts=1, eval_every=1, rounds=3,
+        padding_free="auto", max_grad_norm=0.1, dp={"epsilon": 8.0},
     )  # fmt: skip
     pages: list[Any] = []
 

@@ -52,6 +52,7 @@ def draining() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(writing)
+        _BEGUN.clear()
 
 
 def draining_has_begun() -> bool:

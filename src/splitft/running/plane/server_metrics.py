@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -157,9 +158,11 @@ class ServerMetrics(Callback):
 
     def _live(self) -> dict[str, Any]:
         """Return what `live.json` says; empty before there is one of this process."""
-        with suppress(OSError, ValueError, AttributeError):
-            live: dict[str, Any] = json.loads((self._folder / LIVE).read_text("utf-8"))  # type: ignore[operator]
-            return live
+        if self._folder is not None:
+            with suppress(OSError, ValueError):
+                live: dict[str, Any] = json.loads((self._folder / LIVE).read_text(encoding="utf-8"))
+                if live["process"] == os.getpid():
+                    return live
         return {}
 
 
