@@ -183,4 +183,4 @@ def _accelerator_memory() -> float | None:
     """Return the bytes of tensors on the GPU, None where there is none in use."""
     import torch
 
-    return float(torch.cuda.memory_allocated()) if torch.cuda.is_initialized() else None
+    return float(torch.cuda.memory_allocated()) if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
