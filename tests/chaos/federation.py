@@ -47,18 +47,31 @@ class Federation:
     def start(self) -> None:
         """Make certificates and keys; start the SuperLink, register the SuperNodes' keys, start them."""
         self.call("splitft", "certs", "init", "--folder", "certs")
-        self.spawn(
-            "superlink", "flower-superlink", "--ssl-ca-certfile", "certs/ca.pem",
-            "--ssl-certfile", "certs/server/server.pem", "--ssl-keyfile", "certs/server/server.key",
-            "--enable-supernode-auth", "--disable-runtime-dependency-installation",
-            "--host", "127.0.0.1", "--port", str(self.port),
-        )  # fmt: skip
-        self.wait_for("superlink", "Application startup complete")
+        self.start_link()
         for name in self.data:
             self.call("ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", f"keys/{name}")
             self.call("flwr", "supernode", "register", f"keys/{name}.pub", LINK, "--name", name)
         for name, path in self.data.items():
             self.start_node(name, f'name="{name}" data="{path}" accept="first"')
+
+    def start_link(self) -> None:
+        """Start the SuperLink, for the first time or again."""
+        ready, log = "Application startup complete", self.folder / "superlink.log"
+        before = log.read_text(errors="replace").count(ready) if log.exists() else 0
+        self.spawn(
+            "superlink", "flower-superlink", "--ssl-ca-certfile", "certs/ca.pem",
+            "--ssl-certfile", "certs/server/server.pem", "--ssl-keyfile", "certs/server/server.key",
+            "--enable-supernode-auth", "--disable-runtime-dependency-installation",
+            "--database", "superlink.db", "--host", "127.0.0.1", "--port", str(self.port),
+        )  # fmt: skip
+        self.wait_for("superlink", ready, times=before + 1)
+
+    def kill_link(self) -> None:
+        """Kill the SuperLink and all that it has started: its machine has lost its power."""
+        for process in _family(self.running["superlink"].pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.running["superlink"].wait()
 
     def start_node(self, name: str, config: str) -> None:
         self.spawn(
@@ -94,9 +107,9 @@ class Federation:
             start_new_session=True,
         )
 
-    def wait_for(self, who: str, text: str, seconds: float = 90.0) -> None:
+    def wait_for(self, who: str, text: str, seconds: float = 90.0, times: int = 1) -> None:
         deadline = time.monotonic() + seconds
-        while text not in (self.folder / f"{who}.log").read_text(errors="replace"):
+        while (self.folder / f"{who}.log").read_text(errors="replace").count(text) < times:
             assert time.monotonic() < deadline, f"{text!r} was not said:\n{self.said(who)}"
             time.sleep(0.2)
 

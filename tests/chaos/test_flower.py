@@ -77,12 +77,36 @@ def test_a_killed_app_is_started_again_and_not_seen_in_the_result(
 ) -> None:
     job, wanted = prepare(setting, tmp_path, rounds=40)
     federation.submit(job)
-    history = tmp_path / "run" / "history.jsonl"
-    deadline = time.monotonic() + 120
-    while not history.exists() or len(history.read_text().splitlines()) < 5:
-        assert time.monotonic() < deadline, federation.said()
-        time.sleep(0.1)
+    wait_for_rounds(tmp_path, 5, federation)
     federation.app_of("hospital-b").kill()
     federation.running["run"].wait(300)
     assert adapter(tmp_path / "run") == wanted, federation.said()
     assert (federation.folder / "run.log").read_text().count("started hospital-b") >= 2
+
+
+@pytest.mark.slow
+def test_a_killed_superlink_comes_back_with_its_database(
+    setting: dict[str, Any], federation: Federation, tmp_path: Path
+) -> None:
+    """Nobody registers again: the same command goes on from the last checkpoint, to the same bits."""
+    job, wanted = prepare(setting, tmp_path, rounds=40)
+    federation.submit(job)
+    wait_for_rounds(tmp_path, 5, federation)
+    federation.kill_link()
+    federation.running["run"].wait(120)
+    assert not adapter_is_whole(tmp_path / "run")
+    federation.start_link()
+    federation.run(job, 400)
+    assert adapter(tmp_path / "run") == wanted, federation.said()
+    assert (federation.folder / "superlink.db").stat().st_size > 0
+
+
+def adapter_is_whole(folder: Path) -> bool:
+    return json.loads((folder / "summary.json").read_text())["interrupted"] is False
+
+
+def wait_for_rounds(folder: Path, rounds: int, federation: Federation) -> None:
+    history, deadline = folder / "run" / "history.jsonl", time.monotonic() + 120
+    while not history.exists() or len(history.read_text().splitlines()) < rounds:
+        assert time.monotonic() < deadline, federation.said()
+        time.sleep(0.1)

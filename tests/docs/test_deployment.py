@@ -89,6 +89,30 @@ def test_manifests_are_of_kubernetes_and_restart_what_can_go_on(path: Path) -> N
             assert set(rule["onExitCodes"]["values"]) == PERMANENT <= set(cli.EXIT_CODES)
 
 
+def test_probes_ask_at_the_port_of_health() -> None:
+    """Each at the address that its command has for it, and the words of a probe are of the command line."""
+    (container,) = [
+        document["spec"]["template"]["spec"]["containers"][0]
+        for document in yaml.safe_load_all((DEPLOY / "kubernetes/server.yaml").read_text(encoding="utf-8"))
+        if document["kind"] == "Job"
+    ]
+    port = container["readinessProbe"]["grpc"]["port"]
+    assert f"--health=0.0.0.0:{port}" in container["args"]
+    assert port in [one["containerPort"] for one in container["ports"]]
+    server = compose()["services"]["server"]
+    (address,) = [part for part in server["command"] if part.startswith("--health=")]
+    assert server["healthcheck"]["test"][-1] == address.removeprefix("--health=")
+    group: Any = typer.main.get_command(cli.app)
+    _, program, operator, name, *rest = server["healthcheck"]["test"]
+    assert program == "splitft"
+    with group.commands[operator].commands[name].make_context(name, rest) as context:
+        assert context.params
+    for unit in UNITS:
+        if "--health" in (words := shlex.split(line_of(unit, "ExecStart"))):
+            number = words[words.index("--health") + 1]
+            assert f"{number}" in (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_are_of_systemd_and_restart_what_can_go_on(unit: Path, tmp_path: Path) -> None:
     assert set(map(int, line_of(unit, "RestartPreventExitStatus").split())) == PERMANENT
@@ -111,7 +135,7 @@ def test_what_differs_between_sites_is_in_the_environment_file() -> None:
 @pytest.mark.slow
 def test_what_the_containers_run_ends_with_an_adapter(tmp_path: Path) -> None:
     """No container engine runs here: the compose file's commands as processes, a folder for each volume."""
-    services, port = compose()["services"], free_port()
+    services, port, health = compose()["services"], free_port(), free_port()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for volume in services:
         (tmp_path / volume).mkdir(mode=0o700)
@@ -127,6 +151,7 @@ def test_what_the_containers_run_ends_with_an_adapter(tmp_path: Path) -> None:
                 continue
             command = [part.replace("0.0.0.0:50051", f"127.0.0.1:{port}") for part in service["command"]]
             command = [part.replace("=server:50051", f"=localhost:{port}") for part in command]
+            command = [part.replace(":50053", f":{health}") for part in command]
             more = SHORT if name == "server" else []
             log = stack.enter_context((tmp_path / f"{name}.log").open("w"))
             started[name] = start_process(
@@ -134,6 +159,11 @@ def test_what_the_containers_run_ends_with_an_adapter(tmp_path: Path) -> None:
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             stack.callback(started[name].kill)
+        word, *probe = services["server"]["healthcheck"]["test"]
+        assert word == "CMD"
+        probe = [part.replace(":50053", f":{health}") for part in probe]
+        while run_process(probe, env=environment).stdout != "SERVING\n":
+            assert started["server"].poll() is None
         codes = {name: process.wait(timeout=540) for name, process in started.items()}
     logs = "\n".join((tmp_path / f"{name}.log").read_text()[-2000:] for name in started)
     assert set(codes.values()) == {0}, f"{codes}\n{logs}"

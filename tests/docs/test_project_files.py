@@ -91,12 +91,13 @@ def test_the_image_is_built_of_files_that_are_here_and_runs_as_a_user() -> None:
 
 
 def test_the_image_installs_as_the_package_test_does() -> None:
-    """No builder runs here: its install is that of `tests/slow/test_package.py`, from the same files."""
+    """No builder runs here: it installs what `tests/slow/test_package.py` does, and two extras."""
     (install,) = [
         argument for name, argument in instructions() if name == "RUN" and "pip install" in argument
     ]
     words = shlex.split(install)
-    assert words == ["python", "-m", "pip", "install", "--constraint", "constraints.txt", ".[demo]"]
+    wanted = "python -m pip install --constraint constraints.txt .[demo,health,metrics]"
+    assert words == wanted.split()
     copied = {
         word for name, argument in instructions() if name == "COPY" for word in shlex.split(argument)[:-1]
     }

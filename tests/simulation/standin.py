@@ -292,7 +292,7 @@ class StandInClient:
         self.data = SimpleNamespace(train=range(ROWS), eval=range(EVAL_ROWS))
         self.model = SimpleNamespace(slots=SimpleNamespace(layout=LAYOUT))
         self.memory = sample_memory(job, WIDTH)
-        self.micro_batches = 1
+        self.micro_batches, self.epsilon = 1, None
         self.own = zlib.crc32(name.encode()) % PRIME
         self.cut = 0
         self.round = -1  # of the last hand-out in this life

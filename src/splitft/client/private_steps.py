@@ -70,6 +70,11 @@ class PrivateSteps:
         """What a micro-batch states of its rows: always the same, since its weight must not tell of them."""
         return (1,) * self._settings.per_device_train_batch_size
 
+    @property
+    def epsilon(self) -> float:
+        """The ε of the steps in the ledger."""
+        return self.plan.epsilon(self._ledger.rounds * self._settings.local_steps)
+
     def compute(self, model: SplitModel, trained: TrainedAdapter, place: StepId) -> float:
         """Compute a part of a step's rows; after the last part the trained tensors have their gradient.
 

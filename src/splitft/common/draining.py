@@ -17,6 +17,7 @@ from types import FrameType
 DRAINED = 75  # exit code: EX_TEMPFAIL of sysexits.h; start it again
 MOST_SECONDS = 8.0  # of draining
 SECOND_SECONDS = 2.0  # for a second Ctrl-C
+_BEGUN = threading.Event()
 
 
 class Draining(KeyboardInterrupt):
@@ -37,6 +38,7 @@ def draining() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _BEGUN.clear()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     threading.Thread(target=_watch, args=(reading,), name="splitft-drain", daemon=True).start()
@@ -50,6 +52,12 @@ def draining() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(writing)
+        _BEGUN.clear()
+
+
+def draining_has_begun() -> bool:
+    """Whether this process has been told to stop; at once, also where the main thread computes."""
+    return _BEGUN.is_set()
 
 
 def drain_at_interrupts() -> None:
@@ -60,6 +68,7 @@ def drain_at_interrupts() -> None:
 
 def _drain(number: int, _: FrameType | None) -> None:
     """Raise once: a second SIGTERM changes nothing, a second Ctrl-C is one."""
+    _BEGUN.set()
     signal.signal(signal.SIGTERM, _nothing)
     if signal.getsignal(signal.SIGINT) is _drain:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -73,6 +82,7 @@ def _watch(reading: int) -> None:
     """End the process some seconds after SIGTERM, also where the main thread computes."""
     while came := os.read(reading, 1):
         if came[0] == signal.SIGTERM:
+            _BEGUN.set()
             threading.Thread(target=_end, name="splitft-end", daemon=True).start()
     os.close(reading)
 

@@ -71,6 +71,14 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if clients and fewest and fewest > clients:
         yield "network.min_clients", f"{fewest} is more than there are clients ({clients})"
 
+    init = get("init_lora_weights", True)
+    if get("network.hand_out_adapter") and isinstance(init, str) and init.startswith(("pissa", "olora")):
+        yield (
+            "network.hand_out_adapter",
+            f"an adapter that starts by {init} is exported with base weights, of which clients have a part: "
+            "set false",
+        )
+
     dtype = get("dtype")
     if dtype == "float16":
         yield (

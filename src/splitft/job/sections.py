@@ -111,6 +111,11 @@ class NetworkConfig(Strict):
         "With method fed_lora: the server holds the base model, to try each average on it before clients "
         "get it. No: it holds no weights; only reach and the clients' own figures tell a bad average.",
     )
+    hand_out_adapter: bool = key(
+        False,
+        "At the end, send the whole adapter to every client that is connected, which keeps it in its folder: "
+        "also the blocks that the server has trained, which clients get by no other way.",
+    )
 
 
 class CutPolicyConfig(Strict):

@@ -9,6 +9,7 @@ import typer
 
 from splitft.launch.arguments import load, read_token
 from splitft.launch.options import CERTS, LOG_FILE, LOG_FORMAT, OPEN, OVERRIDES, PLUGIN, TOKEN_FILE
+from splitft.launch.plane import HEALTH, METRICS, plane_of
 
 
 def aggregator(
@@ -26,12 +27,25 @@ def aggregator(
     plugin: PLUGIN = None,
     log_format: LOG_FORMAT = None,
     log_file: LOG_FILE = None,
+    health: HEALTH = None,
+    metrics: METRICS = None,
 ) -> None:
     """Average the clients' adapters in a run whose server must not see them."""
     loaded, token = load(job, overrides), read_token(token_file)
     from splitft.running.aggregator import serve_averages
     from splitft.running.logged_console import log_console
 
-    with log_console(log_format, log_file) as console:
-        options = {"certs": certs, "token": token, "insecure": insecure}
-        serve_averages(loaded, listen, folder=folder, console=console, **options)  # type: ignore[arg-type]
+    with (
+        log_console(log_format, log_file) as console,
+        plane_of("aggregator", health, metrics, certs, console) as plane,
+    ):
+        serve_averages(
+            loaded,
+            listen,
+            folder=folder,
+            certs=certs,
+            token=token,
+            insecure=insecure,
+            console=console,
+            plane=plane,
+        )

@@ -41,6 +41,7 @@ from splitft.launch.options import (
     TOKEN_FILE,
     TOKENS,
 )
+from splitft.launch.plane import HEALTH, METRICS, plane_of
 from splitft.launch.report import report
 from splitft.launch.watch import LIVE, LIVE_LISTEN, page_of, watch
 from splitft.launch.width import FittingApp
@@ -166,6 +167,8 @@ def server(
     plugin: PLUGIN = None,
     log_format: LOG_FORMAT = None,
     log_file: LOG_FILE = None,
+    health: HEALTH = None,
+    metrics: METRICS = None,
     end: END = False,
 ) -> None:
     """Run a job as its server; the clients dial in (splitft client)."""
@@ -180,7 +183,8 @@ def server(
     options: dict[str, Any] = {"token": read_token(token_file), "token_hashes": tokens, "admit": admit or []}
     with page_of(loaded, live, live_listen), log_console(log_format, log_file) as console:
         options |= {"insecure": insecure, "resume": resume, "console": console}
-        done = serve(loaded, listen, certs=certs, **options)
+        with plane_of("server", health, metrics, certs, console) as plane:
+            done = serve(loaded, listen, certs=certs, plane=plane, **options)
     if done.summary.get("missing"):
         raise typer.Exit(INCOMPLETE)
 

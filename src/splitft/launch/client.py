@@ -22,6 +22,7 @@ from splitft.launch.options import (
     POLICY,
     SECRET_FILE,
 )
+from splitft.launch.plane import METRICS, plane_of
 
 
 def client(
@@ -49,6 +50,7 @@ def client(
     plugin: PLUGIN = None,
     log_format: LOG_FORMAT = None,
     log_file: LOG_FILE = None,
+    metrics: METRICS = None,
 ) -> None:
     """Take part in a run as one client, with data that stay here."""
     if token and token_file:
@@ -58,7 +60,10 @@ def client(
     from splitft.running.join import join
     from splitft.running.logged_console import log_console
 
-    with log_console(log_format, log_file) as console:
+    with (
+        log_console(log_format, log_file) as console,
+        plane_of("client", None, metrics, certs, console) as plane,
+    ):
         join(
             server,
             name,
@@ -74,4 +79,5 @@ def client(
             policy=policy,
             accept=accept,
             console=console,
+            plane=plane,
         )

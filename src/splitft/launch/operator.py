@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from splitft.common.text import plain
-from splitft.errors import JobError
+from splitft.errors import JobError, NetworkError
 from splitft.launch.width import FittingApp
 
 RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The server's output_dir, or operator.sock in it.")]
@@ -67,6 +67,20 @@ def deadline(
 ) -> None:
     """Set the seconds after which clients are late (network.round_seconds), from the next phase on."""
     typer.echo(_ask(run, do="deadline", seconds=seconds or None)["told"])
+
+
+@operator_app.command()
+def health(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Of --health; or the port alone.")],
+    seconds: Annotated[float, typer.Option(min=0.1, help="The longest wait for an answer.")] = 5.0,
+) -> None:
+    """Ask the health service of a server or an aggregator; anything but SERVING ends with exit code 6."""
+    from splitft.engines.network.transport.health import ask_health
+
+    answer = ask_health(address if ":" in address else f"127.0.0.1:{address}", seconds)
+    typer.echo(answer)
+    if answer != "SERVING":
+        raise typer.Exit(NetworkError.exit_code)
 
 
 def status_lines(answer: dict[str, Any]) -> list[str]:

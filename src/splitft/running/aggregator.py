@@ -28,6 +28,7 @@ from splitft.running.fallback import resolve_sources
 from splitft.running.methods import with_method
 from splitft.running.model import choose_targets, inject_adapters, load_base
 from splitft.running.network import check_address, client_names, job_digest, notice
+from splitft.running.plane.plane import Plane
 from splitft.wire.codecs.registry import network_job
 
 
@@ -40,15 +41,17 @@ def serve_averages(
     token: str = "",
     insecure: bool = False,
     console: Console | None = None,
+    plane: Plane | None = None,
 ) -> None:
     """Average for the server of a job, until that ends the run.
 
     address: HOST:PORT to listen at; default: the job's `network.aggregator`. folder: for updates during the
-    run. Raises JobError, ModelError, OutputError, and NetworkError where the run ends early.
+    run. plane: tells others of health and metrics. Raises JobError, ModelError, OutputError, and NetworkError
+    where the run ends early.
     """
     # The job, and the parties that may come in.
-    console = console or make_console()
-    say = partial(notice, console)
+    console, plane = console or make_console(), plane or Plane()
+    say = plane.counting(partial(notice, console))
     if not job.network.aggregator:
         raise JobError("the job has no aggregator: set network.aggregator=HOST:PORT, for all parties")
     address = address or job.network.aggregator
@@ -78,6 +81,8 @@ def serve_averages(
     process = AggregatorProcess(
         job, digest, names, layout, count_blocks(model.config), listener, folder / UPDATES, say
     )
+    plane.of_aggregator(process, door.audit)
+    plane.takes_clients()
     try:
         with lock_folder(folder, "--folder"):
             end = process.serve()

@@ -19,15 +19,15 @@ from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
 from splitft.common.text import first_few, plain
 from splitft.data import ClientData, prepare
-from splitft.data.table import check_file
 from splitft.engines.network.aggregator_link import dial_aggregator
 from splitft.engines.network.client_sums import NoSums
-from splitft.engines.network.control import Welcome
+from splitft.engines.network.control import AdapterCopy, Welcome
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.desk import Desk, Dial
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.sameness import difference, facts_of
 from splitft.engines.network.site import Joined, Site
+from splitft.engines.network.site_files import SiteFiles
 from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.dialler import Dialler
 from splitft.errors import AggregatorError, DataError, JobError, MismatchError, NetworkError, PolicyError
@@ -41,6 +41,7 @@ from splitft.model.config import count_blocks
 from splitft.model.head import HeadForm
 from splitft.model.split_model import ServerInputs, SplitModel
 from splitft.proof.head import try_head, whole_loss_notice
+from splitft.running.adapter_copy import keep_copy
 from splitft.running.agreement import Agreement
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.facts import config_facts, data_digest, tokenizer_facts, version_facts, weight_facts
@@ -48,10 +49,12 @@ from splitft.running.headline import two_columns
 from splitft.running.model import add_blocks, base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
 from splitft.running.network import client_names, notice
+from splitft.running.plane.plane import Plane
 from splitft.running.prepare import check_config, note, offered_cuts, own_cut
 from splitft.running.private import check_private, kept_ledger, plan_text
 from splitft.running.site_checks import (
     check_front,
+    check_given,
     check_memory,
     check_model_files,
     check_whole,
@@ -137,7 +140,7 @@ class ClientSetup:
                 text = plan_text(plan_of(job, len(data.train)), job.max_grad_norm)
                 self.console.print(two_columns({"privacy": text}))
         cuts = offered_cuts(told, blocks)
-        gate = RequestGate(job, self.policy, blocks, cuts=cuts, eval_rows=len(data.eval))
+        gate = RequestGate(job, self.policy, blocks, cuts, len(data.eval), told.network.hand_out_adapter)
         channel = Channel(job, model.width, client.memory)
         sums = self.sums(told, client_names(told), told.network.min_clients)
         return Joined(client, channel, gate, digest, most_bytes_down(job, model), sums)
@@ -166,6 +169,14 @@ class ClientSetup:
             adapter = client.state()["adapter"]
             front = {block: adapter[block] for block in message.blocks if block < message.cut}
             check_front(self.policy, client.model, front)
+
+    def keep_adapter(self, gate: RequestGate, message: AdapterCopy) -> None:
+        """Keep the adapter of the run in the client's folder. Raises PolicyError, OutputError."""
+        assert self._told is not None and self.folder is not None
+        job, welcome, _ = self._told
+        targets, files = (welcome.targets, welcome.excluded), SiteFiles(self.folder, self.policy.max_disk_gb)
+        path = keep_copy(message, gate, files, job, targets, self.console)
+        note(self.console, f"the adapter of the run is in {path}")
 
     def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
         """Dial the job's aggregator, if it has one. on_end: as of `Desk`."""
@@ -292,6 +303,7 @@ def join(
     accept: str = "",
     folder: Path,
     console: Console | None = None,
+    plane: Plane | None = None,
 ) -> Site:
     """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
@@ -308,22 +320,13 @@ def join(
     accept: `first`: agree to the first job that comes; or the digest of the job that is agreed to. Empty: the
         owner is asked on a terminal. The job agreed to is kept in `folder`; once it changes, its owner is
         asked again.
+    plane: tells others of metrics.
 
     Raises PolicyError, NetworkError, DataError, ModelError, OutputError.
     """
-    console = console or make_console()
-
-    say = partial(notice, console)
-    if not data and not job_data:
-        raise JobError(
-            "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
-        )
-    if data and job_data:
-        raise JobError("--data FILE or --job-data, not both")
-    if eval_data and not data:
-        raise JobError("--eval-data goes with --data FILE; with --job-data the job's eval_files are read")
-    for file in filter(None, (data, eval_data)):
-        check_file(file)  # before the server is told that this client is there
+    console, plane = console or make_console(), plane or Plane()
+    say = plane.counting(partial(notice, console))
+    check_given(data, eval_data, job_data=job_data)  # before the server is told that this client is there
 
     def dial(address: str) -> Dial:
         return dial_aggregator(address, name, certs, insecure, token, say)
@@ -334,7 +337,8 @@ def join(
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
-    site = Site(Conversation(dialler), folder, setup, SiteLines(say))
+    conversation = Conversation(dialler)
+    site = Site(conversation, folder, setup, plane.of_client(SiteLines(say), conversation))
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()

@@ -196,6 +196,11 @@ def inject_adapters(job: Job, model: Any, targets: Targets) -> AdapterSlots:
     return slots
 
 
+def adapter_shapes(job: Job, console: Console, targets: Targets) -> AdapterSlots:
+    """Return the places of adapters in the whole model, from shapes alone: no weight is read."""
+    return inject_adapters(job, load_base(job, console, weights=False), targets)
+
+
 def _lora_config(
     job: LoraSettings,
     model: Any,

@@ -22,9 +22,17 @@ from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import Welcome
-from splitft.engines.network.ending import RESUME, STEPS, say_away, say_farewell, say_stop, untold
+from splitft.engines.network.ending import (
+    RESUME,
+    STEPS,
+    hand_out_copies,
+    say_away,
+    say_farewell,
+    say_stop,
+    untold,
+)
 from splitft.engines.network.faults import FAULTS, FaultLog
-from splitft.engines.network.gate import SLACK, Gate
+from splitft.engines.network.gate import Gate
 from splitft.engines.network.members import Members
 from splitft.engines.network.membership import expelled_before, missing, write_members
 from splitft.engines.network.orders import Orders
@@ -38,14 +46,11 @@ from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.tokens import TokenFile
 from splitft.history import OF_EVALUATION
 from splitft.job import Job
-from splitft.job.told import told_job
 from splitft.model.config import text_config
-from splitft.running.base_facts import base_facts
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
-from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
 from splitft.running.folder import SUMMARY, open_run
 from splitft.running.live import Notices
 from splitft.running.machines import highest_cuts, machines_of
@@ -61,9 +66,11 @@ from splitft.running.network import (
 )
 from splitft.running.operator_socket import OperatorSocket
 from splitft.running.parties import Parties
+from splitft.running.plane.plane import Plane
 from splitft.running.prepare import Assembly, assemble
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
+from splitft.running.welcome import most_bytes, welcome_of
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
 from splitft.server.probe import AdapterProbe, not_finite
@@ -87,6 +94,7 @@ def serve(
     admit: Collection[str] = (),
     callbacks: Sequence[Callback | type[Callback]] = (),
     console: Console | None = None,
+    plane: Plane | None = None,
     on_listening: Callable[[Listener], None] = lambda listener: None,
 ) -> RunResult:
     """Run a job as its server, and write the results to `output_dir`.
@@ -95,13 +103,13 @@ def serve(
     without which only clients on this machine may come, or any client with `insecure`. token: a secret that
     all clients share. tokens: instead, a secret for each client, by which it is known, without a certificate.
     token_hashes: instead, a file with the hash of each client's own. resume: go on from the last checkpoint.
-    admit: names of expelled clients that may come again. callbacks: called at the run's events. on_listening:
-    called once clients can connect.
+    admit: names of expelled clients that may come again. callbacks: called at the run's events. plane: tells
+    others of health and metrics. on_listening: called once clients can connect.
     Raises JobError, ModelError, OutputError and NetworkError.
     """
     # The job, its folder, and the parties that may come in.
-    console = console or make_console()
-    say = Notices(partial(notice, console))
+    console, plane = console or make_console(), plane or Plane()
+    say = Notices(plane.counting(partial(notice, console)))
     called = run_callbacks(job, callbacks)
     check_address(address, certs, insecure, client_certs=not (tokens or token_hashes))
     hashes = TokenFile(token_hashes, say) if token_hashes else None
@@ -129,6 +137,7 @@ def serve(
             if left is not None:
                 flush(opened.folder / SUMMARY)  # a loss of power must not have it wait for who has ended
                 listener = Listener(address, certs, door, Welcome(), 0)
+                plane.takes_clients()
                 told = partial(dial_and_dismiss, dial) if dial else None
                 say_farewell(listener, left, told, opened.folder, job.network.rejoin_seconds, say)
             return result
@@ -158,6 +167,8 @@ def serve(
         for name, reason in expelled.items():
             members.expel(name, reason)
         orders.begin(opened.checkpoint.round if opened.checkpoint else 0)  # and who is waited for
+        called += plane.of_server(start.job, parties.ledger, orders, door.audit)
+        plane.takes_clients()
         on_listening(listener)
         text = f"listening at port {listener.port} for {', '.join(names)}"
         console.print(Notice(text, "listening", port=listener.port), highlight=False)
@@ -189,6 +200,7 @@ def serve(
             again = f"; Ctrl-C again within {SECOND_SECONDS:g} seconds ends the run for all"
             text = "the server stops for a while: --resume goes on; clients dial until then"
             say(Notice(text + again * stop.interrupt, "drain", "warning"))
+            failpoint("server.drain")
             try:
                 say_away(listener, averaging.hang_up if averaging else None, SECOND_SECONDS * stop.interrupt)
             except KeyboardInterrupt:
@@ -199,6 +211,8 @@ def serve(
             say_stop(listener, members.roster.there(), dismiss, "the server stopped")
             raise
         roster, seconds = members.roster, job.network.rejoin_seconds
+        if job.network.hand_out_adapter:
+            hand_out_copies(listener, roster, parties.adapters()["adapter"])
         gone = [name for name in roster.took_part() if roster.long_away(name) or roster[name].out]
         say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result
@@ -320,31 +334,3 @@ def write_step(path: Path, line: dict[str, Any]) -> None:
 def counts_at_clients(job: Job) -> bool:
     """Whether losses and accuracies are counted by clients: the server has no labels, or no activations."""
     return job.labels == "client" or not job.splits_model
-
-
-def welcome_of(start: Assembly) -> Welcome:
-    """Return what clients get first: the job, its dtype settled, the layers with LoRA, and digests."""
-    job, slots, config = start.job, start.split_model.slots, start.model.config
-    dtype = str(base_dtype(job, config)).removeprefix("torch.")
-    told, optional = told_job(job.model_copy(update={"dtype": dtype}))
-    facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
-    held = start.has_weights
-    facts |= weight_facts(start.model, moved=job.moves_base) if held else base_facts(job, config)
-    return Welcome(
-        job=told,
-        targets=tuple(slots.targets),
-        excluded=tuple(slots.excluded),
-        server_inputs=start.report.server_inputs,
-        optional=optional,
-        things=tuple(facts),
-        values=tuple(facts.values()),
-    )
-
-
-def most_bytes(start: Assembly) -> int:
-    """Return the bytes of the largest message that a client of this job can send."""
-    job, config = start.job, text_config(start.model)
-    rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
-    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8) if job.splits_model else 0
-    adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
-    return max(batch, 2 * 4 * adapter) + SLACK

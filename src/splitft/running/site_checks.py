@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from splitft.data.table import check_file
 from splitft.engines.network.gate import SLACK
-from splitft.errors import PolicyError
+from splitft.errors import JobError, PolicyError
 from splitft.job.base_model import ModelSettings
 from splitft.job.settings import CostSettings
 from splitft.job.site_policy import SitePolicy
@@ -23,6 +25,20 @@ from splitft.weights.load import find_weights
 from splitft.weights.quantized import quantization
 
 GB = 10**9
+
+
+def check_given(data: Path | None, eval_data: Path | None, *, job_data: bool) -> None:
+    """Raise JobError where a client's options name no data, or too many; DataError where a file is none."""
+    if not data and not job_data:
+        raise JobError(
+            "no data given: use --data FILE, or --job-data to take this client's share of the job's data set"
+        )
+    if data and job_data:
+        raise JobError("--data FILE or --job-data, not both")
+    if eval_data and not data:
+        raise JobError("--eval-data goes with --data FILE; with --job-data the job's eval_files are read")
+    for file in filter(None, (data, eval_data)):
+        check_file(file)
 
 
 def most_bytes_down(job: CostSettings, model: SplitModel) -> int:

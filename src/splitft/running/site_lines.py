@@ -21,15 +21,20 @@ class SiteLines(SiteObserver):
     say: Callable[[str], None]
     _began: float | None = field(default=None, init=False)  # the end of the first round seen
     _first: int = field(default=0, init=False)  # that round
+    left: float | None = field(default=None, init=False)  # seconds to the end of the run
 
-    def on_trained(self, round_: int, rounds: int, loss: float, up: int, down: int) -> None:
+    def on_trained(
+        self, round_: int, rounds: int, loss: float, up: int, down: int, epsilon: float | None = None
+    ) -> None:
         """Say the loss of a round's local steps."""
-        left = self._seconds_left(round_, rounds)
+        self.left = left = self._seconds_left(round_, rounds)
         text = (
             f"round {round_} of {rounds}: own loss {loss:.3f}  ↑{megabytes(up)} ↓{megabytes(down)} MB so far"
         )
+        text += "" if epsilon is None else f"  epsilon {epsilon:.3g}"
         text += f"  {clock(left)} left" if left else ""
         told: dict[str, Any] = {"round": round_, "rounds": rounds, "bytes_up": up, "bytes_down": down}
+        told |= {} if epsilon is None else {"epsilon": epsilon}
         seconds = None if left is None else round(left, 1)
         self.say(Notice(text, "client.trained", **told, loss=loss, seconds_left=seconds))
 

@@ -20,7 +20,7 @@ from splitft.engines.network.control import (
 from splitft.wire.encoding import Wire
 
 # The digest of each version of the messages. A message changed: add a line, and raise PROTOCOL in control.py.
-SCHEMAS = {5: "07acac51c31e", 6: "843749e021ab", 7: "869f36605ca5", 8: "52b57600379c"}
+SCHEMAS = {5: "07acac51c31e", 6: "843749e021ab", 7: "869f36605ca5", 8: "52b57600379c", 9: "abb92a0c8111"}
 # The handshake is read by every version: number of the kind, and the fields that the first version had.
 HANDSHAKE: dict[type, tuple[int, tuple[str, ...]]] = {
     Hello: (10, ("protocol", "name", "token", "process", "session", "received")),

@@ -74,6 +74,8 @@ class AggregatorProcess:
     _taken: dict[str, _Update] = field(default_factory=dict, init=False)
     _asked: Average | None = field(default=None, init=False)
     _refused: int = field(default=0, init=False)  # messages of the server
+    averages: int = field(default=0, init=False)  # that were sent in this process
+    round: int = field(default=0, init=False)  # the last one that was averaged
 
     def __post_init__(self) -> None:
         self._reach = reach_of_rounds(self.settings)
@@ -84,6 +86,11 @@ class AggregatorProcess:
                 update = AdapterUp(state["round"], tuple(state["blocks"]), tuple(state["values"]))
                 digest = digest_of(update.blocks, update.values)
                 self._taken[name] = _Update(found.round, state["ticket"], digest, update)
+
+    @property
+    def held(self) -> int:
+        """The number of clients whose last update is here."""
+        return len(self._taken)
 
     def serve(self) -> End:
         """Take in updates and answer the server, until it says that the run is over.
@@ -202,6 +209,7 @@ class AggregatorProcess:
             did = "added the masked adapters" if masked else "averaged the adapters"
             text, told = f"{did} of {', '.join(asked.clients)}", list(asked.clients)
             self.notice(Notice(text, "averaged", round=asked.round, clients=told))
+            self.averages, self.round = self.averages + 1, asked.round
             self.listener.send(SERVER, packed(averaged))
 
     def _added(self, asked: Average) -> Averaged:

@@ -13,7 +13,7 @@ from splitft.engines.network.sum_messages import SumAnswer, SumRequest, Trained
 from splitft.wire.encoding import Wire
 from splitft.wire.messages import AdapterDown, Gradients, Message, Metrics, TrunkOutput
 
-PROTOCOL = 8  # counts changes of the messages: see SCHEMA
+PROTOCOL = 9  # counts changes of the messages: see SCHEMA
 EVALUATION = 0  # in the place of an attempt
 DIVERGED = "what it computes is not finite; its own output says why"  # a client's reason to end
 STOPPED = "it was stopped, and comes back when it is started again"  # a client's reason to be away
@@ -235,10 +235,18 @@ class Unaveraged:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class AdapterCopy:
+    """Server to client, at the end of a run whose job says so: the whole adapter, to be kept."""
+
+    blocks: tuple[int, ...]
+    values: tuple[Tensor, ...]  # of each block, flat
+
+
 Control = (
     Hello | Welcome | Refused | Ready | Load | Loaded | Held | Train | Started | Worked | Skip | Evaluate
     | Evaluated | Save | Saved | End | Failed | Average | Averaged | Taken | Rejected | HandIn | Unaveraged
-    | Trained | SumRequest | SumAnswer
+    | Trained | SumRequest | SumAnswer | AdapterCopy
 )  # fmt: skip
 
 Said = Message | Control  # all messages on a connection
@@ -253,6 +261,7 @@ FROM_SERVER = (
     Evaluate,
     Save,
     End,
+    AdapterCopy,
     *get_args(SumRequest),
 )  # in a session
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from splitft.common.files import append_line, append_mark
-from splitft.engines.network.control import End
+from splitft.engines.network.control import AdapterCopy, End, packed
+from splitft.engines.network.roster import Roster
 from splitft.engines.network.transport.listener import Listener
+from splitft.lora.blocks import Adapter, flatten
 
 STEPS = "steps.jsonl"  # what took effect at the server, in order
 TOLD, OVER = "told", "over"  # events: a client has heard; no other client is told any more
@@ -79,6 +81,14 @@ def say_farewell(
     if dismiss is not None and not dismiss(end, seconds):
         notice(f"the aggregator did not come to hear that {reason}: end it by hand")
     append_mark(folder / STEPS, json.dumps({"event": OVER}))
+
+
+def hand_out_copies(listener: Listener, roster: Roster, adapter: Adapter) -> None:
+    """Send the adapter of a complete run to every client that is there, before it is told the end."""
+    ordered = {block: adapter[block] for block in sorted(adapter)}
+    copy = packed(AdapterCopy(tuple(ordered), tuple(flatten(block) for block in ordered.values())))
+    for name in roster.there():
+        listener.send(name, copy, roster[name].session)
 
 
 def say_away(listener: Listener, hang_up: Callable[[], None] | None, wait: float) -> None:

@@ -15,7 +15,7 @@ from splitft.errors import PolicyError
 from splitft.job.settings import CostSettings
 from splitft.job.site_policy import SitePolicy
 from splitft.lora.basis import unstack_bases
-from splitft.lora.blocks import Layout, rank_of, trained_specs, unflatten
+from splitft.lora.blocks import Adapter, Layout, rank_of, trained_specs, unflatten
 from splitft.lora.moments import unpack_blocks
 from splitft.lora.ranks import held_blocks
 from splitft.lora.reach import check_moments
@@ -23,7 +23,15 @@ from splitft.wire.messages import AdapterDown
 
 MEGABYTE = 10**6
 LARGEST = 1e6  # root mean square of values that come down, as of those that go up
-_ON_A_STATE = AdapterDown | control.Train | control.Skip | control.Evaluate | control.Save | SumRequest
+_ON_A_STATE = (
+    AdapterDown
+    | control.Train
+    | control.Skip
+    | control.Evaluate
+    | control.Save
+    | control.AdapterCopy
+    | SumRequest
+)
 
 
 @dataclass(eq=False)
@@ -32,6 +40,7 @@ class RequestGate:
 
     Attributes:
         cuts: The cuts that the job lets a server choose.
+        keeps_adapter: Whether the job hands out the adapter at its end.
     """
 
     settings: CostSettings
@@ -39,6 +48,7 @@ class RequestGate:
     num_blocks: int
     cuts: Collection[int]
     eval_rows: int
+    keeps_adapter: bool = False
     _times: Counter[tuple[str, int]] = field(default_factory=Counter, init=False)  # in this process
     _evaluated: set[int] = field(default_factory=set, init=False)  # rounds, in this session
     _handed_out: int = field(default=-1, init=False)  # the round of the last hand-out
@@ -76,6 +86,10 @@ class RequestGate:
             case _ if isinstance(request, SumRequest):
                 self._round(request.round, 1)
                 self._again("sum", request.round, 5)
+            case control.AdapterCopy() if not self.keeps_adapter:
+                raise _refused("the adapter to be kept here, which network.hand_out_adapter does not say")
+            case control.AdapterCopy():
+                self._again("keep", self.settings.rounds)
             case control.Load() | control.Save():
                 if request.done > self.settings.rounds + 1:
                     raise _refused(f"a state after {request.done} of {self.settings.rounds} rounds")
@@ -118,6 +132,23 @@ class RequestGate:
             raise ValueError(f"optimizer state of blocks {list(message.moved)[:9]}")
         for one in moved.values():
             check_moments(job, one)
+
+    def checked_copy(self, message: control.AdapterCopy, layout: Layout) -> Adapter:
+        """Return the adapter that a server hands out to be kept. layout: of all blocks.
+
+        Raises PolicyError where a rank is higher than the job's or values are absurd, and ValueError where
+        they do not fit the model.
+        """
+        blocks = message.blocks
+        if list(blocks) != sorted(layout) or len(message.values) != len(blocks):
+            raise ValueError(f"{len(message.values)} adapters of blocks {list(blocks)[:9]}")
+        adapter = {}
+        for block, values in zip(blocks, message.values, strict=True):
+            _vector(values)
+            adapter[block] = unflatten(values, layout[block])
+            if (rank := rank_of(adapter[block])) > (most := self.settings.lora_r):
+                raise _refused(f"an adapter of rank {rank} to be kept in block {block}, lora_r is {most}")
+        return adapter
 
     def count(self, payload: int) -> None:
         """Count bytes that go up. Raises PolicyError beyond what a round may send."""

@@ -74,6 +74,9 @@ class Setup(Protocol):
     def check_adapter(self, client: ClientRole, message: AdapterDown) -> None:
         """Check what a front computes with the adapters of a hand-out. Raises PolicyError."""
 
+    def keep_adapter(self, gate: RequestGate, message: control.AdapterCopy) -> None:
+        """Keep the adapter of the run in the client's folder. Raises PolicyError, OutputError."""
+
     def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
         """Dial the aggregator, if the job has one. on_end: as of `Desk`."""
 
@@ -87,8 +90,7 @@ class Site:
         self._observer = observer or SiteObserver()
         self._files = SiteFiles(folder, setup.policy.max_disk_gb)
         self._steps = LocalSteps(conversation)
-        self._conversation = conversation
-        self._setup = setup
+        self._conversation, self._setup = conversation, setup
         self._joined: Joined | None = None
         self._desk: Desk | None = None
         self._blank: State = {}  # of a client without any hand-out
@@ -185,6 +187,8 @@ class Site:
             case Metrics():  # of rows that the server has evaluated by itself
                 self._steps.evaluated[:] = [request]
                 self._tell_evaluated()
+            case control.AdapterCopy():
+                self._setup.keep_adapter(self._now.gate, request)
             case control.Save():
                 self._files.save(SAVED, request.done, self._state())
                 self._conversation.say(control.Saved(request.done))
@@ -196,11 +200,10 @@ class Site:
         self._conversation.start(welcome.session)
         if self._joined is None:
             try:
-                joined = self._setup.make(welcome)
+                self._joined = joined = self._setup.make(welcome)
             except SplitFTError as error:
                 _turn_back(self._conversation, error)
                 raise
-            self._joined = joined
             self._conversation.channel = joined.channel
             self._conversation.watch(joined.gate.count)
             self._conversation.dialler.limit(joined.most_bytes)
@@ -252,7 +255,7 @@ class Site:
         said = Trained(task.round) if self._now.sums.masks else _handed_in(self._desk, update)
         self._conversation.say(said)
         loss, rounds = self._steps.loss / client.settings.local_steps, client.settings.rounds
-        self._observer.on_trained(task.round, rounds, loss, *self._conversation.moved)
+        self._observer.on_trained(task.round, rounds, loss, *self._conversation.moved, client.epsilon)
 
     def _evaluate(self, task: control.Evaluate) -> None:
         """Evaluate the held-out rows."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from splitft.common.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
 from splitft.common.files import append_line, disk_of, writing
@@ -51,13 +54,19 @@ class SiteFiles:
     def save(self, kind: str, number: int, state: State) -> None:
         """Write a state. Raises OutputError where it cannot be written, PolicyError beyond `most_gb`."""
         if self.most_gb is not None:
-            held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-            size = sum(tensor.numel() * tensor.element_size() for tensor in pack(state)[1].values())
-            if held + size > self.most_gb * GB:
-                raise PolicyError(
-                    f"{self.folder} would hold {(held + size) / GB:.3g} GB, max_disk_gb is {self.most_gb:g}"
-                )
+            self.check_room(pack(state)[1].values())
         save_checkpoint(self.folder / kind, number, state, keep=KEEP)
+
+    def check_room(self, tensors: Iterable[Tensor]) -> None:
+        """Raise PolicyError where the folder would hold more than `most_gb` with these tensors, too."""
+        if self.most_gb is None:
+            return
+        held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if held + size > self.most_gb * GB:
+            raise PolicyError(
+                f"{self.folder} would hold {(held + size) / GB:.3g} GB, max_disk_gb is {self.most_gb:g}"
+            )
 
     def memory_key(self) -> str:
         """Return the key that seals what servers keep of this client's samples; made the first time.

@@ -55,6 +55,11 @@ class WholeClient:
         return self.settings.gradient_accumulation_steps
 
     @property
+    def epsilon(self) -> float | None:
+        """The differential privacy that its rows have spent; None without."""
+        return None if self._private is None else self._private.epsilon
+
+    @property
     def adapter(self) -> Adapter:
         """A copy of the adapter as trained."""
         return self._held.trained.values()

@@ -79,6 +79,11 @@ class AuditLog:
         key = address, name, reason
         return key if key in self._kinds or len(self._kinds) < MOST_KINDS else (OTHERS, name, OTHERS)
 
+    def total(self) -> int:
+        """Return the number of refusals so far in this process."""
+        with self._lock:
+            return sum(found.count for found in self._kinds.values())
+
     def flush(self, *, due: bool = False) -> None:
         """Log what is not logged yet. due: only where it is time."""
         now = time.monotonic()

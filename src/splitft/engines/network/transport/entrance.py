@@ -46,25 +46,41 @@ class Entrance:
     """Listens, and hands calls on.
 
     With client certificates gRPC listens by itself; without, a front counts bytes before it. certs: the
-    server's folder; None: no TLS. Raises NetworkError where a certificate cannot be used.
+    server's folder; None: no TLS. most: strangers at a time. option: of the command, that names the address.
+    Raises NetworkError where a certificate cannot be used.
     """
 
     def __init__(
-        self, certs: Path | None, client_certs: bool, clients: int, audit: Callable[[str, str], None]
+        self,
+        certs: Path | None,
+        client_certs: bool,
+        clients: int,
+        audit: Callable[[str, str], None],
+        *,
+        most: int = MOST_STRANGERS,
+        option: str = "--listen",
     ) -> None:
-        self._audit = audit
+        self._audit, self._most, self._option = audit, most, option
         self._front = None if certs and client_certs else CountingFront()
         self._strangers: Strangers | None = None
         self._identity = Identity(certs, client_certs, audit, self._look) if certs else None
         self._server: Any = None
         each = 1 if self._front is None else 3
-        self.notice = make_room(clients, MOST_STRANGERS // 4, each)  # a line for the operator, or empty
+        self.notice = make_room(clients, most // 4, each)  # a line for the operator, or empty
 
     async def start(self, address: str, handle: Callable[[Any, Any], Any]) -> int:
         """Start to listen; return the port. handle: receives calls. Raises NetworkError."""
+        return await self.start_service(
+            address, SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(handle)}
+        )
+
+    async def start_service(self, address: str, service: str, methods: Mapping[str, Any]) -> int:
+        """Start to listen for calls of a service; return the port. Raises NetworkError.
+
+        methods: {name: gRPC's handler}.
+        """
         self._server = grpc.aio.server(options=OPTIONS)
-        methods = {METHOD: grpc.stream_stream_rpc_method_handler(handle)}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         host, _, port = address.rpartition(":")
         try:
             inner = f"unix:{self._front.folder / INNER}" if self._front else address
@@ -84,9 +100,9 @@ class Entrance:
             if self._front:
                 await self._front.stop()
             raise NetworkError(
-                f"cannot listen at {address}: {reason}; choose another with --listen"
+                f"cannot listen at {address}: {reason}; choose another with {self._option}"
             ) from None
-        self._strangers = Strangers(bound, self._audit)
+        self._strangers = Strangers(bound, self._audit, self._most)
         return int(bound)
 
     async def stop(self) -> None:
