@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.common.notices import Notice
+from splitft.common.text import first_few
 from splitft.engines.network.transport.certs import SERVER, check_no_authority
 from splitft.engines.network.transport.credentials import RENEWED, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
@@ -19,15 +20,20 @@ from splitft.engines.network.transport.tokens import TokenFile
 from splitft.errors import JobError
 from splitft.job import Job
 from splitft.job.report import ReportSettings
+from splitft.running.registered import read_clients
 
 METHODS = ("splitft", "same_split", "fed_lora")
+MOST_NAMED = 20  # clients that a line names, where there are more than twice as many
 
 
 def client_names(job: Job) -> list[str]:
     """Return the names of the clients that may take part, in the order of all sums.
 
-    They are those of `network.clients`, else those that `data_files` gives to a client each.
+    They are those of `network.clients` or its `clients_file`, else those that `data_files` gives to a client
+    each. Raises JobError where the file cannot be used.
     """
+    if job.network.clients_file is not None:
+        return read_clients(job.network.clients_file)
     own = job.data_files if isinstance(job.data_files, dict) else ()
     return list(job.network.clients or own or (f"client-{i}" for i in range(job.clients)))
 
@@ -54,6 +60,8 @@ def check_network_job(job: Job) -> None:
         )
     if job.dp.noise_seed is not None:
         raise JobError("dp.noise_seed: the server would know it, and could take the noise off: leave it out")
+    if job.replay_cohorts is not None:
+        raise JobError("replay_cohorts is for a run in one process: over a network clients come as they do")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
     if job.privacy is None:
@@ -113,7 +121,12 @@ def check_tokens(
             "certificates to all parties (`splitft certs aggregator`)"
         )
     if lacking := hashes.without(names):
-        say(f"no token counts for {', '.join(lacking)} yet: `splitft certs token` makes one")
+        say(f"no token counts for {named(lacking)} yet: `splitft certs token` makes one")
+
+
+def named(names: Sequence[str]) -> str:
+    """Return names for one line: of many the first ones."""
+    return first_few(names, MOST_NAMED) if len(names) > 2 * MOST_NAMED else ", ".join(names)
 
 
 def notice(console: Console, text: str) -> None:

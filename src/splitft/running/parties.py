@@ -108,6 +108,7 @@ def make_parties(
         batch_tokens=batch_tokens,
         micro_batches=micro_batches(job, numbers.__getitem__, {}, lambda: start.names),
         mean=mean,
+        names=start.names,
     )
     cohort = LocalCohort(clients, job, ledger, clock, present)
     return Parties(policy, server, cohort, ledger, machines, lambda: {"adapter": dict(server.adapter)})

@@ -24,7 +24,7 @@ class KeptSamples:
 
     def state(self) -> State:
         """Return what a checkpoint holds of each client's samples."""
-        return {name: self._sealed.get(name) or self._seal(name) for name in self.channels}
+        return {name: self._sealed.get(name) or self._seal(name) for name in {**self.channels, **self._sealed}}
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state`: of each client now, or once it has lent its key.
