@@ -90,14 +90,15 @@ class NetworkConfig(Strict):
     )
     clients_file: PathName | None = key(
         None,
-        "In place of `clients`: a file at the server with the name of a registered client in each line, in the "
-        "order of all sums. Other clients never see the names. The list may grow at its end before --resume.",
+        "In place of `clients`: a file at the server with the name of a registered client in each line, in "
+        "the order of all sums. Other clients never see the names. Before --resume, names may be added at "
+        "the end.",
     )
     sampling: Literal["all", "connected"] = key(
         "all",
         "Clients from which the cohort of a round is drawn. all: every client of the job; the run waits for "
-        "those that are away. connected: those that are connected as the round begins; nobody waits for others, "
-        "and `cohorts.jsonl` has who was drawn and who counted.",
+        "those that are away. connected: those that are connected as the round begins; nobody waits for "
+        "others, and `cohorts.jsonl` has who was drawn and who counted.",
     )
     over_selection: float = key(
         1.0,

@@ -16,8 +16,9 @@ from splitft.engines.network.transport.certs import SERVER, check_no_authority
 from splitft.engines.network.transport.credentials import RENEWED, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
 from splitft.engines.network.transport.pem import certificates_in, check_dates
+from splitft.engines.network.transport.room import make_room
 from splitft.engines.network.transport.tokens import TokenFile
-from splitft.errors import JobError
+from splitft.errors import JobError, NetworkError
 from splitft.job import Job
 from splitft.job.report import ReportSettings
 from splitft.running.registered import read_clients
@@ -107,6 +108,24 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
         check_no_authority(certs)
         read_server_files(certs, client_certs)
         check_dates(certs / SERVER, certificates_in(certs / SERVER)[0], RENEWED)
+
+
+def check_room(job: Job, clients: int, each: int) -> None:
+    """Raise the limit of open files to what clients need, as far as the system allows it.
+
+    clients: of the job. each: files of a connection. Raises NetworkError where fewer fit than must be there at
+    a time, so that the run could never go on.
+    """
+    network = job.network
+    needed = network.min_clients or clients
+    if network.samples_connected:
+        needed = network.min_clients or job.clients_per_round or 1
+    room = make_room(clients, each)
+    if room.most is not None and room.most < needed:
+        raise NetworkError(
+            f"open files of this process are enough for {room.most} clients, and the run waits for {needed}: "
+            f"{room.advice}"
+        )
 
 
 def check_tokens(

@@ -68,8 +68,8 @@ def check_clients(folder: Path, names: Sequence[str], per_round: int | None, few
         if list(names[: len(before)]) != before:
             raise JobError(
                 f"network.clients_file: the run in {folder} began with {len(before)} other names "
-                f"({digest(before)[:12]}, see {kept}): names may be added at the end only, since their order is "
-                "that of all sums"
+                f"({digest(before)[:12]}, see {kept}): names may be added at the end only, since their order "
+                "is that of all sums"
             )
     write_atomically(kept, "".join(f"{name}\n" for name in names), mode=0o600)
 

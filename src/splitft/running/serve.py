@@ -21,12 +21,13 @@ from splitft.common.quiet import quiet_libraries
 from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
+from splitft.engines.network.cohorts import CohortLog
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import RESUME, STEPS, say_away, say_farewell, say_stop, untold
 from splitft.engines.network.faults import FAULTS, FaultLog
-from splitft.engines.network.gate import SLACK, Gate
+from splitft.engines.network.gate import Gate
 from splitft.engines.network.members import Members
-from splitft.engines.network.membership import expelled_before, missing, write_members
+from splitft.engines.network.membership import ThrottledMembers, expelled_before, missing, write_members
 from splitft.engines.network.orders import Orders
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.round_steps import ShortRoundError
@@ -34,18 +35,16 @@ from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.entrance import FILES_WITH_CERTS, FILES_WITH_FRONT
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.tokens import TokenFile
 from splitft.history import OF_EVALUATION
 from splitft.job import Job
-from splitft.job.told import told_job
 from splitft.model.config import text_config
-from splitft.running.base_facts import base_facts
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.callbacks import Callback
 from splitft.running.events import run_callbacks
-from splitft.running.facts import config_facts, tokenizer_facts, version_facts, weight_facts
 from splitft.running.folder import SUMMARY, open_run
 from splitft.running.live import Notices
 from splitft.running.machines import highest_cuts, machines_of
@@ -53,23 +52,27 @@ from splitft.running.methods import with_method
 from splitft.running.network import (
     check_address,
     check_network_job,
+    check_room,
     check_tokens,
     client_names,
     job_digest,
+    named,
     needs_weights,
     notice,
 )
 from splitft.running.operator_socket import OperatorSocket
 from splitft.running.parties import Parties
 from splitft.running.prepare import Assembly, assemble
+from splitft.running.registered import check_clients
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
+from splitft.running.welcome import most_bytes, welcome_of
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
 from splitft.server.probe import AdapterProbe, not_finite
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
-from splitft.wire.channel import Channel
+from splitft.wire.channel import Channels
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
 
@@ -110,9 +113,13 @@ def serve(
     job = network_job(job)
     with open_run(job, resume=resume) as opened:
         names = client_names(job)
+        if job.network.clients_file is not None:
+            check_clients(opened.folder, names, job.clients_per_round, job.network.min_clients)
+            job = job.model_copy(update={"clients": len(names)})
         expelled = expelled_before(opened.folder, names, admit)
         secrets = tokens or (dict.fromkeys(names, token) if token else {})
         by_certificate = certs is not None and not (tokens or hashes)
+        check_room(job, len(names), FILES_WITH_CERTS if by_certificate else FILES_WITH_FRONT)
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say), hashes)
         if hashes is not None:
             check_tokens(job, hashes, token, names, say)
@@ -159,7 +166,7 @@ def serve(
             members.expel(name, reason)
         orders.begin(opened.checkpoint.round if opened.checkpoint else 0)  # and who is waited for
         on_listening(listener)
-        text = f"listening at port {listener.port} for {', '.join(names)}"
+        text = f"listening at port {listener.port} for {named(names)}"
         console.print(Notice(text, "listening", port=listener.port), highlight=False)
         if averaging is not None and dial is not None:
             averaging.open(dial, members)
@@ -200,6 +207,8 @@ def serve(
             raise
         roster, seconds = members.roster, job.network.rejoin_seconds
         gone = [name for name in roster.took_part() if roster.long_away(name) or roster[name].out]
+        if job.network.samples_connected:
+            gone = [name for name in roster.took_part() if not roster[name].present]
         say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result
 
@@ -221,7 +230,7 @@ def make_server_side(
     model = start.split_model
 
     # Clients and their cuts.
-    roster = Roster(start.names, job.network)
+    roster = Roster(start.names, job.network, per_round=job.clients_per_round)
     policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
     learn = None
     if job.splits_model:
@@ -256,6 +265,7 @@ def make_server_side(
         log=log,
         guard=Guard(examine, lambda name, reason: members.expel(name, reason), say, tries=secure is None),
         dropped=lambda: secure.dropped if secure else (),
+        names=start.names,
     )
 
     # The listener.
@@ -264,7 +274,7 @@ def make_server_side(
     listener = Listener(address, certs, door, welcome, limit)
 
     # The way of messages: membership, gate, phases of the cohort.
-    channels = {name: Channel(job, model.width) for name in start.names}
+    channels = Channels(job, model.width, () if job.network.samples_connected else start.names)
     gate = Gate(
         job,
         server.coordinator.layout,
@@ -278,7 +288,9 @@ def make_server_side(
         only_digests=averaging is not None,
         adapter=lambda: server.adapter,
     )
-    faults, changed = FaultLog(folder / FAULTS, say), partial(write_members, folder)
+    faults, open_ = FaultLog(folder / FAULTS, say), job.network.samples_connected
+    changed = ThrottledMembers(folder) if open_ else partial(write_members, folder)
+    cohorts = CohortLog(folder if open_ else None)
     orders = Orders(roster, listener, folder, say, changed)
     members = Members(
         roster,
@@ -293,11 +305,14 @@ def make_server_side(
         changed,
         facts_of(welcome.things, welcome.values),
         orders.take_in,
+        lambda name: cohorts.lose(orders.round, name),
     )
     if secure is not None:
         secure.open(members)
     handed_in = averaging if secure is None else None  # what training waits for; a sum waits by itself
-    cohort = NetworkCohort(members, job, times, handed_in, _goes_back=job.save_every > 0, _orders=orders)
+    cohort = NetworkCohort(
+        members, job, times, handed_in, _goes_back=job.save_every > 0, _orders=orders, _cohorts=cohorts
+    )
     parties = Parties(
         policy,
         server,
@@ -305,7 +320,7 @@ def make_server_side(
         ledger,
         None,
         adapters=lambda: {"adapter": dict(server.adapter)},
-        missing=lambda: missing(roster),
+        missing=lambda: missing(roster, open_=open_),
         software=lambda: versions({name: member.facts for name, member in roster.items()}),
         self_reported=(*(OF_EVALUATION if counts_at_clients(job) else ()), "client_versions"),
     )
@@ -320,31 +335,3 @@ def write_step(path: Path, line: dict[str, Any]) -> None:
 def counts_at_clients(job: Job) -> bool:
     """Whether losses and accuracies are counted by clients: the server has no labels, or no activations."""
     return job.labels == "client" or not job.splits_model
-
-
-def welcome_of(start: Assembly) -> Welcome:
-    """Return what clients get first: the job, its dtype settled, the layers with LoRA, and digests."""
-    job, slots, config = start.job, start.split_model.slots, start.model.config
-    dtype = str(base_dtype(job, config)).removeprefix("torch.")
-    told, optional = told_job(job.model_copy(update={"dtype": dtype}))
-    facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
-    held = start.has_weights
-    facts |= weight_facts(start.model, moved=job.moves_base) if held else base_facts(job, config)
-    return Welcome(
-        job=told,
-        targets=tuple(slots.targets),
-        excluded=tuple(slots.excluded),
-        server_inputs=start.report.server_inputs,
-        optional=optional,
-        things=tuple(facts),
-        values=tuple(facts.values()),
-    )
-
-
-def most_bytes(start: Assembly) -> int:
-    """Return the bytes of the largest message that a client of this job can send."""
-    job, config = start.job, text_config(start.model)
-    rows = max(job.per_device_train_batch_size, job.per_device_eval_batch_size)
-    batch = rows * job.max_length * (4 * int(config.hidden_size) + 8) if job.splits_model else 0
-    adapter = sum(tensor.numel() for block in start.adapter.values() for tensor in block.values())
-    return max(batch, 2 * 4 * adapter) + SLACK

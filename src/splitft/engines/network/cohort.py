@@ -66,7 +66,7 @@ class NetworkCohort:
         if self._orders is not None:
             self._orders.wait(self._members.pump)
             self._orders.begin(round_)
-        there, self._evaluating = self.reachable(), False
+        there, self._evaluating = self._there(), False
         if self.open and self._steps.round != round_ and (due := self._due(round_)):
             there = due
         present = {*there}
@@ -78,9 +78,13 @@ class NetworkCohort:
     def reachable(self) -> Sequence[str]:
         """Wait for clients that are lost, and return those that can evaluate.
 
-        Where clients come and go: wait until there are as many as a round needs.
+        Where clients come and go, none that is late: it may take long to read what it is asked.
         """
-        self._evaluating = True
+        self._evaluating, roster = True, self._members.roster
+        return [name for name in self._there() if not (self.open and roster[name].muted)]
+
+    def _there(self) -> Sequence[str]:
+        """Wait for clients that are lost; where they come and go, for as many as a round needs."""
         roster = self._members.roster
         if self.open:
             return wait_for_enough(roster, self._members.notice, self._members.pump)
@@ -94,7 +98,7 @@ class NetworkCohort:
             self._steps, self._updates = RoundSteps(round_, list(adapters)), {}
             if self.open:
                 self._cohorts.draw(round_, list(adapters), len(self._members.roster.connected()))
-        return HandOut(self._members, adapters, self._evaluating).run()
+        return HandOut(self._members, adapters, self._evaluating, waits=not self.open).run()
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
         """Have clients take their local steps; yield their messages as they come, or of all `together`.
@@ -237,6 +241,7 @@ class HandOut(Phase):
     members: Members
     adapters: Mapping[str, AdapterDown]
     evaluating: bool  # the adapters are to be evaluated
+    waits: bool = True  # for the answers; where no block ever moves they say nothing
     _answers: dict[str, Held | OptimizerState] = field(default_factory=dict, init=False)
 
     def run(self) -> dict[str, OptimizerState]:
@@ -246,7 +251,8 @@ class HandOut(Phase):
             for name, message in self.adapters.items():
                 roster[name].hand_out(message, self.evaluating)
                 self.members.send(name, message)
-            self.members.wait(self._answers.__contains__, list(self.adapters), roster.config.round_seconds)
+            names = list(self.adapters) if self.waits else []
+            self.members.wait(self._answers.__contains__, names, roster.config.round_seconds)
         answers = [(name, self._answers.get(name)) for name in self.adapters]
         return {name: answer for name, answer in answers if isinstance(answer, OptimizerState)}
 

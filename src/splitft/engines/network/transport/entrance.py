@@ -19,6 +19,7 @@ from splitft.engines.network.transport.strangers import MOST_STRANGERS, Peer, St
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"
+FILES_WITH_CERTS, FILES_WITH_FRONT = 1, 3  # open files of a connection
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
@@ -53,12 +54,12 @@ class Entrance:
         self, certs: Path | None, client_certs: bool, clients: int, audit: Callable[[str, str], None]
     ) -> None:
         self._audit = audit
-        self._front = None if certs and client_certs else CountingFront()
+        room = make_room(clients, FILES_WITH_CERTS if certs and client_certs else FILES_WITH_FRONT)
+        self._room, self.notice = room.most, room.notice  # a line for the operator, or empty
+        self._front = None if certs and client_certs else CountingFront(room.most, audit)
         self._strangers: Strangers | None = None
         self._identity = Identity(certs, client_certs, audit, self._look) if certs else None
         self._server: Any = None
-        each = 1 if self._front is None else 3
-        self.notice = make_room(clients, MOST_STRANGERS // 4, each)  # a line for the operator, or empty
 
     async def start(self, address: str, handle: Callable[[Any, Any], Any]) -> int:
         """Start to listen; return the port. handle: receives calls. Raises NetworkError."""
@@ -86,7 +87,8 @@ class Entrance:
             raise NetworkError(
                 f"cannot listen at {address}: {reason}; choose another with --listen"
             ) from None
-        self._strangers = Strangers(bound, self._audit)
+        most = MOST_STRANGERS if self._room is None else min(MOST_STRANGERS, max(8, self._room // 4))
+        self._strangers = Strangers(bound, self._audit, most, self._room)
         return int(bound)
 
     async def stop(self) -> None:
