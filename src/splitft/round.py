@@ -140,7 +140,7 @@ def run_rounds(
         cuts = policy.decide(round_, record)
         over = cohort.over_selection
         members = sample_members(job, cohort.present(round_), round_, over) if round_ else []
-        observer.on_round_begin(round_, cuts, members)
+        observer.on_round_begin(round_, {n: cuts[n] for n in members} if cohort.open else cuts, members)
 
         # Hand out the adapters that members lack; blocks move with their optimizer state.
         if members:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.common.notices import Notice
-from splitft.common.text import first_few
+from splitft.common.text import named
 from splitft.engines.network.transport.certs import SERVER, check_no_authority
 from splitft.engines.network.transport.credentials import RENEWED, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
@@ -24,7 +24,6 @@ from splitft.job.report import ReportSettings
 from splitft.running.registered import read_clients
 
 METHODS = ("splitft", "same_split", "fed_lora")
-MOST_NAMED = 20  # clients that a line names, where there are more than twice as many
 
 
 def client_names(job: Job) -> list[str]:
@@ -113,8 +112,8 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
 def check_room(job: Job, clients: int, each: int) -> None:
     """Raise the limit of open files to what clients need, as far as the system allows it.
 
-    clients: of the job. each: files of a connection. Raises NetworkError where fewer fit than must be there at
-    a time, so that the run could never go on.
+    clients: of the job. each: files of a connection. Raises NetworkError where fewer fit than must be there
+    at a time, so that the run could never go on.
     """
     network = job.network
     needed = network.min_clients or clients
@@ -141,11 +140,6 @@ def check_tokens(
         )
     if lacking := hashes.without(names):
         say(f"no token counts for {named(lacking)} yet: `splitft certs token` makes one")
-
-
-def named(names: Sequence[str]) -> str:
-    """Return names for one line: of many the first ones."""
-    return first_few(names, MOST_NAMED) if len(names) > 2 * MOST_NAMED else ", ".join(names)
 
 
 def notice(console: Console, text: str) -> None:

@@ -18,6 +18,7 @@ from splitft.common.files import append_line, append_mark, flush
 from splitft.common.notebook import make_console
 from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
+from splitft.common.text import named
 from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
@@ -56,7 +57,6 @@ from splitft.running.network import (
     check_tokens,
     client_names,
     job_digest,
-    named,
     needs_weights,
     notice,
 )

@@ -73,5 +73,5 @@ class RoundSteps:
     def _needed(self, roster: Roster) -> int:
         stated = roster.config.min_clients or sum(not roster[name].off for name in self.clients)
         if roster.config.samples_connected:
-            stated = roster.config.min_clients or roster.per_round or 1
+            stated = min(roster.fewest, roster.per_round or roster.fewest)
         return max(1, min(stated, len(self.clients)))

@@ -38,13 +38,16 @@ class WaitingLine:
             self._said = now
 
 
-def wait_for_enough(roster: Roster, notice: Callable[[str], None], pump: Callable[[], None]) -> list[str]:
+def wait_for_enough(
+    roster: Roster, notice: Callable[[str], None], pump: Callable[[float], None]
+) -> list[str]:
     """Wait until as many clients are connected as a round needs, whoever they are; return all of them.
 
-    notice: prints a line. pump: takes in what comes.
+    notice: prints a line. pump: takes in what comes within so many seconds.
     """
     waiting = WaitingLine(roster, notice)
+    pump(0.0)  # those that have come meanwhile
     while len(there := roster.connected()) < roster.fewest:
-        pump()
+        pump(0.5)
         waiting.tell_count()
     return there

@@ -56,6 +56,8 @@ class Entrance:
         self._audit = audit
         room = make_room(clients, FILES_WITH_CERTS if certs and client_certs else FILES_WITH_FRONT)
         self._room, self.notice = room.most, room.notice  # a line for the operator, or empty
+        ample = room.most is None or room.most >= clients + MOST_STRANGERS
+        self._most_strangers = MOST_STRANGERS if ample else max(8, (room.most or 0) // 4)
         self._front = None if certs and client_certs else CountingFront(room.most, audit)
         self._strangers: Strangers | None = None
         self._identity = Identity(certs, client_certs, audit, self._look) if certs else None
@@ -87,8 +89,7 @@ class Entrance:
             raise NetworkError(
                 f"cannot listen at {address}: {reason}; choose another with --listen"
             ) from None
-        most = MOST_STRANGERS if self._room is None else min(MOST_STRANGERS, max(8, self._room // 4))
-        self._strangers = Strangers(bound, self._audit, most, self._room)
+        self._strangers = Strangers(bound, self._audit, self._most_strangers, self._room)
         return int(bound)
 
     async def stop(self) -> None:
