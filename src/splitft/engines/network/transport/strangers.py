@@ -28,6 +28,7 @@ STRANGER_SECONDS = 10.0  # until a client of the run is recognised
 STRANGER_BYTES = 1 << 15  # that it may send until then
 MOST_STRANGERS = 256  # at a time; one more ends the newest of the address that has most
 SCAN_SECONDS, LOOK_SECONDS = 0.1, 0.05  # between two looks: without and with a stranger there
+LOOK_REST, SCAN_REST = 3.0, 15.0  # times a look's own time between two of them, at least
 HANDSHAKE_SHARE = 0.05  # of all time, at most, for looks at handshakes beside these
 FILES = "/dev/fd"
 FULL = "this process may open no more files (ulimit -n): it may come when others have left"
@@ -147,13 +148,15 @@ class Strangers:
 
     def _watch(self) -> None:
         while not self._closed:
+            began = time.monotonic()
             with self._lock:
                 strangers = self._look()
                 self._judge(strangers)
+            taken = time.monotonic() - began  # with thousands of files open, several milliseconds
             if strangers:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(max(LOOK_SECONDS, LOOK_REST * taken))
             else:
-                self._wake.wait(SCAN_SECONDS)
+                self._wake.wait(max(SCAN_SECONDS, SCAN_REST * taken))
             self._wake.clear()
 
     def _look(self) -> list[Connection]:
