@@ -72,6 +72,10 @@ class Clients:
             self._coming[name].exception(60)
         return self._coming[name].done()
 
+    def over(self, name: str) -> bool:
+        """Whether a client takes part no more."""
+        return name in self._coming and self._coming[name].done()
+
     def end(self) -> None:
         """Wait until all have gone."""
         for one in self._coming.values():

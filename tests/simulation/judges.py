@@ -11,7 +11,7 @@ from simulation.counting import Fixed
 from simulation.standin import WIDTH, StandInClient, StandInServer
 from splitft.common.checkpoint import load_checkpoint
 from splitft.engines.local import LocalCohort
-from splitft.engines.network.cohorts import COHORTS, read_counted
+from splitft.engines.network.cohorts import COHORTS, read_counted, read_lines
 from splitft.errors import JobError
 from splitft.round import Observer, run_rounds
 from splitft.wire.ledger import Ledger
@@ -51,10 +51,13 @@ def judge(mode: Mode, parties: Sequence[Party], outcome: Outcome, whole: Outcome
 def as_replayed(mode: Mode, parties: Sequence[Party], outcome: Outcome) -> str:
     """Return what differs from the rounds in one process with the same record; no client loses its state."""
     server: Any = parties[0].disk
+    path = server.root("run") / COHORTS
     try:
-        counted = read_counted(server.root("run") / COHORTS)
+        counted = read_counted(path)
     except JobError as error:
         return str(error)
+    if lacking := {*range(1, mode.job.rounds + 1)} - {*counted}:
+        return f"the record lacks who counted in {sorted(lacking)}: {read_lines(path)}"
     job, names, clients = mode.job, mode.names, list[Any]()
     for name in names:
         client: Any = StandInClient(name, job)

@@ -209,6 +209,7 @@ def serve(
         gone = [name for name in roster.took_part() if roster.long_away(name) or roster[name].out]
         if job.network.samples_connected:
             gone = [name for name in roster.took_part() if not roster[name].present]
+            write_members(opened.folder, roster, came=True)
         say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result
 

@@ -194,8 +194,7 @@ class NetworkCohort:
 
         last: the run is over, and these states serve its extension alone.
         """
-        saving = SavingConnected if self.open else Saving
-        saving(self._members, rounds_done, last).run()
+        (SavingConnected if self.open else Saving)(self._members, rounds_done, last).run()
 
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from splitft.common.files import append_mark
+from splitft.common.files import append_mark, disk_of
 from splitft.errors import JobError
 
 COHORTS = "cohorts.jsonl"
@@ -87,7 +87,11 @@ class CohortLog:
     def _write(self, event: str, round_: int, clients: Sequence[str], **more: int) -> None:
         if self.folder is not None:
             line = {"event": event, "round": round_, **more, "clients": list(clients)}
-            append_mark(self.folder / COHORTS, json.dumps(line))
+            path = self.folder / COHORTS
+            new = not path.exists()
+            append_mark(path, json.dumps(line))
+            if new:  # a loss of power must not undo the file itself
+                disk_of(path).flush_folder(self.folder)
         self._note(event, round_, list(clients))
 
     def _note(self, event: str, round_: int, clients: list[str]) -> None:

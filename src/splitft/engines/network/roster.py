@@ -286,7 +286,8 @@ class Roster(dict[str, Member]):
 
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""
-        return self[name].off or (self.long_away(name) and self.enough(without=[name]))
+        alone = self.config.samples_connected  # nobody else's being there matters
+        return self[name].off or (self.long_away(name) and (alone or self.enough(without=[name])))
 
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""
