@@ -22,19 +22,25 @@ Held = Callable[[Any], bool]  # of a message that a client is about to send
 
 
 def registered_job(folder: Path, registered: int, there: int, **own: Any) -> tuple[Settings, list[str]]:
-    """Return a job of so many registered clients, and the names of those that have a file with rows."""
+    """Return a job of so many registered clients, and the names of those that have a file of rows below."""
     names = [f"site-{i:05d}" for i in range(registered)]
     step = registered // there
     come = names[::step][:there]
     (folder / "clients.txt").write_text("# registered\n" + "\n".join(names) + "\n")
-    files = {name: str(write_rows(folder / f"{name}.txt", rows=16, seed=i)) for i, name in enumerate(come)}
+    for i, name in enumerate(come):
+        write_rows(rows_of(folder, name), rows=16, seed=i)
     network = {"clients_file": str(folder / "clients.txt"), "sampling": "connected", "rejoin_seconds": 1.0}
     setting = make_setting(folder, "llama", num_hidden_layers=3) | {
-        "data_files": files, "partition": {"method": "files"}, "labels": "server", "cuts": 1, "rounds": 4,
-        "local_steps": 1, "warmup_steps": 0, "max_eval_samples": None, "eval_every": 1, "codec": "none",
+        "data_files": None, "labels": "server", "cuts": 1, "rounds": 4, "local_steps": 1,
+        "warmup_steps": 0, "max_eval_samples": None, "eval_every": 1, "codec": "none",
         "network": network | own.pop("network", {}),
     } | own  # fmt: skip
     return setting, come
+
+
+def rows_of(folder: Path, name: str) -> Path:
+    """The file of a client."""
+    return folder / f"{name}.txt"
 
 
 class LeavesError(Exception):
@@ -44,8 +50,8 @@ class LeavesError(Exception):
 class Clients:
     """The clients of a server. A client that has left comes again with its folder."""
 
-    def __init__(self, setting: Settings, folder: Path) -> None:
-        self._setting, self._folder = setting, folder
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._pool = ThreadPoolExecutor(96)
         self._coming: dict[str, Future[Any]] = {}
         self._leaving: dict[str, Held] = {}
@@ -93,7 +99,7 @@ class Clients:
             return [message]
 
         with suppress(LeavesError):
-            data = Path(self._setting["data_files"][name])
+            data = rows_of(self._folder, name)
             follow(name, data, self.address, self._folder / name, tamper)
 
 
@@ -118,8 +124,9 @@ def serve_clients(
     return result, said.file.getvalue()  # type: ignore[attr-defined]
 
 
-def replayed(setting: Settings, folder: Path, record: Path) -> Path:
+def replayed(setting: Settings, folder: Path, come: Sequence[str], record: Path) -> Path:
     """Run the same rounds in one process, with the cohorts of a record; return the run's folder."""
     own = {key: value for key, value in setting.items() if key != "network"}
+    own["data_files"] = {name: str(rows_of(folder, name)) for name in come}
     job = Job(**own, replay_cohorts=str(record), output_dir=str(folder / "replayed"))
     return run(job, console=Console(quiet=True)).output_dir

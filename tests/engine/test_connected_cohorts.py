@@ -65,7 +65,7 @@ def check_record(run: Path, most: int) -> None:
 def test_clients_come_and_go_and_a_replay_has_the_same_bits(tmp_path: Path) -> None:
     """One is killed in its steps: the round begins anew with others, and it goes on with its state later."""
     setting, come = registered_job(tmp_path, 30, 8, rounds=5, clients_per_round=4, eval_clients=3)
-    clients, rounds, left = Clients(setting, tmp_path), Rounds(), list[str]()
+    clients, rounds, left = Clients(tmp_path), Rounds(), list[str]()
 
     def go(cohort: list[str]) -> None:
         left.append(cohort[1])
@@ -84,14 +84,14 @@ def test_clients_come_and_go_and_a_replay_has_the_same_bits(tmp_path: Path) -> N
     assert all(sum(bool(one["eval_tokens"]) for one in line["clients"].values()) == 3
                for line in figures_of(run))  # fmt: skip
     assert {*json.loads((run / MEMBERS).read_text())} == {*come}
-    assert adapter_of(replayed(setting, tmp_path, run / COHORTS)) == adapter_of(run)
+    assert adapter_of(replayed(setting, tmp_path, come, run / COHORTS)) == adapter_of(run)
 
 
 def test_late_adapters_are_dropped_and_the_record_says_whose_counted(tmp_path: Path) -> None:
     """Of 8, 5 are drawn and 3 count; two of each round's first ones wait until it is over."""
     network = {"over_selection": 1.5, "min_clients": 8, "rejoin_seconds": 30.0}
     setting, come = registered_job(tmp_path, 30, 8, rounds=3, clients_per_round=3, network=network)
-    clients, rounds, over = Clients(setting, tmp_path), Rounds(), threading.Event()
+    clients, rounds, over = Clients(tmp_path), Rounds(), threading.Event()
     slow: list[str] = []
 
     def hold(cohort: list[str]) -> None:
@@ -108,13 +108,14 @@ def test_late_adapters_are_dropped_and_the_record_says_whose_counted(tmp_path: P
     first = dict(lines(run, COUNTED))[1]
     assert not {*slow} & {*first} and "2 clients were drawn and came too late" in said
     assert not lines(run, LOST) and "expelled" not in said
-    assert adapter_of(replayed(setting, tmp_path, run / COHORTS)) == adapter_of(run)
+    assert adapter_of(replayed(setting, tmp_path, come, run / COHORTS)) == adapter_of(run)
 
 
 def test_a_resumed_round_is_of_the_clients_that_it_was_of(tmp_path: Path) -> None:
     """The server ends in round 3; those that come then are more, and fewer of the others."""
-    setting, come = registered_job(tmp_path, 30, 8, clients_per_round=4)
-    clients, rounds = Clients(setting, tmp_path), Rounds()
+    network = {"rejoin_seconds": 60.0}
+    setting, come = registered_job(tmp_path, 30, 8, clients_per_round=4, network=network)
+    clients, rounds = Clients(tmp_path), Rounds()
 
     def crash() -> None:
         raise RuntimeError("the server ends")
@@ -125,19 +126,19 @@ def test_a_resumed_round_is_of_the_clients_that_it_was_of(tmp_path: Path) -> Non
     clients.end()
     wanted = rounds.cohorts[-1]
     assert wanted[0] == 3 and dict(lines(tmp_path / "run", DRAWN))[3] == wanted[1]
-    clients, again = Clients(setting, tmp_path), Rounds()
+    clients, again = Clients(tmp_path), Rounds()
     later = [*wanted[1], *[name for name in come if name not in wanted[1]][::2]]
     result, _ = serve_clients(setting, tmp_path, clients, later[:6], [again], resume=True)
     clients.end()
     assert again.cohorts[0] == wanted and not lines(result.output_dir, LOST)
     check_record(result.output_dir, 4)
     record = result.output_dir / COHORTS
-    assert adapter_of(replayed(setting, tmp_path, record)) == adapter_of(result.output_dir)
+    assert adapter_of(replayed(setting, tmp_path, come, record)) == adapter_of(result.output_dir)
 
 
 def test_a_resumed_round_is_of_others_where_one_does_not_come(tmp_path: Path) -> None:
     setting, come = registered_job(tmp_path, 30, 8, clients_per_round=4, rounds=2)
-    clients, rounds = Clients(setting, tmp_path), Rounds()
+    clients, rounds = Clients(tmp_path), Rounds()
 
     def crash() -> None:
         raise RuntimeError("the server ends")
@@ -147,19 +148,19 @@ def test_a_resumed_round_is_of_others_where_one_does_not_come(tmp_path: Path) ->
         serve_clients(setting, tmp_path, clients, come[:6], [rounds])
     clients.end()
     lacks = rounds.cohorts[-1][1][0]
-    clients, again = Clients(setting, tmp_path), Rounds()
+    clients, again = Clients(tmp_path), Rounds()
     there = [name for name in come if name != lacks]
     result, _ = serve_clients(setting, tmp_path, clients, there, [again], resume=True)
     clients.end()
     assert lacks not in again.cohorts[0][1]
     check_record(result.output_dir, 4)
     record = result.output_dir / COHORTS
-    assert adapter_of(replayed(setting, tmp_path, record)) == adapter_of(result.output_dir)
+    assert adapter_of(replayed(setting, tmp_path, come, record)) == adapter_of(result.output_dir)
 
 
 def test_a_client_hears_no_other_name_however_many_there_are(tmp_path: Path) -> None:
     setting, come = registered_job(tmp_path, 10_000, 4, clients_per_round=2, rounds=1)
-    clients, welcomes = Clients(setting, tmp_path), list[Any]()
+    clients, welcomes = Clients(tmp_path), list[Any]()
 
     class Listens(Callback):
         def on_round_begin(self, *given: Any) -> None:

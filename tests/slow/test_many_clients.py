@@ -56,13 +56,13 @@ def test_thousands_of_registered_clients(tmp_path: Path) -> None:
     network = {"over_selection": 1.1, "rejoin_seconds": 15.0, "min_clients": PER_ROUND + 4}
     own: dict[str, Any] = {"rounds": ROUNDS, "clients_per_round": PER_ROUND, "eval_clients": 10}
     setting, come = registered_job(tmp_path, REGISTERED, THERE, network=network, **own)
-    clients = Clients(setting, tmp_path)
+    clients = Clients(tmp_path)
     comings = Comings(clients, come, ends_in=4)
     with pytest.raises(JobError, match="failed in on_step_end"):
         serve_clients(setting, tmp_path, clients, come, [comings])
     clients.end()
     drawn = comings.cohorts[4]
-    clients = Clients(setting, tmp_path)
+    clients = Clients(tmp_path)
     comings = Comings(clients, come, ends_in=0)
     result, said = serve_clients(setting, tmp_path, clients, come[::-1], [comings], resume=True)
     clients.end()
@@ -78,4 +78,4 @@ def test_thousands_of_registered_clients(tmp_path: Path) -> None:
     assert all(len(line["clients"]) <= PER_ROUND + 10 for line in figures_of(run))
     assert json.loads((run / "summary.json").read_text())["clients"] == REGISTERED
     # The same record gives the same bits in one process, where nothing ever broke.
-    assert adapter_of(replayed(setting, tmp_path, run / COHORTS)) == adapter_of(run)
+    assert adapter_of(replayed(setting, tmp_path, come, run / COHORTS)) == adapter_of(run)

@@ -25,6 +25,9 @@ def _registered(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Rules of a list of names that the server alone has."""
     if job.get("network.clients") is not None:
         yield "network.clients_file", "set network.clients or network.clients_file, not both; null unsets one"
+    for key in ("data_files", "eval_files"):
+        if isinstance(job.get(key), Mapping):
+            yield key, "names clients, and a job is told to all: leave it out with network.clients_file"
     for key in ("cuts", "devices"):
         if isinstance(job.get(key), list | dict):
             yield key, "with network.clients_file clients have no names here: give one value for all"

@@ -73,7 +73,8 @@ def make_parties(
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
     model = model or start.split_model
-    clock = present = None
+    clock: VirtualClock | None = None
+    present: Callable[[int], Sequence[str]] | None = None
     if machines:
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)

@@ -20,6 +20,7 @@ OPEN = FILE | {"sampling": "connected"}
     ("keys", "problem"),
     [
         ({"network": FILE | {"clients": ["a", "b"]}}, "not both"),
+        ({"network": FILE, "data_files": {"a": "a.txt"}}, "data_files: names clients"),
         ({"network": FILE, "cuts": [1, 2]}, "give one value for all"),
         ({"network": FILE, "devices": ["phone", "laptop"]}, "give one value for all"),
         ({"network": FILE | {"aggregator": "host:1"}}, "does not go with network.aggregator"),

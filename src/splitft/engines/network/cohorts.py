@@ -68,7 +68,7 @@ class CohortLog:
 
     def due(self, round_: int) -> list[str]:
         """Return the clients of a round that is begun again: those that counted, else those drawn."""
-        return list(self._counted.get(round_) or self._drawn.get(round_, ()))
+        return [*(self._counted.get(round_) or self._drawn.get(round_) or ())]
 
     def draw(self, round_: int, clients: Sequence[str], there: int) -> None:
         """Write down who was drawn, of so many that are there. Raises OutputError."""
