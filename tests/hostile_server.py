@@ -21,7 +21,7 @@ from splitft.errors import SplitFTError
 from splitft.lora.blocks import flatten
 from splitft.running.join import join
 from splitft.running.prepare import Assembly, assemble
-from splitft.running.serve import welcome_of
+from splitft.running.welcome import welcome_of
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.messages import Activations, AdapterDown, OptimizerState
 

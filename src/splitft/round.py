@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from splitft.common.seeds import numpy_generator
+from splitft.common.seeds import derive_seed, numpy_generator
 from splitft.data.estimates import HeldOutRows
 from splitft.history import OwnFigures, RoundRecord, make_record
 from splitft.job.settings import FederationSettings
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from splitft.devices.simulate import RoundTimes
 
 
+_ROUNDING = 1e-9  # of a product: 50 × 1.2 are 60
+
+
 class ServerRole(Protocol):
     """Runs trunks, and keeps the global adapter."""
 
@@ -50,6 +54,9 @@ class ServerRole(Protocol):
 
 class CohortRole(Protocol):
     """All clients, wherever they are, and the carrier of their messages."""
+
+    over_selection: float  # times clients_per_round that are drawn; the first to finish count
+    open: bool  # clients come and go: a round is of those that are there, and of the drawn who finish in time
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -131,8 +138,9 @@ def run_rounds(
 
         # Adapt the cuts to what the clients' devices and results are.
         cuts = policy.decide(round_, record)
-        members = sample_members(job, cohort.present(round_), round_) if round_ else []
-        observer.on_round_begin(round_, cuts, members)
+        over = cohort.over_selection
+        members = sample_members(job, cohort.present(round_), round_, over) if round_ else []
+        observer.on_round_begin(round_, {n: cuts[n] for n in members} if cohort.open else cuts, members)
 
         # Hand out the adapters that members lack; blocks move with their optimizer state.
         if members:
@@ -153,12 +161,13 @@ def run_rounds(
         trained = time.perf_counter()
         figures: OwnFigures = {}
         metrics: dict[str, Metrics] = {}
+        there: Sequence[str] = ()
 
         # Evaluate the new global adapter on each client's held-out rows: a sample, at the end all of them.
         stands = bool(round_ % job.eval_every) and round_ != job.rounds
         while not stands:
             observer.on_evaluation(round_)
-            there = cohort.reachable()
+            there = sample_evaluated(job, cohort.reachable())
             back = cohort.receive(
                 server.hand_out(round_, {name: cuts[name] for name in there}, evaluate=True)
             )
@@ -169,12 +178,16 @@ def run_rounds(
             metrics = server.take_metrics()
             stands = server.accepts(metrics)  # else the round's average was made again
 
-        # Record.
+        # Record. Where clients come and go: those that counted, and of all others nothing.
+        trained_losses = server.training_losses()
+        if cohort.open:
+            members = [name for name in members if name in trained_losses]
+            cuts = {name: cuts[name] for name in cohort.names if name in {*members, *there}}
         record = make_record(
             round_,
             members,
             cuts if job.splits_model else dict.fromkeys(cuts),
-            losses=server.training_losses(),
+            losses=trained_losses,
             metrics=metrics,
             first=server.first_metrics,
             held_out=cohort.held_out,
@@ -242,10 +255,27 @@ def exchange(
         messages = cohort.answer(replies)
 
 
-def sample_members(job: FederationSettings, names: Sequence[str], round_: int) -> list[str]:
-    """Return the cohort of a round, in the clients' order: all, or a seeded sample without replacement."""
-    count = job.clients_per_round or len(names)
+def sample_members(
+    job: FederationSettings, names: Sequence[str], round_: int, over: float = 1.0
+) -> list[str]:
+    """Return the cohort of a round, in the clients' order: all, or a seeded sample without replacement.
+
+    names: of the clients that are there. over: times as many as the job says.
+    """
+    count = math.ceil(job.clients_per_round * over - _ROUNDING) if job.clients_per_round else len(names)
     if count >= len(names):
         return list(names)
     chosen = numpy_generator(job.seed, "cohort", round_).choice(len(names), size=count, replace=False)
     return [names[i] for i in sorted(chosen.tolist())]
+
+
+def sample_evaluated(job: FederationSettings, there: Sequence[str]) -> Sequence[str]:
+    """Return the clients of an evaluation, in their order: all that are there, or `eval_clients` of them.
+
+    Those that come first in one seeded order of all names, so that most are the same from round to round.
+    """
+    if job.eval_clients is None:
+        return there
+    chosen = sorted(there, key=lambda name: derive_seed(job.seed, "eval_clients", name))[: job.eval_clients]
+    taken = {*chosen}
+    return [name for name in there if name in taken]

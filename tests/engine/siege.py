@@ -27,7 +27,7 @@ from splitft.engines.network.transport.peers import MOST_UNREAD
 from splitft.engines.network.transport.strangers import MOST_STRANGERS
 from splitft.job import dump_job
 from splitft.running.prepare import assemble
-from splitft.running.serve import most_bytes
+from splitft.running.welcome import most_bytes
 from splitft.wire.messages import Activations
 
 HONEST = ["anna", "bert"]

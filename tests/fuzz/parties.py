@@ -37,7 +37,7 @@ from splitft.model.config import text_config
 from splitft.round import Observer, run_rounds
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.join import ClientSetup
-from splitft.running.serve import welcome_of
+from splitft.running.welcome import welcome_of
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
 from splitft.server.probe import AdapterProbe

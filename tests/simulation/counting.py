@@ -47,7 +47,7 @@ class NumberKit:
         return Fixed(mode)
 
     def server(self, job: Job, around: Around) -> StandInServer:
-        return StandInServer(job, around.log, around.averager)
+        return StandInServer(job, around.log, around.averager, list(around.roster))
 
     def gate(self, job: Job, server: Server, channels: Mapping[str, Channel], only_digests: bool) -> Gate:
         def unpacked(name: str, message: Message) -> Message:

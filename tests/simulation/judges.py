@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from history_checker import check_lines
+from simulation.counting import Fixed
+from simulation.standin import WIDTH, StandInClient, StandInServer
 from splitft.common.checkpoint import load_checkpoint
+from splitft.engines.local import LocalCohort
+from splitft.engines.network.cohorts import COHORTS, read_counted, read_lines
+from splitft.errors import JobError
+from splitft.round import Observer, run_rounds
+from splitft.wire.ledger import Ledger
 
 if TYPE_CHECKING:
     from simulation.mains import Outcome
@@ -33,9 +41,34 @@ def judge(mode: Mode, parties: Sequence[Party], outcome: Outcome, whole: Outcome
     found = load_checkpoint(server.root("run") / "checkpoints")
     if found is None or found.round < mode.job.rounds - 1 or found.passed_over:  # it may die before the last
         return f"the last checkpoint: {found and (found.round, found.passed_over)}"
+    if mode.job.network.samples_connected:
+        return as_replayed(mode, parties, outcome)
     if whole is not None and mode.strict:
         return same_bits(parties, outcome, whole)
     return ""
+
+
+def as_replayed(mode: Mode, parties: Sequence[Party], outcome: Outcome) -> str:
+    """Return what differs from the rounds in one process with the same record; no client loses its state."""
+    server: Any = parties[0].disk
+    path = server.root("run") / COHORTS
+    try:
+        counted = read_counted(path)
+    except JobError as error:
+        return str(error)
+    if lacking := {*range(1, mode.job.rounds + 1)} - {*counted}:
+        return f"the record lacks who counted in {sorted(lacking)}: {read_lines(path)}"
+    job, names, clients = mode.job, mode.names, list[Any]()
+    for name in names:
+        client: Any = StandInClient(name, job)
+        client.model = SimpleNamespace(slots=client.model.slots, width=WIDTH, has_values=True)
+        clients.append(client)
+    cohort = LocalCohort(clients, job, Ledger(), None, lambda round_: counted[round_])
+    alone = StandInServer(job, lambda line: None, names=names)
+    for _ in run_rounds(job, Fixed(mode), alone, cohort, Ledger(), Observer()):
+        pass
+    adapter = {b: {n: t.tolist() for n, t in a.items()} for b, a in alone.adapter.items()}
+    return "" if adapter == outcome.adapter else f"the adapter is {outcome.adapter}, replayed {adapter}"
 
 
 def same_bits(parties: Sequence[Party], outcome: Outcome, whole: Outcome) -> str:

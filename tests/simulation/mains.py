@@ -19,6 +19,7 @@ from splitft.common.state import State
 from splitft.engines.network.aggregator_link import AggregatorLink, dial_and_dismiss
 from splitft.engines.network.aggregator_process import AggregatorProcess
 from splitft.engines.network.cohort import NetworkCohort
+from splitft.engines.network.cohorts import CohortLog
 from splitft.engines.network.control import End, Welcome
 from splitft.engines.network.conversation import Conversation
 from splitft.engines.network.desk import Desk
@@ -86,7 +87,7 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     # The parts of a server.
     found = load_checkpoint(folder / CHECKPOINTS)
     ledger = Ledger()
-    roster = Roster(names, job.network, lambda: party.world.loop.now)
+    roster = Roster(names, job.network, lambda: party.world.loop.now, job.clients_per_round)
     averaging = None
     if mode.aggregator:
         averaging = AggregatorLink(job, "digest", kit.layout, ledger, party.inbox())  # type: ignore[arg-type]
@@ -110,7 +111,9 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     members = Members(
         roster, listener, ledger, *parts_of_server, gate, channels, notice, faults, facts=kit.facts
     )
-    cohort = NetworkCohort(members, job, times, averaging)
+    cohorts = CohortLog(folder if job.network.samples_connected else None)
+    members.lost = lambda name: cohorts.lose(-1, name)
+    cohort = NetworkCohort(members, job, times, averaging, _cohorts=cohorts)
     parts = {"policy": policy, "server": server, "cohort": cohort, "ledger": ledger}
     if averaging is not None and dial is not None:
         averaging.open(dial, members)
@@ -151,7 +154,8 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     except BaseException:
         say_stop(listener, roster.there(), dismiss, "the server stopped")
         raise
-    gone = [name for name in roster.took_part() if roster.long_away(name)]
+    coming = job.network.samples_connected
+    gone = [n for n in roster.took_part() if (not roster[n].present if coming else roster.long_away(n))]
     say_farewell(listener, roster.took_part(), dismiss, folder, job.network.rejoin_seconds, notice, gone=gone)
 
 

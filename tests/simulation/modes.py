@@ -185,7 +185,30 @@ REAL = {
     )
 }  # fmt: skip
 REAL = {name: replace(mode, real=True) for name, mode in REAL.items()}
-ALL = MODES | REAL
+CONNECTED: dict[str, Any] = {"sampling": "connected", "rejoin_seconds": 2.0, "min_clients": 2}
+COMING = {
+    mode.name: mode
+    for mode in (
+        Mode(
+            "coming",
+            {"clients": 4, "cuts": 1, "rounds": 4, "local_steps": 1, "clients_per_round": 2, "eval_every": 1,
+             "eval_clients": 2, "network": CONNECTED},
+            cuts=((1,) * 4,), strict=False,
+        ),
+        Mode(
+            "coming, too many drawn",
+            {"clients": 5, "cuts": 1, "rounds": 3, "clients_per_round": 2, "eval_every": 1,
+             "network": {**CONNECTED, "over_selection": 1.5}},
+            cuts=((1,) * 5,), strict=False, slow=True,
+        ),
+        Mode(
+            "coming, client labels",
+            {**TAIL, "clients": 4, "cuts": 1, "rounds": 3, "clients_per_round": 2, "network": CONNECTED},
+            cuts=((1,) * 4,), strict=False,
+        ),
+    )
+}  # fmt: skip
+ALL = MODES | REAL | COMING
 
 
 @cache

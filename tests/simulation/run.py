@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from simulation.modes import ALL, MODES, REAL
+from simulation.modes import ALL, COMING, MODES, REAL
 from simulation.schedule import simulate, undisturbed
 
 
@@ -18,12 +18,13 @@ def main() -> int:
     options.add_argument(
         "--real", action="store_true", help="modes with a real model, in the place of numbers"
     )
+    options.add_argument("--coming", action="store_true", help="modes whose clients come and go")
     options.add_argument("--mode", choices=list(ALL), help="one mode alone, of either kind")
     options.add_argument("--trace", action="store_true", help="print what happened in each failing schedule")
     options.add_argument("--most", type=int, default=10, help="failing schedules after which it stops")
     given = options.parse_args()
     first, last = map(int, given.seeds.split(":"))
-    names = [given.mode] if given.mode else list(REAL if given.real else MODES)
+    names = [given.mode] if given.mode else list(REAL if given.real else COMING if given.coming else MODES)
     for name in names:
         undisturbed(name)
     failed, kills, steps, began = 0, 0, 0, time.perf_counter()

@@ -270,12 +270,17 @@ class StandInServer(Server):
     """A server with a real coordinator, and with numbers for trunks."""
 
     def __init__(
-        self, job: Job, log: Callable[[dict[str, Any]], None], averager: RemoteAverage | None = None
+        self,
+        job: Job,
+        log: Callable[[dict[str, Any]], None],
+        averager: RemoteAverage | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         first = adapter({block: 11 + block for block in range(BLOCKS)})
         self.coordinator = Coordinator(
             job, LAYOUT, BLOCKS, first, continues=False, micro_batches=lambda client: 1, mean=None,
             averager=averager, log=log, guard=None,
+            place={name: place for place, name in enumerate(names)},
         )  # fmt: skip
         self.worker = StandInWorker(job, log)  # type: ignore[assignment]
         self.training_losses, self.take_metrics = self.worker.training_losses, self.worker.take_metrics

@@ -8,12 +8,13 @@ import pytest
 
 from cases import rest_slow
 from simulation.bugs import BUGS, REAL_BUGS
-from simulation.modes import MODES, REAL
+from simulation.modes import COMING, MODES, REAL
 from simulation.schedule import Result, simulate, undisturbed
 
 QUICK, ALL = 800, 100_000  # 50 ms each on an idle core
+COMING_QUICK, COMING_ALL = 120, 20_000
 REAL_ALL, REAL_PARTS = 2_000, 4  # 0.2 s each
-NAMES, REAL_NAMES = list(MODES), list(REAL)
+NAMES, REAL_NAMES, COMING_NAMES = list(MODES), list(REAL), list(COMING)
 # Of those with a model: labels at home with int8, cuts that move with lower ranks and a shared trunk, a
 # frozen front, delta with cuts that move, micro-batches without padding, an aggregator.
 REAL_QUICK = (1, 5, 7, 9, 10, 15)
@@ -44,7 +45,7 @@ def run(seed: int, names: Sequence[str] = NAMES) -> Result:
 
 def check(seeds: Iterable[int], names: Sequence[str] = NAMES) -> int:
     """Fail with the seed of a schedule that is not as it should be; return the number of kills."""
-    kills, real = 0, " --real" if names is REAL_NAMES else ""
+    kills, real = 0, " --real" if names is REAL_NAMES else " --coming" if names is COMING_NAMES else ""
     for seed in seeds:
         result = run(seed, names)
         kills += result.kills
@@ -65,6 +66,11 @@ def test_schedules() -> None:
     assert check(range(QUICK)) > QUICK / 4
 
 
+def test_schedules_with_clients_that_come_and_go() -> None:
+    """The adapter is that of the record, replayed in one process; nobody loses its state."""
+    assert check(range(COMING_QUICK), COMING_NAMES) > COMING_QUICK / 8
+
+
 def test_schedules_with_a_model() -> None:
     assert check(REAL_QUICK, REAL_NAMES) > 0
 
@@ -80,6 +86,11 @@ def test_schedules_that_found_a_defect(mode: str, seed: int) -> None:
 def test_many_schedules(part: int) -> None:
     size = (ALL - QUICK) // 10
     check(range(QUICK + part * size, QUICK + (part + 1) * size))
+
+
+@pytest.mark.slow
+def test_many_schedules_with_clients_that_come_and_go() -> None:
+    check(range(COMING_QUICK, COMING_ALL), COMING_NAMES)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def levels(lines: Sequence[Mapping[str, Any]]) -> list[Level]:
             and changed is not None
             and changed > -1  # a last evaluation of likelihood 1 tells nothing of the others
             and whole
+            and (line.get("perplexity_change") is not None or not line.get("round"))  # else on other rows
             and _sampled(line)
         ):
             perplexity = end * (1 + (line.get("perplexity_change") or 0.0)) / (1 + changed)

@@ -25,6 +25,11 @@ def first_few(texts: Sequence[str], most: int, separator: str = ", ") -> str:
     return separator.join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def named(names: Sequence[str], most: int = 20) -> str:
+    """Return names for one line: the first ones, where there are more than twice as many as `most`."""
+    return first_few(names, most) if len(names) > 2 * most else ", ".join(names)
+
+
 def nearest(name: object, names: Iterable[str], before: str = "") -> str:
     """Return "did you mean NAME?" for the name that is written most alike; empty where none is."""
     near = difflib.get_close_matches(str(name), list(names), n=1)

@@ -44,6 +44,8 @@ def check_finite(name: str, message: M) -> M:
 class InProcess:
     """What cohorts in this process have in common."""
 
+    over_selection, open = 1.0, False
+
     def go_on_without(self, error: ClientError, clients: Collection[str]) -> None:
         """Raise what computing a client's message raised: in one process it is an error of the run."""
         raise error.__cause__ or error

@@ -44,3 +44,8 @@ class RowsSettings(Strict):
         "rows trained since the evaluation before, so that evaluation stays a small share of the run, "
         "whatever the interval, which the run shows. 0 or null: all rows every time.",
     )
+    eval_clients: Count | None = key(
+        None,
+        "Clients that each evaluation takes, the last one too: a seeded sample, the same clients each time "
+        "as far as they are there. Default: all that are there.",
+    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from splitft.job.algorithm_rules import broken_algorithm_rules
+from splitft.job.connected import broken_connected_rules
 from splitft.job.dp import broken_dp_rules
 from splitft.job.privacy import broken_privacy_rules
 from splitft.job.secure import broken_secure_rules
@@ -31,7 +32,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         given = [key for key in ("dataset_name", "data_files") if job[key] is not None]
         if len(given) == 2:
             yield "dataset_name", "set dataset_name or data_files, not both; null unsets one"
-        elif not given and get("network.clients") is None:
+        elif not given and get("network.clients") is None and get("network.clients_file") is None:
             yield "dataset_name", "no data: set dataset_name (e.g. builtin:sotu) or data_files"
 
     yield from broken_evaluation_rules(job)
@@ -56,7 +57,8 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "to deal all rows anew, give data_files as a list",
         )
 
-    clients, per_round = get("clients"), get("clients_per_round")
+    registered = get("network.clients_file")  # it says how many there are
+    clients, per_round = None if registered else get("clients"), get("clients_per_round")
     if clients and per_round and per_round > clients:
         yield "clients_per_round", f"{per_round} is more than clients ({clients})"
 
@@ -168,6 +170,7 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from broken_lora_rules(job)
     yield from broken_algorithm_rules(job)
     yield from broken_secure_rules(job)
+    yield from broken_connected_rules(job)
     yield from broken_dp_rules(job)
     yield from broken_privacy_rules(job)
 
@@ -284,7 +287,8 @@ def broken_cut_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, problem
 
     method, devices = job.get("cut_policy.method"), job.get("devices")
-    measured = job.get("network.clients") is not None  # over a network, what steps take is measured
+    named = job.get("network.clients") is not None or job.get("network.clients_file") is not None
+    measured = named  # over a network, what steps take is measured
     if method in ("resource", "makespan") and "devices" in job and devices is None and not measured:
         yield (
             "devices",

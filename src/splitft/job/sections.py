@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -75,7 +75,9 @@ class PartitionConfig(Strict):
     )
 
 
-ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+ClientName = Annotated[str, Field(pattern=NAME_PATTERN)]
+AT_SERVER = "at the server"  # what clients are told in the place of `clients_file`
 
 
 class NetworkConfig(Strict):
@@ -86,10 +88,29 @@ class NetworkConfig(Strict):
         "Names of the clients that may take part, in the order of all sums. Default: client-0, "
         "client-1 and so on, as many as `clients` says.",
     )
+    clients_file: PathName | None = key(
+        None,
+        "In place of `clients`: a file at the server with the name of a registered client in each line, in "
+        "the order of all sums. Other clients never see the names. Before --resume, names may be added at "
+        "the end.",
+    )
+    sampling: Literal["all", "connected"] = key(
+        "all",
+        "Clients from which the cohort of a round is drawn. all: every client of the job; the run waits for "
+        "those that are away. connected: those that are connected as the round begins; nobody waits for "
+        "others, and `cohorts.jsonl` has who was drawn and who counted.",
+    )
+    over_selection: float = key(
+        1.0,
+        "With sampling connected: draw so many times clients_per_round, and end the round's local steps once "
+        "clients_per_round have finished theirs; late adapters are dropped.",
+        ge=1,
+        le=4,
+    )
     min_clients: Count | None = key(
         None,
         "Fewest clients with which a round goes on. Default: all that are not expelled, so that "
-        "the run waits for every lost one.",
+        "the run waits for every lost one; with sampling connected, clients_per_round, or one.",
     )
     rejoin_seconds: float = key(
         60.0, "Wait so long for a lost client before a round goes on without it.", gt=0
@@ -116,6 +137,16 @@ class NetworkConfig(Strict):
         "At the end, send the whole adapter to every client that is connected, which keeps it in its folder: "
         "also the blocks that the server has trained, which clients get by no other way.",
     )
+
+    @property
+    def samples_connected(self) -> bool:
+        """Whether clients come and go, and nobody waits for those that are not there."""
+        return self.sampling == "connected"
+
+    @property
+    def told(self) -> NetworkConfig:
+        """What clients get of these keys: never the place of the list of names."""
+        return self if self.clients_file is None else self.model_copy(update={"clients_file": AT_SERVER})
 
 
 class CutPolicyConfig(Strict):

@@ -223,6 +223,11 @@ class FederationSettings(SplitSettings, ScheduleSettings, SeedSettings, RowsSett
         "parallel: all clients take step by step together. turns: one client after another takes "
         "all its local steps (the paper's).",
     )
+    replay_cohorts: PathName | None = advanced(
+        None,
+        "The `cohorts.jsonl` of a run over a network: each round has the clients that counted there. In one "
+        "process only.",
+    )
 
 
 class EvaluationSettings(FederationSettings, BatchSettings):

@@ -20,8 +20,8 @@ J = TypeVar("J", bound=BaseModel)
 # Keys that the server alone reads. A client of another version may pass over one that it does not know.
 SERVER_KEYS = frozenset({
     *ServerOptimizerSettings.__annotations__, *DeviceSettings.__annotations__, "clients_per_round", "order",
-    "robust_aggregation", "byzantine_clients", "eval_precision", "server_batch_tokens", "cut_policy",
-    "network",
+    "robust_aggregation", "byzantine_clients", "eval_precision", "eval_clients", "server_batch_tokens",
+    "cut_policy", "network", "replay_cohorts",
 })  # fmt: skip
 STATED = {"dataset_text_field"}  # a key that means more where it is stated, even with its default
 # Keys that never leave the server.

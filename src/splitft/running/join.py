@@ -122,7 +122,8 @@ class ClientSetup:
         with self.console.status("reading the data"), naming_the_job():
             data = self._own_data(job, tokenizer)
             check_config(job, config, [data])
-        cut = own_cut(told, self.name, client_names(told))
+        names = [self.name] if told.network.clients_file else client_names(told)  # others' stay there
+        cut = own_cut(told, self.name, names)
         blocks = count_blocks(config)
         held = frozenset(held_blocks(job, blocks, cut).on_client(range(blocks))) if job.splits_model else None
         model = self._load(job, told.model_name_or_path, welcome, held)
@@ -142,7 +143,7 @@ class ClientSetup:
         cuts = offered_cuts(told, blocks)
         gate = RequestGate(job, self.policy, blocks, cuts, len(data.eval), told.network.hand_out_adapter)
         channel = Channel(job, model.width, client.memory)
-        sums = self.sums(told, client_names(told), told.network.min_clients)
+        sums = self.sums(told, names, told.network.min_clients)
         return Joined(client, channel, gate, digest, most_bytes_down(job, model), sums)
 
     def need(self, client: ClientRole, cut: int) -> None:

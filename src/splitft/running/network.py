@@ -11,14 +11,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from splitft.common.notices import Notice
+from splitft.common.text import named
 from splitft.engines.network.transport.certs import SERVER, check_no_authority
 from splitft.engines.network.transport.credentials import RENEWED, is_loopback
 from splitft.engines.network.transport.identity import read_server_files
 from splitft.engines.network.transport.pem import certificates_in, check_dates
+from splitft.engines.network.transport.room import make_room
 from splitft.engines.network.transport.tokens import TokenFile
-from splitft.errors import JobError
+from splitft.errors import JobError, NetworkError
 from splitft.job import Job
 from splitft.job.report import ReportSettings
+from splitft.running.registered import read_clients
 
 METHODS = ("splitft", "same_split", "fed_lora")
 
@@ -26,8 +29,11 @@ METHODS = ("splitft", "same_split", "fed_lora")
 def client_names(job: Job) -> list[str]:
     """Return the names of the clients that may take part, in the order of all sums.
 
-    They are those of `network.clients`, else those that `data_files` gives to a client each.
+    They are those of `network.clients` or its `clients_file`, else those that `data_files` gives to a client
+    each. Raises JobError where the file cannot be used.
     """
+    if job.network.clients_file is not None:
+        return read_clients(job.network.clients_file)
     own = job.data_files if isinstance(job.data_files, dict) else ()
     return list(job.network.clients or own or (f"client-{i}" for i in range(job.clients)))
 
@@ -54,6 +60,8 @@ def check_network_job(job: Job) -> None:
         )
     if job.dp.noise_seed is not None:
         raise JobError("dp.noise_seed: the server would know it, and could take the noise off: leave it out")
+    if job.replay_cohorts is not None:
+        raise JobError("replay_cohorts is for a run in one process: over a network clients come as they do")
     if job.num_train_epochs is not None:
         raise JobError("num_train_epochs counts rows, and these are the clients': set rounds or max_steps")
     if job.privacy is None:
@@ -101,6 +109,24 @@ def check_address(address: str, certs: Path | None, insecure: bool, client_certs
         check_dates(certs / SERVER, certificates_in(certs / SERVER)[0], RENEWED)
 
 
+def check_room(job: Job, clients: int, each: int) -> None:
+    """Raise the limit of open files to what clients need, as far as the system allows it.
+
+    clients: of the job. each: files of a connection. Raises NetworkError where fewer fit than must be there
+    at a time, so that the run could never go on.
+    """
+    network = job.network
+    needed = network.min_clients or clients
+    if network.samples_connected:
+        needed = network.min_clients or job.clients_per_round or 1
+    room = make_room(clients, each)
+    if room.most is not None and room.most < needed:
+        raise NetworkError(
+            f"open files of this process are enough for {room.most} clients, and the run waits for {needed}: "
+            f"{room.advice}"
+        )
+
+
 def check_tokens(
     job: Job, hashes: TokenFile, token: str, names: Sequence[str], say: Callable[[str], None]
 ) -> None:
@@ -113,7 +139,7 @@ def check_tokens(
             "certificates to all parties (`splitft certs aggregator`)"
         )
     if lacking := hashes.without(names):
-        say(f"no token counts for {', '.join(lacking)} yet: `splitft certs token` makes one")
+        say(f"no token counts for {named(lacking)} yet: `splitft certs token` makes one")
 
 
 def notice(console: Console, text: str) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitft.client.client import Client, ClientRole
 from splitft.common.state import State
+from splitft.common.text import first_few
 from splitft.cuts.planner import CutPlanner
 from splitft.data import ClientData, join
 from splitft.devices.clock import VirtualClock
 from splitft.devices.profile import available_members
 from splitft.engines.local import LocalCohort
+from splitft.engines.network.cohorts import read_counted
+from splitft.errors import JobError
 from splitft.lora.blocks import Adapter
 from splitft.lora.means import Mean
 from splitft.model.split_model import SplitModel
@@ -69,11 +73,14 @@ def make_parties(
     """
     job, machines, ledger = start.job, machines_of(start), Ledger()
     model = model or start.split_model
-    clock = present = None
+    clock: VirtualClock | None = None
+    present: Callable[[int], Sequence[str]] | None = None
     if machines:
         devices = {**machines.clients, POOLED: machines.server}
         clock = VirtualClock(machines.costs, job, devices, machines.server)
         present = partial(available_members, machines.clients, start.names, job.seed)
+    if job.replay_cohorts is not None:
+        present = recorded_members(job.replay_cohorts, start.names)
     pad, data = start.pad_token_id, start.clients
     policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
     clients: Sequence[ClientRole]
@@ -108,9 +115,28 @@ def make_parties(
         batch_tokens=batch_tokens,
         micro_batches=micro_batches(job, numbers.__getitem__, {}, lambda: start.names),
         mean=mean,
+        names=start.names,
     )
     cohort = LocalCohort(clients, job, ledger, clock, present)
     return Parties(policy, server, cohort, ledger, machines, lambda: {"adapter": dict(server.adapter)})
+
+
+def recorded_members(record: str, names: Sequence[str]) -> Callable[[int], Sequence[str]]:
+    """Return the clients of each round as the record of a run has them: those that counted, of these names.
+
+    Raises JobError where the record cannot be followed; so does the function in a round that it lacks.
+    """
+    counted = read_counted(Path(record).expanduser())
+    if unknown := {name for clients in counted.values() for name in clients} - {*names}:
+        raise JobError(f"replay_cohorts {record}: no client here is called {first_few(sorted(unknown), 5)}")
+
+    def present(round_: int) -> Sequence[str]:
+        if round_ not in counted:
+            raise JobError(f"replay_cohorts {record}: it has no round {round_}: lower rounds")
+        there = {*counted[round_]}
+        return [name for name in names if name in there]
+
+    return present
 
 
 def make_planner(start: Assembly, machines: Machines | None) -> CutPlanner:

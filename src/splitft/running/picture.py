@@ -34,7 +34,8 @@ def perplexity_figure(records: Sequence[RoundRecord]) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     # One panel, or two where cuts moved.
-    moved = len({tuple((record.cuts or {}).items()) for record in records}) > 1
+    cuts = {own for record in records for own in (record.cuts or {}).items()}
+    moved = len(cuts) > len({name for name, _ in cuts})
     figure = displayed_figure(figsize=(8, 6.2 if moved else 4.5), layout="constrained")
     heights = [3, 2] if moved else [1]
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]

@@ -284,12 +284,16 @@ def clients_table(records: Sequence[RoundRecord]) -> Table:
     made = make_table(title, *headings, collapse_padding=True)
     evaluated = [r for r in records if r.perplexity is not None]
     for name in records[-1].clients if evaluated else ():
-        first, last = evaluated[0].clients[name], evaluated[-1].clients[name]
-        trained = sum(r.clients[name].train_tokens for r in records)
+        seen = [r.clients[name] for r in records if name in r.clients]
+        own = [r for r in evaluated if name in r.clients]  # where clients come and go, some only
+        if not own:
+            continue
+        first, last = own[0].clients[name], own[-1].clients[name]
+        trained = sum(client.train_tokens for client in seen)
         cut = "–" if last.cut is None else str(last.cut)
         made.add_row(
             name, cut if first.cut == last.cut else f"{first.cut}→{cut}", f"{trained:,}",
-            number(before(first, last, evaluated[0].sampled), 2), number(last.perplexity, 2),
+            number(before(first, last, own[0].sampled), 2), number(last.perplexity, 2),
             number(last.accuracy, 1, 100),
         )  # fmt: skip
     return made

@@ -144,7 +144,7 @@ def run_parties(
     notices = notices or Notices()
     said = [text for _, text in notices.last]
     notices.last.extend((time.time(), text) for text in start.notices if text not in said)
-    policy, names = parties.policy, start.names
+    policy, names = parties.policy, () if parties.cohort.open else start.names
     live = LiveFile(folder, job, names, start.num_blocks, progress, notices, lambda: policy.decisions)
     with CallbackHandler(job, callbacks, live) as events, live, progress:
         events.begin(folder, done)  # before anything is written

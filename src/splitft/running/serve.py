@@ -18,9 +18,11 @@ from splitft.common.files import append_line, append_mark, flush
 from splitft.common.notebook import make_console
 from splitft.common.notices import Notice
 from splitft.common.quiet import quiet_libraries
+from splitft.common.text import named
 from splitft.cuts.planner import CutPlanner
 from splitft.engines.network.aggregator_link import SERVER, AggregatorLink, dial_aggregator, dial_and_dismiss
 from splitft.engines.network.cohort import NetworkCohort
+from splitft.engines.network.cohorts import CohortLog
 from splitft.engines.network.control import Welcome
 from splitft.engines.network.ending import (
     RESUME,
@@ -34,7 +36,7 @@ from splitft.engines.network.ending import (
 from splitft.engines.network.faults import FAULTS, FaultLog
 from splitft.engines.network.gate import Gate
 from splitft.engines.network.members import Members
-from splitft.engines.network.membership import expelled_before, missing, write_members
+from splitft.engines.network.membership import ThrottledMembers, expelled_before, missing, write_members
 from splitft.engines.network.orders import Orders
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.round_steps import ShortRoundError
@@ -42,6 +44,7 @@ from splitft.engines.network.sameness import facts_of, versions
 from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission, AuditLog
+from splitft.engines.network.transport.entrance import FILES_WITH_CERTS, FILES_WITH_FRONT
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.tokens import TokenFile
 from splitft.history import OF_EVALUATION
@@ -58,6 +61,7 @@ from splitft.running.methods import with_method
 from splitft.running.network import (
     check_address,
     check_network_job,
+    check_room,
     check_tokens,
     client_names,
     job_digest,
@@ -68,6 +72,7 @@ from splitft.running.operator_socket import OperatorSocket
 from splitft.running.parties import Parties
 from splitft.running.plane.plane import Plane
 from splitft.running.prepare import Assembly, assemble
+from splitft.running.registered import check_clients
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
 from splitft.running.welcome import most_bytes, welcome_of
@@ -76,7 +81,7 @@ from splitft.server.parts import micro_batches
 from splitft.server.probe import AdapterProbe, not_finite
 from splitft.server.server import Server
 from splitft.weights.held import base_dtype
-from splitft.wire.channel import Channel
+from splitft.wire.channel import Channels
 from splitft.wire.codecs.registry import network_job
 from splitft.wire.ledger import Ledger
 
@@ -118,9 +123,13 @@ def serve(
     job = network_job(job)
     with open_run(job, resume=resume) as opened:
         names = client_names(job)
+        if job.network.clients_file is not None:
+            check_clients(opened.folder, names, job.clients_per_round, job.network.min_clients)
+            job = job.model_copy(update={"clients": len(names)})
         expelled = expelled_before(opened.folder, names, admit)
         secrets = tokens or (dict.fromkeys(names, token) if token else {})
         by_certificate = certs is not None and not (tokens or hashes)
+        check_room(job, len(names), FILES_WITH_CERTS if by_certificate else FILES_WITH_FRONT)
         door = Admission(tuple(names), secrets, by_certificate, AuditLog(opened.folder, say), hashes)
         if hashes is not None:
             check_tokens(job, hashes, token, names, say)
@@ -170,7 +179,7 @@ def serve(
         called += plane.of_server(start.job, parties.ledger, orders, door.audit)
         plane.takes_clients()
         on_listening(listener)
-        text = f"listening at port {listener.port} for {', '.join(names)}"
+        text = f"listening at port {listener.port} for {named(names)}"
         console.print(Notice(text, "listening", port=listener.port), highlight=False)
         if averaging is not None and dial is not None:
             averaging.open(dial, members)
@@ -214,6 +223,9 @@ def serve(
         if job.network.hand_out_adapter:
             hand_out_copies(listener, roster, parties.adapters()["adapter"])
         gone = [name for name in roster.took_part() if roster.long_away(name) or roster[name].out]
+        if job.network.samples_connected:
+            gone = [name for name in roster.took_part() if not roster[name].present]
+            write_members(opened.folder, roster, came=True)
         say_farewell(listener, roster.took_part(), dismiss, opened.folder, seconds, say, gone=gone)
         return result
 
@@ -235,7 +247,7 @@ def make_server_side(
     model = start.split_model
 
     # Clients and their cuts.
-    roster = Roster(start.names, job.network)
+    roster = Roster(start.names, job.network, per_round=job.clients_per_round)
     policy: CutPlanner | WholeModels = WholeModels(start.names, start.num_blocks)
     learn = None
     if job.splits_model:
@@ -270,6 +282,7 @@ def make_server_side(
         log=log,
         guard=Guard(examine, lambda name, reason: members.expel(name, reason), say, tries=secure is None),
         dropped=lambda: secure.dropped if secure else (),
+        names=start.names,
     )
 
     # The listener.
@@ -278,7 +291,7 @@ def make_server_side(
     listener = Listener(address, certs, door, welcome, limit)
 
     # The way of messages: membership, gate, phases of the cohort.
-    channels = {name: Channel(job, model.width) for name in start.names}
+    channels = Channels(job, model.width, () if job.network.samples_connected else start.names)
     gate = Gate(
         job,
         server.coordinator.layout,
@@ -292,7 +305,9 @@ def make_server_side(
         only_digests=averaging is not None,
         adapter=lambda: server.adapter,
     )
-    faults, changed = FaultLog(folder / FAULTS, say), partial(write_members, folder)
+    faults, open_ = FaultLog(folder / FAULTS, say), job.network.samples_connected
+    changed = ThrottledMembers(folder) if open_ else partial(write_members, folder)
+    cohorts = CohortLog(folder if open_ else None)
     orders = Orders(roster, listener, folder, say, changed)
     members = Members(
         roster,
@@ -307,11 +322,14 @@ def make_server_side(
         changed,
         facts_of(welcome.things, welcome.values),
         orders.take_in,
+        lambda name: cohorts.lose(orders.round, name),
     )
     if secure is not None:
         secure.open(members)
     handed_in = averaging if secure is None else None  # what training waits for; a sum waits by itself
-    cohort = NetworkCohort(members, job, times, handed_in, _goes_back=job.save_every > 0, _orders=orders)
+    cohort = NetworkCohort(
+        members, job, times, handed_in, _goes_back=job.save_every > 0, _orders=orders, _cohorts=cohorts
+    )
     parties = Parties(
         policy,
         server,
@@ -319,7 +337,7 @@ def make_server_side(
         ledger,
         None,
         adapters=lambda: {"adapter": dict(server.adapter)},
-        missing=lambda: missing(roster),
+        missing=lambda: missing(roster, open_=open_),
         software=lambda: versions({name: member.facts for name, member in roster.items()}),
         self_reported=(*(OF_EVALUATION if counts_at_clients(job) else ()), "client_versions"),
     )

@@ -1,4 +1,4 @@
-"""What a server tells its clients first, and the most that one of them may say."""
+"""What clients get first from a server, and the largest message that it takes from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def welcome_of(start: Assembly) -> Welcome:
     """Return what clients get first: the job, its dtype settled, the layers with LoRA, and digests."""
     job, slots, config = start.job, start.split_model.slots, start.model.config
     dtype = str(base_dtype(job, config)).removeprefix("torch.")
-    told, optional = told_job(job.model_copy(update={"dtype": dtype}))
+    told, optional = told_job(job.model_copy(update={"dtype": dtype, "network": job.network.told}))
     facts = config_facts(config) | tokenizer_facts(start.tokenizer) | version_facts()
     held = start.has_weights
     facts |= weight_facts(start.model, moved=job.moves_base) if held else base_facts(job, config)

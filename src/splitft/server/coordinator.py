@@ -18,7 +18,7 @@ from splitft.lora.ranks import HeldBlocks, held_blocks
 from splitft.server.average import UpdatesError, check_adapter
 from splitft.server.global_adapter import GlobalAdapter, Mark
 from splitft.server.guard import Guard
-from splitft.server.round_average import RemoteAverage, RoundAverage, trunk_contributions
+from splitft.server.round_average import RemoteAverage, RoundAverage, rows_seen, trunk_contributions
 from splitft.server.seam import SHARED, GlobalBlocks, TrunkLoad, TrunkMoments, TrunkUpdate, by_trunk
 from splitft.wire.messages import AdapterDown, AdapterUp, OptimizerState
 
@@ -55,6 +55,7 @@ class Coordinator:
     log: Callable[[dict[str, Any]], None]  # called for each average
     guard: Guard | None = None  # examines every average; None: they stand as they are made
     dropped: Callable[[], Collection[str]] = tuple  # clients that the averager lost on its last average
+    place: Mapping[str, int] = field(default_factory=dict)  # of clients in all sums; others: as they came
 
     def __post_init__(self, adapter: Adapter) -> None:
         self.blocks = GlobalAdapter(adapter, self.layout, self.settings, self.settings.seed)
@@ -144,8 +145,7 @@ class Coordinator:
         Raises DivergedError where the average is not finite: the global adapter then stays as it was.
         """
         failpoint("server.aggregate")
-        seen = {c: n for trunk in trained.values() for c, n in zip(trunk.clients, trunk.rows, strict=True)}
-        rows = {client: seen[client] for client in self.holdings if client in seen}
+        rows = rows_seen(trained, self.holdings, self.place)
         held = {client: self.holdings[client].held for client in rows}
         updates, self._updates = self._updates, {}
         trunks, old = trunk_contributions(trained, held, rows, self.layout), dict(self.blocks.adapter)

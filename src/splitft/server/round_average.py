@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from splitft.job.settings import TrainingSettings
@@ -88,3 +88,15 @@ def trunk_contributions(
             if weight := sum(rows[client] for client in trunk.clients if block in held[client].trunk):
                 trunks[block][key] = adapter, float(weight)
     return trunks
+
+
+def rows_seen(
+    trained: Mapping[str, TrunkUpdate], clients: Iterable[str], place: Mapping[str, int]
+) -> dict[str, int]:
+    """Return the token rows that the server saw of each client that trained, in the order of sums.
+
+    clients: all that were handed anything out, as they first came. place: of each in the order of sums.
+    """
+    seen = {c: n for trunk in trained.values() for c, n in zip(trunk.clients, trunk.rows, strict=True)}
+    there = [client for client in clients if client in seen]
+    return {client: seen[client] for client in sorted(there, key=lambda c: place.get(c, len(place)))}

@@ -20,7 +20,7 @@ from splitft.wire.messages import AdapterDown, AdapterUp, Message, Metrics, Opti
 class Server:
     """The server as the rounds see it. Raises ValueError where a message does not fit the session.
 
-    For the arguments see `Coordinator` and `TrunkWorker`.
+    names: of all clients, in the order of sums. For the other arguments see `Coordinator` and `TrunkWorker`.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Server:
         log: Callable[[dict[str, Any]], None] = lambda line: None,
         guard: Guard | None = None,
         dropped: Callable[[], Collection[str]] = tuple,
+        names: Sequence[str] = (),
     ) -> None:
         self.coordinator = Coordinator(
             settings,
@@ -50,6 +51,7 @@ class Server:
             log=log,
             guard=guard,
             dropped=dropped,
+            place={name: place for place, name in enumerate(names)},
         )
         self.worker = TrunkWorker(model, settings, batch_tokens=batch_tokens, log=log)
         # The figures of a round, each counted by one of the two.

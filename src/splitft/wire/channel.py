@@ -6,6 +6,7 @@ client's connection (in one process), or one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -111,3 +112,18 @@ class Channel:
             while len(self._lengths) > _MOST_UNDER_WAY:
                 del self._lengths[next(iter(self._lengths))]
         return name, codec, self._lengths.get(place, ())
+
+
+class Channels(dict[str, Channel]):
+    """The server's ends of clients' connections: of these names now, of others once they are asked for.
+
+    settings, width: as of `Channel`.
+    """
+
+    def __init__(self, settings: WireSettings, width: int, names: Iterable[str] = ()) -> None:
+        super().__init__({name: Channel(settings, width) for name in names})
+        self._settings, self._width = settings, width
+
+    def __missing__(self, name: str) -> Channel:
+        made = self[name] = Channel(self._settings, self._width)
+        return made

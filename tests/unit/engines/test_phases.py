@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from splitft.data.sample import HeldOutPart
-from splitft.engines.network.cohort import Evaluation, HandOut, Saving
+from splitft.engines.network.cohort import Evaluation, HandOut
 from splitft.engines.network.control import (
     EVALUATION,
     WIRE,
@@ -30,6 +30,7 @@ from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, evaluation_script
 from splitft.engines.network.roster import Roster
+from splitft.engines.network.saving import Saving
 from splitft.engines.network.transport.peers import Event
 from splitft.errors import NetworkError
 from splitft.job.sections import NetworkConfig

@@ -19,10 +19,10 @@ def test_room_is_made_for_the_files_of_clients() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        assert not make_room(500, 64, 1)
+        assert not make_room(500, 1).notice
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 500
         if hard < 1 << 30:
-            assert f"{hard + 1} clients" in (line := make_room(hard + 1, 64, 1)) and " fit; " in line
+            assert f"{hard + 1} clients" in (line := make_room(hard + 1, 1).notice) and " fit; " in line
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

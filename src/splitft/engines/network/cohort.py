@@ -13,15 +13,18 @@ from splitft.data.estimates import HeldOutRows
 from splitft.data.sample import HeldOutPart
 from splitft.engines.held_out import HeldOutSamples
 from splitft.engines.network.aggregator_link import AggregatorLink
-from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Save, Saved, Started
+from splitft.engines.network.cohorts import CohortLog
+from splitft.engines.network.control import EVALUATION, Evaluate, Evaluated, Held, Said, Started
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import EVAL_IN_FLIGHT, MessageOrder, evaluation_script
 from splitft.engines.network.orders import Orders
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.roster import go_back, restoring
 from splitft.engines.network.round_steps import RoundSteps
+from splitft.engines.network.saving import Saving, SavingConnected
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
+from splitft.engines.network.waiting import wait_for_enough
 from splitft.job.settings import CostSettings, TrainingSettings
 from splitft.server.seam import ClientError
 from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
@@ -37,6 +40,7 @@ class NetworkCohort:
     _averaging: AggregatorLink | None = None  # where clients' adapters go; None: to the server
     _goes_back: bool = True  # a round may begin anew, from the last checkpoint
     _orders: Orders | None = None  # of the operator
+    _cohorts: CohortLog = field(default_factory=CohortLog)  # where clients come and go
     _phase: Phase = field(default_factory=Phase, init=False)  # whose messages the server computes
     _evaluating: bool = field(default=False, init=False)  # the next hand-out is for evaluation
     _updates: dict[str, AdapterUp] = field(default_factory=dict, init=False)  # of the last local steps
@@ -44,6 +48,7 @@ class NetworkCohort:
 
     def __post_init__(self) -> None:
         roster = self._members.roster
+        self.open, self.over_selection = roster.config.samples_connected, roster.config.over_selection
         self._held_out = HeldOutSamples(
             self._job, lambda: {name: member.eval_rows for name, member in roster.items()}
         )
@@ -54,20 +59,35 @@ class NetworkCohort:
         return list(self._members.roster)
 
     def present(self, round_: int) -> Sequence[str]:
-        """Wait for clients that are lost; return those that can train. The round begins without others."""
+        """Wait for clients that are lost; return those that can train. The round begins without others.
+
+        Where clients come and go, a round that is begun again after a restart is of those that it was of.
+        """
         if self._orders is not None:
             self._orders.wait(self._members.pump)
             self._orders.begin(round_)
-        there, self._evaluating = self.reachable(), False
+        there, self._evaluating = self._there(), False
+        if self.open and self._steps.round != round_ and (due := self._due(round_)):
+            there = due
+        present = {*there}
         for name, member in self._members.roster.items():
-            if round_ and name not in there:
+            if round_ and name not in present and (not self.open or member.unsaved):
                 member.mute()
         return there
 
     def reachable(self) -> Sequence[str]:
-        """Wait for clients that are lost, and return those that can evaluate."""
-        self._evaluating = True
+        """Wait for clients that are lost, and return those that can evaluate.
+
+        Where clients come and go, none that is late: it may take long to read what it is asked.
+        """
+        self._evaluating, roster = True, self._members.roster
+        return [name for name in self._there() if not (self.open and roster[name].muted)]
+
+    def _there(self) -> Sequence[str]:
+        """Wait for clients that are lost; where they come and go, for as many as a round needs."""
         roster = self._members.roster
+        if self.open:
+            return wait_for_enough(roster, self._members.notice, self._members.pump)
         self._members.wait(lambda name: roster[name].there, self.names)
         return roster.there()
 
@@ -76,7 +96,9 @@ class NetworkCohort:
         if not self._evaluating:
             (round_,) = {message.round for message in adapters.values()}
             self._steps, self._updates = RoundSteps(round_, list(adapters)), {}
-        return HandOut(self._members, adapters, self._evaluating).run()
+            if self.open:
+                self._cohorts.draw(round_, list(adapters), len(self._members.roster.connected()))
+        return HandOut(self._members, adapters, self._evaluating, waits=not self.open).run()
 
     def train(self, members: Sequence[str], round_: int, *, together: bool) -> Iterator[dict[str, Message]]:
         """Have clients take their local steps; yield their messages as they come, or of all `together`.
@@ -121,6 +143,9 @@ class NetworkCohort:
 
     def finish(self, members: Sequence[str], round_: int) -> dict[str, AdapterUp]:
         """Return the adapters of the members that trained to the end of the round."""
+        if self.open and self._steps.over(self._members.roster):
+            counted = self._steps.trained
+            self._cohorts.count(round_, [name for name in self._steps.clients if name in counted])
         return {name: self._updates[name] for name in members if name in self._updates}
 
     def evaluate(self, members: Sequence[str], round_: int, *, whole: bool) -> Iterator[dict[str, Message]]:
@@ -169,7 +194,7 @@ class NetworkCohort:
 
         last: the run is over, and these states serve its extension alone.
         """
-        Saving(self._members, rounds_done, last).run()
+        (SavingConnected if self.open else Saving)(self._members, rounds_done, last).run()
 
     def state(self) -> State:
         """Return what each client has saved, and what is kept of its samples; its own state is with it."""
@@ -181,6 +206,7 @@ class NetworkCohort:
             "parts": self._times.parts,
             "held_out": self._held_out.state(),
             **({"orders": given} if self._orders and (given := self._orders.state()) else {}),
+            **({"trained_last": left} if (left := [n for n, m in roster.items() if m.trained_last]) else {}),
         }
 
     def load_state(self, state: State) -> None:
@@ -193,9 +219,18 @@ class NetworkCohort:
         done, roster = state["done"], self._members.roster
         newest = max(done.values(), default=0)
         exact = state.get("exact", [name for name in done if done[name] == newest])
+        kept, left = {*exact}, {*state.get("trained_last", ())}
         for name, rounds in done.items():
-            if go_back(roster[name], rounds, exact=name in exact):
+            if go_back(roster[name], rounds, exact=name in kept, trained_last=name in left):
                 self._members.send(name, restoring(roster[name]))
+
+    def _due(self, round_: int) -> list[str]:
+        """Wait for the clients of a round that is begun again; empty where some do not come."""
+        roster = self._members.roster
+        due = [name for name in self._cohorts.due(round_) if name in roster]
+        self._members.wait(lambda name: roster[name].there, due, roster.config.rejoin_seconds)
+        there = {*roster.connected()}
+        return due if all(name in there for name in due) else []
 
 
 @dataclass(eq=False)
@@ -205,6 +240,7 @@ class HandOut(Phase):
     members: Members
     adapters: Mapping[str, AdapterDown]
     evaluating: bool  # the adapters are to be evaluated
+    waits: bool = True  # for the answers; where no block ever moves they say nothing
     _answers: dict[str, Held | OptimizerState] = field(default_factory=dict, init=False)
 
     def run(self) -> dict[str, OptimizerState]:
@@ -214,7 +250,8 @@ class HandOut(Phase):
             for name, message in self.adapters.items():
                 roster[name].hand_out(message, self.evaluating)
                 self.members.send(name, message)
-            self.members.wait(self._answers.__contains__, list(self.adapters), roster.config.round_seconds)
+            names = list(self.adapters) if self.waits else []
+            self.members.wait(self._answers.__contains__, names, roster.config.round_seconds)
         answers = [(name, self._answers.get(name)) for name in self.adapters]
         return {name: answer for name, answer in answers if isinstance(answer, OptimizerState)}
 
@@ -305,46 +342,3 @@ class Evaluation(Phase):
         for name in names:
             if name in self._orders:
                 self._orders[name].answered()
-
-
-@dataclass(eq=False)
-class Saving(Phase):
-    """Clients save their states; from then on the server counts on these.
-
-    A client on its way back is waited for: without its state its optimizer would start from zero.
-    After the last round it is waited for no longer than `rejoin_seconds`: the results do not need it.
-    """
-
-    members: Members
-    done: int  # rounds
-    last: bool = False
-
-    def run(self) -> None:
-        """Have all clients save."""
-        roster = self.members.roster
-        with self.members.during(self):
-            for name in roster.there():
-                self.returned(name)
-            names = list(roster)
-            self.members.wait(
-                lambda name: not self.awaits(name) or (self.last and roster.long_away(name)),
-                names,
-                roster.config.round_seconds,
-            )
-        for member in roster.values():
-            if member.done != self.done:
-                member.save(member.done, exact=False)
-
-    def awaits(self, name: str) -> bool:
-        return self.members.roster[name].done != self.done
-
-    def take(self, name: str, message: Said) -> None:
-        if not isinstance(message, Saved):  # of a hand-out or an evaluation that went on without it
-            return
-        if message.done > self.done:
-            raise ValueError(f"{message} came where Saved({self.done}) is next")
-        if message.done == self.done:  # an earlier one is of a request that was given up
-            self.members.roster[name].save(self.done, exact=True)
-
-    def returned(self, name: str) -> None:
-        self.members.send(name, Save(self.done))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from splitft.common.files import append_line, append_mark
+from splitft.common.text import named
 from splitft.engines.network.control import AdapterCopy, End, packed
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.transport.listener import Listener
@@ -72,11 +73,11 @@ def say_farewell(
     end = End(reason, True)
     left = listener.tell_end(end, names, min(SHORT_SECONDS, seconds), told)
     if waited := [name for name in left if name not in gone]:
-        notice(f"{reason}; {', '.join(waited)} will be told within {seconds:g} seconds, or not at all")
+        notice(f"{reason}; {named(waited)} will be told within {seconds:g} seconds, or not at all")
         unheard = listener.tell_end(end, waited, seconds, told)
         left = [name for name in left if name not in waited or name in unheard]
     if left:
-        notice(f"{', '.join(left)} did not come to hear that {reason}: end what still dials")
+        notice(f"{named(left)} did not come to hear that {reason}: end what still dials")
     listener.close()
     if dismiss is not None and not dismiss(end, seconds):
         notice(f"the aggregator did not come to hear that {reason}: end it by hand")

@@ -24,7 +24,8 @@ class KeptSamples:
 
     def state(self) -> State:
         """Return what a checkpoint holds of each client's samples."""
-        return {name: self._sealed.get(name) or self._seal(name) for name in self.channels}
+        names = dict.fromkeys((*self.channels, *self._sealed))
+        return {name: self._sealed.get(name) or self._seal(name) for name in names}
 
     def load_state(self, state: State) -> None:
         """Restore a state returned by `state`: of each client now, or once it has lent its key.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from splitft.common.notices import Notice
+from splitft.common.text import first_few
 from splitft.engines.network.control import STOPPED
 
 
@@ -43,3 +46,9 @@ def takes_part(name: str, rows: int) -> Notice:
 def left_out(name: str) -> Notice:
     """A round goes on without it."""
     return Notice(f"the round goes on without {name}", "round.without", "warning", client=name)
+
+
+def too_late(names: Sequence[str]) -> Notice:
+    """As many as count had taken their steps before these, of whom more were drawn."""
+    text = f"{len(names)} clients were drawn and came too late: {first_few(names, 5)}"
+    return Notice(text, "round.late", clients=len(names))

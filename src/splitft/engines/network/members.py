@@ -45,6 +45,7 @@ class Members:
     changed: Callable[[Roster], None] = lambda roster: None  # called where the standing of a client changes
     facts: Mapping[str, str] = field(default_factory=dict)  # that a client's must equal: see `sameness`
     woken: Callable[[], None] = lambda: None  # called where something else than a client has news
+    lost: Callable[[str], None] = lambda name: None  # called where a client's state is lost
     _phase: Phase = field(default_factory=Phase, init=False)  # in force
 
     def __post_init__(self) -> None:
@@ -54,10 +55,8 @@ class Members:
     def during(self, phase: Phase) -> Iterator[None]:
         """Have a phase take what clients send, and bring back clients that return, until it is over."""
         self._phase = phase
-        for member in self.roster.values():
-            for event in member.unasked:
-                self.listener.used(event)
-            member.unasked.clear()
+        for event in self.roster.take_unasked():
+            self.listener.used(event)
         try:
             yield
         finally:
@@ -225,6 +224,7 @@ class Members:
                 member.hand_out(anew, member.evaluating)
             if member.done:
                 self.notice(member_notices.state_lost(name))
+                self.lost(name)
         if member.last is not None:
             self.send(name, member.last)
         self.notice(member_notices.takes_part(name, member.rows))

@@ -12,7 +12,10 @@ Expulsion outlives a restart of the server, until one with `--admit NAME`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,6 +24,7 @@ from splitft.common.text import error_line, first_few
 from splitft.errors import JobError, OutputError
 
 MEMBERS = "members.json"
+BETWEEN_SECONDS = 1.0  # two writings where clients come and go
 Standing = Literal["invited", "not ready", "ready", "training", "away", "dropped", "suspended", "expelled"]
 
 
@@ -64,14 +68,19 @@ def standing(member: Standee) -> Standing:
     return "training" if member.there else "ready"
 
 
-def missing(members: Mapping[str, Standee]) -> dict[str, str]:
-    """Return the invited clients that the last round went on without, each with the reason."""
+def missing(members: Mapping[str, Standee], *, open_: bool = False) -> dict[str, str]:
+    """Return the invited clients that the last round went on without, each with the reason.
+
+    open_: clients come and go, and none is missing that is away.
+    """
     told = {}
     for name, member in members.items():
         if member.expelled:
             told[name] = f"expelled: {member.expelled}"
         elif member.out:
             told[name] = "suspended: the operator dropped it"
+        elif open_:
+            continue
         elif not member.took_part:
             told[name] = f"not ready: {member.problem}" if member.problem else "it never came"
         elif member.muted:
@@ -79,8 +88,8 @@ def missing(members: Mapping[str, Standee]) -> dict[str, str]:
     return told
 
 
-def write_members(folder: Path, members: Mapping[str, Standee]) -> None:
-    """Write the standing of all clients. Raises OutputError."""
+def write_members(folder: Path, members: Mapping[str, Standee], *, came: bool = False) -> None:
+    """Write the standing of all clients. came: of those alone that have come. Raises OutputError."""
     told = {
         name: {
             "standing": standing(member),
@@ -88,8 +97,34 @@ def write_members(folder: Path, members: Mapping[str, Standee]) -> None:
             "diverged": member.diverged,
         }
         for name, member in members.items()
+        if not came or standing(member) != "invited"
     }
     write_atomically(folder / MEMBERS, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+@dataclass(eq=False)
+class ThrottledMembers:
+    """Writes the standings of a run whose clients come and go: of those that have come, now and then.
+
+    An expulsion is written at once. now: seconds of a clock that never goes back.
+    """
+
+    folder: Path
+    now: Callable[[], float] = time.monotonic
+    _written: float = field(default=-math.inf, init=False)
+    _expelled: int = field(default=0, init=False)
+
+    def __call__(self, members: Mapping[str, Standee]) -> None:
+        """Write, if it is time to. Raises OutputError."""
+        expelled = sum(bool(member.expelled) for member in members.values())
+        if expelled != self._expelled or self.now() - self._written >= BETWEEN_SECONDS:
+            self.flush(members)
+            self._expelled = expelled
+
+    def flush(self, members: Mapping[str, Standee]) -> None:
+        """Write. Raises OutputError."""
+        write_members(self.folder, members, came=True)
+        self._written = self.now()
 
 
 def expelled_before(folder: Path, names: Collection[str], admit: Collection[str]) -> dict[str, str]:

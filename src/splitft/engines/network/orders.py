@@ -117,17 +117,19 @@ class Orders:
         now = {name: order for at, name, order in self._given if at <= round_}
         later = {name: order for _, name, order in self._given}
         for name, member in self.roster.items():
-            dropped = now.get(name) == "drop"
+            dropped, was_out = now.get(name) == "drop", member.out
             returns = dropped and later[name] == "admit"  # it may connect already
             if dropped and not member.out:
                 member.not_ready("")
-                member.save(member.done, member.exact)  # nothing of this round is left to it
+                member.save(  # nothing of this round is left to it
+                    member.done, member.exact, trained_last=member.trained_last
+                )
                 if not returns:
                     self.listener.suspend(name, DROPPED)
             elif not dropped and member.out and not member.there:
                 member.not_ready("")  # it is waited for from now on
             member.suspension.order(now=dropped, next_=not dropped and later.get(name) == "drop")
-            if not dropped or returns:
+            if was_out and (not dropped or returns):
                 self.listener.lift(name)
         self.changed(self.roster)
 

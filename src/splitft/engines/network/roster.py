@@ -54,6 +54,7 @@ class Member:
     eval_rows: int = 0
     done: int = 0  # the last round after which it saved its state
     exact: bool = True  # the server counts on that state
+    trained_last: bool = False  # that state is the one in which it sent its adapters: it left before it saved
     finished: bool = False  # it has sent its adapters of the round after `done`
     asked: control.Load | None = None  # the state that it was told to restore, in this session
     ahead: bool = False  # by that it is at the end of its steps, and not where they began
@@ -97,7 +98,18 @@ class Member:
     @property
     def wanted(self) -> control.Load:
         """The state that the server counts on now."""
-        return control.Load(self.done, self.finished) if self.exact else control.Load(0, False)
+        if not self.exact:
+            return control.Load(0, False)
+        if self.finished and self.trained is not None:  # rounds may lie between its saved state and this one
+            return control.Load(self.trained.round, True)
+        if self.trained_last and not self.finished:
+            return control.Load(self.done - 1, True)
+        return control.Load(self.done, self.finished)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether it was handed out anything since it saved its state."""
+        return self.finished or self.last is not None or self.trained is not None
 
     def take_part(self) -> None:
         """Its state is restored, or lost: it is one of those that train."""
@@ -134,10 +146,10 @@ class Member:
         """Drop its messages until it has the next adapters."""
         self.muted = True
 
-    def save(self, done: int, exact: bool) -> None:
+    def save(self, done: int, exact: bool, *, trained_last: bool = False) -> None:
         """Note the state that it can restore."""
         self.done, self.exact, self.finished, self.last, self.trained = done, exact, False, None, None
-        self.ahead = False
+        self.ahead, self.trained_last = False, trained_last
 
     def admits(self, message: control.Said) -> bool:
         """Whether a message is to be used. Raises ValueError where another kind must come first."""
@@ -188,9 +200,17 @@ def restoring(member: Member) -> control.Load:
     return member.asked
 
 
-def go_back(member: Member, done: int, exact: bool) -> bool:
+def leave_unsaved(member: Member) -> None:
+    """Count on what a client saved before this round or, where its steps count, as it sent its adapters."""
+    if member.finished and member.trained is not None:
+        member.save(member.trained.round + 1, exact=True, trained_last=True)
+    else:
+        member.save(member.done, member.exact, trained_last=member.trained_last)
+
+
+def go_back(member: Member, done: int, exact: bool, *, trained_last: bool = False) -> bool:
     """Count on an earlier state of a client; return whether it must load that now, in the same session."""
-    member.save(done, exact)
+    member.save(done, exact, trained_last=trained_last)
     before = member.there
     if before:
         member.owes, member.there, member.since, member.overtaken = control.Loaded, False, member.now(), True
@@ -198,17 +218,35 @@ def go_back(member: Member, done: int, exact: bool) -> bool:
 
 
 class Roster(dict[str, Member]):
-    """All clients of a job, in the order of their names there, which is the order of all sums."""
+    """All clients of a job, in the order of their names there, which is the order of all sums.
+
+    per_round: the job's `clients_per_round`.
+    """
 
     def __init__(
-        self, names: Sequence[str], config: NetworkConfig, now: Callable[[], float] = time.monotonic
+        self,
+        names: Sequence[str],
+        config: NetworkConfig,
+        now: Callable[[], float] = time.monotonic,
+        per_round: int | None = None,
     ) -> None:
         super().__init__({name: Member(name, now=now, since=now()) for name in names})
-        self.config, self.now = config, now
+        self.config, self.now, self.per_round = config, now, per_round
 
     def there(self) -> list[str]:
         """The clients that take part now."""
         return [name for name, member in self.items() if member.there and not member.off]
+
+    def connected(self) -> list[str]:
+        """The clients that take part now, over a connection that is open."""
+        return [name for name, member in self.items() if member.present and not member.off]
+
+    def take_unasked(self) -> list[Event]:
+        """Return the messages that nobody had asked for, and keep none of them."""
+        found = [event for member in self.values() for event in member.unasked]
+        for event in found:
+            self[event.name].unasked.clear()
+        return found
 
     def check_quorum(self) -> None:
         """Raise where fewer than `min_clients` can ever take part again.
@@ -237,16 +275,19 @@ class Roster(dict[str, Member]):
     @property
     def enough_present(self) -> bool:
         """Whether the run may go on with the clients whose connection is open now."""
-        return sum(m.present and not m.off for m in self.values()) >= self.fewest
+        return len(self.connected()) >= self.fewest
 
     @property
     def fewest(self) -> int:
         """The number of clients with which a round goes on."""
+        if self.config.samples_connected:
+            return self.config.min_clients or self.per_round or 1
         return max(1, self.config.min_clients or sum(not member.off for member in self.values()))
 
     def given_up(self, name: str) -> bool:
         """Whether the others no longer wait for a client."""
-        return self[name].off or (self.long_away(name) and self.enough(without=[name]))
+        alone = self.config.samples_connected  # nobody else's being there matters
+        return self[name].off or (self.long_away(name) and (alone or self.enough(without=[name])))
 
     def long_away(self, name: str) -> bool:
         """Whether a client is away for longer than `rejoin_seconds`."""

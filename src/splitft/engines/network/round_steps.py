@@ -58,9 +58,20 @@ class RoundSteps:
         sure = [c for c in self._left(roster) if c != name and (c in self.trained or roster[c].there)]
         return len(sure) >= self._needed(roster)
 
+    def full(self, roster: Roster) -> bool:
+        """Whether as many have trained as count, where more were drawn: the others are late."""
+        wanted = roster.per_round
+        return wanted is not None and len(self.clients) > wanted and len(self.trained) >= wanted
+
+    def over(self, roster: Roster) -> bool:
+        """Whether all have trained with whom the round goes on."""
+        return all(name in self.trained for name in self._left(roster))
+
     def _left(self, roster: Roster) -> list[str]:
         return [name for name in self.clients if name not in self.left_out and not roster[name].off]
 
     def _needed(self, roster: Roster) -> int:
         stated = roster.config.min_clients or sum(not roster[name].off for name in self.clients)
+        if roster.config.samples_connected:
+            stated = min(roster.fewest, roster.per_round or roster.fewest)
         return max(1, min(stated, len(self.clients)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.control import Said, Started, Train, Worked
-from splitft.engines.network.member_notices import left_out
+from splitft.engines.network.member_notices import left_out, too_late
 from splitft.engines.network.members import Members
 from splitft.engines.network.message_order import MessageOrder, training_script
 from splitft.engines.network.phase import Phase
@@ -157,6 +157,8 @@ class Training(Phase):
                     yield messages
                 # Transactions that are complete, then clients that are lost or late.
                 for transaction in self._transactions():
+                    if self.steps.full(roster):
+                        break
                     if not transaction.unfinished and not self._not_handed_in(transaction):
                         self._close(transaction)
                 deadline = self._leave_out(deadline)
@@ -233,16 +235,19 @@ class Training(Phase):
         Returns the deadline: a new one where others take their steps again.
         """
         roster, steps = self.members.roster, self.steps
-        late, lost = roster.now() > deadline, list[str]()
+        late, lost, full = roster.now() > deadline, list[str](), steps.full(roster)
+        if full and self._under_way:
+            self.members.notice(too_late([*self._under_way]))
         for name, transaction in list(self._under_way.items()):
             slow = late and (name in transaction.awaited or name in self._not_handed_in(transaction))
             gone = slow or roster.long_away(name)
-            if roster[name].off or (gone and steps.enough_without(name, roster)):
+            if roster[name].off or full or (gone and steps.enough_without(name, roster)):
                 steps.left_out.add(name)
                 transaction.restart(without=name)
                 del self._under_way[name]
                 self.members.skip(name)
-                self.members.notice(left_out(name))
+                if not full:
+                    self.members.notice(left_out(name))
                 if transaction.names:
                     deadline, late = roster.deadline(), False
             elif gone and not roster[name].present:

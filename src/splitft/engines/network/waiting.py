@@ -1,4 +1,4 @@
-"""The line that says from time to time whom a server waits for."""
+"""Waiting for clients, and the line that says from time to time whom a server waits for."""
 
 from __future__ import annotations
 
@@ -28,3 +28,26 @@ class WaitingLine:
         if now - self._said > EVERY and (away := self.roster.away(names)):
             self.notice(Notice(f"waiting for {away}", "waiting", "warning"))
             self._said = now
+
+    def tell_count(self) -> None:
+        """Say how many clients are there, and how many a round needs, if it is time to."""
+        now, roster = self.roster.now(), self.roster
+        if now - self._said > EVERY:
+            there = f"{len(roster.there())} of {len(roster)} registered clients are there"
+            self.notice(Notice(f"{there}, a round needs {roster.fewest}", "waiting", "warning"))
+            self._said = now
+
+
+def wait_for_enough(
+    roster: Roster, notice: Callable[[str], None], pump: Callable[[float], None]
+) -> list[str]:
+    """Wait until as many clients are connected as a round needs, whoever they are; return all of them.
+
+    notice: prints a line. pump: takes in what comes within so many seconds.
+    """
+    waiting = WaitingLine(roster, notice)
+    pump(0.0)  # those that have come meanwhile
+    while len(there := roster.connected()) < roster.fewest:
+        pump(0.5)
+        waiting.tell_count()
+    return there

@@ -17,16 +17,21 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from splitft.engines.network.transport.strangers import STRANGER_BYTES, Peer, plain
+from splitft.engines.network.transport.strangers import FULL, STRANGER_BYTES, Audit, Peer, plain
 
 MOST_HELD = 1 << 20  # bytes that wait for one side, from which on the other is not read
 INNER = "grpc"  # the socket of gRPC in the folder
 
 
 class CountingFront:
-    """Listens at an address, and passes connections on to gRPC."""
+    """Listens at an address, and passes connections on to gRPC.
 
-    def __init__(self) -> None:
+    room: connections at a time for which there are files; None: any number. audit: of those beyond.
+    """
+
+    def __init__(self, room: int | None = None, audit: Audit = lambda address, reason: None) -> None:
+        self._room, self._audit = room, audit
+        self._open = 0
         self.folder = Path(tempfile.mkdtemp(prefix="splitft-"))
         self._serial = 0
         self._ways: dict[str, _Way] = {}  # by the name of their socket towards gRPC
@@ -56,6 +61,18 @@ class CountingFront:
         """Lift the bound of a connection."""
         if (way := self._ways.get(Path(name).name)) is not None:
             way.known = True
+
+    def admit(self, way: _Way) -> bool:
+        """Count a connection; return whether there are files for it."""
+        self._open += 1
+        if self._room is None or self._open <= self._room:
+            return True
+        self._audit(way.peer[0], FULL)
+        return False
+
+    def left(self) -> None:
+        """Count a connection that has ended."""
+        self._open -= 1
 
     async def connect(self, way: _Way) -> None:
         """Connect a way with gRPC. The socket has a name, by which gRPC knows the connection."""
@@ -98,6 +115,8 @@ class _Way(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer, self.outer = (plain(name[0]), name[1]), transport
         transport.set_write_buffer_limits(MOST_HELD)
+        if not self._front.admit(self):
+            self.end()
 
     def data_received(self, data: bytes) -> None:
         self._sent += len(data)
@@ -132,6 +151,7 @@ class _Way(asyncio.Protocol):
         """End both halves."""
         if not self.over:
             self.over = True
+            self._front.left()
             self.on_over()
             for half in (self.inner, self.outer):
                 if half is not None:

@@ -19,6 +19,7 @@ from splitft.engines.network.transport.strangers import MOST_STRANGERS, Peer, St
 from splitft.errors import NetworkError
 
 SERVICE, METHOD = "splitft.Session", "Exchange"
+FILES_WITH_CERTS, FILES_WITH_FRONT = 1, 3  # open files of a connection
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_BYTES),
@@ -60,13 +61,17 @@ class Entrance:
         most: int = MOST_STRANGERS,
         option: str = "--listen",
     ) -> None:
-        self._audit, self._most, self._option = audit, most, option
-        self._front = None if certs and client_certs else CountingFront()
+        self._audit, self._option = audit, option
+        room = make_room(
+            clients, FILES_WITH_CERTS if certs and client_certs else FILES_WITH_FRONT, most // 4
+        )
+        self._room, self.notice = room.most, room.notice  # a line for the operator, or empty
+        ample = room.most is None or room.most >= clients + most
+        self._most_strangers = most if ample else max(8, (room.most or 0) // 4)
+        self._front = None if certs and client_certs else CountingFront(room.most, audit)
         self._strangers: Strangers | None = None
         self._identity = Identity(certs, client_certs, audit, self._look) if certs else None
         self._server: Any = None
-        each = 1 if self._front is None else 3
-        self.notice = make_room(clients, most // 4, each)  # a line for the operator, or empty
 
     async def start(self, address: str, handle: Callable[[Any, Any], Any]) -> int:
         """Start to listen; return the port. handle: receives calls. Raises NetworkError."""
@@ -102,7 +107,7 @@ class Entrance:
             raise NetworkError(
                 f"cannot listen at {address}: {reason}; choose another with {self._option}"
             ) from None
-        self._strangers = Strangers(bound, self._audit, self._most)
+        self._strangers = Strangers(bound, self._audit, self._most_strangers, self._room)
         return int(bound)
 
     async def stop(self) -> None:

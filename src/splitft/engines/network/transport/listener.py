@@ -22,6 +22,7 @@ from splitft.engines.network.transport.delivery import Frame, Kind, ViolationErr
 from splitft.engines.network.transport.entrance import Arrival, Entrance
 from splitft.engines.network.transport.link import CLOSED, Read, Write, in_words, reader_of
 from splitft.engines.network.transport.peers import GRACE_SECONDS, Event, Peers
+from splitft.engines.network.transport.room import quiet_lack_of_files
 
 HELLO_SECONDS = 5.0  # a connection without a hello by then is closed
 MAX_HELLO_BYTES = 1 << 14  # of a stranger's first message
@@ -83,6 +84,7 @@ class Listener:
         self._told: set[str] = set()  # clients that connected since then, and heard
         self._leaving = False  # this process stops, and is started again
         self._loop = asyncio.new_event_loop()
+        quiet_lack_of_files(self._loop, door.audit.notice)
         self._thread = threading.Thread(target=self._loop.run_forever, name="splitft-listener", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()

@@ -28,8 +28,10 @@ STRANGER_SECONDS = 10.0  # until a client of the run is recognised
 STRANGER_BYTES = 1 << 15  # that it may send until then
 MOST_STRANGERS = 256  # at a time; one more ends the newest of the address that has most
 SCAN_SECONDS, LOOK_SECONDS = 0.1, 0.05  # between two looks: without and with a stranger there
+LOOK_REST, SCAN_REST = 3.0, 15.0  # times a look's own time between two of them, at least
 HANDSHAKE_SHARE = 0.05  # of all time, at most, for looks at handshakes beside these
 FILES = "/dev/fd"
+FULL = "this process may open no more files (ulimit -n): it may come when others have left"
 LEFT = "it left before it had said who it is; where a TLS handshake failed, the client shows why"
 BYTES_AT, INFO_BYTES = 128, 136  # tcpi_bytes_received in Linux's tcp_info
 
@@ -92,10 +94,11 @@ class Strangers:
     """Looks after the connections to a port of this process.
 
     most: strangers at a time. audit: of those that are turned away, and of those that end by themselves.
+    room: connections at a time for which there are files; None: any number.
     """
 
-    def __init__(self, port: int, audit: Audit, most: int = MOST_STRANGERS) -> None:
-        self._port, self._audit, self._most = port, audit, most
+    def __init__(self, port: int, audit: Audit, most: int = MOST_STRANGERS, room: int | None = None) -> None:
+        self._port, self._audit, self._most, self._room = port, audit, most, room
         self._connections: dict[tuple[int, int], Connection] = {}  # by file and the socket's number
         self._others: set[tuple[int, int]] = set()  # files that are no connection to the port
         self._known: set[Peer] = set()
@@ -145,13 +148,15 @@ class Strangers:
 
     def _watch(self) -> None:
         while not self._closed:
+            began = time.monotonic()
             with self._lock:
                 strangers = self._look()
                 self._judge(strangers)
+            taken = time.monotonic() - began  # with thousands of files open, several milliseconds
             if strangers:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(max(LOOK_SECONDS, LOOK_REST * taken))
             else:
-                self._wake.wait(SCAN_SECONDS)
+                self._wake.wait(max(SCAN_SECONDS, SCAN_REST * taken))
             self._wake.clear()
 
     def _look(self) -> list[Connection]:
@@ -162,6 +167,8 @@ class Strangers:
             for name in os.listdir(FILES):  # noqa: PTH208 (many, often)
                 with suppress(OSError):
                     there.add((int(name), os.fstat(int(name)).st_ino))
+        if not there:  # no file was left to read the list with, or the system has none
+            return [one for one in self._connections.values() if not (one.known or one.ended)]
         self._others &= there
         for key in self._connections.keys() - there:
             gone = self._connections.pop(key)
@@ -203,6 +210,10 @@ class Strangers:
                 reason = f"it had not said who it is within {STRANGER_SECONDS:g} seconds"
                 self._turn_away(one, reason)
         left = [one for one in strangers if not one.ended]
+        over = len(self._connections) - self._room if self._room is not None else 0
+        for one in sorted(left, key=lambda one: -one.since)[: max(0, over)]:
+            left.remove(one)
+            self._turn_away(one, FULL)
         held = Counter(source(one.peer[0]) for one in left)
         while len(left) > self._most:
             greediest = held.most_common(1)[0][0]
