@@ -37,17 +37,23 @@ subjectKeyIdentifier = hash
 """
 
 
+KEYS = {
+    "ec": ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
+    "ec p-384": ["ec", "-pkeyopt", "ec_paramgen_curve:P-384"],
+    "rsa": ["rsa:2048"], "rsa 3072": ["rsa:3072"], "rsa 1024": ["rsa:1024"], "ed25519": ["ed25519"],
+}  # fmt: skip
+
+
 class Corporate:
     """Issues as a company's authority does: from an intermediate, with names of its own.
 
-    kind: `ec` or `rsa`, of all keys.
+    kind: of all keys, a name in KEYS.
     """
 
     def __init__(self, folder: Path, kind: str = "ec") -> None:
         folder.mkdir()
         self.folder = folder
-        curve = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        self._key = ["-newkey", *(["rsa:2048"] if kind == "rsa" else curve)]
+        self._key = ["-newkey", *KEYS[kind]]
         for name in ("root", "issuing"):
             (folder / f"{name}.cnf").write_text(CONFIG.format(folder=folder, name=name))
             (folder / f"{name}.index").touch()
@@ -59,9 +65,15 @@ class Corporate:
         self._request("issuing", "/O=Hospital group/CN=Hospital group issuing")
         self._sign("root", "issuing", "-extensions", "authority")
 
-    def issue(self, name: str, subject: str, names: str, *more: str) -> Path:
-        """Make a key and a certificate; the file holds the chain without the root. names: of the SAN."""
+    def issue(self, name: str, subject: str, names: str, *more: str, kind: str | None = None) -> Path:
+        """Make a key and a certificate; the file holds the chain without the root.
+
+        names: of the SAN. more: words for openssl. kind: of its key; None: of the authority's.
+        """
+        before = self._key
+        self._key = ["-newkey", *KEYS[kind]] if kind else before
         self._request(name, subject, "-addext", f"subjectAltName={names}")
+        self._key = before
         self._sign("issuing", name, *more)
         path = self.folder / f"{name}.pem"
         path.write_text(path.read_text() + (self.folder / "issuing.pem").read_text())

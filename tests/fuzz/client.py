@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fuzz.inputs import InputOverError, UnclearError
 from fuzz.jobs import MODES, NAMES
 from fuzz.mutations import one_of_each
-from fuzz.parties import SESSION, Line, client_side, welcome
+from fuzz.parties import SESSION, Line, client_side, known_keys, welcome
 from fuzz.recording import Recording, recordings
 from fuzz.scripts import Input, chosen, instead_of, read_input
 from splitft.engines.network.control import WIRE, End, Evaluate, Train, Welcome
@@ -72,7 +72,8 @@ def _outcome(mode: str, run: Recording, script: Sequence[bytes]) -> tuple[str, s
     line.left += script
     site = client_side(MODES[mode], CLIENT, line, run.begin.disk_of(CLIENT))
     try:
-        end = site.run()
+        with known_keys():
+            end = site.run()
     except InputOverError:
         outcome, told = "goes on", ""
     except (NetworkError, PolicyError, DivergedError) as error:

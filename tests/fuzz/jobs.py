@@ -31,17 +31,19 @@ BASE: dict[str, Any] = {
     "adapter_name_or_path": None,
     "network": {"clients": list(NAMES)},
 }  # fmt: skip
-AGGREGATOR = "aggregator"
+AGGREGATOR, MASKED, PRIVATE = "aggregator", "masked", "private"
+OF_A_SUM = (*NAMES, "cleo", "dora")  # one of them may be expelled
 TAIL = {"labels": "client", "tail_blocks": 1}
 
 
 @dataclass(frozen=True, eq=False)
 class Mode:
-    """A kind of job. cuts: of all clients, by round; the last one stays."""
+    """A kind of job. cuts: of all clients, by round; the last one stays. names: of the clients."""
 
     name: str
     settings: Mapping[str, Any]
     cuts: tuple[int, ...] = (1,)
+    names: tuple[str, ...] = NAMES
 
     @property
     def start(self) -> Assembly:
@@ -72,9 +74,19 @@ MODES = {
         Mode("stale", {"max_staleness": 1, "micro_batches": 2}),
         Mode(AGGREGATOR, {"network": {"clients": list(NAMES), "aggregator": "127.0.0.1:1"}}),
         Mode("whole models", {"method": "fed_lora"}, cuts=(BLOCKS,)),
+        Mode(
+            MASKED,
+            {
+                "method": "fed_lora", "secure_aggregation": True, "robust_aggregation": "none",
+                "privacy": "sum_only", "clients": len(OF_A_SUM), "network": {"clients": list(OF_A_SUM)},
+            },
+            cuts=(BLOCKS,),
+            names=OF_A_SUM,
+        ),
+        Mode(PRIVATE, {"method": "fed_lora", "dp": {"epsilon": 8.0, "delta": 0.001}}, cuts=(BLOCKS,)),
     )
 }  # fmt: skip
-OTHER_ADAPTERS = ("frozen", "whole models")  # than the other jobs
+OTHER_ADAPTERS = ("frozen", "whole models", MASKED, PRIVATE)  # than the other jobs
 
 
 @cache
@@ -111,7 +123,7 @@ def _proven() -> Assembly:
 def _assembly(name: str) -> Assembly:
     """Return a job's start, with the model of the one that was proven where its adapters are the same."""
     if name in OTHER_ADAPTERS:
-        return assemble(_job_of(name), QUIET, elsewhere=list(NAMES))
+        return assemble(_job_of(name), QUIET, elsewhere=list(MODES[name].names))
     proven, job = _proven(), _job_of(name)
     slots, inputs = proven.split_model.slots, proven.report.server_inputs
     model = split_model(job, proven.model, slots, inputs, "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import queue
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,14 +11,19 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fuzz.inputs import InputOverError
 from fuzz.jobs import AGGREGATOR, BLOCKS, MODES, NAMES, QUIET, Mode, data, folder
 from simulation.disk import MemoryDisk
 from splitft.client.client import Client
 from splitft.common.state import State
+from splitft.engines.network import client_sums
 from splitft.engines.network.aggregator_link import AggregatorLink
 from splitft.engines.network.aggregator_process import AggregatorProcess
+from splitft.engines.network.client_sums import NoSums
 from splitft.engines.network.cohort import NetworkCohort
 from splitft.engines.network.control import WIRE, Average, Welcome
 from splitft.engines.network.conversation import Conversation
@@ -28,6 +34,7 @@ from splitft.engines.network.members import Members
 from splitft.engines.network.request_gate import RequestGate
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.sameness import facts_of
+from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.peers import Event
@@ -37,6 +44,8 @@ from splitft.model.config import text_config
 from splitft.round import Observer, run_rounds
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.join import ClientSetup
+from splitft.running.private import kept_ledger
+from splitft.running.sums import sums_of
 from splitft.running.welcome import welcome_of
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
@@ -45,6 +54,8 @@ from splitft.server.server import Server
 from splitft.weights.held import base_dtype
 from splitft.wire.channel import Channel, sample_memory
 from splitft.wire.ledger import Ledger
+from splitft.wire.secagg import member
+from splitft.wire.secagg.member import SumMember
 
 SESSION = "session of {}"
 WOKEN = Event("woken", "")
@@ -135,7 +146,7 @@ class Fixed:
     mode: Mode
 
     def decide(self, round_: int, last: RoundRecord | None) -> dict[str, int]:
-        return dict.fromkeys(NAMES, self.mode.cut_of(round_))
+        return dict.fromkeys(self.mode.names, self.mode.cut_of(round_))
 
 
 @dataclass
@@ -161,7 +172,7 @@ class ServerSide:
         start, job, self.notices = mode.start, mode.job, list[str]()
         self.mode, model, ledger = mode, start.split_model, Ledger()
         self.faults_path = kept or folder() / "faults.log"
-        self.roster = Roster(NAMES, job.network, lambda: 0.0)
+        self.roster = Roster(mode.names, job.network, lambda: 0.0)
         times = StepTimes(job, lambda name, seconds: None)
         vocabulary = int(text_config(start.model).vocab_size)
         probe = AdapterProbe(
@@ -170,17 +181,23 @@ class ServerSide:
         averaging = None
         if job.network.aggregator:
             averaging = AggregatorLink(job, JOB_DIGEST, model.slots.layout, ledger)
+        secure = None
+        if job.secure_aggregation:
+            secure = SecureSum(job, model.slots.layout, averaging, lambda line: None, goes_back=True)
+        elsewhere = secure or averaging
         self.server = Server(
             model, job, start.adapter, continues=bool(job.adapter_name_or_path),
-            averager=averaging.average if averaging else None,
+            averager=elsewhere.average if elsewhere else None,
             micro_batches=micro_batches(
                 job, lambda name: self.roster[name].rows, times.parts, self.roster.there
             ),
             guard=Guard(
-                probe.problem, lambda name, reason: self.members.expel(name, reason), self.notices.append
+                probe.problem, lambda name, reason: self.members.expel(name, reason), self.notices.append,
+                tries=secure is None,
             ),
+            dropped=lambda: secure.dropped if secure else (),
         )  # fmt: skip
-        channels = {name: Channel(job, model.width) for name in NAMES}
+        channels = {name: Channel(job, model.width) for name in mode.names}
         gate = Gate(
             job,
             self.server.coordinator.layout,
@@ -207,7 +224,9 @@ class ServerSide:
             FaultLog(self.faults_path, self.notices.append),
             facts=facts_of(said.things, said.values),
         )
-        self.cohort = NetworkCohort(self.members, job, times, averaging)
+        if secure is not None:
+            secure.open(self.members)
+        self.cohort = NetworkCohort(self.members, job, times, averaging if secure is None else None)
         if averaging is not None:
 
             def dial(sink: Callable[[Any], None]) -> Any:
@@ -267,20 +286,24 @@ class Made:
     """A real `ClientSetup` that has read the data and loaded the blocks once: each client is a new one."""
 
     def __init__(self, mode: Mode, name: str) -> None:
-        self._setup = ClientSetup(name, data(), None, None, QUIET, partial, server="127.0.0.1:1")
+        none: Any = lambda *given: NoSums()  # noqa: E731 - each client has its own later
+        self._setup = ClientSetup(name, data(), None, None, QUIET, partial, server="127.0.0.1:1", sums=none)
         self._first = self._setup.make(welcome(mode))
         if mode.job.splits_model:
             self._setup.need(self._first.client, max(mode.cuts))
 
-    def again(self, handed_in: Callable[[bytes], None]) -> Again:
-        return Again(copy.copy(self._setup), self._first, handed_in)
+    def again(self, handed_in: Callable[[bytes], None], kept: Any) -> Again:
+        return Again(copy.copy(self._setup), self._first, handed_in, kept)
 
 
 class Again:
-    """The setup of one client, on the data and the model of an earlier one."""
+    """The setup of one client, on the data and the model of an earlier one. kept: the client's folder."""
 
-    def __init__(self, setup: ClientSetup, first: Joined, handed_in: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, setup: ClientSetup, first: Joined, handed_in: Callable[[bytes], None], kept: Any
+    ) -> None:
         self._setup, self._first, self._handed_in, self.policy = setup, first, handed_in, setup.policy
+        self._kept = kept
         self.need, self.facts, self.check_adapter = setup.need, setup.facts, setup.check_adapter
 
     def make(self, said: Welcome) -> Joined:
@@ -291,11 +314,14 @@ class Again:
         if job.splits_model:  # type: ignore[attr-defined]
             client = Client(first.name, first.data, model, job, pad, sample_memory(job, model.width))
         else:
-            client = WholeClient(first.name, first.data, model, job, pad)  # type: ignore[arg-type]
+            ledger = kept_ledger(job, first.name, None, self._first.data)
+            client = WholeClient(first.name, first.data, model, job, pad, ledger)  # type: ignore[arg-type]
         fresh = RequestGate(gate.settings, gate.policy, gate.num_blocks, gate.cuts, gate.eval_rows)
-        return Joined(
-            client, Channel(job, model.width, client.memory), fresh, self._first.data, self._first.most_bytes
-        )
+        told: Any = job
+        names = told.network.clients
+        sums = sums_of(first.name, None, self._kept, self.policy, lambda text: None, told, names, None)
+        channel, digest = Channel(job, model.width, client.memory), self._first.data
+        return Joined(client, channel, fresh, digest, self._first.most_bytes, sums)
 
     def open_desk(self, on_end: Callable[[AggregatorError], None]) -> Desk | None:
         settings: Any = self._first.client.settings
@@ -319,7 +345,27 @@ def client_side(
 ) -> Site:
     """Return a client of a run. handed_in: takes what goes to the aggregator."""
     kept: Any = disk.root("client")
-    return Site(Conversation(line), kept, made(mode, name).again(handed_in))  # type: ignore[arg-type]
+    return Site(Conversation(line), kept, made(mode, name).again(handed_in, kept))  # type: ignore[arg-type]
+
+
+class KnownMember(SumMember):
+    """A client in a sum whose keys follow from its name and the sum: what was recorded fits it again."""
+
+    def __init__(self, name: str, context: bytes, *given: Any) -> None:
+        def drawn(what: str) -> bytes:
+            return hashlib.sha256(f"{name} {what}".encode() + context).digest()
+
+        keys = [X25519PrivateKey.from_private_bytes(drawn(what)) for what in ("mask", "seal")]
+        with (
+            mock.patch.object(member.X25519PrivateKey, "generate", side_effect=keys),
+            mock.patch.object(member.secrets, "token_bytes", return_value=drawn("seed")[: member.SEED_BYTES]),
+        ):
+            super().__init__(name, context, *given)
+
+
+def known_keys() -> Any:
+    """Return a context in which clients in sums have keys that are known."""
+    return mock.patch.object(client_sums, "SumMember", KnownMember)
 
 
 def aggregator_side(listener: Any, disk: MemoryDisk) -> AggregatorProcess:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from fuzz.jobs import AGGREGATOR, MODES, NAMES
-from fuzz.parties import SESSION, Begin, Line, Script, ServerSide, aggregator_side, client_side, welcome
+from fuzz.jobs import AGGREGATOR, MODES
+from fuzz.parties import (
+    SESSION,
+    Begin,
+    Line,
+    Script,
+    ServerSide,
+    aggregator_side,
+    client_side,
+    known_keys,
+    welcome,
+)
 from splitft.engines.network.aggregator_link import SERVER
 from splitft.engines.network.control import WIRE, End, Welcome, packed
 from splitft.engines.network.transport.peers import Event
@@ -35,7 +45,7 @@ class Recording:
 
     begin: Begin
     up: list[Said] = field(default_factory=list)
-    down: dict[str, list[Said]] = field(default_factory=lambda: {name: [] for name in NAMES})
+    down: dict[str, list[Said]] = field(default_factory=lambda: defaultdict(list))
     aside: list[Said] = field(default_factory=list)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -54,10 +64,11 @@ class Exchange(Script):
         super().__init__()
         self.recording = Recording(begin)
         mode = MODES[mode_name]
-        self.disks = {name: begin.disk_of(name) for name in (*NAMES, AGGREGATOR)}
+        self.names = mode.names
+        self.disks = {name: begin.disk_of(name) for name in (*mode.names, AGGREGATOR)}
         self._lines: dict[str, Line] = {}
         self._stacks: dict[str, Any] = {}
-        for name in NAMES:
+        for name in mode.names:
             main = getcurrent()
             line = Line(partial(self._heard, name), lambda main=main: main.switch())  # type: ignore[misc]
             line.put(Welcome(**{**vars(welcome(mode)), "session": SESSION.format(name)}))
@@ -71,7 +82,7 @@ class Exchange(Script):
     def idle(self) -> None:
         if self._aggregator.left:
             self._at_aggregator.switch()
-        for name in NAMES:
+        for name in self.names:
             if not self.left and self._lines[name].left:
                 self._stacks[name].switch()
         assert self.left, "every party waits"
@@ -90,7 +101,7 @@ class Exchange(Script):
 
     def end(self) -> None:
         """Tell the clients that the run is over."""
-        for name in NAMES:
+        for name in self.names:
             self.send(name, packed(End("the run is complete", True)))
             self._stacks[name].switch()
             assert self._stacks[name].dead
@@ -129,10 +140,11 @@ class Aside(Script):
 def recordings(mode_name: str) -> tuple[Recording, Recording]:
     """Return the runs of a mode: its first round, and all that follows it in other processes."""
     mode = MODES[mode_name]
-    first = Exchange(mode_name, Begin())
-    side = ServerSide(mode, first)
-    record = next(iter(side.rounds(first.recording.begin)))
-    second = Exchange(mode_name, Begin(record, side.state(), first.disks))
-    deque(ServerSide(mode, second).rounds(second.recording.begin), maxlen=0)
-    second.end()
+    with known_keys():
+        first = Exchange(mode_name, Begin())
+        side = ServerSide(mode, first)
+        record = next(iter(side.rounds(first.recording.begin)))
+        second = Exchange(mode_name, Begin(record, side.state(), first.disks))
+        deque(ServerSide(mode, second).rounds(second.recording.begin), maxlen=0)
+        second.end()
     return first.recording, second.recording

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from fuzz.inputs import InputOverError, UnclearError
-from fuzz.jobs import AGGREGATOR, MODES, NAMES
+from fuzz.jobs import AGGREGATOR, MASKED, MODES, NAMES
 from fuzz.mutations import one_of_each
 from fuzz.parties import SESSION, Begin, Script, ServerSide
 from fuzz.recording import Recording, Said, recordings
@@ -16,7 +16,7 @@ from splitft.engines.network.transport.peers import Event
 from splitft.errors import NetworkError
 from splitft.wire.messages import Activations, AdapterUp, HeldOut, TailGradients
 
-HOSTILE, HONEST = NAMES
+HOSTILE = NAMES[0]
 COMPUTED = (Activations, HeldOut, TailGradients, AdapterUp)  # what costs milliseconds at the server
 
 
@@ -55,7 +55,7 @@ class ServerTarget:
             return "no input"
         script = Script()
         events = [_event(one.name, one.payload) for one in run.up]
-        script.left += [Event("joined", name, SESSION.format(name)) for name in NAMES]
+        script.left += [Event("joined", name, SESSION.format(name)) for name in MODES[given.mode].names]
         script.left += events[: places[0]]
         script.requests = [one.message.request for one in run.aside if isinstance(one.message, Average)]
         script.left += [_event(self.hostile, payload) for payload in given.payloads]
@@ -65,9 +65,12 @@ class ServerTarget:
     def outcome(self, mode: str, run: Recording, script: Script) -> str:
         """Run a server on a script. Raises where it ends, or where the honest client is harmed."""
         complete = over(ServerSide(MODES[mode], script), Begin(run.begin.last, run.begin.state))
-        if reason := script.expelled.get(HONEST) or script.turned_away.get(HONEST):
-            raise UnclearError(f"{HONEST} is out: {reason}")
         self.told = script.expelled.get(HOSTILE, "")
+        # Without a client another sum is begun, which the others' recorded answers are not of.
+        answers_fit = MODES[mode].name != MASKED or HOSTILE not in {*script.expelled, *script.turned_away}
+        for name in MODES[mode].names[1:] if answers_fit else ():
+            if reason := script.expelled.get(name) or script.turned_away.get(name):
+                raise UnclearError(f"{name} is out: {reason}")
         if self.told:
             return "expelled"
         return "turned away" if HOSTILE in script.turned_away else "complete" if complete else "goes on"

@@ -17,7 +17,7 @@ from fuzz.client import ClientTarget
 from fuzz.corpora import corpus
 from fuzz.frames import joined
 from fuzz.inputs import FoundError, Tally, Target, fuzz, try_one
-from fuzz.jobs import MODES
+from fuzz.jobs import MASKED, MODES, PRIVATE
 from fuzz.server import ServerTarget
 from fuzz.targets import TARGETS, target
 
@@ -99,6 +99,16 @@ def test_generated_inputs_raise_documented_errors_alone(name: str) -> None:
     assert tally.inputs == QUICK[name]
     missing = [outcome for outcome in REACHED.get(name, ()) if not tally.outcomes[outcome]]
     assert not missing, tally.outcomes
+
+
+@pytest.mark.parametrize(("name", "reached"), [
+    ("client", ("goes on", "refused: NetworkError")), ("server", ("expelled", "goes on")),
+])  # fmt: skip
+def test_generated_inputs_of_masked_and_private_jobs(name: str, reached: tuple[str, ...]) -> None:
+    for mode in (MASKED, PRIVATE):
+        tally = fuzz({"client": ClientTarget, "server": ServerTarget}[name]((mode,)), 60, seed=3)
+        assert tally.inputs == 60
+        assert not [outcome for outcome in reached if not tally.outcomes[outcome]], (mode, tally.outcomes)
 
 
 @pytest.mark.slow

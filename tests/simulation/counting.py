@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from simulation.kit import Around
@@ -58,7 +59,7 @@ class NumberKit:
 
         return unpacked
 
-    def joined(self, name: str, job: Job, policy: SitePolicy) -> Joined:
+    def joined(self, name: str, job: Job, policy: SitePolicy, folder: Path) -> Joined:
         client: Any = StandInClient(name, job) if job.splits_model else StandInWholeClient(name, job)
         cuts = range(1, BLOCKS) if job.splits_model else (BLOCKS,)
         gate = RequestGate(job, policy, BLOCKS, cuts, EVAL_ROWS)

@@ -135,6 +135,26 @@ class Place:
         inside = {name[len(below) :].partition("/")[0] for name in self.disk.names if name.startswith(below)}
         return (self / name for name in sorted(inside) if name and fnmatchcase(name, pattern))
 
+    def with_name(self, name: str) -> Place:
+        return self.parent / name
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        self.disk.write(self, text.encode(encoding))
+
+    def chmod(self, mode: int) -> None: ...
+
+    def replace(self, target: Place) -> None:
+        """Give a file another's name."""
+        self.disk.op(f"replace {target}")
+        file = self.disk.names[self.path]
+
+        def replace(names: Names) -> None:
+            if names.get(self.path) is file:
+                del names[self.path]
+                names[target.path] = file
+
+        self.disk.change(target.folder, replace)
+
     def rename(self, target: Place) -> None:
         self.disk.op(f"rename {self}")
         old, new = self.path + "/", target.path + "/"

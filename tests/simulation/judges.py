@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from simulation.standin import WIDTH, StandInClient, StandInServer
 from splitft.common.checkpoint import load_checkpoint
 from splitft.engines.local import LocalCohort
 from splitft.engines.network.cohorts import COHORTS, read_counted, read_lines
-from splitft.errors import JobError
+from splitft.errors import JobError, NetworkError
 from splitft.round import Observer, run_rounds
 from splitft.wire.ledger import Ledger
 
@@ -30,6 +30,8 @@ def judge(mode: Mode, parties: Sequence[Party], outcome: Outcome, whole: Outcome
         check_lines(outcome.log, mode.job, all_clients=mode.names if mode.strict else ())
     except AssertionError as error:
         return f"history: {error}"
+    if apart := sums_apart(outcome.log):
+        return apart
     for party in parties:
         end = outcome.ends.get(party.name)
         if end is not None and not end.ok:
@@ -69,6 +71,29 @@ def as_replayed(mode: Mode, parties: Sequence[Party], outcome: Outcome) -> str:
         pass
     adapter = {b: {n: t.tolist() for n, t in a.items()} for b, a in alone.adapter.items()}
     return "" if adapter == outcome.adapter else f"the adapter is {outcome.adapter}, replayed {adapter}"
+
+
+def documented_end(mode: Mode, error: Exception) -> bool:
+    """Whether a run may end so: the clients of a sum are not all back, and its updates enter no other."""
+    masked = mode.job.secure_aggregation and not mode.strict
+    return masked and isinstance(error, NetworkError) and "was summed before" in str(error)
+
+
+def sums_apart(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return which round was summed twice in a row over other clients; empty: none.
+
+    Both sums begin at the same checkpoint, so that a client's update is the same in both, and the difference
+    of the sums tells what others sent.
+    """
+    last: tuple[int, list[str]] = (0, [])
+    for line in log:
+        if line["event"] != "sum":
+            continue
+        now = line["round"], sorted(line["summed"])
+        if now[0] == last[0] and now[1] != last[1]:
+            return f"round {now[0]} was summed of {', '.join(last[1])}, and then of {', '.join(now[1])}"
+        last = now
+    return ""
 
 
 def same_bits(parties: Sequence[Party], outcome: Outcome, whole: Outcome) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from simulation.modes import ALL, Mode
@@ -13,6 +14,7 @@ from splitft.client.client import ClientRole
 from splitft.common.state import State
 from splitft.engines.network.members import Gate
 from splitft.engines.network.roster import Roster
+from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.site import Joined
 from splitft.engines.network.timing import StepTimes
 from splitft.history import RoundRecord
@@ -34,6 +36,7 @@ class Around:
         averager: The aggregator's average, if the job has one.
         held_out: Returns a batch of held-out ids of each client.
         blame: Expels a client, for a reason.
+        secure: The masked sums, if the job has them; `averager` is then theirs.
     """
 
     log: Callable[[dict[str, Any]], None]
@@ -43,6 +46,7 @@ class Around:
     times: StepTimes
     held_out: Callable[[], Mapping[str, HeldOut]]
     blame: Callable[[str, str], None]
+    secure: SecureSum | None = None
 
 
 class Policy(Protocol):
@@ -80,8 +84,8 @@ class Kit(Protocol):
             only_digests: Adapters go to the aggregator.
         """
 
-    def joined(self, name: str, job: Job, policy: SitePolicy) -> Joined:
-        """Return a client as of the start of a run."""
+    def joined(self, name: str, job: Job, policy: SitePolicy, folder: Path) -> Joined:
+        """Return a client as of the start of a run. folder: its own."""
 
     def check_adapter(self, policy: SitePolicy, client: ClientRole, message: AdapterDown) -> None:
         """Check what a client's front computes with the adapters of a hand-out. Raises PolicyError."""

@@ -14,7 +14,7 @@ from simulation.network import SimulatedDialler, SimulatedListener
 from simulation.party import Party
 from splitft.client.client import ClientRole
 from splitft.common.checkpoint import load_checkpoint, save_checkpoint
-from splitft.common.files import append_line, append_mark, flush
+from splitft.common.files import append_line, append_mark, flush, write_atomically
 from splitft.common.state import State
 from splitft.engines.network.aggregator_link import AggregatorLink, dial_and_dismiss
 from splitft.engines.network.aggregator_process import AggregatorProcess
@@ -28,12 +28,15 @@ from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.members import Members
 from splitft.engines.network.roster import Roster
 from splitft.engines.network.round_steps import ShortRoundError
+from splitft.engines.network.secure_sum import SecureSum
 from splitft.engines.network.site import Joined, Site
 from splitft.engines.network.timing import StepTimes
 from splitft.errors import AggregatorError
 from splitft.history import RoundRecord
 from splitft.job.site_policy import SitePolicy
+from splitft.lora.dp.noise import experiment_key
 from splitft.round import Observer, run_rounds
+from splitft.running.private import LEDGER, spent_by
 from splitft.server.server import Server
 from splitft.wire.channel import Channel
 from splitft.wire.ledger import Ledger
@@ -91,16 +94,19 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     averaging = None
     if mode.aggregator:
         averaging = AggregatorLink(job, "digest", kit.layout, ledger, party.inbox())  # type: ignore[arg-type]
+    secure = SecureSum(job, kit.layout, averaging, log, goes_back=True) if job.secure_aggregation else None
     policy = kit.policy(mode)
     times = StepTimes(job, getattr(policy, "learn", None))
+    elsewhere = secure or averaging
     around = Around(
         log,
         notice,
-        averaging.average if averaging else None,
+        elsewhere.average if elsewhere else None,
         roster,
         times,
         held_out=lambda: cohort.held_out_batches,
         blame=lambda name, reason: members.expel(name, reason),
+        secure=secure,
     )
     server = kit.server(job, around)
     listener = SimulatedListener(party, Welcome("", 0, "job"))
@@ -111,9 +117,11 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
     members = Members(
         roster, listener, ledger, *parts_of_server, gate, channels, notice, faults, facts=kit.facts
     )
+    if secure is not None:
+        secure.open(members)
     cohorts = CohortLog(folder if job.network.samples_connected else None)
     members.lost = lambda name: cohorts.lose(-1, name)
-    cohort = NetworkCohort(members, job, times, averaging, _cohorts=cohorts)
+    cohort = NetworkCohort(members, job, times, averaging if secure is None else None, _cohorts=cohorts)
     parts = {"policy": policy, "server": server, "cohort": cohort, "ledger": ledger}
     if averaging is not None and dial is not None:
         averaging.open(dial, members)
@@ -135,7 +143,8 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
                 outcome.log.append(line)
                 append_mark(folder / STEPS, json.dumps(line))
             try:
-                for record in run_rounds(job, policy, server, cohort, ledger, Observer(), last):
+                spent = spent_by(job, last)
+                for record in run_rounds(job, policy, server, cohort, ledger, Observer(), last, None, spent):
                     records.append({k: v for k, v in json.loads(record.to_json()).items() if k not in TIMES})
                     at_end = record.round == job.rounds
                     if at_end:
@@ -179,7 +188,13 @@ class Setup:
         self.party, self.mode = party, mode
 
     def make(self, welcome: Welcome) -> Joined:
-        return kit_of(self.mode).joined(self.party.name, self.mode.job, self.policy)
+        folder: Any = self.party.disk.root("client")
+        if self.mode.job.dp.active and not (folder / LEDGER).exists():
+            # The key that would be drawn: the same noise in every life, and in the undisturbed run.
+            kept = {"key": experiment_key(0, self.party.name), "jobs": {}}
+            folder.mkdir(exist_ok=True)
+            write_atomically(folder / LEDGER, json.dumps(kept), flushed=True)
+        return kit_of(self.mode).joined(self.party.name, self.mode.job, self.policy, folder)
 
     def need(self, client: ClientRole, cut: int) -> None: ...
 

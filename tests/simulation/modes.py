@@ -21,6 +21,10 @@ BASE: dict[str, Any] = {
 TAIL = {"labels": "client", "tail_blocks": 1}
 SHARED = {"server_adapter": "shared"}
 WHOLE: dict[str, Any] = {"method": "fed_lora", "cuts": 1}
+MASKED: dict[str, Any] = {
+    **WHOLE, "clients": 3, "secure_aggregation": True, "robust_aggregation": "none", "privacy": "sum_only",
+}  # fmt: skip
+PRIVATE: dict[str, Any] = {**WHOLE, "dp": {"epsilon": 8.0, "delta": 0.01}, "padding_free": False}
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,20 @@ REAL = {
             {**WHOLE, "aggregation": "freeze_a", "optim": "sgd", "optim_args": "momentum=0.9",
              "network": AGGREGATOR},
             aggregator=True,
+        ),
+        Mode("real, private", PRIVATE),
+        Mode("real, masked", MASKED),
+        Mode("real, masked, aggregator", {**MASKED, "network": AGGREGATOR}, aggregator=True),
+        Mode("real, masked, private", {**MASKED, **PRIVATE, "clients": 3}),
+        Mode(
+            "real, masked, rejoin",
+            {**MASKED, "clients": 5, "network": {"min_clients": 4, "rejoin_seconds": 2.0}}, strict=False,
+        ),
+        Mode(
+            "real, masked, stragglers",
+            {**MASKED, "clients": 4, "network": {"min_clients": 3, "round_seconds": 3.0,
+                                                 "rejoin_seconds": 2.0}},
+            strict=False, slow=True,
         ),
     )
 }  # fmt: skip

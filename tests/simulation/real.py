@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +33,9 @@ from splitft.running.batching import batch_tokens
 from splitft.running.facts import data_digest, weight_facts
 from splitft.running.model import inject_adapters, load_base, make_split_model
 from splitft.running.prepare import offered_cuts
+from splitft.running.private import kept_ledger
 from splitft.running.site_checks import check_front, most_bytes_down
+from splitft.running.sums import sums_of
 from splitft.server.guard import Guard
 from splitft.server.parts import micro_batches
 from splitft.server.probe import AdapterProbe
@@ -85,7 +88,8 @@ class RealKit:
             ),
             averager=around.averager,
             log=around.log,
-            guard=Guard(probe.problem, around.blame, around.notice),
+            guard=Guard(probe.problem, around.blame, around.notice, tries=around.secure is None),
+            dropped=lambda: around.secure.dropped if around.secure else (),
         )
 
     def gate(self, job: Job, server: Server, channels: Mapping[str, Channel], only_digests: bool) -> Check:
@@ -103,16 +107,19 @@ class RealKit:
             adapter=lambda: server.adapter,
         ).check
 
-    def joined(self, name: str, job: Job, policy: SitePolicy) -> Joined:
+    def joined(self, name: str, job: Job, policy: SitePolicy, folder: Path) -> Joined:
         data, model = rows_of(name), self.model
+        digest = data_digest(data.train, data.eval)
+        names = [f"client-{number}" for number in range(job.clients)]
+        sums = sums_of(name, None, folder, policy, lambda text: None, job, names, job.network.min_clients)
         client: ClientRole
         if job.splits_model:
             client = Client(name, data, model, job, PAD_ID, sample_memory(job, model.width))
         else:
-            client = WholeClient(name, data, model, job, PAD_ID)
+            client = WholeClient(name, data, model, job, PAD_ID, kept_ledger(job, name, folder, digest))
         gate = RequestGate(job, policy, BLOCKS, offered_cuts(job, BLOCKS), len(data.eval))
         channel = Channel(job, model.width, client.memory)
-        return Joined(client, channel, gate, data_digest(data.train, data.eval), most_bytes_down(job, model))
+        return Joined(client, channel, gate, digest, most_bytes_down(job, model), sums)
 
     def check_adapter(self, policy: SitePolicy, client: ClientRole, message: AdapterDown) -> None:
         if not client.settings.splits_model:

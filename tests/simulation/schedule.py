@@ -8,7 +8,7 @@ from functools import cache, partial
 from unittest import mock
 
 from simulation import faults
-from simulation.judges import judge
+from simulation.judges import documented_end, judge, sums_apart
 from simulation.mains import Outcome, average, serve, take_part
 from simulation.modes import ALL, Mode
 from simulation.network import Network
@@ -66,7 +66,7 @@ def simulate(name: str, seed: int, *, disturbed: bool = True) -> Result:
         mains["aggregator"] = average
     for who, main in mains.items():
         parties.append(Party(world, network, who, partial(main, mode=mode, outcome=outcome), over))
-    problem = ""
+    problem, ended = "", False
     try:
         for party in parties:
             world.loop.call_later(world.random.uniform(0.0, 0.3) if disturbed else 0.0, party.start)
@@ -87,9 +87,12 @@ def simulate(name: str, seed: int, *, disturbed: bool = True) -> Result:
     except StuckError as error:
         problem = str(error)
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
+        ended = documented_end(mode, error)
+        problem = "" if ended else f"{type(error).__name__}: {error}"
     try:
-        problem = problem or judge(mode, parties, outcome, whole.outcome if whole else None)
+        if ended:
+            problem = sums_apart(outcome.log)
+        problem = problem or ("" if ended else judge(mode, parties, outcome, whole and whole.outcome))
     finally:
         for party in parties:
             party.world.due.clear()

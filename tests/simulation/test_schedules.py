@@ -17,7 +17,8 @@ REAL_ALL, REAL_PARTS = 2_000, 4  # 0.2 s each
 NAMES, REAL_NAMES, COMING_NAMES = list(MODES), list(REAL), list(COMING)
 # Of those with a model: labels at home with int8, cuts that move with lower ranks and a shared trunk, a
 # frozen front, delta with cuts that move, micro-batches without padding, an aggregator.
-REAL_QUICK = (1, 5, 7, 9, 10, 15)
+# Whole models: with differential privacy, and masked: alone, and where clients are lost.
+REAL_QUICK = (1, 5, 7, 9, 10, 15, 21, 22, 25)
 # Planted bugs, each to be found within so many seeds: with numbers, and with a model.
 PLANTED = [("numbers", bug) for bug in BUGS] + [("real", bug) for bug in REAL_BUGS]
 QUICK_PLANTED = [("numbers", "an ack lost"), ("real", "an optimizer moment not restored")]

@@ -42,16 +42,16 @@ def write_atomically(path: Path, text: str, *, mode: int | None = None, flushed:
     mode: its permissions; None: as the process makes files. flushed: a loss of power does not undo it.
     Raises OutputError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary, disk = path.with_name(f".{path.name}.{os.getpid()}"), disk_of(path)
     with writing(path, _KEPT):
         temporary.write_text(text, encoding="utf-8")
         if mode is not None:
             temporary.chmod(mode)
         if flushed:
-            _DISK.flush_file(temporary)
+            disk.flush_file(temporary)
         temporary.replace(path)
         if flushed:
-            _DISK.flush_folder(path.parent)
+            disk.flush_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -11,7 +11,7 @@ from splitft.launch.arguments import load
 from splitft.launch.options import JOB, OVERRIDES, PLUGIN
 
 if TYPE_CHECKING:
-    from splitft.running.meters import Meter
+    from splitft.running.meters import Meter, OwnMeter
 
 READABLE = Annotated[
     int | None,
@@ -28,6 +28,15 @@ def meter_of(every: int | None) -> Meter | None:
     from splitft.tools.audit.meter import ReadableMeter
 
     return ReadableMeter(every)
+
+
+def site_meter_of(every: int | None) -> OwnMeter | None:
+    """Return the meter of a client that reads its own rows every so many rounds; None: it reads none."""
+    if every is None:
+        return None
+    from splitft.tools.audit.site_meter import SiteMeter
+
+    return SiteMeter(every)
 
 
 def audit(

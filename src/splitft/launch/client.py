@@ -10,6 +10,7 @@ import typer
 from splitft.common.startup import import_libraries
 from splitft.errors import JobError
 from splitft.launch.arguments import read_token
+from splitft.launch.audit import READABLE, site_meter_of
 from splitft.launch.options import (
     ACCEPT,
     CA,
@@ -47,6 +48,7 @@ def client(
     insecure: OPEN = False,
     policy: POLICY = None,
     accept: ACCEPT = "",
+    readable: READABLE = None,
     plugin: PLUGIN = None,
     log_format: LOG_FORMAT = None,
     log_file: LOG_FILE = None,
@@ -80,4 +82,5 @@ def client(
             accept=accept,
             console=console,
             plane=plane,
+            meter=site_meter_of(readable),
         )

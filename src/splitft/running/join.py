@@ -46,6 +46,7 @@ from splitft.running.agreement import Agreement
 from splitft.running.baselines.whole import WholeClient
 from splitft.running.facts import config_facts, data_digest, tokenizer_facts, version_facts, weight_facts
 from splitft.running.headline import two_columns
+from splitft.running.meters import OwnMeter
 from splitft.running.model import add_blocks, base_config, inject_adapters, load_base, make_split_model
 from splitft.running.names import check_client_names
 from splitft.running.network import client_names, notice
@@ -305,6 +306,7 @@ def join(
     folder: Path,
     console: Console | None = None,
     plane: Plane | None = None,
+    meter: OwnMeter | None = None,
 ) -> Site:
     """Take part in a run as one client, until the server ends it; return the client's state at the end.
 
@@ -321,6 +323,7 @@ def join(
     accept: `first`: agree to the first job that comes; or the digest of the job that is agreed to. Empty: the
         owner is asked on a terminal. The job agreed to is kept in `folder`; once it changes, its owner is
         asked again.
+    meter: reads, after rounds, how much of its own rows this client's activations tell; for its owner alone.
     plane: tells others of metrics.
 
     Raises PolicyError, NetworkError, DataError, ModelError, OutputError.
@@ -338,8 +341,9 @@ def join(
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
-    conversation = Conversation(dialler)
-    site = Site(conversation, folder, setup, plane.of_client(SiteLines(say), conversation))
+    conversation, lines = Conversation(dialler), SiteLines(say)
+    site = Site(conversation, folder, setup, plane.of_client(lines, conversation))
+    lines.reading = (lambda done, rounds: meter.lines(site.client, done, rounds)) if meter else None
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()

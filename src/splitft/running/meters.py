@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from splitft.client.client import ClientRole
 from splitft.history import RoundRecord
 from splitft.lora.blocks import Adapter
 from splitft.running.prepare import Assembly
@@ -26,4 +27,12 @@ class Meter(Protocol):
 
     def lines(self, record: RoundRecord) -> list[str]:
         """Return a line for people of each client in a record with readings."""
+        ...
+
+
+class OwnMeter(Protocol):
+    """Reads, at one client of a network, what it sends of its own rows; nothing of it leaves the client."""
+
+    def lines(self, client: ClientRole, round_: int, rounds: int) -> list[str]:
+        """Return lines for the client's owner after a round; empty where no reading is due."""
         ...

@@ -16,9 +16,14 @@ from splitft.wire.messages import Metrics
 
 @dataclass
 class SiteLines(SiteObserver):
-    """Says how a client's part of the run goes. say: prints a line."""
+    """Says how a client's part of the run goes.
+
+    say: prints a line. reading: returns further lines after the local steps of a round, given it and the
+    job's rounds.
+    """
 
     say: Callable[[str], None]
+    reading: Callable[[int, int], Sequence[str]] | None = None
     _began: float | None = field(default=None, init=False)  # the end of the first round seen
     _first: int = field(default=0, init=False)  # that round
     left: float | None = field(default=None, init=False)  # seconds to the end of the run
@@ -37,6 +42,8 @@ class SiteLines(SiteObserver):
         told |= {} if epsilon is None else {"epsilon": epsilon}
         seconds = None if left is None else round(left, 1)
         self.say(Notice(text, "client.trained", **told, loss=loss, seconds_left=seconds))
+        for line in self.reading(round_, rounds) if self.reading else ():
+            self.say(Notice(line, "client.reading", round=round_))
 
     def on_evaluated(self, round_: int, rounds: int, metrics: Sequence[Metrics], up: int, down: int) -> None:
         """Say the figures of the held-out rows after a round, where there are any."""

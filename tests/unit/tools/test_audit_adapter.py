@@ -16,6 +16,8 @@ from splitft import Job, run
 from splitft.errors import JobError
 from splitft.tools.audit.adapter import read_adapter
 from splitft.tools.audit.attacks.adapter import exposure, levels_of, membership
+from splitft.tools.audit.command import audit_command
+from splitft.tools.audit.published import CANARIES, MEMBERS, NONE
 
 QUIET = Console(quiet=True)
 
@@ -98,3 +100,31 @@ def test_what_is_no_run_is_refused(setting: dict[str, Any], tmp_path: Path) -> N
     run(Job(**setting, local_steps=1, output_dir=str(tmp_path / "run")), console=QUIET)
     with pytest.raises(JobError, match="take 256 or more"):
         read_adapter(tmp_path / "run", references=64)
+
+
+def audited(job: Job, folder: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Audit a run; return the lines of its adapter by attack, and what was not tried."""
+    told = audit_command(job, rows=40, run=folder, console=QUIET)
+    return {line["attack"]: line for line in told["lines"] if line["of"] in ("rows", "canaries")}, told[
+        "not_tried"
+    ]
+
+
+def test_an_audit_of_a_run_asks_its_adapter(setting: dict[str, Any], tmp_path: Path) -> None:
+    """What is learned by heart is told; of a run that learns nothing, nothing is."""
+    found = {}
+    for name, steps, rate in (("heart", 60, 0.02), ("nothing", 1, 1e-12)):
+        own = setting | {"learning_rate": rate, "local_steps": steps, "output_dir": str(tmp_path / name)}
+        run(Job(**own), console=QUIET)
+        found[name], not_tried = audited(Job(**own), tmp_path / name)
+        assert not any("membership" in one for one in not_tried)
+    heart, nothing = found["heart"], found["nothing"]
+    assert heart[CANARIES]["verdict"] == "readable" and "16 copies: " in heart[CANARIES]["note"]
+    assert "AUC " in heart[MEMBERS]["note"] and "40 training rows beside 18" in heart[MEMBERS]["note"]
+    assert nothing[CANARIES]["verdict"] != "readable" != nothing[MEMBERS]["verdict"]
+
+
+def test_a_folder_without_an_adapter_says_so(setting: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    lines, not_tried = audited(Job(**setting, output_dir=str(tmp_path / "run")), tmp_path / "run")
+    assert not lines and NONE in not_tried

@@ -24,6 +24,7 @@ from splitft.tools.audit.capture import audited, capture, has_answers
 from splitft.tools.audit.left_behind import audit_folder
 from splitft.tools.audit.lines import Line
 from splitft.tools.audit.public import public_rows, public_text
+from splitft.tools.audit.published import adapter_lines
 from splitft.tools.audit.redacted import redacted_lines
 
 ROWS = 48
@@ -46,8 +47,9 @@ def audit_command(
 
     job: as of `run`. rows: of each client, the first MOST_TOKENS tokens of each. longest: of all its rows in
     the step the longest ones are taken first. run: folder of a run of this job; what was left there is
-    attacked, too. public: text for the inverter. prior: weight of the model's log probability in the attack
-    that verifies. out: folder for audit.json and audit.md. fail_above: the excess over guessing above which
+    attacked, its adapter, too. public: text for the inverter. prior: weight of the model's log probability
+    in the attack that verifies. out: folder for audit.json and audit.md. fail_above: the excess over guessing
+    above which
     ReadableError is raised, after all is written. Raises JobError, DataError, ModelError, OutputError.
     """
     quiet_libraries()
@@ -69,7 +71,9 @@ def audit_command(
     if run is not None:
         with console.status(f"searching {run}, and attacking what is kept there"):
             more, left = audit_folder(start, knowledge, run, tools, without=(JSON, PAGE))
-        lines, not_tried = [*lines, *more], [*not_tried, *left]
+        with console.status(f"asking the adapter in {run} about rows and canaries"):
+            of_adapter, lacking = adapter_lines(start, run, rows)
+        lines, not_tried = [*lines, *more, *of_adapter], [*not_tried, *left, *lacking]
     left = [name for name in start.names if views and name not in {view.name for view in views}]
     not_tried += [f"other clients: {', '.join(left)}"] if left else []
     seconds = time.perf_counter() - began, time.process_time() - cpu

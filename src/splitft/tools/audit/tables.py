@@ -26,12 +26,14 @@ HEADINGS = (
 )
 NOT_TRIED = (
     "held-out rows, which are evaluated by the same path",
-    "the adapter that is trained: membership, and sentences that it remembers",
     "later steps, several messages of one row together",
     "inverters that are not linear, and a search over whole rows",
     "ids hidden in the low bits of numbers, or sent encrypted",
 )
-WITHOUT_RUN = ("what a run leaves on disks: checkpoints, kept activations, logs (--run FOLDER)",)
+WITHOUT_RUN = (
+    "the adapter that is trained: membership, and sentences that it remembers (--run FOLDER)",
+    "what a run leaves on disks: checkpoints, kept activations, logs (--run FOLDER)",
+)
 OF_A_RUN = (
     "what a running server has in its memory: all that it computes, kept samples of `codec: delta` and of "
     "frozen fronts, which are on no disk or sealed there",

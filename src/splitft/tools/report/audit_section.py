@@ -13,6 +13,7 @@ from splitft.tools.report.sections import Panel, Section, make_section
 
 TITLE = "What the server could read"
 FILE, FILES = "audit.json", "files: "  # the second: how attacks on what a run left begin
+LEFT = FILES, "adapter: "  # and those on its adapter
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class AuditPart:
     """The part of the page.
 
     Args:
-        stored: What was found in the folders of the runs, in sentences.
+        stored: What was found in the folders of the runs, and told by their adapters, in sentences.
         not_tried: By the audits.
         samples: (variant, true text, recovered text).
     """
@@ -79,9 +80,9 @@ def bars(audit: Mapping[str, Any]) -> list[Share]:
 
 
 def left_behind(audit: Mapping[str, Any]) -> list[str]:
-    """Return a sentence of each attack on what the run left on its disk."""
+    """Return a sentence of each attack on what the run left on its disk, and on its adapter."""
     return [
         f"{line['attack']}, {line['client']}: {line['verdict']} ({line['note']})."
         for line in audit["lines"]
-        if line["attack"].startswith(FILES)
+        if line["attack"].startswith(LEFT)
     ]

@@ -62,9 +62,7 @@ class Entrance:
         option: str = "--listen",
     ) -> None:
         self._audit, self._option = audit, option
-        room = make_room(
-            clients, FILES_WITH_CERTS if certs and client_certs else FILES_WITH_FRONT, most // 4
-        )
+        room = make_room(clients, FILES_WITH_CERTS if certs and client_certs else FILES_WITH_FRONT, most // 4)
         self._room, self.notice = room.most, room.notice  # a line for the operator, or empty
         ample = room.most is None or room.most >= clients + most
         self._most_strangers = most if ample else max(8, (room.most or 0) // 4)
