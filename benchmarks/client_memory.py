@@ -27,7 +27,7 @@ from rich.console import Console
 from splitft import Job
 from splitft.engines.network.control import Welcome
 from splitft.job.told import told_job
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 from splitft.weights import load
 from splitft.weights.load import load_model, load_tokenizer
 from splitft.wire.codecs.registry import network_job

@@ -22,7 +22,7 @@ from splitft.engines.network.transport.dialler import MAX_PAYLOAD, Dialler
 from splitft.engines.network.transport.listener import Listener
 from splitft.errors import NetworkError
 from splitft.job.site_policy import SitePolicy
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 from splitft.running.network import client_names
 from splitft.running.serve import serve
 from splitft.running.sums import sums_of

@@ -21,7 +21,7 @@ from splitft import Job, run
 from splitft.engines.network.control import HandIn, packed
 from splitft.engines.network.desk import Desk
 from splitft.running.aggregator import serve_averages
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 from splitft.wire.messages import AdapterUp
 
 NAMES = ["anna", "bert", "mallory"]

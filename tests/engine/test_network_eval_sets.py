@@ -14,7 +14,8 @@ from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.errors import JobError
 from splitft.history import read_history
-from splitft.running.join import ClientSetup, join
+from splitft.running.client_setup import ClientSetup
+from splitft.running.join import join
 from splitft.running.serve import serve
 
 

@@ -15,7 +15,7 @@ from splitft import Job, run
 from splitft.errors import DataError
 from splitft.job.redaction import RedactConfig
 from splitft.job.site_policy import SitePolicy
-from splitft.running.join import ClientSetup, naming_the_job
+from splitft.running.client_setup import ClientSetup, naming_the_job
 
 NAMES = ["anna", "bert"]
 REDACT = {"patterns": [r"\blaw\b", "people of"], "rare_tokens": 3}

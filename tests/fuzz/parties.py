@@ -43,7 +43,7 @@ from splitft.history import RoundRecord
 from splitft.model.config import text_config
 from splitft.round import Observer, run_rounds
 from splitft.running.baselines.whole import WholeClient
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 from splitft.running.private import kept_ledger
 from splitft.running.sums import sums_of
 from splitft.running.welcome import welcome_of
@@ -166,7 +166,7 @@ class Begin:
 
 
 class ServerSide:
-    """A server and all behind its listener: as `running/serve.py` puts it together."""
+    """A server and all behind its listener: as `running/server_side.py` puts it together."""
 
     def __init__(self, mode: Mode, listener: Any, kept: Path | None = None) -> None:
         start, job, self.notices = mode.start, mode.job, list[str]()

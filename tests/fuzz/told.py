@@ -23,7 +23,7 @@ from splitft.errors import NetworkError, PolicyError, SplitFTError
 from splitft.job.site_policy import SitePolicy, check_policy, may_adapt
 from splitft.job.told import read_told
 from splitft.running.agreement import FIRST, Agreement
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 
 STRICT = SitePolicy(
     labels=["client"], max_cut=2, max_tail_blocks=2, target_modules=["q_proj"], columns=["text"],

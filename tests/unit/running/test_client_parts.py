@@ -18,7 +18,7 @@ from splitft.engines.network.control import Welcome
 from splitft.job.told import told_job
 from splitft.lora.initial import new_adapter
 from splitft.model.split_model import SplitModel, StepId
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 from splitft.weights import load
 from splitft.wire.codecs.registry import network_job
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from splitft import Job, JobError
 from splitft.engines.network.control import Welcome
-from splitft.running.join import ClientSetup
+from splitft.running.client_setup import ClientSetup
 from splitft.running.names import check_names
 
 

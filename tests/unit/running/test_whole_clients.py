@@ -20,8 +20,8 @@ from splitft.job.told import told_job
 from splitft.model.config import count_blocks
 from splitft.running.base_facts import base_facts
 from splitft.running.baselines.whole import WholeClient
+from splitft.running.client_setup import ClientSetup
 from splitft.running.facts import weight_facts
-from splitft.running.join import ClientSetup
 from splitft.running.model import base_config, load_base
 from splitft.running.network import check_network_job, needs_weights
 from splitft.server.probe import not_finite
