@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -86,9 +87,13 @@ def join(
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
-    conversation, lines = Conversation(dialler), SiteLines(say)
+
+    def reading(done: int, rounds: int) -> Sequence[str]:
+        return meter.lines(site.client, done, rounds) if meter else ()
+
+    conversation = Conversation(dialler)
+    lines = SiteLines(say, reading)
     site = Site(conversation, folder, setup, plane.of_client(lines, conversation))
-    lines.reading = (lambda done, rounds: meter.lines(site.client, done, rounds)) if meter else None
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()

@@ -146,3 +146,8 @@ def notice(console: Console, text: str) -> None:
     """Print one line about the network."""
     shown = Notice.of(text).shown_as(f"[dim]network[/] {escape(text)}")
     console.print(shown, highlight=False, soft_wrap=True)  # one line of a log
+
+
+def counts_at_clients(job: Job) -> bool:
+    """Whether losses and accuracies are counted by clients: the server has no labels, or no activations."""
+    return job.labels == "client" or not job.splits_model

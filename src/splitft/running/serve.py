@@ -47,6 +47,7 @@ from splitft.running.network import (
     check_room,
     check_tokens,
     client_names,
+    counts_at_clients,
     needs_weights,
     notice,
 )
@@ -56,7 +57,7 @@ from splitft.running.prepare import assemble
 from splitft.running.registered import check_clients
 from splitft.running.result import RunResult
 from splitft.running.runner import complete_run, run_parties
-from splitft.running.server_side import counts_at_clients, make_server_side
+from splitft.running.server_side import make_server_side
 from splitft.wire.codecs.registry import network_job
 
 

@@ -30,12 +30,12 @@ from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.transport.admission import Admission
 from splitft.engines.network.transport.listener import Listener
 from splitft.history import OF_EVALUATION
-from splitft.job import Job
 from splitft.model.config import text_config
 from splitft.running.baselines.whole import WholeModels
 from splitft.running.batching import batch_tokens
 from splitft.running.machines import highest_cuts, machines_of
 from splitft.running.network import (
+    counts_at_clients,
     job_digest,
 )
 from splitft.running.parties import Parties
@@ -167,8 +167,3 @@ def make_server_side(
 def write_step(path: Path, line: dict[str, Any]) -> None:
     """Write a line of the step log."""
     append_line(path, json.dumps(line))
-
-
-def counts_at_clients(job: Job) -> bool:
-    """Whether losses and accuracies are counted by clients: the server has no labels, or no activations."""
-    return job.labels == "client" or not job.splits_model
