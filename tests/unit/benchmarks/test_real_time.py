@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchlib.real_figures import (
     against_clock,
     compare,
     curves_agree,
+    page_rows,
     profiles,
     rates,
     schedule_of,
@@ -162,3 +164,11 @@ def test_the_clock_is_compared_round_by_round_with_the_cuts_that_were_taken() ->
     found = against_clock(run, records)
     assert found["of_all"] == pytest.approx(0.0)
     assert found["mean_of_rounds"] == pytest.approx(0.1)
+
+
+def test_the_pages_table_is_the_record() -> None:
+    kept = json.loads((ROOT / "benchmarks/records/real_time.json").read_text(encoding="utf-8"))
+    assert kept["equal"] and len(kept["arms"][SAME]["seeds"]) >= 3
+    page = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8").splitlines()
+    assert [row for row in page_rows(kept) if row not in page] == []
+    assert kept["arms"] == compare({arm: runs for arm, runs in kept["runs"].items() if runs})
