@@ -10,7 +10,7 @@ from documents import ROOT, check_trained, run, run_every_block
 
 
 def test_a_run_over_a_network(tmp_path: Path) -> None:
-    """The block with most parties; all blocks are among the slow tests, and the first run is the demo below."""
+    """The block with most parties; the slow tests have all, and the first run is the demo below."""
     run_every_block("README.md", tmp_path, ["splitft certs init"])
 
 
