@@ -21,6 +21,7 @@ from splitft.launch.cli import EXIT_CODES, INCOMPLETE, app
 
 # Everything else is a key of the job: KEY=VALUE. A flag more or less is a decision, not an accident.
 LOG = {"--log-format", "--log-file"}
+WATCHED = {"--health", "--metrics"}  # by other programs
 FLAGS: dict[str, set[str]] = {
     "": {"--version"},
     "demo": set(),
@@ -30,12 +31,14 @@ FLAGS: dict[str, set[str]] = {
     "run": {"--resume", "--live", "--live-listen", "--readable", "--plugin"},
     "server": {
         "--listen", "--certs", "--token-file", "--tokens", "--insecure", "--resume", "--admit", "--live",
-        "--live-listen", "--plugin", "--end", *LOG,
+        "--live-listen", "--plugin", "--end", *LOG, *WATCHED,
     },
-    "aggregator": {"--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin", *LOG},
+    "aggregator": {
+        "--listen", "--folder", "--certs", "--token-file", "--insecure", "--plugin", *LOG, *WATCHED,
+    },
     "client": {
         "--server", "--name", "--data", "--eval-data", "--job-data", "--model", "--folder", "--certs",
-        "--ca", "--token", "--insecure", "--policy", "--accept", "--plugin", *LOG,
+        "--ca", "--token", "--insecure", "--policy", "--accept", "--plugin", *LOG, "--metrics",
     },
     "check": {"--cuts", "--all-architectures", "--plugin"},
     "plan": {"--codecs", "--out", "--plugin"},
@@ -108,8 +111,8 @@ def test_a_command_has_these_flags_and_no_others() -> None:
         page = run_command(*([command] if command else []), "--help").stdout
         told = {word.strip(",.:") for word in page.split() if word.startswith("--")}
         assert told == flags | {"--help"}, command
-        # Options of lm-eval; at a client: its data, its way to the server, its owner's word, and its log.
-        assert len(told) <= {"evaluate": 18, "client": 17, "server": 14}.get(command, 12)
+        # Options of lm-eval; at a client: its data, its way to the server, its owner's word, log and figures.
+        assert len(told) <= {"evaluate": 18, "client": 18, "server": 16}.get(command, 12)
 
 
 @pytest.mark.parametrize(("command", "wanted"), [
