@@ -57,6 +57,7 @@ from tiny import save_tiny_model
 
 MB = 1 << 20
 WIDTH, TOKENS, STEPS = 32, 8, 2
+A_SECOND = 50  # connections that are dialled at first
 PROCESSES = multiprocessing.get_context("spawn")
 
 
@@ -194,7 +195,10 @@ def main() -> None:
 
     # All connect, and are idle.
     began = time.monotonic()
-    fakes = [Fake(address, name) for name in names[: given.clients - 1]]
+    fakes = []
+    for name in names[: given.clients - 1]:
+        fakes.append(Fake(address, name))
+        time.sleep(1 / A_SECOND)
     while sum(fake.loaded for fake in fakes) < len(fakes) and time.monotonic() - began < 300:
         time.sleep(0.2)
     joined = time.monotonic() - began
