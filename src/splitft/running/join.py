@@ -336,9 +336,8 @@ def join(
     setup = ClientSetup(name, data, eval_data, model, console, dial, own, agreement, server, sums, folder)
     credentials = channel_credentials(server, certs, insecure, authority, ca)
     dialler = Dialler(server, credentials, name, token, FIRST_PAYLOAD, say, patience)
-    lines = SiteLines(say)
-    site = Site(Conversation(dialler), folder, setup, lines)
-    lines.reading = (lambda done, rounds: meter.lines(site.client, done, rounds)) if meter else None
+    reading = (lambda done, rounds: meter.lines(site.client, done, rounds)) if meter else None
+    site: Site = Site(Conversation(dialler), folder, setup, SiteLines(say, reading))
     try:
         with lock_folder(folder, "--folder"):
             end = site.run()
