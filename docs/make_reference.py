@@ -48,8 +48,9 @@ algorithms over seeds; writes a table and a report. Resumable. |
 | `splitft compare JOB --vary 'KEY=[V1,V2]' --parallel N` | The same over values of a key; N runs at a time. |
 | `splitft report RUN... [--out FILE] [--title TEXT] [--reference NAME] [--paper] [--audit-samples]` | Makes \
 one HTML page of runs; it needs no network. `--paper`: also a LaTeX table and the figures. |
-| `splitft run JOB --readable N`, `splitft client … --readable N` | Also reads every N rounds how much of the \
-text the activations tell; a client, of its own rows, for its owner alone ([how](audit.md#while-a-run-trains)). |
+| `splitft run JOB --readable N`, `splitft client … --readable N` | Also reads every N rounds how much \
+of the text the activations tell; a client, of its own rows, for its owner alone \
+([how](audit.md#while-a-run-trains)). |
 | `splitft run JOB --live`, `splitft server JOB --live` | Also shows the run in a browser \
 ([how](how-to.md#watch-a-run)). |
 | `splitft server`, `splitft client`, `splitft aggregator` … `[--log-format text\|json] [--log-file FILE]` | \
