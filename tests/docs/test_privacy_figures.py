@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from audited import recorded
 
 SHARE = re.compile(r"(\d+(?:\.\d+)?) ?%")
+FIGURE = re.compile(r"\d+\.\d+")
 # Pages, and between which headings their figures stand. docs/audit.md has a test of its own.
 SECTIONS = [
     ("README.md", "## Privacy", "## Documentation"),
@@ -82,6 +83,15 @@ def test_no_other_share_stands_in_a_section_on_privacy(name: str, start: str, en
     known = {*shares(record()), 95.0}  # a 95 % interval
     foreign = [share for share in SHARE.findall(page(name, start, end)) if float(share) not in known]
     assert not foreign, f"{name}: {', '.join(foreign)} % stand in no recorded audit"
+
+
+def test_the_verdict_on_defences_has_the_figures_of_its_table_alone() -> None:
+    """And the table is the record's: tests/docs/test_audit_page.py."""
+    table, _, verdict = page("docs/defences.md", "## Measured").partition("## Verdict")
+    known = set(FIGURE.findall(table))
+    assert len(known) > 20 and verdict.strip()
+    foreign = [figure for figure in FIGURE.findall(verdict) if figure not in known]
+    assert not foreign, foreign
 
 
 def test_a_foreign_figure_would_be_found() -> None:

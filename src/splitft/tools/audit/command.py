@@ -49,8 +49,8 @@ def audit_command(
     the step the longest ones are taken first. run: folder of a run of this job; what was left there is
     attacked, its adapter, too. public: text for the inverter. prior: weight of the model's log probability
     in the attack that verifies. out: folder for audit.json and audit.md. fail_above: the excess over guessing
-    above which
-    ReadableError is raised, after all is written. Raises JobError, DataError, ModelError, OutputError.
+    above which ReadableError is raised, after all is written. Raises JobError, DataError,
+    ModelError, OutputError.
     """
     quiet_libraries()
     console = console or make_console()
