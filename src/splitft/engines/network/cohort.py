@@ -24,7 +24,7 @@ from splitft.engines.network.round_steps import RoundSteps
 from splitft.engines.network.saving import Saving, SavingConnected
 from splitft.engines.network.timing import StepTimes
 from splitft.engines.network.training import Training
-from splitft.engines.network.waiting import wait_for_enough
+from splitft.engines.network.waiting import all_come, wait_for_enough
 from splitft.job.settings import CostSettings, TrainingSettings
 from splitft.server.seam import ClientError
 from splitft.wire.messages import AdapterDown, AdapterUp, HeldOut, Message, OptimizerState
@@ -228,9 +228,7 @@ class NetworkCohort:
         """Wait for the clients of a round that is begun again; empty where some do not come."""
         roster = self._members.roster
         due = [name for name in self._cohorts.due(round_) if name in roster]
-        self._members.wait(lambda name: roster[name].there, due, roster.config.rejoin_seconds)
-        there = {*roster.connected()}
-        return due if all(name in there for name in due) else []
+        return due if all_come(roster, due, self._members.pump) else []
 
 
 @dataclass(eq=False)

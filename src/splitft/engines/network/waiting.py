@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from splitft.common.notices import Notice
@@ -51,3 +51,16 @@ def wait_for_enough(
         pump(0.5)
         waiting.tell_count()
     return there
+
+
+def all_come(roster: Roster, names: Collection[str], pump: Callable[[float], None]) -> bool:
+    """Wait `rejoin_seconds` from now for these clients; return whether all of them are connected.
+
+    pump: takes in what comes within so many seconds.
+    """
+    end = roster.now() + roster.config.rejoin_seconds
+    while lacking := {*names} - {*roster.connected()}:
+        if roster.now() >= end or any(roster[name].off for name in lacking):
+            return False
+        pump(0.5)
+    return True
