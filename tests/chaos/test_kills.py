@@ -103,7 +103,7 @@ def figures(processes: Processes) -> bytes:
     return json.dumps([{key: line[key] for key in kept} for line in lines]).encode()
 
 
-@pytest.mark.parametrize("mode", rest_slow(MODES, ["per_client", "moving"]))
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["moving"]))
 def test_over_a_network_the_same_bits_come_out(
     mode: str, undisturbed: Callable[[str], dict[str, bytes]], wanted: dict[str, bytes]
 ) -> None:

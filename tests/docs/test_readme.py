@@ -9,8 +9,9 @@ import pytest
 from documents import ROOT, check_trained, run, run_every_block
 
 
+@pytest.mark.slow
 def test_a_run_over_a_network(tmp_path: Path) -> None:
-    """The block with most parties; the slow tests have all, and the first run is the demo below."""
+    """The block with most parties alone: all follow below, and the quick suite has the demo."""
     run_every_block("README.md", tmp_path, ["splitft certs init"])
 
 

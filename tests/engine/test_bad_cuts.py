@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bad_jobs import QUIET, Settings, assert_one_message, devices, refused, write_job
 
+from cases import rest_slow
 from commands import hashes
 from splitft import Job, run
 from splitft.errors import JobError
@@ -203,7 +204,7 @@ CASES: tuple[Case, ...] = (
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", rest_slow(CASES, 8), ids=lambda case: case.__name__)
 def test_run_and_plan_refuse_it_with_one_message_and_write_nothing(
     case: Case,
     command: str,

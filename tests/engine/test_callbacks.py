@@ -11,6 +11,7 @@ import pytest
 from bad_jobs import QUIET, Settings, assert_one_message
 from rich.console import Console
 
+from cases import rest_slow
 from network_threads import together
 from splitft import Callback, Job, run
 from splitft.errors import JobError
@@ -115,7 +116,9 @@ def failing_in(event: str, round_: int) -> Callback:
 
 @pytest.mark.parametrize(
     ("event", "kept"),
-    [("on_round_begin", 1), ("on_step_end", 1), ("on_log", 2), ("on_save", 2), ("on_round_end", 2)],
+    rest_slow(
+        [("on_round_begin", 1), ("on_step_end", 1), ("on_log", 2), ("on_save", 2), ("on_round_end", 2)], 2
+    ),
 )
 def test_a_callback_that_fails_is_named_and_loses_no_round(
     event: str, kept: int, settings: Settings, tmp_path: Path

@@ -85,7 +85,7 @@ def test_a_run_goes_on_with_the_same_bits_while_certificates_are_renewed(tmp_pat
         setting, tmp_path / "tls", server={"certs": authority / "server"},
         client=lambda name: {"certs": site / name}, callbacks=[renewal], heard=heard,
     )  # fmt: skip
-    assert adapter_of(tmp_path / "tls") == adapter_of(tmp_path / "plain")
+    assert adapter_of(tmp_path / "tls" / "run") == adapter_of(tmp_path / "plain" / "run")
     assert renewal.met and "a client called anna is connected already" in renewal.met[0]
     assert (authority / certs.CA).read_bytes() == before
     assert said.count("certificates were read again") == 1

@@ -81,6 +81,7 @@ def await_that(true: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_every_run_is_made_and_reported(compared: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = compared
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +100,7 @@ def test_every_run_is_made_and_reported(compared: tuple[Path, subprocess.Complet
         assert (folder / variant["run"] / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_comparison_again_runs_nothing(
     job: Path, compared: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:

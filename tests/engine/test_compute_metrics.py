@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from transformers import AutoTokenizer, EvalPrediction, Trainer, TrainingArguments
 
+from cases import rest_slow
 from reference import make_setting, write_rows
 from splitft import Callback, Job, RunResult, run
 from splitft.data import ClientData, prepare
@@ -89,13 +90,16 @@ def of_trainer(model: Any, rows: list[ClientData], folder: Path) -> tuple[dict[s
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"server_evaluates": False, "padding_free": True},
-        {"labels": "client", "loss_chunk_tokens": 0},
-        {"method": "fed_lora"},
-        {"method": "centralized"},
-    ],
+    rest_slow(
+        [
+            {},
+            {"server_evaluates": False, "padding_free": True},
+            {"labels": "client", "loss_chunk_tokens": 0},
+            {"method": "fed_lora"},
+            {"method": "centralized"},
+        ],
+        2,
+    ),
     ids=["server", "through the cut", "labels at home", "fed_lora", "centralized"],
 )
 def test_figures_are_those_of_trainer(

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 import splitft
+from cases import rest_slow
 from forks import run_command, start_command
 from ports import free_port
 from reference import make_setting
@@ -181,7 +182,7 @@ WRONG: dict[str, tuple[Callable[..., Any], Any, Settings, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", rest_slow(WRONG, 6))
 def test_a_wrong_piece_is_told_what_was_expected(case: str, setting: Settings, tmp_path: Path) -> None:
     register, piece, changes, problem = WRONG[case]
     register("wrong", piece)

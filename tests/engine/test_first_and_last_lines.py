@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cases import rest_slow
 from commands import splitft
 from network_threads import Settings
 from reference import make_setting
@@ -115,7 +116,9 @@ def test_a_run_that_changed_nothing_says_so_last(setting: Settings, tmp_path: Pa
     assert "Load it with peft" not in told(console)
 
 
-@pytest.mark.parametrize("changes", [{"adapter_name_or_path": None}, {}, {"method": "local_only"}])
+@pytest.mark.parametrize(
+    "changes", rest_slow([{"adapter_name_or_path": None}, {}, {"method": "local_only"}], 1)
+)
 def test_what_changed_and_what_did_not_is_in_summary_and_report(
     changes: Settings, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

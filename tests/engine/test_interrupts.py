@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from cases import rest_slow
 from forks import start_command
 from ports import free_port
 from splitft import Job, run
@@ -52,7 +53,7 @@ def test_ctrl_c_keeps_the_last_whole_round(settings: Settings, tmp_path: Path) -
     AutoPeftModelForCausalLM.from_pretrained(str(out / "adapter"))
 
 
-@pytest.mark.parametrize("moment", ["evaluate", "train", "finish", "receive"])
+@pytest.mark.parametrize("moment", rest_slow(["evaluate", "train", "finish", "receive"], 2))
 def test_an_interrupt_at_any_moment_keeps_the_round_that_history_ends_with(
     moment: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

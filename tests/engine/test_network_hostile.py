@@ -29,8 +29,6 @@ QUIET = Console(quiet=True)
 NAMES = ["anna", "bert", "mallory"]
 CASES = [(way, labels, trunk) for way, its in WAYS.items() for labels in its.labels for trunk in its.trunks]
 QUICK = [
-    ("a likelihood above 1", "client", "per_client"),
-    ("a kept sample beside one of another width", "server", "per_client"),
     ("absurd adapters", "server", "shared"),
     ("adapters that do harm", "client", "per_client"),
 ]

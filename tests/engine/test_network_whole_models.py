@@ -58,7 +58,7 @@ def check_same(setting: Settings, folder: Path, apart: Path) -> None:
     check_history(apart, Job(**setting | {"clients": len(NAMES)}))
 
 
-@pytest.mark.parametrize("mode", rest_slow(MODES, 3))
+@pytest.mark.parametrize("mode", rest_slow(MODES, 1))
 def test_the_same_bits_as_in_one_process(mode: str, setting: Settings, tmp_path: Path) -> None:
     setting = setting | MODES[mode]
     check_same(setting, tmp_path, together(setting, tmp_path))

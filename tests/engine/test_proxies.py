@@ -116,7 +116,7 @@ def test_a_run_behind_nginx_has_the_same_bytes_and_each_client_its_own_token(
         )  # fmt: skip
     finally:
         proxy.stop()
-    assert adapter_of(tmp_path / "behind") == adapter_of(tmp_path / "plain")
+    assert adapter_of(tmp_path / "behind" / "run") == adapter_of(tmp_path / "plain" / "run")
     lines = [
         [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         for folder in (plain, tmp_path / "behind" / "run")

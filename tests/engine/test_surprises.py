@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bad_jobs import Settings, write_job
 
+from cases import rest_slow
 from splitft.launch import cli
 from tiny import CHAT_TEMPLATE, save_tiny_model, save_to
 
@@ -109,7 +110,7 @@ TOLD = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", TOLD, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", rest_slow(TOLD, 4), ids=lambda case: case.__name__)
 def test_a_surprise_that_is_told(
     case: Case,
     settings: Settings,

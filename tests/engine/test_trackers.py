@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from bad_jobs import QUIET, Settings, assert_one_message, refused, write_job
 
+from cases import rest_slow
 from splitft import Callback, Job, run
 from splitft.errors import JobError
 from splitft.history import read_history
@@ -150,7 +151,7 @@ class Stops(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("name", rest_slow(TRACKERS, 1))
 def test_every_figure_of_the_history_is_in_the_store(
     name: str, tracked: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ class Adaptive:
 FOLLOW = {"fedavgm": Momentum, "fedadam": lambda: Adaptive(False), "fedyogi": lambda: Adaptive(True)}
 
 
-@pytest.mark.parametrize("name", FOLLOW)
+@pytest.mark.parametrize("name", rest_slow(FOLLOW, 1))
 def test_it_is_its_definition_and_no_cut_is_seen(name: str, setting: dict[str, Any], tmp_path: Path) -> None:
     job, moved = trained(setting, tmp_path / "moved", server_optimizer=name, cut_policy=MOVING)
     wanted, _ = federated_lora(job, follow=FOLLOW[name]())

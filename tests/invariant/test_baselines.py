@@ -89,7 +89,7 @@ def test_same_split_is_one_cut_for_all(setting: dict[str, Any], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "method", rest_slow(["splitft", "fed_lora", "centralized", "same_split", "local_only"], 3)
+    "method", rest_slow(["splitft", "fed_lora", "centralized", "same_split", "local_only"], 1)
 )
 def test_all_methods_see_the_same_start_and_as_much_text(
     method: str, setting: dict[str, Any], tmp_path: Path

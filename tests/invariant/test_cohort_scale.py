@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from plans import DEVICES, planned
 from runs import QUIET, Settings
 
+from cases import rest_slow
 from repository import ROOT
 from splitft import Job
 from splitft.devices.presets import PRESETS
@@ -138,12 +139,12 @@ def test_a_large_plan_of_one_client_is_the_small_one(settings_of: Any, tmp_path:
     assert large["round_seconds"] < second["virtual_seconds"]
 
 
-@pytest.mark.parametrize(("method", "policy"), [
+@pytest.mark.parametrize(("method", "policy"), rest_slow([
     ("splitft", {"method": "makespan", "min_cut": 2}),
     ("splitft", {"method": "resource"}),
     ("splitft", {"method": "splitft"}),
     ("same_split", {"method": "makespan"}),
-])  # fmt: skip
+], 1))  # fmt: skip
 def test_a_large_cohort_starts_with_its_policys_cuts(method: str, policy: Settings, settings_of: Any) -> None:
     settings = settings_of("llama") | {"method": method, "cut_policy": policy, "cuts": 3, "devices": "slow"}
     settings |= {"device_profiles": DEVICES["device_profiles"]}

@@ -21,6 +21,7 @@ from runs import (
 from test_types_train import settings_of
 from transformers import AutoModelForCausalLM
 
+from cases import rest_slow
 from commands import splitft
 from network_threads import together
 from reference import federated_lora, write_rows
@@ -69,10 +70,10 @@ def test_any_cuts_and_moves_of_them_give_federated_lora(tmp_path: Path) -> None:
         assert_same_bits(final_adapter(result), final_adapter(whole))
 
 
-@pytest.mark.parametrize("changes", [
+@pytest.mark.parametrize("changes", rest_slow([
     {}, {"lora_r_cut": 2}, {"lora_r_cut": 1, "aggregation": "exact"}, {"aggregation": "freeze_a"},
     {"server_adapter": "shared"}, {"labels": "client"},
-], ids=str)  # fmt: skip
+], 2), ids=str)  # fmt: skip
 def test_exported_adapters_load_and_merge(
     changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

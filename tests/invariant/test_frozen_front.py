@@ -75,7 +75,7 @@ def seen(settings: Settings) -> tuple[int, int]:
     {"labels": "client", "tail_blocks": 1},
     {"gradient_accumulation_steps": 2},
     {},
-], 2), ids=["labels at home", "accumulation", "labels at the server"])  # fmt: skip
+], 1), ids=["labels at home", "accumulation", "labels at the server"])  # fmt: skip
 def test_it_is_lora_on_the_blocks_above(changes: Settings, setting: Settings, tmp_path: Path) -> None:
     """Without a cache to the last bit: federated LoRA on stock peft models, with `layers_to_transform`."""
     settings = setting | changes

@@ -63,7 +63,7 @@ def unsplit(setting: dict[str, Any]) -> Any:
             *((method, "server") for method in ("schedule", "test_shuffle", "resource", "accuracy")),
             ("test_shuffle", "client"),
         ],
-        3,
+        1,
     ),
 )
 def test_no_policy_can_be_seen_in_the_result(
@@ -103,7 +103,7 @@ LOW_RANK = {
             {"aggregation": "freeze_a"},
             {"lora_r_cut_side": "client"},
         ],
-        4,
+        1,
     ),
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items() if k != "cut_policy") or "by_rank",
 )

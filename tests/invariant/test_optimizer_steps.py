@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from runs import THREE_CLIENTS, Settings
 
+from cases import rest_slow
 from splitft import Job
 from splitft.history import RoundRecord
 from splitft.round import Observer, run_rounds
@@ -67,13 +68,13 @@ MOVES = {
 }
 
 
-@pytest.mark.parametrize("changes", [
+@pytest.mark.parametrize("changes", rest_slow([
     {},
     {"lora_r_cut": 2},
     {"lora_r_cut": 2, "lora_r_cut_side": "client", "aggregation": "exact"},
     {"lora_r_cut": 2, "aggregation": "freeze_a"},
     {"clients_per_round": 2},
-], ids=lambda changes: ",".join(changes) or "plain")  # fmt: skip
+], 2), ids=lambda changes: ",".join(changes) or "plain")  # fmt: skip
 @pytest.mark.parametrize("order", ["turns", "parallel"])
 def test_nobody_starts_anew_when_blocks_move_to_and_from_a_shared_trunk(
     order: str, changes: Settings, llama: Settings

@@ -129,9 +129,7 @@ JOBS: dict[str, tuple[str, Settings]] = {
 
 
 QUICK = [
-    "llama, moving cuts, exact mean, lower rank on one side", "llama, differences, some of them kept",
-    "qwen3, makespan, sampled clients, some absent", "gpt2, int8, labels at home, bf16",
-    "llama, fed_lora, frozen A", "llama, long rows in chunks, an evaluation set",
+    "llama, moving cuts, exact mean, lower rank on one side", "gpt2, int8, labels at home, bf16",
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def low_blocks(cut: int, side: str) -> set[int]:
 
 
 @pytest.mark.parametrize("side", rest_slow(["both", "client"], 1))
-@pytest.mark.parametrize(("cuts", "changes"), [
+@pytest.mark.parametrize(("cuts", "changes"), rest_slow([
     ([2, 2, 2], {}),
     ([1, 2, 2], {}),
     ([1, 3, 1], {}),
@@ -31,7 +31,7 @@ def low_blocks(cut: int, side: str) -> set[int]:
     ([2, 2, 2], {"cut_policy": {"method": "schedule", "schedule": {"1": 1, "3": 3}}}),
     ([2, 2, 2], {"aggregation": "exact"}),
     ([2, 2, 2], {"method": "fed_lora"}),
-], ids=str)  # fmt: skip
+], 3), ids=str)  # fmt: skip
 def test_the_exported_ranks_are_those_of_the_definition(
     side: str, cuts: list[int], changes: Settings, llama: Settings, tmp_path: Path
 ) -> None:

@@ -94,7 +94,7 @@ def timeless(records: Sequence[RoundRecord]) -> list[RoundRecord]:
 
 
 @pytest.mark.parametrize("worker", rest_slow([Late, Far], 1))
-@pytest.mark.parametrize("mode", rest_slow(MODES, ["labels at home, shared", "cuts move"]))
+@pytest.mark.parametrize("mode", rest_slow(MODES, ["labels at home, shared"]))
 def test_a_run_is_the_same_whatever_lies_between_coordinator_and_worker(
     mode: str, worker: type[Far], settings_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

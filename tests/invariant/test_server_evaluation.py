@@ -10,6 +10,7 @@ import pytest
 from runs import QUIET, assert_same_bits, final_adapter, trained
 from wire_record import Wire
 
+from cases import rest_slow
 from splitft import Job, run
 from splitft.common.failpoints import VARIABLE
 from splitft.history import RoundRecord
@@ -43,7 +44,7 @@ def nearly(one: Any, other: Any) -> bool:
     return [figure[3] for figure in own] == [figure[3] for figure in theirs]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", rest_slow(CASES, 1))
 def test_the_server_finds_what_the_split_finds_and_training_is_the_same(
     case: str, settings_of: Any, tmp_path: Path
 ) -> None:

@@ -118,7 +118,7 @@ def test_over_connections_as_in_one_process(mode: str, setting: Settings, tmp_pa
     assert summaries[0]["bytes"] == summaries[1]["bytes"]
 
 
-@pytest.mark.parametrize(("staleness", "parts"), [(0, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("staleness", "parts"), rest_slow([(0, 1), (2, 1), (1, 2)], 1))
 def test_so_many_steps_are_on_their_way_and_no_more(
     staleness: int, parts: int, setting: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

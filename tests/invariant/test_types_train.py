@@ -59,7 +59,7 @@ def assert_trains_and_loads(model_type: str, folder: Path) -> None:
     assert_same_bits(final_adapter(split), unsplit)
 
 
-@pytest.mark.parametrize("model_type", rest_slow(MENDED, 2))
+@pytest.mark.parametrize("model_type", rest_slow(MENDED, 1))
 def test_types_whose_default_targets_failed(model_type: str, tmp_path: Path) -> None:
     assert_trains_and_loads(model_type, tmp_path)
 

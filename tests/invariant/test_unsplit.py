@@ -16,7 +16,7 @@ from splitft import Job
 from tiny import MODEL_TYPES
 
 
-@pytest.mark.parametrize("model_type", rest_slow(MODEL_TYPES, ["gpt2", "gemma3_text"]))
+@pytest.mark.parametrize("model_type", rest_slow(MODEL_TYPES, ["gpt2"]))
 def test_one_client_at_every_cut_trains_the_unsplit_peft_model(model_type: str, tmp_path: Path) -> None:
     settings = make_setting(tmp_path, model_type) | {"clients": 1, "rounds": 20, "local_steps": 1}
     adapter, losses = federated_lora(Job(**settings))
@@ -28,7 +28,7 @@ def test_one_client_at_every_cut_trains_the_unsplit_peft_model(model_type: str, 
         assert_same_bits(final_adapter(result), adapter)
 
 
-@pytest.mark.parametrize("changes", [
+@pytest.mark.parametrize("changes", rest_slow([
     {"gradient_accumulation_steps": 3},
     {"gradient_checkpointing": True},
     {"server_adapter": "shared"},
@@ -36,7 +36,7 @@ def test_one_client_at_every_cut_trains_the_unsplit_peft_model(model_type: str, 
     {"lr_scheduler_type": "cosine"},
     {"labels": "client", "tail_blocks": 1},
     {"labels": "client", "tail_blocks": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": True},
-], ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()))  # fmt: skip
+], 2), ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()))  # fmt: skip
 def test_one_client_trains_the_unsplit_model_in_every_mode(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = make_setting(tmp_path, "llama") | {"clients": 1, "rounds": 4, "local_steps": 5, "cuts": 1}
     never_clip = {"max_grad_norm": 1e9} if changes.get("max_grad_norm") == 0 else {}

@@ -65,7 +65,7 @@ def make_setting(folder: Path, model_type: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", rest_slow(TYPES, 2))
+@pytest.mark.parametrize("model_type", rest_slow(TYPES, 1))
 def test_one_client_at_every_cut_trains_the_unsplit_model(model_type: str, tmp_path: Path) -> None:
     settings = make_setting(tmp_path, model_type)
     adapter, losses = federated_lora(Job(**settings))
@@ -129,7 +129,7 @@ def test_rows_with_the_mark_of_an_image_are_refused(tmp_path: Path) -> None:
         trained(settings, tmp_path / "run")
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_vl", "smolvlm"])
+@pytest.mark.parametrize("model_type", rest_slow(["qwen2_vl", "smolvlm"], 1))
 def test_a_network_gives_the_adapter_of_one_process(model_type: str, tmp_path: Path) -> None:
     """Its parties hold their blocks of the text model, and no vision tower."""
     settings = make_setting(tmp_path, model_type)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cases import rest_slow
 from reference import make_setting, write_rows
 from splitft import Job, JobError, load_job, register_codec, run
 from splitft.job import dump_job
@@ -49,7 +50,7 @@ def tried(settings: Settings) -> dict[str, dict[str, Any]]:
     return {trial["codec"]: trial for trial in plan["codecs"]}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", rest_slow(MODES, 1))
 def test_it_is_the_first_step_of_a_run(mode: str, setting: Settings, tmp_path: Path) -> None:
     settings = setting | MODES[mode]
     trials, losses = tried(settings), dict[str, float]()

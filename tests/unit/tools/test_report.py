@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cases import rest_slow
 from report_runs import HOSTILE, QUIET, make_runs
 from splitft.errors import JobError, OutputError
 from splitft.tools.report.command import report_command
@@ -68,7 +69,13 @@ def headings(page: str) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", page)
 
 
-@pytest.mark.parametrize("name", ["study", "one", "forty", "names", "fed_lora", "devices", "."])
+@pytest.mark.parametrize(
+    "name",
+    rest_slow(
+        ["study", "one", "forty", "names", "fed_lora", "devices", "."],
+        ["one", "names", "fed_lora", "devices"],
+    ),
+)
 def test_the_page_loads_nothing_and_every_axis_has_a_unit(made: Path, name: str) -> None:
     page = page_of(made / name)
     found = _Tags(page)

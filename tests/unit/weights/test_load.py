@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from cases import rest_slow
 from commands import run_process
 from fresh import run_code
 from hub import COMMIT, Hub, serve
@@ -49,7 +50,7 @@ def whole_logits(folder: Path) -> Tensor:
 
 @pytest.mark.parametrize("sharded", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", rest_slow(MODEL_TYPES, 2))
 @torch.no_grad()
 def test_halves_loaded_apart_equal_the_whole(
     model_type: str, tied: bool, sharded: bool, tmp_path: Path

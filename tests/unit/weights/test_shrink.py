@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
+from cases import rest_slow
 from splitft.proof.every_type import default_config
 from splitft.proof.split import check_split
 from splitft.weights.shrink import shrink_config, tiny_random_model
@@ -56,7 +57,7 @@ _FACTORS = [1.0, 1.5, 2.0, 2.5]
 
 @pytest.mark.parametrize(
     ("model_type", "settings"),
-    [
+    rest_slow([
         ("llama", {"num_attention_heads": 1, "num_key_value_heads": 1}),
         ("llama", {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16}),
         (
@@ -67,7 +68,7 @@ _FACTORS = [1.0, 1.5, 2.0, 2.5]
             }},
         ),
         ("falcon_h1", {"hidden_size": 48, "head_dim": 8, "mamba_d_ssm": 1024, "mamba_n_heads": 32}),
-    ],
+    ], 1),
     ids=["one head", "one small head", "longrope with small heads", "mamba wider than the hidden states"],
 )  # fmt: skip
 def test_unusual_heads_shrink(model_type: str, settings: dict[str, Any]) -> None:
