@@ -59,6 +59,8 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     registered = get("network.clients_file")  # it says how many there are
     clients, per_round = None if registered else get("clients"), get("clients_per_round")
+    if isinstance(get("data_files"), Mapping):  # a client each
+        clients = len(job["data_files"])
     if clients and per_round and per_round > clients:
         yield "clients_per_round", f"{per_round} is more than clients ({clients})"
 

@@ -60,3 +60,11 @@ def test_clients_are_not_told_where_the_names_are() -> None:
     assert not unknown and read.network.clients_file == AT_SERVER and read.clients == 10_000
     plain = Job(**MODEL, network={"clients": ["a", "b"]})
     assert plain.network.told == plain.network
+
+
+def test_files_by_client_say_how_many_there_are() -> None:
+    """A job with a file for each client need not count them before it may draw some."""
+    files = {f"site-{number}": f"{number}.txt" for number in range(8)}
+    assert Job(**MODEL, data_files=files, clients_per_round=7).clients_per_round == 7
+    with pytest.raises(JobError, match=r"9 is more than clients \(8\)"):
+        Job(**MODEL, data_files=files, clients_per_round=9)
