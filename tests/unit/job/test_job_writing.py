@@ -89,6 +89,7 @@ def jobs(draw: st.DrawFn) -> Job:
 
     clients, lora_r = draw(st.integers(1, 8)), draw(st.integers(1, 64))
     files = draw(st.none() | NAMES | st.lists(NAMES, min_size=1) | st.dictionaries(NAMES, NAMES, min_size=1))
+    clients = len(files) if isinstance(files, dict) else clients
     methods = ["files"] if isinstance(files, dict) else ["iid", "length_dirichlet", "dirichlet", "by_column"]
     tail = draw(st.integers(0, 2))
     scheduler = draw(st.sampled_from(["linear", "cosine", "constant", "constant_with_warmup"]))
