@@ -74,7 +74,7 @@ $(VENV)/.docs: $(VENV)/.installed
 
 docs: $(VENV)/.docs
 	$(BIN)/codespell --toml pyproject.toml *.md docs benchmarks/README.md src examples
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
 	@echo 'The site is in site/; its search needs a web server: $(BIN)/python -m http.server -d site'
 
 bench: $(VENV)/.installed
