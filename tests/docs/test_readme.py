@@ -10,12 +10,6 @@ from documents import ROOT, check_trained, run, run_every_block
 
 
 @pytest.mark.slow
-def test_a_run_over_a_network(tmp_path: Path) -> None:
-    """The block with most parties alone: all follow below, and the quick suite has the demo."""
-    run_every_block("README.md", tmp_path, ["splitft certs init"])
-
-
-@pytest.mark.slow
 def test_every_block_runs(tmp_path: Path) -> None:
     run_every_block("README.md", tmp_path)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitft import Job
+from compare_jobs import make_job
 from splitft.errors import JobError
 from splitft.job.settings import METHODS
 from splitft.tools.compare.arms import (
@@ -29,19 +29,6 @@ from splitft.tools.report.runs import flat_keys
 
 POLICIES = ("fixed", "resource", "accuracy", "splitft", "makespan", "schedule")
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-
-
-def make_job(**changes: Any) -> Job:
-    return Job(**{"model_name_or_path": "m", "dataset_name": "d", "labels": "server", **changes})
-
-
-@pytest.fixture
-def job_file(tmp_path: Path) -> str:
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        "model_name_or_path: m\ndataset_name: d\nlabels: server\nlora_r: 8\nseed: 7\ndevices: laptop\n"
-    )
-    return str(path)
 
 
 # Arms

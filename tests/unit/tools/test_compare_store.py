@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from splitft import Job
+from compare_jobs import make_job
 from splitft.common.checkpoint import save_checkpoint
 from splitft.errors import OutputError
 from splitft.job import dump_job, load_job
@@ -22,19 +21,6 @@ from splitft.tools.compare.arms import (
 from splitft.tools.compare.plan import plan_variants
 from splitft.tools.compare.store import MARKER, Store, open_store, prepare_run, run_state
 from splitft.tools.compare.sweep import run_sweep, write_index
-
-
-def make_job(**changes: Any) -> Job:
-    return Job(**{"model_name_or_path": "m", "dataset_name": "d", "labels": "server", **changes})
-
-
-@pytest.fixture
-def job_file(tmp_path: Path) -> str:
-    path = tmp_path / "job.yaml"
-    path.write_text(
-        "model_name_or_path: m\ndataset_name: d\nlabels: server\nlora_r: 8\nseed: 7\ndevices: laptop\n"
-    )
-    return str(path)
 
 
 def finish(folder: Path, interrupted: bool = False) -> None:
