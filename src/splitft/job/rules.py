@@ -59,12 +59,12 @@ def broken_rules(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     registered = get("network.clients_file")  # it says how many there are
     clients, per_round = None if registered else get("clients"), get("clients_per_round")
-    if isinstance(get("data_files"), Mapping):  # a client each
+    names, fewest = get("network.clients"), get("network.min_clients")
+    if isinstance(get("data_files"), Mapping) and not names:  # a client each
         clients = len(job["data_files"])
     if clients and per_round and per_round > clients:
         yield "clients_per_round", f"{per_round} is more than clients ({clients})"
 
-    names, fewest = get("network.clients"), get("network.min_clients")
     if clients and names and len(set(names)) < len(names):
         yield "network.clients", "a name is given twice"
     elif clients and names and len(names) != clients:

@@ -157,7 +157,7 @@ def save_adapter(
         for name in tensors
         if rank_of(tensors) != full
     }
-    config = replace(
+    config: Any = replace(
         slots.config,
         base_model_name_or_path=base,
         inference_mode=True,
@@ -174,6 +174,9 @@ def save_adapter(
     fresh.mkdir(mode=0o700, parents=True)
     save_file(tensors, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
     (fresh / "adapter_model.safetensors").chmod(0o600)
+    for key in ("target_modules", "exclude_modules"):  # peft's sets would be in another order each time
+        if isinstance(names := getattr(config, key), set):
+            setattr(config, key, sorted(names))
     config.save_pretrained(fresh)
     (fresh / "README.md").write_text(card, encoding="utf-8")
     for name, content in (beside or {}).items():

@@ -68,3 +68,5 @@ def test_files_by_client_say_how_many_there_are() -> None:
     assert Job(**MODEL, data_files=files, clients_per_round=7).clients_per_round == 7
     with pytest.raises(JobError, match=r"9 is more than clients \(8\)"):
         Job(**MODEL, data_files=files, clients_per_round=9)
+    named = {"clients": [f"site-{number}" for number in range(9)]}  # over a network a site has its own file
+    assert Job(**MODEL, data_files=files, network=named, clients_per_round=9).clients == 9

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from splitft.common.text import first_few
 from splitft.errors import JobError
 from splitft.job import Job, JobSource, make_job
@@ -130,9 +132,17 @@ def changed_key(made: Mapping[str, Any], job: Job) -> str | None:
 
     Keys that only one of them has are those of another version of splitft.
     """
-    there = flat_keys(made)
-    here = flat_keys(job.model_dump(mode="json", exclude={"output_dir"}))
+    here, there = _flat(job.model_dump(mode="json", exclude={"output_dir"}), job), _flat(made, job)
     return next((key for key, value in here.items() if key in there and there[key] != value), None)
+
+
+def _flat(values: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """Return the values with those of the job's sections under dotted names, `network.probe`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        section = isinstance(value, Mapping) and isinstance(getattr(job, key, None), BaseModel)
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if section else {key: value}
+    return flat
 
 
 def _stated(values: dict[str, Any]) -> dict[str, Any]:
