@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -24,7 +25,8 @@ SERVER, AGGREGATOR = "server", "aggregator"
 class Processes:
     """The server and the clients of a job; each writes what it says into a file of its own.
 
-    aggregator: one takes part, in a process of its own. tls: with certificates on all sides.
+    aggregator: one takes part, in a process of its own. tls: with certificates on all sides. contained: each
+    party is the first process of a namespace of its own.
     """
 
     def __init__(
@@ -35,11 +37,12 @@ class Processes:
         names: list[str],
         aggregator: bool = False,
         tls: bool = False,
+        contained: bool = False,
         ends: Collection[int] = (0,),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.names, self.port = folder, names, free_port()
-        self.output = folder / "run"
+        self.output, self.contained = folder / "run", contained
         self.policy = write_open_policy(folder)
         self.everyone = [SERVER, *names, *([AGGREGATOR] if aggregator else [])]
         if aggregator:
@@ -82,7 +85,19 @@ class Processes:
         ]
 
     def start(self, who: str, points: str = "") -> None:
-        self.running[who] = start_command(self.arguments(who), self.folder / f"{who}.log", points=points)
+        inner = self.folder / f"{who}.pid"
+        inner.unlink(missing_ok=True)
+        self.running[who] = start_command(
+            self.arguments(who),
+            self.folder / f"{who}.log",
+            points=points,
+            contained=inner if self.contained else None,
+        )
+
+    def signal(self, who: str, number: int) -> None:
+        """Send a signal to a party, from outside of its namespace."""
+        inner = self.folder / f"{who}.pid"
+        os.kill(int(inner.read_text()) if self.contained else self.running[who].pid or 0, number)
 
     def start_all(self, points: Mapping[str, str] | None = None) -> None:
         for who in self.everyone:

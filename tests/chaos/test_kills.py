@@ -33,6 +33,7 @@ MODES: dict[str, dict[str, Any]] = {
         "server_adapter": "shared", "labels": "client", "tail_blocks": 1, "lora_r_cut": 2,
         "cut_policy": {"method": "schedule", "schedule": {"1": [1, 2, 3], "2": [3, 1, 2], "3": [2, 3, 1]}},
     },
+    "rare": {"save_every": 3, "labels": "client", "tail_blocks": 1},
     "whole": {
         "method": "fed_lora", "lora_dropout": 0.1, "gradient_accumulation_steps": 2,
         "server_optimizer": "fedavgm",
@@ -158,6 +159,7 @@ POINTS = [
     ("whole", SERVER, "server.step:40:kill"),
 ]
 MORE_POINTS = [
+    ("rare", "client-1", "client.take:30:kill"),
     ("whole", "client-1", "client.send:12:kill"),
     ("whole apart", AGGREGATOR, "server.take:5:kill"),
     ("per_client apart", AGGREGATOR, "server.take:4:kill"),

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from documents import ROOT
 
+from containerfile import instructions
+
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 INSTRUCTIONS = {"ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"}
@@ -24,13 +26,6 @@ def stated(key: str) -> str:
 
 def loaded(path: Path | str) -> Any:
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
-
-
-def instructions() -> list[tuple[str, str]]:
-    """(instruction, argument) of the Containerfile, continued lines joined, comments left out."""
-    text = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines]
 
 
 def test_the_citation_is_of_this_version_and_names_the_paper() -> None:

@@ -27,7 +27,8 @@ def judge(mode: Mode, parties: Sequence[Party], outcome: Outcome, whole: Outcome
     if outcome.expelled:
         return outcome.expelled[0]
     try:
-        check_lines(outcome.log, mode.job, all_clients=mode.names if mode.strict else ())
+        every_round = mode.strict and not mode.job.clients_per_round
+        check_lines(outcome.log, mode.job, all_clients=mode.names if every_round else ())
     except AssertionError as error:
         return f"history: {error}"
     if apart := sums_apart(outcome.log):
@@ -41,7 +42,9 @@ def judge(mode: Mode, parties: Sequence[Party], outcome: Outcome, whole: Outcome
             return f"{party.name}: {path} has its name and is not whole"
     server: Any = parties[0].disk
     found = load_checkpoint(server.root("run") / "checkpoints")
-    if found is None or found.round < mode.job.rounds - 1 or found.passed_over:  # it may die before the last
+    every = mode.job.save_every
+    last = (mode.job.rounds - 1) // every * every  # it may die before the last one
+    if found is None or found.round < last or found.passed_over:
         return f"the last checkpoint: {found and (found.round, found.passed_over)}"
     if mode.job.network.samples_connected:
         return as_replayed(mode, parties, outcome)

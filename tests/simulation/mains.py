@@ -149,6 +149,8 @@ def serve(party: Party, mode: Mode, outcome: Outcome) -> None:
                     at_end = record.round == job.rounds
                     if at_end:
                         complete(party, folder, outcome, server, records)
+                    if not at_end and record.round % job.save_every:
+                        continue
                     cohort.save(record.round + 1, last=at_end)
                     state: State = {name: part.state() for name, part in parts.items()}
                     state |= {"records": [json.dumps(one) for one in records], "last": record.to_json()}

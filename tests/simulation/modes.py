@@ -24,6 +24,7 @@ WHOLE: dict[str, Any] = {"method": "fed_lora", "cuts": 1}
 MASKED: dict[str, Any] = {
     **WHOLE, "clients": 3, "secure_aggregation": True, "robust_aggregation": "none", "privacy": "sum_only",
 }  # fmt: skip
+RARELY: dict[str, Any] = {"save_every": 3, "rounds": 4, "eval_every": 1, "local_steps": 1}
 PRIVATE: dict[str, Any] = {**WHOLE, "dp": {"epsilon": 8.0, "delta": 0.01}, "padding_free": False}
 
 
@@ -76,6 +77,9 @@ MODES = {
         Mode("moving cuts, shared", {**SHARED, **TAIL, "local_steps": 1}, cuts=((1, 2), (2, 1), (1, 2))),
         Mode("frozen", {"train_front": False, "codec": "int8", "activation_cache_gb": 0.001}),
         Mode("delta", {"codec": "delta"}),
+        Mode("rarely saved", {**RARELY, "server_evaluates": True}),
+        Mode("rarely saved, sampled", {**RARELY, "clients": 3, "cuts": [1, 2, 1], "clients_per_round": 2}),
+        Mode("rarely saved, moving cuts", {**RARELY, **TAIL}, cuts=((1, 2), (1, 2), (2, 1), (3, 1), (1, 2))),
         Mode("aggregator", {"network": AGGREGATOR}, aggregator=True),
         Mode("aggregator, shared", {**SHARED, "network": AGGREGATOR}, aggregator=True),
         Mode(
@@ -200,6 +204,7 @@ REAL = {
                                                  "rejoin_seconds": 2.0}},
             strict=False, slow=True,
         ),
+        Mode("real, rarely saved", {**RARELY, "save_every": 2, "rounds": 3, **schedule({2: [2, 1]})}),
     )
 }  # fmt: skip
 REAL = {name: replace(mode, real=True) for name, mode in REAL.items()}

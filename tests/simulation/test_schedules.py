@@ -37,6 +37,10 @@ FOUND = [
     ("rejoin, in turns", 143),  # others had had their turn
     ("whole models", 31),  # losses and adapters came together, and the losses were lost
     ("rejoin", 155),  # after a checkpoint with which no client had saved its state
+    # With save_every 3 a client that came back lacked what it had been handed out for an evaluation.
+    ("rarely saved", 5),
+    ("rarely saved, sampled", 10),
+    ("rarely saved, moving cuts", 4),
 ]
 
 

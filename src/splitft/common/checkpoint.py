@@ -102,9 +102,14 @@ def load_checkpoint(folder: Path, round_: int | None = None) -> Checkpoint | Non
     return None
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints of a run that needs them no more."""
-    disk_of(folder).remove_tree(folder, ignore_errors=True)
+def remove_checkpoints(folder: Path, *, after: int | None = None) -> None:
+    """Remove the checkpoints of a run that needs them no more; after: those of later rounds only."""
+    if after is None:
+        disk_of(folder).remove_tree(folder, ignore_errors=True)
+        return
+    for path in folder.glob("round-*"):
+        if path.name > _name(after):
+            disk_of(folder).remove_tree(path, ignore_errors=True)
 
 
 def _read(path: Path) -> tuple[int, State]:

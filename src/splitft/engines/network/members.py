@@ -221,12 +221,14 @@ class Members:
             self.coordinator.blocks.forget(name)
             if (last := member.last) is not None:
                 anew = self.coordinator.hand_out_anew(last.round, name, evaluate=member.evaluating)
-                member.hand_out(anew, member.evaluating)
+                member.hand_out(anew, member.evaluating, anew=True)
             if member.done:
                 self.notice(member_notices.state_lost(name))
                 self.lost(name)
-        if member.last is not None:
-            self.send(name, member.last)
+        if member.passed:  # its answers to these were used in its session before
+            member.mute()
+        for adapters in [*member.passed, *([member.last] if member.last is not None else [])]:
+            self.send(name, adapters)
         self.notice(member_notices.takes_part(name, member.rows))
         self.changed(self.roster)
         self._phase.returned(name)

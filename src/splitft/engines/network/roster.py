@@ -17,6 +17,8 @@ from splitft.wire.memory.sealed import is_key
 from splitft.wire.messages import AdapterDown, OptimizerState
 
 MOST_ROWS, MOST_EVAL_ROWS = 1 << 40, 10**7  # as a client states them; batches of the latter are listed
+MOST_PASSED = 8  # hand-outs kept for a client that has not trained or saved since
+Counted = tuple[bool, bool, AdapterDown | None, list[AdapterDown]]  # exact, finished, trained, passed
 
 
 @dataclass
@@ -59,8 +61,10 @@ class Member:
     asked: control.Load | None = None  # the state that it was told to restore, in this session
     ahead: bool = False  # by that it is at the end of its steps, and not where they began
     last: AdapterDown | None = None  # its last hand-out since then
+    passed: list[AdapterDown] = field(default_factory=list)  # the ones before it: it leaves out what they had
     evaluating: bool = False  # that one is for evaluation
     trained: AdapterDown | None = None  # the hand-out from which it trained in this round
+    before: Counted | None = None  # what was counted on before it finished this round
     facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
@@ -126,18 +130,28 @@ class Member:
         """It takes part no more."""
         self.expelled, self.there, self.diverged, self.changed = reason, False, diverged, self.now()
 
-    def hand_out(self, message: AdapterDown, evaluating: bool) -> None:
-        """Remember what it is handed out, for a return in a new session."""
-        self.last, self.evaluating = message, evaluating
+    def hand_out(self, message: AdapterDown, evaluating: bool, *, anew: bool = False) -> None:
+        """Remember a hand-out, for a return in a new session; `anew`: in the place of all before."""
+        if anew:
+            self.passed = []
+        elif self.last is not None:
+            self.passed.append(self.last)
+        if len(self.passed) > MOST_PASSED:  # it has not trained for so long: it would have to start anew
+            self.passed, self.exact = [], False
+        self.last, self.evaluating, self.ahead = message, evaluating, False
 
     def finish(self) -> None:
         """Note that its adapters of this round are here: it need not take the steps again."""
-        self.finished, self.trained, self.last = True, self.last, None
+        self.before = self.exact, self.finished, self.trained, self.passed
+        self.exact, self.finished, self.trained, self.passed = True, True, self.last, []
+        self.last = None
 
     def take_back(self) -> bool:
         """Take back that it has finished the round's steps; return whether it must load the state before."""
         ahead = self.ahead and self.owes is None
-        self.finished, self.last, self.ahead = False, self.trained, False
+        self.last, self.ahead = self.trained, False
+        self.exact, self.finished, self.trained, self.passed = self.before or (self.exact, False, None, [])
+        self.before = None
         if ahead:
             self.owes, self.there, self.since = control.Loaded, False, self.now()
         return ahead
@@ -149,6 +163,7 @@ class Member:
     def save(self, done: int, exact: bool, *, trained_last: bool = False) -> None:
         """Note the state that it can restore."""
         self.done, self.exact, self.finished, self.last, self.trained = done, exact, False, None, None
+        self.passed, self.before = [], None
         self.ahead, self.trained_last = False, trained_last
 
     def admits(self, message: control.Said) -> bool:
@@ -196,7 +211,8 @@ class Member:
 
 def restoring(member: Member) -> control.Load:
     """Return what tells a client to restore the state that the server counts on."""
-    member.asked, member.ahead = member.wanted, member.exact and member.finished
+    member.asked = member.wanted
+    member.ahead = member.exact and member.finished and member.last is None
     return member.asked
 
 

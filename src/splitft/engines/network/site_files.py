@@ -40,6 +40,9 @@ class SiteFiles:
             remove_checkpoints(self.folder / SAVED)
             remove_checkpoints(self.folder / FINISHED)
             return None
+        # Those of rounds that are trained again would count as newer. That of the next may be wanted yet.
+        for kind in (SAVED, FINISHED):
+            remove_checkpoints(self.folder / kind, after=wanted.done + 1)
         kind = FINISHED if wanted.finished else SAVED
         found = load_checkpoint(self.folder / kind, wanted.done + wanted.finished)
         if found is None:
