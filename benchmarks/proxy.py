@@ -13,25 +13,20 @@ of the rounds, CPU seconds those of all processes from their start to their end,
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
-import time
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import psutil
+from benchlib.network_runs import result_of, run_network
 from benchlib.record import RESULTS, ratio, save, spread
 
-from forks import start_command
 from nginx import Nginx
 from ports import free_port
 from reference import make_setting, write_rows
-from site_files import write_open_policy
 from splitft import Job
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.tokens import TOKEN, TOKENS, make_token
@@ -41,69 +36,23 @@ NAMES = ("north", "south")
 SIDES = ("direct", "nginx")
 
 
-class Times:
-    """CPU seconds of processes, which are read while they live."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def look(self, pids: list[int]) -> None:
-        for pid in pids:
-            try:
-                for one in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-                    times = one.cpu_times()
-                    self._seconds[one.pid] = times.user + times.system
-            except psutil.Error:  # it has just ended
-                continue
-
-    @property
-    def total(self) -> float:
-        return sum(self._seconds.values())
-
-
 def run_side(side: str, setting: dict[str, Any], authority: Path, folder: Path) -> dict[str, float]:
     """Run the job once; return its seconds, and megabytes each way."""
     folder.mkdir(parents=True)
     dump_job(Job(**setting, output_dir=str(folder / "run")), folder / "job.yaml")
-    port, policy = free_port(), write_open_policy(folder)
+    port = free_port()
     proxy = Nginx(folder / "nginx", port, authority / "server") if side == "nginx" else None
     own = ["--tokens", authority / TOKENS] if proxy else ["--certs", authority / "server"]
-    started: list[ForkServerProcess] = [
-        start_command(
-            ["server", folder / "job.yaml", "--listen", f"127.0.0.1:{port}", *own], folder / "server.log"
-        )
-    ]
-    for name in NAMES:
-        way = ["--certs", authority / name]
-        if proxy:
-            way = ["--ca", authority / certs.CA, "--token", authority / name / TOKEN]
-        words = [
-            "client", "--server", f"localhost:{proxy.port if proxy else port}", "--name", name,
-            "--data", setting["data_files"][name], "--accept", "first", "--policy", policy,
-            "--folder", folder / name, *way,
-        ]  # fmt: skip
-        started.append(start_command(words, folder / f"{name}.log"))
-    times, pids = Times(), [one.pid or 0 for one in started] + ([proxy.process.pid] if proxy else [])
-    while any(one.is_alive() for one in started):
-        times.look(pids)
-        time.sleep(0.02)
+    ways: dict[str, list[str | Path]] = {name: ["--certs", authority / name] for name in NAMES}
     if proxy:
-        times.look(pids)
+        ways = {name: ["--ca", authority / certs.CA, "--token", authority / name / TOKEN] for name in NAMES}
+    at = f"localhost:{proxy.port if proxy else port}"
+    took = run_network(
+        folder, setting["data_files"], port, at, own, ways, others=[proxy.process.pid] if proxy else []
+    )
+    if proxy:
         proxy.stop()
-    if any(one.exitcode for one in started):
-        raise SystemExit("\n".join(path.read_text() for path in folder.glob("*.log")))
-    lines = [json.loads(line) for line in (folder / "run" / "history.jsonl").read_text().splitlines()]
-    up, down = (sum(line[f"bytes_{way}"] for line in lines) / 1e6 for way in ("up", "down"))
-    return {
-        "wall": sum(line["round_seconds"] for line in lines), "cpu": times.total, "up": up, "down": down,
-    }  # fmt: skip
-
-
-def result_of(folder: Path) -> tuple[bytes, list[tuple[Any, ...]]]:
-    """The adapter's bytes, and what each round's record counts."""
-    lines = [json.loads(line) for line in (folder / "run" / "history.jsonl").read_text().splitlines()]
-    counted = [(line["bytes_up"], line["bytes_down"], line["loss"], line["perplexity"]) for line in lines]
-    return (folder / "run" / "adapter" / "adapter_model.safetensors").read_bytes(), counted
+    return took
 
 
 def main() -> None:

@@ -38,6 +38,19 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs in this process draw no pictures, which take a third of a small run; marked `pictures`, they do.
+
+    Commands in processes of their own always draw.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("perplexity_picture", "partition_picture"):
+            if not request.node.get_closest_marker("pictures"):
+                patch.setattr(f"splitft.running.runner.{name}", lambda *_: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_umask() -> Iterator[None]:
     """Put the umask back: a command that a test calls in its own process closes files to others for good."""

@@ -22,6 +22,8 @@ from splitft.errors import JobError
 from splitft.job import CutPolicyConfig
 from splitft.tools.plan.command import plan_command
 
+pytestmark = pytest.mark.pictures
+
 
 def test_a_good_policy_of_ones_own_runs(settings: Settings) -> None:
     splitft.register_cut_policy("test_good", lambda seen, config: {c.name: 3 for c in seen.clients})

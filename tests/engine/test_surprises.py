@@ -118,8 +118,6 @@ def test_a_surprise_that_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("perplexity_picture", "partition_picture"):
-        monkeypatch.setattr(f"splitft.running.runner.{name}", lambda *_: None)
     wanted = case(settings, tmp_path)
     code, told, error = run_job(write_job(settings, tmp_path), monkeypatch, capsys)
     assert code == 0, error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,15 +10,6 @@ from wire_record import Wire, record_messages
 
 from reference import make_setting
 from splitft.running.parties import Parties, make_parties
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures() -> Iterator[None]:
-    """Runs draw no pictures: these take a third of a small run, and no invariant is about them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("perplexity_picture", "partition_picture"):
-            patch.setattr(f"splitft.running.runner.{name}", lambda *_: None)
-        yield
 
 
 @pytest.fixture

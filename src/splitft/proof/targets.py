@@ -23,6 +23,9 @@ from splitft.weights.shrink import NotBuiltError, shrink_config
 
 Configure = Callable[[Any, Sequence[str]], Any]  # the LoraConfig of a model and names of its modules
 
+_MOST_KEPT = 64  # outcomes
+_found: dict[tuple[object, ...], dict[str, str]] = {}
+
 _FUSED = "the name is that of fused experts, whose weights lora_target_parameters names"
 _TOLD = {  # reasons in place of peft's own long ones
     "because they are fused into": _FUSED,
@@ -32,18 +35,30 @@ _TOLD = {  # reasons in place of peft's own long ones
 
 
 def problems_of_targets(
-    config: PreTrainedConfig, names: Iterable[str], configure: Configure, seed: int = 0
+    config: PreTrainedConfig, names: Iterable[str], configure: Configure, seed: int = 0, same: str = ""
 ) -> dict[str, str]:
     """Return the problem of each module name that LoRA cannot adapt; empty where all can be.
 
     config: of the model; where no small copy of it can be built, no problem is found.
     names: of linear layers inside blocks, and of weights of fused experts.
     configure: returns the job's LoraConfig for some of the names.
+    same: all that `configure` depends on, as text: what was found is then kept in this process, and not
+        tried again for an equal model, names and seed. Empty: nothing is kept.
     """
+    names = tuple(names)
     try:
-        return problems_in(shrink_config(config), names, configure, seed)
+        small = shrink_config(config)
     except NotBuiltError:
         return {}
+    asked = type(small), small.to_json_string(use_diff=False), names, seed, same
+    if same and asked in _found:
+        return dict(_found[asked])
+    problems = problems_in(small, names, configure, seed)
+    if same:
+        if len(_found) >= _MOST_KEPT:
+            _found.pop(next(iter(_found)))
+        _found[asked] = dict(problems)
+    return problems
 
 
 def by_reason(problems: Mapping[str, str]) -> dict[str, str]:

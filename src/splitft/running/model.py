@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -173,7 +174,8 @@ def choose_targets(job: Job, model: Any) -> tuple[Targets, dict[str, str]]:
             parameters=[name for name in some if name in experts],
         )
 
-    left_out = problems_of_targets(model.config, [*names, *experts], configure, job.seed)
+    same = json.dumps([job.model_dump(mode="json", include={*LoraSettings.model_fields}), excluded])
+    left_out = problems_of_targets(model.config, [*names, *experts], configure, job.seed, same)
     for name in set(experts) & set(left_out):
         raise ModelError(f"lora_target_parameters: LoRA cannot adapt {name}: {left_out[name]}")
     kept = [name for name in names if name not in left_out]

@@ -76,6 +76,7 @@ class SumStages:
     link: AggregatorLink | None
     goes_back: bool
     _all: bool = field(default=False, init=False)  # nobody may be left out: an earlier sum had them all
+    _together: bool = field(default=False, init=False)  # it is of all of them, or begins again
     _threshold: int = field(default=0, init=False)  # answers that are needed once masked updates have come
 
     def __post_init__(self) -> None:
@@ -142,8 +143,10 @@ class SumStages:
         kept = [name for name, answer in stated.items() if not answer.bound]
         for wanted, count in bounds.most_common(1):
             agree = all(name in stated and {*stated[name].bound} <= wanted for name in wanted)
-            self._all = agree and 2 * count > len(wanted) >= self._needed()
-            if self._all:
+            self._together = agree and len(wanted) >= self._needed()
+            # A minority has unmasked nothing, and may lie: the others do not wait for a lost one by its word.
+            self._all = self._together and 2 * count > len(wanted)
+            if self._together:
                 kept = [name for name in stated if name in wanted]
             elif len(kept) < self._needed():
                 raise NetworkError(
@@ -164,12 +167,12 @@ class SumStages:
         roster, lost, late = self.members.roster, list[str](), self.members.roster.now() > self._deadline
         for name in missing:
             if roster[name].expelled:
-                self._drop(name)
+                self._leave_out(name)
             elif self.phase.restarted(name):
                 raise BeginAgainError(f"{name} was started again")
             elif late or roster.long_away(name):
                 if not self._all and self._left(without=name) >= self._needed():
-                    self._drop(name)
+                    self._leave_out(name)
                 elif not roster[name].present:
                     lost.append(name)
         self._check_left(lost)
@@ -229,6 +232,12 @@ class SumStages:
         roster = self.members.roster
         stated = roster.config.min_clients or sum(not roster[name].expelled for name in self.clients)
         return max(LEAST, self.stated or 0, min(stated, len(self.clients)))
+
+    def _leave_out(self, name: str) -> None:
+        """Go on without a client; raise BeginAgainError where some enter a sum of all alone."""
+        if self._together:
+            raise BeginAgainError(f"the sum was to be of all, and {name} is not there")
+        self._drop(name)
 
     def _drop(self, name: str) -> None:
         """Go on without a client, as if it had not been in the round."""
