@@ -1,8 +1,9 @@
 """A thousand clients at one server: memory of an idle one, and rounds in which clients come and go.
 
-    python benchmarks/many_clients.py [--clients 1000] [--per-round 50] [--rounds 3] [--churn 5]
+    python benchmarks/many_clients.py [--clients 1000] [--per-round 50] [--rounds 3] [--churn 5] [--certs]
 
-The server is a process of its own, with a Llama of 3 blocks, 32 wide, and no TLS. All clients share another.
+The server is a process of its own, with a Llama of 3 blocks, 32 wide; without TLS, or with a certificate of
+each client (--certs). All clients share another process.
 Each has a real connection over loopback and speaks the whole protocol, with made-up activations and adapters
 as they were handed out. `--churn`: clients that leave each second, and come again a second later.
 
@@ -51,6 +52,8 @@ from splitft.engines.network.control import (
     Worked,
     packed,
 )
+from splitft.engines.network.transport import certs
+from splitft.engines.network.transport.credentials import channel_credentials
 from splitft.engines.network.transport.listener import Listener
 from splitft.wire.messages import Activations, AdapterDown, AdapterUp, Gradients, HeldOut
 from tiny import save_tiny_model
@@ -64,11 +67,13 @@ PROCESSES = multiprocessing.get_context("spawn")
 class Fake:
     """A client without a model. It computes nothing, and answers as the protocol wants it."""
 
-    def __init__(self, address: str, name: str) -> None:
+    def __init__(self, address: str, name: str, authority: Path | None = None) -> None:
         self.name, self.session, self.over, self.loaded = name, "", False, False
         self._blocks: dict[int, torch.Tensor] = {}
         self._round, self._step = -1, 0
-        self.dialler = LoopDialler(address, None, name, "", 64 * MB, sink=self._take)
+        self.authority = authority
+        credentials = channel_credentials(address, authority / name, False) if authority else None
+        self.dialler = LoopDialler(address, credentials, name, "", 64 * MB, sink=self._take)
 
     def hang_up(self) -> None:
         self.loaded = False
@@ -122,7 +127,7 @@ class Fake:
         )
 
 
-def serve_job(pipe: Any, settings: dict[str, Any]) -> None:
+def serve_job(pipe: Any, settings: dict[str, Any], own: Path | None) -> None:
     """Serve in this process."""
     from rich.console import Console
 
@@ -132,7 +137,8 @@ def serve_job(pipe: Any, settings: dict[str, Any]) -> None:
         pipe.send(listener.port)
 
     log = (Path(settings["output_dir"]).parent / "server.log").open("w")
-    serve(Job(**settings), "127.0.0.1:0", on_listening=on_listening, console=Console(file=log, width=200))
+    console = Console(file=log, width=200)
+    serve(Job(**settings), "127.0.0.1:0", certs=own, on_listening=on_listening, console=console)
     pipe.send("done")
 
 
@@ -149,7 +155,7 @@ def come_and_go(fakes: list[Fake], address: str, a_second: int, over: threading.
     chance, away = random.Random(1), list[int]()
     while not over.wait(1.0):
         for place in away:
-            fakes[place] = Fake(address, fakes[place].name)
+            fakes[place] = Fake(address, fakes[place].name, fakes[place].authority)
         away = chance.sample(range(len(fakes)), a_second)
         for place in away:
             LoopDialler.loop.call_soon_threadsafe(fakes[place].hang_up)
@@ -164,6 +170,7 @@ def main() -> None:
     parser.add_argument("--per-round", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--churn", type=int, default=5)
+    parser.add_argument("--certs", action="store_true", help="TLS, and a certificate of each client")
     given = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -183,11 +190,17 @@ def main() -> None:
             "min_clients": given.clients, "rejoin_seconds": 2.0,
         },
     }  # fmt: skip
+    authority = folder / "certs" if given.certs else None
+    if authority:
+        certs.create_authority(authority)
+        for name in names[: given.clients + 3 * given.churn]:
+            certs.add_client(authority, name)
     pipe, other = PROCESSES.Pipe()
-    server = PROCESSES.Process(target=serve_job, args=(other, settings))
+    own = authority / certs.SERVER_NAME if authority else None
+    server = PROCESSES.Process(target=serve_job, args=(other, settings, own))
     server.start()
     assert server.pid is not None
-    address = f"127.0.0.1:{pipe.recv()}"
+    address = f"localhost:{pipe.recv()}"
     time.sleep(2.0)
     before, _ = figures_of(server.pid)
     LoopDialler.loop = asyncio.new_event_loop()
@@ -197,7 +210,7 @@ def main() -> None:
     began = time.monotonic()
     fakes = []
     for name in names[: given.clients - 1]:
-        fakes.append(Fake(address, name))
+        fakes.append(Fake(address, name, authority))
         time.sleep(1 / A_SECOND)
     while sum(fake.loaded for fake in fakes) < len(fakes) and time.monotonic() - began < 300:
         time.sleep(0.2)
@@ -208,7 +221,8 @@ def main() -> None:
     share = (figures_of(server.pid)[1] - cpu) / 10.0
 
     # The last ones come, and the rounds run.
-    fakes += [Fake(address, name) for name in names[given.clients - 1 : given.clients + 3 * given.churn]]
+    late = names[given.clients - 1 : given.clients + 3 * given.churn]
+    fakes += [Fake(address, name, authority) for name in late]
     over = threading.Event()
     going = threading.Thread(target=come_and_go, args=(fakes, address, given.churn, over))
     if given.churn:

@@ -58,9 +58,7 @@ def attack_client(
         return _losses(model, start.adapter, texts, pad) - _losses(model, adapter, texts, pad)
 
     # Membership: a draw of rows of each kind, without canaries.
-    own = client.train.select(np.flatnonzero(client.train.records >= 0))
-    drawn = [_some(part, rows, job.seed, client.name) for part in (own, client.eval)]
-    found = membership(*[scores(part) / np.maximum(part.lengths - 1, 1) for part in drawn])
+    found = membership(*row_scores(start, client, adapter, rows))
     if not job.canaries:
         return AdapterReading(client.name, found, (), references)
 
@@ -70,6 +68,24 @@ def attack_client(
     others = scores(_secrets(references_of(job, client.name, references), start))
     levels = levels_of([one.copies for one in canaries], planted, others)
     return AdapterReading(client.name, found, levels, references)
+
+
+def row_scores(
+    start: Assembly, client: ClientData, adapter: Mapping[int, Mapping[str, Tensor]], rows: int
+) -> tuple[Scores, Scores]:
+    """Return how much lower an adapter makes the loss of a token of each row: training rows, held-out rows.
+
+    rows: most of each kind. Canaries are not among them.
+    """
+    own = client.train.select(np.flatnonzero(client.train.records >= 0))
+    found = []
+    for part in (own, client.eval):
+        drawn = _some(part, rows, start.job.seed, client.name)
+        before, after = (
+            _losses(start.split_model, of, drawn, start.pad_token_id) for of in (start.adapter, adapter)
+        )
+        found.append((before - after) / np.maximum(drawn.lengths - 1, 1))
+    return found[0], found[1]
 
 
 def _secrets(texts: Sequence[str], start: Assembly) -> Rows:
