@@ -98,8 +98,7 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str, config: PreTrain
     )
     cuts = ", ".join(map(str, sorted(set(summary["cuts"].values()))))
     shown = {key: summary[key] for key in ("clients", "blocks", "rounds")} | {"base": base, "cuts": cuts}
-    targets = job.lora_target_modules
-    names = ", ".join(targets) if isinstance(targets, list) else targets or "peft's default for this model"
+    targets = job.lora_target_modules or "peft's default for this model"
     return _CARD.format(
         **shown,
         job=job,
@@ -111,15 +110,14 @@ def model_card(job: Job, summary: Mapping[str, Any], base: str, config: PreTrain
         acc_before=number(summary.get("accuracy_before"), 3),
         acc=number(summary.get("accuracy"), 3),
         r_cut=job.lora_r_cut or job.lora_r,
-        targets=names,
+        targets=targets if isinstance(targets, str) else ", ".join(targets),
         up=summary["bytes_up"] / 1e6,
         down=summary["bytes_down"] / 1e6,
         privacy=f"\n{privacy}\n" if (privacy := privacy_text(summary)) else "",
     )
 
 
-# Files with which AutoProcessor prepares images.
-_PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+_OF_IMAGES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
@@ -347,6 +345,6 @@ def _merge(adapter: Path, out: Path) -> None:
     load_tokenizer(base, beside=adapter).save_pretrained(fresh)
     if "vision_config" in merged.config.sub_configs:
         locate = locator(resolve_model(base))
-        for path in filter(None, map(locate, _PROCESSORS)):
+        for path in filter(None, map(locate, _OF_IMAGES)):
             shutil.copyfile(path, fresh / path.name)
     fresh.rename(out)

@@ -80,7 +80,7 @@ def test_version_1_is_found_and_its_files_are_written(tmp_path: Path, monkeypatc
     group = quotas.folder / "server"
     (group / "cpu.stat").write_text("nr_periods 10\nnr_throttled 4\nthrottled_time 2000000000\n")
     assert (group / "cgroup.procs").read_text() == "4000"
-    assert (group / "cpu.cfs_quota_us").read_text() == "40000"
+    assert (group / "cpu.cfs_quota_us").read_text() == "250000"
     assert quotas.used() == {"server": Used(4.0, 10, 4, 2.0)}
     quotas.lift()
     assert (group / "cpu.cfs_quota_us").read_text() == "-1"

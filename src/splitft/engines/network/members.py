@@ -13,7 +13,7 @@ from splitft.engines.network.faults import FaultLog
 from splitft.engines.network.gate import NotFiniteError
 from splitft.engines.network.kept_samples import KeptSamples
 from splitft.engines.network.phase import Phase
-from splitft.engines.network.roster import Member, Roster, restoring
+from splitft.engines.network.roster import Member, Roster, hand_outs_again, restoring
 from splitft.engines.network.transport.listener import Listener
 from splitft.engines.network.transport.peers import Event
 from splitft.engines.network.waiting import WaitingLine
@@ -225,9 +225,7 @@ class Members:
             if member.done:
                 self.notice(member_notices.state_lost(name))
                 self.lost(name)
-        if member.passed:  # its answers to these were used in its session before
-            member.mute()
-        for adapters in [*member.passed, *([member.last] if member.last is not None else [])]:
+        for adapters in hand_outs_again(member):
             self.send(name, adapters)
         self.notice(member_notices.takes_part(name, member.rows))
         self.changed(self.roster)

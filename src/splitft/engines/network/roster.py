@@ -149,9 +149,11 @@ class Member:
     def take_back(self) -> bool:
         """Take back that it has finished the round's steps; return whether it must load the state before."""
         ahead = self.ahead and self.owes is None
-        self.last, self.ahead = self.trained, False
-        self.exact, self.finished, self.trained, self.passed = self.before or (self.exact, False, None, [])
-        self.before = None
+        self.ahead = False
+        if self.before is not None:
+            self.last = self.trained
+            self.exact, self.finished, self.trained, self.passed = self.before
+            self.before = None
         if ahead:
             self.owes, self.there, self.since = control.Loaded, False, self.now()
         return ahead
@@ -214,6 +216,13 @@ def restoring(member: Member) -> control.Load:
     member.asked = member.wanted
     member.ahead = member.exact and member.finished and member.last is None
     return member.asked
+
+
+def hand_outs_again(member: Member) -> list[AdapterDown]:
+    """Return all that a client was handed out since the state that it has restored, oldest first."""
+    if member.passed:  # its answers to these were used when they came first
+        member.mute()
+    return [*member.passed, *([member.last] if member.last is not None else [])]
 
 
 def leave_unsaved(member: Member) -> None:

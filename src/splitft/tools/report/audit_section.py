@@ -46,7 +46,7 @@ def audit_part(variants: Sequence[Variant], *, samples: bool = False) -> AuditPa
         try:
             chart = share_chart(bars(run.audit), "tokens that are right (%)", "client (cut)")
             stored += [f"{variant.label}: {one}" for one in left_behind(run.audit)]
-            not_tried += [one for one in map(str, run.audit["not_tried"]) if one not in not_tried]
+            not_tried += [one for one in map(_plain, run.audit["not_tried"]) if one not in not_tried]
             found = [[variant.label, str(s["true"]), str(s["recovered"])] for s in run.audit["samples"]]
         except (KeyError, TypeError, ValueError, AttributeError):
             path = run.path / FILE
@@ -59,6 +59,11 @@ def audit_part(variants: Sequence[Variant], *, samples: bool = False) -> AuditPa
     )
     section = make_section(TITLE, panels, note)
     return AuditPart(section, stored, not_tried, shown) if section else None
+
+
+def _plain(text: object) -> str:
+    """Return a line of Markdown as a page shows it."""
+    return str(text).replace("`", "")
 
 
 def bars(audit: Mapping[str, Any]) -> list[Share]:
