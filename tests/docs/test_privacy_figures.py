@@ -26,6 +26,8 @@ SECTIONS = [
     ("docs/choosing.md", "## What may the server read?", "## Where do the labels go?"),
 ]
 
+VERIFY = "verify by forward"
+
 
 def page(name: str, start: str = "", end: str = "") -> str:
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -53,7 +55,7 @@ def cut_rows() -> Iterator[str]:
         if audit["codec"] != "none":
             continue
         by = {line["attack"]: line["reading"]["tokens"] for line in audit["lines"] if line["reading"]}
-        each = (by[name] for name in ("inverter", "verify by forward", "gradients"))
+        each = (by[name] for name in ("inverter", VERIFY, "gradients"))
         cells = (f"{percent(one['value'])} ({percent(one['floor'])})" for one in each)
         yield f"| {audit['cut']} | {' | '.join(cells)} |"
 
@@ -62,6 +64,11 @@ def redaction_rows() -> Iterator[str]:
     """The rows of the table of redaction's price."""
     for one in record()["redaction"]["shares"]:
         cells = [percent(one["redacted"]), f"{one['after']:.1f}", f"{one['after_on_whole_rows']:.1f}"]
+        ways = "the words before", "the words on both sides"
+        guessed = [one["guessed"][way]["tokens"] if "guessed" in one else None for way in ways]
+        others = [line for line in one["audit"] if line["attack"] in ("inverter", VERIFY)]
+        each = [*guessed, *(line["reading"]["tokens"] for line in others)]
+        cells += [f"{percent(of['value'])} ({percent(of['floor'])})" if of else "–" for of in each]
         yield f"| {' | '.join(cells)} |"
 
 
