@@ -63,6 +63,7 @@ class RoundRecord:
     perplexity_change: Since the first evaluation, on the rows of both: -0.1 is a tenth less.
     change_interval: Half-width of its 95 % interval.
     accuracy_change: As perplexity_change, in shares of tokens.
+    cohort: Clients that began the round; one without which it went on has no loss in it.
     metrics: {name: mean over held-out tokens} of the job's `metrics`; {eval_name: figure of the rows that
         were evaluated} of `compute_metrics`.
     epsilon: Of the client with the largest one, up to this round; None without differential privacy.

@@ -82,13 +82,12 @@ def test_a_client_over_a_network_is_told_what_the_server_can_read(setting: Setti
         ports.append(listener.port)
         listening.set()
 
-    consoles = [narrow(), narrow()]
+    consoles, policy = [narrow(), narrow()], write_open_policy(tmp_path)
 
     def take_part(number: int) -> None:
         assert listening.wait(60)
         name, console = f"client-{number}", consoles[number]
-        kept, policy = tmp_path / name, write_open_policy(tmp_path)
-        options = {"policy": policy, "accept": "first", "folder": kept, "console": console}
+        options = {"policy": policy, "accept": "first", "folder": tmp_path / name, "console": console}
         join(f"127.0.0.1:{ports[0]}", name, job_data=True, **options)
 
     clients = [threading.Thread(target=take_part, args=(number,)) for number in range(2)]

@@ -16,6 +16,9 @@ from splitft.errors import JobError
 from splitft.history import read_history
 
 
+pytestmark = pytest.mark.pictures
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> RunResult:
     """A run with a relative folder, whose process then works in another one."""

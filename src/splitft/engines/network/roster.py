@@ -66,6 +66,7 @@ class Member:
     trained: AdapterDown | None = None  # the hand-out from which it trained in this round
     before: Counted | None = None  # what was counted on before it finished this round
     facts: Mapping[str, str] = field(default_factory=dict)  # of its software and its part of the model
+    answered: int = 0  # hand-outs that it gets again, and has answered before
     muted: bool = False  # a round goes on without it: messages are dropped until it has the next adapters
     clock: StepClock = field(default_factory=StepClock)
     memory_key: str = ""  # seals what is kept of its samples
@@ -74,7 +75,7 @@ class Member:
     def join(self, session: str) -> None:
         """It is connected in a new session, in which Ready and Loaded come first."""
         self.session, self.owes, self.there, self.problem = session, control.Ready, False, ""
-        self.overtaken = False
+        self.overtaken, self.answered = False, 0
         self.connected, self.changed = True, self.now()
         self.unasked.clear()
 
@@ -177,6 +178,9 @@ class Member:
             raise ValueError(f"{kind} came where {self.owes.__name__} is next")
         if isinstance(message, control.Ready | control.Loaded) and not isinstance(message, self.owes or ()):
             raise ValueError(f"{kind} came again")
+        if self.answered and isinstance(message, control.Held | OptimizerState):
+            self.answered -= 1
+            return False
         if (
             isinstance(message, control.Held | OptimizerState)
             and self.last
@@ -220,8 +224,7 @@ def restoring(member: Member) -> control.Load:
 
 def hand_outs_again(member: Member) -> list[AdapterDown]:
     """Return all that a client was handed out since the state that it has restored, oldest first."""
-    if member.passed:  # its answers to these were used when they came first
-        member.mute()
+    member.answered = len(member.passed)
     return [*member.passed, *([member.last] if member.last is not None else [])]
 
 
