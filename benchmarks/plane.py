@@ -3,7 +3,7 @@
     python benchmarks/plane.py [--hidden 256] [--blocks 4] [--rounds 6] [--steps 8] [--repeats 4] [--every 15]
 
 One server and two clients, each a process of its own, on loopback, with certificates. `watched`: the server
-answers gRPC's health service and serves metrics, the clients serve metrics, and all write JSON logs; health and
+answers gRPC's health service and serves metrics, the clients serve metrics, all write JSON logs; health and
 all metrics are asked for every 15 seconds, as Prometheus often does. `alone`: none of this but the operator's
 socket, which every server has. Sides take turns. The model is random (its weights change no timing). Checked:
 both sides leave the same adapter, to the byte. CPU seconds of this process, which asks, do not count.

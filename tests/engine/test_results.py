@@ -15,7 +15,6 @@ from splitft import Job, RunResult, run
 from splitft.errors import JobError
 from splitft.history import read_history
 
-
 pytestmark = pytest.mark.pictures
 
 
