@@ -41,6 +41,10 @@ FOUND = [
     ("rarely saved", 5),
     ("rarely saved, sampled", 10),
     ("rarely saved, moving cuts", 4),
+    # One client had recorded a sum when the server died, and all were back, but no sum was made of all.
+    ("real, masked", 190),
+    ("real, masked, aggregator", 135),
+    ("real, masked, stragglers", 122),  # one that was left out of a sum came back, and was expelled for it
 ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from splitft.engines.network.control import Said
+from splitft.engines.network.control import Held, Said
 from splitft.engines.network.members import Members
 from splitft.engines.network.phase import Phase
 from splitft.engines.network.sum_messages import (
@@ -17,7 +17,7 @@ from splitft.engines.network.sum_messages import (
     SurvivorsSigned,
 )
 from splitft.engines.network.waiting import WaitingLine
-from splitft.wire.messages import AdapterUp
+from splitft.wire.messages import AdapterUp, OptimizerState
 
 STAGES = (KeysStated, SharesSealed, AdapterUp, SurvivorsSigned, SharesRevealed)  # answers, in their order
 
@@ -87,6 +87,8 @@ class SumPhase(Phase):
         if not begins and name not in self._begun:
             return  # of a sum that was given up
         kind = type(message)
+        if isinstance(message, Held | OptimizerState) and self.restarted(name):
+            return  # it is back, and has what it had been handed out for this round
         if kind in STAGES and STAGES.index(kind) < STAGES.index(self._kind) and name not in self._answers:
             return  # it was late, and the sum goes on without this answer
         of = getattr(message, "round", None), getattr(message, "attempt", self.attempt)
