@@ -23,12 +23,11 @@ from urllib.request import urlopen
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import grpc
-from benchlib.network_runs import result_of, run_network
+from benchlib.network_runs import make_job, result_of, run_network
 from benchlib.record import RESULTS, ratio, save, spread
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ports import free_port
-from reference import make_setting, write_rows
 from splitft import Job
 from splitft.engines.network.transport import certs
 from splitft.job import dump_job
@@ -94,13 +93,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=15.0, help="seconds from one question to the next")
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="splitft-plane-"))
-    setting = make_setting(
-        scratch, "llama", num_hidden_layers=options.blocks, hidden_size=options.hidden
-    ) | {
-        "data_files": {n: str(write_rows(scratch / f"{n}.txt", 60, i)) for i, n in enumerate(NAMES)},
-        "partition": {"method": "files"}, "labels": "server", "cuts": 2, "rounds": options.rounds,
-        "local_steps": options.steps, "max_length": 96, "per_device_train_batch_size": 8,
-    }  # fmt: skip
+    setting = make_job(scratch, NAMES, options)
     authority = scratch / "authority"
     certs.create_authority(authority)
     for name in NAMES:

@@ -21,12 +21,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from benchlib.network_runs import result_of, run_network
+from benchlib.network_runs import make_job, result_of, run_network
 from benchlib.record import RESULTS, ratio, save, spread
 
 from nginx import Nginx
 from ports import free_port
-from reference import make_setting, write_rows
 from splitft import Job
 from splitft.engines.network.transport import certs
 from splitft.engines.network.transport.tokens import TOKEN, TOKENS, make_token
@@ -62,13 +61,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="splitft-proxy-"))
-    setting = make_setting(
-        scratch, "llama", num_hidden_layers=options.blocks, hidden_size=options.hidden
-    ) | {
-        "data_files": {n: str(write_rows(scratch / f"{n}.txt", 60, i)) for i, n in enumerate(NAMES)},
-        "partition": {"method": "files"}, "labels": "server", "cuts": 2, "rounds": options.rounds,
-        "local_steps": options.steps, "max_length": 96, "per_device_train_batch_size": 8,
-    }  # fmt: skip
+    setting = make_job(scratch, NAMES, options)
     authority = scratch / "authority"
     certs.create_authority(authority)
     for name in NAMES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from forks import start_command
+from reference import make_setting, write_rows
 from site_files import write_open_policy
 
 
@@ -36,6 +38,19 @@ class Times:
     @property
     def total(self) -> float:
         return sum(self._seconds.values())
+
+
+def make_job(scratch: Path, names: Sequence[str], options: Namespace) -> dict[str, Any]:
+    """Write a random Llama and rows for each client; return the settings of a job.
+
+    options: hidden, blocks, rounds and steps.
+    """
+    setting = make_setting(scratch, "llama", num_hidden_layers=options.blocks, hidden_size=options.hidden)
+    return setting | {
+        "data_files": {n: str(write_rows(scratch / f"{n}.txt", 60, i)) for i, n in enumerate(names)},
+        "partition": {"method": "files"}, "labels": "server", "cuts": 2, "rounds": options.rounds,
+        "local_steps": options.steps, "max_length": 96, "per_device_train_batch_size": 8,
+    }  # fmt: skip
 
 
 def run_network(
