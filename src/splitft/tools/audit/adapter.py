@@ -52,10 +52,7 @@ def attack_client(
     """Attack an adapter with the rows and the canaries of one client. references, rows: of `read_adapter`."""
     if references < 256:
         raise JobError(f"references: {references} rank a canary too coarsely: take 256 or more")
-    job, model, pad = start.job, start.split_model, start.pad_token_id
-
-    def scores(texts: Rows) -> Scores:
-        return _losses(model, start.adapter, texts, pad) - _losses(model, adapter, texts, pad)
+    job = start.job
 
     # Membership: a draw of rows of each kind, without canaries.
     found = membership(*row_scores(start, client, adapter, rows))
@@ -64,8 +61,8 @@ def attack_client(
 
     # Canaries: the loss of the six words, and nothing else of the sentence.
     canaries = canaries_of(job, client.name)
-    planted = scores(_secrets([one.text for one in canaries], start))
-    others = scores(_secrets(references_of(job, client.name, references), start))
+    planted = _gains(start, adapter, _secrets([one.text for one in canaries], start))
+    others = _gains(start, adapter, _secrets(references_of(job, client.name, references), start))
     levels = levels_of([one.copies for one in canaries], planted, others)
     return AdapterReading(client.name, found, levels, references)
 
@@ -78,14 +75,17 @@ def row_scores(
     rows: most of each kind. Canaries are not among them.
     """
     own = client.train.select(np.flatnonzero(client.train.records >= 0))
-    found = []
-    for part in (own, client.eval):
-        drawn = _some(part, rows, start.job.seed, client.name)
-        before, after = (
-            _losses(start.split_model, of, drawn, start.pad_token_id) for of in (start.adapter, adapter)
-        )
-        found.append((before - after) / np.maximum(drawn.lengths - 1, 1))
-    return found[0], found[1]
+    drawn = [_some(part, rows, start.job.seed, client.name) for part in (own, client.eval)]
+    trained, held_out = (_gains(start, adapter, part) / np.maximum(part.lengths - 1, 1) for part in drawn)
+    return trained, held_out
+
+
+def _gains(start: Assembly, adapter: Mapping[int, Mapping[str, Tensor]], rows: Rows) -> Scores:
+    """Return how much lower an adapter makes the loss of each row than the run's start has it."""
+    before, after = (
+        _losses(start.split_model, of, rows, start.pad_token_id) for of in (start.adapter, adapter)
+    )
+    return before - after
 
 
 def _secrets(texts: Sequence[str], start: Assembly) -> Rows:
