@@ -53,6 +53,7 @@ def test_a_bar_a_client_with_the_best_attack(audited: tuple[Path, dict[str, Any]
     text = page(folder)
     assert TITLE in text and f"100% (guess {found[0].tick:.0%})" in text
     assert "Not tried: " in text and "low bits" in text and "files: ids, " in text
+    assert "codec: delta" in text and "`" not in text.partition("Not tried: ")[2][:800]
 
 
 def test_recovered_text_is_shown_with_consent_alone(audited: tuple[Path, dict[str, Any]]) -> None:
