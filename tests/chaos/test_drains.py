@@ -140,7 +140,8 @@ def test_all_parties_say_that_they_stop_for_a_while(processes: Processes, wanted
 @pytest.mark.parametrize("processes", ["per_client"], indirect=True)
 def test_a_second_ctrl_c_ends_the_run_for_all(processes: Processes) -> None:
     processes.start_all()
-    wait_for(processes, SERVER, "takes part")
+    for name in NAMES:  # one that has not dialled yet would dial on
+        wait_for(processes, SERVER, f"{name} takes part")
     server = processes.running[SERVER]
     os.kill(server.pid or 0, signal.SIGINT)
     wait_for(processes, SERVER, "Ctrl-C again")
