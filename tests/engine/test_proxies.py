@@ -1,4 +1,4 @@
-"""Proxies on the way: nginx before the server, as this machine has it, and a proxy that clients go out by."""
+"""Proxies on the way: nginx or Envoy before the server, and a proxy that clients go out by."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from connect_proxy import ConnectProxy
+from envoy_proxy import Envoy, needs_envoy
 from network_sites import run_sites
 from network_threads import three_sites, together
 from nginx import Nginx, needs_nginx
@@ -29,6 +30,9 @@ from splitft.engines.network.transport.tokens import TOKEN, TOKENS, TokenFile, m
 
 NAMES = ("anna", "bert", "cleo")
 MB = 1 << 20
+BOTH = pytest.mark.parametrize("proxy_of", [
+    pytest.param(Nginx, marks=needs_nginx, id="nginx"), pytest.param(Envoy, marks=needs_envoy, id="envoy"),
+])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_token(folder, name)
     certs.add_client(folder, "alice")
     return folder
+
+
+ProxyOf = type[Nginx] | type[Envoy]
 
 
 class Receiver:
@@ -97,16 +104,16 @@ def through_proxy(authority: Path, name: str) -> tuple[Any, str, str]:
     return ca, name, (authority / name / TOKEN).read_text().strip()
 
 
-@needs_nginx
-def test_a_run_behind_nginx_has_the_same_bytes_and_each_client_its_own_token(
-    authority: Path, tmp_path: Path
+@BOTH
+def test_a_run_behind_a_proxy_has_the_same_bytes_and_each_client_its_own_token(
+    proxy_of: ProxyOf, authority: Path, tmp_path: Path
 ) -> None:
     """With the shipped configuration: TLS ends at the proxy, and a token is of one client alone."""
     setting = three_sites(tmp_path, NAMES, labels="server")
     plain = together(setting, tmp_path / "plain")
     (tmp_path / "behind").mkdir()
     port = free_port()
-    proxy = Nginx(tmp_path / "nginx", port, authority / "server")
+    proxy = proxy_of(tmp_path / "proxy", port, authority / "server")
     try:
         run_sites(
             setting, tmp_path / "behind", listen=f"127.0.0.1:{port}",
@@ -124,15 +131,15 @@ def test_a_run_behind_nginx_has_the_same_bytes_and_each_client_its_own_token(
     for one, other in zip(*lines, strict=True):
         assert one["bytes_up"] == other["bytes_up"] and one["bytes_down"] == other["bytes_down"]
         assert one["perplexity"] == other["perplexity"]
-    log = (tmp_path / "nginx" / "access.log").read_text().splitlines()
-    assert len(log) >= len(NAMES) and all("POST /splitft.Session/Exchange HTTP/2.0" in line for line in log)
+    log = (tmp_path / "proxy" / "access.log").read_text().splitlines()
+    assert len(log) >= len(NAMES) and all("POST /splitft.Session/Exchange HTTP/2" in line for line in log)
 
 
-@needs_nginx
-def test_behind_nginx_another_clients_token_lets_nobody_in(
-    authority: Path, tmp_path: Path, open_server: Receiver, dial: Callable[..., Any]
+@BOTH
+def test_behind_a_proxy_another_clients_token_lets_nobody_in(
+    proxy_of: ProxyOf, authority: Path, tmp_path: Path, open_server: Receiver, dial: Callable[..., Any]
 ) -> None:
-    proxy = Nginx(tmp_path / "nginx", open_server.port, authority / "server")
+    proxy = proxy_of(tmp_path / "proxy", open_server.port, authority / "server")
     try:
         credentials, _, token = through_proxy(authority, "anna")
         for name, wanted in (("bert", Refused), ("anna", Welcome)):
@@ -141,7 +148,7 @@ def test_behind_nginx_another_clients_token_lets_nobody_in(
         # Once the server is gone, the proxy's answer is told, and the client dials on.
         open_server.close()
         _, heard = dial(f"localhost:{proxy.port}", credentials, "anna", token)
-        until_told(heard, "answers there with HTTP 502")
+        until_told(heard, "HTTP 502" if proxy_of is Nginx else "reaches no server of the run behind it")
     finally:
         proxy.stop()
 
@@ -150,6 +157,37 @@ def until_told(heard: queue.SimpleQueue[Any], words: str) -> None:
     deadline = time.monotonic() + 60
     while words not in str(heard.get(timeout=max(0.0, deadline - time.monotonic()))):
         pass
+
+
+@BOTH
+def test_a_proxy_that_passes_another_path_on_is_told(
+    proxy_of: ProxyOf, authority: Path, tmp_path: Path, dial: Callable[..., Any]
+) -> None:
+    changed = {"/splitft.Session/": "/other.Session/"}
+    proxy = proxy_of(tmp_path / "proxy", free_port(), authority / "server", changed)
+    try:
+        credentials, name, token = through_proxy(authority, "anna")
+        _, heard = dial(f"localhost:{proxy.port}", credentials, name, token)
+        until_told(heard, "HTTP 404" if proxy_of is Nginx else "does not know SplitFT's path")
+    finally:
+        proxy.stop()
+
+
+@needs_envoy
+def test_envoy_passes_twelve_megabytes_of_one_client_on(
+    authority: Path, tmp_path: Path, open_server: Receiver, dial: Callable[..., Any]
+) -> None:
+    proxy = Envoy(tmp_path / "proxy", open_server.port, authority / "server")
+    try:
+        credentials, name, token = through_proxy(authority, "anna")
+        dialler, heard = dial(f"localhost:{proxy.port}", credentials, name, token)
+        session = heard.get(timeout=60).session
+        for _ in range(4):
+            dialler.send(session, bytes(3 * MB))
+        assert [heard.get(timeout=60) for _ in range(4)] == [b"used"] * 4
+        assert open_server.received == 12 * MB
+    finally:
+        proxy.stop()
 
 
 @needs_nginx

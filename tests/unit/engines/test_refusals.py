@@ -54,6 +54,11 @@ def test_the_log_of_refusals_is_short_and_forgets_no_client(tmp_path: Path) -> N
     ("ipv4:192.0.2.1:3128: HTTP proxy returned response code 403", "refuses the way, with HTTP 403", False),
     ("ipv4:192.0.2.1:3128: HTTP proxy returned response code 407", "407: it asks for http://USER", False),
     ("Received http2 header with status: 502", "answers there with HTTP 502", False),
+    ("upstream connect error or disconnect/reset before headers", "reaches no server of the run", False),
+    ("no healthy upstream", "reaches no server of the run", False),
+    ("UNIMPLEMENTED", "does not know SplitFT's path", False),
+    ("Method not found!", "is none of SplitFT", False),
+    ("UNAVAILABLE", "", False),
 ])  # fmt: skip
 def test_a_client_says_why_there_is_no_connection(details: str, words: str, final: bool) -> None:
     reason, last = explain(details, "x")

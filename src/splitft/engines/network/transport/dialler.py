@@ -176,7 +176,8 @@ class Dialler:
                     self._tell(f"no answer from {self.address}: {AWAY}; dialling again")
                     await asyncio.sleep(FIRST_WAIT)
                     continue
-                why, final = explain(error.details() or "", self.expected or self.address.rpartition(":")[0])
+                told, host = error.details() or error.code().name, self.address.rpartition(":")[0]
+                why, final = explain(told, self.expected or host)
                 if isinstance(self.credentials, ClientFiles):
                     why = self.credentials.problem() or why
                 if final and not self._answered:  # later it may be a change that is under way

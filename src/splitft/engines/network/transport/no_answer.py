@@ -28,6 +28,14 @@ CODES = (
         "a proxy or web server answers there with HTTP {code}, and not the server of the run",
     ),
 )
+# What Envoy says, in lower case, and gRPC where a server has no such method; another try may do.
+NO_SERVER = "a proxy answers there, and reaches no server of the run behind it"
+OTHERS = (
+    ("upstream connect error", NO_SERVER),
+    ("no healthy upstream", NO_SERVER),
+    ("unimplemented", "a proxy or server answers there that does not know SplitFT's path"),
+    ("method not found", "a server answers there that is none of SplitFT"),
+)
 HINTS = {"407": ": it asks for http://USER:PASSWORD@HOST:PORT"}
 UNRESOLVED = ("errors resolving", "dns resolution failed", "address lookup failed")
 NO_ADDRESS = "this machine finds no address of {host}: check the name, and the way to a name server"
@@ -40,7 +48,8 @@ CLOSED = (
 def explain(details: str, host: str) -> tuple[str, bool]:
     """Return why there is no connection, and whether another try is of no use.
 
-    details: gRPC's text. The reason is empty where nothing listens, or no packet comes back.
+    details: gRPC's text, or the name of its code. The reason is empty where nothing listens, or no packet
+    comes back.
     """
     for words, reason in FINAL:
         if words in details:
@@ -49,6 +58,9 @@ def explain(details: str, host: str) -> tuple[str, bool]:
     for pattern, reason in CODES:
         if found := pattern.search(details):
             return reason.format(code=found[1], hint=HINTS.get(found[1], "")), False
+    for words, reason in OTHERS:
+        if words in details.lower():
+            return reason, False
     if any(words in details.lower() for words in UNRESOLVED):
         return NO_ADDRESS.format(host=host), False
     if "handshake failed" in details:
