@@ -66,12 +66,12 @@ class Federation:
         )  # fmt: skip
         self.wait_for("superlink", ready, times=before + 1)
 
-    def kill_link(self) -> None:
-        """Kill the SuperLink and all that it has started: its machine has lost its power."""
-        for process in _family(self.running["superlink"].pid):
+    def kill(self, who: str) -> None:
+        """Kill the SuperLink or a SuperNode and all that it has started: its machine has lost its power."""
+        for process in _family(self.running[who].pid):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.running["superlink"].wait()
+        self.running[who].wait()
 
     def start_node(self, name: str, config: str) -> None:
         self.spawn(

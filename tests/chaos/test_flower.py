@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from forks import run_command
 from reference import make_setting, write_rows
 from splitft import Job, run
 from splitft.history import read_history
@@ -92,13 +93,35 @@ def test_a_killed_superlink_comes_back_with_its_database(
     job, wanted = prepare(setting, tmp_path, rounds=40)
     federation.submit(job)
     wait_for_rounds(tmp_path, 5, federation)
-    federation.kill_link()
+    federation.kill("superlink")
     federation.running["run"].wait(120)
     assert not adapter_is_whole(tmp_path / "run")
     federation.start_link()
     federation.run(job, 400)
     assert adapter(tmp_path / "run") == wanted, federation.said()
     assert (federation.folder / "superlink.db").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_an_operator_sees_a_lost_site_and_goes_on_without_it(
+    setting: dict[str, Any], federation: Federation, tmp_path: Path
+) -> None:
+    """With the commands of a run without Flower, at the server's machine."""
+    job, _ = prepare(setting, tmp_path, rounds=40)
+    federation.submit(job)
+    wait_for_rounds(tmp_path, 5, federation)
+    federation.kill("hospital-c")
+    deadline = time.monotonic() + 120
+    while "away" not in run_command("operator", "status", tmp_path / "run").stdout:
+        assert time.monotonic() < deadline, federation.said()
+        time.sleep(0.5)
+    done = run_command("operator", "drop", tmp_path / "run", "hospital-c")
+    assert done.returncode == 0 and "goes on without hospital-c" in done.stdout
+    federation.running["run"].wait(300)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["interrupted"] is False and list(summary["missing"]) == ["hospital-c"], federation.said()
+    last = read_history(tmp_path / "run")[-1]
+    assert last["round"] == 40 and last["clients"]["hospital-c"]["loss"] is None
 
 
 def adapter_is_whole(folder: Path) -> bool:
