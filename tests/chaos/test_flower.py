@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,9 +113,10 @@ def test_an_operator_sees_a_lost_site_and_goes_on_without_it(
     wait_for_rounds(tmp_path, 5, federation)
     federation.kill("hospital-c")
     deadline = time.monotonic() + 120
-    while "away" not in run_command("operator", "status", tmp_path / "run").stdout:
-        assert time.monotonic() < deadline, federation.said()
+    while not re.search(r"hospital-c +away +\d+ s", told := status(tmp_path / "run")):
+        assert time.monotonic() < deadline, told + federation.said()
         time.sleep(0.5)
+    assert re.search(r"hospital-a +training", told)
     done = run_command("operator", "drop", tmp_path / "run", "hospital-c")
     assert done.returncode == 0 and "goes on without hospital-c" in done.stdout
     federation.running["run"].wait(300)
@@ -122,6 +124,10 @@ def test_an_operator_sees_a_lost_site_and_goes_on_without_it(
     assert summary["interrupted"] is False and list(summary["missing"]) == ["hospital-c"], federation.said()
     last = read_history(tmp_path / "run")[-1]
     assert last["round"] == 40 and last["clients"]["hospital-c"]["loss"] is None
+
+
+def status(folder: Path) -> str:
+    return run_command("operator", "status", folder).stdout
 
 
 def adapter_is_whole(folder: Path) -> bool:

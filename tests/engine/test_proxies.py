@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -173,43 +174,50 @@ def test_a_proxy_that_passes_another_path_on_is_told(
         proxy.stop()
 
 
-@needs_envoy
-def test_envoy_passes_twelve_megabytes_of_one_client_on(
-    authority: Path, tmp_path: Path, open_server: Receiver, dial: Callable[..., Any]
+@BOTH
+@pytest.mark.parametrize("shipped", [True, False])
+def test_a_proxy_cuts_no_stream_with_the_shipped_limits_and_does_with_others(
+    shipped: bool,
+    proxy_of: ProxyOf,
+    authority: Path,
+    tmp_path: Path,
+    open_server: Receiver,
+    dial: Callable[..., Any],
 ) -> None:
-    proxy = Envoy(tmp_path / "proxy", open_server.port, authority / "server")
+    """12 MB of one client: with nginx's own limit of 1 MB, and a second of silence at Envoy, it breaks."""
+    tighter = {
+        Nginx: {"client_max_body_size 0;": ""},
+        Envoy: {"stream_idle_timeout: 60s": "stream_idle_timeout: 1s"},
+    }
+    replaced = {} if shipped else tighter[proxy_of]
+    proxy = proxy_of(tmp_path / "proxy", open_server.port, authority / "server", replaced)
     try:
         credentials, name, token = through_proxy(authority, "anna")
         dialler, heard = dial(f"localhost:{proxy.port}", credentials, name, token)
         session = heard.get(timeout=60).session
         for _ in range(4):
             dialler.send(session, bytes(3 * MB))
-        assert [heard.get(timeout=60) for _ in range(4)] == [b"used"] * 4
-        assert open_server.received == 12 * MB
+        if shipped:
+            assert [heard.get(timeout=60) for _ in range(4)] == [b"used"] * 4
+            assert open_server.received == 12 * MB
+        else:
+            until_told(heard, "dialling again")
+            assert proxy_of is Envoy or "client intended to send too large" in proxy.log()
     finally:
         proxy.stop()
 
 
-@needs_nginx
-@pytest.mark.parametrize("shipped", [True, False])
-def test_nginx_cuts_no_stream_with_the_shipped_limits_and_does_with_its_own(
-    shipped: bool, authority: Path, tmp_path: Path, open_server: Receiver, dial: Callable[..., Any]
+@needs_envoy
+@pytest.mark.parametrize("hello", [b"", b"\x16\x03"], ids=["silent", "half a handshake"])
+def test_envoy_hangs_up_on_a_stranger_that_says_nothing(
+    hello: bytes, authority: Path, tmp_path: Path, open_server: Receiver
 ) -> None:
-    """12 MB of one client: with nginx's own limit of 1 MB the connection breaks."""
-    replaced = {} if shipped else {"client_max_body_size 0;": ""}
-    proxy = Nginx(tmp_path / "nginx", open_server.port, authority / "server", replaced)
+    shorter = {"transport_socket_connect_timeout: 10s": "transport_socket_connect_timeout: 1s"}
+    proxy = Envoy(tmp_path / "proxy", open_server.port, authority / "server", shorter)
     try:
-        credentials, name, token = through_proxy(authority, "anna")
-        dialler, heard = dial(f"localhost:{proxy.port}", credentials, name, token)
-        session = heard.get(timeout=60).session
-        for _ in range(4):
-            dialler.send(session, bytes(3 * MB))
-        answers = [heard.get(timeout=60) for _ in range(4 if shipped else 1)]
-        if shipped:
-            assert answers == [b"used"] * 4 and open_server.received == 12 * MB
-        else:
-            assert "dialling again" in answers[0]
-            assert "client intended to send too large" in proxy.log()
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as stranger:
+            stranger.sendall(hello)
+            assert stranger.recv(1) == b""
     finally:
         proxy.stop()
 

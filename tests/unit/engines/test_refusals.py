@@ -57,7 +57,7 @@ def test_the_log_of_refusals_is_short_and_forgets_no_client(tmp_path: Path) -> N
     ("upstream connect error or disconnect/reset before headers", "reaches no server of the run", False),
     ("no healthy upstream", "reaches no server of the run", False),
     ("UNIMPLEMENTED", "does not know SplitFT's path", False),
-    ("Method not found!", "is none of SplitFT", False),
+    ("Method not found!", "does not know SplitFT's path", False),
     ("UNAVAILABLE", "", False),
 ])  # fmt: skip
 def test_a_client_says_why_there_is_no_connection(details: str, words: str, final: bool) -> None:

@@ -28,17 +28,20 @@ CODES = (
         "a proxy or web server answers there with HTTP {code}, and not the server of the run",
     ),
 )
-# What Envoy says, in lower case, and gRPC where a server has no such method; another try may do.
+HINTS = {"407": ": it asks for http://USER:PASSWORD@HOST:PORT"}
+NO_ADDRESS = "this machine finds no address of {host}: check the name, and the way to a name server"
 NO_SERVER = "a proxy answers there, and reaches no server of the run behind it"
+OTHER_PATH = "a proxy or server answers there that does not know SplitFT's path"
+# What the text holds in any case, of gRPC, of Envoy or of another server; another try may do.
 OTHERS = (
+    ("errors resolving", NO_ADDRESS),
+    ("dns resolution failed", NO_ADDRESS),
+    ("address lookup failed", NO_ADDRESS),
     ("upstream connect error", NO_SERVER),
     ("no healthy upstream", NO_SERVER),
-    ("unimplemented", "a proxy or server answers there that does not know SplitFT's path"),
-    ("method not found", "a server answers there that is none of SplitFT"),
+    ("unimplemented", OTHER_PATH),
+    ("method not found", OTHER_PATH),
 )
-HINTS = {"407": ": it asks for http://USER:PASSWORD@HOST:PORT"}
-UNRESOLVED = ("errors resolving", "dns resolution failed", "address lookup failed")
-NO_ADDRESS = "this machine finds no address of {host}: check the name, and the way to a name server"
 CLOSED = (
     "it hung up at the handshake: it asks for TLS, or does not accept this client's certificate, which is of "
     "another authority or has expired"
@@ -60,9 +63,7 @@ def explain(details: str, host: str) -> tuple[str, bool]:
             return reason.format(code=found[1], hint=HINTS.get(found[1], "")), False
     for words, reason in OTHERS:
         if words in details.lower():
-            return reason, False
-    if any(words in details.lower() for words in UNRESOLVED):
-        return NO_ADDRESS.format(host=host), False
+            return reason.format(host=host), False
     if "handshake failed" in details:
         return f"the TLS handshake failed: {' '.join(details.split())[:200]}", False
     return (CLOSED if "Socket closed" in details else ""), False
