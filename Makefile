@@ -39,7 +39,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not matrix" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not matrix" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.docs
 	$(BIN)/python -m pytest -m slow
