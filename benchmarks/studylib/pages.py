@@ -9,6 +9,7 @@ from typing import Any
 
 from splitft.tools.report.units import figure, mean_and_sd, places
 from studylib.claims import CLAIMS, FAILS, HOLDS, NOISE, UNMEASURED, Verdict, decide, signed_percent, times
+from studylib.published import published_section
 from studylib.results import Group, Seeds, by_seed, paired, ratios, relative_differences
 from studylib.sweeps import SWEEPS, Sweep
 
@@ -28,7 +29,7 @@ def page(sweeps: Mapping[str, Mapping[str, Any]], settings: str) -> str:
 
     sweeps: {name: {groups, missing, plot: a file or None}}. settings: a paragraph on the setup.
     """
-    parts = ["# The study", settings, *_verdict_table(sweeps)]
+    parts = ["# The study", settings, *_verdict_table(sweeps), *published_section(sweeps)]
     for name, sweep in SWEEPS.items():
         if name in sweeps:
             parts += sweep_section(sweep, sweeps[name])

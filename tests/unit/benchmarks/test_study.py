@@ -34,6 +34,7 @@ from studylib.claims import (
 )
 from studylib.pages import group_table, page, verdicts_of
 from studylib.plots import plot_sweep
+from studylib.published import published_section
 from studylib.results import Paired, add_targets, paired, relative_differences
 from studylib.sweeps import COMPUTE, LINK, SWEEPS, devices
 
@@ -279,16 +280,35 @@ def results(name: str) -> dict[str, Any]:
 
 def test_the_page_has_every_sweep_every_claim_and_whole_tables() -> None:
     text = page({name: results(name) for name in SWEEPS}, "Settings.")
-    assert [line[3:] for line in text.splitlines() if line.startswith("## ")][1:] == [
-        sweep.title for sweep in SWEEPS.values()
-    ]
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert headings[2:] == [sweep.title for sweep in SWEEPS.values()]
     assert all(text.count(claim.text) == 2 for claim in CLAIMS)  # in the summary, and with its sweep
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M)
-    assert len(tables) == 1 + sum(len(sweep.groups) for sweep in SWEEPS.values())
+    assert len(tables) == 2 + sum(len(sweep.groups) for sweep in SWEEPS.values())
     for table in tables:
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
     assert "None" not in text
     assert "nan" not in text
+
+
+def test_the_papers_changes_stand_beside_those_of_runs_of_its_length() -> None:
+    found = {name: results(name) for name in ("long-cut", "long-r-cut")}
+    found["long-cut"]["groups"]["all"]["cut 10"]["3"] |= {"accuracy": 0.33}
+    table = published_section(found)[-1].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    by = {(row[0], row[1]): row[2:] for row in cells[2:]}
+    assert by["cut 2 to 10", "accuracy"][:3] == [".0606 → .0629", "+3.8 %", "30.00 → 31.00 %"]
+    assert by["cut 2 to 10", "accuracy"][3].startswith("+3.3 % [")
+    assert by["r_cut 16 to 8", "traffic"][:2] == ["3490.1 → 3475.4 MiB", "-0.42 %"]
+    assert not published_section({"cut": results("cut")}), "the short runs are not of its length"
+
+
+def test_the_published_page_has_its_records_figures() -> None:
+    docs = ROOT / "docs/study"
+    text = (docs / "README.md").read_text(encoding="utf-8")
+    records = {name: json.loads((docs / f"{name}.json").read_text(encoding="utf-8")) for name in SWEEPS}
+    tables = [group_table(arms) for record in records.values() for arms in record["groups"].values()]
+    assert all(part in text for part in (*published_section(records), *tables))
 
 
 def test_an_incomplete_sweep_is_said_to_be_so_and_compares_what_is_there() -> None:
