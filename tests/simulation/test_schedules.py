@@ -11,7 +11,7 @@ from simulation.bugs import BUGS, REAL_BUGS
 from simulation.modes import COMING, MODES, REAL
 from simulation.schedule import Result, simulate, undisturbed
 
-QUICK, ALL = 400, 100_000  # 50 ms each on an idle core
+QUICK, ALL = 200, 100_000  # 50 ms each on an idle core
 COMING_QUICK, COMING_ALL = 60, 20_000
 REAL_ALL, REAL_PARTS = 2_000, 4  # 0.2 s each
 NAMES, REAL_NAMES, COMING_NAMES = list(MODES), list(REAL), list(COMING)
