@@ -37,8 +37,8 @@ WORDS = {"accuracy": "accuracy", "paper_accuracy": "accuracy as the paper counts
          "virtual_seconds": "time", "bytes": "traffic"}  # fmt: skip
 NOTE = (
     "The paper's runs have GPT2-small, Wikitext-2, rows of 128 tokens and 20 local steps a turn; those here "
-    "SmolLM2-135M, speeches, rows of up to 32 tokens and 10 local steps, and adapters travel down, too. In so "
-    "short rows adapters are a larger share of the traffic, so that cut and rank change it more; in the "
+    "SmolLM2-135M, speeches, rows of up to 32 tokens and 10 local steps, and adapters travel down, too. In "
+    "so short rows adapters are a larger share of the traffic, so that cut and rank change it more; in the "
     "paper's own setting a change here is twice the paper's "
     "([table](../../benchmarks/README.md#the-papers-traffic-and-ours)). The paper's seconds are one "
     "machine's, the ones here virtual. The paper's accuracy compares a prediction with "

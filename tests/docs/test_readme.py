@@ -18,7 +18,10 @@ def test_make_demo_runs_the_quickstart(tmp_path: Path) -> None:
     """The same targets as a person's, with fewer steps; the whole demo is among the slow tests."""
     if not shutil.which("make"):
         pytest.fail("make is one of the two things a person needs")
-    short = "rounds=1 local_steps=1 max_train_samples=200 max_eval_samples=10 cut_policy.max_cut=5"
+    short = (
+        "rounds=1 local_steps=1 max_train_samples=200 max_eval_samples=10 cut_policy.max_cut=5 "
+        "num_sample_continuations=1"
+    )
     shown = run(["make", "demo", f"OUT={tmp_path / 'demo'}", f"ARGS={short}"], ROOT)
     assert "AutoPeftModelForCausalLM" in shown and "vllm serve" in shown and "llama-server" in shown
     for name in ("adapter/adapter_model.safetensors", "history.jsonl", "perplexity.png", "partition.png"):

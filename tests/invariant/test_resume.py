@@ -141,10 +141,10 @@ def killed(setting: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return finish(settings, tmp_path_factory.mktemp("whole") / "run"), settings
 
 
-PLACES = ["server.step:30", "checkpoint.renamed:3"]
+PLACES = ["server.step:30"]
 MORE_PLACES = [
-    "server.aggregate:2", "run.recorded:3", "checkpoint.tensors.safetensors:3", "checkpoint.state.json:2",
-    "checkpoint.manifest.json:1", "checkpoint.written:2", "checkpoint.flushed:4",
+    "checkpoint.renamed:3", "server.aggregate:2", "run.recorded:3", "checkpoint.tensors.safetensors:3",
+    "checkpoint.state.json:2", "checkpoint.manifest.json:1", "checkpoint.written:2", "checkpoint.flushed:4",
 ]  # fmt: skip
 
 

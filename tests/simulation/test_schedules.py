@@ -12,7 +12,7 @@ from simulation.modes import COMING, MODES, REAL
 from simulation.schedule import Result, simulate, undisturbed
 
 QUICK, ALL = 200, 100_000  # 50 ms each on an idle core
-COMING_QUICK, COMING_ALL = 60, 20_000
+COMING_QUICK, COMING_ALL = 40, 20_000
 REAL_ALL, REAL_PARTS = 2_000, 4  # 0.2 s each
 NAMES, REAL_NAMES, COMING_NAMES = list(MODES), list(REAL), list(COMING)
 # Of those with a model: labels at home with int8, cuts that move with lower ranks and a shared trunk, a
