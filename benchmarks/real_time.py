@@ -23,8 +23,8 @@ from then on: evaluations, hand-outs, checkpoints, the rounds before anything wa
 hundredth of a core says nothing about training; `with start-up` adds these seconds, as they were.
 
 Beside it: the virtual clock. Each arm's job is run again in one process with the cuts that it took, devices
-with the FLOP/s of this machine's core (measured without quotas just before each seed's runs, since machines
-are not equally fast at all times; counted as the clock counts) times the quotas, and the links. Virtual and
+with the FLOP/s of this machine's core (measured without quotas just before each run, since machines are
+not equally fast at all times; counted as the clock counts) times the quotas, and the links. Virtual and
 real seconds of the training rounds are compared; evaluation takes no virtual time.
 
     python benchmarks/real_time.py [--seeds 3] [--rounds 12] [--steps 2] [--server 1.5] [--fastest 0.1]
@@ -134,14 +134,14 @@ class Measurement:
             flush=True,
         )
 
-    def calibrate(self, seed: int) -> dict[str, float]:
+    def calibrate(self, arm: str, seed: int) -> dict[str, float]:
         """Return the FLOP/s of a core, as a client and as the server use it: two rounds without quotas.
 
-        Measured once for each seed, just before its first run.
-
-        The clients take turns, so that two processes at most compute at a time.
+        Measured once for each run, just before it. The clients take turns, so that two processes at most
+        compute at a time.
         """
-        if str(seed) not in self.result["rates"]:
+        kept = self.result["rates"].setdefault(arm, {})
+        if str(seed) not in kept:
             keys = {**job_of({**settings_of(self.options), "seed": 0}), **ARMS[SAME], "order": "turns",
                     "rounds": 4, "eval_every": 4, "max_eval_samples": 5}  # fmt: skip
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
@@ -152,9 +152,9 @@ class Measurement:
                 whole = run_whole({**keys, **devices}, Path(folder) / "whole", os.cpu_count() or 1)
             # Not the first round, which warms up, nor the last, in which the server evaluates.
             work = work_of(whole[1:], UNIT)
-            self.result["rates"][str(seed)] = rates(free[1:3], work[1:3])
+            kept[str(seed)] = rates(free[1:3], work[1:3])
             self.save()
-        found: dict[str, float] = self.result["rates"][str(seed)]
+        found: dict[str, float] = kept[str(seed)]
         return found
 
     def simulate(self, arm: str, seed: int) -> None:
@@ -167,7 +167,7 @@ class Measurement:
             **job_of({**settings_of(self.options), "seed": seed}),
             "method": "splitft", "cut_policy": {"method": "schedule", "schedule": schedule_of(run)},
             "eval_every": self.options.rounds, "max_eval_samples": 5,
-            **profiles(self.calibrate(seed), self.cores, mbits, RTT_MS),
+            **profiles(self.calibrate(arm, seed), self.cores, mbits, RTT_MS),
         }  # fmt: skip
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             records = run_whole(keys, Path(folder) / "run", os.cpu_count() or 1)
@@ -244,12 +244,13 @@ def main() -> None:
         measured = Measurement(options, scratch)
         seeds = range(42, 42 + options.seeds)
         for seed in seeds:
-            if not options.no_clock:
-                rate = measured.calibrate(seed)
-                print("a core:", ", ".join(f"{k} {v / 1e9:.1f} GFLOP/s" for k, v in rate.items()), flush=True)
-            if options.rates_only:
-                return
             for arm in options.arms:
+                if not options.no_clock:
+                    rate = measured.calibrate(arm, seed)
+                    told = ", ".join(f"{name} {flops / 1e9:.1f} GFLOP/s" for name, flops in rate.items())
+                    print(f"a core before {arm}: {told}", flush=True)
+                if options.rates_only:
+                    return
                 measured.measure(arm, seed)
         for arm in options.arms if not options.no_clock else ():
             for seed in seeds:
