@@ -38,8 +38,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Bytecode is written even where the environment forbids it: hundreds of processes would compile all sources again.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not matrix" -n 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not matrix" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.docs
 	$(BIN)/python -m pytest -m slow
