@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from paper_counter import CELLS, RANK
+
 from splitft.tools.report.units import figure
 from studylib.claims import signed_percent
 from studylib.results import Group, Seeds, by_seed, paired, relative_differences
 
-# Tables I and II of arXiv 2604.26388: maximum accuracy, mean elapsed seconds, communication ("MB" are MiB).
-# Table I's cut 2 and Table II's r_cut 8 are one setting with two times.
-TABLE_I = {
-    "2": (0.0606, 810, 3475.4), "4": (0.0571, 863, 3534.4), "6": (0.0605, 934, 3593.4),
-    "8": (0.0621, 1113, 3652.4), "10": (0.0629, 1105, 3711.4), "none": (0.0617, 6897, 3490.1),
-}  # fmt: skip
-TABLE_II = {
-    "1": (0.0579, 2278, 3462.5), "2": (0.0585, 2138, 3464.3), "4": (0.0589, 2293, 3468.0),
-    "8": (0.0606, 1598, 3475.4),
-}  # fmt: skip
+# Tables I and II of arXiv 2604.26388 by (cut, r_cut): maximum accuracy, mean elapsed seconds. Their traffic
+# is `paper_counter.CELLS`'. One setting, (2, 8), has a time in each.
+TABLE_I = {(2, 8): (0.0606, 810), (10, 8): (0.0629, 1105), (2, RANK): (0.0617, 6897)}
+TABLE_II = {(2, 1): (0.0579, 2278), (2, 8): (0.0606, 1598)}
+MIB = {(cell.cut, cell.r_cut): cell.mib for cell in CELLS}
 ACCURACY, SECONDS, TRAFFIC = range(3)
 # A measure of the study, its unit, the factor to it, and the paper's measure of the same name.
 MEASURES = (
@@ -52,17 +49,18 @@ class Change:
     """From one cell of the paper's tables to another, and the arms of the study that differ alike."""
 
     name: str
-    before: tuple[float, float, float]
-    after: tuple[float, float, float]
+    table: Mapping[tuple[int, int], tuple[float, float]]
+    before: tuple[int, int]
+    after: tuple[int, int]
     sweep: str
     arm: str
     against: str
 
 
 CHANGES = (
-    Change("cut 2 to 10", TABLE_I["2"], TABLE_I["10"], "long-cut", "cut 10", "cut 2"),
-    Change("r_cut 8 to 1", TABLE_II["8"], TABLE_II["1"], "long-r-cut", "r_cut 1", "r_cut 8"),
-    Change("r_cut 16 to 8", TABLE_I["none"], TABLE_I["2"], "long-r-cut", "r_cut 8", "r_cut 16"),
+    Change("cut 2 to 10", TABLE_I, (2, 8), (10, 8), "long-cut", "cut 10", "cut 2"),
+    Change("r_cut 8 to 1", TABLE_II, (2, 8), (2, 1), "long-r-cut", "r_cut 1", "r_cut 8"),
+    Change("r_cut 16 to 8", TABLE_I, (2, RANK), (2, 8), "long-r-cut", "r_cut 8", "r_cut 16"),
 )
 
 
@@ -82,6 +80,7 @@ def change_rows(change: Change, arms: Group) -> list[list[str]]:
     """Return a row for each measure that both arms have."""
     if change.arm not in arms or change.against not in arms:
         return []
+    old, new = ((*change.table[cell], MIB[cell]) for cell in (change.before, change.after))
     rows = []
     for measure, unit, factor, column in MEASURES:
         before, after = arms[change.against], arms[change.arm]
@@ -90,8 +89,8 @@ def change_rows(change: Change, arms: Group) -> list[list[str]]:
             continue
         interval = f"{signed_percent(result.low)} to {signed_percent(result.high)}"
         rows.append([
-            change.name, WORDS[measure], from_to(change.before[column], change.after[column], column),
-            signed_percent(change.after[column] / change.before[column] - 1),
+            change.name, WORDS[measure], from_to(old[column], new[column], column),
+            signed_percent(new[column] / old[column] - 1),
             f"{_mean(before, measure, factor)} → {_mean(after, measure, factor)} {unit}",
             f"{signed_percent(result.mean)} [{interval}]",
         ])  # fmt: skip
