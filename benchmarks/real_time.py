@@ -24,8 +24,9 @@ hundredth of a core says nothing about training; `with start-up` adds these seco
 
 Beside it: the virtual clock. Each arm's job is run again in one process with the cuts that it took, devices
 with the FLOP/s of this machine's core (measured without quotas just before each run, since machines are
-not equally fast at all times; counted as the clock counts) times the quotas, and the links. Virtual and
-real seconds of the training rounds are compared; evaluation takes no virtual time.
+not equally fast at all times; counted as the clock counts) times the quotas, and the links. The server has no
+more cores than its two threads were seen to use in that measurement, which is less than its quota. Virtual
+and real seconds of the training rounds are compared; evaluation takes no virtual time.
 
     python benchmarks/real_time.py [--seeds 3] [--rounds 12] [--steps 2] [--server 1.5] [--fastest 0.1]
 
@@ -135,10 +136,10 @@ class Measurement:
         )
 
     def calibrate(self, arm: str, seed: int) -> dict[str, float]:
-        """Return the FLOP/s of a core, as a client and as the server use it: two rounds without quotas.
+        """Return the FLOP/s of a core, as a client and as the server use it, and the cores that it can use.
 
-        Measured once for each run, just before it. The clients take turns, so that two processes at most
-        compute at a time.
+        Two rounds without quotas, measured once for each run, just before it. The clients take turns, so that
+        one process computes at a time.
         """
         kept = self.result["rates"].setdefault(arm, {})
         if str(seed) not in kept:
@@ -247,8 +248,11 @@ def main() -> None:
             for arm in options.arms:
                 if not options.no_clock:
                     rate = measured.calibrate(arm, seed)
-                    told = ", ".join(f"{name} {flops / 1e9:.1f} GFLOP/s" for name, flops in rate.items())
-                    print(f"a core before {arm}: {told}", flush=True)
+                    print(
+                        f"a core before {arm}: client {rate['client'] / 1e9:.1f} GFLOP/s, server "
+                        f"{rate['server'] / 1e9:.1f}, which can use {rate['server_cores']:.2f} cores",
+                        flush=True,
+                    )
                 if options.rates_only:
                     return
                 measured.measure(arm, seed)

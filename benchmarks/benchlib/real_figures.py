@@ -75,17 +75,21 @@ def compare(runs: Mapping[str, Mapping[str, Run]]) -> dict[str, Any]:
 
 
 def rates(free: Sequence[Mapping[str, float]], work: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the FLOP/s of a client and of the server on a whole core.
+    """Return the FLOP/s of a client and of the server on a whole core, and how many the server can use.
 
-    free: {party: CPU seconds} of some rounds; work: {party: FLOPs} of the same rounds. The clients are one
-    kind of machine, so theirs is a mean.
+    free: {party: CPU seconds} of some rounds in which one process computes at a time, and the `wall` seconds
+    of each; work: {party: FLOPs} of the same rounds. The clients are one kind of machine: theirs is a mean.
+    server_cores: CPU seconds of the server over the seconds in which no client computes. Two threads use less
+    than two cores, since part of the work is one thread's.
     """
-    clients = [name for name in free[0] if name != "server"]
+    clients = [name for name in work[0] if name != "server"]
     total = {name: sum(row[name] for row in free) for name in free[0]}
     done = {name: sum(row[name] for row in work) for name in work[0]}
+    computing = sum(total[name] for name in clients)
     return {
-        "client": sum(done[name] for name in clients) / sum(total[name] for name in clients),
+        "client": sum(done[name] for name in clients) / computing,
         "server": done["server"] / total["server"],
+        "server_cores": total["server"] / (total["wall"] - computing),
     }
 
 
@@ -105,15 +109,17 @@ def profiles(
     mbits: Mapping[str, float],
     rtt_ms: float,
 ) -> dict[str, Any]:
-    """Return the keys of a job with these devices: a client's FLOP/s are those of a core, times its quota.
+    """Return the keys of a job with these devices: FLOP/s are those of a core, times the quota.
 
-    cores: of the server and of every client. mbits: of every client. The round trip is all the client's.
+    rate: Of `rates`; the server has its quota of cores, but no more than it can use. cores: of the server and
+    of every client. mbits: of every client. The round trip is all the client's.
     """
+    server_cores = min(cores["server"], rate.get("server_cores", cores["server"]))
     fast = {"preset": "gpu_server", "latency_ms": 0.0}  # its link is no bound
     return {
         "devices": {name: f"device-{name}" for name in mbits},
         "device_profiles": {
-            "this-server": {**fast, "flops": rate["server"] * cores["server"]},
+            "this-server": {**fast, "flops": rate["server"] * server_cores},
             **{
                 f"device-{name}": {
                     "preset": "workstation", "flops": rate["client"] * cores[name],

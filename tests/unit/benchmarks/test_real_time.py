@@ -142,13 +142,20 @@ def test_one_bit_of_one_perplexity_is_seen() -> None:
 
 
 def test_a_core_s_rate_is_work_over_cpu_seconds_and_a_device_has_its_share() -> None:
-    free = [{"server": 4.0, "a": 1.0, "b": 1.0}]
+    free = [{"server": 4.0, "a": 1.0, "b": 1.0, "wall": 6.0}]
     clients = {
         "a": {"virtual": {"compute": 0.1, "server": 0.2}},
         "b": {"virtual": {"compute": 0.3, "server": 0.6}},
     }
     rate = rates(free, work_of([{"clients": clients}], 1e12))
-    assert rate == {"client": pytest.approx(2e11), "server": pytest.approx(2e11)}
+    assert rate == {"client": pytest.approx(2e11), "server": pytest.approx(2e11), "server_cores": 1.0}
+    # Two threads that use 1.6 cores: the server gets no more of its quota than that.
+    rate = rates([{"server": 8.0, "a": 1.0, "b": 1.0, "wall": 7.0}], work_of([{"clients": clients}], 2e12))
+    assert rate == {"client": pytest.approx(4e11), "server": pytest.approx(2e11), "server_cores": 1.6}
+    for quota, used in ((1.2, 1.2), (1.9, 1.6)):
+        keys = profiles(rate, {"server": quota, "a": 0.1}, {"a": 50.0}, 20.0)
+        assert keys["device_profiles"]["this-server"]["flops"] == pytest.approx(2e11 * used)
+    rate = {"client": 2e11, "server": 2e11, "server_cores": 1.4}
     keys = profiles(rate, {"server": 1.2, "a": 0.1, "b": 0.02}, {"a": 50.0, "b": 5.0}, 20.0)
     job = Job(model_name_or_path="x", dataset_name="y", clients=2, network={"clients": ["a", "b"]}, **keys)
     devices = client_devices(job, ["a", "b"])
