@@ -6,7 +6,9 @@ It goes through the command line only. With SPLITFT_MATRIX=FILE it writes the ad
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import yaml
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
+import splitft
 from commands import start_process
 from reference import make_setting, write_rows
 
@@ -54,6 +57,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "job.yaml").write_text(yaml.safe_dump(settings))
     finish(start(folder, "run", "job.yaml", "output_dir=run"))
     return folder
+
+
+def test_every_module_can_be_imported() -> None:
+    """What an extra brings may be missing; of ours, and of what the core needs, nothing."""
+    found, without = 0, set()
+    for module in pkgutil.walk_packages(splitft.__path__, "splitft."):
+        if module.name.endswith("__main__"):
+            continue
+        try:
+            importlib.import_module(module.name)
+            found += 1
+        except ModuleNotFoundError as error:
+            without.add(str(error.name).partition(".")[0])
+    assert found > 300
+    assert not without & {"splitft", "torch", "transformers", "peft", "grpc", "cryptography", "typer"}
 
 
 def test_the_split_is_exact(folder: Path) -> None:

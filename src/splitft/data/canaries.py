@@ -73,9 +73,9 @@ def sentence_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def _sentences(settings: DataSettings, client: str, what: str, count: int) -> list[str]:
-    random = numpy_generator(settings.seed, what, client)
-    numbers = random.integers(100, 1000, count)
-    words = random.choice(np.asarray(CANARY_WORDS), (count, WORDS))
+    rng = numpy_generator(settings.seed, what, client)
+    numbers = rng.integers(100, 1000, count)
+    words = rng.choice(np.asarray(CANARY_WORDS), (count, WORDS))
     return [
         f"The secret code of agent {number} is {' '.join(own)}."
         for number, own in zip(numbers.tolist(), words.tolist(), strict=True)
