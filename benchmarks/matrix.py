@@ -12,7 +12,8 @@ Each leg has an environment of its own in FOLDER, made anew, and removed when it
 is given. Interpreters are `python3.10` and so on, found by PATH. Options of pip come from its configuration
 (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, …); --torch names another requirement of torch for a leg: a wheel, say.
 Results go to benchmarks/results/matrix.json; those of all legs so far make docs/versions.md. A leg that has
-no interpreter, or cannot be installed, stands there as such. The exit code is 1 where a leg failed.
+no interpreter, or cannot be installed, stands there as such. The exit code is 1 where a leg failed, or could
+not be installed.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def main() -> int:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1))
         write_page(results)
-        failed |= found["result"] == "failed"
+        failed |= found["result"].startswith(("failed", "not installed"))
         print(f"{leg}: {found['result']} {found.get('adapter', '')}", flush=True)
     return int(failed)
 

@@ -55,7 +55,12 @@ def test_what_every_change_and_every_week_must_pass() -> None:
         jobs = loaded(f".github/workflows/{name}.yml")["jobs"].values()
         return {step["run"] for job in jobs for step in job["steps"] if "run" in step}
 
-    assert {"bash .ci/run", "make docs"} <= commands("ci")
+    assert {"bash .ci/run", "make docs", "make test-matrix ARGS=${{ matrix.leg }}"} <= commands("ci")
+    legs = [
+        leg["leg"]
+        for leg in loaded(".github/workflows/ci.yml")["jobs"]["versions"]["strategy"]["matrix"]["include"]
+    ]
+    assert {"lowest", "3.10", "3.12", "3.13", "newest"} == set(legs)
     assert {"make audit", "make fuzz"} <= commands("security")
     starts = loaded(".github/workflows/security.yml")[True]  # `on:` is true in YAML 1.1
     assert {"schedule", "pull_request"} <= set(starts)
