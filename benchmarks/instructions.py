@@ -7,7 +7,7 @@ Answers are generated greedily by transformers and stock peft from the exported 
 
     python benchmarks/instructions.py [--seeds 0 1 2] [--methods same_split splitft ...] [KEY=VALUE ...]
 
-Finished runs are kept in results/instructions and not made again. One run takes about five minutes of a core.
+Finished runs are kept in results/instructions and not made again. A run takes about eight minutes of a core.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from benchlib.record import RESULTS, save, table
+from benchlib.record import RESULTS, save
+from studylib.results import paired
 
 FOLDER = RESULTS / "instructions"
 CENTURIES = {18: "eighteenth", 19: "nineteenth", 20: "twentieth", 21: "twenty-first"}
 OF_EACH, WORDS = 240, 40  # passages of a century; words of a passage
+AGAINST = "fed_lora"  # the method beside which the others stand
 METHODS = {
     "same_split": ["method=same_split"],
     "splitft": ["method=splitft", "cut_policy.method=splitft"],
@@ -120,23 +123,35 @@ def main() -> None:
             found.setdefault(method, {})[seed] = figures(folder)
             print(f"{method}, seed {seed}: {found[method][seed]}", flush=True)
     save({"job": [*JOB, *options.changes], "methods": found}, options.folder.with_suffix(".json"))
-    print(table(["method", "seeds", "exact match"], rows_of(found)))
+    print(*page_rows(found), sep="\n")
 
 
-def rows_of(found: dict[str, dict[int, Any]]) -> list[list[str]]:
-    """Return a row a method, and one of the base; mean and half the 95 % interval over seeds."""
-    from splitft.tools.report.paired import half_width, paired
-
-    columns = {method: [one["adapter"] for one in seeds.values()] for method, seeds in found.items()}
-    if bases := [one["base"] for seeds in found.values() for one in seeds.values() if "base" in one]:
-        columns = {"base, no training": bases, **columns}
-    rows = []
+def page_rows(found: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> list[str]:
+    """Return the lines of the table of a page: a row a method, differences paired by seed, 95 % intervals."""
+    seeds = [*next(iter(found.values()))]
+    columns = {method: [one["adapter"] for one in of.values()] for method, of in found.items()}
+    bases = [one["base"] for of in found.values() for one in of.values() if "base" in one]
+    rows = [
+        f"| method | exact match, seeds {', '.join(map(str, seeds))} | mean | minus `{AGAINST}`'s [95 %] |",
+        "|---|---|---|---|",
+        f"| the base model, no training | {_each(bases)} | {fmean(bases):.3f} |  |",
+    ]
     for method, values in columns.items():
-        result = paired(values)
-        assert result is not None
-        half = "" if result.sd is None else f" ± {half_width(result.sd, len(values)):.3f}"
-        rows.append([method, str(len(values)), f"{result.mean:.3f}{half}"])
+        less = ""
+        if method != AGAINST and (result := paired(_less(values, columns[AGAINST]))) is not None:
+            less = f"{result.mean:+.3f}"
+            if result.low is not None:
+                less += f" [{result.low:+.3f}, {result.high:+.3f}]"
+        rows.append(f"| `{method}` | {_each(values)} | {fmean(values):.3f} | {less.replace('-', '−')} |")
     return rows
+
+
+def _each(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def _less(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(these, those, strict=True)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def nested_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
         kind: Any = field.annotation
         if get_origin(kind) is dict:
             key, kind = f"{key}.{NAME}", get_args(kind)[1]
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        # Python 3.10 takes list[str] for a type.
+        if get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, BaseModel):
             found[key] = kind
     return found
 
