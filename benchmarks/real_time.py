@@ -149,7 +149,8 @@ class Measurement:
                 free = run_free({**keys, "network": {"clients": NAMES}}, NAMES, Path(folder) / "free",
                                 self.options.server_threads)  # fmt: skip
                 one = dict.fromkeys(NAMES, 1.0) | {SERVER: 1.0}
-                devices = profiles({"client": UNIT, "server": UNIT}, one, dict.fromkeys(NAMES, 1e3), 1.0)
+                unit = {"client": UNIT, "server": UNIT, "server_cores": 1.0}
+                devices = profiles(unit, one, dict.fromkeys(NAMES, 1e3), 1.0)
                 whole = run_whole({**keys, **devices}, Path(folder) / "whole", os.cpu_count() or 1)
             # Not the first round, which warms up, nor the last, in which the server evaluates.
             work = work_of(whole[1:], UNIT)

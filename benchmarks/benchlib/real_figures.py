@@ -114,7 +114,7 @@ def profiles(
     rate: Of `rates`; the server has its quota of cores, but no more than it can use. cores: of the server and
     of every client. mbits: of every client. The round trip is all the client's.
     """
-    server_cores = min(cores["server"], rate.get("server_cores", cores["server"]))
+    server_cores = min(cores["server"], rate["server_cores"])
     fast = {"preset": "gpu_server", "latency_ms": 0.0}  # its link is no bound
     return {
         "devices": {name: f"device-{name}" for name in mbits},

@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_module_can_be_imported() -> None:
-    """What an extra brings may be missing; of ours, and of what the core needs, nothing."""
+    """What an extra brings may be missing; of ours, and of the libraries below, nothing."""
     found, without = 0, set()
     for module in pkgutil.walk_packages(splitft.__path__, "splitft."):
         if module.name.endswith("__main__"):

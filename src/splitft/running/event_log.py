@@ -7,7 +7,7 @@ import logging
 from datetime import datetime, timezone
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from splitft.common.files import writing
 from splitft.common.notices import Notice
@@ -17,11 +17,6 @@ Format = Literal["text", "json"]
 FORMATS: tuple[Format, ...] = ("text", "json")
 MOST_BYTES, KEPT = 10_000_000, 5  # of a log file, from which on a new one begins; older ones that stay
 LIBRARY = "library"  # event: a line of a library's own
-
-if TYPE_CHECKING:
-    _StreamHandler = logging.StreamHandler[TextIO]
-else:
-    _StreamHandler = logging.StreamHandler  # Python 3.10's takes no parameter
 
 
 class EventLog:
@@ -64,7 +59,7 @@ class EventLog:
             handler.close()
 
 
-class _Stream(_StreamHandler):
+class _Stream(logging.StreamHandler):  # type: ignore[type-arg]  # Python 3.10's takes no parameter
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Go on: the reader of the stream may be gone."""
 
